@@ -1,0 +1,138 @@
+"""Zero-shot classification of one data set by several methods: Table 1 and Figure 3 (paper 4.2.1)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from rctpl_utils.metrics import (
+    best_f1_threshold,
+    interval,
+    paired_p_value,
+    scorable,
+    weighted_accuracy,
+    weighted_auc,
+)
+
+
+@dataclass(frozen=True)
+class Split:
+    """What is known of one split of a data set.
+
+    Attributes:
+        labels: (n, L), 1, 0, or NaN.
+        scores: for each method, one (n, L) array a seed.
+    """
+
+    labels: np.ndarray
+    scores: dict[str, list[np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Classification:
+    """The outcome on one data set.
+
+    Attributes:
+        rows: tidy macro rows: dataset, method, metric, value, ci_low, ci_high, seeds, n, native.
+        per_class: the same with a `concept`, AUC only.
+        per_seed: method, metric, seed, value.
+        draws: each method's macro AUC in the sample and in every resample, (1 + R,).
+    """
+
+    rows: pd.DataFrame
+    per_class: pd.DataFrame
+    per_seed: pd.DataFrame
+    draws: dict[str, np.ndarray]
+
+
+def evaluate(
+    dataset: str,
+    concepts: tuple[str, ...],
+    test: Split,
+    validation: Split,
+    weights: np.ndarray,
+    generator: np.random.Generator,
+) -> Classification:
+    """AUC, accuracy at the oracle threshold and at the validation threshold, for each method.
+
+    A class without both labels in either split is left out of the macro averages. Each resample
+    draws patients (`weights`) and, where a method has several seeds, seeds as well.
+
+    Args:
+        weights: (1 + R, n) from `metrics.patient_weights`.
+    """
+    columns = [
+        k
+        for k in range(len(concepts))
+        if scorable(test.labels[:, k]) and scorable(validation.labels[:, k])
+    ]
+    rows, per_class, per_seed, draws = [], [], [], {}
+    for method, runs in test.scores.items():
+        base = {"dataset": dataset, "method": method, "seeds": len(runs), "n": len(test.labels)}
+        picks = _seed_picks(len(runs), len(weights), generator)
+        by_metric = _resample(test, validation, method, columns, weights)  # metric -> (seeds, R, L)
+        for metric, values in by_metric.items():
+            macro = _over_seeds(values.mean(axis=2), picks)
+            rows.append({**base, "metric": metric, **_named(interval(macro))})
+            per_seed += [
+                {"dataset": dataset, "method": method, "metric": metric, "seed": s, "value": v}
+                for s, v in enumerate(values[:, 0].mean(axis=1))
+            ]
+            if metric == "auc":
+                draws[method] = macro
+                for position, k in enumerate(columns):
+                    one = _over_seeds(values[:, :, position], picks)
+                    per_class.append(
+                        {**base, "concept": concepts[k], "metric": "auc", **_named(interval(one))}
+                    )
+    return Classification(*map(pd.DataFrame, (rows, per_class, per_seed)), draws)
+
+
+def compare(outcome: Classification, method: str, others: list[str]) -> pd.DataFrame:
+    """Paired bootstrap of the macro AUC: `method` minus each of `others`, same resamples."""
+    rows = []
+    for other in others:
+        difference = outcome.draws[method] - outcome.draws[other]
+        rows.append(
+            {
+                "dataset": outcome.rows["dataset"].iloc[0],
+                "method": method,
+                "against": other,
+                **_named(interval(difference)),
+                "p_value": paired_p_value(difference),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _resample(
+    test: Split, validation: Split, method: str, columns: list[int], weights: np.ndarray
+) -> dict[str, np.ndarray]:
+    found: dict[str, list] = {"auc": [], "acc_oracle": [], "acc_validation": []}
+    for run, held_out in zip(test.scores[method], validation.scores[method], strict=True):
+        seed: dict[str, list] = {metric: [] for metric in found}
+        for k in columns:
+            labels, scores = test.labels[:, k], run[:, k]
+            seed["auc"].append(weighted_auc(labels, scores, weights))
+            oracle = best_f1_threshold(labels, scores)
+            honest = best_f1_threshold(validation.labels[:, k], held_out[:, k])
+            seed["acc_oracle"].append(weighted_accuracy(labels, scores, oracle, weights))
+            seed["acc_validation"].append(weighted_accuracy(labels, scores, honest, weights))
+        for metric, values in seed.items():
+            found[metric].append(np.stack(values, axis=1))  # (R, L)
+    return {metric: np.stack(values) for metric, values in found.items()}
+
+
+def _seed_picks(seeds: int, resamples: int, generator: np.random.Generator) -> np.ndarray:
+    """Which seeds each resample averages: all of them in the sample itself; (R, seeds)."""
+    picks = generator.integers(seeds, size=(resamples, seeds))
+    picks[0] = np.arange(seeds)
+    return picks
+
+
+def _over_seeds(values: np.ndarray, picks: np.ndarray) -> np.ndarray:
+    return values[picks, np.arange(values.shape[1])[:, None]].mean(axis=1)
+
+
+def _named(found: tuple[float, float, float]) -> dict[str, float]:
+    return dict(zip(("value", "ci_low", "ci_high"), found, strict=True))

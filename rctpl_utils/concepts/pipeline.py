@@ -1,0 +1,127 @@
+"""The spaCy pipeline: concepts, their assertion, and anatomical words, all from kept components.
+
+A blank English tokenizer, a sentence splitter, an entity ruler (concepts), a span ruler (sides and
+places) and two instances of NegEx (Chapman et al. 2001, package negspacy): one whose terms mark
+absence, one whose terms mark uncertainty. Its own clinical terms take "versus" for a negation, so
+both term sets are ours (`data/assertions.json`).
+"""
+
+from collections.abc import Iterator
+
+import spacy
+from negspacy.negation import Negex  # noqa: F401  registers the factory "negex"
+from spacy.language import Language
+from spacy.tokens import Span
+
+from rctpl_utils.concepts import Assertion
+from rctpl_utils.files import read_json
+from rctpl_utils.vocabulary import Frame, Vocabulary
+from rctpl_utils.workspace import PACKAGE_DATA
+
+IGNORED = "ignored"
+PLACES = "places"  # key of the anatomical spans
+_JOIN = "|"
+_SENTENCE_ENDS = (".", "..", "...", "!", "?")
+_DENIALS = ("not", "nor")
+_REACH = 8  # tokens
+_ALTERNATIVES = frozenset(["versus", "vs", "vs.", "v."])
+
+
+def build_pipeline(vocabulary: Vocabulary) -> Language:
+    """The pipeline; its entities are mentions, `doc.spans[PLACES]` the anatomical words."""
+    nlp = spacy.blank("en")
+    nlp.add_pipe("sentencizer", config={"punct_chars": list(_SENTENCE_ENDS)})
+    ruler = nlp.add_pipe("entity_ruler", config={"phrase_matcher_attr": "LOWER"})
+    ruler.add_patterns(list(_concept_patterns(vocabulary)))
+    _add_places(nlp, vocabulary)
+    terms = read_json(PACKAGE_DATA / "assertions.json")
+    for name in ("negation", "uncertainty"):
+        config = {"neg_termset": terms[name], "extension_name": name}
+        nlp.add_pipe("negex", name=name, config=config)
+    return nlp
+
+
+def build_places(vocabulary: Vocabulary) -> Language:
+    """A pipeline that finds anatomical words only."""
+    nlp = spacy.blank("en")
+    _add_places(nlp, vocabulary)
+    return nlp
+
+
+def _add_places(nlp: Language, vocabulary: Vocabulary) -> None:
+    config = {"spans_key": PLACES, "phrase_matcher_attr": "LOWER"}
+    config["spans_filter"] = {"@misc": "spacy.first_longest_spans_filter.v1"}
+    nlp.add_pipe("span_ruler", config=config).add_patterns(list(_place_patterns(vocabulary)))
+
+
+def concepts_of(mention: Span) -> tuple[str, ...]:
+    """The concepts that a mention names: most name one, "hydropneumothorax" two."""
+    return () if mention.label_ == IGNORED else tuple(mention.label_.split(_JOIN))
+
+
+def assertion_of(mention: Span) -> Assertion:
+    """Absent where it is denied, uncertain where it is hedged, present otherwise."""
+    if mention._.negation or _states_absence(mention):
+        return "absent"
+    return "uncertain" if mention._.uncertainty or _alternative(mention) else "present"
+
+
+def _states_absence(mention: Span) -> bool:
+    """Whether a frame says so: "heart size is normal", "the heart is not enlarged"."""
+    if not mention.ent_id_:
+        return False
+    words = mention.text.lower().split()
+    return words[-1] in mention.ent_id_.split(_JOIN) or any(word in _DENIALS for word in words)
+
+
+def _alternative(mention: Span) -> bool:
+    """Whether "versus" follows before any other mention: "atelectasis versus scarring".
+
+    The second alternative is NegEx's, which reaches too far back for the first.
+    """
+    for token in mention.doc[mention.end : mention.end + _REACH]:
+        if token.ent_type or token.is_sent_start or token.lower_ in _ALTERNATIVES:
+            return token.lower_ in _ALTERNATIVES
+    return False
+
+
+def _concept_patterns(vocabulary: Vocabulary) -> Iterator[dict]:
+    named: dict[str, list[str]] = {phrase: [IGNORED] for phrase in vocabulary.ignored}
+    for concept, phrases in vocabulary.concepts.items():
+        for phrase in phrases:
+            named.setdefault(phrase, []).append(concept)
+    for phrase, concepts in named.items():
+        yield {"label": _JOIN.join(concepts), "pattern": phrase}
+    for frame in vocabulary.frames:
+        yield from _frame_patterns(frame)
+
+
+def _frame_patterns(frame: Frame) -> Iterator[dict]:
+    """Token patterns of a frame: subjects of one length share a pattern, word by word.
+
+    The pattern's id lists the states that mean absence.
+    """
+    between = {"LOWER": {"IN": [*frame.between, *_DENIALS]}, "OP": "*"}
+    state = {"LOWER": {"IN": [*frame.present, *frame.absent]}}
+    subjects = [phrase.split() for phrase in frame.subjects]
+    for length in sorted({len(subject) for subject in subjects}):
+        same = [subject for subject in subjects if len(subject) == length]
+        start = [{"LOWER": {"IN": sorted(set(words))}} for words in zip(*same, strict=True)]
+        pattern = [*start, between, state]
+        yield {"label": frame.concept, "pattern": pattern, "id": _JOIN.join(frame.absent)}
+
+
+def _place_patterns(vocabulary: Vocabulary) -> Iterator[dict]:
+    """Labels are "side|place|", with "both" in the third field where a plural stands for both."""
+    for side, phrases in vocabulary.sides.items():
+        yield from (_pattern(f"{side}||", phrase) for phrase in phrases)
+    for place in vocabulary.places:
+        yield from (_pattern(f"|{place.name}|", phrase) for phrase in place.phrases)
+        yield from (_pattern(f"|{place.name}|both", phrase) for phrase in place.both_sides)
+    for phrase, (side, place) in vocabulary.fused.items():
+        yield _pattern(f"{side}|{place}|", phrase)
+    yield from (_pattern(IGNORED, phrase) for phrase in vocabulary.ignored_places)
+
+
+def _pattern(label: str, phrase: str) -> dict:
+    return {"label": label, "pattern": phrase}

@@ -1,0 +1,63 @@
+"""What prompt training sees: text features and labels, nothing else (paper 3.2.3)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TextBatch:
+    """A batch of B reports as features.
+
+    Attributes:
+        report: h, (B, d).
+        descriptions: H, (B, N, d), padded to the batch's longest.
+        described: (B, N), true where a description exists.
+        present: c+, (B, L).
+        absent: c-, (B, L); what is uncertain is in neither.
+    """
+
+    report: Tensor
+    descriptions: Tensor
+    described: Tensor
+    present: Tensor
+    absent: Tensor
+
+
+@dataclass(frozen=True)
+class TextCorpus:
+    """Reports as cached features: each distinct text is stored once and referred to by its row.
+
+    Attributes:
+        report_features: (n, d), one row a report.
+        description_features: (m, d), one row a distinct description.
+        description_rows: for each report, the rows of its descriptions (at least one).
+        labels: (n, L): 1 present, 0 absent or unmentioned, NaN uncertain.
+    """
+
+    report_features: np.ndarray
+    description_features: np.ndarray
+    description_rows: list[np.ndarray]
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.report_features)
+
+    def batch(self, rows: np.ndarray, device: torch.device) -> TextBatch:
+        """Gather the named reports."""
+        lists = [self.description_rows[i] for i in rows]
+        counts = np.array([len(each) for each in lists])
+        described = np.arange(counts.max()) < counts[:, None]  # (B, N)
+        index = np.zeros(described.shape, int)
+        index[described] = np.concatenate(lists)
+        labels = self.labels[rows]
+        arrays = (
+            self.report_features[rows],
+            self.description_features[index],
+            described,
+            labels == 1,
+            labels == 0,
+        )
+        return TextBatch(*(torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in arrays))

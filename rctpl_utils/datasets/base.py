@@ -1,0 +1,127 @@
+"""What every data set looks like to the rest of the project: records, pixels, masks."""
+
+from collections.abc import Callable, Mapping
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import pandas as pd
+
+from rctpl_utils.datasets.images import image_size, read_image
+from rctpl_utils.errors import InputError
+
+MaskReader = Callable[[pd.Series, tuple[int, int]], np.ndarray]
+
+
+@runtime_checkable
+class ChestXrayDataset(Protocol):
+    """One split of one data set.
+
+    Attributes:
+        name: as given to `open_dataset`.
+        split: "train", "validation" or "test".
+        concepts: canonical names of the findings that this set labels.
+        records: one row an image, index 0..n-1: image_id, patient_id, path, then one column a
+            concept: 1.0 present, 0.0 absent, NaN unknown.
+        has_masks: whether any lesion of this split is drawn in.
+        left_out: why and how many images of the official tables are not in `records`.
+    """
+
+    name: str
+    split: str
+    concepts: tuple[str, ...]
+    records: pd.DataFrame
+    has_masks: bool
+    left_out: Mapping[str, int]
+
+    def __len__(self) -> int:
+        """Number of images."""
+        ...
+
+    def pixels(self, index: int) -> np.ndarray:
+        """Image `index`: float32 (H, W) in [0, 1], 0 = air."""
+        ...
+
+    def mask(self, index: int, concept: str) -> np.ndarray:
+        """Where image `index` shows `concept`: bool (H, W), all false where nothing is drawn."""
+        ...
+
+    def annotated(self, concept: str) -> np.ndarray:
+        """Which images have a drawn lesion of `concept`: bool (n,)."""
+        ...
+
+
+class Radiographs:
+    """A `ChestXrayDataset` over a table of records; images and masks are decoded when asked for."""
+
+    def __init__(
+        self,
+        name: str,
+        split: str,
+        concepts: tuple[str, ...],
+        records: pd.DataFrame,
+        *,
+        masks: Mapping[str, MaskReader] | None = None,
+        annotated: Mapping[str, np.ndarray] | None = None,
+        left_out: Mapping[str, int] | None = None,
+    ) -> None:
+        """Hold the table and the readers.
+
+        Args:
+            name: the data set's name.
+            split: the split's name.
+            concepts: the label columns of `records`.
+            records: image_id, patient_id, path and the label columns.
+            masks: concept -> function of (record, image size) that draws its mask.
+            annotated: concept -> bool (n,), the images for which that mask is not empty.
+            left_out: counts of images that are not in `records`, by reason.
+
+        Raises:
+            InputError: no image is left.
+        """
+        if not len(records):
+            cure = "Choose another split, or check the official lists under the data root."
+            raise InputError(f"data set {name!r} has no image in its {split} split", cure)
+        self.name, self.split, self.concepts = name, split, concepts
+        self.records = records.reset_index(drop=True)
+        self.left_out = {reason: count for reason, count in (left_out or {}).items() if count}
+        self._masks, self._annotated = dict(masks or {}), dict(annotated or {})
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether any lesion of this split is drawn in."""
+        return any(drawn.any() for drawn in self._annotated.values())
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.records)
+
+    def __repr__(self) -> str:
+        """Name, split and size."""
+        return f"{self.name} ({self.split}): {len(self)} images, {len(self.concepts)} concepts"
+
+    def pixels(self, index: int) -> np.ndarray:
+        """Image `index`: float32 (H, W) in [0, 1], 0 = air.
+
+        Raises:
+            InputError: the file is missing, damaged or of an unsupported kind.
+        """
+        return read_image(self.records["path"].iloc[index])
+
+    def mask(self, index: int, concept: str) -> np.ndarray:
+        """Where image `index` shows `concept`: bool (H, W), all false where nothing is drawn.
+
+        Raises:
+            InputError: this data set has no masks for `concept`, or the annotation is damaged.
+        """
+        if concept not in self._masks:
+            known = ", ".join(self._masks) or "no concept"
+            raise InputError(
+                f"data set {self.name!r} has no masks for {concept!r}", f"It has them for {known}."
+            )
+        record = self.records.iloc[index]
+        return self._masks[concept](record, image_size(record["path"]))
+
+    def annotated(self, concept: str) -> np.ndarray:
+        """Which images have a drawn lesion of `concept`: bool (n,)."""
+        none = np.zeros(len(self), dtype=bool)
+        return np.asarray(self._annotated.get(concept, none), dtype=bool)

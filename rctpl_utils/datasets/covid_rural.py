@@ -1,0 +1,128 @@
+"""COVID Rural (Desai et al. 2020, TCIA COVID-19-AR): COVID-19 films with opacities outlined.
+
+The annotations are those of haimingt/opacity_segmentation_covid_chest_X_ray: 221 films, of which
+193 have a mask. All patients had COVID-19; a film without an outlined opacity gets NaN, for it is
+not known whether it shows the disease. torchxrayvision has no class for this data set.
+
+Layout: `jpgs/*.jpg`, `jpgs/jsons/*.json` (labelme, in a frame that the file states; both lungs are
+outlined too and left out), `pngs_masks/*.png` (0/1; preferred where there is one). 20 % of the
+patients (by a hash) are validation, the rest test; the patient is the file name up to "_".
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from rctpl_utils.datasets.base import Radiographs
+from rctpl_utils.datasets.images import read_mask
+from rctpl_utils.datasets.masks import polygon_mask, resize_mask
+from rctpl_utils.datasets.tables import files_in, hash_split
+from rctpl_utils.errors import InputError
+
+CONCEPTS = ("COVID-19",)
+IMAGE_FOLDER, OUTLINE_FOLDER, MASK_FOLDER = "jpgs", "jpgs/jsons", "pngs_masks"
+
+
+@dataclass(frozen=True)
+class OutlineMasks:
+    """Draws the opacities of a film, from its mask image or else from its outlines.
+
+    Attributes:
+        root: the data set's folder.
+    """
+
+    root: Path
+
+    def annotated(self, image: str) -> bool:
+        """Whether `image` has a mask or an outline file."""
+        return self._mask_file(image).is_file() or self._outline_file(image).is_file()
+
+    def drawn(self, image: str) -> bool:
+        """Whether an opacity is outlined in `image`."""
+        file = self._mask_file(image)
+        return bool(read_mask(file).any()) if file.is_file() else bool(self._outlines(image)[0])
+
+    def __call__(self, record: pd.Series, size: tuple[int, int]) -> np.ndarray:
+        """The mask of one record: bool, `size` = (H, W) of its image."""
+        file = self._mask_file(record["image_id"])
+        if file.is_file():
+            return resize_mask(read_mask(file), size)  # the masks may be larger than the JPEGs
+        polygons, (height, width) = self._outlines(record["image_id"])
+        mask = np.zeros(size, dtype=bool)
+        for polygon in polygons:
+            mask |= polygon_mask(polygon * [size[1] / width, size[0] / height], size)
+        return mask
+
+    def _mask_file(self, image: str) -> Path:
+        return self.root / MASK_FOLDER / f"{image}.png"
+
+    def _outline_file(self, image: str) -> Path:
+        return self.root / OUTLINE_FOLDER / f"{image}.json"
+
+    def _outlines(self, image: str) -> tuple[list[np.ndarray], tuple[float, float]]:
+        """The opacities' polygons and the height and width they refer to."""
+        file = self._outline_file(image)
+        if not file.is_file():
+            raise InputError("neither mask nor outline of a film", "Complete it.", file=file)
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            frame = (float(content["imageHeight"]), float(content["imageWidth"]))
+            shapes = [(s["label"], np.array(s["points"], dtype=float)) for s in content["shapes"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"not a labelme file ({error!r})", "Download it.", file=file
+            ) from error
+        polygons = [points for label, points in shapes if "lung" not in label.lower()]
+        for polygon in polygons:
+            _check(polygon, frame, file)
+        return polygons, frame
+
+
+def open_covid_rural(root: Path, split: str, *, allow_partial: bool = False) -> Radiographs:
+    """Open "validation" (20 % of the patients) or "test" (80 %).
+
+    Args:
+        root: the data set's folder.
+        split: "validation" or "test".
+        allow_partial: leave out, and count, films without an annotation.
+
+    Raises:
+        InputError: no images, a film without annotation, a damaged or impossible outline.
+    """
+    folder = root / IMAGE_FOLDER
+    files = files_in([folder], (".jpg", ".jpeg", ".png")) if folder.is_dir() else {}
+    if not files:
+        raise InputError("no images", "Put the data set's jpgs/ there.", file=folder)
+    names = [Path(file).stem for file in files]
+    patients = [name.split("_")[0] for name in names]
+    paths = list(files.values())
+    records = pd.DataFrame({"image_id": names, "patient_id": patients, "path": paths})
+    records = records[hash_split(records["patient_id"]) == split].reset_index(drop=True)
+    reader = OutlineMasks(root)
+    known = np.array([reader.annotated(image) for image in records["image_id"]], dtype=bool)
+    unknown = 0
+    if allow_partial:
+        records, unknown = records[known].reset_index(drop=True), int((~known).sum())
+    drawn = np.array([reader.drawn(image) for image in records["image_id"]], dtype=bool)
+    records["COVID-19"] = np.where(drawn, 1.0, np.nan)
+    return Radiographs(
+        "covid-rural",
+        split,
+        CONCEPTS,
+        records,
+        masks={"COVID-19": reader},
+        annotated={"COVID-19": drawn},
+        left_out={"film without annotation": unknown},
+    )
+
+
+def _check(polygon: np.ndarray, frame: tuple[float, float], file: Path) -> None:
+    if polygon.ndim != 2 or polygon.shape[1] != 2 or len(polygon) < 3:
+        raise InputError("an outline of fewer than three points", "Correct it.", file=file)
+    slack = 1.0  # pixel: labelme lets an outline touch the border
+    inside = (polygon >= -slack) & (polygon <= np.add(frame[::-1], slack))
+    if not inside.all():  # false for NaN too
+        raise InputError("an outline that leaves the image", "Correct it.", file=file)

@@ -1,0 +1,101 @@
+"""MIMIC-CXR-JPG (Johnson et al. 2019): frontal images, CheXpert labels, official split.
+
+Labels as in `chexpert`: uncertain is NaN, not mentioned 0.0. torchxrayvision's `MIMIC_Dataset` is
+not used: it makes both NaN, keeps PA views and one image a patient by default, and knows no split.
+
+Layout: `files/pNN/pNNNNNNNN/sNNNNNNNN/<dicom_id>.jpg`, `mimic-cxr-2.0.0-split.csv.gz`,
+`-metadata.csv.gz`, `-chexpert.csv.gz`; `reports.read_mimic_reports` reads the texts beside them.
+"""
+
+import os
+from pathlib import Path
+
+import pandas as pd
+
+from rctpl_utils.datasets.base import Radiographs
+from rctpl_utils.datasets.chexpert import chexpert_labels
+from rctpl_utils.datasets.tables import (
+    keep_present,
+    read_table,
+    refuse_blank,
+    refuse_duplicates,
+    refuse_outside,
+    refuse_rows,
+)
+from rctpl_utils.vocabulary import CHEXPERT_CONCEPTS
+
+PARTS = {"train": "train", "validation": "validate", "test": "test"}
+FRONTAL = ("AP", "PA")
+_TABLE = "mimic-cxr-2.0.0-{}.csv.gz"
+_IDENTIFIERS = {"subject_id": "str", "study_id": "str", "dicom_id": "str"}
+
+
+def mimic_image_path(subject_id: str, study_id: str, dicom_id: str) -> str:
+    """The image's path below the data set's folder, from identifiers without their p and s."""
+    return f"files/p{subject_id[:2]}/p{subject_id}/s{study_id}/{dicom_id}.jpg"
+
+
+def open_mimic_cxr(root: Path, split: str, *, allow_partial: bool = False) -> Radiographs:
+    """Open "train", "validation" or "test" of the official split table, frontal views only.
+
+    `records` also has `study` ("sNNNNNNNN", the report's identifier).
+
+    Args:
+        root: the data set's folder.
+        split: "train", "validation" or "test".
+        allow_partial: leave out, and count, images whose file is missing.
+
+    Raises:
+        InputError: a missing file or column, an image without view or labels, a duplicate, a
+            patient on both sides of the split, a path outside the folder.
+    """
+    table = _split_table(root / _TABLE.format("split"))
+    table = table[table["split"] == PARTS[split]]
+    views = _views(root / _TABLE.format("metadata"), table)
+    lateral = int((~views.isin(FRONTAL)).sum())
+    table = table[views.isin(FRONTAL)]
+    records = table[["dicom_id"]].rename(columns={"dicom_id": "image_id"}).reset_index(drop=True)
+    records["patient_id"] = "p" + table["subject_id"].to_numpy()
+    identifiers = table[["subject_id", "study_id", "dicom_id"]].itertuples(index=False)
+    records["path"] = [f"{root.as_posix()}/{mimic_image_path(*ids)}" for ids in identifiers]
+    records["study"] = "s" + table["study_id"].to_numpy()
+    labels, unlabeled = _labels(root / _TABLE.format("chexpert"), table)
+    records = pd.concat([records, labels], axis=1)[~unlabeled]
+    present = [os.path.isfile(path) for path in records["path"]]
+    records, missing = keep_present(records, present, allow_partial=allow_partial, file=root)
+    left_out = {
+        "not a frontal view": lateral,
+        "study without labels": int(unlabeled.sum()),
+        "image file missing": missing,
+    }
+    return Radiographs("mimic-cxr", split, CHEXPERT_CONCEPTS, records, left_out=left_out)
+
+
+def _split_table(file: Path) -> pd.DataFrame:
+    table = read_table(file, [*_IDENTIFIERS, "split"], dtype=_IDENTIFIERS)
+    refuse_blank(table, list(_IDENTIFIERS), file)
+    refuse_duplicates(table, ["dicom_id"], file)
+    for column in _IDENTIFIERS:
+        refuse_outside(table[column], file)
+    known = table["split"].isin(PARTS.values())
+    refuse_rows(~known, "a split that is not train, validate or test", "Correct it.", file)
+    first = table.groupby("subject_id")["split"].transform("first")
+    problem = "a patient who is in another part of the split too"
+    refuse_rows(first != table["split"], problem, "Use the official split.", file)
+    return table
+
+
+def _views(file: Path, images: pd.DataFrame) -> pd.Series:
+    table = read_table(file, ["dicom_id", "ViewPosition"], dtype=_IDENTIFIERS)
+    refuse_duplicates(table, ["dicom_id"], file)
+    return images["dicom_id"].map(table.set_index("dicom_id")["ViewPosition"])
+
+
+def _labels(file: Path, images: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
+    """Labels of each image's study, index 0..n-1, and which images have none."""
+    table = read_table(file, ["subject_id", "study_id", *CHEXPERT_CONCEPTS], dtype=_IDENTIFIERS)
+    refuse_duplicates(table, ["study_id"], file)
+    labels = chexpert_labels(table, file)
+    rows = pd.Index(table["study_id"]).get_indexer(images["study_id"])
+    matched = labels.iloc[rows.clip(min=0)].reset_index(drop=True)
+    return matched, pd.Series(rows < 0)

@@ -1,0 +1,121 @@
+"""SIIM-ACR Pneumothorax Segmentation (2019): DICOM with run-length masks, from NIH images.
+
+torchxrayvision's `SIIM_Pneumothorax_Dataset` is not used: it keeps only the last of an image's run
+lengths and counts the image once for each, tells negatives by the exact text "-1", takes 1024
+pixels for granted, and remembers the first folder it saw for all later ones; a test holds one
+mask to its decoder.
+
+Layout: `dicom-images-train/<study>/<series>/<image>.dcm`, `train-rle.csv` (the second column's name
+begins with a space; several rows an image are one mask in parts). 20 % of the patients (by a hash)
+are validation, the rest test; an image counts as a patient, as it is a study of its own.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from rctpl_utils.datasets.base import Radiographs
+from rctpl_utils.datasets.masks import NO_RUNS, decode_runs
+from rctpl_utils.datasets.tables import (
+    hash_split,
+    keep_present,
+    read_table,
+    refuse_blank,
+    refuse_duplicates,
+    refuse_outside,
+    refuse_rows,
+)
+from rctpl_utils.errors import InputError
+
+CONCEPTS = ("Pneumothorax",)
+RUN_TABLE = "train-rle.csv"
+IMAGE_FOLDER = "dicom-images-train"
+
+
+@dataclass(frozen=True)
+class RunMasks:
+    """Draws the union of an image's run lengths.
+
+    Attributes:
+        file: the table, named in errors.
+        runs: image identifier -> (row from 1, run lengths) of each of its rows.
+    """
+
+    file: Path
+    runs: Mapping[str, list[tuple[int, str]]]
+
+    def __call__(self, record: pd.Series, size: tuple[int, int]) -> np.ndarray:
+        """The mask of one record: bool, `size` = (H, W) of its image."""
+        mask = np.zeros(size, dtype=bool)
+        for row, runs in self.runs.get(record["image_id"], []):
+            mask |= decode_runs(runs, size, file=self.file, row=row)
+        return mask
+
+
+def open_siim(root: Path, split: str, *, allow_partial: bool = False) -> Radiographs:
+    """Open "validation" (20 % of the patients) or "test" (80 %).
+
+    Args:
+        root: the data set's folder.
+        split: "validation" or "test".
+        allow_partial: leave out, and count, images whose file is missing.
+
+    Raises:
+        InputError: a missing file or column, a duplicate, an image that is both positive and
+            negative, two files of one image, a path outside the folder.
+    """
+    file = root / RUN_TABLE
+    table = read_table(file, ["ImageId", "EncodedPixels"], dtype="str", keep_default_na=False)
+    table = table[["ImageId", "EncodedPixels"]].apply(lambda column: column.str.strip())
+    positive = _check(table, file)
+    files = _find_dicom(root / IMAGE_FOLDER)
+    records = pd.DataFrame({"image_id": table["ImageId"].drop_duplicates()})
+    records["patient_id"] = records["image_id"]
+    records["path"] = records["image_id"].map(files)
+    records["Pneumothorax"] = positive[records.index].astype(float)
+    records = records[hash_split(records["patient_id"]) == split]
+    present = records["path"].notna()
+    records, missing = keep_present(records, present, allow_partial=allow_partial, file=root)
+    runs: dict[str, list[tuple[int, str]]] = {}
+    for row, image, text in table[positive].itertuples():
+        runs.setdefault(image, []).append((row + 1, text))
+    return Radiographs(
+        "siim",
+        split,
+        CONCEPTS,
+        records,
+        masks={"Pneumothorax": RunMasks(file, runs)},
+        annotated={"Pneumothorax": records["image_id"].isin(runs).to_numpy()},
+        left_out={"image file missing": missing},
+    )
+
+
+def _check(table: pd.DataFrame, file: Path) -> pd.Series:
+    """Refuse a contradictory table; return which rows are positive."""
+    refuse_blank(table, ["ImageId"], file)
+    refuse_duplicates(table, ["ImageId", "EncodedPixels"], file)
+    refuse_outside(table["ImageId"], file)
+    cure = "Use the official table, unchanged."
+    refuse_rows(table["EncodedPixels"] == "", "no run lengths", cure, file)
+    positive = table["EncodedPixels"] != NO_RUNS
+    first = positive.groupby(table["ImageId"]).transform("first")
+    refuse_rows(first != positive, "both with and without a pneumothorax", cure, file)
+    return positive
+
+
+def _find_dicom(folder: Path) -> dict[str, str]:
+    """Image identifier -> path of every DICOM file below `folder`."""
+    found: dict[str, str] = {}
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            if not name.endswith(".dcm"):
+                continue
+            path = os.path.join(parent, name)
+            if found.setdefault(name[:-4], path) != path:
+                problem = f"a second file of the same image as {found[name[:-4]]}"
+                raise InputError(problem, "Remove one of them.", file=path)
+    return found

@@ -1,0 +1,96 @@
+"""What notebook 00 shows: versions, data, sources, and the contact sheet."""
+
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from IPython.display import Image
+
+import rctpl_utils
+from rctpl_utils.datasets import DATASETS, open_dataset
+from rctpl_utils.embedded.anatomy import load_anatomy
+from rctpl_utils.embedded.manifest import SPLITS, concept_table, manifest_table
+from rctpl_utils.embedded.sheet import contact_sheet
+from rctpl_utils.embedded.world import build_world
+from rctpl_utils.errors import InputError
+from rctpl_utils.workspace import Workspace
+
+Manifest = Mapping[str, Any]
+PACKAGES = (
+    "torch",
+    "transformers",
+    "spacy",
+    "negspacy",
+    "numpy",
+    "pandas",
+    "scikit-learn",
+    "opencv-python-headless",
+    "torchxrayvision",
+)
+_REAL = "The data are real: nothing was simulated."
+
+
+def versions() -> pd.DataFrame:
+    """The versions that the numbers depend on, one row each."""
+    rows = [("rctpl_utils", rctpl_utils.__version__), ("Python", platform.python_version())]
+    rows += [(name, version(name)) for name in PACKAGES]
+    return pd.DataFrame(rows, columns=["what", "version"]).set_index("what")
+
+
+def lay_out_data(workspace: Workspace) -> Manifest | None:
+    """Build the embedded world where the profile has one; None for real data."""
+    return build_world(workspace) if workspace.profile.simulated else None
+
+
+def dataset_table(workspace: Workspace, manifest: Manifest | None) -> pd.DataFrame:
+    """Images and patients a data set and split; for real data, what was found and what was not."""
+    if manifest is not None:
+        return manifest_table(manifest).set_index(["dataset", "split"])
+    rows = [
+        _found(name, split, workspace.data_root)
+        for name, (_, splits, _) in DATASETS.items()
+        for split in splits
+    ]
+    columns = ["dataset", "split", "images", "patients", "note"]
+    return pd.DataFrame(rows, columns=columns).set_index(["dataset", "split"])
+
+
+def finding_table(manifest: Manifest | None) -> pd.DataFrame | str:
+    """Test images that show each finding, one column a data set."""
+    return _REAL if manifest is None else concept_table(manifest)
+
+
+def report_table(manifest: Manifest | None) -> pd.DataFrame | str:
+    """Real and templated reports a split."""
+    if manifest is None:
+        return _REAL
+    return pd.DataFrame(manifest["datasets"]["mimic-cxr"]["reports"]).T.loc[list(SPLITS)]
+
+
+def source_table(manifest: Manifest | None) -> pd.DataFrame | str:
+    """The sources with their licences."""
+    if manifest is None:
+        return _REAL
+    columns = ["name", "version", "licence", "url"]
+    return pd.DataFrame(manifest["sources"])[columns].set_index("name")
+
+
+def draw_world_sheet(workspace: Workspace) -> Image | str:
+    """Draw `world.png`, each finding from subtle to gross with its mask outlined."""
+    if workspace.profile.world is None:
+        return _REAL
+    anatomy = load_anatomy(workspace.cache)
+    size = workspace.profile.world.image_size
+    path = contact_sheet(anatomy, workspace.figures / "world.png", size=size)
+    return Image(filename=str(path))
+
+
+def _found(name: str, split: str, root: Path) -> tuple[str, str, int, int, str]:
+    try:
+        records = open_dataset(name, root, split).records
+    except InputError as error:
+        return name, split, 0, 0, str(error).replace(f"{root}", "DATA_ROOT")
+    return name, split, len(records), records["patient_id"].nunique(), ""

@@ -1,0 +1,183 @@
+"""Acquisition styles: how a hospital's equipment turns attenuation into gray values.
+
+Each data set has its own distribution of styles; every image draws its own values from it. The
+distributions overlap, as those of hospitals do, but differ in their means. They are our choices,
+made by looking at real films of such data sets, not measurements.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from rctpl_utils.errors import InputError
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Style:
+    """The distribution of acquisition parameters of one data set; ranges are uniform.
+
+    Attributes:
+        frontal: probability of an AP (bedside) exposure.
+        rotation: SD of the film's rotation, degrees.
+        zoom: mean relative size of the thorax in the frame.
+        bone: gain of bone over soft tissue (lower tube voltage: higher).
+        scatter: share of scattered radiation in the signal (smooth veil).
+        noise: quantum noise at mean exposure, SD of the log signal.
+        blur: SD of focal spot and motion blur, as a share of the image side in 1/1000.
+        sharpen: strength of the unsharp mask of digital processing.
+        gamma: exponent of the gray scale; above 1 darkens the lungs.
+        window: width of the gray scale relative to the body's range of attenuation.
+        level: shift of the window relative to its width.
+        vignette: heel effect and fall-off, relative to the window.
+        collimation: probability of a visible collimator border.
+        marker: probability of a side marker; `marker_text` its possible texts.
+    """
+
+    frontal: float = 0.35
+    rotation: float = 1.5
+    zoom: float = 1.0
+    bone: Range = (1.0, 1.6)
+    scatter: Range = (0.15, 0.45)
+    noise: Range = (0.004, 0.018)
+    blur: Range = (1.0, 3.5)
+    sharpen: Range = (0.3, 1.2)
+    gamma: Range = (0.8, 1.2)
+    window: Range = (0.9, 1.15)
+    level: Range = (-0.04, 0.04)
+    vignette: Range = (0.0, 0.12)
+    collimation: float = 0.15
+    marker: float = 0.6
+    marker_text: tuple[str, ...] = ("L", "R")
+
+
+STYLES: dict[str, Style] = {
+    "mimic-cxr": Style(
+        frontal=0.5, collimation=0.25, marker_text=("L", "R", "AP", "PORT"), sharpen=(0.3, 1.4)
+    ),
+    "chestxray14": Style(
+        frontal=0.4, gamma=(0.65, 0.95), scatter=(0.25, 0.55), marker_text=("L", "R", "PORTABLE")
+    ),
+    "chexpert": Style(
+        frontal=0.7, gamma=(0.9, 1.35), sharpen=(0.8, 2.0), noise=(0.006, 0.024), zoom=0.97
+    ),
+    "covidx": Style(
+        frontal=0.6, window=(0.8, 1.1), blur=(1.5, 5.0), vignette=(0.0, 0.2), rotation=2.2
+    ),
+    "rsna": Style(frontal=0.45, gamma=(0.65, 1.0), blur=(1.0, 3.0), marker=0.75),
+    "siim": Style(frontal=0.5, gamma=(0.7, 1.05), sharpen=(0.5, 1.6), zoom=1.03),
+    "covid-rural": Style(
+        frontal=0.95, rotation=2.8, noise=(0.008, 0.028), scatter=(0.3, 0.6), collimation=0.35
+    ),
+}
+
+
+def get_style(name: str) -> Style:
+    """Look a style up; an unknown name is an `InputError` that lists the known ones."""
+    if name not in STYLES:
+        raise InputError(
+            f"there is no acquisition style {name!r}", f"Choose one of: {', '.join(STYLES)}."
+        )
+    return STYLES[name]
+
+
+def develop(attenuation: np.ndarray, style: Style, rng: np.random.Generator) -> np.ndarray:
+    """Turn attenuation into gray values as a digital radiograph shows them.
+
+    Args:
+        attenuation: (H, W) float32 line integrals.
+        style: the distribution to draw the acquisition from.
+        rng: the image's own generator.
+
+    Returns:
+        (H, W) float32 in [0, 1], multiples of 1/255; 1 = white (dense).
+    """
+    size = attenuation.shape[0]
+    values = _detect(attenuation, style, rng)
+    low, high = _window(values, attenuation, style, rng)
+    gray = (values - low) / (high - low)
+    gray = gray + rng.uniform(*style.vignette) * _falloff(size, rng)
+    gray = _tone(gray, rng.uniform(*style.gamma))
+    gray = _collimate(gray, style, rng)
+    gray = _mark(gray, style, rng)
+    return np.round(np.clip(gray, 0, 1) * 255).astype(np.float32) / np.float32(255)
+
+
+def _detect(attenuation: np.ndarray, style: Style, rng: np.random.Generator) -> np.ndarray:
+    """Scatter, blur, quantum noise, log signal, unsharp mask: (H, W) float32."""
+    size = attenuation.shape[0]
+    signal = np.exp(-attenuation)
+    share = rng.uniform(*style.scatter)
+    veil = cv2.resize(signal, (16, 16), interpolation=cv2.INTER_AREA)
+    veil = cv2.GaussianBlur(np.minimum(veil, 0.25), (0, 0), 2.0)
+    veil = cv2.resize(veil, (size, size), interpolation=cv2.INTER_CUBIC)
+    signal = (1 - share) * signal + share * np.maximum(veil, 0)
+    signal = cv2.GaussianBlur(signal, (0, 0), max(rng.uniform(*style.blur) * size / 1000, 0.05))
+    grain = rng.standard_normal(signal.shape, dtype=np.float32)
+    if rng.random() < 0.5:  # detectors with a phosphor correlate neighboring pixels
+        grain = cv2.GaussianBlur(grain, (0, 0), 0.7) * 1.8
+    mean = np.sqrt(0.06 / np.maximum(signal, 1e-3))
+    values = -np.log(np.maximum(signal, 1e-4)) + rng.uniform(*style.noise) * grain * mean
+    smooth = cv2.GaussianBlur(values, (0, 0), size * rng.uniform(0.01, 0.03))
+    return values + rng.uniform(*style.sharpen) * (values - smooth)
+
+
+def _window(
+    values: np.ndarray, attenuation: np.ndarray, style: Style, rng: np.random.Generator
+) -> tuple[float, float]:
+    """Limits of the gray scale from the body's own range, as automatic processing sets them."""
+    body = values[::3, ::3][attenuation[::3, ::3] > 0.6]
+    body = body if body.size > 20 else values.ravel()
+    low, high = np.percentile(body, (1.0, 98.5))
+    width = max(high - low, 0.5) * rng.uniform(*style.window)
+    middle = (low + high) / 2 + width * (rng.uniform(*style.level) - 0.02)
+    return float(middle - width / 2), float(middle + width / 2)
+
+
+def _tone(gray: np.ndarray, gamma: float) -> np.ndarray:
+    """A film-like curve: linear in the middle, with a toe and a shoulder."""
+    soft = np.log1p(np.exp(np.clip(14 * gray, -60, 60))) / 14  # toe
+    soft = 1 - np.log1p(np.exp(np.clip(14 * (1 - soft), -60, 60))) / 14  # shoulder
+    return np.clip(soft, 0, 1) ** gamma
+
+
+def _falloff(size: int, rng: np.random.Generator) -> np.ndarray:
+    line = np.linspace(-1, 1, size, dtype=np.float32)
+    tilt = rng.normal(0, 0.5, 2).astype(np.float32)
+    return tilt[0] * line[None] + tilt[1] * line[:, None] - 0.4 * (line[None] ** 2 + line[:, None] ** 2)
+
+
+def _collimate(gray: np.ndarray, style: Style, rng: np.random.Generator) -> np.ndarray:
+    """Darken (rarely whiten) what lies outside of a slightly turned rectangle."""
+    if rng.random() >= style.collimation:
+        return gray
+    size = gray.shape[0]
+    edges = rng.uniform(0.0, 0.05, 4) * size
+    corners = np.array([(edges[0], edges[1]), (size - edges[2], edges[1])])
+    corners = np.vstack([corners, (size - edges[2], size - edges[3]), (edges[0], size - edges[3])])
+    corners += rng.normal(0, 0.01 * size, (4, 2))
+    inside = np.zeros((size, size), np.uint8)
+    cv2.fillConvexPoly(inside, np.round(corners * 16).astype(np.int32), 255, cv2.LINE_AA, 4)
+    share = inside.astype(np.float32) / 255
+    outside = 0.02 if rng.random() < 0.85 else 0.97
+    return gray * share + outside * (1 - share)
+
+
+def _mark(gray: np.ndarray, style: Style, rng: np.random.Generator) -> np.ndarray:
+    """Burn a side marker into an upper corner; the letter agrees with the patient's side."""
+    if rng.random() >= style.marker:
+        return gray
+    size = gray.shape[0]
+    text = str(rng.choice(style.marker_text))
+    on_right = {"L": True, "R": False}.get(text, bool(rng.random() < 0.5))
+    scale = size / 224 * rng.uniform(0.35, 0.6)
+    (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
+    gap = rng.uniform(0.02, 0.08, 2) * size
+    column = size - gap[0] - width if on_right else gap[0]
+    ink = np.zeros((size, size), np.uint8)
+    place = (int(column), int(gap[1] + height))
+    thick = max(1, round(size / 160))
+    cv2.putText(ink, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, 255, thick, cv2.LINE_AA)
+    return np.maximum(gray, ink.astype(np.float32) / 255 * rng.uniform(0.75, 1.0))

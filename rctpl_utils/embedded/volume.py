@@ -1,0 +1,233 @@
+"""The chest CT as a small stack of attenuation and path-length volumes, ready to be projected."""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel
+import numpy as np
+from scipy import ndimage
+
+# Mass attenuation of liquid water, cm^2/g: Hubbell and Seltzer, NISTIR 5632 (1996), 60 and 80 keV.
+# Interpolated (log-log) at 70 keV, about the mean energy of a filtered 120 kV beam; per millimetre.
+MU_WATER = float(np.exp(np.interp(np.log(70), np.log([60, 80]), np.log([0.2059, 0.1837])))) / 10
+LOBES = ("right upper", "right middle", "right lower", "left upper", "left lower")
+ATTENUATION = (
+    "soft",
+    "abdomen",
+    "heart",
+    "mediastinum",
+    "axial",
+    "ribs right",
+    "ribs left",
+    "shoulder",
+    "lung",
+)
+CHANNELS = (*ATTENUATION, *LOBES, "trachea")
+
+_PREFIXES = {
+    "heart": ("heart", "atrial_appendage"),
+    "mediastinum": (
+        "aorta",
+        "pulmonary_vein",
+        "brachiocephalic",
+        "subclavian",
+        "common_carotid",
+        "superior_vena_cava",
+        "inferior_vena_cava",
+        "esophagus",
+    ),
+    "axial": ("vertebrae", "sternum"),
+    "ribs right": ("rib_right",),
+    "ribs left": ("rib_left",),
+    "shoulder": ("scapula", "clavicula", "humerus"),
+    "abdomen": (
+        "spleen",
+        "kidney",
+        "gallbladder",
+        "liver",
+        "stomach",
+        "pancreas",
+        "adrenal",
+        "small_bowel",
+        "duodenum",
+        "colon",
+        "portal_vein",
+    ),
+    "right upper": ("lung_upper_lobe_right",),
+    "right middle": ("lung_middle_lobe_right",),
+    "right lower": ("lung_lower_lobe_right",),
+    "left upper": ("lung_upper_lobe_left",),
+    "left lower": ("lung_lower_lobe_left",),
+    "trachea": ("trachea",),
+}
+# Highest HU kept: contrast medium and metal are removed from soft parts, bone is left as it is.
+_CEILING = {"axial": 1300, "ribs right": 1300, "ribs left": 1300, "shoulder": 1300}
+_SOFT_CEILING = 70.0
+_BODY_HU = -350.0
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A multi-channel volume in patient axes (x to the left, y to the front, z to the head).
+
+    Attributes:
+        values: (C, Z, Y, X) float32; attenuation channels in 1/mm, lobes and trachea as fractions.
+        spacing: (z, y, x) voxel size in mm.
+        center: (z, y, x) isocenter in voxels, the middle of the lungs.
+        ribs: (R, K, 3) center lines of the ribs, (z, y, x) in mm from the isocenter.
+        channels: the names of the C channels.
+    """
+
+    values: np.ndarray
+    spacing: tuple[float, float, float]
+    center: tuple[float, float, float]
+    ribs: np.ndarray
+    channels: tuple[str, ...] = CHANNELS
+
+
+def load_volume(files: dict[str, Path], *, reduce: int = 3) -> Volume:
+    """Read CT and labels, remove table and contrast medium, group structures, extend the field.
+
+    Args:
+        files: paths as `sources.ct_files` gives them.
+        reduce: in-plane averaging factor (voxels of 0.7 mm).
+    """
+    image, labels = nibabel.load(files["cxr.nii.gz"]), nibabel.load(files["mask.nii.gz"])
+    spacing = np.abs(np.diag(image.affine)[:3])  # (x, y, z) mm; axes point left, front, head
+    hu = np.asarray(image.dataobj, dtype=np.float32).transpose(2, 1, 0)  # (Z, Y, X)
+    mask = np.asarray(labels.dataobj).astype(np.uint8).transpose(2, 1, 0)  # (Z, Y, X)
+    names = _label_names(files["structures.csv"])
+    body = body_mask(hu, mask)
+    small = np.stack([_reduced(part, reduce) for part in _parts(hu, mask, body, names)])
+    lungs = np.argwhere(small[len(ATTENUATION) : -1].sum(0) > 0.5)  # (N, 3)
+    center = (lungs.min(0) + lungs.max(0)) / 2
+    voxel = np.array([spacing[2], spacing[1] * reduce, spacing[0] * reduce])
+    ribs = _rib_lines(mask, names, voxel, center, reduce)
+    values, shift = extend(small, voxel)
+    return Volume(values, tuple(voxel.tolist()), tuple((center + shift).tolist()), ribs)
+
+
+def body_mask(hu: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The patient without table and blankets, slice by slice: (Z, Y, X) bool."""
+    body = np.zeros(hu.shape, dtype=bool)
+    for k, plane in enumerate(hu):
+        solid = ndimage.binary_opening(plane > _BODY_HU, iterations=3)
+        parts, count = ndimage.label(solid)
+        if count:
+            largest = 1 + np.argmax(ndimage.sum_labels(solid, parts, np.arange(1, count + 1)))
+            body[k] = ndimage.binary_fill_holes(parts == largest)
+        body[k] |= mask[k] > 0
+    return body
+
+
+def extend(values: np.ndarray, voxel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Continue the body where the scan ends: abdomen below, shoulders aside, a neck above.
+
+    Args:
+        values: (C, Z, Y, X).
+        voxel: (z, y, x) voxel size in mm.
+
+    Returns:
+        The extended volume and the (z, y, x) offset of the old origin in it.
+    """
+    below, above = (round(mm / voxel[0]) for mm in (110, 120))
+    aside = round(70 / voxel[2])
+    soft = CHANNELS.index("soft"), CHANNELS.index("abdomen")
+    values = np.pad(values, ((0, 0), (below, above), (0, 0), (aside, aside)))
+    first, last = below, values.shape[1] - above - 1
+    _extend_below(values, first, soft)
+    _extend_aside(values, aside, voxel[2])
+    _extend_above(values, last, voxel)
+    return values, np.array([below, 0, aside])
+
+
+def _extend_below(values: np.ndarray, first: int, soft: tuple[int, int]) -> None:
+    bottom = values[:, first : first + 4].mean(1)  # (C, Y, X)
+    bottom[list(soft)] = ndimage.gaussian_filter(bottom[list(soft)], (0, 4, 4))
+    values[:, :first] = bottom[:, None]
+    _vertebrae(values[:, :first], period=13)
+
+
+def _extend_aside(values: np.ndarray, aside: int, width: float, margin: int = 5) -> None:
+    """The outermost columns of the scan fade out as a rounded shoulder."""
+    reach = aside + margin
+    for step in (1, -1):  # the patient's right, then the left, seen through a flipped view
+        soft = values[0, :, :, ::step]  # (Z, Y, X)
+        column = ndimage.gaussian_filter(soft[:, :, reach : reach + 4].mean(-1), (2, 2))
+        depth = (np.arange(reach)[::-1] + 1) * width / 55
+        soft[:, :, :reach] = column[:, :, None] * np.sqrt(np.clip(1 - depth**2, 0, None))
+
+
+def _extend_above(values: np.ndarray, last: int, voxel: np.ndarray) -> None:
+    """Shoulders slope up to a neck: the top slices go on inside a narrowing outline."""
+    base = values[:, last - 4 : last + 1].mean(1)  # (C, Y, X)
+    base[0] = ndimage.gaussian_filter(base[0], 3)
+    values[:, last + 1 :] = base[:, None]
+    values[CHANNELS.index("shoulder"), last + 1 :] *= 0.3
+    _vertebrae(values[:, last + 1 :], period=7)
+    x = (np.arange(values.shape[3]) - values.shape[3] / 2) * voxel[2]
+    for k in range(last - 8, values.shape[1]):
+        height = (k - last) * voxel[0]
+        half = 62 + 175 * np.exp(-(height + 20) / 22)  # mm; trapezius line, then the neck
+        values[:, k] *= 1 / (1 + np.exp((np.abs(x) - half) / 6))
+
+
+def _vertebrae(values: np.ndarray, *, period: int) -> None:
+    """Disks and bodies alternate in the continued spine; `period` in slices."""
+    wave = 0.85 + 0.15 * np.cos(2 * np.pi * np.arange(values.shape[1]) / period)
+    values[CHANNELS.index("axial")] *= wave[:, None, None]
+
+
+def _label_names(path: Path) -> dict[str, int]:
+    with path.open(newline="", encoding="utf-8") as stream:
+        return {row["structure"]: int(row["id"]) for row in csv.DictReader(stream)}
+
+
+def _members(names: dict[str, int], group: str) -> list[int]:
+    return [i for name, i in names.items() if name.startswith(_PREFIXES[group])]
+
+
+def _parts(hu: np.ndarray, mask: np.ndarray, body: np.ndarray, names: dict[str, int]):
+    """Yield each channel at full resolution: attenuation in 1/mm, or a fraction."""
+    taken = np.zeros(256, dtype=bool)
+    for group in _PREFIXES:
+        taken[_members(names, group)] = True
+    for channel in CHANNELS:
+        if channel == "lung":
+            ids, ceiling = [i for lobe in LOBES for i in _members(names, lobe)], _SOFT_CEILING
+        elif channel != "soft":
+            ids, ceiling = _members(names, channel), _CEILING.get(channel, _SOFT_CEILING)
+        lookup = ~taken if channel == "soft" else np.isin(np.arange(256), ids)
+        inside = lookup[mask] & body
+        if channel in LOBES or channel == "trachea":
+            yield inside.astype(np.float32)
+        else:
+            top = _SOFT_CEILING if channel == "soft" else ceiling
+            yield np.where(inside, MU_WATER * (1 + np.clip(hu, -1000, top) / 1000), 0)
+
+
+def _reduced(part: np.ndarray, factor: int) -> np.ndarray:
+    z, y, x = (n - n % f for n, f in zip(part.shape, (1, factor, factor), strict=True))
+    blocks = part[:z, :y, :x].reshape(z, y // factor, factor, x // factor, factor)
+    return blocks.mean((2, 4), dtype=np.float32)
+
+
+def _rib_lines(
+    mask: np.ndarray,
+    names: dict[str, int],
+    voxel: np.ndarray,
+    center: np.ndarray,
+    reduce: int,
+    points: int = 20,
+) -> np.ndarray:
+    """Center lines of ribs 2 to 10, right then left, from spine to front: (18, points, 3) mm."""
+    lines = []
+    for side in ("right", "left"):
+        for number in range(2, 11):
+            voxels = np.argwhere(mask == names[f"rib_{side}_{number}"])
+            place = (voxels / (1, reduce, reduce) - center) * voxel  # (N, 3) mm
+            angle = np.arctan2(np.abs(place[:, 2]), -place[:, 1] + 30)
+            order = np.array_split(place[np.argsort(angle)], points)
+            lines.append([part.mean(0) for part in order])
+    return np.array(lines, dtype=np.float32)

@@ -1,0 +1,53 @@
+"""What every frozen vision-language model offers to the rest of the package (paper 3.2)."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class ImageFeatures(NamedTuple):
+    """Visual features of n images (paper Eq. 10), L2-normalized along the last axis."""
+
+    global_features: Tensor  # f: (n, d)
+    dense_features: Tensor  # F: (n, h, w, d)
+
+
+class Encoder(Protocol):
+    """A frozen vision-language model: text and images into one space of d dimensions."""
+
+    name: str
+    dimension: int  # d
+    context_width: int  # W, the width of a word embedding
+    device: torch.device
+    text_key: str  # hash of the text tower's weights, tokenization and pooling
+    image_key: str  # hash of the image tower's weights and preprocessing
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Texts to (n, d) unit vectors; no gradient (Eq. 6)."""
+
+    def encode_prompts(self, context: Tensor, class_names: Sequence[str]) -> Tensor:
+        """`[CLS] context name [SEP]` to (L, d) unit vectors; gradient to `context` (M, W) only."""
+
+    def preprocess(self, pixels: np.ndarray) -> Tensor:
+        """One radiograph, float (H, W) in [0, 1], to the image tower's input (C, S, S)."""
+
+    def encode_image(self, batch: Tensor) -> ImageFeatures:
+        """A batch (n, C, S, S) to its global and dense features; no gradient (Eq. 10)."""
+
+
+def state_hash(module: torch.nn.Module) -> str:
+    """SHA-256 over a module's state: names, shapes and bytes, in the order of their names."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(f"{name}{tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def freeze(module: torch.nn.Module) -> torch.nn.Module:
+    """Evaluation mode, no gradients: the module can no longer learn."""
+    return module.eval().requires_grad_(False)

@@ -1,0 +1,60 @@
+"""The stand-in's image tower Enc_I: a small ResNet whose dense map lives in the joint space."""
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rctpl_utils.encoders.base import ImageFeatures
+
+
+class Residual(nn.Module):
+    """Two 3 x 3 convolutions with a shortcut (He et al. 2016, basic block)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+        self.shortcut = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, inputs, h, w) to (n, outputs, h / stride, w / stride)."""
+        return functional.relu(self.body(x) + self.shortcut(x))
+
+
+class ImageTower(nn.Module):
+    """A gray image (n, 1, S, S) to features of d dimensions; the map has a cell every 8 pixels.
+
+    The cell vectors share one linear layer without bias. The global vector is that layer applied
+    to the mean plus the maximum over cells, so that a small lesion is not averaged away.
+    """
+
+    def __init__(self, dimension: int, width: int = 24) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(1, width, 5, 2, 2, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+        )
+        self.stages = nn.Sequential(
+            Residual(width, 2 * width, 2),
+            Residual(2 * width, 4 * width, 2),
+            Residual(4 * width, 4 * width, 1),
+            Residual(4 * width, 8 * width, 1),
+        )
+        self.projection = nn.Linear(8 * width, dimension, bias=False)
+
+    def forward(self, x: Tensor) -> ImageFeatures:
+        """(n, 1, S, S) to (n, d) and (n, S / 8, S / 8, d) unit vectors."""
+        cells = self.stages(self.stem(x)).permute(0, 2, 3, 1)  # (n, h, w, 8 * width)
+        flat = cells.flatten(1, 2)  # (n, h * w, 8 * width)
+        pooled = self.projection(flat.mean(dim=1) + flat.amax(dim=1))
+        return ImageFeatures(
+            functional.normalize(pooled.float(), dim=-1),
+            functional.normalize(self.projection(cells).float(), dim=-1),
+        )

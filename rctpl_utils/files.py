@@ -1,0 +1,71 @@
+"""Atomic writes and content hashes: a file is either whole or absent."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def atomic_path(target: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `target`; move it into place only when the block succeeds.
+
+    The suffix is kept, so that writers that choose a format by the file's name work unchanged.
+
+    Raises:
+        OSError: what the writer raised (a full disk, say); `target` is then untouched.
+    """
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.stem}.{os.getpid()}.part{target.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(target: str | Path, text: str) -> Path:
+    """Write `text` atomically, UTF-8, with `\\n` line ends on every platform."""
+    with atomic_path(target) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+    return Path(target)
+
+
+def write_json(target: str | Path, value: Any) -> Path:
+    """Write `value` atomically as indented JSON (dataclasses become objects)."""
+    return write_text(target, json.dumps(value, indent=2, default=_plain, ensure_ascii=False) + "\n")
+
+
+def read_json(source: str | Path) -> Any:
+    """Read one JSON file (UTF-8)."""
+    return json.loads(Path(source).read_text(encoding="utf-8"))
+
+
+def sha256_file(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal, read in blocks."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as stream:
+        for block in iter(lambda: stream.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def hash_of(*values: Any) -> str:
+    """A hash of JSON-like values, dataclasses and paths: equal values give equal hashes."""
+    text = json.dumps(values, sort_keys=True, default=_plain)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, Path):
+        return value.as_posix()
+    if hasattr(value, "item"):  # NumPy scalars
+        return value.item()
+    raise TypeError(f"{type(value).__name__} has no JSON form")

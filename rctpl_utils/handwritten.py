@@ -1,0 +1,44 @@
+"""What learned prompts must beat: class embeddings that a person writes, and a nonsense control."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from rctpl_utils.encoders.base import Encoder
+from rctpl_utils.knowledge import describe, ensemble
+from rctpl_utils.scoring import ClassEmbeddings
+from rctpl_utils.vocabulary import prompt_name
+
+# Pronounceable strings that name nothing; one a class, in order.
+NONSENSE = (
+    "blick", "dorpen", "fentish", "garlow", "hummet", "jastic", "kelvor", "lomander", "mippen",
+    "norvid", "ostrand", "pellick", "quandor", "rastem", "slivet", "tromble", "umbrick", "vexter",
+    "wandol", "yorrick", "zeltan",
+)  # fmt: skip
+
+
+def class_names(encoder: Encoder, concepts: Sequence[str]) -> ClassEmbeddings:
+    """The bare class name, for both branches: two (L, d)."""
+    return _both(encoder.encode_text([prompt_name(concept) for concept in concepts]))
+
+
+def prompt_ensemble(encoder: Encoder, concepts: Sequence[str]) -> ClassEmbeddings:
+    """The mean of several phrasings a class (Radford et al. 2021, section 3.1.4): two (L, d)."""
+    means = [encoder.encode_text(ensemble(concept)).mean(dim=0) for concept in concepts]
+    return _both(functional.normalize(torch.stack(means), dim=-1))
+
+
+def descriptions(encoder: Encoder, concepts: Sequence[str], source: str = "kb") -> ClassEmbeddings:
+    """The knowledge description of each class, without a location: two (L, d)."""
+    return _both(encoder.encode_text([describe(concept, source=source) for concept in concepts]))
+
+
+def nonsense_words(encoder: Encoder, concepts: Sequence[str]) -> ClassEmbeddings:
+    """A word without meaning a class: what a score is worth that knows nothing of the class."""
+    return _both(encoder.encode_text(NONSENSE[: len(concepts)]))
+
+
+def _both(embedded: Tensor) -> ClassEmbeddings:
+    return ClassEmbeddings(embedded, embedded)

@@ -1,0 +1,96 @@
+"""Classification metrics with intervals (definitions and sources: paper 4.1.4; MedKLIP; CheXzero).
+
+Every interval is a percentile bootstrap over patients. A resample is a vector of weights, one an
+image, so that a metric is computed for all resamples at once.
+"""
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import precision_recall_curve
+
+
+def patient_weights(
+    patients: pd.Series, resamples: int, generator: np.random.Generator
+) -> np.ndarray:
+    """How often each image is drawn when patients are drawn with replacement.
+
+    Returns:
+        (1 + resamples, n) float32; the first row is the sample itself, all ones.
+    """
+    codes, unique = pd.factorize(patients)
+    counts = generator.multinomial(
+        len(unique), np.full(len(unique), 1 / len(unique)), size=resamples
+    )
+    drawn = counts[:, codes].astype(np.float32)
+    return np.concatenate([np.ones((1, len(codes)), np.float32), drawn])
+
+
+def weighted_auc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The area under the ROC curve of one class in every resample; ties count one half.
+
+    Args:
+        labels: (n,), 1 or 0, NaN where unknown (left out).
+        scores: (n,).
+        weights: (R, n).
+
+    Returns:
+        (R,), NaN where a resample lacks one of the two labels.
+    """
+    known = ~np.isnan(labels)
+    order = np.argsort(scores[known], kind="stable")
+    sorted_scores = scores[known][order]
+    sorted_labels, sorted_weights = labels[known][order], weights[:, known][:, order]
+    starts = np.flatnonzero(np.r_[True, np.diff(sorted_scores) != 0])  # runs of equal scores
+    positive = np.add.reduceat(sorted_weights * (sorted_labels == 1), starts, axis=1)
+    negative = np.add.reduceat(sorted_weights * (sorted_labels == 0), starts, axis=1)
+    below = np.cumsum(negative, axis=1, dtype=np.float64) - negative
+    wins = (positive * (below + negative / 2)).sum(axis=1)
+    pairs = positive.sum(axis=1, dtype=np.float64) * negative.sum(axis=1, dtype=np.float64)
+    return np.divide(wins, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
+
+
+def weighted_accuracy(
+    labels: np.ndarray, scores: np.ndarray, threshold: float, weights: np.ndarray
+) -> np.ndarray:
+    """The share of images on the right side of a threshold in every resample: (R,)."""
+    known = ~np.isnan(labels)
+    right = (scores[known] >= threshold) == (labels[known] == 1)
+    return weights[:, known] @ right / weights[:, known].sum(axis=1)
+
+
+def best_f1_threshold(labels: np.ndarray, scores: np.ndarray) -> float:
+    """The threshold with the best F1, MedKLIP's rule; on a test set it is an oracle.
+
+    Raises:
+        ValueError: no positive label.
+    """
+    known = ~np.isnan(labels)
+    if not (labels[known] == 1).any():
+        raise ValueError("a threshold needs at least one positive label")
+    precision, recall, thresholds = precision_recall_curve(labels[known] == 1, scores[known])
+    total = precision + recall
+    f1 = np.divide(2 * precision * recall, total, out=np.zeros_like(total), where=total > 0)
+    return float(thresholds[np.argmax(f1[:-1])])
+
+
+def scorable(labels: np.ndarray) -> bool:
+    """Whether a class has both labels, so that it has an AUC."""
+    return bool((labels == 1).any() and (labels == 0).any())
+
+
+def interval(resampled: np.ndarray) -> tuple[float, float, float]:
+    """(value, low, high): the first entry and the 2.5 and 97.5 percentiles of the others."""
+    low, high = np.nanpercentile(resampled[1:], [2.5, 97.5])
+    return float(resampled[0]), float(low), float(high)
+
+
+def paired_p_value(differences: np.ndarray) -> float:
+    """Two-sided bootstrap p-value of "the difference is zero", never below 1 / (resamples + 1).
+
+    Args:
+        differences: (1 + R,): A minus B in the sample and in every resample (the same resamples
+            for both methods; Efron and Tibshirani 1993, chapter 16).
+    """
+    resampled = differences[1:][~np.isnan(differences[1:])]
+    tail = min((resampled <= 0).sum(), (resampled >= 0).sum())
+    return float(min(1.0, 2 * (tail + 1) / (len(resampled) + 1)))

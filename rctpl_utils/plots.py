@@ -1,0 +1,79 @@
+"""Figures: color-blind safe, legible at column width, PDF beside PNG."""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from rctpl_utils.files import atomic_path
+
+COLUMN_WIDTH = 7.0  # inches: two columns of the paper's layout
+UNSEEN_COLOR = "#D55E00"  # vermillion of the Okabe-Ito palette
+
+
+def save_figure(figure: Figure, stem: Path) -> list[Path]:
+    """Write `stem.png` (200 dpi) and `stem.pdf`, atomically, without a time stamp."""
+    targets = [stem.with_suffix(".png"), stem.with_suffix(".pdf")]
+    for target, notes in zip(targets, ({"Software": None}, {"CreationDate": None}), strict=True):
+        with atomic_path(target) as temporary:
+            figure.savefig(temporary, dpi=200, bbox_inches="tight", metadata=notes)
+    return targets
+
+
+def learning_curves(history: pd.DataFrame) -> Figure:
+    """Ranking losses by epoch, training and validation, one line a seed.
+
+    Args:
+        history: columns variant, seed, epoch, branch, part ("training", "validation"), loss.
+    """
+    grid = sns.relplot(
+        history, x="epoch", y="loss", hue="variant", style="part", col="branch", kind="line",
+        units="seed", estimator=None, palette="colorblind", height=2.8, aspect=1.2,
+        facet_kws={"sharey": False},
+    )  # fmt: skip
+    grid.set_axis_labels("epoch", "ranking loss")
+    return grid.figure
+
+
+def per_class_auc(rows: pd.DataFrame, methods: list[str], unseen: dict[str, set], note: str) -> Figure:
+    """Figure 3: AUC with 95 % intervals by class, one panel a data set; unseen classes in color.
+
+    Args:
+        rows: per-class rows of `classification.evaluate`.
+        methods: which methods to draw, in order.
+        unseen: for each data set the classes to mark.
+        note: stands under the figure (what the numbers were measured on).
+    """
+    datasets = list(dict.fromkeys(rows["dataset"]))
+    heights = [rows.loc[rows["dataset"] == d, "concept"].nunique() for d in datasets]
+    figure, axes = plt.subplots(
+        1, len(datasets), figsize=(COLUMN_WIDTH, 0.27 * max(heights) + 1.1), layout="constrained"
+    )
+    colors = sns.color_palette("colorblind", len(methods))
+    for axis, dataset in zip(np.atleast_1d(axes), datasets, strict=True):
+        part = rows[(rows["dataset"] == dataset) & rows["method"].isin(methods)]
+        concepts = list(dict.fromkeys(part["concept"]))
+        offsets = np.linspace(-0.28, 0.28, len(methods))
+        for method, color, offset in zip(methods, colors, offsets, strict=True):
+            one = part[part["method"] == method].set_index("concept").loc[concepts]
+            spread = np.abs(one[["ci_low", "ci_high"]].to_numpy().T - one["value"].to_numpy())
+            places = np.arange(len(concepts)) + offset
+            axis.errorbar(
+                one["value"], places, xerr=spread, fmt="o", ms=3, lw=0.8, color=color, label=method
+            )
+        axis.set_yticks(range(len(concepts)), concepts, fontsize=7)
+        for label in axis.get_yticklabels():
+            if label.get_text() in unseen.get(dataset, set()):
+                label.set_color(UNSEEN_COLOR)
+        axis.axvline(0.5, color="0.7", lw=0.8, ls=":")
+        axis.invert_yaxis()
+        axis.set_title(dataset, fontsize=9)
+        axis.set_xlabel("AUC", fontsize=8)
+        axis.tick_params(axis="x", labelsize=7)
+    handles, labels = np.atleast_1d(axes)[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=min(4, len(methods)), fontsize=7)
+    figure.supxlabel(note, fontsize=6)
+    return figure

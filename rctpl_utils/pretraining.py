@@ -1,0 +1,156 @@
+"""Pre-training the stand-in on image-report pairs with semantic matching (MedCLIP's objective).
+
+This is not part of RC-TPL: the paper takes a pre-trained MedCLIP. It exists since MedCLIP's weights
+cannot be shipped; it makes an encoder of the same kind, from the same kind of data.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from tqdm.auto import tqdm
+
+from rctpl_utils.encoders.base import freeze
+from rctpl_utils.encoders.standin import StandIn, standardize
+from rctpl_utils.precision import autocast
+from rctpl_utils.pretraining_texts import TextBank
+from rctpl_utils.profiles import Pretraining
+from rctpl_utils.scoring import aggregate
+
+TARGET_TEMPERATURE = 0.1  # of the soft targets
+LOCAL_TEMPERATURE = 0.1  # tau of the spatial softmax while pre-training
+LOCAL_WEIGHT = 0.5
+WEIGHT_DECAY = 1e-2
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Training images with the report of each.
+
+    Attributes:
+        images: (n, S, S) uint8.
+        reports: (n,) row of the image's report in `bank`.
+        bank: the texts.
+        pooled: (texts, W) MiniLM features before the projection; MiniLM is frozen, so once is enough.
+    """
+
+    images: np.ndarray
+    reports: np.ndarray
+    bank: TextBank
+    pooled: np.ndarray
+
+
+def pretrain(
+    pairs: Pairs, image_size: int, settings: Pretraining, device: torch.device
+) -> tuple[StandIn, list[dict[str, float]]]:
+    """Train the image tower and the text projection; MiniLM stays frozen.
+
+    Returns:
+        the frozen encoder and one row an epoch with its losses.
+    """
+    torch.manual_seed(settings.seed)
+    generator = np.random.default_rng(settings.seed)
+    model = StandIn(image_size).to(device)
+    learned = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(learned, settings.learning_rate, weight_decay=WEIGHT_DECAY)
+    steps = settings.epochs * math.ceil(len(pairs.images) / settings.batch_size)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, settings.learning_rate, total_steps=steps, pct_start=0.15
+    )
+    history = []
+    model.train()
+    with tqdm(total=len(pairs.images) * settings.epochs, desc="pre-training", unit="image") as bar:
+        for epoch in range(settings.epochs):
+            losses = []
+            order = generator.permutation(len(pairs.images))
+            for start in range(0, len(order), settings.batch_size):
+                rows = order[start : start + settings.batch_size]
+                both = _losses(model, pairs, rows, generator, device)
+                loss = both[0] + LOCAL_WEIGHT * both[1]
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+                losses.append([each.item() for each in both])
+                bar.update(len(rows))
+            means = np.mean(losses, axis=0)
+            history.append({"epoch": epoch + 1, "global_loss": means[0], "local_loss": means[1]})
+            bar.set_postfix(loss=f"{means.sum():.3f}")
+    return freeze(model), history
+
+
+def _losses(
+    model: StandIn,
+    pairs: Pairs,
+    rows: np.ndarray,
+    generator: np.random.Generator,
+    device: torch.device,
+) -> tuple[Tensor, Tensor]:
+    reports = pairs.reports[rows]
+    images = torch.from_numpy(pairs.images[rows]).to(device)
+    with autocast(device):
+        features = model.image(augment(images).to(memory_format=torch.channels_last))
+    seen = pairs.bank.report_vectors[reports]
+    scale = model.logit_scale.exp().clamp(max=100)
+    texts = np.array([generator.choice(pairs.bank.rows[report]) for report in reports])
+    embedded = _project(model, pairs, texts, device)
+    loss = semantic_matching(
+        scale * features.global_features @ embedded.T,
+        soft_targets(seen, pairs.bank.vectors[texts], device),
+    )
+    findings = np.array(
+        [generator.choice(own) for own in map(pairs.bank.finding_rows.__getitem__, reports) if len(own)]
+    )
+    embedded = _project(model, pairs, findings, device)
+    cells = features.dense_features.flatten(1, 2)  # (B, h * w, d)
+    local = scale * aggregate(cells @ embedded.T, LOCAL_TEMPERATURE)
+    targets = soft_targets(seen, pairs.bank.vectors[findings], device)
+    return loss, semantic_matching(local, targets)
+
+
+def _project(model: StandIn, pairs: Pairs, rows: np.ndarray, device: torch.device) -> Tensor:
+    return model.text.project(torch.from_numpy(np.array(pairs.pooled[rows])).to(device))
+
+
+def soft_targets(images: np.ndarray, texts: np.ndarray, device: torch.device) -> Tensor:
+    """Cosines of label vectors, (B, WIDTH) and (T, WIDTH), over a temperature: (B, T) logits."""
+    unit = [each / np.maximum(np.linalg.norm(each, axis=1, keepdims=True), 1e-6) for each in (images, texts)]
+    return torch.from_numpy(unit[0] @ unit[1].T / TARGET_TEMPERATURE).to(device)
+
+
+def semantic_matching(logits: Tensor, targets: Tensor) -> Tensor:
+    """Soft cross-entropy in both directions (MedCLIP, Eq. 5 and 6).
+
+    Args:
+        logits: scaled cosines of B images and T texts, (B, T).
+        targets: label similarities over their temperature, (B, T).
+    """
+    by_image = -(targets.softmax(dim=1) * logits.log_softmax(dim=1)).sum(dim=1).mean()
+    by_text = -(targets.softmax(dim=0) * logits.log_softmax(dim=0)).sum(dim=0).mean()
+    return (by_image + by_text) / 2
+
+
+def augment(images: Tensor) -> Tensor:
+    """(B, S, S) uint8 to standardized (B, 1, S, S): small affine moves, gamma, noise.
+
+    Never a mirror image: left and right mean something.
+    """
+    x = images.float().unsqueeze(1) / 255
+    count = len(x)
+    angle = torch.empty(count).uniform_(-0.09, 0.09)  # radians
+    zoom = torch.empty(count, 1, 1).uniform_(0.92, 1.08)
+    turn = torch.stack(
+        [torch.stack([angle.cos(), -angle.sin()], -1), torch.stack([angle.sin(), angle.cos()], -1)], 1
+    )
+    shift = torch.empty(count, 2, 1).uniform_(-0.06, 0.06)
+    grid = functional.affine_grid(
+        torch.cat([zoom * turn, shift], -1).to(x.device), list(x.shape), align_corners=False
+    )
+    x = functional.grid_sample(x, grid, padding_mode="border", align_corners=False)
+    gamma = torch.empty(count, 1, 1, 1, device=x.device).uniform_(-0.35, 0.35).exp()
+    noise = torch.empty(count, 1, 1, 1, device=x.device).uniform_(0, 0.03)
+    x = x.clamp(1e-4, 1) ** gamma
+    return standardize(x + noise * torch.randn_like(x))

@@ -1,0 +1,126 @@
+"""The texts that the stand-in learns from, each with what it says as a vector.
+
+A label vector has, for each concept, one entry for its presence, two for its side and three for its
+zone; a last entry says "nothing found". Absent concepts count negatively. Cosines of such vectors
+are the soft targets of MedCLIP's semantic matching (Wang et al. 2022, section 3.3), extended from
+labels to places so that a sentence about a left lung matches left lungs best.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from rctpl_utils.vocabulary import TRAINING_CONCEPTS, prompt_name, split_location, with_parents
+
+PLACES = ("left", "right", "upper", "middle", "lower")
+ZONES = {
+    "apex": "upper",
+    "upper": "upper",
+    "middle": "middle",
+    "hilum": "middle",
+    "perihilar": "middle",
+    "lower": "lower",
+    "base": "lower",
+    "costophrenic": "lower",
+    "retrocardiac": "lower",
+}
+PLACE_WEIGHT = 0.5
+ENTRIES = 1 + len(PLACES)  # a concept's entries: presence, then places
+WIDTH = len(TRAINING_CONCEPTS) * ENTRIES + 1
+
+
+def label_vector(findings: Iterable[tuple[str, str | None, str]]) -> np.ndarray:
+    """(concept, location, positive) triplets to one label vector, (WIDTH,) float32."""
+    vector = np.zeros(WIDTH, np.float32)
+    found = False
+    for concept, location, positive in findings:
+        if positive == "absent":
+            vector[TRAINING_CONCEPTS.index(concept) * ENTRIES] = -1
+        elif positive == "present":
+            found = True
+    for concept, location, positive in findings:
+        if positive == "present":
+            for each in with_parents([concept]):
+                _mark(vector, TRAINING_CONCEPTS.index(each) * ENTRIES, location)
+    vector[-1] = float(not found)
+    return vector
+
+
+def _mark(vector: np.ndarray, start: int, location: str | None) -> None:
+    vector[start] = 1
+    side, zone = split_location(location) if location else (None, None)
+    sides = ("left", "right") if side == "bilateral" else (side,)
+    for place in (*sides, ZONES.get(zone or "")):
+        if place in PLACES:
+            vector[start + 1 + PLACES.index(place)] = PLACE_WEIGHT
+
+
+@dataclass(frozen=True)
+class TextBank:
+    """Distinct texts of the training reports.
+
+    Attributes:
+        texts: the distinct texts.
+        vectors: what each says, (n, WIDTH).
+        rows: for each report, the rows of all its texts (the whole report first).
+        finding_rows: for each report, the rows of its texts that name a present finding.
+        report_vectors: what each report says, (reports, WIDTH).
+    """
+
+    texts: list[str]
+    vectors: np.ndarray
+    rows: list[np.ndarray]
+    finding_rows: list[np.ndarray]
+    report_vectors: np.ndarray
+
+
+def build_text_bank(report_ids: list[str], report_texts: list[str], triplets: pd.DataFrame) -> TextBank:
+    """Whole reports, their sentences with a concept, and one phrase a triplet.
+
+    No knowledge description is among them: the encoder meets those for the first time when the
+    prompts are trained, as MedCLIP does.
+    """
+    known = triplets[triplets["concept"].isin(TRAINING_CONCEPTS)]
+    groups = dict(iter(known.groupby("report_id", sort=False)))
+    index: dict[tuple[str, bytes], int] = {}
+    vectors, rows, finding_rows, report_vectors = [], [], [], []
+
+    def add(text: str, vector: np.ndarray) -> int:
+        row = index.setdefault((text, vector.tobytes()), len(index))
+        if row == len(vectors):
+            vectors.append(vector)
+        return row
+
+    for report_id, text in zip(report_ids, report_texts, strict=True):
+        group = groups.get(report_id)
+        whole = label_vector(_findings(group))
+        report_vectors.append(whole)
+        mine = [add(text, whole)]
+        if group is not None:
+            for sentence, part in group.groupby("sentence", sort=False):
+                mine.append(add(str(sentence), label_vector(_findings(part))))
+            for concept, location, positive in dict.fromkeys(_findings(group)):
+                if positive != "uncertain":
+                    phrase = finding_phrase(concept, location, positive)
+                    mine.append(add(phrase, label_vector([(concept, location, positive)])))
+        rows.append(np.array(list(dict.fromkeys(mine))))
+        finding_rows.append(np.array([r for r in rows[-1] if (vectors[r][:-1] > 0).any()], int))
+    texts = [text for text, _ in index]
+    return TextBank(texts, np.stack(vectors), rows, finding_rows, np.stack(report_vectors))
+
+
+def finding_phrase(concept: str, location: str | None, positive: str) -> str:
+    """A short plain phrase for one triplet: "atelectasis, left lower lobe"; "no atelectasis"."""
+    name = prompt_name(concept)
+    if positive == "absent":
+        return f"no {name}"
+    return f"{name}, {location}" if location else name
+
+
+def _findings(group: pd.DataFrame | None) -> list[tuple[str, str | None, str]]:
+    if group is None:
+        return []
+    locations = group["location"].astype(object).where(group["location"].notna(), None)
+    return list(zip(group["concept"], locations, group["positive"], strict=True))

@@ -1,0 +1,102 @@
+"""The three profiles: how much data, which frozen encoder, how long to train.
+
+A profile is a frozen dataclass. No other module branches on its name.
+"""
+
+from dataclasses import dataclass, field
+
+from rctpl_utils.errors import InputError
+
+
+@dataclass(frozen=True)
+class WorldSize:
+    """How many simulated radiographs the embedded world holds; sizes in pixels and images."""
+
+    image_size: int = 128
+    pretraining: int = 8000  # simulated MIMIC-CXR images, all splits
+    chestxray14: int = 1600  # test images; validation sets are a third of the test set
+    chexpert: int = 1200
+    chexpert_5x200: int = 200  # images a class
+    covidx: int = 900
+    rsna: int = 800
+    siim: int = 500
+    covid_rural: int = 220
+    seed: int = 2024
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """How the stand-in for MedCLIP is pre-trained."""
+
+    epochs: int = 10
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class PromptLearning:
+    """How the prompts are learned (paper 4.1.5; where the paper is silent, TaI-DPT's values)."""
+
+    context_length: int = 12  # M
+    epochs: int = 20
+    batch_size: int = 64
+    learning_rate: float = 2e-3
+    margin: float = 1.0
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One way to run the whole companion."""
+
+    name: str
+    encoder: str  # "standin" or "medclip-resnet50"
+    world: WorldSize | None = None  # None: real data under a data root
+    pretraining: Pretraining | None = None
+    prompts: PromptLearning = field(default_factory=PromptLearning)
+    bootstrap: int = 1000  # resamples behind each 95 % interval
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the radiographs are simulated, which every table and figure must then say."""
+        return self.world is not None
+
+
+PROFILES = {
+    "smoke": Profile(
+        name="smoke",
+        encoder="standin",
+        world=WorldSize(
+            image_size=64,
+            pretraining=600,
+            chestxray14=240,
+            chexpert=200,
+            chexpert_5x200=10,
+            covidx=90,
+            rsna=60,
+            siim=60,
+            covid_rural=30,
+        ),
+        pretraining=Pretraining(epochs=2),
+        prompts=PromptLearning(epochs=2, seeds=(0, 1, 2)),
+        bootstrap=200,
+    ),
+    "embedded": Profile(
+        name="embedded", encoder="standin", world=WorldSize(), pretraining=Pretraining()
+    ),
+    "paper": Profile(
+        name="paper",
+        encoder="medclip-resnet50",
+        prompts=PromptLearning(learning_rate=2e-5),
+    ),
+}
+
+
+def get_profile(name: str) -> Profile:
+    """Look a profile up by name; an unknown name is an `InputError` that lists the known ones."""
+    if name not in PROFILES:
+        raise InputError(
+            f"there is no profile {name!r}", f"Choose one of: {', '.join(sorted(PROFILES))}."
+        )
+    return PROFILES[name]

@@ -1,0 +1,104 @@
+"""The learned prompts: two short sets of context vectors, shared by all classes (Eq. 2, 4)."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from rctpl_utils.encoders.base import Encoder
+from rctpl_utils.errors import InputError
+from rctpl_utils.files import atomic_path
+from rctpl_utils.scoring import ClassEmbeddings
+from rctpl_utils.vocabulary import prompt_name
+
+INITIAL_DEVIATION = 0.02  # paper 4.1.5: "Gaussian noise sampled from N(0.02)"
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Report-level and concept-level context vectors.
+
+    Attributes:
+        report: (M, W), the p_j of Eq. 2.
+        concept: (M, W), the p'_j of Eq. 4.
+        metadata: encoder name and key, classes, seed, profile, package version.
+    """
+
+    report: Tensor
+    concept: Tensor
+    metadata: dict[str, str]
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers were learned: 2 x M x W."""
+        return self.report.numel() + self.concept.numel()
+
+    @torch.no_grad()
+    def embed(self, encoder: Encoder, concepts: list[str] | tuple[str, ...]) -> ClassEmbeddings:
+        """E^R and E^C of the named concepts, seen in training or not (Eq. 3, 5): two (L, d)."""
+        names = [prompt_name(concept) for concept in concepts]
+        return ClassEmbeddings(
+            encoder.encode_prompts(self.report, names), encoder.encode_prompts(self.concept, names)
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write one small safetensors file, atomically."""
+        arrays = {
+            "report": self.report.detach().cpu().contiguous(),
+            "concept": self.concept.detach().cpu().contiguous(),
+        }
+        with atomic_path(path) as temporary:
+            save_file(arrays, temporary, {key: str(value) for key, value in self.metadata.items()})
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Prompts":
+        """Read saved prompts.
+
+        Raises:
+            InputError: the file is absent, unreadable, or holds arrays of unequal shape.
+        """
+        path = Path(path)
+        if not path.exists():
+            raise InputError("no prompts there", "Run notebook 04 first.", file=path)
+        try:
+            with safe_open(path, "pt") as stored:
+                report, concept = stored.get_tensor("report"), stored.get_tensor("concept")
+                metadata = dict(stored.metadata() or {})
+        except SafetensorError as error:
+            raise InputError(
+                f"not a prompt file ({error})", "Delete it and run notebook 04.", file=path
+            ) from error
+        if report.ndim != 2 or report.shape != concept.shape:
+            raise InputError(
+                f"two arrays M x W expected, found {tuple(report.shape)}, {tuple(concept.shape)}",
+                "Delete it and run notebook 04.",
+                file=path,
+            )
+        return cls(report, concept, metadata)
+
+
+def initial_context(length: int, width: int, generator: torch.Generator) -> Tensor:
+    """M vectors of width W from N(0, 0.02^2)."""
+    return INITIAL_DEVIATION * torch.randn(length, width, generator=generator)
+
+
+def nearest_words(context: Tensor, encoder: Encoder, count: int = 3) -> list[list[str]]:
+    """The vocabulary's words nearest to each context vector by cosine, most similar first.
+
+    A learned vector is no word: these are neighbors in a space of tens of thousands of points, and
+    CoOp (Zhou et al. 2022, section 4.4) already found them hard to interpret.
+    """
+    words = torch.nn.functional.normalize(encoder.text.bert.get_input_embeddings().weight, dim=-1)
+    similar = torch.nn.functional.normalize(context, dim=-1) @ words.T
+    best = similar.topk(count, dim=-1).indices.tolist()
+    return [encoder.text.tokenizer.convert_ids_to_tokens(row) for row in best]
+
+
+def classes_of(prompts: Prompts) -> tuple[str, ...]:
+    """The concepts that the prompts were trained with."""
+    return tuple(json.loads(prompts.metadata["classes"]))

@@ -1,0 +1,162 @@
+"""Radiology reports in MIMIC-CXR's layout: the tree and its sections (paper 3.1.1, 4.1.1).
+
+A file looks like MIMIC-CXR 2.0's (Johnson et al. 2019): a line "FINAL REPORT", then headings in
+capitals with a colon: EXAMINATION, INDICATION, COMPARISON, FINDINGS, IMPRESSION.
+"""
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from rctpl_utils.errors import InputError
+
+SPLIT_TABLE = "mimic-cxr-2.0.0-split.csv.gz"
+MINIMUM_CONCEPTS = 2  # paper 4.1.1: reports with fewer than two concepts are left out
+_FINDINGS = frozenset({"FINDINGS", "FINDING", "CHEST FINDINGS", "CHEST"})
+_IMPRESSION = frozenset({"IMPRESSION", "IMPRESSIONS", "CONCLUSION", "CONCLUSIONS", "OPINION"})
+_BOTH = frozenset({"FINDINGS AND IMPRESSION", "FINDINGS/IMPRESSION", "FINDINGS / IMPRESSION"})
+# A heading opens a line in capitals; the two that matter are also met in other cases, and inside
+# a line when they are in capitals.
+_HEADING = re.compile(
+    r"^[ \t]*([A-Z][A-Z0-9 ,&/()'\-]{2,60}):"
+    r"|^[ \t]*((?i:findings?(?: ?(?:and|/) ?impression)?|impressions?|conclusions?)):"
+    r"|(?<=\.)[ \t]+(FINDINGS|IMPRESSION):",
+    re.MULTILINE,
+)
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Report:
+    """A report: `report_id` "sNNNNNNNN", `patient_id` "pNNNNNNNN", `split` train/validate/test."""
+
+    report_id: str
+    patient_id: str
+    findings: str
+    impression: str
+    split: str
+
+    @property
+    def text(self) -> str:
+        """Findings, then impression: the text T of the paper."""
+        return f"{self.findings} {self.impression}".strip()
+
+
+def parse_sections(text: str) -> tuple[str, str]:
+    """The (findings, impression) of one report's file, white space collapsed; "" where absent.
+
+    Where a report has neither heading, its last paragraph counts as findings, as MIMIC-CXR's own
+    section reader does; text under other headings (indication, comparison) never does.
+    """
+    findings, impression = [], []
+    headings = list(_HEADING.finditer(text))
+    ends = [heading.start() for heading in headings[1:]] + [len(text)]
+    for heading, end in zip(headings, ends, strict=False):
+        name = " ".join(next(filter(None, heading.groups())).upper().split())
+        body = " ".join(text[heading.end() : end].split())
+        if name in _FINDINGS or name in _BOTH:
+            findings.append(body)
+        elif name in _IMPRESSION:
+            impression.append(body)
+    if not any(findings) and not any(impression):
+        findings = [_last_paragraph(text)]
+    return " ".join(filter(None, findings)), " ".join(filter(None, impression))
+
+
+def read_mimic_reports(root: str | Path) -> list[Report]:
+    """Read `root/files/pNN/pNNNNNNNN/sNNNNNNNN.txt` with the splits of `mimic-cxr-2.0.0-split`.
+
+    Reports without findings and impression, and those that the split table does not list, are
+    left out; their numbers are logged as a warning.
+
+    Raises:
+        InputError: no tree, no table or a damaged one, a study or patient in two splits, a file
+            that is not text, or no usable report at all.
+    """
+    root = Path(root)
+    splits = _splits(root / SPLIT_TABLE)
+    paths = sorted(root.glob("files/p*/p*/s*.txt"))
+    listed = [path for path in paths if path.stem in splits]
+    reports = [_read_report(path, splits[path.stem]) for path in listed]
+    usable = [report for report in reports if report.text]
+    if not usable:
+        raise InputError(
+            f"no report with findings or impression among {len(paths)} files",
+            "Expect files/pNN/pNNNNNNNN/sNNNNNNNN.txt beside the split table.",
+            file=root,
+        )
+    for count, why in (
+        (len(paths) - len(listed), "are not in the split table"),
+        (len(listed) - len(usable), "have neither findings nor impression"),
+    ):
+        if count:
+            _log.warning("%d of %d reports %s and are left out", count, len(paths), why)
+    return usable
+
+
+def with_enough_concepts(
+    reports: Sequence[Report], triplets: pd.DataFrame, minimum: int = MINIMUM_CONCEPTS
+) -> list[Report]:
+    """The paper's filter (4.1.1): reports that mention at least `minimum` distinct concepts.
+
+    A mention counts whatever its assertion; `triplets` has columns report_id and concept.
+
+    Raises:
+        InputError: no report passes.
+    """
+    counts = triplets.groupby("report_id")["concept"].nunique()
+    kept = [report for report in reports if counts.get(report.report_id, 0) >= minimum]
+    if not kept:
+        raise InputError(
+            f"none of {len(reports)} reports mentions {minimum} concepts",
+            "Check that they are chest radiograph reports with FINDINGS or IMPRESSION.",
+        )
+    return kept
+
+
+def _read_report(path: Path, split: str) -> Report:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"not a text file ({error})", "Fetch the report again.", file=path
+        ) from error
+    findings, impression = parse_sections(text)
+    return Report(path.stem, path.parent.name, findings, impression, split)
+
+
+def _last_paragraph(text: str) -> str:
+    paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", text)]
+    plain = [p for p in paragraphs if p and not _HEADING.match(p) and p != "FINAL REPORT"]
+    return plain[-1].removeprefix("FINAL REPORT ") if plain else ""
+
+
+def _splits(path: Path) -> Mapping[str, str]:
+    """Study identifier ("sNNNNNNNN") -> split."""
+    if not path.is_file():
+        raise InputError("the split table is absent", "Download it with the reports.", file=path)
+    try:
+        table = pd.read_csv(path, dtype=str)
+    except (OSError, EOFError, ValueError) as error:  # pandas' parser errors are ValueErrors
+        raise InputError(
+            f"the split table is damaged ({error})", "Fetch it again.", file=path
+        ) from error
+    missing = {"study_id", "subject_id", "split"} - set(table.columns)
+    if missing:
+        raise InputError(
+            f"the split table lacks {', '.join(sorted(missing))}",
+            "Use the table of MIMIC-CXR-JPG 2.0.0.",
+            file=path,
+        )
+    for column in ("study_id", "subject_id"):
+        pairs = table[[column, "split"]].drop_duplicates()
+        twice = pairs[column][pairs[column].duplicated()]
+        if len(twice):
+            raise InputError(
+                f"{column} {twice.iloc[0]} is in two splits", "Fix the table.", file=path
+            )
+    return dict(zip("s" + table["study_id"], table["split"], strict=True))

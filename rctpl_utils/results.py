@@ -1,0 +1,98 @@
+"""Tidy result rows, and the tables made from them: CSV, Markdown and LaTeX."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from rctpl_utils.files import atomic_path, write_text
+from rctpl_utils.workspace import PACKAGE_DATA
+
+COLUMNS = (
+    "dataset", "method", "metric", "value", "ci_low", "ci_high", "seeds", "n", "native", "reported",
+)  # fmt: skip
+BASELINES = (
+    "ConVIRT", "GLoRIA", "MedCLIP-ViT", "BioViL", "CheXzero", "MedKLIP", "MedPrompt-ViT", "MeDSLIP",
+)  # fmt: skip
+NOT_RUN = "not run"
+
+
+def write_csv(path: str | Path, rows: pd.DataFrame) -> Path:
+    """Write rows atomically; six decimals, `\\n` line ends: equal results give equal bytes."""
+    with atomic_path(path) as temporary:
+        rows.to_csv(temporary, index=False, float_format="%.6f", lineterminator="\n")
+    return Path(path)
+
+
+def reported_table1() -> pd.DataFrame:
+    """The paper's Table 1 as rows: dataset, method, metric (auc, acc), reported."""
+    wide = pd.read_csv(PACKAGE_DATA / "reported" / "table1_zero_shot_classification.csv")
+    rows = wide.melt("method", var_name="cell", value_name="reported")
+    names = {"chestxray14": "chestxray14", "chexpert": "chexpert", "covid": "covidx", "rsna": "rsna"}
+    cell = rows.pop("cell").str.rsplit("_", n=1, expand=True)
+    return rows.assign(dataset=cell[0].map(names), metric=cell[1])
+
+
+def with_reported(rows: pd.DataFrame, reported: pd.DataFrame) -> pd.DataFrame:
+    """Put the paper's numbers beside ours; what we did not run stays, with empty values.
+
+    `reported` numbers are the paper's, on real data with real weights: shown, never compared as a
+    rerun.
+    """
+    joined = rows.merge(reported, on=["dataset", "method", "metric"], how="outer", sort=False)
+    order = {name: k for k, name in enumerate(dict.fromkeys([*BASELINES, *rows["method"]]))}
+    joined = joined.assign(_order=joined["method"].map(order).fillna(len(order)))
+    joined = joined.sort_values(["dataset", "_order", "metric"], kind="stable")
+    return joined.reindex(columns=COLUMNS).reset_index(drop=True)
+
+
+def wide_table(rows: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
+    """One line a method, one column a (dataset, metric): "0.912 [0.901, 0.923]" or "not run"."""
+    rows = rows.assign(cell=[_cell(row, digits) for row in rows.itertuples()])
+    order = list(dict.fromkeys(rows["method"]))
+    wide = rows.pivot(index="method", columns=["dataset", "metric"], values="cell")
+    return wide.reindex(order).fillna("")
+
+
+def _cell(row, digits: int) -> str:
+    if pd.isna(row.value):
+        return NOT_RUN
+    return f"{row.value:.{digits}f} [{row.ci_low:.{digits}f}, {row.ci_high:.{digits}f}]"
+
+
+def write_table(stem: Path, wide: pd.DataFrame, caption: str) -> list[Path]:
+    """Write `stem.md` and `stem.tex` with a caption that says what the numbers are."""
+    heads = [" ".join(filter(None, map(str, column))) for column in wide.columns]
+    lines = [
+        f"**{caption}**",
+        "",
+        "| method | " + " | ".join(heads) + " |",
+        "|---" * (1 + len(heads)) + "|",
+        *(f"| {name} | " + " | ".join(map(str, cells)) + " |" for name, *cells in wide.itertuples()),
+        "",
+    ]
+    tex = [
+        "\\begin{table}",
+        f"\\caption{{{_escape(caption)}}}",
+        "\\begin{tabular}{l" + "c" * len(heads) + "}",
+        "\\hline",
+        " & ".join(["Method", *map(_escape, heads)]) + " \\\\",
+        "\\hline",
+        *(
+            " & ".join([_escape(name), *(_escape(str(cell)) for cell in cells)]) + " \\\\"
+            for name, *cells in wide.itertuples()
+        ),
+        "\\hline",
+        "\\end{tabular}",
+        "\\end{table}",
+        "",
+    ]
+    return [
+        write_text(stem.with_suffix(".md"), "\n".join(lines)),
+        write_text(stem.with_suffix(".tex"), "\n".join(tex)),
+    ]
+
+
+def _escape(text: str) -> str:
+    for symbol in "&%_#$":
+        text = text.replace(symbol, f"\\{symbol}")
+    return text

@@ -1,0 +1,184 @@
+"""Run the notebooks in order: `python -m rctpl_utils.run --profile smoke` (design, section 8).
+
+Fresh notebooks are skipped, a killed run resumes where it stopped, a failing notebook stops the
+run with its cell, its error and what to do. Exit status: 0 all is up to date, 1 a notebook
+failed, 2 the request was refused before anything ran.
+"""
+
+import signal
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rctpl_utils.errors import InputError
+from rctpl_utils.runner.busy import check_writable, exclusive_run
+from rctpl_utils.runner.execution import (
+    NotebookFailure,
+    check_parameters,
+    execute,
+    files_made,
+    save_outputs,
+    snapshot,
+)
+from rctpl_utils.runner.freshness import (
+    Marker,
+    Step,
+    find_notebooks,
+    marker_path,
+    plan,
+    read_marker,
+    select,
+    write_marker,
+)
+from rctpl_utils.runner.options import build_parser
+from rctpl_utils.runner.provenance import write_manifest
+from rctpl_utils.runner.summary import closing_table, listing
+from rctpl_utils.workspace import NOTEBOOKS, PROJECT, Workspace
+
+
+def main(arguments: Sequence[str] | None = None, notebooks: Path = NOTEBOOKS) -> int:
+    """Run the command line; return the exit status.
+
+    Args:
+        arguments: the options (`--help` lists them); those of the process by default.
+        notebooks: the folder of the numbered notebooks.
+    """
+    options = build_parser().parse_args(arguments)
+    try:
+        return _run(options, notebooks)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nStopped. Run the same command again to continue.", file=sys.stderr)
+        return 130
+
+
+def _run(options: Namespace, folder: Path) -> int:
+    found = find_notebooks(folder)
+    selected = select(found, options.only, options.first)
+    workspace = _open_workspace(options)
+    if options.save_outputs and not (
+        workspace.profile.name == "embedded" and workspace.output == PROJECT
+    ):
+        raise InputError(
+            "--save-outputs keeps the outputs of profile embedded in this project only",
+            "Leave out --output and --profile, or leave out --save-outputs.",
+        )
+    steps = plan(workspace, found, selected, options.force)
+    if options.list:
+        print(listing(steps))
+        return 0
+    with exclusive_run(workspace.output):
+        steps = plan(workspace, found, selected, options.force)  # as it is now that we hold it
+        parameters = _parameters(options, workspace)
+        for step in steps:
+            if step.selected and not step.fresh:
+                check_parameters(step.notebook, parameters)
+        return _run_steps(workspace, steps, parameters, options.save_outputs)
+
+
+def _open_workspace(options: Namespace) -> Workspace:
+    output = Path(options.output).expanduser().resolve() if options.output else PROJECT
+    try:
+        workspace = Workspace.open(
+            options.profile,
+            output=output,
+            data_root=options.data_root,
+            checkpoint=options.checkpoint,
+            device=options.device,
+        )
+        for folder in (workspace.build, workspace.figures):
+            check_writable(folder)
+    except OSError as error:
+        raise InputError(
+            f"the folder cannot be written ({error.strerror or error})",
+            "Choose another one with --output DIR.",
+            file=output,
+        ) from error
+    return workspace
+
+
+def _parameters(options: Namespace, workspace: Workspace) -> dict[str, Any]:
+    """The values of the notebooks' parameters cells; None where the default is meant."""
+    own_data = workspace.profile.world is None
+    return {
+        "profile": workspace.profile.name,
+        "output": None if workspace.output == PROJECT else str(workspace.output),
+        "data_root": str(workspace.data_root) if own_data else None,
+        "checkpoint": str(workspace.checkpoint) if own_data else None,
+        "device": options.device,
+    }
+
+
+def _run_steps(
+    workspace: Workspace, steps: Sequence[Step], parameters: dict[str, Any], save: bool
+) -> int:
+    chosen = [step for step in steps if step.selected]
+    _warn_of_gaps(steps)
+    status: dict[str, str] = {}
+    failure: NotebookFailure | None = None
+    for number, step in enumerate(chosen, start=1):
+        name, label = step.notebook.stem, f"[{number}/{len(chosen)}] {step.notebook.stem}"
+        if step.fresh:
+            status[name] = "up to date"
+            print(f"{label}: up to date", flush=True)
+            continue
+        try:
+            marker = _run_one(workspace, step, parameters, label)
+        except NotebookFailure as error:
+            status[name], failure = "failed", error
+            break
+        status[name] = "done"
+        print(
+            f"{label}: done in {marker.seconds:.0f} s, peak {marker.peak_memory / 1e9:.1f} GB, "
+            f"{len(marker.made)} files made",
+            flush=True,
+        )
+    markers = [read_marker(workspace, step.notebook) for step in steps]
+    if failure is None:
+        write_manifest(workspace, [marker for marker in markers if marker])
+        if save:
+            for step in chosen:
+                save_outputs(step.notebook, workspace.executed / step.notebook.name)
+    print(closing_table(workspace, chosen, status))
+    if failure is not None:
+        print(f"\n{failure}", file=sys.stderr)
+    return 0 if failure is None else 1
+
+
+def _run_one(workspace: Workspace, step: Step, parameters: dict[str, Any], label: str) -> Marker:
+    """Run one notebook; its completion marker goes first and comes back last."""
+    marker_path(workspace, step.notebook).unlink(missing_ok=True)
+    progress: dict | bool = False
+    if sys.stderr.isatty():
+        progress = {"desc": label, "leave": False}
+    else:
+        print(f"{label}: running", flush=True)
+    before = snapshot(workspace)
+    copy = workspace.executed / step.notebook.name
+    seconds, peak = execute(step.notebook, copy, parameters, progress)
+    made = files_made(before, snapshot(workspace))
+    marker = Marker(step.notebook.stem, step.hash, seconds, peak, made)
+    write_marker(workspace, step.notebook, marker)
+    return marker
+
+
+def _warn_of_gaps(steps: Sequence[Step]) -> None:
+    """Say which notebooks before the chosen ones are not up to date, whose results are used."""
+    last = max(i for i, step in enumerate(steps) if step.selected)
+    for step in steps[:last]:
+        if not step.selected and not step.fresh:
+            state = "not up to date" if step.marker else "not run yet in this folder"
+            print(f"note: {step.notebook.stem} is {state}; leave out --only or --from to run it")
+
+
+def _terminate(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.exit(main())

@@ -1,0 +1,158 @@
+"""Running one notebook: parameters, outputs, what it made, and what to say when it fails."""
+
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+from rctpl_utils.errors import InputError
+from rctpl_utils.files import atomic_path
+from rctpl_utils.runner.resources import PeakMemory, kernel_environment
+from rctpl_utils.workspace import Workspace
+
+_ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+
+
+class NotebookFailure(RuntimeError):
+    """A notebook stopped: where, the error's last lines, and what to do."""
+
+    def __init__(self, notebook: Path, cell: int | None, lines: str, cure: str) -> None:
+        place = f"{notebook.name}, cell {cell}" if cell is not None else notebook.name
+        super().__init__(f"{place} failed.\n\n{lines}\n\n{cure}")
+        self.notebook, self.cell = notebook, cell
+
+
+def check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> None:
+    """Refuse a notebook whose parameters cell does not declare exactly what the runner passes.
+
+    Raises:
+        InputError: a parameter that the notebook does not know, or one that nobody sets.
+    """
+    from papermill import inspect_notebook  # slow to import, and needed only when one runs
+
+    try:
+        declared = set(inspect_notebook(str(notebook)))
+    except ValueError as error:  # no kernel named
+        raise InputError(str(error).rstrip("."), "Restore the notebook.", file=notebook) from error
+    unknown, unset = set(parameters) - declared, declared - set(parameters)
+    if unknown or unset:
+        what = [f"does not know {name!r}" for name in sorted(unknown)]
+        what += [f"has {name!r}, which the runner does not set" for name in sorted(unset)]
+        raise InputError(
+            f"the parameters cell {', '.join(what)}",
+            f"It must declare exactly: {', '.join(parameters)}.",
+            file=notebook,
+        )
+
+
+def execute(
+    notebook: Path, copy: Path, parameters: Mapping[str, Any], progress: dict | bool = False
+) -> tuple[float, int]:
+    """Execute `notebook` into `copy`; return the seconds and the peak memory in bytes.
+
+    Args:
+        notebook: the source, which stays as it is.
+        copy: where the executed notebook goes, kept up to date while it runs.
+        parameters: values that replace those of the parameters cell.
+        progress: papermill's progress bar: False, or its settings.
+
+    Raises:
+        NotebookFailure: a cell raised, or the kernel died.
+    """
+    from nbclient.exceptions import DeadKernelError
+    from papermill import PapermillExecutionError, execute_notebook
+
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    with kernel_environment(), PeakMemory() as memory:
+        try:
+            execute_notebook(
+                notebook,
+                copy,
+                parameters=dict(parameters),
+                kernel_name="python3",
+                cwd=notebook.parent,
+                extra_arguments=["--log-level=ERROR"],  # the kernel's own notes; not the cells'
+                progress_bar=progress,
+            )
+        except PapermillExecutionError as error:
+            raise _failure(notebook, copy, error) from error
+        except DeadKernelError as error:
+            gigabytes = memory.bytes / 1e9
+            cure = "Most often the memory ran out: close other programs, or use a smaller profile."
+            lines = f"Its kernel died without a word; it had used {gigabytes:.1f} GB."
+            raise NotebookFailure(notebook, None, lines, cure) from error
+    return time.perf_counter() - start, memory.bytes
+
+
+def _failure(notebook: Path, copy: Path, error: Any) -> NotebookFailure:
+    trace = _ANSI.sub("", "\n".join(error.traceback)).strip().splitlines()
+    source = "\n".join(f"    {line}" for line in error.source.strip().splitlines()[:10])
+    if not trace or not trace[-1].startswith(error.ename):
+        trace.append(f"{error.ename}: {_ANSI.sub('', error.evalue)}")
+    cure = (
+        f"What to do: read the error; the whole trace stands in {copy}. Once the cause is mended, "
+        "run the same command again: what was computed is kept, and the run continues here."
+    )
+    lines = "\n".join([source, "    ...", *trace[-8:]])
+    return NotebookFailure(notebook, _source_cell(notebook, error.source), lines, cure)
+
+
+def _source_cell(notebook: Path, source: str) -> int | None:
+    """The cell's number in the source notebook, from 0, whatever was injected when it ran."""
+    cells = nbformat.read(notebook, as_version=4).cells
+    return next((i for i, cell in enumerate(cells) if cell.source == source), None)
+
+
+def snapshot(workspace: Workspace) -> dict[str, tuple[int, int]]:
+    """Every file of the profile's folders with its time and size, executed copies left out."""
+    return {
+        path.relative_to(workspace.output).as_posix(): (
+            path.stat().st_mtime_ns,
+            path.stat().st_size,
+        )
+        for folder in (workspace.figures, workspace.build)
+        for path in folder.rglob("*")
+        if path.is_file() and workspace.executed not in path.parents
+    }
+
+
+def files_made(before: Mapping, after: Mapping) -> tuple[str, ...]:
+    """Name the files that are new or changed between two snapshots, in order."""
+    return tuple(sorted(name for name, state in after.items() if before.get(name) != state))
+
+
+def save_outputs(notebook: Path, copy: Path) -> None:
+    """Put an executed copy's outputs into the source notebook, which stays the same otherwise.
+
+    The injected parameters and papermill's metadata stay behind, so that the source, and with it
+    the notebook's freshness, does not change.
+
+    Raises:
+        InputError: the copy was made from another source.
+    """
+    source = nbformat.read(notebook, as_version=4)
+    executed = [
+        cell
+        for cell in nbformat.read(copy, as_version=4).cells
+        if "injected-parameters" not in cell.metadata.get("tags", [])
+    ]
+    if [cell.source for cell in source.cells] != [cell.source for cell in executed]:
+        raise InputError(
+            "the executed copy belongs to another version of the notebook",
+            "Run it again.",
+            file=notebook,
+        )
+    count = 0
+    for cell, run in zip(source.cells, executed, strict=True):
+        if cell.cell_type == "code":
+            count += 1
+            cell.outputs, cell.execution_count = run.outputs, count
+            for output in cell.outputs:
+                if "execution_count" in output:
+                    output.execution_count = count
+    with atomic_path(notebook) as temporary:
+        nbformat.write(source, temporary)

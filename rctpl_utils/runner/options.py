@@ -1,0 +1,45 @@
+"""The command line of the runner; standard library only, so that help works before set-up."""
+
+import argparse
+from typing import NoReturn
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose refusals are a sentence with the cure."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}. See ./run_all.sh --help for the options.\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the runner's argument parser."""
+    parser = _Parser(
+        prog="./run_all.sh",
+        allow_abbrev=False,
+        description="Run the notebooks in order; those that are up to date are skipped.",
+    )
+    add = parser.add_argument
+    add("--profile", default="embedded", metavar="NAME", help="smoke, embedded (default) or paper")
+    add("--data-root", metavar="DIR", help="the real data sets (profile paper)")
+    add("--checkpoint", metavar="FILE", help="the pre-trained encoder (profile paper)")
+    add("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
+    add("--output", metavar="DIR", help="where build/ and figures/ go (default: this project)")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--only", action="append", metavar="NN", help="only this notebook, such as 05; repeatable"
+    )
+    which.add_argument(
+        "--from", dest="first", metavar="NN", help="this notebook and those after it"
+    )
+    add("--force", action="store_true", help="run the chosen notebooks even if up to date")
+    add("--list", action="store_true", help="show the notebooks and whether they are up to date")
+    add(
+        "--save-outputs",
+        action="store_true",
+        help="afterwards copy the outputs into notebooks/ (profile embedded, no --output)",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    build_parser().print_help()

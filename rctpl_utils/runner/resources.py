@@ -1,0 +1,86 @@
+"""What a notebook may use and what it used: its environment, its peak memory."""
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+
+import psutil
+
+from rctpl_utils.workspace import PROJECT
+
+
+class PeakMemory:
+    """Samples the resident memory of this process's descendants (the kernel and its workers).
+
+    Used as a context manager; `bytes` is the largest sum seen. Pages that processes share count
+    once for each, so the number is an upper estimate.
+    """
+
+    def __init__(self, interval: float = 0.25) -> None:
+        self.bytes = 0
+        self._interval = interval
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "PeakMemory":
+        """Start sampling."""
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop sampling."""
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while True:
+            self.bytes = max(self.bytes, descendants_memory())
+            if self._stop.wait(self._interval):
+                return
+
+
+def descendants_memory() -> int:
+    """Return the summed resident size, in bytes, of all processes below this one."""
+    total = 0
+    for process in psutil.Process().children(recursive=True):
+        try:
+            total += process.memory_info().rss
+        except psutil.Error:  # it has just ended, or is not ours to look at
+            continue
+    return total
+
+
+@contextmanager
+def kernel_environment() -> Iterator[None]:
+    """Set what the kernels inherit, and put the old values back afterwards.
+
+    One thread a core (two jobs with more slow each other many times over), no network for model
+    hubs, no forked tokenizer threads, figures in the notebook without a display.
+    """
+    cores = str(
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    )
+    paths = [str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    wanted = {
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", cores),
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        "PYTHONPATH": os.pathsep.join(paths),
+    }
+    old = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in old.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value

@@ -1,0 +1,73 @@
+"""Similarities and their aggregation: Eq. 7 and 8, the same for text and for images."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# TaI-DPT (Guo et al. 2023): cosines times 50 for text and 40 for image regions inside the softmax.
+TEXT_TEMPERATURE = 1 / 50
+IMAGE_TEMPERATURE = 1 / 40
+
+
+class ClassEmbeddings(NamedTuple):
+    """One embedding a class for each branch: E^R and E^C of the paper, both (L, d)."""
+
+    report: Tensor
+    concept: Tensor
+
+
+def report_scores(global_features: Tensor, class_embeddings: Tensor) -> Tensor:
+    """p_i = <u, E_i> (Eq. 7, left): (n, d) and (L, d) to (n, L)."""
+    return global_features @ class_embeddings.T
+
+
+def similarity_maps(local_features: Tensor, class_embeddings: Tensor) -> Tensor:
+    """P_ij = <U_j, E_i> (Eq. 7, right): (n, R, d) and (L, d) to (n, R, L), R regions or sentences."""
+    return local_features @ class_embeddings.T
+
+
+def aggregate(similarities: Tensor, temperature: float, mask: Tensor | None = None) -> Tensor:
+    """p'_i: the softmax-weighted sum over regions (Eq. 8).
+
+    Args:
+        similarities: P, (n, R, L).
+        temperature: tau_c; a small one looks at the best region only, a large one at the mean.
+        mask: (n, R), true where a region exists; an image has all, a report as many as sentences.
+
+    Returns:
+        (n, L).
+    """
+    logits = similarities / temperature
+    if mask is not None:
+        logits = logits.masked_fill(~mask.unsqueeze(-1), float("-inf"))
+    return (logits.softmax(dim=1) * similarities).sum(dim=1)
+
+
+def concept_scores(
+    local_features: Tensor,
+    class_embeddings: Tensor,
+    temperature: float,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Eq. 7 and 8 of the concept branch in one call: (n, R, d) and (L, d) to (n, L)."""
+    return aggregate(similarity_maps(local_features, class_embeddings), temperature, mask)
+
+
+def fuse(report: Tensor, concept: Tensor) -> Tensor:
+    """The final score (paper 3.4): the mean of the two branches, as in TaI-DPT."""
+    return (report + concept) / 2
+
+
+def ranking_loss(scores: Tensor, present: Tensor, absent: Tensor, margin: float) -> Tensor:
+    """Eq. 9: the hinge over all (present, absent) pairs, summed a report, averaged over the batch.
+
+    Args:
+        scores: p or p', (n, L).
+        present: c+, (n, L) boolean.
+        absent: c-, (n, L) boolean; a concept in neither (uncertain) takes no part.
+        margin: m, in the unit of the scores.
+    """
+    hinge = torch.relu(margin - scores.unsqueeze(2) + scores.unsqueeze(1))  # (n, L present, L absent)
+    pairs = present.unsqueeze(2) & absent.unsqueeze(1)
+    return (hinge * pairs).sum(dim=(1, 2)).mean()

@@ -1,0 +1,118 @@
+#!/usr/bin/env bash
+# Sets the environment up and runs the notebooks in order (or, with `test`, the tests).
+set -euo pipefail
+cd "$(dirname "$0")"
+
+usage() {
+  cat <<'TEXT'
+Usage: ./run_all.sh [--no-venv] [options]     set up, then run the notebooks in order
+       ./run_all.sh [--no-venv] test          set up, then lint, run the smoke profile and all tests
+
+Set-up makes .venv with Python 3.10 to 3.13 and installs requirements.lock into it; later runs
+find it done. --no-venv (to be given first) installs into the active conda or virtual
+environment instead.
+
+TEXT
+  if PYTHON=$(find_python); then "$PYTHON" rctpl_utils/runner/options.py; fi
+}
+
+say() { printf '%s\n' "$*" >&2; }
+die() { say "error: $*"; exit 2; }
+
+# Prints the newest suitable Python: 3.10 to 3.13.
+find_python() {
+  local name
+  for name in python3.13 python3.12 python3.11 python3.10 python3 python; do
+    if "$name" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))' \
+      >/dev/null 2>&1; then
+      command -v "$name"
+      return 0
+    fi
+  done
+  return 1
+}
+
+# Sets PYTHON to the interpreter of .venv, which is made when it is absent.
+use_own_environment() {
+  local base
+  PREFIX=.venv
+  if ! own_python; then
+    base=$(find_python) || die "no Python 3.10 to 3.13 found. Install one from python.org, conda or your system's packages."
+    say "Making .venv with $("$base" --version) ..."
+    "$base" -m venv .venv || die "could not make .venv. On Debian and Ubuntu: apt install python3-venv; or use --no-venv in an environment of your own."
+    own_python || die ".venv holds no Python. Delete the folder and try again."
+  fi
+}
+
+own_python() {
+  local candidate
+  for candidate in .venv/bin/python .venv/Scripts/python.exe; do # Scripts: Windows
+    if "$candidate" -c '' >/dev/null 2>&1; then
+      PYTHON=$PWD/$candidate
+      return 0
+    fi
+  done
+  return 1
+}
+
+# Sets PYTHON to the active conda or virtual environment's interpreter.
+use_active_environment() {
+  PREFIX=${VIRTUAL_ENV:-${CONDA_PREFIX:-}}
+  [ -n "$PREFIX" ] || die "--no-venv needs an active conda or virtual environment. Activate one, or leave --no-venv out."
+  PYTHON=$(command -v python) || die "the active environment $PREFIX has no python."
+  "$PYTHON" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))' ||
+    die "the active environment has $("$PYTHON" --version); Python 3.10 to 3.13 is needed."
+}
+
+# Installs the lock and this package when they changed since the last complete installation.
+install() {
+  local wanted marker
+  marker=$PREFIX/rctpl-companion-installed
+  wanted=$("$PYTHON" -c 'import hashlib, os, sys
+content = b"".join(open(name, "rb").read() for name in sys.argv[1:])
+print(hashlib.sha256(content).hexdigest(), os.getcwd())' requirements.lock pyproject.toml)
+  if [ -f "$marker" ] && [ "$(cat "$marker")" = "$wanted" ]; then return 0; fi
+  rm -f "$marker"
+  say "Installing requirements.lock (once; some minutes, mostly for torch) ..."
+  "$PYTHON" -m pip install --quiet --disable-pip-version-check -r requirements.lock ||
+    die "the installation failed; pip's message above says why. Run the same command again to continue."
+  "$PYTHON" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . ||
+    die "this package could not be installed; pip's message above says why."
+  printf '%s\n' "$wanted" >"$marker" # last: an interrupted installation starts again
+}
+
+# Lint, the smoke run, then all tests in one pytest session whose summary ends the output.
+run_tests() {
+  local failed="" executed=build/test-output/build/smoke/executed
+  "$PYTHON" -m ruff check . || failed="$failed ruff-check"
+  "$PYTHON" -m ruff format --check . || failed="$failed ruff-format"
+  "$PYTHON" -m rctpl_utils.run --profile smoke --output build/test-output ||
+    failed="$failed smoke-run"
+  [ -z "$failed" ] || say "failed so far:$failed"
+  set -- tests
+  # The executed smoke copies run once more as tests, cell by cell.
+  if [ -d "$executed" ]; then set -- "$@" "$executed"; fi
+  "$PYTHON" -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300 "$@" ||
+    failed="$failed pytest"
+  [ -z "$failed" ]
+}
+
+NO_VENV=""
+if [ "${1:-}" = "--no-venv" ]; then
+  NO_VENV=1
+  shift
+fi
+case "${1:-}" in
+  -h | --help)
+    usage
+    exit 0
+    ;;
+esac
+if [ -n "$NO_VENV" ]; then use_active_environment; else use_own_environment; fi
+install
+if [ "${1:-}" = "test" ]; then
+  [ $# -eq 1 ] || die "test takes no further options. Use pytest itself to choose among the tests."
+  run_tests
+else
+  exec "$PYTHON" -m rctpl_utils.run "$@"
+fi

@@ -1,0 +1,162 @@
+"""Projection against analytical line integrals; pools; the cache; the real CT where it is at hand."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from phantom import SPACING, chest, outlines, small_anatomy
+
+from rctpl_utils.embedded.anatomy import (
+    Plan,
+    _read,
+    _store,
+    build_anatomy,
+    load_anatomy,
+    visible_lungs,
+)
+from rctpl_utils.embedded.projection import Pose, project, project_points, rotation
+from rctpl_utils.embedded.sources import WHEEL, ct_files
+from rctpl_utils.embedded.volume import CHANNELS, LOBES, MU_WATER, Volume
+from rctpl_utils.embedded.warp import PER_LUNG, dense, smallest_jacobian, warp_grid
+from rctpl_utils.errors import InputError
+
+STRAIGHT = Pose(0, 0, 0, 1500, False)
+
+
+def box(half: tuple[float, float, float], value: float = 1.0) -> Volume:
+    """A homogeneous box of half sizes (z, y, x) mm, 2 mm voxels, in the first channel."""
+    shape = (101, 101, 101)
+    axes = [np.abs(np.arange(n) - (n - 1) / 2) * 2.0 for n in shape]
+    inside = np.ix_(*[axis < h for axis, h in zip(axes, half, strict=True)])
+    values = np.zeros((1, *shape), np.float32)
+    values[0][inside] = value
+    return Volume(values, (2.0, 2.0, 2.0), (50.0, 50.0, 50.0), np.zeros((0, 1, 3)), ("box",))
+
+
+@pytest.mark.parametrize("frontal", [False, True])
+def test_a_box_gives_its_analytical_line_integral(frontal):
+    pose = Pose(0, 0, 0, 1000, frontal)
+    image = project(box((60, 41, 60), 0.02), pose, 64, field=256.0)[0]
+    line = (np.arange(64) + 0.5) / 64 * 256 - 128
+    x, z = np.meshgrid(line, line)
+    oblique = np.sqrt(1 + (x / 1000) ** 2 + (z / 1000) ** 2)
+    core = (np.abs(x) < 50) & (np.abs(z) < 50)  # rays that cross front and back face
+    # 41 planes of 2 mm (|y| < 41) at 0.02 a mm, along an oblique ray
+    np.testing.assert_allclose(image[core], (0.02 * 82 * oblique)[core], rtol=2e-3)
+    assert np.all(image[(np.abs(x) > 75) | (np.abs(z) > 75)] == 0)
+
+
+def test_a_turned_box_gives_a_longer_path():
+    turned = project(box((60, 41, 60)), Pose(20, 0, 0, 1e6, False), 65, field=130.0)[0]
+    assert turned[32, 32] == pytest.approx(82 / np.cos(np.radians(20)), rel=0.01)
+
+
+def test_ap_magnifies_what_lies_in_front():
+    ball = np.array([[0.0, 80.0, 100.0]])  # in front of the isocenter, to the patient's left
+    back, front = (project_points(ball, Pose(0, 0, 0, 1000, f))[0, 0] for f in (False, True))
+    assert front - 0.5 == pytest.approx(100 / 432 * 1000 / 920)
+    assert back - 0.5 == pytest.approx(100 / 432 * 1000 / 1080)
+
+
+def test_points_and_rays_agree_in_any_pose():
+    pose = Pose(4, -5, 3, 1100, True)
+    values = np.zeros((1, 61, 61, 61), np.float32)
+    values[0, 40, 22, 45] = 1
+    volume = Volume(values, (3.0, 3.0, 3.0), (30.0, 30.0, 30.0), np.zeros((0, 1, 3)), ("dot",))
+    image = project(volume, pose, 144)[0]
+    row, column = np.unravel_index(image.argmax(), image.shape)
+    expected = project_points(np.array([[30.0, -24.0, 45.0]]), pose)[0] * 144 - 0.5
+    assert np.hypot(column - expected[0], row - expected[1]) < 1.0
+
+
+def test_rotation_is_one():
+    turn = rotation(Pose(7, -4, 2, 1, False))
+    np.testing.assert_allclose(turn @ turn.T, np.eye(3), atol=1e-12)
+    assert np.linalg.det(turn) == pytest.approx(1)
+
+
+def test_water_attenuation_lies_between_its_neighbors():
+    assert 0.01837 < MU_WATER < 0.02059  # NISTIR 5632 at 80 and 60 keV, per mm
+
+
+def test_the_patients_right_is_on_the_images_left():
+    image = project(chest(), STRAIGHT, 96)
+    right, left = visible_lungs(image)
+    assert np.nonzero(right)[1].mean() < 48 < np.nonzero(left)[1].mean()
+    path = image[[CHANNELS.index(n) for n in LOBES if n.startswith("right")]].sum(0)
+    assert path[:, :48].sum() > 50 * path[:, 48:].sum()
+
+
+def test_the_upper_lobe_is_above_the_lower_one():
+    image = project(chest(), STRAIGHT, 96)
+    rows = [np.average(np.arange(96), weights=image[CHANNELS.index(n)].sum(1)) for n in LOBES]
+    assert rows[0] < rows[1] < rows[2] and rows[3] < rows[4]
+
+
+def test_pools_are_disjoint_and_complete():
+    anatomy = small_anatomy()
+    for pool, total in (
+        (anatomy.pool, len(anatomy.maps)),
+        (anatomy.outline_pool, len(anatomy.outlines)),
+    ):
+        parts = [set(pool(split).tolist()) for split in ("train", "validation", "test")]
+        assert all(parts)
+        assert sum(len(part) for part in parts) == total == len(set.union(*parts))
+
+
+def test_an_unknown_split_is_refused():
+    with pytest.raises(InputError, match="no split 'dev'"):
+        small_anatomy().pool("dev")
+
+
+def test_stored_anatomy_reads_back(tmp_path):
+    plan = Plan(1, 1, 1, pixels=48)
+    made = build_anatomy(chest(), outlines(6), plan)
+    _store(tmp_path / "a", made, plan)
+    read = _read(tmp_path / "a")
+    assert isinstance(read.maps, np.memmap)
+    np.testing.assert_array_equal(read.maps, made.maps)
+    np.testing.assert_array_equal(read.landmarks, made.landmarks)
+    assert {k: v.tolist() for k, v in read.thoraces.items()} == {
+        k: v.tolist() for k, v in made.thoraces.items()
+    }
+
+
+def test_warps_hit_their_landmarks_and_do_not_fold():
+    anatomy = small_anatomy()
+    for target in anatomy.outlines:
+        grid = warp_grid(target, anatomy.landmarks[0])
+        assert smallest_jacobian(grid) > 0
+        fine = dense(grid, 128, 1) + 0.5  # source places in [0, 1]
+        place = np.clip(np.round(target * 128 - 0.5).astype(int), 0, 127)
+        error = np.hypot(*(fine[place[:, 1], place[:, 0]] - anatomy.landmarks[0]).T)
+        lateral = np.r_[0:14:2, PER_LUNG : PER_LUNG + 14 : 2]
+        assert np.median(error[lateral]) < 0.03
+
+
+def test_the_identity_warp_is_one():
+    marks = small_anatomy().landmarks[0]
+    np.testing.assert_allclose(dense(warp_grid(marks, marks), 8, 8)[3, 5], (5, 3), atol=1e-4)
+
+
+def test_the_real_ct_projects_like_a_chest(tmp_path):
+    wheel = next((p for p in _wheel_places() if p.is_file()), None)
+    if wheel is None:
+        pytest.skip(f"{WHEEL} is not in the project's build/cache, and tests use no network")
+    (tmp_path / WHEEL).write_bytes(wheel.read_bytes())
+    ct_files(tmp_path)
+    anatomy = load_anatomy(tmp_path, Plan(1, 1, 1, pixels=48))
+    total = np.asarray(anatomy.maps[:, :9], np.float32).sum(1)
+    assert total.shape == (3, 48, 48) and 3.5 < total.max() < 12
+    index = anatomy.channels.index("heart")
+    for maps, (right, left) in zip(anatomy.maps, anatomy.fields, strict=True):
+        spread = np.asarray(maps[index], np.float32).sum(0)
+        heart = np.average(np.arange(48), weights=spread)
+        middle = (np.nonzero(right)[1].mean() + np.nonzero(left)[1].mean()) / 2
+        assert heart > middle  # on the image's right: the patient's left
+    assert SPACING and len(anatomy.outlines) > 300
+
+
+def _wheel_places() -> list[Path]:
+    build = Path(__file__).resolve().parents[1] / "build"
+    return [build / "cache" / WHEEL]

@@ -1,0 +1,272 @@
+"""What is drawn, for whom, and where: the casebook, the training studies and their sources."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from rctpl_utils.datasets.masks import decode_runs
+from rctpl_utils.datasets.tables import hash_split
+from rctpl_utils.embedded.casebook import FIVE, OPACITIES, Casebook
+from rctpl_utils.embedded.geometry import Geometry, run_length_box, site_of
+from rctpl_utils.embedded.illustrator import Illustrator, ReportedFinding
+from rctpl_utils.embedded.label_tables import draw_patients, drawn_kinds
+from rctpl_utils.embedded.mimic_cases import (
+    SHARES,
+    merged,
+    mimic_films,
+    real_studies,
+    reported_places,
+    select_studies,
+    templated_studies,
+)
+from rctpl_utils.embedded.severity import draw_severity
+from rctpl_utils.embedded.splits import split_of
+from rctpl_utils.embedded.templates import place_phrase, write_report
+from rctpl_utils.errors import InputError
+from rctpl_utils.openi import OpenIReport, openi_archive, read_openi
+from rctpl_utils.profiles import WorldSize
+from rctpl_utils.vocabulary import CHESTXRAY14_CONCEPTS, CHEXPERT_CONCEPTS, TRAINING_CONCEPTS
+
+SIZE = WorldSize(
+    image_size=32,
+    pretraining=300,
+    chestxray14=160,
+    chexpert=120,
+    chexpert_5x200=6,
+    covidx=60,
+    rsna=80,
+    siim=60,
+    covid_rural=40,
+)
+SETS = ("chestxray14", "chexpert", "covidx", "rsna", "siim", "covid_rural")
+
+
+@pytest.fixture(scope="module")
+def reports():
+    return read_openi(openi_archive())
+
+
+@pytest.fixture(scope="module")
+def illustrator(reports):
+    return Illustrator(Geometry.load(), reported_places(reports))
+
+
+@pytest.fixture(scope="module")
+def book(illustrator):
+    casebook = Casebook(SIZE, illustrator)
+    return {name: getattr(casebook, name)() for name in SETS}
+
+
+@pytest.fixture(scope="module")
+def training(reports, illustrator):
+    rng = np.random.default_rng(0)
+    studies = select_studies(real_studies(reports), 220)
+    companions = [frozenset({"Mass", "Pleural Effusion"}), frozenset({"Hernia"})]
+    made = templated_studies(studies, 6, companions, illustrator, rng)
+    return mimic_films([*studies, *made], SIZE.pretraining, illustrator, rng)
+
+
+def test_the_same_seed_draws_the_same_cases(book, illustrator):
+    again = Casebook(SIZE, illustrator)
+    assert {name: getattr(again, name)() for name in SETS} == book
+
+
+def test_another_seed_draws_other_cases(book, illustrator):
+    other = Casebook(WorldSize(**{**SIZE.__dict__, "seed": 1}), illustrator)
+    assert other.covidx() != book["covidx"]
+
+
+def test_no_patient_is_on_two_sides_and_no_identifier_comes_twice(book, training):
+    for cases in [*book.values(), [case for _, case in training]]:
+        splits = {(case.patient_id, case.split) for case in cases}
+        assert len(splits) == len({patient for patient, _ in splits})
+        assert len({case.image_id for case in cases}) == len(cases)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_every_set_has_validation_and_test_films_and_lesions_within_bounds(book, name):
+    counts = Counter(case.split for case in book[name])
+    assert set(counts) == {"validation", "test"}
+    for lesion in (lesion for case in book[name] for lesion in case.lesions):
+        assert 0 < lesion.severity <= 1
+        if lesion.box:
+            x, y, width, height = lesion.box
+            assert 0 <= x < 1 and 0 <= y < 1 and width > 0 and height > 0
+            assert x + width <= 1.01 and y + height <= 1.01
+
+
+def test_only_labels_of_the_set_are_drawn(book):
+    for name, known in (("chestxray14", CHESTXRAY14_CONCEPTS), ("chexpert", CHEXPERT_CONCEPTS)):
+        assert set().union(*(case.concepts for case in book[name])) <= set(known)
+
+
+def test_rare_concepts_reach_their_quota(book):
+    test = [case for case in book["chestxray14"] if case.split == "test"]
+    counts = Counter(concept for case in test for concept in case.concepts)
+    assert len(test) == 160
+    assert min(counts[concept] for concept in CHESTXRAY14_CONCEPTS) >= 4  # 40 of 1,600
+
+
+def test_chexpert_5x200_is_what_the_rule_finds(book):
+    """Lowest patients of train.csv with exactly one of the five: apart from validation."""
+    train = [c for c in book["chexpert"] if "/train/" in c.image_id]
+    five = [c for c in train if c.split == "test"]
+    assert Counter(next(iter(c.concepts & set(FIVE))) for c in five) == dict.fromkeys(FIVE, 6)
+    assert all(len(c.concepts & set(FIVE)) == 1 for c in five)
+    last = max(c.patient_id for c in five)
+    assert all(c.patient_id > last for c in train if c.split == "validation")
+
+
+def test_hashed_sets_agree_with_the_loaders_split(book):
+    for name in ("rsna", "siim", "covid_rural"):
+        patients = [case.patient_id for case in book[name]]
+        assert [case.split for case in book[name]] == list(hash_split(patients))
+
+
+def test_rsna_negatives_show_nothing_that_looks_like_pneumonia(book):
+    for case in book["rsna"]:
+        if "Pneumonia" not in case.concepts:
+            assert not case.concepts & set(OPACITIES)
+        else:
+            assert all(lesion.box for lesion in case.lesions if lesion.concept == "Pneumonia")
+
+
+def test_covid19_is_in_test_sets_only(book, training):
+    assert any("COVID-19" in case.concepts for case in book["covidx"])
+    for study, case in training:
+        assert "COVID-19" not in study.concepts | case.concepts
+        assert "covid" not in f"{study.findings} {study.impression} {study.indication}".lower()
+
+
+def test_a_training_report_of_covid19_is_refused():
+    report = OpenIReport("CXR1", "Findings of COVID-19.", "", "", "", ("normal",))
+    with pytest.raises(InputError, match="must stay unseen"):
+        real_studies([report])
+
+
+def test_training_films_show_what_the_report_says_where_it_says_it(training):
+    for study, case in training:
+        said = [(f.concept, f.side, f.zone) for f in study.reported]
+        assert [(x.concept, x.side, x.zone) for x in case.lesions] == said
+        for lesion in case.lesions:
+            center = lesion.box[0] + lesion.box[2] / 2 if lesion.box else None
+            if center is not None and lesion.side:  # a box is jittered by a tenth of itself
+                assert center < 0.55 if lesion.side == "right" else center > 0.45
+
+
+def test_training_concepts_are_filled_up_and_the_templates_are_marked(training):
+    studies = {study.study_id: study for study, _ in training}.values()
+    train = [study for study in studies if study.split == "train"]
+    counts = Counter(concept for study in train for concept in study.concepts)
+    assert min(counts[concept] for concept in TRAINING_CONCEPTS) >= 6
+    made = [study for study in studies if study.templated]
+    assert made and all(study.patient_id.startswith("p99") for study in made)
+    assert all(study.split != "test" for study in made)
+    assert len(training) == pytest.approx(SIZE.pretraining, rel=0.1)
+
+
+def test_splits_have_their_shares():
+    counts = Counter(split_of(f"p{n}", SHARES) for n in range(5000))
+    assert counts["train"] / 5000 == pytest.approx(0.8, abs=0.02)
+    assert counts["test"] / 5000 == pytest.approx(0.1, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("findings", "kept"),
+    [
+        # the opacity at the left base is the atelectasis there; that at the right apex is not
+        (
+            [("Lung Opacity", "left", "base"), ("Atelectasis", "left", "lower")],
+            [("Atelectasis", "left", "lower")],
+        ),
+        (
+            [("Lung Opacity", "right", "apex"), ("Atelectasis", "left", "lower")],
+            [("Lung Opacity", "right", "apex"), ("Atelectasis", "left", "lower")],
+        ),
+        ([("Nodule", None, None), ("Nodule", "left", "upper")], [("Nodule", "left", "upper")]),
+        ([("Edema", None, None), ("Edema", None, None)], [("Edema", None, None)]),
+        ([("Lung Opacity", None, None), ("Mass", "left", None)], [("Mass", "left", None)]),
+    ],
+)
+def test_codes_that_name_one_lesion_twice_are_merged(findings, kept):
+    result = merged(ReportedFinding(*each) for each in findings)
+    assert [(f.concept, f.side, f.zone) for f in result] == kept
+
+
+def test_drawn_kinds_leave_out_what_another_label_implies():
+    assert drawn_kinds({"Mass", "Lung Lesion", "Lung Opacity"}) == {"Mass"}
+    assert drawn_kinds({"Lung Opacity", "Fracture"}) == {"Lung Opacity", "Fracture"}
+
+
+def test_draw_patients_meets_size_and_quota_and_returns_the_rest():
+    rare, common, clear = frozenset({"Hernia"}), frozenset({"Edema"}), frozenset()
+    pool = [(clear, clear)] * 50 + [(common,)] * 20 + [(rare, clear, common)] * 3
+    drawn, rest = draw_patients(pool, 21, 2, np.random.default_rng(0))
+    labels = [image for patient in drawn for image in patient]
+    assert len(labels) == 21
+    assert labels.count(rare) >= 2
+    assert len(drawn) + len(rest) == len(pool)
+
+
+def test_run_length_box_by_hand():
+    # rows 2-4 of column 0, then 1,022 pixels further: row 3 (1,024 + 3) of column 1
+    assert run_length_box("2 3 1022 1") == (0.0, 2 / 1024, 2 / 1024, 3 / 1024)
+    # a run over a column's end reaches top and bottom
+    assert run_length_box("1022 4") == (0.0, 0.0, 2 / 1024, 1.0)
+    assert run_length_box(" -1") is None
+
+
+def test_run_length_boxes_hold_the_masks_of_the_loaders_decoder():
+    rng = np.random.default_rng(3)
+    for _ in range(5):
+        offsets, lengths = rng.integers(1, 5000, 6), rng.integers(1, 900, 6)
+        text = " ".join(f"{o} {n}" for o, n in zip(offsets, lengths, strict=True))
+        mask = decode_runs(text, (1024, 1024))
+        rows, columns = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
+        x, y, width, height = (round(v * 1024) for v in run_length_box(text))
+        assert (x, x + width - 1) == (columns[0], columns[-1])
+        assert y <= rows[0] and y + height - 1 >= rows[-1]
+
+
+def test_site_of_a_box_names_the_patients_side():
+    assert site_of("Nodule", (0.2, 0.2, 0.1, 0.1)).side == "right"
+    assert site_of("Nodule", (0.7, 0.7, 0.1, 0.1)).zone == "lower"
+    assert site_of("Cardiomegaly", (0.3, 0.5, 0.4, 0.3)).side is None
+
+
+def test_geometry_pools_share_no_box():
+    pools = Geometry.load().pools
+    for concept in ("Nodule", "Pneumonia", "Pneumothorax"):
+        train, test = ({s.box for g in pools[concept, k] for s in g} for k in ("train", "test"))
+        assert not train & test
+
+
+def test_severity_words_order_the_draws_and_none_saturates():
+    rng = np.random.default_rng(0)
+    means = {
+        word: np.mean([draw_severity(word, rng) for _ in range(500)])
+        for word in ("mild", None, "severe")
+    }
+    assert means["mild"] < means[None] < means["severe"]
+    draws = np.array([draw_severity(None, rng) for _ in range(2000)])
+    assert (draws < 0.25).mean() > 0.05 and (draws > 0.75).mean() > 0.05 and draws.max() <= 1
+
+
+def test_a_templated_report_states_its_findings_and_denies_none_of_them():
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        findings, impression = write_report(
+            [ReportedFinding("Mass", "left", "upper", "large")], rng
+        )
+        text = f"{findings} {impression}".lower()
+        assert "large" in text and "mass" in text and "left upper" in text
+        assert "no suspicious nodule" not in text
+
+
+def test_place_phrases():
+    rng = np.random.default_rng(0)
+    assert place_phrase("bilateral", "apex", rng) == "in both lung apices"
+    assert place_phrase("left", None, rng) == "on the left"
+    assert place_phrase(None, None, rng) == ""
+    assert place_phrase("right", "upper", rng, lobes=False) == "in the right upper lung zone"

@@ -1,0 +1,242 @@
+"""Decoding of radiographs, against values computed by hand."""
+
+import io
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from pydicom.uid import JPEGBaseline8Bit
+
+from rctpl_utils.datasets.images import image_size, read_image, read_mask
+from rctpl_utils.embedded.image_files import (
+    DicomHeader,
+    to_bytes,
+    uid_of,
+    write_dicom,
+    write_jpeg,
+    write_mask_png,
+    write_png,
+)
+from rctpl_utils.errors import InputError
+
+RAMP = np.array([[0, 51, 102], [153, 204, 255]], dtype=np.uint8)
+EXPECTED = np.array([[0, 0.2, 0.4], [0.6, 0.8, 1.0]], dtype=np.float32)
+HEADER = DicomHeader("1.2.3.1", "1.2.3.2", "1.2.3.3", "patient")
+
+
+def save(tmp_path: Path, image: Image.Image, name: str = "film.png") -> Path:
+    image.save(tmp_path / name)
+    return tmp_path / name
+
+
+def test_8_bit_gray(tmp_path):
+    pixels = read_image(save(tmp_path, Image.fromarray(RAMP)))
+    assert pixels.dtype == np.float32 and pixels.shape == (2, 3)
+    np.testing.assert_allclose(pixels, EXPECTED, atol=1e-7)
+
+
+def test_16_bit_gray_uses_the_full_range(tmp_path):
+    deep = np.array([[0, 13107, 26214], [39321, 52428, 65535]], dtype=np.uint16)
+    np.testing.assert_allclose(
+        read_image(save(tmp_path, Image.fromarray(deep))), EXPECTED, atol=1e-7
+    )
+
+
+def test_1_bit(tmp_path):
+    pixels = read_image(save(tmp_path, Image.fromarray(np.array([[True, False]]))))
+    assert pixels.tolist() == [[1, 0]]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P"])
+def test_gray_stored_as_color_is_unchanged(tmp_path, mode):
+    pixels = read_image(save(tmp_path, Image.fromarray(RAMP).convert(mode)))
+    np.testing.assert_allclose(pixels, EXPECTED, atol=1e-7)
+
+
+def test_color_becomes_luminance(tmp_path):
+    color = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]]], dtype=np.uint8)
+    pixels = read_image(save(tmp_path, Image.fromarray(color)))
+    np.testing.assert_allclose(pixels, [[0.299, 0.587, 0.114]], atol=1 / 255)  # ITU-R BT.601
+
+
+def test_transparent_pixels_are_refused(tmp_path):
+    image = Image.fromarray(RAMP).convert("RGBA")
+    image.putpixel((0, 0), (9, 9, 9, 254))
+    with pytest.raises(InputError, match=r"film\.png.*transparent.*grayscale"):
+        read_image(save(tmp_path, image))
+
+
+def test_unknown_pixel_format_is_refused(tmp_path):
+    image = Image.new("CMYK", (4, 4))
+    with pytest.raises(InputError, match=r"CMYK.*8- or 16-bit grayscale"):
+        read_image(save(tmp_path, image, "film.jpg"))
+
+
+@pytest.mark.parametrize("name", ["film.png", "film.jpg", "film.dcm"])
+@pytest.mark.parametrize("read", [read_image, image_size])
+def test_empty_and_missing_and_foreign_files(tmp_path, name, read):
+    file = tmp_path / name
+    with pytest.raises(InputError, match=rf"{name}: the image is missing"):
+        read(file)
+    file.write_bytes(b"")
+    with pytest.raises(InputError, match=rf"{name}: the image is empty \(0 bytes\)\. Download"):
+        read(file)
+    file.write_bytes(b"<html>404 not found</html>" * 20)
+    with pytest.raises(InputError, match=rf"{name}: not a readable"):
+        read(file)
+
+
+@pytest.mark.parametrize("name", ["film.png", "film.jpg", "film.dcm"])
+def test_truncated_files(tmp_path, name):
+    pixels = np.random.default_rng(0).random((64, 64), dtype=np.float32)
+    file = write(tmp_path / name, pixels)
+    file.write_bytes(file.read_bytes()[:-1500])
+    with pytest.raises(InputError, match=rf"{name}: .*damaged|not a readable"):
+        read_image(file)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(["film.png", "film.jpg", "film.dcm"]), st.integers(0, 2**31))
+def test_damaged_bytes_give_an_image_or_one_kind_of_error(tmp_path_factory, name, seed):
+    rng = np.random.default_rng(seed)
+    file = write(tmp_path_factory.mktemp("damaged") / name, rng.random((24, 24), dtype=np.float32))
+    content = bytearray(file.read_bytes())
+    start = 128 if name == "film.dcm" else 0  # DICOM's preamble means nothing
+    for position in rng.integers(start, len(content), rng.integers(1, 20)):
+        content[position] = rng.integers(256)
+    file.write_bytes(content[: rng.integers(start + 1, len(content) + 1)])
+    for read in (read_image, image_size):
+        try:
+            read(file)
+        except InputError as error:
+            assert name in str(error)
+    shutil.rmtree(file.parent)
+
+
+def write(file: Path, pixels: np.ndarray) -> Path:
+    if file.suffix == ".dcm":
+        write_dicom(file, pixels, HEADER)
+    else:
+        (write_png if file.suffix == ".png" else write_jpeg)(file, pixels)
+    return file
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**31), st.booleans())
+def test_written_films_are_read_back(tmp_path_factory, height, width, seed, inverted):
+    folder = tmp_path_factory.mktemp("films")
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width)).astype(np.float32) / 255
+    write_png(folder / "film.png", pixels)
+    header = DicomHeader(uid_of("a"), uid_of("b"), uid_of("c"), "p", inverted)
+    write_dicom(folder / "film.dcm", pixels, header)
+    for name in ("film.png", "film.dcm"):
+        np.testing.assert_allclose(read_image(folder / name), pixels, atol=1e-6)
+        assert image_size(folder / name) == (height, width)
+    shutil.rmtree(folder)
+
+
+def test_jpeg_is_close(tmp_path):
+    smooth = np.linspace(0, 1, 64, dtype=np.float32)[None] * np.ones((64, 1), np.float32)
+    write_jpeg(tmp_path / "film.jpg", smooth)
+    assert np.abs(read_image(tmp_path / "film.jpg") - smooth).max() < 3 / 255
+
+
+def test_pixels_out_of_range_are_not_written(tmp_path):
+    for bad in (np.full((2, 2), 1.01), np.full((2, 2), np.nan), np.zeros((2, 2, 3))):
+        with pytest.raises(ValueError, match=r"\[0, 1\]"):
+            to_bytes(bad)
+
+
+def test_mask_file(tmp_path):
+    mask = np.random.default_rng(0).random((7, 5)) > 0.5
+    write_mask_png(tmp_path / "mask.png", mask)
+    assert (read_mask(tmp_path / "mask.png") == mask).all()
+    Image.fromarray(mask.astype(np.uint8) * 255).save(tmp_path / "mask.png")
+    assert (read_mask(tmp_path / "mask.png") == mask).all()
+
+
+def dicom(tmp_path: Path, stored: np.ndarray, **attributes: object) -> Path:
+    """A DICOM file with 16 allocated bits and the given attributes."""
+    file = tmp_path / "film.dcm"
+    write_dicom(file, np.zeros(stored.shape, np.float32), HEADER)
+    data = pydicom.dcmread(file)
+    data.BitsAllocated, data.BitsStored, data.HighBit = 16, 12, 11
+    for name, value in attributes.items():
+        setattr(data, name, value)
+    data.PixelData = stored.astype(np.uint16).tobytes()
+    data["PixelData"].VR = "OW"
+    data.save_as(file)
+    return file
+
+
+def test_12_bit_dicom_uses_the_stored_bits(tmp_path):
+    file = dicom(tmp_path, np.array([[0, 4095], [819, 1638]]))
+    np.testing.assert_allclose(read_image(file), [[0, 1], [0.2, 0.4]], atol=1e-6)
+
+
+def test_monochrome1_is_inverted(tmp_path):
+    file = dicom(
+        tmp_path, np.array([[0, 4095], [819, 1638]]), PhotometricInterpretation="MONOCHROME1"
+    )
+    np.testing.assert_allclose(read_image(file), [[1, 0], [0.8, 0.6]], atol=1e-6)
+
+
+def test_signed_and_rescaled_dicom(tmp_path):
+    stored = np.array([[-2048, 2047]]).astype(np.int16).view(np.uint16)
+    file = dicom(tmp_path, stored, PixelRepresentation=1, RescaleSlope=2, RescaleIntercept=-10)
+    np.testing.assert_allclose(read_image(file), [[0, 1]], atol=1e-6)
+
+
+def test_dicom_window(tmp_path):
+    # PS3.3 C.11.2.1.2: below center - 0.5 - (width - 1) / 2 black, above the same plus width white
+    stored = np.array([[0, 100, 150, 200, 4095]])
+    file = dicom(tmp_path, stored, WindowCenter=150, WindowWidth=101)
+    middle = (150 - 149.5) / 100 + 0.5
+    np.testing.assert_allclose(read_image(file), [[0, 0.005, middle, 1, 1]], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "attributes", [{"NumberOfFrames": 2}, {"PhotometricInterpretation": "RGB"}]
+)
+def test_unsupported_dicom(tmp_path, attributes):
+    with pytest.raises(InputError, match=r"film\.dcm.*not supported.*one grayscale frame"):
+        read_image(dicom(tmp_path, np.zeros((2, 2)), **attributes))
+
+
+def test_jpeg_compressed_dicom(tmp_path):
+    gray = (np.linspace(0, 1, 64)[None] * np.ones((64, 1)) * 255).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(gray).save(buffer, "JPEG", quality=95)
+    file = tmp_path / "film.dcm"
+    write_dicom(file, np.zeros((64, 64), np.float32), HEADER)
+    data = pydicom.dcmread(file)
+    data.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    data.PixelData = pydicom.encaps.encapsulate([buffer.getvalue()])
+    data["PixelData"].VR = "OB"
+    data.save_as(file)
+    np.testing.assert_allclose(read_image(file), gray / 255, atol=3 / 255)
+
+
+def test_dicom_file_is_conformant_and_says_that_it_is_simulated(tmp_path):
+    write_dicom(tmp_path / "film.dcm", np.zeros((3, 3), np.float32), HEADER)
+    raw = (tmp_path / "film.dcm").read_bytes()
+    assert raw[128:132] == b"DICM"
+    data = pydicom.dcmread(tmp_path / "film.dcm")
+    assert data.file_meta.TransferSyntaxUID == pydicom.uid.ExplicitVRLittleEndian
+    assert data.file_meta.MediaStorageSOPInstanceUID == data.SOPInstanceUID == "1.2.3.1"
+    assert "SIMULATED" in data.ImageComments
+    assert len(data.PixelData) % 2 == 0
+    assert not data.StudyDate and not data.PatientSex and "PatientAge" not in data
+    assert all(pydicom.uid.UID(uid_of(name)).is_valid for name in ("a", "b"))
+
+
+def test_the_same_film_gives_the_same_bytes(tmp_path):
+    pixels = np.random.default_rng(0).random((9, 9), dtype=np.float32)
+    for name in ("film.png", "film.jpg", "film.dcm"):
+        one, two = (write(tmp_path / k / name, pixels).read_bytes() for k in "ab")
+        assert one == two

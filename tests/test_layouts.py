@@ -1,0 +1,292 @@
+"""Films in the official layouts, read back by our readers and by torchxrayvision's."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pydicom
+import pytest
+import torchxrayvision as xrv
+from tiny_world import CASES, FIVE, MIMIC_CASES, SIZE, case, film, write, write_mimic
+
+from rctpl_utils.datasets import open_dataset
+from rctpl_utils.datasets.masks import polygon_mask
+from rctpl_utils.embedded.image_files import inverted_film
+from rctpl_utils.embedded.layouts import LAYOUTS
+from rctpl_utils.embedded.layouts_labels import lesion_boxes
+from rctpl_utils.errors import InputError
+from rctpl_utils.files import sha256_file
+from rctpl_utils.vocabulary import with_parents
+
+LOSSLESS = {"chestxray14", "covidx", "rsna", "siim"}
+
+
+def read_back(name, data_root):
+    """{image_id: (dataset, index)} of both splits."""
+    found = {}
+    for split in ("validation", "test"):
+        options = {} if name != "chexpert" else {"per_class": 1}
+        dataset = open_dataset(name, data_root, split, **options)
+        assert len(dataset) == len(dataset.records) and dataset.split == split
+        assert dataset.records.index.tolist() == list(range(len(dataset)))
+        assert not dataset.left_out
+        found |= {image: (dataset, k) for k, image in enumerate(dataset.records["image_id"])}
+    if name == "chexpert":
+        dataset = open_dataset("chexpert5x200", data_root, "test", per_class=1)
+        found |= {image: (dataset, k) for k, image in enumerate(dataset.records["image_id"])}
+    return found
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_films_labels_and_splits_come_back(tmp_path, name):
+    write(name, tmp_path)
+    found = read_back(name, tmp_path)
+    assert found.keys() == {each.image_id for each in CASES[name]}
+    for each in CASES[name]:
+        dataset, index = found[each.image_id]
+        assert dataset.split == each.split
+        record = dataset.records.iloc[index]
+        present = {c for c in dataset.concepts if record[c] == 1}
+        assert present == with_parents(each.concepts) & set(dataset.concepts)
+        expected = film(each).pixels
+        pixels = dataset.pixels(index)
+        assert pixels.dtype == np.float32 and pixels.shape == SIZE
+        error = np.abs(pixels - expected).max()
+        assert error < 1e-6 if name in LOSSLESS else error < 0.2  # noise under JPEG
+
+
+@pytest.mark.parametrize(
+    ("name", "concepts"),
+    [
+        ("chestxray14", ("Mass", "Pleural Effusion", "Infiltration", "Pneumonia")),
+        ("rsna", ("Pneumonia",)),
+        ("siim", ("Pneumothorax",)),
+        ("covid-rural", ("COVID-19",)),
+    ],
+)
+def test_masks_come_back(tmp_path, name, concepts):
+    write(name, tmp_path)
+    seen = 0
+    for each in CASES[name]:
+        dataset, index = read_back(name, tmp_path)[each.image_id]
+        assert dataset.has_masks
+        for concept in concepts:
+            drawn = film(each).masks.get(concept)
+            assert dataset.annotated(concept)[index] == (drawn is not None)
+            expected = np.zeros(SIZE, dtype=bool) if drawn is None else drawn
+            assert (dataset.mask(index, concept) == expected).all()
+            seen += drawn is not None
+        if seen > 6:
+            break
+    assert seen >= 4
+
+
+def test_mimic_films_come_back(tmp_path):
+    write_mimic(tmp_path)
+    splits = {s: open_dataset("mimic-cxr", tmp_path, s) for s in ("train", "validation", "test")}
+    train = splits["train"]
+    assert train.records["image_id"].tolist() == ["d0"]
+    assert train.left_out == {"not a frontal view": 1}
+    assert train.records.loc[0, ["patient_id", "study"]].tolist() == ["p10000001", "s50000001"]
+    labels = train.records.loc[0, list(train.concepts)].astype(float)
+    assert labels["Edema"] == 1 and labels["Fracture"] == 0 and np.isnan(labels["Pneumonia"])
+    assert labels.isna().sum() == 1  # blanks are 0
+    assert np.abs(train.pixels(0) - film(MIMIC_CASES[0]).pixels).max() < 0.2
+    assert splits["validation"].records["image_id"].tolist() == ["d2"]
+    assert splits["test"].records["Fracture"].tolist() == [1.0]
+    assert (tmp_path / "mimic-cxr/files/p10/p10000001/s50000001/d0.jpg").is_file()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_same_cases_give_the_same_bytes(tmp_path, name):
+    trees = []
+    for folder in ("a", "b"):
+        root = write(name, tmp_path / folder)
+        files = sorted(path for path in root.rglob("*") if path.is_file())
+        trees.append([(path.relative_to(root), sha256_file(path)) for path in files])
+    assert trees[0] == trees[1] and trees[0]
+
+
+def test_lists_of_chestxray14(tmp_path):
+    root = write("chestxray14", tmp_path)
+    assert (root / "test_list.txt").read_text() == "00090001_000.png\n00090001_001.png\n"
+    assert (root / "train_val_list.txt").read_text() == "00090002_000.png\n00090003_000.png\n"
+    table = pd.read_csv(root / "Data_Entry_2017_v2020.csv")
+    assert table["Finding Labels"].tolist() == [
+        "Effusion|Mass",
+        "Infiltration|Pleural_Thickening",
+        "No Finding",
+        "Hernia|Pneumonia",
+    ]
+    assert table["Follow-up #"].tolist() == [0, 1, 0, 0]
+
+
+def test_boxes_of_chestxray14_are_in_1024_pixels(tmp_path):
+    root = write("chestxray14", tmp_path)
+    rows = (root / "BBox_List_2017.csv").read_text().splitlines()
+    assert rows[0] == "Image Index,Finding Label,Bbox [x,y,w,h],,,"
+    ((x, y, w, h),) = lesion_boxes(film(CASES["chestxray14"][0]).masks["Pleural Effusion"])
+    image, label, *numbers = rows[1].split(",")[:6]
+    assert (image, label) == ("00090001_000.png", "Effusion")
+    scaled = [x * 1024 / 48, y * 1024 / 40, w * 1024 / 48, h * 1024 / 40]
+    assert [float(number) for number in numbers] == pytest.approx(scaled)
+    assert any(",Infiltrate," in row for row in rows)  # the box table's own spelling
+
+
+def test_specks_get_no_box_of_their_own():
+    mask = np.zeros((40, 40), dtype=bool)
+    mask[5:25, 5:25] = True  # 400 pixels
+    mask[30, 30:33] = True  # 3, below 1 %
+    mask[35, 30:36] = True  # 6
+    assert lesion_boxes(mask) == [(5, 5, 20, 20), (30, 35, 6, 1)]
+    assert lesion_boxes(None) == []
+
+
+def test_dicom_trees(tmp_path):
+    root = write("rsna", tmp_path)
+    kinds = set()
+    for each in CASES["rsna"]:
+        data = pydicom.dcmread(root / "stage_2_train_images" / f"{each.image_id}.dcm")
+        kinds.add(data.PhotometricInterpretation)
+        inverted = data.PhotometricInterpretation == "MONOCHROME1"
+        assert inverted == inverted_film(each.image_id)
+        assert data.PatientID == each.patient_id
+    assert kinds == {"MONOCHROME1", "MONOCHROME2"}
+    root = write("siim", tmp_path)
+    for path in (root / "dicom-images-train").rglob("*.dcm"):
+        data = pydicom.dcmread(path)
+        assert path.stem == data.SOPInstanceUID
+        assert path.parent.name == data.SeriesInstanceUID
+        assert path.parent.parent.name == data.StudyInstanceUID
+
+
+def test_official_spellings(tmp_path):
+    rows = (write("siim", tmp_path) / "train-rle.csv").read_text().splitlines()
+    assert rows[0] == "ImageId, EncodedPixels" and rows[1].endswith(", -1")
+    rows = (write("covidx", tmp_path) / "test.txt").read_text().splitlines()
+    assert rows[0] == "sim-1 sim-1.png positive simulated"
+    root = write("covid-rural", tmp_path)
+    (positive,) = (c for c in CASES["covid-rural"][1:2])
+    outline = json.loads((root / f"jpgs/jsons/{positive.image_id}.json").read_text())
+    assert outline["shapes"][0]["shape_type"] == "polygon"
+    mask = polygon_mask(np.array(outline["shapes"][0]["points"]), SIZE)
+    assert (mask == film(positive).masks["COVID-19"]).all()
+
+
+def test_torchxrayvision_reads_chestxray14_alike(tmp_path):
+    root = write("chestxray14", tmp_path)
+    theirs = xrv.datasets.NIH_Dataset(
+        str(root / "images_001" / "images"),
+        csvpath=str(root / "Data_Entry_2017_v2020.csv"),
+        bbox_list_path=str(root / "BBox_List_2017.csv"),
+        views=["*"],
+        unique_patients=False,
+    )
+    ours = read_back("chestxray14", tmp_path)
+    for k, image in enumerate(theirs.csv["Image Index"]):
+        dataset, index = ours[image]
+        labels = _canonical(theirs, k)
+        assert {c: dataset.records[c][index] for c in labels} == labels
+        np.testing.assert_allclose(
+            theirs[k]["img"][0] / 2048 + 0.5, dataset.pixels(index), atol=1e-6
+        )
+
+
+def test_torchxrayvision_reads_chexpert_alike(tmp_path):
+    root = write("chexpert", tmp_path)
+    home = root / "CheXpert-v1.0-small"
+    theirs = xrv.datasets.CheX_Dataset(
+        str(home), str(home / "valid.csv"), views=["*"], unique_patients=False
+    )
+    ours = open_dataset("chexpert", tmp_path, "test")
+    assert theirs.csv["Path"].tolist() == ours.records["image_id"].tolist()
+    for k in range(len(ours)):
+        labels = _canonical(theirs, k)
+        assert {c: ours.records[c][k] for c in labels} == labels
+        np.testing.assert_allclose(theirs[k]["img"][0] / 2048 + 0.5, ours.pixels(k), atol=1e-6)
+
+
+def test_torchxrayvision_reads_rsna_alike(tmp_path):
+    root = write("rsna", tmp_path)
+    theirs = xrv.datasets.RSNA_Pneumonia_Dataset(
+        str(root / "stage_2_train_images"),
+        csvpath=str(root / "stage_2_train_labels.csv"),
+        views=["*"],
+        extension=".dcm",
+    )
+    ours = read_back("rsna", tmp_path)
+    assert len(theirs) == len(ours)
+    for k, image in enumerate(theirs.csv["patientId"]):
+        dataset, index = ours[image]
+        assert theirs.labels[k, 0] == dataset.records["Pneumonia"][index]
+        pixels = theirs[k]["img"][0] / 2048 + 0.5
+        pixels = 1 - pixels if inverted_film(image) else pixels  # theirs stay inverted
+        np.testing.assert_allclose(pixels, dataset.pixels(index), atol=1e-6)
+
+
+def _canonical(dataset, index):
+    names = {"Effusion": "Pleural Effusion", "Pleural_Thickening": "Pleural Thickening"}
+    return {
+        names.get(name, name): value
+        for name, value in zip(dataset.pathologies, dataset.labels[index], strict=True)
+    }
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_two_films_of_one_name_are_refused(tmp_path, name):
+    layout = LAYOUTS[name]
+    row = layout.write_image(tmp_path, CASES[name][0], film(CASES[name][0]))
+    with pytest.raises(InputError, match=r"row .*: two images of the same name\. Name them apart"):
+        layout.write_tables(tmp_path, [row, row])
+
+
+@pytest.mark.parametrize(
+    ("name", "concept"),
+    [("rsna", "Pneumonia"), ("siim", "Pneumothorax"), ("covid-rural", "COVID-19")],
+)
+def test_a_positive_film_must_show_its_lesion(tmp_path, name, concept):
+    positive = case("1.2", "1.2", (concept,), "test")
+    blank = film(positive)
+    blank.masks[concept][:] = False
+    with pytest.raises(InputError, match=f"row 1.2: {concept} is labeled, but nothing is drawn"):
+        LAYOUTS[name].write_image(tmp_path, positive, blank)
+
+
+@pytest.mark.parametrize("name", ["rsna", "siim"])
+def test_one_film_a_patient(tmp_path, name):
+    shared = case("1.2", "1.3", (), "test")
+    with pytest.raises(InputError, match=r"row 1\.2: .*this one is 1\.3's"):
+        LAYOUTS[name].write_image(tmp_path, shared, film(shared))
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "patient1.jpg",
+        "CheXpert-v1.0-small/other/patient1/a.jpg",
+        "CheXpert-v1.0-small/train/../../a.jpg",
+    ],
+)
+def test_chexpert_needs_its_own_paths(tmp_path, image):
+    wrong = case(image, "patient1", (), "test")
+    with pytest.raises(InputError, match="not a CheXpert path"):
+        LAYOUTS["chexpert"].write_image(tmp_path, wrong, film(wrong))
+
+
+def test_no_finding_of_chexpert(tmp_path):
+    home = write("chexpert", tmp_path) / "CheXpert-v1.0-small"
+    train = pd.read_csv(home / "train.csv").set_index("Path")
+    valid = pd.read_csv(home / "valid.csv")
+    device = train.loc["CheXpert-v1.0-small/train/patient70011/study1/view1_frontal.jpg"]
+    assert device["No Finding"] == 1 and device["Support Devices"] == 1
+    assert device.isna().sum() == 14  # Sex, Age and twelve findings that no one mentions
+    assert valid["No Finding"].tolist() == [0, 1] and not valid.iloc[:, 5:].isna().any().any()
+
+
+def test_5x200_and_validation_share_no_patient(tmp_path):
+    write("chexpert", tmp_path)
+    five = open_dataset("chexpert5x200", tmp_path, "test", per_class=1)
+    rest = open_dataset("chexpert", tmp_path, "validation", per_class=1)
+    assert five.records["patient_id"].tolist() == [f"patient{70001 + k}" for k in range(5)]
+    assert five.concepts == FIVE and (five.records[list(FIVE)].to_numpy() == np.eye(5)).all()
+    assert rest.records["patient_id"].unique().tolist() == ["patient70010", "patient70011"]

@@ -1,0 +1,82 @@
+"""Metrics against scikit-learn and against values worked out by hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
+
+from rctpl_utils.metrics import (
+    best_f1_threshold,
+    interval,
+    paired_p_value,
+    patient_weights,
+    scorable,
+    weighted_accuracy,
+    weighted_auc,
+)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5), st.integers(0, 3)), min_size=2))
+def test_weighted_auc_is_scikit_learns_with_ties_and_weights(rows):
+    labels, scores, weights = (np.array(column, float) for column in zip(*rows, strict=True))
+    drawn = weights > 0
+    ours = weighted_auc(labels, scores, weights[None].astype(np.float32))[0]
+    if len(set(labels[drawn])) < 2:
+        assert np.isnan(ours)
+    else:
+        assert ours == pytest.approx(roc_auc_score(labels, scores, sample_weight=weights))
+
+
+def test_unknown_labels_are_left_out():
+    labels, scores = np.array([1, 0, np.nan]), np.array([0.9, 0.1, 0.5])
+    assert weighted_auc(labels, scores, np.ones((1, 3)))[0] == 1
+    assert weighted_accuracy(labels, scores, 0.5, np.ones((1, 3)))[0] == 1
+
+
+def test_polarity():
+    labels, scores = np.array([1.0, 1, 0, 0]), np.array([0.9, 0.8, 0.2, 0.1])
+    assert weighted_auc(labels, -scores, np.ones((1, 4)))[0] == 0
+
+
+def test_accuracy_is_scikit_learns():
+    generator = np.random.default_rng(0)
+    labels, scores = generator.integers(0, 2, 50).astype(float), generator.random(50)
+    weights = generator.integers(0, 3, (1, 50)).astype(np.float32)
+    expected = accuracy_score(labels, scores >= 0.4, sample_weight=weights[0])
+    assert weighted_accuracy(labels, scores, 0.4, weights)[0] == pytest.approx(expected)
+
+
+def test_best_f1_threshold_beats_every_other():
+    generator = np.random.default_rng(3)
+    labels = generator.integers(0, 2, 80).astype(float)
+    scores = generator.random(80) + 0.3 * labels
+    best = best_f1_threshold(labels, scores)
+    reached = f1_score(labels, scores >= best)
+    assert all(reached >= f1_score(labels, scores >= each) for each in scores)
+
+
+def test_a_threshold_needs_a_positive():
+    with pytest.raises(ValueError, match="positive"):
+        best_f1_threshold(np.zeros(3), np.arange(3.0))
+
+
+def test_patients_are_drawn_whole():
+    patients = pd.Series(["a", "a", "b", "c", "c", "c"])
+    weights = patient_weights(patients, 50, np.random.default_rng(0))
+    assert (weights[0] == 1).all()
+    assert (weights[:, 0] == weights[:, 1]).all() and (weights[:, 3] == weights[:, 5]).all()
+    assert (weights[1:, [0, 2, 3]].sum(axis=1) == 3).all()
+
+
+def test_interval_and_p_value():
+    values = np.r_[0.5, np.linspace(0, 1, 101)]
+    assert interval(values) == pytest.approx((0.5, 0.025, 0.975))
+    assert paired_p_value(np.r_[0.1, np.full(99, 0.1)]) == pytest.approx(2 / 100)
+    assert paired_p_value(np.r_[0.0, np.linspace(-1, 1, 99)]) == 1
+
+
+def test_scorable():
+    assert scorable(np.array([0, 1, np.nan]))
+    assert not scorable(np.array([0, np.nan]))

@@ -1,0 +1,154 @@
+"""environment.yml, pyproject.toml and requirements.lock agree, and the lock fits every platform."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.markers import default_environment
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+import rctpl_utils
+
+PROJECT = Path(__file__).resolve().parents[1]
+PYTHONS = ("3.10", "3.11", "3.12", "3.13")
+SYSTEMS = {
+    "linux": {"sys_platform": "linux", "os_name": "posix", "platform_system": "Linux"},
+    "darwin": {"sys_platform": "darwin", "os_name": "posix", "platform_system": "Darwin"},
+    "win32": {"sys_platform": "win32", "os_name": "nt", "platform_system": "Windows"},
+}
+# Distributions that exist for some systems only, with the systems that may get them.
+PLATFORM_ONLY = {
+    r"nvidia-.*|cuda-.*|triton|uvloop|jeepney|secretstorage": {"linux"},
+    r"appnope|pyobjc-.*": {"darwin"},
+    r"pywinpty|pywin32.*|win32-.*|colorama": {"win32"},
+    r"pexpect|ptyprocess": {"linux", "darwin"},
+}
+
+
+def read(name: str) -> str:
+    return (PROJECT / name).read_text(encoding="utf-8")
+
+
+def lock() -> list[Requirement]:
+    lines = (line.strip() for line in read("requirements.lock").splitlines())
+    return [Requirement(line) for line in lines if line and not line.startswith("#")]
+
+
+def pyproject() -> dict:
+    tomllib = pytest.importorskip("tomllib", reason="reading TOML needs Python 3.11")
+    return tomllib.loads(read("pyproject.toml"))
+
+
+def environment(system: str, python: str) -> dict[str, str]:
+    changes = {
+        **SYSTEMS[system],
+        "python_version": python,
+        "python_full_version": f"{python}.9",
+        "platform_machine": "arm64" if system == "darwin" else "x86_64",
+        "extra": "",
+    }
+    return {**default_environment(), **changes}
+
+
+def pinned(system: str, python: str) -> dict[str, str]:
+    """What the lock installs there: {name: version}."""
+    where, found = environment(system, python), {}
+    for one in lock():
+        if one.marker is None or one.marker.evaluate(where):
+            name = canonicalize_name(one.name)
+            assert name not in found, f"{name} is pinned twice on {system}, Python {python}"
+            found[name] = str(one.specifier).removeprefix("==")
+    return found
+
+
+def test_every_line_of_the_lock_is_one_exact_version():
+    for one in lock():
+        assert re.fullmatch(r"==[^*,]+", str(one.specifier)), one
+        assert one.url is None, one
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("python", PYTHONS)
+def test_the_lock_satisfies_the_direct_dependencies(system, python):
+    project = pyproject()["project"]
+    direct = project["dependencies"] + project["optional-dependencies"]["test"]
+    found = pinned(system, python)
+    for one in map(Requirement, direct):
+        name = canonicalize_name(one.name)
+        assert name in found, f"{name} is not in the lock: compile it again (see its header)"
+        assert one.specifier.contains(found[name], prereleases=True), one
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("python", PYTHONS)
+def test_nothing_of_another_platform_is_installed(system, python):
+    for name in pinned(system, python):
+        for pattern, systems in PLATFORM_ONLY.items():
+            assert not re.fullmatch(pattern, name) or system in systems, (name, system)
+
+
+def test_the_lock_names_no_place_of_a_machine():
+    text = read("requirements.lock")
+    assert "uv pip compile pyproject.toml --extra test --universal" in text
+    assert not re.search(r"(^|\s)(/|file:|[A-Z]:\\|https?:|--(index|find))", text)
+
+
+def test_conda_takes_every_package_from_the_lock():
+    found = yaml.safe_load(read("environment.yml"))
+    assert found["name"] == pyproject()["project"]["name"]
+    python, pip, from_pip = found["dependencies"]
+    assert pip == "pip"
+    assert from_pip == {"pip": ["-r requirements.lock"]}
+    version = python.removeprefix("python=")
+    assert version in SpecifierSet(pyproject()["project"]["requires-python"])
+
+
+def test_python_versions_and_package_version_agree():
+    project = pyproject()["project"]
+    supported = SpecifierSet(project["requires-python"])
+    assert [v for v in ("3.9", *PYTHONS, "3.14") if v in supported] == list(PYTHONS)
+    assert "(3, 10) <= sys.version_info[:2] < (3, 14)" in read("run_all.sh")
+    assert project["version"] == rctpl_utils.__version__
+    assert f"version: {project['version']}\n" in read("CITATION.cff")
+    assert yaml.safe_load(read("CITATION.cff"))["license"] == project["license"] == "Apache-2.0"
+
+
+def test_continuous_integration_runs_the_documented_command():
+    commands = [line for line in read(".ci/run").splitlines() if not line.startswith("#")]
+    assert commands[-1] == "exec ./run_all.sh test"
+
+
+def test_every_folder_of_modules_is_a_package_that_gets_installed():
+    folders = {path.parent for path in (PROJECT / "rctpl_utils").rglob("*.py")}
+    assert not [str(folder) for folder in folders if not (folder / "__init__.py").exists()]
+
+
+bash = pytest.mark.skipif(shutil.which("bash") is None, reason="bash is absent")
+
+
+def run_all(*arguments: str) -> subprocess.CompletedProcess:
+    hidden = ("VIRTUAL_ENV", "CONDA_PREFIX")
+    outside = {name: value for name, value in os.environ.items() if name not in hidden}
+    command = ["bash", str(PROJECT / "run_all.sh"), *arguments]
+    return subprocess.run(command, env=outside, capture_output=True, text=True, timeout=60)
+
+
+@bash
+def test_help_works_before_anything_is_installed():
+    shown = run_all("--help")
+    assert shown.returncode == 0
+    for option in ("test", "--no-venv", "--profile", "--data-root", "--only", "--save-outputs"):
+        assert option in shown.stdout
+
+
+@bash
+def test_no_venv_is_refused_where_no_environment_is_active():
+    refused = run_all("--no-venv", "--list")
+    assert refused.returncode == 2
+    assert "needs an active conda or virtual environment" in refused.stderr

@@ -1,0 +1,156 @@
+import gzip
+import logging
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rctpl_utils.errors import InputError
+from rctpl_utils.reports import (
+    SPLIT_TABLE,
+    Report,
+    parse_sections,
+    read_mimic_reports,
+    with_enough_concepts,
+)
+
+FULL = """                                 FINAL REPORT
+ EXAMINATION:  CHEST (PA AND LAT)
+
+ INDICATION:  ___F with cough  // ? pneumonia
+
+ COMPARISON:  None.
+
+ FINDINGS:
+
+ There is a small left
+ effusion.
+
+ IMPRESSION:
+
+ 1. Small left effusion.
+"""
+
+
+def tree(root, texts, splits=None):
+    """A tree with one study a patient: texts is {study number: text}."""
+    rows = []
+    for number, text in texts.items():
+        folder = root / "files" / "p10" / f"p1000{number:04d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"s5000{number:04d}.txt").write_bytes(
+            text if isinstance(text, bytes) else text.encode()
+        )
+        split = (splits or {}).get(number, "train")
+        rows.append((f"d{number}", f"5000{number:04d}", f"1000{number:04d}", split))
+    table = pd.DataFrame(rows, columns=["dicom_id", "study_id", "subject_id", "split"])
+    table.to_csv(root / SPLIT_TABLE, index=False)
+    return table
+
+
+def test_findings_and_impression_are_found():
+    assert parse_sections(FULL) == ("There is a small left effusion.", "1. Small left effusion.")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Findings: Clear lungs.\nImpression: Normal.", ("Clear lungs.", "Normal.")),
+        ("FINDINGS AND IMPRESSION: Clear lungs.", ("Clear lungs.", "")),
+        ("FINDINGS/IMPRESSION: Clear lungs.", ("Clear lungs.", "")),
+        ("CONCLUSION: Normal.", ("", "Normal.")),
+        ("FINDINGS: Clear lungs. IMPRESSION: Normal.", ("Clear lungs.", "Normal.")),
+        ("IMPRESSION: A.\nIMPRESSION: B.", ("", "A. B.")),
+        ("FINAL REPORT\n HISTORY: Cough.\n\n The lungs are clear.", ("The lungs are clear.", "")),
+        ("FINAL REPORT\n INDICATION: Cough", ("", "")),
+        ("FINDINGS:\n\nIMPRESSION:\n", ("", "")),
+        ("", ("", "")),
+    ],
+)
+def test_variants_of_the_headings(text, expected):
+    assert parse_sections(text) == expected
+
+
+WORDS = st.lists(st.text(alphabet="abcdefgh", min_size=1, max_size=6), min_size=1, max_size=8).map(
+    " ".join
+)
+
+
+@given(WORDS, WORDS, WORDS)
+def test_a_written_report_is_read_back(indication, findings, impression):
+    text = (
+        f"FINAL REPORT\n INDICATION:  {indication}\n\n FINDINGS:\n\n {findings}\n\n"
+        f" IMPRESSION:\n\n {impression}\n"
+    )
+    assert parse_sections(text) == (findings, impression)
+
+
+@given(st.text(max_size=300))
+def test_any_text_gives_sections_that_are_part_of_it(text):
+    for section in parse_sections(text):
+        assert section == " ".join(section.split())
+        assert set(section.split()) <= set(text.replace(":", ": ").split()) | set(text.split())
+
+
+def test_the_tree_is_read_with_its_splits(tmp_path):
+    tree(tmp_path, {1: FULL, 2: FULL}, {2: "test"})
+    first, second = read_mimic_reports(tmp_path)
+    assert first == Report(
+        "s50000001",
+        "p10000001",
+        "There is a small left effusion.",
+        "1. Small left effusion.",
+        "train",
+    )
+    assert second.split == "test"
+    assert first.text == "There is a small left effusion. 1. Small left effusion."
+
+
+def test_omissions_are_counted(tmp_path, caplog):
+    table = tree(tmp_path, {1: FULL, 2: "FINAL REPORT\n INDICATION: x", 3: FULL})
+    table.iloc[:2].to_csv(tmp_path / SPLIT_TABLE, index=False)
+    with caplog.at_level(logging.WARNING):
+        assert [r.report_id for r in read_mimic_reports(tmp_path)] == ["s50000001"]
+    assert "1 of 3 reports are not in the split table" in caplog.text
+    assert "1 of 3 reports have neither findings nor impression" in caplog.text
+
+
+def test_an_empty_corpus_is_refused(tmp_path):
+    with pytest.raises(InputError, match="split table is absent"):
+        read_mimic_reports(tmp_path)
+    tree(tmp_path, {})
+    with pytest.raises(InputError, match="among 0 files"):
+        read_mimic_reports(tmp_path)
+
+
+def test_a_damaged_split_table_is_refused(tmp_path):
+    table = tree(tmp_path, {1: FULL, 2: FULL})
+    table.drop(columns="split").to_csv(tmp_path / SPLIT_TABLE, index=False)
+    with pytest.raises(InputError, match="lacks split"):
+        read_mimic_reports(tmp_path)
+    twice = pd.concat([table, table.assign(split="test").iloc[:1]])
+    twice.to_csv(tmp_path / SPLIT_TABLE, index=False)
+    with pytest.raises(InputError, match="two splits"):
+        read_mimic_reports(tmp_path)
+    (tmp_path / SPLIT_TABLE).write_bytes(gzip.compress(b"dicom_id,study_id\n" * 999)[:40])
+    with pytest.raises(InputError, match="damaged"):
+        read_mimic_reports(tmp_path)
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path):
+    tree(tmp_path, {1: b"\xff\xd8\xff\xe0 JFIF"})
+    with pytest.raises(InputError, match="not a text file"):
+        read_mimic_reports(tmp_path)
+
+
+def test_reports_with_fewer_than_two_concepts_are_left_out():
+    reports = [Report(f"s{i}", "p1", "x", "", "train") for i in range(3)]
+    triplets = pd.DataFrame(
+        [("s0", "Edema"), ("s0", "Mass"), ("s1", "Edema"), ("s1", "Edema")],
+        columns=["report_id", "concept"],
+    )
+    assert with_enough_concepts(reports, triplets) == reports[:1]
+    assert with_enough_concepts(reports, triplets, minimum=1) == reports[:2]
+    with pytest.raises(InputError, match="none of 3 reports"):
+        with_enough_concepts(reports, triplets, minimum=3)

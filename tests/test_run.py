@@ -1,0 +1,279 @@
+"""The runner on a project of three tiny notebooks: fresh, resumed, failing, busy, refused."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import psutil
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from rctpl_utils import run
+from rctpl_utils.errors import InputError
+from rctpl_utils.runner import execution, freshness
+from rctpl_utils.runner.busy import exclusive_run
+from rctpl_utils.workspace import PROJECT
+
+PARAMETERS = 'profile = "embedded"\noutput = None\ndata_root = None\ncheckpoint = None\n'
+FIRST = """from pathlib import Path
+folder = Path(output) / "figures" / profile
+(folder / "first.csv").write_text("a,b\\n1,2\\n")
+"""
+SECOND = """from pathlib import Path
+text = (Path(output) / "figures" / profile / "first.csv").read_text()
+(Path(output) / "build" / profile / "second.txt").write_text(text)
+"""
+THIRD = "print(1 + 1)"
+
+
+def write_notebook(folder: Path, name: str, *cells: str, device: str = 'device = "auto"') -> Path:
+    parameters = new_code_cell(PARAMETERS + device, metadata={"tags": ["parameters"]})
+    cells = [new_markdown_cell("# Title"), parameters, *map(new_code_cell, cells)]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook = new_notebook(cells=cells, metadata={"kernelspec": kernel})
+    path = folder / f"{name}.ipynb"
+    path.parent.mkdir(exist_ok=True)
+    nbformat.write(notebook, path)
+    return path
+
+
+@pytest.fixture
+def project(tmp_path):
+    folder = tmp_path / "notebooks"
+    for name, source in (("00_first", FIRST), ("01_second", SECOND), ("02_third", THIRD)):
+        write_notebook(folder, name, source)
+    return folder
+
+
+def start(project: Path, *options: str) -> int:
+    output = project.parent / "out"
+    return run.main(["--profile", "smoke", "--output", str(output), *options], project)
+
+
+def statuses(printed: str) -> dict[str, str]:
+    """The closing table as {notebook: status}."""
+    rows = printed.split("notebook  ")[-1].splitlines()
+    table = [line.split("  ") for line in rows if line[:2].isdigit()]
+    return {row[0]: next(cell for cell in row[1:] if cell).strip() for row in table}
+
+
+def test_a_second_run_is_skipped_and_a_change_reaches_what_follows(project, capsys):
+    assert start(project) == 0
+    printed = capsys.readouterr().out
+    assert statuses(printed) == {"00_first": "done", "01_second": "done", "02_third": "done"}
+    assert "figures/smoke/: first.csv" in printed
+    assert "1 file in build/smoke/" in printed
+
+    assert start(project) == 0
+    assert set(statuses(capsys.readouterr().out).values()) == {"up to date"}
+
+    write_notebook(project, "01_second", SECOND + "# changed")
+    assert start(project) == 0
+    again = statuses(capsys.readouterr().out)
+    assert again == {"00_first": "up to date", "01_second": "done", "02_third": "done"}
+
+    (project.parent / "out" / "figures" / "smoke" / "first.csv").unlink()
+    assert start(project) == 0
+    again = statuses(capsys.readouterr().out)
+    assert again == {"00_first": "done", "01_second": "up to date", "02_third": "up to date"}
+
+
+def test_the_manifest_tells_versions_hashes_and_costs(project):
+    assert start(project) == 0
+    manifest = json.loads(
+        (project.parent / "out/figures/smoke/manifest.json").read_text(encoding="utf-8")
+    )
+    assert manifest["simulated"] is True
+    assert manifest["seeds"]["prompts"] == [0, 1, 2]
+    assert manifest["versions"]["python"].split(".")[0] == "3"
+    assert manifest["notebooks"]["00_first"]["seconds"] > 0
+    assert manifest["notebooks"]["00_first"]["peak_memory_gb"] > 0.01  # a kernel takes 50 MB
+    digest = hashlib.sha256(b"a,b\n1,2\n").hexdigest()
+    assert manifest["files"] == {"first.csv": digest}
+
+
+def test_a_failing_notebook_stops_the_run_and_the_next_run_continues_there(project, capsys):
+    write_notebook(project, "01_second", "x = 1", "raise ValueError('the tube is cold')")
+    assert start(project) == 1
+    captured = capsys.readouterr()
+    assert statuses(captured.out) == {
+        "00_first": "done",
+        "01_second": "failed",
+        "02_third": "not reached",
+    }
+    assert "01_second.ipynb, cell 3 failed" in captured.err
+    assert "ValueError: the tube is cold" in captured.err
+    assert "run the same command again" in captured.err
+
+    write_notebook(project, "01_second", SECOND)
+    assert start(project) == 0
+    assert statuses(capsys.readouterr().out)["00_first"] == "up to date"
+
+
+def test_a_killed_run_resumes(project, capsys):
+    write_notebook(project, "01_second", "import time", "time.sleep(120)")
+    arguments = ["--profile", "smoke", "--output", str(project.parent / "out")]
+    code = "import sys, pathlib; from rctpl_utils.run import main; "
+    code += "sys.exit(main(sys.argv[2:], pathlib.Path(sys.argv[1])))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(project), *arguments],
+        cwd=PROJECT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    for line in process.stdout:
+        if "01_second: running" in line:
+            break
+    process.kill()
+    process.wait()
+    capsys.readouterr()
+
+    write_notebook(project, "01_second", SECOND)
+    assert start(project) == 0
+    expected = {"00_first": "up to date", "01_second": "done", "02_third": "done"}
+    assert statuses(capsys.readouterr().out) == expected
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_an_interrupted_run_leaves_no_kernel(project, tmp_path):
+    note = tmp_path / "kernel.pid"
+    source = f"import os, pathlib, time\npathlib.Path({str(note)!r}).write_text(str(os.getpid()))"
+    write_notebook(project, "00_first", source + "\ntime.sleep(120)")
+    code = "import sys, pathlib, signal; from rctpl_utils import run; "
+    code += "signal.signal(signal.SIGTERM, run._terminate); "
+    code += "sys.exit(run.main(sys.argv[2:], pathlib.Path(sys.argv[1])))"
+    command = [sys.executable, "-c", code, str(project), "--profile", "smoke", "--output"]
+    process = subprocess.Popen([*command, str(tmp_path / "out")], cwd=PROJECT)
+    kernel = int(wait_for(lambda: note.exists() and note.read_text(encoding="utf-8")))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 130
+    assert wait_for(lambda: not alive(kernel))
+
+
+def wait_for(condition, seconds: float = 60):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := condition():
+            return found
+        time.sleep(0.1)
+    raise AssertionError("waited in vain")
+
+
+def alive(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def test_a_busy_folder_is_refused_with_the_process_that_holds_it(project, capsys):
+    with exclusive_run(project.parent / "out"):
+        assert start(project) == 2
+    message = capsys.readouterr().err
+    assert f"busy in this folder (process {os.getpid()})" in message
+    assert start(project, "--only", "02") == 0  # free again
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--only", "77"], "--only 77 matches no notebook. There are: 00_first, 01_second"),
+        (["--from", "x"], "--from x matches no notebook"),
+        (["--profile", "big"], "no profile 'big'. Choose one of: embedded, paper, smoke"),
+        (["--profile", "paper"], "needs a data root. Give it with --data-root DIR"),
+        (["--profile", "paper", "--data-root", "nowhere"], "the data root does not exist"),
+        (["--profile", "paper", "--data-root", "."], "needs a checkpoint. Give it with"),
+        (["--data-root", "."], "makes its own data"),
+        (["--device", "abacus"], "no device 'abacus'"),
+        (["--save-outputs"], "keeps the outputs of profile embedded"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_runs(project, capsys, options, says):
+    assert start(project, *options) == 2
+    assert says in capsys.readouterr().err
+    assert not list((project.parent / "out").rglob("*.done.json"))
+
+
+@pytest.mark.parametrize("options", [["--profil", "smoke"], ["--only", "1", "--from", "1"]])
+def test_unknown_and_contradicting_options_are_refused(project, capsys, options):
+    with pytest.raises(SystemExit) as caught:
+        start(project, *options)
+    assert caught.value.code == 2
+    assert "See ./run_all.sh --help" in capsys.readouterr().err
+
+
+def test_an_unwritable_folder_is_refused(project, capsys, tmp_path):
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
+    assert run.main(["--profile", "smoke", "--output", str(tmp_path / "file")], project) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_a_notebook_with_other_parameters_is_refused_before_anything_runs(project, capsys):
+    write_notebook(project, "02_third", THIRD, device="gadget = 1")
+    assert start(project) == 2
+    message = capsys.readouterr().err
+    assert "does not know 'device', has 'gadget', which the runner does not set" in message
+    assert not list((project.parent / "out").rglob("*.done.json"))
+
+
+def test_only_and_from_and_force_choose(project, capsys):
+    assert start(project, "--only", "2") == 0
+    printed = capsys.readouterr().out
+    assert statuses(printed) == {"02_third": "done"}
+    assert "note: 00_first is not run yet" in printed
+    assert start(project, "--from", "01") == 1  # 01 reads what 00 would have made
+    assert statuses(capsys.readouterr().out) == {"01_second": "failed", "02_third": "not reached"}
+    assert start(project) == 0
+    capsys.readouterr()
+    assert start(project, "--only", "02_third", "--only", "0", "--force") == 0
+    assert statuses(capsys.readouterr().out) == {"00_first": "done", "02_third": "done"}
+
+
+def test_list_runs_nothing(project, capsys):
+    assert start(project, "--list") == 0
+    assert "00_first   not run yet" in capsys.readouterr().out
+    assert not list((project.parent / "out").rglob("*.done.json"))
+
+
+def test_saved_outputs_leave_the_source_as_it_was(project, tmp_path):
+    notebook = write_notebook(project, "02_third", THIRD, "'last'")
+    before = freshness.source_hash(notebook)
+    copy = tmp_path / "copy.ipynb"
+    parameters = {"profile": "smoke", "output": str(tmp_path)}
+    execution.execute(notebook, copy, parameters)
+    assert "injected-parameters" in copy.read_text(encoding="utf-8")
+
+    execution.save_outputs(notebook, copy)
+    saved = nbformat.read(notebook, as_version=4)
+    assert freshness.source_hash(notebook) == before
+    assert [cell.cell_type for cell in saved.cells] == ["markdown", "code", "code", "code"]
+    assert saved.cells[2].outputs == [new_output("stream", name="stdout", text="2\n")]
+    assert saved.cells[3].outputs[0].data["text/plain"] == "'last'"
+    assert saved.cells[3].execution_count == saved.cells[3].outputs[0].execution_count == 3
+    assert "papermill" not in notebook.read_text(encoding="utf-8")
+
+    write_notebook(project, "02_third", "print(3)")
+    with pytest.raises(InputError, match="another version of the notebook"):
+        execution.save_outputs(notebook, copy)
+
+
+def test_package_hash_sees_content_and_names(tmp_path):
+    (tmp_path / "__pycache__").mkdir()
+    (tmp_path / "a.py").write_text("x = 1\n", encoding="utf-8")
+    first = freshness.package_hash(tmp_path)
+    (tmp_path / "__pycache__" / "a.pyc").write_bytes(b"1")
+    assert freshness.package_hash(tmp_path) == first
+    (tmp_path / "a.py").rename(tmp_path / "b.py")
+    assert freshness.package_hash(tmp_path) != first
+
+
+def test_a_damaged_marker_means_run_again(project, capsys):
+    assert start(project, "--only", "02") == 0
+    marker = next((project.parent / "out").rglob("02_third.done.json"))
+    marker.write_text('{"notebook": "02_thi', encoding="utf-8")
+    capsys.readouterr()
+    assert start(project, "--only", "02") == 0
+    assert statuses(capsys.readouterr().out) == {"02_third": "done"}

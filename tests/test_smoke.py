@@ -1,0 +1,75 @@
+"""The headless run: every real notebook on the smoke profile, into a folder of its own."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+from rctpl_utils.runner.freshness import find_notebooks
+from rctpl_utils.workspace import NOTEBOOKS, PROJECT
+
+pytestmark = pytest.mark.slow
+OUTPUT = PROJECT / "build" / "test-output"
+COLUMNS = {
+    "table1.csv": {"dataset", "method", "metric", "value", "ci_low", "ci_high", "seeds", "n"},
+    "extraction.csv": {"concept", "precision", "recall", "f1", "support"},
+}
+EXPECTED = ("table1.csv", "table1.md", "table1.tex", "fig3.png", "fig3.pdf", "extraction.csv")
+
+
+def smoke_run() -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    command = [sys.executable, "-m", "rctpl_utils.run", "--profile", "smoke", "--output"]
+    return subprocess.run(
+        [*command, str(OUTPUT)], cwd=PROJECT, env=environment, capture_output=True, text=True
+    )
+
+
+@pytest.fixture(scope="module")
+def figures():
+    """The smoke run's results; where `./run_all.sh test` has just made them, nothing runs twice."""
+    completed = smoke_run()
+    assert completed.returncode == 0, completed.stdout[-2000:] + completed.stderr[-4000:]
+    return OUTPUT / "figures" / "smoke"
+
+
+@pytest.mark.parametrize("name", [*EXPECTED, "world.png", "manifest.json"])
+def test_the_promised_files_are_there(figures, name):
+    assert (figures / name).stat().st_size > 0
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_the_tables_have_their_columns_and_proper_values(figures, name):
+    with (figures / name).open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert rows
+    assert COLUMNS[name] <= set(rows[0])
+    scores = [float(row[key]) for row in rows for key in ("value", "f1") if row.get(key)]
+    assert scores
+    assert all(0 <= score <= 1 for score in scores)
+
+
+def test_the_manifest_covers_every_notebook_and_file(figures):
+    manifest = json.loads((figures / "manifest.json").read_text(encoding="utf-8"))
+    assert set(manifest["notebooks"]) == {path.stem for path in find_notebooks(NOTEBOOKS)}
+    assert set(EXPECTED) <= set(manifest["files"])
+    assert manifest["hashes"]["world"]
+    assert manifest["hashes"]["encoder"]
+
+
+def test_the_executed_copies_hold_no_error(figures):
+    for path in (OUTPUT / "build" / "smoke" / "executed").glob("*.ipynb"):
+        outputs = [o for c in nbformat.read(path, as_version=4).cells for o in c.get("outputs", [])]
+        assert not [output for output in outputs if output.output_type == "error"], path.name
+
+
+def test_a_second_run_finds_everything_up_to_date(figures):
+    completed = smoke_run()
+    assert completed.returncode == 0
+    lines = [line for line in completed.stdout.splitlines() if line.startswith("[")]
+    assert len(lines) == len(find_notebooks(NOTEBOOKS))
+    assert all(line.endswith(": up to date") for line in lines)
