@@ -1,4 +1,4 @@
-"""Zero-shot classification of one data set by several methods: Table 1 and Figure 3 (paper 4.2.1)."""
+"""Zero-shot classification of one data set by several methods (paper 4.2.1: Table 1, Figure 3)."""
 
 from dataclasses import dataclass
 

@@ -1,5 +1,6 @@
 """What prompt training sees: text features and labels, nothing else (paper 3.2.3)."""
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,7 +44,18 @@ class TextCorpus:
     labels: np.ndarray
 
     def __len__(self) -> int:
+        """Number of reports."""
         return len(self.report_features)
+
+    @property
+    def key(self) -> str:
+        """A hash of all features and labels."""
+        digest = hashlib.sha256()
+        for array in (self.report_features, self.description_features, self.labels):
+            digest.update(np.ascontiguousarray(array))
+        for rows in self.description_rows:
+            digest.update(np.asarray(rows, np.int64))
+        return digest.hexdigest()
 
     def batch(self, rows: np.ndarray, device: torch.device) -> TextBatch:
         """Gather the named reports."""

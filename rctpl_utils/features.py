@@ -60,6 +60,7 @@ class ImageFeatureFile:
     dense_features: np.ndarray
 
     def __len__(self) -> int:
+        """Number of images."""
         return len(self.global_features)
 
     def batch(self, rows: slice | np.ndarray, device: torch.device) -> ImageFeatures:

@@ -38,7 +38,9 @@ def write_text(target: str | Path, text: str) -> Path:
 
 def write_json(target: str | Path, value: Any) -> Path:
     """Write `value` atomically as indented JSON (dataclasses become objects)."""
-    return write_text(target, json.dumps(value, indent=2, default=_plain, ensure_ascii=False) + "\n")
+    return write_text(
+        target, json.dumps(value, indent=2, default=_plain, ensure_ascii=False) + "\n"
+    )
 
 
 def read_json(source: str | Path) -> Any:

@@ -14,7 +14,13 @@ from rctpl_utils.pretraining_data import load_pairs
 from rctpl_utils.reports import Report
 from rctpl_utils.workspace import PROJECT, Workspace
 
-MODULES = ("pretraining", "pretraining_data", "pretraining_texts", "encoders/image_tower", "encoders/standin")  # fmt: skip
+MODULES = (
+    "pretraining",
+    "pretraining_data",
+    "pretraining_texts",
+    "encoders/image_tower",
+    "encoders/standin",
+)
 
 
 def pretrained_standin(

@@ -15,10 +15,9 @@ import pandas as pd
 
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import atomic_path, read_json
-from rctpl_utils.vocabulary import CONCEPTS, prompt_name
+from rctpl_utils.vocabulary import CONCEPTS, NO_FINDING, prompt_name
 from rctpl_utils.workspace import PACKAGE_DATA
 
-NO_FINDING = "No Finding"  # no concept of the training set; a class of the control films
 DESCRIBED = (*CONCEPTS, NO_FINDING)
 SOURCES = ("kb", "llm", "general", "none")
 
@@ -229,7 +228,7 @@ def _load(source: str) -> Knowledge:
     if source in ("kb", "llm"):
         return Knowledge.from_texts(source, read_json(PACKAGE_DATA / "knowledge.json")[source])
     form = "a photo of {}." if source == "general" else "{}."
-    opening = {concept: form.format(_name(concept)) for concept in DESCRIBED}
+    opening = {concept: form.format(prompt_name(concept)) for concept in DESCRIBED}
     return Knowledge(source, MappingProxyType(opening), MappingProxyType({}))
 
 
@@ -240,12 +239,8 @@ def _check(concept: str, positive: str) -> None:
         raise InputError(f"{positive!r} is no status", f"Choose one of: {', '.join(_STATUS)}.")
 
 
-def _name(concept: str) -> str:
-    return concept.lower() if concept == NO_FINDING else prompt_name(concept)
-
-
 def _sentence_name(concept: str) -> str:
-    name = _name(concept)
+    name = prompt_name(concept)
     return name[0].upper() + name[1:]
 
 

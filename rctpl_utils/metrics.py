@@ -94,3 +94,12 @@ def paired_p_value(differences: np.ndarray) -> float:
     resampled = differences[1:][~np.isnan(differences[1:])]
     tail = min((resampled <= 0).sum(), (resampled >= 0).sum())
     return float(min(1.0, 2 * (tail + 1) / (len(resampled) + 1)))
+
+
+def holm(p_values: np.ndarray) -> np.ndarray:
+    """Holm's step-down correction (1979) of several p-values, in their order."""
+    order = np.argsort(p_values)
+    steps = np.maximum.accumulate(p_values[order] * np.arange(len(p_values), 0, -1))
+    corrected = np.empty(len(p_values))
+    corrected[order] = np.minimum(steps, 1)
+    return corrected

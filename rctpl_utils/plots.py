@@ -38,7 +38,9 @@ def learning_curves(history: pd.DataFrame) -> Figure:
     return grid.figure
 
 
-def per_class_auc(rows: pd.DataFrame, methods: list[str], unseen: dict[str, set], note: str) -> Figure:
+def per_class_auc(
+    rows: pd.DataFrame, methods: list[str], unseen: dict[str, set], note: str
+) -> Figure:
     """Figure 3: AUC with 95 % intervals by class, one panel a data set; unseen classes in color.
 
     Args:
@@ -74,6 +76,8 @@ def per_class_auc(rows: pd.DataFrame, methods: list[str], unseen: dict[str, set]
         axis.set_xlabel("AUC", fontsize=8)
         axis.tick_params(axis="x", labelsize=7)
     handles, labels = np.atleast_1d(axes)[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=min(4, len(methods)), fontsize=7)
+    figure.legend(
+        handles, labels, loc="outside upper center", ncols=min(4, len(methods)), fontsize=7
+    )
     figure.supxlabel(note, fontsize=6)
     return figure

@@ -23,6 +23,7 @@ from rctpl_utils.scoring import aggregate
 TARGET_TEMPERATURE = 0.1  # of the soft targets
 LOCAL_TEMPERATURE = 0.1  # tau of the spatial softmax while pre-training
 LOCAL_WEIGHT = 0.5
+TEXTS_PER_IMAGE = 3
 WEIGHT_DECAY = 1e-2
 
 
@@ -34,7 +35,7 @@ class Pairs:
         images: (n, S, S) uint8.
         reports: (n,) row of the image's report in `bank`.
         bank: the texts.
-        pooled: (texts, W) MiniLM features before the projection; MiniLM is frozen, so once is enough.
+        pooled: (texts, W) features of the frozen MiniLM before the projection.
     """
 
     images: np.ndarray
@@ -54,18 +55,20 @@ def pretrain(
     torch.manual_seed(settings.seed)
     generator = np.random.default_rng(settings.seed)
     model = StandIn(image_size).to(device)
+    spread_texts(model.text.projection, pairs.pooled)
     learned = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(learned, settings.learning_rate, weight_decay=WEIGHT_DECAY)
     steps = settings.epochs * math.ceil(len(pairs.images) / settings.batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, settings.learning_rate, total_steps=steps, pct_start=0.15
     )
+    chances = balanced_chances(pairs.bank.report_vectors[pairs.reports])
     history = []
     model.train()
     with tqdm(total=len(pairs.images) * settings.epochs, desc="pre-training", unit="image") as bar:
         for epoch in range(settings.epochs):
             losses = []
-            order = generator.permutation(len(pairs.images))
+            order = generator.choice(len(pairs.images), len(pairs.images), p=chances)
             for start in range(0, len(order), settings.batch_size):
                 rows = order[start : start + settings.batch_size]
                 both = _losses(model, pairs, rows, generator, device)
@@ -95,20 +98,51 @@ def _losses(
         features = model.image(augment(images).to(memory_format=torch.channels_last))
     seen = pairs.bank.report_vectors[reports]
     scale = model.logit_scale.exp().clamp(max=100)
-    texts = np.array([generator.choice(pairs.bank.rows[report]) for report in reports])
-    embedded = _project(model, pairs, texts, device)
-    loss = semantic_matching(
-        scale * features.global_features @ embedded.T,
-        soft_targets(seen, pairs.bank.vectors[texts], device),
-    )
-    findings = np.array(
-        [generator.choice(own) for own in map(pairs.bank.finding_rows.__getitem__, reports) if len(own)]
-    )
-    embedded = _project(model, pairs, findings, device)
+    texts = _draw(pairs.bank.rows, reports, generator)
+    whole = scale * features.global_features @ _project(model, pairs, texts, device).T
+    findings = _draw(pairs.bank.finding_rows, reports, generator)
     cells = features.dense_features.flatten(1, 2)  # (B, h * w, d)
-    local = scale * aggregate(cells @ embedded.T, LOCAL_TEMPERATURE)
-    targets = soft_targets(seen, pairs.bank.vectors[findings], device)
-    return loss, semantic_matching(local, targets)
+    local = scale * aggregate(cells @ _project(model, pairs, findings, device).T, LOCAL_TEMPERATURE)
+    vectors = pairs.bank.vectors
+    return (
+        semantic_matching(whole, soft_targets(seen, vectors[texts], device)),
+        semantic_matching(local, soft_targets(seen, vectors[findings], device)),
+    )
+
+
+def _draw(
+    rows: list[np.ndarray], reports: np.ndarray, generator: np.random.Generator
+) -> np.ndarray:
+    """Up to `TEXTS_PER_IMAGE` of each report's texts."""
+    drawn = [generator.permutation(rows[report])[:TEXTS_PER_IMAGE] for report in reports]
+    return np.unique(np.concatenate(drawn))
+
+
+def balanced_chances(vectors: np.ndarray) -> np.ndarray:
+    """How often to draw each image: more often, the rarer its rarest entry (square root).
+
+    Args:
+        vectors: what each image's report says, (n, WIDTH).
+
+    Returns:
+        (n,), summing to one.
+    """
+    said = vectors > 0
+    rarity = np.where(said, 1 / np.maximum(said.sum(axis=0), 1), 0).max(axis=1)
+    return np.sqrt(rarity) / np.sqrt(rarity).sum()
+
+
+@torch.no_grad()
+def spread_texts(projection: torch.nn.Linear, pooled: np.ndarray) -> None:
+    """Start from a projection in which the texts already differ in all directions (whitening).
+
+    Mean-pooled sentence features share a large common part; from random weights the text tower
+    would give nearly one point, and the images nothing to aim at.
+    """
+    values, directions = np.linalg.eigh(pooled.T @ pooled / len(pooled))
+    top = slice(-projection.out_features, None)
+    weight = directions[:, top].T / np.sqrt(values[top, None])
+    projection.weight.copy_(torch.from_numpy(weight).to(projection.weight))
 
 
 def _project(model: StandIn, pairs: Pairs, rows: np.ndarray, device: torch.device) -> Tensor:
@@ -117,7 +151,10 @@ def _project(model: StandIn, pairs: Pairs, rows: np.ndarray, device: torch.devic
 
 def soft_targets(images: np.ndarray, texts: np.ndarray, device: torch.device) -> Tensor:
     """Cosines of label vectors, (B, WIDTH) and (T, WIDTH), over a temperature: (B, T) logits."""
-    unit = [each / np.maximum(np.linalg.norm(each, axis=1, keepdims=True), 1e-6) for each in (images, texts)]
+    unit = [
+        each / np.maximum(np.linalg.norm(each, axis=1, keepdims=True), 1e-6)
+        for each in (images, texts)
+    ]
     return torch.from_numpy(unit[0] @ unit[1].T / TARGET_TEMPERATURE).to(device)
 
 
@@ -143,7 +180,8 @@ def augment(images: Tensor) -> Tensor:
     angle = torch.empty(count).uniform_(-0.09, 0.09)  # radians
     zoom = torch.empty(count, 1, 1).uniform_(0.92, 1.08)
     turn = torch.stack(
-        [torch.stack([angle.cos(), -angle.sin()], -1), torch.stack([angle.sin(), angle.cos()], -1)], 1
+        [torch.stack([angle.cos(), -angle.sin()], -1), torch.stack([angle.sin(), angle.cos()], -1)],
+        1,
     )
     shift = torch.empty(count, 2, 1).uniform_(-0.06, 0.06)
     grid = functional.affine_grid(

@@ -35,7 +35,7 @@ def label_vector(findings: Iterable[tuple[str, str | None, str]]) -> np.ndarray:
     """(concept, location, positive) triplets to one label vector, (WIDTH,) float32."""
     vector = np.zeros(WIDTH, np.float32)
     found = False
-    for concept, location, positive in findings:
+    for concept, _, positive in findings:
         if positive == "absent":
             vector[TRAINING_CONCEPTS.index(concept) * ENTRIES] = -1
         elif positive == "present":
@@ -76,7 +76,9 @@ class TextBank:
     report_vectors: np.ndarray
 
 
-def build_text_bank(report_ids: list[str], report_texts: list[str], triplets: pd.DataFrame) -> TextBank:
+def build_text_bank(
+    report_ids: list[str], report_texts: list[str], triplets: pd.DataFrame
+) -> TextBank:
     """Whole reports, their sentences with a concept, and one phrase a triplet.
 
     No knowledge description is among them: the encoder meets those for the first time when the

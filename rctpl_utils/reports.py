@@ -15,6 +15,7 @@ import pandas as pd
 from rctpl_utils.errors import InputError
 
 SPLIT_TABLE = "mimic-cxr-2.0.0-split.csv.gz"
+METADATA_TABLE = "mimic-cxr-2.0.0-metadata.csv.gz"
 MINIMUM_CONCEPTS = 2  # paper 4.1.1: reports with fewer than two concepts are left out
 _FINDINGS = frozenset({"FINDINGS", "FINDING", "CHEST FINDINGS", "CHEST"})
 _IMPRESSION = frozenset({"IMPRESSION", "IMPRESSIONS", "CONCLUSION", "CONCLUSIONS", "OPINION"})
@@ -116,6 +117,19 @@ def with_enough_concepts(
             "Check that they are chest radiograph reports with FINDINGS or IMPRESSION.",
         )
     return kept
+
+
+def quotable_sources(root: str | Path) -> pd.Series:
+    """report_id -> Open-I identifier, for reports of the embedded world that are not templated.
+
+    Real MIMIC-CXR has no such column, and its reports must not be quoted: the result is empty.
+    """
+    path = Path(root) / METADATA_TABLE
+    table = pd.read_csv(path, dtype=str) if path.is_file() else pd.DataFrame()
+    if "source" not in table.columns:
+        return pd.Series(dtype=str)
+    table = table[table["source"] != "templated"].drop_duplicates("study_id")
+    return table.set_index("s" + table["study_id"])["source"]
 
 
 def _read_report(path: Path, split: str) -> Report:

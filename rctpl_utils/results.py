@@ -27,7 +27,12 @@ def reported_table1() -> pd.DataFrame:
     """The paper's Table 1 as rows: dataset, method, metric (auc, acc), reported."""
     wide = pd.read_csv(PACKAGE_DATA / "reported" / "table1_zero_shot_classification.csv")
     rows = wide.melt("method", var_name="cell", value_name="reported")
-    names = {"chestxray14": "chestxray14", "chexpert": "chexpert", "covid": "covidx", "rsna": "rsna"}
+    names = {
+        "chestxray14": "chestxray14",
+        "chexpert": "chexpert",
+        "covid": "covidx",
+        "rsna": "rsna",
+    }
     cell = rows.pop("cell").str.rsplit("_", n=1, expand=True)
     return rows.assign(dataset=cell[0].map(names), metric=cell[1])
 
@@ -67,7 +72,10 @@ def write_table(stem: Path, wide: pd.DataFrame, caption: str) -> list[Path]:
         "",
         "| method | " + " | ".join(heads) + " |",
         "|---" * (1 + len(heads)) + "|",
-        *(f"| {name} | " + " | ".join(map(str, cells)) + " |" for name, *cells in wide.itertuples()),
+        *(
+            f"| {name} | " + " | ".join(map(str, cells)) + " |"
+            for name, *cells in wide.itertuples()
+        ),
         "",
     ]
     tex = [

@@ -23,7 +23,7 @@ def report_scores(global_features: Tensor, class_embeddings: Tensor) -> Tensor:
 
 
 def similarity_maps(local_features: Tensor, class_embeddings: Tensor) -> Tensor:
-    """P_ij = <U_j, E_i> (Eq. 7, right): (n, R, d) and (L, d) to (n, R, L), R regions or sentences."""
+    """P_ij = <U_j, E_i> (Eq. 7, right): (n, R, d) and (L, d) to (n, R, L)."""
     return local_features @ class_embeddings.T
 
 
@@ -68,6 +68,8 @@ def ranking_loss(scores: Tensor, present: Tensor, absent: Tensor, margin: float)
         absent: c-, (n, L) boolean; a concept in neither (uncertain) takes no part.
         margin: m, in the unit of the scores.
     """
-    hinge = torch.relu(margin - scores.unsqueeze(2) + scores.unsqueeze(1))  # (n, L present, L absent)
+    hinge = torch.relu(
+        margin - scores.unsqueeze(2) + scores.unsqueeze(1)
+    )  # (n, L present, L absent)
     pairs = present.unsqueeze(2) & absent.unsqueeze(1)
     return (hinge * pairs).sum(dim=(1, 2)).mean()

@@ -57,6 +57,7 @@ CHESTXRAY14_CONCEPTS = (
 )
 UNSEEN_CONCEPTS = ("COVID-19",)  # met at test time only
 CONCEPTS = (*TRAINING_CONCEPTS, *UNSEEN_CONCEPTS)
+NO_FINDING = "No Finding"  # not a concept: the name of a normal film among other kinds of film
 
 # A present child makes its parent present: Irvin et al. 2019, Fig. 1; Infiltration, Pleural
 # Thickening and COVID-19 are our reading.
@@ -180,12 +181,13 @@ def with_parents(present: Iterable[str]) -> frozenset[str]:
 
 
 def prompt_name(concept: str) -> str:
-    """The class name as prompts spell it: lower case, except for COVID-19.
+    """The class name as prompts spell it: lower case, except for COVID-19; "no finding" too.
 
     Raises:
-        InputError: a name that is no concept.
+        InputError: a name that is neither a concept nor "No Finding".
     """
-    _known(concept)
+    if concept != NO_FINDING:
+        _known(concept)
     return concept if concept in UNSEEN_CONCEPTS else concept.lower()
 
 

@@ -15,7 +15,7 @@ PACKAGE_DATA = Path(__file__).resolve().parent / "data"
 
 @dataclass(frozen=True)
 class Workspace:
-    """A profile with its folders: `build/<profile>/` (intermediate), `figures/<profile>/` (results).
+    """A profile with its folders: `build/<profile>/` and `figures/<profile>/`.
 
     Attributes:
         profile: sizes, learning rates, seeds.
@@ -131,7 +131,9 @@ def choose_device(name: str = "auto") -> torch.device:
     kind = name.split(":")[0]
     if not has.get(kind, False):
         present = ", ".join(kind for kind, there in has.items() if there)
-        raise InputError(f"no device {name!r} on this machine", f"Choose auto or one of: {present}.")
+        raise InputError(
+            f"no device {name!r} on this machine", f"Choose auto or one of: {present}."
+        )
     return torch.device(name)
 
 

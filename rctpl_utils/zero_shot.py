@@ -67,7 +67,9 @@ def score_images(
     report, concept = (torch.cat(each).cpu().numpy() for each in zip(*parts, strict=True))
     ends = np.cumsum([len(each.report) for each in methods.values()])
     return {
-        name: BranchScores(report[:, end - len(e.report) : end], concept[:, end - len(e.report) : end])
+        name: BranchScores(
+            report[:, end - len(e.report) : end], concept[:, end - len(e.report) : end]
+        )
         for (name, e), end in zip(methods.items(), ends, strict=True)
     }
 

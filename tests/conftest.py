@@ -2,9 +2,13 @@
 
 import pytest
 import torch
+from hypothesis import settings
 
 from rctpl_utils.encoders.base import freeze
 from rctpl_utils.encoders.standin import StandIn
+
+settings.register_profile("busy", deadline=None)
+settings.load_profile("busy")
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ import numpy as np
 
 from rctpl_utils.embedded.anatomy import Anatomy, Plan, build_anatomy
 from rctpl_utils.embedded.volume import CHANNELS, MU_WATER, Volume
+from rctpl_utils.embedded.warp import lung_landmarks
 
 SPACING = (5.0, 5.0, 5.0)  # z, y, x in mm
 SHAPE = (90, 50, 80)
@@ -22,7 +23,7 @@ def chest() -> Volume:
     body = (y / 105) ** 2 + (x / 165) ** 2 < 1
     heart = ball((-30, 30, 25), (50, 45, 50))
     abdomen = (z < -70) & ((y / 95) ** 2 + (x / 150) ** 2 < 1)
-    spine = (y / 20) ** 2 * 0 + ((y + 75) / 18) ** 2 + (x / 18) ** 2 < 1
+    spine = ((y + 75) / 18) ** 2 + (x / 18) ** 2 < 1
     free = body & ~heart & ~abdomen & ~spine
     right = ball((15, 0, -75), (120, 85, 55)) & free
     left = ball((15, 0, 75), (120, 85, 55)) & free
@@ -61,8 +62,6 @@ def _ribs() -> np.ndarray:
 
 def outlines(count: int = 12) -> np.ndarray:
     """Landmarks of drawn lungs of varied height and width, (count, L, 2)."""
-    from rctpl_utils.embedded.warp import lung_landmarks
-
     row, column = np.mgrid[:128, :128] / 128
     found = []
     for k in range(count):

@@ -5,10 +5,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rctpl_utils.concepts import Triplet, merge_mentions, report_labels, triplets_frame
+from rctpl_utils.concepts.frames import read_state
 from rctpl_utils.concepts.spacy_extractor import SpacyExtractor
+from rctpl_utils.concepts.summary import (
+    choose_extractor,
+    example_triplets,
+    mention_counts,
+    mention_figure,
+)
 from rctpl_utils.errors import InputError
 from rctpl_utils.reports import Report
-from rctpl_utils.vocabulary import CONCEPTS, split_location
+from rctpl_utils.vocabulary import CONCEPTS, Frame, split_location
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +166,7 @@ def test_a_site_is_found_before_and_after(side, place, template):
 
 def test_two_processes_give_the_result_of_one():
     reports = [report("Left basilar opacity.", "No effusion.", n) for n in range(6)]
-    two = SpacyExtractor(processes=2, batch_size=2)
+    two = SpacyExtractor(processes=2, batch_size=4)
     assert list(two.extract(reports)) == list(EXTRACTOR.extract(reports))
 
 
@@ -216,3 +223,59 @@ def test_an_empty_frame_keeps_its_columns(tmp_path):
     assert report_labels(frame, ["a"], ["Edema"]).to_numpy() == [[0]]
     frame.to_parquet(tmp_path / "t.parquet")
     assert len(pd.read_parquet(tmp_path / "t.parquet")) == 0
+
+
+def test_examples_and_counts():
+    reports = [
+        report("Left basilar opacity.", "No effusion.", 1),
+        report("Left basilar opacity. Right apical nodule.", "No effusion.", 2),
+    ]
+    frame = triplets_frame(EXTRACTOR.extract(reports))
+    assert mention_counts(frame).to_dict("index") == {
+        "Lung Opacity": {"present": 2, "absent": 0, "uncertain": 0},
+        "Pleural Effusion": {"present": 0, "absent": 2, "uncertain": 0},
+        "Nodule": {"present": 1, "absent": 0, "uncertain": 0},
+    }
+    examples = example_triplets(frame, pd.Series({"s2": "CXR9"}))
+    assert examples.values.tolist() == [
+        ["Left basilar opacity.", "Lung Opacity", "left base", "present", "CXR9"],
+        ["Right apical nodule.", "Nodule", "right apex", "present", "CXR9"],
+    ]
+    assert example_triplets(frame, pd.Series(dtype=str)).empty
+    assert len(mention_figure(mention_counts(frame)).axes[0].patches) == 9  # 3 concepts x 3
+
+
+def test_radgraph_is_read_where_it_lies(tmp_path):
+    assert choose_extractor(tmp_path).name == "spacy"
+    (tmp_path / "MIMIC-CXR_graphs.json").write_text("{}")
+    assert choose_extractor(tmp_path).name == "radgraph"
+
+
+def test_remembering_sentences_changes_nothing():
+    reports = [
+        report("Opacity in the left base. This may be pneumonia.", "No effusion.", 1),
+        report("Opacity in the right apex. This may be pneumonia.", "No effusion.", 2),
+        report("This may be pneumonia.", "", 3),
+    ]
+    forgetful = SpacyExtractor(remember=0, batch_size=1)
+    remembered = list(EXTRACTOR.extract(reports))
+    assert list(forgetful.extract(reports)) == remembered
+    found = {t.report_id: t.location for t in remembered if t.concept == "Pneumonia"}
+    assert found == {"s1": "left base", "s2": "right apex", "s3": None}
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("is mildly enlarged .", (3, False)),
+        ("is borderline enlarged", (3, False)),
+        ("is not enlarged", (3, True)),
+        ("size is normal and there", (3, True)),
+        ("shows calcification and is enlarged", None),
+        ("", None),
+    ],
+)
+def test_a_state_is_read_after_its_subject(words, expected):
+    between = ("is", "mildly", "size", "borderline")
+    frame = Frame("x", ("heart",), between, ("enlarged", "borderline"), ("normal",))
+    assert read_state(words.split(), 0, frame) == expected

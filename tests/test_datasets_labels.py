@@ -138,7 +138,7 @@ def test_5x200_rule(tmp_path):
     # lowest patients first, each once before any twice; 23 is the fourth patient
     studies = edema["image_id"].str.extract(r"patient(\d+)/study(\d)").astype(int)
     assert studies.to_numpy().tolist() == [[9, 1], [10, 1], [11, 1], [23, 1]]
-    assert len(select_5x200(records, 5, allow_partial=True).query("Edema == 1")) == 5
+    assert len(select_5x200(records, 9, allow_partial=True).query("Edema == 1")) == 5
     assert select_5x200(records, 1, allow_partial=False)[list(FIVE)].sum().tolist() == [1] * 5
     shuffled = select_5x200(records[::-1].reset_index(drop=True), 4, allow_partial=True)
     assert (

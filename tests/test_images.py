@@ -187,9 +187,9 @@ def test_monochrome1_is_inverted(tmp_path):
 
 
 def test_signed_and_rescaled_dicom(tmp_path):
-    stored = np.array([[-2048, 2047]]).astype(np.int16).view(np.uint16)
-    file = dicom(tmp_path, stored, PixelRepresentation=1, RescaleSlope=2, RescaleIntercept=-10)
-    np.testing.assert_allclose(read_image(file), [[0, 1]], atol=1e-6)
+    stored = np.array([[-2048, 0, 2047]]).astype(np.int16).view(np.uint16)
+    file = dicom(tmp_path, stored, PixelRepresentation=1, RescaleSlope=2, RescaleIntercept=-1000)
+    np.testing.assert_allclose(read_image(file), [[0, 2048 / 4095, 1]], atol=1e-6)
 
 
 def test_dicom_window(tmp_path):

@@ -289,4 +289,7 @@ def test_5x200_and_validation_share_no_patient(tmp_path):
     rest = open_dataset("chexpert", tmp_path, "validation", per_class=1)
     assert five.records["patient_id"].tolist() == [f"patient{70001 + k}" for k in range(5)]
     assert five.concepts == FIVE and (five.records[list(FIVE)].to_numpy() == np.eye(5)).all()
+    next_best = open_dataset("chexpert5x200", tmp_path, "validation", per_class=1)
+    assert next_best.records["patient_id"].tolist() == ["patient70010"]
+    assert next_best.records[list(FIVE)].to_numpy().tolist() == [[0, 0, 0, 1, 0]]
     assert rest.records["patient_id"].unique().tolist() == ["patient70010", "patient70011"]

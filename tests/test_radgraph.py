@@ -170,7 +170,7 @@ OBJECTS = st.dictionaries(st.text(max_size=4), st.dictionaries(st.text(max_size=
 
 
 @given(OBJECTS, st.sampled_from([None, 2]), st.integers(1, 7))
-@settings(deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_streaming_equals_loading(tmp_path_factory, value, indent, block):
     path = tmp_path_factory.mktemp("stream") / "x.json"
     path.write_text(json.dumps(value, indent=indent), encoding="utf-8")
@@ -178,7 +178,7 @@ def test_streaming_equals_loading(tmp_path_factory, value, indent, block):
 
 
 @given(OBJECTS.filter(bool), st.data())
-@settings(deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_a_truncated_file_is_refused(tmp_path_factory, value, data):
     text = json.dumps(value)
     path = tmp_path_factory.mktemp("stream") / "x.json"

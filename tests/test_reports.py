@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 
 from rctpl_utils.errors import InputError
 from rctpl_utils.reports import (
+    METADATA_TABLE,
     SPLIT_TABLE,
     Report,
     parse_sections,
+    quotable_sources,
     read_mimic_reports,
     with_enough_concepts,
 )
@@ -154,3 +156,14 @@ def test_reports_with_fewer_than_two_concepts_are_left_out():
     assert with_enough_concepts(reports, triplets, minimum=1) == reports[:2]
     with pytest.raises(InputError, match="none of 3 reports"):
         with_enough_concepts(reports, triplets, minimum=3)
+
+
+def test_only_real_reports_of_the_embedded_world_may_be_quoted(tmp_path):
+    assert quotable_sources(tmp_path).empty
+    table = pd.DataFrame(
+        {"study_id": ["1", "1", "2"], "source": ["CXR8", "CXR8", "templated"]}, dtype=str
+    )
+    table.to_csv(tmp_path / METADATA_TABLE, index=False)
+    assert quotable_sources(tmp_path).to_dict() == {"s1": "CXR8"}
+    table.drop(columns="source").to_csv(tmp_path / METADATA_TABLE, index=False)
+    assert quotable_sources(tmp_path).empty

@@ -43,8 +43,19 @@ def write_notebook(folder: Path, name: str, *cells: str, device: str = 'device =
     return path
 
 
+# In a process of its own: the package's hash held fixed, as the fixture below does here.
+COMMAND = """import sys, pathlib, signal
+from rctpl_utils import run
+from rctpl_utils.runner import freshness
+freshness.package_hash = lambda: "package"
+signal.signal(signal.SIGTERM, run._terminate)
+sys.exit(run.main(sys.argv[2:], pathlib.Path(sys.argv[1])))
+"""
+
+
 @pytest.fixture
-def project(tmp_path):
+def project(tmp_path, monkeypatch):
+    monkeypatch.setattr(freshness, "package_hash", lambda: "package")  # it may be under edit
     folder = tmp_path / "notebooks"
     for name, source in (("00_first", FIRST), ("01_second", SECOND), ("02_third", THIRD)):
         write_notebook(folder, name, source)
@@ -116,13 +127,20 @@ def test_a_failing_notebook_stops_the_run_and_the_next_run_continues_there(proje
     assert statuses(capsys.readouterr().out)["00_first"] == "up to date"
 
 
+def test_a_kernel_that_dies_is_told_apart_from_an_error(project, capsys):
+    write_notebook(project, "00_first", "import os", "os._exit(9)")
+    assert start(project) == 1
+    captured = capsys.readouterr()
+    assert statuses(captured.out)["00_first"] == "failed"
+    assert "Its kernel died without a word; it had used" in captured.err
+    assert "Most often the memory ran out" in captured.err
+
+
 def test_a_killed_run_resumes(project, capsys):
     write_notebook(project, "01_second", "import time", "time.sleep(120)")
-    arguments = ["--profile", "smoke", "--output", str(project.parent / "out")]
-    code = "import sys, pathlib; from rctpl_utils.run import main; "
-    code += "sys.exit(main(sys.argv[2:], pathlib.Path(sys.argv[1])))"
+    command = [sys.executable, "-c", COMMAND, str(project), "--profile", "smoke", "--output"]
     process = subprocess.Popen(
-        [sys.executable, "-c", code, str(project), *arguments],
+        [*command, str(project.parent / "out")],
         cwd=PROJECT,
         stdout=subprocess.PIPE,
         text=True,
@@ -145,14 +163,11 @@ def test_an_interrupted_run_leaves_no_kernel(project, tmp_path):
     note = tmp_path / "kernel.pid"
     source = f"import os, pathlib, time\npathlib.Path({str(note)!r}).write_text(str(os.getpid()))"
     write_notebook(project, "00_first", source + "\ntime.sleep(120)")
-    code = "import sys, pathlib, signal; from rctpl_utils import run; "
-    code += "signal.signal(signal.SIGTERM, run._terminate); "
-    code += "sys.exit(run.main(sys.argv[2:], pathlib.Path(sys.argv[1])))"
-    command = [sys.executable, "-c", code, str(project), "--profile", "smoke", "--output"]
+    command = [sys.executable, "-c", COMMAND, str(project), "--profile", "smoke", "--output"]
     process = subprocess.Popen([*command, str(tmp_path / "out")], cwd=PROJECT)
     kernel = int(wait_for(lambda: note.exists() and note.read_text(encoding="utf-8")))
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=30) == 130
+    assert process.wait(timeout=120) == 130
     assert wait_for(lambda: not alive(kernel))
 
 
@@ -232,6 +247,14 @@ def test_only_and_from_and_force_choose(project, capsys):
     assert statuses(capsys.readouterr().out) == {"00_first": "done", "02_third": "done"}
 
 
+def test_a_change_of_the_package_makes_all_run_again(project, capsys, monkeypatch):
+    assert start(project, "--only", "02") == 0
+    monkeypatch.setattr(freshness, "package_hash", lambda: "another")
+    capsys.readouterr()
+    assert start(project, "--list") == 0
+    assert "02_third   to be run again" in capsys.readouterr().out
+
+
 def test_list_runs_nothing(project, capsys):
     assert start(project, "--list") == 0
     assert "00_first   not run yet" in capsys.readouterr().out
@@ -261,6 +284,7 @@ def test_saved_outputs_leave_the_source_as_it_was(project, tmp_path):
 
 
 def test_package_hash_sees_content_and_names(tmp_path):
+    assert freshness.package_hash.__defaults__ == (PROJECT / "rctpl_utils",)
     (tmp_path / "__pycache__").mkdir()
     (tmp_path / "a.py").write_text("x = 1\n", encoding="utf-8")
     first = freshness.package_hash(tmp_path)

@@ -29,7 +29,10 @@ def corpus(encoder):
     features = encoder.encode_text(texts).numpy()
     kinds = np.arange(24) % 3
     return TextCorpus(
-        features[kinds], features, [np.array([k]) for k in kinds], np.eye(3, dtype=np.float32)[kinds]
+        features[kinds],
+        features,
+        [np.array([k]) for k in kinds],
+        np.eye(3, dtype=np.float32)[kinds],
     )
 
 
@@ -117,7 +120,8 @@ def test_prompts_round_trip_and_classify(encoder, learned, tmp_path):
 
 
 def test_prompts_of_another_encoder_are_refused(encoder, learned, tmp_path):
-    path = Prompts(learned.report, learned.concept, {"text_key": "other"}).save(tmp_path / "p.safetensors")
+    foreign = Prompts(learned.report, learned.concept, {"text_key": "other"})
+    path = foreign.save(tmp_path / "p.safetensors")
     with pytest.raises(InputError, match="another text encoder"):
         RCTPL.load(path, encoder)
 

@@ -12,7 +12,7 @@ from rctpl_utils.embedded import production, world
 from rctpl_utils.embedded.cases import SPLITS
 from rctpl_utils.embedded.manifest import concept_table, manifest_table
 from rctpl_utils.embedded.radiograph import Radiograph
-from rctpl_utils.embedded.world import NAMES, build_world
+from rctpl_utils.embedded.world import NAMES, build_world, code_hash, dataset_key
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import read_json
 from rctpl_utils.profiles import PROFILES, WorldSize
@@ -43,7 +43,13 @@ def stub_render(case, anatomy, size):
 
 @pytest.fixture
 def stub_anatomy(monkeypatch):
-    monkeypatch.setattr(production, "load_anatomy", lambda cache: None)
+    stand_in(monkeypatch)
+
+
+def stand_in(patch):
+    """No anatomy to project, and no code that could change meanwhile."""
+    patch.setattr(production, "load_anatomy", lambda cache: None)
+    patch.setattr(world, "code_hash", lambda renderer: "code")
 
 
 def open_workspace(folder, size=SIZE):
@@ -59,7 +65,7 @@ def build(folder, size=SIZE):
 def built(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(production, "load_anatomy", lambda cache: None)
+        stand_in(patch)
         build(folder)
     return open_workspace(folder)
 
@@ -92,7 +98,7 @@ def test_an_interrupted_data_set_is_written_anew_and_the_others_kept(built, stub
     assert build_world(built, processes=1, renderer=stub_render) == manifest
     after = stamps(root)
     rewritten = {path.relative_to(root).parts[0] for path in after if after[path] != before[path]}
-    assert rewritten == {"siim", ".complete", "manifest.json"}
+    assert rewritten == {"siim", ".complete"}
 
 
 def test_a_changed_size_rewrites_only_its_data_set(built, tmp_path, stub_anatomy):
@@ -102,6 +108,13 @@ def test_a_changed_size_rewrites_only_its_data_set(built, tmp_path, stub_anatomy
     build(tmp_path, replace(SIZE, covidx=15))
     changed = {p.relative_to(root).parts[0] for p, t in stamps(root).items() if before.get(p) != t}
     assert changed == {"covidx", ".complete", "manifest.json"}
+
+
+def test_a_data_set_depends_on_its_code_and_its_size_alone():
+    key = dataset_key("covidx", SIZE, code_hash())
+    assert key == dataset_key("covidx", replace(SIZE, rsna=99), code_hash())
+    assert key != dataset_key("covidx", replace(SIZE, covidx=99), code_hash())
+    assert key != dataset_key("covidx", SIZE, code_hash(stub_render))
 
 
 def test_a_full_disk_leaves_nothing_half_written(tmp_path, stub_anatomy, monkeypatch):

@@ -1,8 +1,10 @@
 """The extractor against the human MeSH codes of Open-I: precision, recall and F1.
 
-Coders name what is present; so a triplet counts as predicted when it is present, or uncertain where
-`UNCERTAIN_COUNTS`. Concepts are compared as they are named, without their parents. Reports are
-split by a hash of their identifier: rules were written on one half, scores come from the other.
+Coders name what is present, and on the development half they left out most hedged mentions; so
+present triplets are the predictions, absent and uncertain ones are none. (They did code most
+"A versus B", which costs recall.) Concepts are compared as they are named, without their parents.
+Reports are split by a hash of their identifier: rules were written on one half, scores come from
+the other.
 """
 
 import hashlib
@@ -13,11 +15,10 @@ import pandas as pd
 
 from rctpl_utils.concepts import Extractor, triplets_frame
 from rctpl_utils.errors import InputError
-from rctpl_utils.openi import OpenIReport, mesh_findings
+from rctpl_utils.openi import OpenIReport, mesh_findings, openi_archive, read_openi
 from rctpl_utils.reports import Report
 from rctpl_utils.vocabulary import CONCEPTS, split_location
 
-UNCERTAIN_COUNTS = False
 # MeSH's codes are coarser: no mid zone (coders took the middle lobe, on the left the lingula), no
 # perihilar region (the hilum), no periphery.
 _CODED_ZONE = {"perihilar": "hilum", "lingula": "middle", "peripheral": None}
@@ -33,6 +34,11 @@ def extract_openi(extractor: Extractor, reports: Iterable[OpenIReport]) -> pd.Da
     """Triplets of Open-I reports, `report_id` their uid; reports without text give none."""
     plain = (Report(r.uid, r.uid, r.findings, r.impression, "test") for r in reports)
     return triplets_frame(extractor.extract(report for report in plain if report.text))
+
+
+def held_out_reports() -> list[OpenIReport]:
+    """The packaged Open-I reports that rules were not written on."""
+    return [report for report in read_openi(openi_archive()) if not development_half(report.uid)]
 
 
 def extraction_scores(triplets: pd.DataFrame, reports: Sequence[OpenIReport]) -> pd.DataFrame:
@@ -103,8 +109,7 @@ def common_errors(
 
 
 def _counted(triplets: pd.DataFrame) -> pd.DataFrame:
-    wanted = ["present", "uncertain"] if UNCERTAIN_COUNTS else ["present"]
-    return triplets[triplets["positive"].isin(wanted)]
+    return triplets[triplets["positive"] == "present"]
 
 
 def _collect(triplets: pd.DataFrame, item: Callable[[str, str | None], tuple]) -> Items:

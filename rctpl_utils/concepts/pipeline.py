@@ -15,22 +15,21 @@ from spacy.tokens import Span
 
 from rctpl_utils.concepts import Assertion
 from rctpl_utils.files import read_json
-from rctpl_utils.vocabulary import Frame, Vocabulary
+from rctpl_utils.vocabulary import Vocabulary
 from rctpl_utils.workspace import PACKAGE_DATA
 
 IGNORED = "ignored"
 PLACES = "places"  # key of the anatomical spans
+SUBJECT = "subject"  # id of a frame's subject, a mention only where a state follows
 _JOIN = "|"
 _SENTENCE_ENDS = (".", "..", "...", "!", "?")
-_DENIALS = ("not", "nor")
 _REACH = 8  # tokens
 _ALTERNATIVES = frozenset(["versus", "vs", "vs.", "v."])
 
 
 def build_pipeline(vocabulary: Vocabulary) -> Language:
     """The pipeline; its entities are mentions, `doc.spans[PLACES]` the anatomical words."""
-    nlp = spacy.blank("en")
-    nlp.add_pipe("sentencizer", config={"punct_chars": list(_SENTENCE_ENDS)})
+    nlp = build_splitter()
     ruler = nlp.add_pipe("entity_ruler", config={"phrase_matcher_attr": "LOWER"})
     ruler.add_patterns(list(_concept_patterns(vocabulary)))
     _add_places(nlp, vocabulary)
@@ -38,6 +37,13 @@ def build_pipeline(vocabulary: Vocabulary) -> Language:
     for name in ("negation", "uncertainty"):
         config = {"neg_termset": terms[name], "extension_name": name}
         nlp.add_pipe("negex", name=name, config=config)
+    return nlp
+
+
+def build_splitter() -> Language:
+    """A pipeline that splits sentences only."""
+    nlp = spacy.blank("en")
+    nlp.add_pipe("sentencizer", config={"punct_chars": list(_SENTENCE_ENDS)})
     return nlp
 
 
@@ -61,17 +67,9 @@ def concepts_of(mention: Span) -> tuple[str, ...]:
 
 def assertion_of(mention: Span) -> Assertion:
     """Absent where it is denied, uncertain where it is hedged, present otherwise."""
-    if mention._.negation or _states_absence(mention):
+    if mention._.negation:
         return "absent"
     return "uncertain" if mention._.uncertainty or _alternative(mention) else "present"
-
-
-def _states_absence(mention: Span) -> bool:
-    """Whether a frame says so: "heart size is normal", "the heart is not enlarged"."""
-    if not mention.ent_id_:
-        return False
-    words = mention.text.lower().split()
-    return words[-1] in mention.ent_id_.split(_JOIN) or any(word in _DENIALS for word in words)
 
 
 def _alternative(mention: Span) -> bool:
@@ -93,22 +91,8 @@ def _concept_patterns(vocabulary: Vocabulary) -> Iterator[dict]:
     for phrase, concepts in named.items():
         yield {"label": _JOIN.join(concepts), "pattern": phrase}
     for frame in vocabulary.frames:
-        yield from _frame_patterns(frame)
-
-
-def _frame_patterns(frame: Frame) -> Iterator[dict]:
-    """Token patterns of a frame: subjects of one length share a pattern, word by word.
-
-    The pattern's id lists the states that mean absence.
-    """
-    between = {"LOWER": {"IN": [*frame.between, *_DENIALS]}, "OP": "*"}
-    state = {"LOWER": {"IN": [*frame.present, *frame.absent]}}
-    subjects = [phrase.split() for phrase in frame.subjects]
-    for length in sorted({len(subject) for subject in subjects}):
-        same = [subject for subject in subjects if len(subject) == length]
-        start = [{"LOWER": {"IN": sorted(set(words))}} for words in zip(*same, strict=True)]
-        pattern = [*start, between, state]
-        yield {"label": frame.concept, "pattern": pattern, "id": _JOIN.join(frame.absent)}
+        for subject in frame.subjects:
+            yield {"label": frame.concept, "pattern": subject, "id": SUBJECT}
 
 
 def _place_patterns(vocabulary: Vocabulary) -> Iterator[dict]:

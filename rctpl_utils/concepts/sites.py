@@ -19,7 +19,7 @@ _INSIDE = words_of(
     "- , ( the lateral medial posterior anterior superior inferior pulmonary side sided mid far "
     "more most posterolateral anterolateral of in on at"
 )
-WEAK = words_of("lung diffuse periphery")  # places that give way to a preciser one
+WEAK = words_of("lung diffuse periphery pleura")  # places that give way to a preciser one
 _JOINING = words_of("and or / & and/or to")
 _ELLIPTICAL = {"upper": "upper lobe", "middle": "middle lobe", "mid": "middle zone"}
 _ELLIPTICAL |= {"lower": "lower lobe"}  # "right middle and lower lobes"

@@ -1,15 +1,43 @@
-"""Triplets from the text of the reports themselves (paper 3.1.1), built on spaCy and negspacy."""
+"""Triplets from the text of the reports themselves (paper 3.1.1), built on spaCy and negspacy.
 
-from collections.abc import Iterable, Iterator
+Radiologists repeat themselves: of the 24,090 sentences of Open-I, 8,674 are distinct. So reports
+are split into sentences first, and each distinct sentence is analyzed once and remembered.
+"""
 
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from spacy.attrs import LOWER
 from spacy.tokens import Doc, Span
 
-from rctpl_utils.concepts import Triplet
+from rctpl_utils.concepts import Assertion, Triplet
 from rctpl_utils.concepts.attachment import Sentence, attach
-from rctpl_utils.concepts.pipeline import IGNORED, assertion_of, build_pipeline, concepts_of
+from rctpl_utils.concepts.frames import read_state
+from rctpl_utils.concepts.pipeline import (
+    IGNORED,
+    SUBJECT,
+    assertion_of,
+    build_pipeline,
+    build_splitter,
+    concepts_of,
+)
 from rctpl_utils.concepts.sites import Site, location_names, sites_of
 from rctpl_utils.reports import Report
-from rctpl_utils.vocabulary import Vocabulary, load_vocabulary
+from rctpl_utils.vocabulary import Frame, Vocabulary, load_vocabulary
+
+_CARRIED = Site(-1, -1, None, None)  # stands for the sites of the sentence before
+
+
+@dataclass(frozen=True)
+class Mention:
+    """A concept in a sentence: its characters [start, end) there and the sites it is at."""
+
+    concept: str
+    positive: Assertion
+    start: int
+    end: int
+    sites: tuple[Site, ...]
 
 
 class SpacyExtractor:
@@ -17,8 +45,9 @@ class SpacyExtractor:
 
     Args:
         vocabulary: the phrase lists; the packaged ones by default.
-        processes: worker processes of `nlp.pipe`.
+        processes: worker processes of `nlp.pipe`, started for each batch: take large ones.
         batch_size: reports a batch.
+        remember: distinct sentences kept; memory is bounded by them and one batch.
     """
 
     name = "spacy"
@@ -28,50 +57,85 @@ class SpacyExtractor:
         vocabulary: Vocabulary | None = None,
         *,
         processes: int = 1,
-        batch_size: int = 256,
+        batch_size: int = 2048,
+        remember: int = 50_000,
     ) -> None:
         """Build the pipeline (a second or so)."""
         self.vocabulary = vocabulary or load_vocabulary()
-        self.processes, self.batch_size = processes, batch_size
+        self.processes, self.batch_size, self.remember = processes, batch_size, remember
+        self._splitter = build_splitter()
         self._nlp = build_pipeline(self.vocabulary)
+        self._frames = {frame.concept: frame for frame in self.vocabulary.frames}
+        self._known: dict[str, tuple[Mention, ...]] = {}
 
     def extract(self, reports: Iterable[Report]) -> Iterator[Triplet]:
-        """Yield each report's triplets in the order of its text; memory does not grow."""
-        texts = ((report.text, report.report_id) for report in reports)
-        documents = self._nlp.pipe(
-            texts, as_tuples=True, batch_size=self.batch_size, n_process=self.processes
-        )
-        for document, report_id in documents:
-            yield from self._triplets(document, report_id)
+        """Yield each report's triplets in the order of its text."""
+        remaining = iter(reports)
+        while batch := list(islice(remaining, self.batch_size)):
+            split = [self._split(report.text) for report in batch]
+            self._analyze(dict.fromkeys(text for each in split for _, text in each))
+            for report, sentences in zip(batch, split, strict=True):
+                yield from self._triplets(report.report_id, sentences)
 
-    def _triplets(self, document: Doc, report_id: str) -> Iterator[Triplet]:
-        mentions = [mention for mention in document.ents if mention.label_ != IGNORED]
-        if not mentions:
-            return
-        words = [token.lower_ for token in document]
-        sites = sites_of(document, words)
-        carried: list[Site] = []
-        for start, end, text in _sentences(document):
-            inside = [mention for mention in mentions if start <= mention.start < end]
-            if not inside:
-                continue
-            ranges = [(mention.start, mention.end) for mention in inside]
-            near = [site for site in sites if start <= site.start < end]
-            attached = attach(Sentence(words, start, end, ranges, near), carried)
-            carried = next((each for each in reversed(attached) if each), [])
-            for mention, own in zip(inside, attached, strict=True):
-                yield from self._of_mention(mention, own, text, report_id)
+    def _split(self, text: str) -> list[tuple[int, str]]:
+        """The sentences of a report, each with its first character's position."""
+        return [(sentence.start_char, sentence.text) for sentence in self._splitter(text).sents]
 
-    def _of_mention(
-        self, mention: Span, sites: list[Site], sentence: str, report_id: str
-    ) -> Iterator[Triplet]:
-        positive = assertion_of(mention)
-        span = mention.start_char, mention.end_char
-        for concept in concepts_of(mention):
-            for location in location_names(concept, sites, self.vocabulary):
-                yield Triplet(report_id, sentence, concept, location, positive, *span, self.name)
+    def _analyze(self, sentences: Iterable[str]) -> None:
+        """Make `_known` hold these sentences."""
+        if len(self._known) > self.remember:
+            self._known.clear()
+        new = [text for text in sentences if text not in self._known]
+        for text, document in zip(
+            new, self._nlp.pipe(new, batch_size=512, n_process=self.processes), strict=True
+        ):
+            self._known[text] = tuple(_mentions(document, self._frames))
+
+    def _triplets(self, report_id: str, sentences: Sequence[tuple[int, str]]) -> Iterator[Triplet]:
+        carried: tuple[Site, ...] = ()
+        for start, text in sentences:
+            mentions = self._known[text]
+            located = [carried if _CARRIED in m.sites else m.sites for m in mentions]
+            for mention, sites in zip(mentions, located, strict=True):
+                span = start + mention.start, start + mention.end
+                for location in location_names(mention.concept, sites, self.vocabulary):
+                    yield Triplet(
+                        report_id,
+                        text,
+                        mention.concept,
+                        location,
+                        mention.positive,
+                        *span,
+                        self.name,
+                    )
+            if mentions:
+                carried = next((sites for sites in reversed(located) if sites), ())
 
 
-def _sentences(document: Doc) -> Iterator[tuple[int, int, str]]:
-    for sentence in document.sents:
-        yield sentence.start, sentence.end, sentence.text
+def _named(
+    document: Doc, words: Sequence[str], frames: Mapping[str, Frame]
+) -> Iterator[tuple[Span, int, bool]]:
+    """The spans that name concepts, where each ends, and whether its own words mean absence."""
+    for span in document.ents:
+        if span.ent_id_ == SUBJECT:
+            state = read_state(words, span.end, frames[span.label_])
+            if state is not None:
+                yield span, *state
+        elif span.label_ != IGNORED:
+            yield span, span.end, False
+
+
+def _mentions(document: Doc, frames: Mapping[str, Frame]) -> Iterator[Mention]:
+    """The mentions of a one-sentence document."""
+    strings = document.vocab.strings
+    words = [strings[key] for key in document.to_array(LOWER).tolist()]
+    found = list(_named(document, words, frames))
+    if not found:
+        return
+    ranges = [(span.start, end) for span, end, _ in found]
+    sentence = Sentence(words, 0, len(words), ranges, sites_of(document, words))
+    for (span, end, absent), sites in zip(found, attach(sentence, [_CARRIED]), strict=True):
+        positive = "absent" if absent else assertion_of(span)
+        last = document[end - 1]
+        for concept in concepts_of(span):
+            yield Mention(concept, positive, span.start_char, last.idx + len(last), tuple(sites))

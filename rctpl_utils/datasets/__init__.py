@@ -20,7 +20,7 @@ _HELD_OUT = ("validation", "test")
 DATASETS: dict[str, tuple[str, tuple[str, ...], Callable[..., Radiographs]]] = {
     "chestxray14": ("chestxray14", _HELD_OUT, open_chestxray14),
     "chexpert": ("chexpert", _HELD_OUT, open_chexpert),
-    "chexpert5x200": ("chexpert", ("test",), open_chexpert5x200),
+    "chexpert5x200": ("chexpert", _HELD_OUT, open_chexpert5x200),
     "covidx": ("covidx", _HELD_OUT, open_covidx),
     "rsna": ("rsna", _HELD_OUT, open_rsna),
     "siim": ("siim", _HELD_OUT, open_siim),

@@ -64,23 +64,12 @@ def open_chestxray14(root: Path, split: str, *, allow_partial: bool = False) -> 
         InputError: a missing file or column, an unknown label, a duplicate, a patient on both
             sides, a path outside the folder.
     """
-    file = next(
-        (root / name for name in ENTRY_TABLES if (root / name).is_file()), root / ENTRY_TABLES[0]
-    )
-    columns = ["Image Index", "Finding Labels", "Patient ID"]
-    entries = read_table(file, columns, dtype=dict.fromkeys(columns, "str"))
-    refuse_blank(entries, ["Image Index", "Patient ID"], file)
-    refuse_duplicates(entries, ["Image Index"], file)
-    refuse_outside(entries["Image Index"], file)
-    records = _records(entries, file)
-    records = records[_in_split(records, split, root, allow_partial)]
-    folders = [
-        f for top in sorted(root.glob("images*")) for f in (top, top / "images") if f.is_dir()
-    ]
-    paths = records["image_id"].map(files_in(folders, (".png", ".jpg", ".jpeg")))
+    everything = _records(root)
+    records = everything[_in_split(everything, split, root, allow_partial)]
+    paths = records["image_id"].map(_images(root))
     records.insert(2, "path", paths)
     records, missing = keep_present(records, paths.notna(), allow_partial=allow_partial, file=root)
-    masks = _boxes(root, entries["Image Index"], allow_partial)
+    masks = _boxes(root, everything["image_id"], allow_partial)
     annotated = {concept: reader.drawn(records["image_id"]) for concept, reader in masks.items()}
     left_out = {"image file missing": missing}
     return Radiographs(
@@ -94,8 +83,31 @@ def open_chestxray14(root: Path, split: str, *, allow_partial: bool = False) -> 
     )
 
 
-def _records(entries: pd.DataFrame, file: Path) -> pd.DataFrame:
-    codes, combinations = pd.factorize(entries["Finding Labels"].fillna(""))
+def _images(root: Path) -> dict[str, str]:
+    """File name -> path, in `images*/` and `images*/images/`."""
+    tops = sorted(root.glob("images*"))
+    folders = [folder for top in tops for folder in (top, top / "images") if folder.is_dir()]
+    return files_in(folders, (".png", ".jpg", ".jpeg"))
+
+
+def _records(root: Path) -> pd.DataFrame:
+    """The entry table as records without paths."""
+    tables = [root / name for name in ENTRY_TABLES]
+    file = next((table for table in tables if table.is_file()), tables[0])
+    columns = ["Image Index", "Finding Labels", "Patient ID"]
+    entries = read_table(file, columns, dtype=dict.fromkeys(columns, "str"))
+    refuse_blank(entries, ["Image Index", "Patient ID"], file)
+    refuse_duplicates(entries, ["Image Index"], file)
+    refuse_outside(entries["Image Index"], file)
+    records = _labels(entries["Finding Labels"], file)
+    records.insert(0, "image_id", entries["Image Index"].to_numpy())
+    records.insert(1, "patient_id", entries["Patient ID"].to_numpy())
+    return records
+
+
+def _labels(texts: pd.Series, file: Path) -> pd.DataFrame:
+    """0.0 or 1.0 a concept, from texts such as "Effusion|Mass"; each combination is read once."""
+    codes, combinations = pd.factorize(texts.fillna(""))
     labels = np.zeros((len(combinations), len(CHESTXRAY14_CONCEPTS)))
     for row, combination in enumerate(combinations):
         names = [] if combination == "No Finding" else combination.split("|")
@@ -106,10 +118,7 @@ def _records(entries: pd.DataFrame, file: Path) -> pd.DataFrame:
             refuse_rows(codes == row, problem, cure, file)
         for name in names:
             labels[row, CHESTXRAY14_CONCEPTS.index(CANONICAL[name])] = 1
-    records = pd.DataFrame(labels[codes], columns=list(CHESTXRAY14_CONCEPTS))
-    records.insert(0, "image_id", entries["Image Index"].to_numpy())
-    records.insert(1, "patient_id", entries["Patient ID"].to_numpy())
-    return records
+    return pd.DataFrame(labels[codes], columns=list(CHESTXRAY14_CONCEPTS))
 
 
 def _in_split(records: pd.DataFrame, split: str, root: Path, allow_partial: bool) -> pd.Series:

@@ -113,14 +113,16 @@ def _dicom(path: Path, *, stop_before_pixels: bool) -> pydicom.Dataset:
 
 def _read_dicom(path: Path) -> np.ndarray:
     dicom = _dicom(path, stop_before_pixels=False)
-    kind, frames = dicom.get("PhotometricInterpretation"), dicom.get("NumberOfFrames") or 1
-    if kind not in ("MONOCHROME1", "MONOCHROME2") or frames != 1:
-        problem = f"photometric interpretation {kind!r} or several frames are not supported"
-        raise InputError(problem, "Export one grayscale frame.", file=path)
     try:
+        kind, frames = dicom.get("PhotometricInterpretation"), dicom.get("NumberOfFrames") or 1
+        if kind not in ("MONOCHROME1", "MONOCHROME2") or frames != 1:
+            problem = f"photometric interpretation {kind!r} or several frames are not supported"
+            raise InputError(problem, "Export one grayscale frame.", file=path)
         pixels = apply_voi_lut(apply_modality_lut(dicom.pixel_array, dicom), dicom)
         low, high = _gray_range(dicom)
         pixels = np.clip((pixels.astype(np.float32) - low) / (high - low), 0, 1)
+    except InputError:
+        raise
     except Exception as error:  # see `_dicom`
         raise InputError(f"the pixel data are damaged ({error})", _AGAIN, file=path) from error
     return (1 - pixels if kind == "MONOCHROME1" else pixels).astype(np.float32)

@@ -13,14 +13,14 @@ import numpy as np
 
 from rctpl_utils.embedded.cases import SPLITS
 from rctpl_utils.embedded.outlines import load_outlines
-from rctpl_utils.embedded.projection import FIELD, Pose, project, project_points, sample_pose
+from rctpl_utils.embedded.projection import FIELD, project, project_points, sample_pose
 from rctpl_utils.embedded.sources import CT_MEMBERS, SOURCES, ct_files, xrv_file
 from rctpl_utils.embedded.volume import CHANNELS, LOBES, Volume, load_volume
 from rctpl_utils.embedded.warp import lung_landmarks
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import atomic_path, hash_of, read_json, write_json
 
-VERSION = 1  # of the projection: raise it when the cached arrays would change
+VERSION = 2  # of the projection: raise it when the cached arrays would change
 _SMALL = ("ribs", "landmarks", "outlines", "frontal")  # loaded whole; the maps stay on disk
 _OUTLINES = "semantic_masks_v7labs_lungs.zip"
 
@@ -80,7 +80,7 @@ class Anatomy:
 
 
 def load_anatomy(cache: Path, plan: Plan | None = None) -> Anatomy:
-    """The anatomy from `cache`, projected first where it is not there (some 20 seconds).
+    """The anatomy from `cache`, projected first where it is not there (half a minute).
 
     Args:
         cache: the folder shared by all profiles.

@@ -79,21 +79,21 @@ def normal_vessels(scene: Scene, side: str, rng: np.random.Generator) -> np.ndar
 
 
 def heart_change(
-    scene: Scene, scale: float, rng: np.random.Generator, *, down: float = 0.4
+    scene: Scene, scale: float, rng: np.random.Generator, *, up: float = 0.3
 ) -> np.ndarray:
     """What changes when the heart is `scale` times as wide: (H, W) attenuation.
 
-    The heart grows to the left and downwards more than to the right, into the lung in front of it:
-    it gains at most what that lung can give.
+    The heart rests on the diaphragm and grows to the left, up and, less, to the right, into the
+    lung along the ray: it gains at most what that lung can give.
     """
     heart = scene.channel("heart")
     rows, columns = np.nonzero(heart > 0.25 * heart.max())
     if scale == 1.0 or rows.size < 4:
         return np.zeros_like(heart)
     column, row = scene.coordinates()
-    pivot = columns.min() + (0.3 + rng.uniform(-0.08, 0.08)) * np.ptp(columns), rows.min()
+    pivot = columns.min() + (0.3 + rng.uniform(-0.08, 0.08)) * np.ptp(columns), rows.max()
     across = pivot[0] + (column - pivot[0]) / scale
-    along = pivot[1] + (row - pivot[1]) / (1 + down * (scale - 1))
+    along = pivot[1] + (row - pivot[1]) / (1 + up * (scale - 1))
     grown = cv2.remap(heart, across.astype(np.float32), along.astype(np.float32), cv2.INTER_LINEAR)
     path = scene.lungs["right"].path + scene.lungs["left"].path
     seen = scene.lungs["right"].mask | scene.lungs["left"].mask

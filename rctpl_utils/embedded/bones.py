@@ -19,7 +19,7 @@ def fracture(scene: Scene, body: Body, lesion: Lesion, rng: np.random.Generator)
     for side in sides:
         chosen = side if side in SIDES else SIDES[int(rng.integers(2))]
         first, where = _first_rib(lesion, rng), rng.uniform(0.35, 0.75)
-        for k in range(1 + rng.binomial(3, 0.15 + 0.5 * lesion.severity)):
+        for k in range(1 + rng.binomial(4, 0.3 + 0.5 * lesion.severity)):
             rib = min(first + k, _PER_SIDE - 1)
             place = float(np.clip(where + rng.normal(0, 0.04), 0.2, 0.85))
             drawn.append(_break(scene, chosen, rib, place, lesion.severity, rng))
@@ -50,7 +50,7 @@ def _break(
     column, row = scene.coordinates()
     x, y = column - center[0], row - center[1]
     lengthwise, across = x * along[0] + y * along[1], y * along[0] - x * along[1]
-    reach = scene.pixels(between(rng, severity, 13, 22))
+    reach = scene.pixels(between(rng, severity, 14, 26))
     window = np.clip(1.6 - 1.6 * np.hypot(x, y) / reach, 0, 1)
     change = _step(bone, lengthwise, along, scene, severity, rng) * window
     change += _healing(scene, lengthwise, across, severity, rng) * (window > 0)
@@ -67,14 +67,16 @@ def _step(
     rng: np.random.Generator,
 ) -> np.ndarray:
     """The far fragment moved across the rib's course, with a dark gap, (H, W) attenuation."""
-    shift = scene.pixels(between(rng, severity, 1.2, 7.5)) * (1 if rng.random() < 0.5 else -1)
+    shift = scene.pixels(between(rng, severity, 3.0, 11)) * (1 if rng.random() < 0.5 else -1)
     column, row = scene.coordinates()
     far = np.clip(lengthwise + 0.5, 0, 1).astype(np.float32)
     source_x = (column - far * shift * -along[1]).astype(np.float32)
     source_y = (row - far * shift * along[0]).astype(np.float32)
     moved = cv2.remap(bone, source_x, source_y, cv2.INTER_LINEAR)
-    gap = np.exp(-((lengthwise / max(scene.pixels(1.3), 0.7)) ** 2)) * between(rng, severity, 0.3, 0.9)
-    return 1.3 * (moved * (1 - gap) - bone)
+    gap = np.exp(-((lengthwise / max(scene.pixels(1.3), 0.7)) ** 2)) * between(
+        rng, severity, 0.3, 0.9
+    )
+    return 1.1 * (moved * (1 - gap) - bone)
 
 
 def _healing(
@@ -89,4 +91,4 @@ def _healing(
         return np.zeros_like(lengthwise)
     long, wide = scene.pixels(rng.uniform(6, 10)), scene.pixels(rng.uniform(5, 8))
     spindle = np.exp(-((lengthwise / long) ** 2) - (across / wide) ** 2)
-    return spindle * between(rng, severity, 0.08, 0.4)
+    return spindle * between(rng, severity, 0.2, 0.8)

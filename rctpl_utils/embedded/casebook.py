@@ -27,7 +27,7 @@ from rctpl_utils.profiles import WorldSize
 
 FIVE = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")  # of 5x200
 OPACITIES = ("Pneumonia", "Consolidation", "Infiltration", "Edema")  # never in RSNA's negatives
-QUOTA_SHARE = 40 / 1600  # positives of a rare concept that a set holds at least, a share of it
+QUOTA, QUOTA_SHARE = 40, 1 / 30  # positives of a rare concept: at least so many, or this share
 VALIDATION_SHARE = 1 / 3  # of the test set's size
 # shares of films; in the real sets RSNA has 0.23, 0.44 and 0.33 (26,684 patients), SIIM-ACR 0.22
 # with a pneumothorax (12,047 films), and COVID Rural outlines opacities on all but a few
@@ -184,7 +184,7 @@ def _hashed(patient: str) -> str:
 
 
 def _quota(images: int) -> int:
-    return max(1, round(images * QUOTA_SHARE))
+    return max(1, min(QUOTA, round(images * QUOTA_SHARE)))
 
 
 def _label_sets(patients: Iterable[Patient]) -> list[Labels]:

@@ -17,7 +17,7 @@ def support_devices(scene: Scene, body: Body, lesion: Lesion, rng: np.random.Gen
     chance = np.array([0.3, 0.16, 0.18, 0.14, 0.1, 0.12])
     chosen = rng.choice(len(kinds), count, replace=False, p=chance)
     side = lesion.side if lesion.side in SIDES else SIDES[int(rng.integers(2))]
-    strength = (0.16 + 0.5 * lesion.severity) * rng.uniform(0.8, 1.25)
+    strength = (0.26 + 0.6 * lesion.severity) * rng.uniform(0.8, 1.25)
     return combine([kinds[k](scene, side, strength, rng) for k in chosen])
 
 
@@ -54,7 +54,10 @@ def _central_line(scene: Scene, side: str, strength: float, rng: np.random.Gener
     cava = at["middle"] - 0.3 * at["gap"] + rng.normal(0, 1)
     tip = (cava + rng.normal(0, 1), at["carina"] + rng.uniform(0.0, 0.25) * at["tall"])
     if rng.random() < 0.5:
-        start = (at["middle"] + out * rng.uniform(0.5, 0.8) * at["gap"], at["top"] - 0.25 * at["tall"])
+        start = (
+            at["middle"] + out * rng.uniform(0.5, 0.8) * at["gap"],
+            at["top"] - 0.25 * at["tall"],
+        )
         turn = (at["middle"] + out * 0.45 * at["gap"], at["top"] + 0.02 * at["tall"])
     else:
         start = (at["middle"] + out * 1.25 * at["wide"], at["top"] + 0.12 * at["tall"])
@@ -129,7 +132,10 @@ def _chest_tube(scene: Scene, side: str, strength: float, rng: np.random.Generat
     start = (edge + lung.outward * scene.pixels(22), lung.hilum[1] + 0.28 * lung.height)
     entry = (edge - lung.outward * scene.pixels(4), lung.hilum[1] + 0.2 * lung.height)
     up = rng.random() < 0.75
-    way = (edge - lung.outward * 0.22 * lung.width, lung.hilum[1] + (-0.1 if up else 0.25) * lung.height)
+    way = (
+        edge - lung.outward * 0.22 * lung.width,
+        lung.hilum[1] + (-0.1 if up else 0.25) * lung.height,
+    )
     end_row = lung.hilum[1] + (rng.uniform(-0.4, -0.2) if up else 0.36) * lung.height
     end = (edge - lung.outward * rng.uniform(0.35, 0.6) * lung.width, end_row)
     path = curve([start, entry, way, end], 40)

@@ -1,7 +1,7 @@
 """Diffuse and volume-changing lung disease: edema, emphysema, fibrosis, atelectasis.
 
-Appearances after Hansell et al., Radiology 246 (2008), and Gluecker et al., "Clinical and radiologic
-features of pulmonary edema", RadioGraphics 19 (1999).
+Appearances after Hansell et al., Radiology 246 (2008), and Gluecker et al., "Clinical and
+radiologic features of pulmonary edema", RadioGraphics 19 (1999).
 """
 
 import cv2
@@ -31,7 +31,7 @@ def edema(scene: Scene, body: Body, lesion: Lesion, rng: np.random.Generator) ->
         region = np.exp(-((far / spread) ** 2)) * (1 - 0.5 * np.clip(lung.u - 0.75, 0, 1))
         texture = 1 + 0.28 * cloud(rng, scene.size, scene.pixels(14))
         net = network(rng, scene.size, scene.pixels(9))
-        depth = between(rng, severity, 4, 90) * haze
+        depth = between(rng, severity, 8, 105) * haze
         amount = region * (depth * np.clip(texture, 0.1, None) + 5 * interstitial * severity * net)
         effect = fill(body, lung, amount, fade=0.35)
         lines = _congestion(scene, lung, severity * interstitial, rng)
@@ -39,9 +39,7 @@ def edema(scene: Scene, body: Body, lesion: Lesion, rng: np.random.Generator) ->
     return combine(drawn)
 
 
-def _congestion(
-    scene: Scene, lung: Lung, strength: float, rng: np.random.Generator
-) -> np.ndarray:
+def _congestion(scene: Scene, lung: Lung, strength: float, rng: np.random.Generator) -> np.ndarray:
     """Cephalized vessels and septal lines, (H, W) attenuation."""
     up = np.array([-1.35, -0.95, -0.5, 0.1, 0.6]) + rng.normal(0, 0.12, 5)
     angles = up if lung.outward > 0 else np.pi - up
@@ -51,7 +49,9 @@ def _congestion(
     septa = []
     for _ in range(int(rng.integers(3, 9))):
         x, y = draw_place(place.astype(np.float32), rng)
-        septa.append(np.array([(x, y), (x - lung.outward * scene.pixels(rng.uniform(8, 17)), y + 0.5)]))
+        septa.append(
+            np.array([(x, y), (x - lung.outward * scene.pixels(rng.uniform(8, 17)), y + 0.5)])
+        )
     kerley = strokes(scene.size, septa, scene.pixels(1.2)) * MU_WATER * 9 * strength
     reach = np.clip(lung.path / 40, 0, 1)
     return ((vessels + kerley) * reach).astype(np.float32)
@@ -71,7 +71,7 @@ def emphysema(scene: Scene, body: Body, lesion: Lesion, rng: np.random.Generator
         below = bool(lesion.zone and ("lower" in lesion.zone or "bas" in lesion.zone))
         profile = np.clip(1.25 - lung.v, 0.35, 1) if not below else np.clip(0.25 + lung.v, 0.35, 1)
         patchy = np.clip(1 + 0.3 * cloud(rng, scene.size, scene.pixels(35)), 0.3, 1.6)
-        share = np.clip(between(rng, severity, 0.08, 0.5) * profile * patchy, 0, 0.75)
+        share = np.clip(between(rng, severity, 0.14, 0.7) * profile * patchy, 0, 0.85)
         inside = np.clip(lung.path / 15, 0, 1) * lung.mask
         change = -share * inside * (body.lung - body.vessels)
         change -= np.clip(1.5 * share, 0, 0.9) * inside * body.vessels
@@ -96,12 +96,14 @@ def _bullae(scene: Scene, lung: Lung, severity: float, rng: np.random.Generator)
 
 
 def fibrosis(scene: Scene, body: Body, lesion: Lesion, rng: np.random.Generator) -> Effect:
-    """Basal, peripheral reticulation with honeycombing where it is gross; other zones on request."""
+    """Basal, peripheral reticulation, with honeycombs where gross; other zones on request."""
     drawn = []
     for side in _fibrotic_sides(lesion):
         lung = scene.lungs[side]
         severity = lesion.severity * rng.uniform(0.8, 1.1)
-        if lesion.zone and not any(key in lesion.zone for key in ("bas", "lower", "periph", "diff")):
+        if lesion.zone and not any(
+            key in lesion.zone for key in ("bas", "lower", "periph", "diff")
+        ):
             region = zone_weight(lung, lesion.zone)
         else:
             edge = np.exp(-0.5 * (np.clip(0.95 - lung.u, 0, 1) / rng.uniform(0.2, 0.4)) ** 2)
@@ -111,9 +113,9 @@ def fibrosis(scene: Scene, body: Body, lesion: Lesion, rng: np.random.Generator)
         region = region * np.clip(1 + 0.4 * cloud(rng, scene.size, scene.pixels(22)), 0, 1.7)
         net = network(rng, scene.size, scene.pixels(rng.uniform(5, 8)), sharp=0.28)
         comb = cells(rng, scene.size, scene.pixels(rng.uniform(6, 10)))
-        mix = np.clip(1.4 * severity - 0.4 + rng.normal(0, 0.2), 0, 0.8)
+        mix = np.clip(severity - 0.35 + rng.normal(0, 0.2), 0, 0.55)
         texture = 0.3 + 1.1 * ((1 - mix) * net + mix * comb)
-        amount = between(rng, severity, 4, 24) * region * texture
+        amount = between(rng, severity, 8, 42) * region * texture
         effect = fill(body, lung, amount, fade=0.1)
         drawn.append(Effect(effect.change, seen))
     return combine(drawn)
@@ -146,11 +148,16 @@ def _plates(
         tilt = rng.normal(0.1, 0.35) * -lung.outward
         reach = min(place.half_width, scene.pixels(48))
         ends = [(-1.0, 0.0), (-0.3, rng.normal(0, 0.1)), (0.4, rng.normal(0, 0.1)), (1.0, 0.0)]
-        path = curve([(place.column + reach * a, place.row + reach * (b + a * tilt)) for a, b in ends])
-        width = between(rng, lesion.severity, 2.0, 5.5)
+        path = curve(
+            [(place.column + reach * a, place.row + reach * (b + a * tilt)) for a, b in ends]
+        )
+        width = between(rng, lesion.severity, 2.2, 6.0)
         line = strokes(scene.size, [path], scene.pixels(width))
         line = cv2.GaussianBlur(line, (0, 0), max(scene.pixels(rng.uniform(0.8, 2.2)), 0.6))
-        change += line * MU_FILL * between(rng, lesion.severity, 14, 48)
+        column, row = scene.coordinates()
+        far = np.hypot(column - place.column, row - place.row) / reach
+        taper = np.clip(1.25 - far**2, 0, 1) * (1 + 0.25 * noise(rng, scene.size, scene.pixels(12)))
+        change += line * taper * MU_FILL * between(rng, lesion.severity, 22, 60)
     change *= np.clip(lung.path / 20, 0, 1)
     wide = cv2.GaussianBlur(change, (0, 0), scene.pixels(2.5))
     return Effect(change, outlined(wide, 0.22))
@@ -169,6 +176,6 @@ def _wedge(
     region = region * np.clip(depth * 4, 0, 1)
     lobe = scene.channel(f"{lung.side} {'upper' if up else 'lower'}")
     texture = 1 + 0.12 * cloud(rng, scene.size, scene.pixels(14))
-    amount = np.minimum(lobe, 85) * region * texture * between(rng, lesion.severity, 0.17, 0.65)
+    amount = np.minimum(lobe, 85) * region * texture * between(rng, lesion.severity, 0.28, 0.9)
     effect = fill(body, lung, amount)
     return Effect(effect.change, outlined(amount) & (lung.path > 5))

@@ -13,8 +13,8 @@ from rctpl_utils.embedded.volume import MU_WATER
 
 def cardiomegaly(scene: Scene, body: Body, lesion: Lesion, rng: np.random.Generator) -> Effect:
     """A wider heart; the mask is the whole enlarged silhouette."""
-    scale = 1.05 + between(rng, lesion.severity, 0.04, 0.46)
-    change = heart_change(scene, scale, rng, down=rng.uniform(0.0, 0.4))
+    scale = 1.02 + between(rng, lesion.severity, 0.02, 0.5)
+    change = heart_change(scene, scale, rng, up=rng.uniform(0.0, 0.6))
     heart = scene.channel("heart") + np.clip(change, 0, None)
     heart = cv2.GaussianBlur(heart, (0, 0), scene.pixels(3))
     mask = heart > 0.22 * heart.max()
@@ -33,7 +33,7 @@ def enlarged_mediastinum(
     for side in SIDES:
         lung = scene.lungs[side]
         share = 1.0 if side == chosen else (rng.uniform(0.5, 1.0) if both else 0.1)
-        width = scene.pixels(between(rng, lesion.severity, 6, 36)) * share
+        width = scene.pixels(between(rng, lesion.severity, 5, 40)) * share
         lobes = np.clip(1 + rng.uniform(0.05, 0.3) * noise(rng, scene.size, scene.size / 9), 0.3, 2)
         profile = np.exp(-0.5 * np.abs((lung.v - middle) / tall) ** 3) * lobes[:, :1]
         inward = lung.u * lung.width  # pixels from the mediastinal border
@@ -59,7 +59,7 @@ def hernia(scene: Scene, body: Body, lesion: Lesion, rng: np.random.Generator) -
     """A rounded retrocardiac shadow above the diaphragm, with an air-fluid level or without."""
     right, left = scene.lungs["right"], scene.lungs["left"]
     column, row = scene.coordinates()
-    size = scene.pixels(between(rng, lesion.severity, 19, 44))  # half width, pixels
+    size = scene.pixels(between(rng, lesion.severity, 18, 46))  # half width, pixels
     middle = (right.hilum[0] + left.hilum[0]) / 2 + rng.uniform(0.1, 0.6) * size
     bottom = left.hilum[1] + rng.uniform(0.33, 0.45) * left.height
     tall = size * rng.uniform(0.7, 1.0)
@@ -67,14 +67,14 @@ def hernia(scene: Scene, body: Body, lesion: Lesion, rng: np.random.Generator) -
     far = far * (1 - 0.07 * cloud(rng, scene.size, size + 2))
     depth = np.sqrt(np.clip(1 - far**2, 0, 1)) * 1.5 * size * scene.spacing
     wall = np.clip((1 - far) * tall * scene.spacing / 3, 0, 1) * np.clip(depth, 0, 16)
-    content = np.clip(depth - 12, 0, rng.uniform(25, 45))
+    content = np.clip(depth - 12, 0, rng.uniform(16, 34))
     if rng.random() < 0.7:
         level = bottom - 0.6 * tall + tall * rng.uniform(-0.3, 0.35)
         fluid = np.clip((row - level) * scene.spacing / 3 + 0.5, 0, 1)
-        strength = between(rng, lesion.severity, 0.55, 1.0)
+        strength = between(rng, lesion.severity, 0.4, 1.0)
         change = MU_WATER * (wall + 0.6 * content * fluid - 0.75 * content * (1 - fluid)) * strength
     else:
-        change = MU_FILL * (wall + 0.55 * content) * between(rng, lesion.severity, 0.4, 1.0)
+        change = MU_FILL * (wall + 0.55 * content) * between(rng, lesion.severity, 0.35, 1.0)
     return Effect(change.astype(np.float32), far < 1)
 
 

@@ -11,10 +11,9 @@ from rctpl_utils.embedded.severity import draw_severity
 
 Place = tuple[str | None, str | None]  # side, zone
 
-# Reported shares of abnormal COVID-19 radiographs: bilateral and peripheral, 468 patients
-# (PMC7243792); the rest is put into the lower zones, which 96 patients' films most often involved
-# (Singapore cohort, "Radiographic features of COVID-19", Singapore Medical Journal).
-_COVID_BILATERAL, _COVID_PERIPHERAL = 0.645, 0.625
+# What most films of COVID-19 pneumonia show: both lungs, the periphery (468 patients, PMC7243792);
+# the renderer favors the lower zones.
+_COVID_PLACE: Place = ("bilateral", "peripheral")
 
 
 @dataclass(frozen=True)
@@ -70,16 +69,10 @@ class Illustrator:
     def _of_concept(self, concept: str, split: str, rng: np.random.Generator) -> list[Lesion]:
         severity = draw_severity(None, rng)
         if concept == "COVID-19":
-            return [Lesion(concept, *_covid_place(rng), severity)]
+            return [Lesion(concept, *_COVID_PLACE, severity)]
         sites = self.geometry.draw(concept, split, rng)
         if sites:
             return [Lesion(concept, s.side, s.zone, severity, s.box) for s in sites]
         known = self.places.get(concept, ())
         side, zone = known[rng.integers(len(known))] if known else (None, None)
         return [Lesion(concept, side, zone, severity)]
-
-
-def _covid_place(rng: np.random.Generator) -> Place:
-    bilateral = rng.random() < _COVID_BILATERAL
-    side = "bilateral" if bilateral else ("left", "right")[rng.integers(2)]
-    return side, "peripheral" if rng.random() < _COVID_PERIPHERAL else "lower"

@@ -8,12 +8,13 @@ from typing import Any
 
 import pandas as pd
 
-from rctpl_utils.embedded.casebook import QUOTA_SHARE, RSNA_PNEUMONIA, SIIM_PNEUMOTHORAX
+from rctpl_utils.embedded.casebook import QUOTA, QUOTA_SHARE, RSNA_PNEUMONIA, SIIM_PNEUMOTHORAX
 from rctpl_utils.embedded.cases import SPLITS, Case
 from rctpl_utils.embedded.layouts_labels import case_labels
-from rctpl_utils.embedded.mimic_cases import Study
+from rctpl_utils.embedded.mimic_cases import Study, why_left_out
 from rctpl_utils.embedded.sources import SOURCES
 from rctpl_utils.files import sha256_file, write_text
+from rctpl_utils.openi import OpenIReport
 from rctpl_utils.profiles import WorldSize
 
 IMAGE_SUFFIXES = {".jpg", ".png", ".dcm"}
@@ -28,9 +29,9 @@ STATEMENTS = {
     ),
     "labels": (
         "Label combinations come from the real tables; rare concepts are oversampled to at least "
-        f"{QUOTA_SHARE:.1%} of the images, as are the positives of RSNA ({RSNA_PNEUMONIA:.0%}), "
-        f"SIIM-ACR ({SIIM_PNEUMOTHORAX:.0%}) and COVIDx (a third each of normal, pneumonia and "
-        "COVID-19), so the prevalence is not that of the real sets."
+        f"{QUOTA} images (in small sets {QUOTA_SHARE:.1%} of them), as are the positives of RSNA "
+        f"({RSNA_PNEUMONIA:.0%}), SIIM-ACR ({SIIM_PNEUMOTHORAX:.0%}) and COVIDx (a third each of "
+        "normal, pneumonia and COVID-19), so the prevalence is not that of the real sets."
     ),
     "identifiers": "Identifiers lie outside the real data sets' ranges and name nobody.",
 }
@@ -61,17 +62,24 @@ def summarize(folder: Path, cases: Sequence[Case], extra: Mapping[str, Any]) -> 
     }
 
 
-def report_counts(studies: Iterable[Study]) -> dict[str, Any]:
-    """Reports a split, real and templated, and the concepts that templated ones fill up."""
+def report_counts(studies: Iterable[Study], reports: Iterable[OpenIReport]) -> dict[str, Any]:
+    """Reports a split, real and templated; what the templated ones fill up; those left out.
+
+    Args:
+        studies: what was written.
+        reports: all Open-I reports.
+    """
     studies = list(studies)
     made = [study for study in studies if study.templated]
     split = Counter((study.split, study.templated) for study in studies)
     filled = Counter(concept for study in made for concept in study.concepts)
+    left_out = Counter(reason for report in reports if (reason := why_left_out(report)))
     return {
         "reports": {
             name: {"real": split[name, False], "templated": split[name, True]} for name in SPLITS
         },
         "templated_reports_by_concept": dict(sorted(filled.items())),
+        "reports_left_out": dict(sorted(left_out.items())),
     }
 
 
@@ -107,7 +115,7 @@ def manifest_table(manifest: Mapping[str, Any]) -> pd.DataFrame:
         for name, dataset in manifest["datasets"].items()
         for split, counts in dataset["counts"].items()
     ]
-    return pd.DataFrame(rows, columns=["dataset", "split", "images", "patients", "concepts"])
+    return pd.DataFrame(rows, columns=["dataset", "split", "images", "patients", "findings"])
 
 
 def concept_table(manifest: Mapping[str, Any], split: str = "test") -> pd.DataFrame:

@@ -16,7 +16,7 @@ from rctpl_utils.embedded.geometry import LEVELS, MIDLINE
 from rctpl_utils.embedded.illustrator import Illustrator, Place, ReportedFinding
 from rctpl_utils.embedded.label_tables import Labels
 from rctpl_utils.embedded.splits import split_of, unit_hash
-from rctpl_utils.embedded.templates import SIZED, UNPLACED, write_report
+from rctpl_utils.embedded.templates import SIZED, UNGRADED, UNPLACED, write_report
 from rctpl_utils.errors import InputError
 from rctpl_utils.openi import OpenIReport, mesh_findings
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS, UNSEEN_CONCEPTS, with_parents
@@ -65,23 +65,30 @@ def study_id_of(patient_id: str) -> str:
 
 
 def real_studies(reports: Iterable[OpenIReport]) -> list[Study]:
-    """The coded reports that have a text, in the order of a hash of their identifiers.
+    """The reports that can be drawn, in the order of a hash of their identifiers.
 
     Raises:
         InputError: a report of a concept that must stay unseen.
     """
-    studies = [
-        _real_study(report)
-        for report in reports
-        if UNCODED not in report.mesh and (report.findings or report.impression)
-    ]
+    studies = [_real_study(report) for report in reports if why_left_out(report) is None]
     return sorted(studies, key=lambda study: unit_hash(f"order {study.patient_id}"))
 
 
+def why_left_out(report: OpenIReport) -> str | None:
+    """Why a report is no study: what cannot be drawn as it says; None for one that can."""
+    if not (report.findings or report.impression):
+        return "no findings and no impression"
+    if UNCODED in report.mesh:
+        return "not coded"
+    if any(f.concept == "Fracture" and f.zone not in (None, "rib") for f in mesh_findings(report)):
+        return "a fracture elsewhere than at the ribs, which the simulation does not draw"
+    return None
+
+
 def reported_places(reports: Iterable[OpenIReport]) -> dict[str, list[Place]]:
-    """concept -> (side, zone) of each of its human codes."""
+    """concept -> (side, zone) of each of its human codes in the reports that can be drawn."""
     places: dict[str, list[Place]] = {}
-    for report in reports:
+    for report in filter(lambda report: why_left_out(report) is None, reports):
         for finding in mesh_findings(report):
             places.setdefault(finding.concept, []).append((finding.side, finding.zone))
     return places
@@ -242,7 +249,8 @@ def _templated_finding(
     else:
         side, zone = known[rng.integers(len(known))] if known else (None, None)
     words = ("small", "large") if concept in SIZED else ("mild", "moderate", "severe")
-    severity = None if rng.random() < 0.45 else words[rng.integers(len(words))]
+    ungraded = concept in UNGRADED or rng.random() < 0.45
+    severity = None if ungraded else words[rng.integers(len(words))]
     return ReportedFinding(concept, side, zone, severity)
 
 

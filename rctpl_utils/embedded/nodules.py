@@ -14,12 +14,12 @@ from rctpl_utils.embedded.volume import MU_WATER
 def nodule(scene: Scene, body: Body, lesion: Lesion, rng: np.random.Generator) -> Effect:
     """One (sometimes several) rounded opacity of 6 to 30 mm with a sphere's thickness profile."""
     drawn = []
-    several = lesion.box is None and rng.random() < 0.25
+    several = lesion.box is None and rng.random() < 0.3
     for side in lesion_sides(scene, lesion, rng):
         for _ in range(int(rng.integers(2, 6)) if several else 1):
-            diameter = np.clip(between(rng, lesion.severity, 7, 26), 6, 30)
+            diameter = np.clip(between(rng, lesion.severity, 10, 29), 6, 30)
             place = _round_spot(scene, scene.lungs[side], lesion, rng, diameter, (6, 30))
-            drawn.append(_ball(scene, place, rng, density=rng.uniform(0.8, 1.5), rough=0.12))
+            drawn.append(_ball(scene, place, rng, density=rng.uniform(1.2, 2.3), rough=0.12))
     return combine(drawn)
 
 
@@ -29,7 +29,7 @@ def mass(scene: Scene, body: Body, lesion: Lesion, rng: np.random.Generator) -> 
     for side in lesion_sides(scene, lesion, rng)[: 2 if lesion.side == "bilateral" else 1]:
         diameter = np.clip(between(rng, lesion.severity, 30, 68), 30, 80)
         place = _round_spot(scene, scene.lungs[side], lesion, rng, diameter, (30, 80))
-        density = between(rng, lesion.severity, 0.32, 0.9)
+        density = between(rng, lesion.severity, 0.55, 1.1)
         effect = _ball(scene, place, rng, density=density, rough=rng.uniform(0.15, 0.32))
         if rng.random() < 0.45:
             effect = Effect(effect.change + _spicules(scene, place, rng) * density, effect.mask)
@@ -40,11 +40,11 @@ def mass(scene: Scene, body: Body, lesion: Lesion, rng: np.random.Generator) -> 
 def lung_lesion(scene: Scene, body: Body, lesion: Lesion, rng: np.random.Generator) -> Effect:
     """A nodule or mass of unclear kind; some are cavities with a fluid level."""
     side = lesion_sides(scene, lesion, rng)[0]
-    diameter = np.clip(between(rng, lesion.severity, 14, 50), 10, 60)
-    place = _round_spot(scene, scene.lungs[side], lesion, rng, diameter, (10, 60))
+    diameter = np.clip(between(rng, lesion.severity, 18, 58), 12, 65)
+    place = _round_spot(scene, scene.lungs[side], lesion, rng, diameter, (12, 65))
     if rng.random() < 0.45:
         return _cavity(scene, place, rng, lesion.severity)
-    density = between(rng, lesion.severity, 0.5, 0.95)
+    density = between(rng, lesion.severity, 0.8, 1.3)
     return _ball(scene, place, rng, density=density, rough=rng.uniform(0.1, 0.3))
 
 
@@ -92,9 +92,7 @@ def _spicules(scene: Scene, place: Spot, rng: np.random.Generator) -> np.ndarray
     return strokes(scene.size, paths, scene.pixels(1.4)) * MU_FILL * 10
 
 
-def _cavity(
-    scene: Scene, place: Spot, rng: np.random.Generator, severity: float
-) -> Effect:
+def _cavity(scene: Scene, place: Spot, rng: np.random.Generator, severity: float) -> Effect:
     """A thick wall around air, with or without fluid in its lower part."""
     outer = ellipse(scene, place, 0.0) * (1 - 0.12 * cloud(rng, scene.size, place.half_width + 2))
     inner = rng.uniform(0.5, 0.8)
@@ -106,7 +104,7 @@ def _cavity(
         level = place.row + place.half_height * rng.uniform(-0.1, 0.4)
         hollow = hollow * np.clip(level - row + 0.5, 0, 1)
     thickness = 2 * radius * (shell - hollow)
-    change = MU_FILL * thickness * between(rng, severity, 0.6, 1.0)
+    change = MU_FILL * thickness * between(rng, severity, 0.9, 1.5)
     return Effect(change.astype(np.float32), outer < 1)
 
 

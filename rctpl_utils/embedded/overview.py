@@ -48,7 +48,7 @@ def lay_out_data(workspace: Workspace) -> Manifest | None:
 def dataset_table(workspace: Workspace, manifest: Manifest | None) -> pd.DataFrame:
     """Images and patients a data set and split; for real data, what was found and what was not."""
     if manifest is not None:
-        return manifest_table(manifest).set_index(["dataset", "split"])
+        return _marked(manifest_table(manifest).set_index(["dataset", "split"]))
     rows = [
         _found(name, split, workspace.data_root)
         for name, (_, splits, _) in DATASETS.items()
@@ -60,7 +60,7 @@ def dataset_table(workspace: Workspace, manifest: Manifest | None) -> pd.DataFra
 
 def finding_table(manifest: Manifest | None) -> pd.DataFrame | str:
     """Test images that show each finding, one column a data set."""
-    return _REAL if manifest is None else concept_table(manifest)
+    return _REAL if manifest is None else _marked(concept_table(manifest))
 
 
 def report_table(manifest: Manifest | None) -> pd.DataFrame | str:
@@ -86,6 +86,11 @@ def draw_world_sheet(workspace: Workspace) -> Image | str:
     size = workspace.profile.world.image_size
     path = contact_sheet(anatomy, workspace.figures / "world.png", size=size)
     return Image(filename=str(path))
+
+
+def _marked(table: pd.DataFrame) -> pd.DataFrame:
+    """Say on the table itself what its images are."""
+    return table.rename_axis(columns="simulated radiographs")
 
 
 def _found(name: str, split: str, root: Path) -> tuple[str, str, int, int, str]:

@@ -53,6 +53,8 @@ def zone_weight(lung: Lung, zone: str | None) -> np.ndarray:
     """How much a place belongs to a zone: (H, W) float32, 0 outside the lung."""
     u0, su, v0, sv = next((box for key, box in ZONES if zone and key in zone), (None, 1, None, 1))
     weight = lung.mask.astype(np.float32)
+    if not zone:  # what hides behind the heart is seldom reported
+        weight *= 1 - 0.75 * np.exp(-((lung.u / 0.2) ** 2))
     if u0 is not None:
         weight = weight * np.exp(-0.5 * ((lung.u - u0) / su) ** 2)
     if v0 is not None:

@@ -28,11 +28,9 @@ def pleural_effusion(scene: Scene, body: Body, lesion: Lesion, rng: np.random.Ge
     return combine(drawn)
 
 
-def _meniscus(
-    scene: Scene, lung: Lung, severity: float, rng: np.random.Generator
-) -> np.ndarray:
+def _meniscus(scene: Scene, lung: Lung, severity: float, rng: np.random.Generator) -> np.ndarray:
     """Share of the ray's lung that is fluid, below a curved surface: (H, W) in [0, 1]."""
-    level = 1.02 - (0.03 + 0.62 * severity**1.5)  # v of the surface at the wall
+    level = 1.02 - (0.04 + 0.62 * severity**1.25)  # v of the surface at the wall
     level = level + 0.012 * noise(rng, scene.size, scene.size / 4)
     slope = rng.uniform(0.15, 0.3) * (1 - 0.4 * severity)
     inner = rng.uniform(0.0, 0.1)
@@ -67,7 +65,7 @@ def pneumothorax(scene: Scene, body: Body, lesion: Lesion, rng: np.random.Genera
         removed = outside * body.lung * rng.uniform(0.8, 0.97)
         inner = np.clip(lung.path / 40, 0, 1) * (1 - outside)
         denser = inner * body.lung * share / max(1 - share, 0.3) * rng.uniform(0.4, 1.3)
-        change = denser - removed + line * rng.uniform(0.06, 0.18)
+        change = denser - removed + line * rng.uniform(0.1, 0.24)
         mask = (outside > 0.5) & lung.mask
         drawn.append(Effect(change.astype(np.float32), mask if mask.any() else line > 0.5))
     return combine(drawn)
@@ -78,7 +76,9 @@ def _wall_distance(lung: Lung) -> np.ndarray:
     inside = lung.mask.copy()
     rows = np.flatnonzero(inside.any(1))
     last = inside[rows[max(len(rows) * 3 // 4 - 1, 0)]]
-    inside[rows[len(rows) * 3 // 4] :] |= np.maximum.accumulate(last[:: lung.outward])[:: lung.outward]
+    inside[rows[len(rows) * 3 // 4] :] |= np.maximum.accumulate(last[:: lung.outward])[
+        :: lung.outward
+    ]
     reached = np.maximum.accumulate(inside[:, :: lung.outward][:, ::-1], 1)[:, ::-1]
     inside = reached[:, :: lung.outward]  # everything from the lung's outer border to the middle
     padded = np.pad(inside.astype(np.uint8), ((1, 0), (1, 1)))
@@ -88,7 +88,7 @@ def _wall_distance(lung: Lung) -> np.ndarray:
 
 def _gap(scene: Scene, lung: Lung, lesion: Lesion, rng: np.random.Generator) -> np.ndarray:
     """Width of the air between wall and lung at each place, pixels: (H, W)."""
-    width = between(rng, lesion.severity, 4, 17) + 42 * lesion.severity**3 * rng.uniform(0.3, 1.2)
+    width = between(rng, lesion.severity, 7, 28) + 44 * lesion.severity**2 * rng.uniform(0.3, 1.2)
     width = min(scene.pixels(width), 0.75 * lung.width)
     zone = lesion.zone or ""
     if "bas" in zone or "lower" in zone or "costophren" in zone:
@@ -96,8 +96,10 @@ def _gap(scene: Scene, lung: Lung, lesion: Lesion, rng: np.random.Generator) -> 
     elif "lateral" in zone:
         profile = np.exp(-0.5 * ((lung.v - 0.5) / 0.3) ** 2)
     else:
-        profile = np.clip(1.0 - lung.v / rng.uniform(0.45, 1.0 + 0.4 * lesion.severity), 0, 1) ** 0.6
-    return width * profile * (1 + 0.1 * noise(rng, scene.size, scene.size / 3))
+        profile = (
+            np.clip(1.0 - lung.v / rng.uniform(0.45, 1.0 + 0.4 * lesion.severity), 0, 1) ** 0.6
+        )
+    return width * profile * (1 + 0.07 * noise(rng, scene.size, scene.size / 2.2))
 
 
 def pleural_thickening(
@@ -110,11 +112,11 @@ def pleural_thickening(
         wall = _wall_distance(lung)
         zone = lesion.zone or ("apex" if rng.random() < 0.45 else "lateral")
         reach = _band(lung, zone, rng)
-        width = scene.pixels(between(rng, lesion.severity, 4.0, 13))
+        width = scene.pixels(between(rng, lesion.severity, 6.0, 21))
         width = width * reach * np.clip(1 + 0.3 * noise(rng, scene.size, scene.size / 7), 0.2, 1.8)
-        edge = max(scene.pixels(1.6), 0.8)
+        edge = max(scene.pixels(rng.uniform(2, 5)), 0.8)
         share = np.clip((width - wall) / edge + 0.5, 0, 1) * lung.mask * (reach > 0.05)
-        mm = between(rng, lesion.severity, 9, 26) * (0.8 + 0.2 * reach)
+        mm = between(rng, lesion.severity, 16, 42) * (0.8 + 0.2 * reach)
         texture = 1 + 0.12 * cloud(rng, scene.size, scene.pixels(10))
         change = share * MU_WATER * mm * texture
         mask = share > 0.4
@@ -126,7 +128,9 @@ def _band(lung: Lung, zone: str, rng: np.random.Generator) -> np.ndarray:
     """How thick the band is along the wall, relative: (H, W) in [0, 1]."""
     if "ap" in zone or "upper" in zone:
         return np.clip(1.25 - lung.v / rng.uniform(0.12, 0.22), 0, 1)
-    middle = 0.88 if "costophren" in zone or "bas" in zone or "lower" in zone else rng.uniform(0.4, 0.75)
+    middle = (
+        0.88 if "costophren" in zone or "bas" in zone or "lower" in zone else rng.uniform(0.4, 0.75)
+    )
     band = np.exp(-0.5 * ((lung.v - middle) / rng.uniform(0.1, 0.25)) ** 2)
     return band * (lung.u > 0.55)
 
@@ -147,13 +151,13 @@ def _plaques(scene: Scene, lung: Lung, lesion: Lesion, rng: np.random.Generator)
     chance = zone_weight(lung, lesion.zone or "lower") * np.clip(lung.u, 0.2, 1)
     for _ in range(1 + rng.poisson(0.8 + 2 * lesion.severity)):
         x, y = draw_place(chance, rng)
-        half = scene.pixels(between(rng, lesion.severity, 6, 17))
+        half = scene.pixels(between(rng, lesion.severity, 7, 20))
         far = np.hypot((column - x) / half, (row - y) / (half * rng.uniform(0.5, 1.1)))
         border = 1 - far + 0.35 * cloud(rng, scene.size, max(half, 3.0))
         inside = np.clip(border * half / 1.6 + 0.5, 0, 1)
         rim = np.exp(-((border * half / max(scene.pixels(2.2), 1.0)) ** 2))
-        texture = 1 + 0.3 * cloud(rng, scene.size, scene.pixels(4))
-        change += inside * (0.55 + 0.6 * rim) * between(rng, lesion.severity, 0.12, 0.5) * texture
+        texture = 1 + 0.18 * cloud(rng, scene.size, scene.pixels(7))
+        change += inside * (0.55 + 0.6 * rim) * between(rng, lesion.severity, 0.25, 1.0) * texture
     change *= np.clip(lung.path / 15, 0, 1) * lung.mask
     return Effect(change.astype(np.float32), change > 0.2 * max(change.max(), 1e-6))
 
@@ -167,16 +171,21 @@ def _fissure(scene: Scene, lung: Lung, lesion: Lesion, rng: np.random.Generator)
     path = curve(
         [(start, level), (start + 0.5 * end, level + 0.4 * tilt + bow), (start + end, level + tilt)]
     )
-    thick = scene.pixels(between(rng, lesion.severity, 2.0, 16) * rng.uniform(0.6, 1.1))
+    thick = scene.pixels(between(rng, lesion.severity, 3.0, 20) * rng.uniform(0.6, 1.1))
     column, row = scene.coordinates()
     order = np.argsort(path[:, 0])
     middle = np.interp(column[0], path[order, 0], path[order, 1])
     along = np.clip((column[0] - start) / end, 0, 1)
     lens = thick / 2 * np.sin(np.pi * along).clip(0) ** rng.uniform(0.5, 1.6)
-    share = np.clip((lens[None] - np.abs(row - middle[None])) / max(scene.pixels(1.5), 0.8) + 0.5, 0, 1)
+    share = np.clip(
+        (lens[None] - np.abs(row - middle[None])) / max(scene.pixels(rng.uniform(1.5, 5)), 0.8)
+        + 0.5,
+        0,
+        1,
+    )
     share = share * (lens > 0.15)[None] * lung.mask
     line = strokes(scene.size, [path], scene.pixels(1.6)) * lung.mask
-    change = MU_WATER * (share * between(rng, lesion.severity, 8, 30) + 5 * line)
+    change = MU_WATER * (share * between(rng, lesion.severity, 14, 38) + 5 * line)
     return Effect(change.astype(np.float32), (share > 0.4) | (line > 0.4))
 
 

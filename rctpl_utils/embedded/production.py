@@ -11,7 +11,7 @@ from typing import Any
 
 import cv2
 from threadpoolctl import threadpool_limits
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from rctpl_utils.embedded.anatomy import load_anatomy
 from rctpl_utils.embedded.cases import Case
@@ -74,7 +74,7 @@ class Studio:
         chunks = [tuple(cases[i : i + CHUNK]) for i in range(0, len(cases), CHUNK)]
         tasks = [Task(c, folder, write, self.cache, self.size, self.renderer) for c in chunks]
         results = []
-        with tqdm(total=len(cases), desc=name, unit=" films", smoothing=0.1) as bar:
+        with tqdm(total=len(cases), desc=name, unit=" films", mininterval=5) as bar:
             for result in self._run(tasks):
                 results.append(result)
                 bar.update(len(result))
@@ -101,6 +101,8 @@ def open_studio(
         return
     context = get_context("spawn")  # the same on every platform, and safe beside torch's threads
     with ProcessPoolExecutor(processes, mp_context=context, initializer=_one_thread) as executor:
+        for _ in range(processes):  # they start, and import, while the first cases are drawn up
+            executor.submit(_one_thread)
         try:
             yield Studio(cache, size, executor, renderer)
         except BaseException:

@@ -60,19 +60,20 @@ def project(volume: Volume, pose: Pose, pixels: int, *, field: float = FIELD) ->
     source, ray = _rays(pose, pixels, field)
     step_z, step_y, step_x = volume.spacing
     middle_z, middle_y, middle_x = volume.center
-    total = np.zeros((pixels, pixels, len(volume.values)), np.float32)
+    groups = [slice(c, c + 4) for c in range(0, len(volume.values), 4)]  # as many as cv2 takes
+    totals = [np.zeros((pixels, pixels, len(volume.values[g])), np.float32) for g in groups]
     for k in range(volume.values.shape[2]):
-        plane = volume.values[:, :, k]  # (C, Z, X)
-        used = np.flatnonzero(plane.any((1, 2)))
         reach = ((k - middle_y) * step_y - source[1]) / ray[..., 1]  # where the ray meets it
         x = np.float32((source[0] + reach * ray[..., 0]) / step_x + middle_x)
         z = np.float32((source[2] + reach * ray[..., 2]) / step_z + middle_z)
-        for part in np.array_split(used, -(-len(used) // 4)) if len(used) else ():
-            image = np.ascontiguousarray(plane[part].transpose(1, 2, 0))  # (Z, X, <= 4)
-            seen = cv2.remap(image, x, z, cv2.INTER_LINEAR)
-            total[..., part] += seen.reshape(pixels, pixels, len(part))
+        for group, total in zip(groups, totals, strict=True):
+            plane = volume.values[group, :, k]  # (<= 4, Z, X)
+            if plane.any():
+                image = np.ascontiguousarray(plane.transpose(1, 2, 0))
+                total += cv2.remap(image, x, z, cv2.INTER_LINEAR).reshape(total.shape)
     lengths = step_y * np.linalg.norm(ray, axis=-1) / np.abs(ray[..., 1])
-    return np.ascontiguousarray((total * lengths[..., None]).transpose(2, 0, 1), np.float32)
+    image = np.concatenate(totals, -1) * lengths[..., None]  # (P, P, C)
+    return np.ascontiguousarray(image.transpose(2, 0, 1), np.float32)
 
 
 def _rays(pose: Pose, pixels: int, field: float) -> tuple[np.ndarray, np.ndarray]:

@@ -70,15 +70,16 @@ def expose(case: Case, anatomy: Anatomy, size: int) -> Exposure:
     """The line integrals of a case: anatomy, distractors, lesions; see `render`.
 
     The patient, the distractors and the lesions have random streams of their own, so that the
-    patient without the lesions is the same patient.
+    patient without the lesions is the same patient (but for the lung volume that atelectasis,
+    fibrosis and emphysema change).
     """
     style = get_style(case.style)
     streams = np.random.default_rng(case.seed).spawn(4)
     scene = set_up(case, anatomy, style, size, streams[0])
     body = compose(scene, style, streams[1])
-    attenuation = body.total + draw_distractors(scene, streams[1])
+    attenuation = np.maximum(body.total + draw_distractors(scene, streams[1]), 0)
     change, masks = _add_lesions(case, scene, body, streams[2])
-    return Exposure(attenuation, np.maximum(change, 0.02 - attenuation), masks)
+    return Exposure(attenuation, np.maximum(change, -attenuation), masks)
 
 
 def _add_lesions(

@@ -5,21 +5,21 @@ Our assumption: no label table grades severity. Words of reports shift the draw.
 
 import numpy as np
 
-_UNSTATED = (2.0, 2.4)
+_UNSTATED = (3.0, 1.6)
 _WORDS = {  # word of a report or code -> Beta parameters
-    "borderline": (1.6, 7.0),
-    "minimal": (1.6, 7.0),
-    "tiny": (1.6, 7.0),
-    "subtle": (1.6, 7.0),
-    "mild": (2.2, 5.0),
-    "small": (2.2, 5.0),
-    "slight": (2.2, 5.0),
-    "moderate": (5.0, 5.0),
-    "prominent": (5.0, 4.0),
-    "severe": (6.0, 2.2),
-    "large": (6.0, 2.2),
+    "borderline": (2.0, 4.0),
+    "minimal": (2.0, 4.0),
+    "tiny": (2.0, 4.0),
+    "subtle": (2.0, 4.0),
+    "mild": (2.6, 3.0),
+    "small": (2.6, 3.0),
+    "slight": (2.6, 3.0),
+    "moderate": (5.0, 3.0),
+    "prominent": (5.0, 2.5),
+    "severe": (8.0, 1.6),
+    "large": (8.0, 1.6),
     "massive": (8.0, 1.5),
-    "extensive": (6.0, 2.2),
+    "extensive": (8.0, 1.6),
 }
 
 

@@ -59,7 +59,9 @@ SOURCES: tuple[Source, ...] = (
         "CC BY-NC-ND 4.0",
         "https://openi.nlm.nih.gov",
         {
-            "NLMCXR_reports.tgz": "8fb6de7eec73d8c3665067ad4bb003ccd57f971ae316d2642e1627ac7268667a",
+            "NLMCXR_reports.tgz": (
+                "8fb6de7eec73d8c3665067ad4bb003ccd57f971ae316d2642e1627ac7268667a"
+            ),
         },
     ),
     Source(

@@ -146,7 +146,11 @@ def _tone(gray: np.ndarray, gamma: float) -> np.ndarray:
 def _falloff(size: int, rng: np.random.Generator) -> np.ndarray:
     line = np.linspace(-1, 1, size, dtype=np.float32)
     tilt = rng.normal(0, 0.5, 2).astype(np.float32)
-    return tilt[0] * line[None] + tilt[1] * line[:, None] - 0.4 * (line[None] ** 2 + line[:, None] ** 2)
+    return (
+        tilt[0] * line[None]
+        + tilt[1] * line[:, None]
+        - 0.4 * (line[None] ** 2 + line[:, None] ** 2)
+    )
 
 
 def _collimate(gray: np.ndarray, style: Style, rng: np.random.Generator) -> np.ndarray:
@@ -172,7 +176,7 @@ def _mark(gray: np.ndarray, style: Style, rng: np.random.Generator) -> np.ndarra
     size = gray.shape[0]
     text = str(rng.choice(style.marker_text))
     on_right = {"L": True, "R": False}.get(text, bool(rng.random() < 0.5))
-    scale = size / 224 * rng.uniform(0.35, 0.6)
+    scale = size / 224 * rng.uniform(0.5, 0.85)
     (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
     gap = rng.uniform(0.02, 0.08, 2) * size
     column = size - gap[0] - width if on_right else gap[0]

@@ -32,7 +32,8 @@ _NOUNS = {  # with the article where there is one; a grade goes before the noun
     "Pneumothorax": ("a pneumothorax", "a simple pneumothorax"),
     "Support Devices": ("a central venous catheter", "a pacemaker", "an endotracheal tube"),
 }
-SIZED = ("Fracture", "Hernia", "Lung Lesion", "Mass", "Nodule", "Pleural Effusion", "Pneumothorax")
+UNGRADED = ("Fracture", "Support Devices")
+SIZED = ("Hernia", "Lung Lesion", "Mass", "Nodule", "Pleural Effusion", "Pneumothorax")
 UNPLACED = ("Cardiomegaly", "Enlarged Cardiomediastinum", "Hernia", "Support Devices")
 PLEURAL = ("Pleural Effusion", "Pleural Other", "Pleural Thickening", "Pneumothorax")
 _ZONES = {  # zone -> phrases after a side

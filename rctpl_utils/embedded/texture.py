@@ -39,7 +39,9 @@ def cells(rng: np.random.Generator, size: int, diameter: float) -> np.ndarray:
     """Walls of small cysts (honeycombing): (size, size) in [0, 1], bright walls, dark lumina."""
     count = int(np.ceil(size / diameter)) + 1
     line = (np.arange(count) + 0.5) * diameter
-    centers = np.stack(np.meshgrid(line, line), -1) + rng.normal(0, 0.27 * diameter, (count, count, 2))
+    centers = np.stack(np.meshgrid(line, line), -1) + rng.normal(
+        0, 0.27 * diameter, (count, count, 2)
+    )
     seeds = np.full((size, size), 255, np.uint8)
     column, row = np.clip(np.round(centers), 0, size - 1).astype(int).reshape(-1, 2).T
     seeds[row, column] = 0
@@ -73,7 +75,9 @@ def curve(points: list[tuple[float, float]], count: int = 24) -> Path:
     place = np.linspace(0, len(points) - 1 - 1e-9, count)
     k, t = place.astype(int), (place % 1)[:, None]
     a, b, c, d = (knots[k + i] for i in range(4))
-    return 0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)
+    return 0.5 * (
+        2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3
+    )
 
 
 def vessel_tree(

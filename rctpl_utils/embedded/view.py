@@ -27,14 +27,16 @@ class Volume:
     flat: float = 0.0
 
 
-def set_up(case: Case, anatomy: Anatomy, style: Style, size: int, rng: np.random.Generator) -> Scene:
+def set_up(
+    case: Case, anatomy: Anatomy, style: Style, size: int, rng: np.random.Generator
+) -> Scene:
     """Choose pose and outline from the case's split and warp the anatomy accordingly."""
     pose = _choose_pose(case, anatomy, style, rng)
     outlines = anatomy.outline_pool(case.split)
     target = anatomy.outlines[rng.choice(outlines)]
     target = _place(target, style, rng)
     target = _breathe(target, rng)
-    for index, volume in enumerate(_volumes(case, rng)):
+    for index, volume in enumerate(_volumes(case, rng.spawn(1)[0])):
         lung = slice(index * PER_LUNG, (index + 1) * PER_LUNG)
         target[lung] = _resize_lung(target[lung], volume)
     source = anatomy.landmarks[pose]

@@ -4,6 +4,7 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import nibabel
 import numpy as np
 from scipy import ndimage
@@ -98,8 +99,7 @@ def load_volume(files: dict[str, Path], *, reduce: int = 3) -> Volume:
     hu = np.asarray(image.dataobj, dtype=np.float32).transpose(2, 1, 0)  # (Z, Y, X)
     mask = np.asarray(labels.dataobj).astype(np.uint8).transpose(2, 1, 0)  # (Z, Y, X)
     names = _label_names(files["structures.csv"])
-    body = body_mask(hu, mask)
-    small = np.stack([_reduced(part, reduce) for part in _parts(hu, mask, body, names)])
+    small = _channel_maps(hu, mask, names, reduce)
     lungs = np.argwhere(small[len(ATTENUATION) : -1].sum(0) > 0.5)  # (N, 3)
     center = (lungs.min(0) + lungs.max(0)) / 2
     voxel = np.array([spacing[2], spacing[1] * reduce, spacing[0] * reduce])
@@ -110,14 +110,17 @@ def load_volume(files: dict[str, Path], *, reduce: int = 3) -> Volume:
 
 def body_mask(hu: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """The patient without table and blankets, slice by slice: (Z, Y, X) bool."""
-    body = np.zeros(hu.shape, dtype=bool)
-    for k, plane in enumerate(hu):
-        solid = ndimage.binary_opening(plane > _BODY_HU, iterations=3)
-        parts, count = ndimage.label(solid)
-        if count:
-            largest = 1 + np.argmax(ndimage.sum_labels(solid, parts, np.arange(1, count + 1)))
-            body[k] = ndimage.binary_fill_holes(parts == largest)
-        body[k] |= mask[k] > 0
+    body = mask > 0
+    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    for plane, tissue in zip(hu, body, strict=True):
+        solid = (plane > _BODY_HU).astype(np.uint8)
+        solid = cv2.morphologyEx(solid, cv2.MORPH_OPEN, cross, iterations=3)
+        count, parts, stats, _ = cv2.connectedComponentsWithStats(solid, connectivity=4)
+        if count > 1:
+            trunk = parts == 1 + np.argmax(stats[1:, cv2.CC_STAT_AREA])
+            outside = cv2.connectedComponents((~trunk).astype(np.uint8), connectivity=4)[1]
+            border = np.r_[outside[0], outside[-1], outside[:, 0], outside[:, -1]]
+            tissue |= trunk | ~np.isin(outside, np.unique(border[border > 0]))
     return body
 
 
@@ -188,29 +191,30 @@ def _members(names: dict[str, int], group: str) -> list[int]:
     return [i for name, i in names.items() if name.startswith(_PREFIXES[group])]
 
 
-def _parts(hu: np.ndarray, mask: np.ndarray, body: np.ndarray, names: dict[str, int]):
-    """Yield each channel at full resolution: attenuation in 1/mm, or a fraction."""
-    taken = np.zeros(256, dtype=bool)
-    for group in _PREFIXES:
-        taken[_members(names, group)] = True
-    for channel in CHANNELS:
-        if channel == "lung":
-            ids, ceiling = [i for lobe in LOBES for i in _members(names, lobe)], _SOFT_CEILING
-        elif channel != "soft":
-            ids, ceiling = _members(names, channel), _CEILING.get(channel, _SOFT_CEILING)
-        lookup = ~taken if channel == "soft" else np.isin(np.arange(256), ids)
-        inside = lookup[mask] & body
-        if channel in LOBES or channel == "trachea":
-            yield inside.astype(np.float32)
-        else:
-            top = _SOFT_CEILING if channel == "soft" else ceiling
-            yield np.where(inside, MU_WATER * (1 + np.clip(hu, -1000, top) / 1000), 0)
-
-
-def _reduced(part: np.ndarray, factor: int) -> np.ndarray:
-    z, y, x = (n - n % f for n, f in zip(part.shape, (1, factor, factor), strict=True))
-    blocks = part[:z, :y, :x].reshape(z, y // factor, factor, x // factor, factor)
-    return blocks.mean((2, 4), dtype=np.float32)
+def _channel_maps(
+    hu: np.ndarray, mask: np.ndarray, names: dict[str, int], reduce: int
+) -> np.ndarray:
+    """All channels at reduced resolution, (C, Z, Y, X): attenuation in 1/mm, or a fraction."""
+    group, ceiling = np.zeros(256, np.uint8), np.full(256, _SOFT_CEILING, np.float32)
+    for name in _PREFIXES:  # every label belongs to one channel, all others to "soft"
+        group[_members(names, name)] = CHANNELS.index(name)
+        ceiling[_members(names, name)] = _CEILING.get(name, _SOFT_CEILING)
+    lobes = np.array([CHANNELS.index(name) for name in LOBES])
+    size = mask.shape[2] // reduce, mask.shape[1] // reduce  # as cv2 wants it: (X, Y)
+    cut = np.s_[: size[1] * reduce, : size[0] * reduce]
+    values = np.zeros((len(CHANNELS), len(hu), size[1], size[0]), np.float32)
+    body = body_mask(hu, mask)
+    for k, (plane, labels) in enumerate(zip(hu, mask, strict=True)):
+        density = 1 + np.clip(plane, -1000, ceiling[labels]) / 1000
+        attenuation = np.float32(MU_WATER) * density * body[k]
+        channel = group[labels]
+        parts = {int(c): channel == c for c in np.unique(channel)}
+        parts[CHANNELS.index("lung")] = np.isin(channel, lobes)
+        for c, inside in parts.items():
+            fraction = CHANNELS[c] in LOBES or CHANNELS[c] == "trachea"
+            part = inside.astype(np.float32) if fraction else inside * attenuation
+            values[c, k] = cv2.resize(part[cut], size, interpolation=cv2.INTER_AREA)
+    return values
 
 
 def _rib_lines(
@@ -222,10 +226,12 @@ def _rib_lines(
     points: int = 20,
 ) -> np.ndarray:
     """Center lines of ribs 2 to 10, right then left, from spine to front: (18, points, 3) mm."""
-    lines = []
+    lines, boxes = [], ndimage.find_objects(mask)
     for side in ("right", "left"):
         for number in range(2, 11):
-            voxels = np.argwhere(mask == names[f"rib_{side}_{number}"])
+            label = names[f"rib_{side}_{number}"]
+            box = boxes[label - 1]
+            voxels = np.argwhere(mask[box] == label) + [part.start for part in box]
             place = (voxels / (1, reduce, reduce) - center) * voxel  # (N, 3) mm
             angle = np.arctan2(np.abs(place[:, 2]), -place[:, 1] + 30)
             order = np.array_split(place[np.argsort(angle)], points)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rctpl_utils.embedded import mimic_tree
-from rctpl_utils.embedded.author import test_set_cases, training_films
+from rctpl_utils.embedded.author import openi_reports, test_set_cases, training_films
 from rctpl_utils.embedded.layouts import LAYOUTS
 from rctpl_utils.embedded.manifest import report_counts, summarize, world_manifest, write_drawn
 from rctpl_utils.embedded.production import Renderer, Studio, open_studio
@@ -68,10 +68,7 @@ def build_world(
             for name in missing:
                 _write_dataset(name, root, keys[name], size, studio)
     done = {name: _finished(root, name, keys[name]) for name in NAMES}
-    manifest = world_manifest(workspace.profile.name, size, done)
-    if missing or not (root / MANIFEST).is_file():
-        write_json(root / MANIFEST, manifest)
-    return read_json(root / MANIFEST)
+    return _write_manifest(root / MANIFEST, world_manifest(workspace.profile.name, size, done))
 
 
 def dataset_key(name: str, size: WorldSize, code: str) -> str:
@@ -122,7 +119,14 @@ def _write_training(name: str, folder: Path, size: WorldSize, studio: Studio) ->
     studio.draw(name, cases, folder, mimic_tree.write_film)
     mimic_tree.write_tables(folder, films, size.image_size)
     write_drawn(folder, cases)
-    return summarize(folder, cases, report_counts(studies))
+    return summarize(folder, cases, report_counts(studies, openi_reports()))
+
+
+def _write_manifest(path: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the manifest where it is new, and read it back as plain JSON."""
+    if not path.is_file() or hash_of(read_json(path)) != hash_of(manifest):
+        write_json(path, manifest)
+    return read_json(path)
 
 
 def _finished(root: Path, name: str, key: str) -> Mapping[str, Any] | None:
@@ -143,7 +147,7 @@ def _full_disk_explained(root: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno != errno.ENOSPC:
             raise
         raise InputError(
             f"the disk is full ({error.strerror})",

@@ -45,13 +45,17 @@ class ImageTower(nn.Module):
             Residual(width, 2 * width, 2),
             Residual(2 * width, 4 * width, 2),
             Residual(4 * width, 4 * width, 1),
-            Residual(4 * width, 8 * width, 1),
+        )
+        self.widen = nn.Sequential(
+            nn.Conv2d(4 * width, 8 * width, 1, bias=False),
+            nn.BatchNorm2d(8 * width),
+            nn.ReLU(inplace=True),
         )
         self.projection = nn.Linear(8 * width, dimension, bias=False)
 
     def forward(self, x: Tensor) -> ImageFeatures:
         """(n, 1, S, S) to (n, d) and (n, S / 8, S / 8, d) unit vectors."""
-        cells = self.stages(self.stem(x)).permute(0, 2, 3, 1)  # (n, h, w, 8 * width)
+        cells = self.widen(self.stages(self.stem(x))).permute(0, 2, 3, 1)  # (n, h, w, 8 * width)
         flat = cells.flatten(1, 2)  # (n, h * w, 8 * width)
         pooled = self.projection(flat.mean(dim=1) + flat.amax(dim=1))
         return ImageFeatures(

@@ -81,7 +81,7 @@ class StandIn(nn.Module):
         Raises:
             InputError: another shape, or values outside [0, 1].
         """
-        if pixels.ndim != 2 or not (0 <= pixels.min() and pixels.max() <= 1):
+        if pixels.ndim != 2 or not (pixels.min() >= 0 and pixels.max() <= 1):
             raise InputError(
                 f"expected a gray image with values in [0, 1], got shape {pixels.shape} and "
                 f"values {pixels.min():g} to {pixels.max():g}",

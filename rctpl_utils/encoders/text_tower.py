@@ -33,7 +33,7 @@ class TextTower(nn.Module):
 
     @classmethod
     def minilm(cls, dimension: int) -> "TextTower":
-        """all-MiniLM-L6-v2 (Wang et al. 2020; Reimers and Gurevych 2019), frozen, from its package."""
+        """all-MiniLM-L6-v2 (Wang et al. 2020; Reimers and Gurevych 2019), frozen."""
         bert = BertModel(BertConfig.from_pretrained(MINILM), add_pooling_layer=False)
         weights = load_file(MINILM / "model.safetensors")
         for unused in ("pooler.dense.weight", "pooler.dense.bias", "embeddings.position_ids"):

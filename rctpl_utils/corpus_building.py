@@ -1,0 +1,48 @@
+"""From reports and triplets to the features and labels that prompts learn from (Eq. 1 and 6)."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from rctpl_utils.concepts import report_labels
+from rctpl_utils.corpus import TextCorpus
+from rctpl_utils.encoders.base import Encoder
+from rctpl_utils.features import text_features
+from rctpl_utils.knowledge import Knowledge, describe_triplets
+from rctpl_utils.reports import Report
+
+
+def build_corpus(
+    encoder: Encoder,
+    reports: list[Report],
+    triplets: pd.DataFrame,
+    concepts: tuple[str, ...],
+    folder: Path,
+    knowledge: str | Knowledge = "kb",
+    with_location: bool = True,
+) -> TextCorpus:
+    """Encode reports and the descriptions of their triplets; label them (Eq. 6, Eq. 9).
+
+    Args:
+        reports: those that enter training (paper 4.1.1: with at least two concepts).
+        triplets: of these and other reports; concepts outside `concepts` are left out.
+        concepts: the L columns of the labels.
+        folder: the feature cache.
+        knowledge: source of the descriptions.
+        with_location: whether descriptions say where.
+    """
+    identifiers = [report.report_id for report in reports]
+    known = triplets["concept"].isin(concepts) & triplets["report_id"].isin(identifiers)
+    own = triplets[known]
+    described, mapping = describe_triplets(own, knowledge, with_location)
+    rows = mapping.groupby("report_id", sort=False)["text_id"].apply(lambda ids: ids.to_numpy())
+    texts = list(dict.fromkeys(report.text for report in reports))
+    place = {text: k for k, text in enumerate(texts)}
+    encoded = text_features(encoder, texts, folder)
+    return TextCorpus(
+        encoded[[place[report.text] for report in reports]],
+        np.asarray(text_features(encoder, list(described["text"]), folder)),
+        [rows[identifier] for identifier in identifiers],
+        report_labels(own, identifiers, concepts).to_numpy(np.float32),
+    )

@@ -1,0 +1,1 @@
+"""The embedded world: real reports, real anatomy, simulated pathology, official layouts."""

@@ -1,0 +1,92 @@
+"""Every method on every classification set, by the same code (paper 4.2.1: Table 1)."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import softmax
+
+from rctpl_utils.classification import Classification, Split, evaluate
+from rctpl_utils.datasets import ChestXrayDataset, open_dataset
+from rctpl_utils.encoders.base import Encoder
+from rctpl_utils.features import image_features
+from rctpl_utils.metrics import patient_weights
+from rctpl_utils.scoring import IMAGE_TEMPERATURE, ClassEmbeddings
+from rctpl_utils.vocabulary import NO_FINDING
+from rctpl_utils.workspace import Workspace
+from rctpl_utils.zero_shot import BranchScores, score_images
+
+TABLE1_DATASETS = ("chestxray14", "chexpert", "covidx", "rsna")
+COVID_FILMS = (NO_FINDING, "Pneumonia", "COVID-19")  # what a film of the COVID set can show
+
+Embedder = Callable[[Sequence[str]], ClassEmbeddings]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of Table 1.
+
+    Attributes:
+        name: as the table prints it.
+        embedders: from concepts to class embeddings, one a seed.
+        branch: "report", "concept" or "both".
+    """
+
+    name: str
+    embedders: tuple[Embedder, ...]
+    branch: str = "both"
+
+
+def classify(
+    workspace: Workspace, encoder: Encoder, dataset: str, methods: Sequence[Method]
+) -> Classification:
+    """Score one data set's test and validation images with all methods and evaluate them."""
+    concepts, test = _score(workspace, encoder, dataset, "test", methods)
+    _, validation = _score(workspace, encoder, dataset, "validation", methods)
+    generator = np.random.default_rng(
+        workspace.profile.world.seed if workspace.profile.world else 0
+    )
+    patients = open_dataset(dataset, workspace.data_root, "test").records["patient_id"]
+    weights = patient_weights(patients, workspace.profile.bootstrap, generator)
+    return evaluate(dataset, concepts, test, validation, weights, generator)
+
+
+def _score(
+    workspace: Workspace, encoder: Encoder, name: str, split: str, methods: Sequence[Method]
+) -> tuple[tuple[str, ...], Split]:
+    dataset = open_dataset(name, workspace.data_root, split)
+    features = image_features(encoder, dataset, workspace.features)
+    asked, shown = asked_concepts(dataset), shown_concepts(dataset)
+    embedders = {each for method in methods for each in method.embedders}
+    scored = score_images(features, {each: each(asked) for each in embedders})
+    scores = {
+        method.name: [
+            _shown_scores(scored[each], method.branch, asked, shown) for each in method.embedders
+        ]
+        for method in methods
+    }
+    return shown, Split(dataset.records[list(shown)].to_numpy(float), scores)
+
+
+def asked_concepts(dataset: ChestXrayDataset) -> tuple[str, ...]:
+    """The class names put to the model: the set's own, or the kinds of COVID film."""
+    return COVID_FILMS if "COVID-19" in dataset.concepts else dataset.concepts
+
+
+def shown_concepts(dataset: ChestXrayDataset) -> tuple[str, ...]:
+    """The concepts that are evaluated: COVID-19 alone where it is among them."""
+    return ("COVID-19",) if "COVID-19" in dataset.concepts else dataset.concepts
+
+
+def _shown_scores(
+    scores: BranchScores, branch: str, asked: Sequence[str], shown: Sequence[str]
+) -> np.ndarray:
+    """Scores (n, L); where the films exclude each other, the softmax over their kinds.
+
+    "COVID-19 against all others" would mislead: subtle films resemble each other more than any
+    word resembles COVID-19.
+    """
+    chosen = getattr(scores, branch)
+    if tuple(asked) != tuple(shown):
+        chosen = softmax(chosen / IMAGE_TEMPERATURE, axis=1)
+    return chosen[:, [list(asked).index(concept) for concept in shown]]

@@ -1,0 +1,107 @@
+"""The rows of Table 1: hand-written class embeddings, RC-TPL by branch, RC-TPL+, the bounds."""
+
+from collections.abc import Callable, Mapping
+
+import pandas as pd
+import torch
+
+from rctpl_utils import handwritten
+from rctpl_utils.corpus import TextCorpus
+from rctpl_utils.encoders.base import Encoder
+from rctpl_utils.files import hash_of
+from rctpl_utils.prompt_runs import learn_all
+from rctpl_utils.prompts import Prompts
+from rctpl_utils.scoring import ClassEmbeddings
+from rctpl_utils.table1 import Embedder, Method
+from rctpl_utils.training import learn_prompts
+from rctpl_utils.vocabulary import TRAINING_CONCEPTS
+from rctpl_utils.workspace import Workspace
+
+HANDWRITTEN = ("class names", "prompt ensemble", "descriptions")
+NONSENSE = "nonsense words"
+SUPERVISED = "supervised bound"
+PULL = 20.0  # strength of the pull, chosen on validation data
+VARIANTS = ("rc-tpl", "rc-tpl-plus")
+
+
+def learn_rctpl(
+    workspace: Workspace, encoder: Encoder, corpus: TextCorpus, validation: TextCorpus
+) -> tuple[dict[int, Prompts], pd.DataFrame]:
+    """The paper's method, one run a seed: Eq. 9 and nothing else."""
+    return _learn(workspace, encoder, corpus, validation, VARIANTS[0], None)
+
+
+def learn_rctpl_plus(
+    workspace: Workspace, encoder: Encoder, corpus: TextCorpus, validation: TextCorpus
+) -> tuple[dict[int, Prompts], pd.DataFrame]:
+    """Our variant: Eq. 9 plus a pull of each class embedding towards its description's.
+
+    The loss gains `PULL * mean_i [(1 - <E^R_i, D_i>) + (1 - <E^C_i, D_i>)]`, D_i the embedding of
+    the class's knowledge description. Text alone does not say which directions of the joint space
+    images use; the pull keeps the class embeddings where the encoder's alignment put the words.
+    """
+    target = handwritten.descriptions(encoder, TRAINING_CONCEPTS).report
+    return _learn(workspace, encoder, corpus, validation, VARIANTS[1], pull_towards(target, PULL))
+
+
+def pull_towards(
+    target: torch.Tensor, strength: float
+) -> Callable[[ClassEmbeddings], torch.Tensor]:
+    """The regularizer of RC-TPL+; `target` (L, d) unit vectors."""
+
+    def regularizer(embeddings: ClassEmbeddings) -> torch.Tensor:
+        both = (embeddings.report + embeddings.concept) / 2
+        return strength * 2 * (1 - (both * target).sum(dim=-1)).mean()
+
+    return regularizer
+
+
+def _learn(workspace, encoder, corpus, validation, variant, regularizer):
+    def learner(seed: int):
+        return learn_prompts(
+            encoder, corpus, TRAINING_CONCEPTS, workspace.profile.prompts, seed,
+            validation=validation, regularizer=regularizer,
+        )  # fmt: skip
+
+    key = hash_of(variant, PULL if regularizer else 0)
+    return learn_all(workspace, encoder, variant, corpus, learner, key)
+
+
+def load_prompts(workspace: Workspace) -> dict[str, dict[int, Prompts]]:
+    """All learned prompts of the run: variant -> seed -> prompts."""
+    return {
+        variant: {
+            seed: Prompts.load(workspace.prompts / f"{variant}-{seed}.safetensors")
+            for seed in workspace.profile.prompts.seeds
+        }
+        for variant in VARIANTS
+    }
+
+
+def table1_methods(encoder: Encoder, prompts: Mapping[str, Mapping[int, Prompts]]) -> list[Method]:
+    """The rows of Table 1 that we can run, floor first."""
+    written = {
+        NONSENSE: handwritten.nonsense_words,
+        "class names": handwritten.class_names,
+        "prompt ensemble": handwritten.prompt_ensemble,
+        "descriptions": handwritten.descriptions,
+    }
+    rows = [Method(name, (_fixed(function, encoder),)) for name, function in written.items()]
+    paper, ours = (
+        tuple(_learned(each, encoder) for each in prompts[variant].values()) for variant in VARIANTS
+    )
+    rows += [
+        Method("RC-TPL, report branch", paper, "report"),
+        Method("RC-TPL, concept branch", paper, "concept"),
+        Method("RC-TPL", paper),
+        Method("RC-TPL+", ours),
+    ]
+    return rows
+
+
+def _fixed(function: Callable[..., ClassEmbeddings], encoder: Encoder) -> Embedder:
+    return lambda concepts: function(encoder, concepts)
+
+
+def _learned(prompts: Prompts, encoder: Encoder) -> Embedder:
+    return lambda concepts: prompts.embed(encoder, concepts)

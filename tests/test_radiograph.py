@@ -1,0 +1,185 @@
+"""Rendering on a phantom: same bytes, masks where they belong, lesions that add and stay put."""
+
+import dataclasses
+
+import cv2
+import numpy as np
+import pytest
+from phantom import small_anatomy
+
+from rctpl_utils.embedded.cases import Case, Lesion
+from rctpl_utils.embedded.lesions import PAINTERS
+from rctpl_utils.embedded.radiograph import expose, render
+from rctpl_utils.embedded.scene import Scene
+from rctpl_utils.embedded.sheet import contact_sheet
+from rctpl_utils.embedded.styles import STYLES
+from rctpl_utils.embedded.view import set_up
+from rctpl_utils.errors import InputError
+
+MIDLINE = {"Hernia", "Enlarged Cardiomediastinum", "Cardiomegaly", "Support Devices"}
+BOTH = {"COVID-19", "Edema", "Emphysema"}
+LATERAL = [c for c in PAINTERS if c not in MIDLINE | BOTH]
+DARKENING = {"Emphysema", "Pneumothorax"}
+SIZE = 128
+
+
+@pytest.fixture(scope="module")
+def anatomy():
+    return small_anatomy()
+
+
+def case(*lesions: Lesion, seed: int = 5, split: str = "test", style: str = "siim") -> Case:
+    return Case("i", "p", lesions, split, style, seed)
+
+
+def scene_of(case: Case, anatomy) -> Scene:
+    stream = np.random.default_rng(case.seed).spawn(4)[0]
+    return set_up(case, anatomy, STYLES[case.style], SIZE, stream)
+
+
+@pytest.mark.parametrize("concept", PAINTERS)
+def test_same_case_same_bytes_with_a_mask(anatomy, concept):
+    one = case(Lesion(concept, None, None, 0.6))
+    first, second = render(one, anatomy, 64), render(one, anatomy, 64)
+    assert first.pixels.tobytes() == second.pixels.tobytes()
+    assert first.pixels.shape == (64, 64) and first.pixels.dtype == np.float32
+    assert set(first.masks) == {concept}
+    mask = first.masks[concept]
+    assert mask.dtype == bool and mask.shape == (64, 64) and mask.any()
+    np.testing.assert_array_equal(mask, second.masks[concept])
+
+
+@pytest.mark.parametrize("concept", PAINTERS)
+@pytest.mark.parametrize("severity", [0.02, 1.0])
+def test_masks_are_never_empty(anatomy, concept, severity):
+    for seed in range(4):
+        exposure = expose(case(Lesion(concept, None, None, severity), seed=seed), anatomy, SIZE)
+        assert exposure.masks[concept].any()
+        assert np.isfinite(exposure.change).all()
+
+
+@pytest.mark.parametrize("concept", PAINTERS)
+def test_what_a_lesion_adds_lies_in_its_mask(anatomy, concept):
+    """At least half of the added attenuation is inside, and almost nothing is far away."""
+    inside, far = [], []
+    for seed in range(5):
+        exposure = expose(case(Lesion(concept, None, None, 0.7), seed=seed), anatomy, SIZE)
+        mask = exposure.masks[concept]
+        strength = np.abs(exposure.change)
+        near = _grown(mask, 14)
+        if concept == "Pneumothorax":  # the collapsed lung gets denser all over
+            strength = np.clip(-exposure.change, 0, None)
+        if concept in {"Edema", "Emphysema"}:  # diffuse: graded over the lungs
+            near = near | _grown(mask, 50)
+        inside.append(strength[mask].sum() / strength.sum())
+        far.append(strength[~near].sum() / strength.sum())
+    assert np.median(inside) > (0.35 if concept == "Edema" else 0.5)
+    assert np.max(far) < 0.08
+
+
+@pytest.mark.parametrize("concept", [c for c in PAINTERS if c not in {"Fracture", "Hernia"}])
+def test_lesions_add_attenuation_and_air_removes_it(anatomy, concept):
+    """A fracture moves bone and a hernia may hold air: their sign differs from place to place."""
+    for seed in range(3):
+        exposure = expose(case(Lesion(concept, None, None, 0.8), seed=seed), anatomy, SIZE)
+        mean = exposure.change[exposure.masks[concept]].mean()
+        assert mean < 0 if concept in DARKENING else mean > 0
+
+
+@pytest.mark.parametrize("concept", LATERAL)
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_masks_are_on_the_side_of_the_lesion(anatomy, concept, side):
+    for seed in range(3):
+        one = case(Lesion(concept, side, None, 0.6), seed=seed)
+        scene = scene_of(one, anatomy)
+        mask = expose(one, anatomy, SIZE).masks[concept]
+        middle = (scene.lungs["right"].hilum[0] + scene.lungs["left"].hilum[0]) / 2
+        column = np.nonzero(mask)[1].mean()
+        assert column > middle if side == "left" else column < middle
+
+
+@pytest.mark.parametrize("concept", ["Nodule", "Consolidation", "Pneumonia", "Lung Opacity"])
+def test_zones_are_honored(anatomy, concept):
+    rows = {}
+    for zone in ("upper", "lower"):
+        lesion = Lesion(concept, "right", zone, 0.5)
+        masks = [expose(case(lesion, seed=s), anatomy, SIZE).masks[concept] for s in range(8)]
+        rows[zone] = np.mean([np.nonzero(mask)[0].mean() for mask in masks])
+    assert rows["upper"] < rows["lower"] - 0.12 * SIZE
+
+
+def test_a_box_positions_and_sizes_a_mass(anatomy):
+    one = case(seed=3)
+    lung = scene_of(one, anatomy).lungs["left"]
+    row, column = np.median(np.argwhere(lung.mask & (lung.v < 0.6)), axis=0)
+    box = (column / SIZE - 0.08, row / SIZE - 0.08, 0.16, 0.16)
+    lesion = Lesion("Mass", None, None, 0.7, box)
+    mask = expose(dataclasses.replace(one, lesions=(lesion,)), anatomy, SIZE).masks["Mass"]
+    rows, columns = np.nonzero(mask)
+    assert abs(rows.mean() - row) < 6 and abs(columns.mean() - column) < 6
+    assert 0.08 < np.sqrt(mask.mean()) < 0.25
+
+
+def test_a_box_outside_the_lungs_moves_into_one(anatomy):
+    one = case(Lesion("Nodule", None, None, 0.7, (0.0, 0.0, 0.05, 0.05)))
+    mask = expose(one, anatomy, SIZE).masks["Nodule"]
+    lung = scene_of(one, anatomy).lungs["right"].mask
+    assert (mask & lung).sum() > 0.5 * mask.sum()
+
+
+def test_severity_grows_the_effect(anatomy):
+    for concept in ("Pleural Effusion", "Consolidation", "Nodule", "Cardiomegaly", "Edema"):
+        means = []
+        for severity in (0.1, 0.5, 1.0):
+            changes = [
+                expose(case(Lesion(concept, "left", None, severity), seed=s), anatomy, SIZE).change
+                for s in range(4)
+            ]
+            means.append(np.mean([np.abs(change).sum() for change in changes]))
+        assert means[0] < means[1] < means[2], concept
+
+
+def test_the_patient_without_the_lesion_is_the_same_patient(anatomy):
+    sick = expose(case(Lesion("Nodule", "left", "upper", 0.9)), anatomy, SIZE)
+    well = expose(case(), anatomy, SIZE)
+    np.testing.assert_array_equal(sick.attenuation, well.attenuation)
+    assert not well.change.any() and not well.masks
+
+
+def test_an_effusion_fills_no_more_than_the_lung(anatomy):
+    one = case(Lesion("Pleural Effusion", "left", None, 1.0))
+    scene, exposure = scene_of(one, anatomy), expose(one, anatomy, SIZE)
+    limit = 0.01937 * scene.lungs["left"].path  # all lung along the ray turned into water
+    assert np.all(exposure.change <= limit + 1e-3)
+
+
+def test_two_lesions_of_one_concept_share_a_mask(anatomy):
+    both = (Lesion("Nodule", "left", None, 0.8), Lesion("Nodule", "right", None, 0.8))
+    mask = expose(case(*both), anatomy, SIZE).masks["Nodule"]
+    middle = scene_of(case(*both), anatomy).lungs["left"].hilum[0]
+    assert mask[:, int(middle) :].any() and mask[:, : int(middle)].any()
+
+
+def test_an_unknown_concept_is_refused(anatomy):
+    with pytest.raises(InputError, match="cannot draw 'Pneumomediastinum'"):
+        render(case(Lesion("Pneumomediastinum")), anatomy, 64)
+
+
+def test_splits_use_their_own_poses(anatomy):
+    for split in ("train", "validation", "test"):
+        pool = set(anatomy.pool(split).tolist())
+        assert {scene_of(case(split=split, seed=s), anatomy).pose for s in range(12)} <= pool
+
+
+def test_the_contact_sheet_is_a_picture(anatomy, tmp_path):
+    path = contact_sheet(
+        anatomy, tmp_path / "sheet.png", size=64, severities=(0.2, 0.9), concepts=("Mass", "Edema")
+    )
+    image = cv2.imread(str(path))
+    assert image.shape[0] > 64 and image.shape[1] > 4 * 64
+    assert (np.abs(image.astype(int) - [60, 60, 255]).sum(-1) == 0).any()  # a red outline
+
+
+def _grown(mask: np.ndarray, pixels: int) -> np.ndarray:
+    kernel = np.ones((2 * pixels + 1, 2 * pixels + 1), np.uint8)
+    return cv2.dilate(mask.astype(np.uint8), kernel) > 0

