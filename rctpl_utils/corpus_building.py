@@ -24,6 +24,9 @@ def build_corpus(
 ) -> TextCorpus:
     """Encode reports and the descriptions of their triplets; label them (Eq. 6, Eq. 9).
 
+    A report without a present concept has no pair (i in c+, j in c-) and so no loss: it is left
+    out here, which saves its share of every epoch and changes no gradient's direction.
+
     Args:
         reports: those that enter training (paper 4.1.1: with at least two concepts).
         triplets: of these and other reports; concepts outside `concepts` are left out.
@@ -32,17 +35,19 @@ def build_corpus(
         knowledge: source of the descriptions.
         with_location: whether descriptions say where.
     """
+    labels = report_labels(triplets, [report.report_id for report in reports], concepts)
+    positive = (labels == 1).any(axis=1).to_numpy()
+    reports = [report for report, kept in zip(reports, positive, strict=True) if kept]
     identifiers = [report.report_id for report in reports]
-    known = triplets["concept"].isin(concepts) & triplets["report_id"].isin(identifiers)
-    own = triplets[known]
-    described, mapping = describe_triplets(own, knowledge, with_location)
+    own = triplets["concept"].isin(concepts) & triplets["report_id"].isin(identifiers)
+    described, mapping = describe_triplets(triplets[own], knowledge, with_location)
     rows = mapping.groupby("report_id", sort=False)["text_id"].apply(lambda ids: ids.to_numpy())
     texts = list(dict.fromkeys(report.text for report in reports))
-    place = {text: k for k, text in enumerate(texts)}
+    place = {text: row for row, text in enumerate(texts)}
     encoded = text_features(encoder, texts, folder)
     return TextCorpus(
         encoded[[place[report.text] for report in reports]],
         np.asarray(text_features(encoder, list(described["text"]), folder)),
         [rows[identifier] for identifier in identifiers],
-        report_labels(own, identifiers, concepts).to_numpy(np.float32),
+        labels[positive].to_numpy(np.float32),
     )

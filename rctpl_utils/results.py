@@ -1,6 +1,7 @@
 """Tidy result rows, and the tables made from them: CSV, Markdown and LaTeX."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -51,14 +52,24 @@ def with_reported(rows: pd.DataFrame, reported: pd.DataFrame) -> pd.DataFrame:
 
 
 def wide_table(rows: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
-    """One line a method, one column a (dataset, metric): "0.912 [0.901, 0.923]" or "not run"."""
-    rows = rows.assign(cell=[_cell(row, digits) for row in rows.itertuples()])
-    order = list(dict.fromkeys(rows["method"]))
-    wide = rows.pivot(index="method", columns=["dataset", "metric"], values="cell")
-    return wide.reindex(order).fillna("")
+    """One line a method: for each (dataset, metric) ours with its interval, then the reported one.
+
+    Args:
+        rows: as `with_reported` gives them.
+        digits: after the point.
+    """
+    ours = rows.assign(cell=[_cell(row, digits) for row in rows.itertuples()])
+    known = rows[rows["reported"].notna()]
+    paper = known.assign(
+        metric=known["metric"] + " reported", cell=known["reported"].map("{:.4f}".format)
+    )
+    both = pd.concat([ours, paper])
+    wide = both.pivot(index="method", columns=["dataset", "metric"], values="cell")
+    wide = wide.reindex(list(dict.fromkeys(rows["method"])))
+    return wide.sort_index(axis=1).fillna("")
 
 
-def _cell(row, digits: int) -> str:
+def _cell(row: NamedTuple, digits: int) -> str:
     if pd.isna(row.value):
         return NOT_RUN
     return f"{row.value:.{digits}f} [{row.ci_low:.{digits}f}, {row.ci_high:.{digits}f}]"

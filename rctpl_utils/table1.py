@@ -17,6 +17,8 @@ from rctpl_utils.workspace import Workspace
 from rctpl_utils.zero_shot import BranchScores, score_images
 
 TABLE1_DATASETS = ("chestxray14", "chexpert", "covidx", "rsna")
+BOOTSTRAP_SEED = 2024
+SUPERVISED = "supervised bound"
 COVID_FILMS = (NO_FINDING, "Pneumonia", "COVID-19")  # what a film of the COVID set can show
 
 Embedder = Callable[[Sequence[str]], ClassEmbeddings]
@@ -38,23 +40,34 @@ class Method:
 
 
 def classify(
-    workspace: Workspace, encoder: Encoder, dataset: str, methods: Sequence[Method]
+    workspace: Workspace,
+    encoder: Encoder,
+    dataset: str,
+    methods: Sequence[Method],
+    bound: Callable[[ChestXrayDataset, Sequence[str]], np.ndarray] | None = None,
 ) -> Classification:
-    """Score one data set's test and validation images with all methods and evaluate them."""
-    concepts, test = _score(workspace, encoder, dataset, "test", methods)
-    _, validation = _score(workspace, encoder, dataset, "validation", methods)
-    generator = np.random.default_rng(
-        workspace.profile.world.seed if workspace.profile.world else 0
-    )
-    patients = open_dataset(dataset, workspace.data_root, "test").records["patient_id"]
+    """Score one data set's test and validation images with all methods and evaluate them.
+
+    Args:
+        bound: scores (n, L) of a classifier that was trained on labels, the last row.
+    """
+    concepts, test = _score(workspace, encoder, dataset, "test", methods, bound)
+    _, validation = _score(workspace, encoder, dataset, "validation", methods, bound)
+    patients = open_split(workspace, dataset, "test").records["patient_id"]
+    generator = np.random.default_rng(BOOTSTRAP_SEED)
     weights = patient_weights(patients, workspace.profile.bootstrap, generator)
     return evaluate(dataset, concepts, test, validation, weights, generator)
 
 
 def _score(
-    workspace: Workspace, encoder: Encoder, name: str, split: str, methods: Sequence[Method]
+    workspace: Workspace,
+    encoder: Encoder,
+    name: str,
+    split: str,
+    methods: Sequence[Method],
+    bound: Callable[[ChestXrayDataset, Sequence[str]], np.ndarray] | None,
 ) -> tuple[tuple[str, ...], Split]:
-    dataset = open_dataset(name, workspace.data_root, split)
+    dataset = open_split(workspace, name, split)
     features = image_features(encoder, dataset, workspace.features)
     asked, shown = asked_concepts(dataset), shown_concepts(dataset)
     embedders = {each for method in methods for each in method.embedders}
@@ -65,7 +78,17 @@ def _score(
         ]
         for method in methods
     }
+    if bound is not None:
+        scores[SUPERVISED] = [bound(dataset, shown)]
     return shown, Split(dataset.records[list(shown)].to_numpy(float), scores)
+
+
+def open_split(workspace: Workspace, name: str, split: str) -> ChestXrayDataset:
+    """A split of a data set; CheXpert's own depends on how many films a class 5x200 takes."""
+    options = {}
+    if workspace.profile.world is not None and name == "chexpert":
+        options["per_class"] = workspace.profile.world.chexpert_5x200
+    return open_dataset(name, workspace.data_root, split, **options)
 
 
 def asked_concepts(dataset: ChestXrayDataset) -> tuple[str, ...]:

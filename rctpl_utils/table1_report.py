@@ -15,7 +15,8 @@ from rctpl_utils.results import (
     write_csv,
     write_table,
 )
-from rctpl_utils.variants import HANDWRITTEN, SUPERVISED
+from rctpl_utils.table1 import SUPERVISED
+from rctpl_utils.variants import HANDWRITTEN
 from rctpl_utils.vocabulary import CHESTXRAY14_CONCEPTS, CHEXPERT_CONCEPTS
 from rctpl_utils.workspace import Workspace
 

@@ -19,7 +19,6 @@ from rctpl_utils.workspace import Workspace
 
 HANDWRITTEN = ("class names", "prompt ensemble", "descriptions")
 NONSENSE = "nonsense words"
-SUPERVISED = "supervised bound"
 PULL = 20.0  # strength of the pull, chosen on validation data
 VARIANTS = ("rc-tpl", "rc-tpl-plus")
 

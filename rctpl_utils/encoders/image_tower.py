@@ -36,27 +36,31 @@ class ImageTower(nn.Module):
     to the mean plus the maximum over cells, so that a small lesion is not averaged away.
     """
 
-    def __init__(self, dimension: int, width: int = 24) -> None:
+    def __init__(self, dimension: int, width: int = 48) -> None:
         super().__init__()
         self.stem = nn.Sequential(
-            nn.Conv2d(1, width, 5, 2, 2, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+            nn.Conv2d(1, width, 7, 4, 3, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
         )
         self.stages = nn.Sequential(
             Residual(width, 2 * width, 2),
-            Residual(2 * width, 4 * width, 2),
-            Residual(4 * width, 4 * width, 1),
+            Residual(2 * width, 2 * width, 1),
+            Residual(2 * width, 2 * width, 1),
         )
         self.widen = nn.Sequential(
-            nn.Conv2d(4 * width, 8 * width, 1, bias=False),
-            nn.BatchNorm2d(8 * width),
+            nn.Conv2d(2 * width, 4 * width, 1, bias=False),
+            nn.BatchNorm2d(4 * width),
             nn.ReLU(inplace=True),
         )
-        self.projection = nn.Linear(8 * width, dimension, bias=False)
+        self.projection = nn.Linear(4 * width, dimension, bias=False)
+
+    def cells(self, x: Tensor) -> Tensor:
+        """(n, 1, S, S) to the map before the projection, (n, S / 8, S / 8, channels)."""
+        return self.widen(self.stages(self.stem(x))).permute(0, 2, 3, 1)
 
     def forward(self, x: Tensor) -> ImageFeatures:
         """(n, 1, S, S) to (n, d) and (n, S / 8, S / 8, d) unit vectors."""
-        cells = self.widen(self.stages(self.stem(x))).permute(0, 2, 3, 1)  # (n, h, w, 8 * width)
-        flat = cells.flatten(1, 2)  # (n, h * w, 8 * width)
+        cells = self.cells(x)
+        flat = cells.flatten(1, 2)  # (n, h * w, channels)
         pooled = self.projection(flat.mean(dim=1) + flat.amax(dim=1))
         return ImageFeatures(
             functional.normalize(pooled.float(), dim=-1),

@@ -1,0 +1,105 @@
+"""The supervised bound of Table 1: a small network that learned from labels, not zero-shot.
+
+It starts from the frozen encoder's image tower and is trained on the labels of the training films
+and of every test set's validation films (so it knows each hospital's style, and COVID-19). What it
+cannot tell apart, no prompt can be blamed for.
+"""
+
+import math
+from collections.abc import Sequence
+from copy import deepcopy
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm.auto import tqdm
+
+from rctpl_utils.concepts import report_labels
+from rctpl_utils.datasets import ChestXrayDataset, open_dataset
+from rctpl_utils.encoders.standin import StandIn
+from rctpl_utils.precision import autocast
+from rctpl_utils.pretraining import augment
+from rctpl_utils.pretraining_data import load_images
+from rctpl_utils.table1 import TABLE1_DATASETS, open_split
+from rctpl_utils.vocabulary import CONCEPTS
+from rctpl_utils.workspace import Workspace
+
+EPOCHS = 3
+BATCH = 64
+LEARNING_RATE = 1e-3
+
+
+class SupervisedBound(nn.Module):
+    """The image tower with one linear layer on the mean and the maximum of its cells."""
+
+    def __init__(self, encoder: StandIn) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.tower = deepcopy(encoder.image).requires_grad_(True)
+        self.head = nn.Linear(2 * self.tower.projection.in_features, len(CONCEPTS))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, 1, S, S) to logits (n, 21), one a concept, COVID-19 last."""
+        flat = self.tower.cells(x.to(memory_format=torch.channels_last)).flatten(1, 2)
+        return self.head(torch.cat([flat.mean(dim=1), flat.amax(dim=1)], dim=-1)).float()
+
+    @torch.no_grad()
+    def scores(self, dataset: ChestXrayDataset, concepts: Sequence[str]) -> np.ndarray:
+        """Logits of a data set's films for L concepts: (n, L)."""
+        parts = []
+        for start in range(0, len(dataset), BATCH):
+            rows = range(start, min(start + BATCH, len(dataset)))
+            batch = torch.stack([self.encoder.preprocess(dataset.pixels(i)) for i in rows])
+            with autocast(self.encoder.device):
+                parts.append(self(batch.to(self.encoder.device)))
+        columns = [CONCEPTS.index(concept) for concept in concepts]
+        return torch.cat(parts).cpu().numpy()[:, columns]
+
+
+def train_bound(
+    workspace: Workspace, encoder: StandIn, triplets: pd.DataFrame, seed: int = 0
+) -> SupervisedBound:
+    """Train on labels: binary cross-entropy, unknown labels masked, `EPOCHS` passes."""
+    torch.manual_seed(seed)
+    images, labels = _labeled_films(workspace, encoder.image_size, triplets)
+    model = SupervisedBound(encoder).to(encoder.device).train()
+    learned = [*model.tower.parameters(), *model.head.parameters()]
+    optimizer = torch.optim.AdamW(learned, LEARNING_RATE, weight_decay=1e-2)
+    steps = EPOCHS * math.ceil(len(images) / BATCH)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
+    generator = np.random.default_rng(seed)
+    with tqdm(total=EPOCHS * len(images), desc="supervised bound", unit="image") as bar:
+        for _ in range(EPOCHS):
+            order = generator.permutation(len(images))
+            for start in range(0, len(order), BATCH):
+                rows = order[start : start + BATCH]
+                target = torch.from_numpy(labels[rows]).to(encoder.device)
+                with autocast(encoder.device):
+                    logits = model(augment(torch.from_numpy(images[rows]).to(encoder.device)))
+                loss = functional.binary_cross_entropy_with_logits(
+                    logits, target.nan_to_num(), weight=(~target.isnan()).float()
+                )
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+                bar.update(len(rows))
+    return model.eval()
+
+
+def _labeled_films(
+    workspace: Workspace, size: int, triplets: pd.DataFrame
+) -> tuple[np.ndarray, np.ndarray]:
+    training = open_dataset("mimic-cxr", workspace.data_root, "train")
+    images, labels = [], []
+    by_report = report_labels(triplets, list(training.records["study"].unique()), CONCEPTS)
+    sets = [training, *(open_split(workspace, name, "validation") for name in TABLE1_DATASETS)]
+    for dataset in sets:
+        images.append(load_images(dataset, np.arange(len(dataset)), size))
+        if dataset is training:  # reports tell all concepts, the CheXpert table only thirteen
+            labels.append(by_report.loc[dataset.records["study"]].to_numpy(np.float32))
+        else:
+            labels.append(dataset.records.reindex(columns=list(CONCEPTS)).to_numpy(np.float32))
+    return np.concatenate(images), np.concatenate(labels)

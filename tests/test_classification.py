@@ -1,0 +1,96 @@
+"""The evaluation behind Table 1: tidy rows, seeds, paired tests, the three-film softmax."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.special import softmax
+from sklearn.metrics import roc_auc_score
+
+from rctpl_utils.classification import Split, compare, evaluate
+from rctpl_utils.metrics import holm, patient_weights
+from rctpl_utils.results import NOT_RUN, reported_table1, wide_table, with_reported, write_table
+from rctpl_utils.scoring import IMAGE_TEMPERATURE
+from rctpl_utils.table1 import COVID_FILMS, _shown_scores
+from rctpl_utils.table1_report import verdict
+from rctpl_utils.zero_shot import BranchScores
+
+
+@pytest.fixture(scope="module")
+def outcome():
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 2, (120, 3)).astype(float)
+    labels[:, 2] = 0  # a class without positives
+    good = labels + generator.normal(0, 0.7, labels.shape)
+    noise = [generator.normal(size=labels.shape) for _ in range(3)]
+    scores = {"good": [good], "noise": noise}
+    split = Split(labels, scores)
+    weights = patient_weights(pd.Series(range(120)), 200, generator)
+    return split, evaluate("toy", ("A", "B", "C"), split, split, weights, generator)
+
+
+def test_macro_auc_is_scikit_learns_over_scorable_classes(outcome):
+    split, found = outcome
+    rows = found.rows.set_index(["method", "metric"])["value"]
+    aucs = [roc_auc_score(split.labels[:, k], split.scores["good"][0][:, k]) for k in (0, 1)]
+    assert rows["good", "auc"] == pytest.approx(np.mean(aucs))
+    assert set(found.per_class["concept"]) == {"A", "B"}
+
+
+def test_several_seeds_give_their_mean(outcome):
+    _, found = outcome
+    seeds = found.per_seed[
+        (found.per_seed["method"] == "noise") & (found.per_seed["metric"] == "auc")
+    ]
+    row = found.rows[(found.rows["method"] == "noise") & (found.rows["metric"] == "auc")].iloc[0]
+    assert len(seeds) == row["seeds"] == 3
+    assert row["value"] == pytest.approx(seeds["value"].mean())
+    assert row["ci_low"] < row["value"] < row["ci_high"]
+
+
+def test_the_oracle_is_no_worse_than_chance_accuracy_and_intervals_hold_values(outcome):
+    _, found = outcome
+    assert (found.rows["ci_low"] <= found.rows["value"]).all()
+    assert (found.rows["value"] <= found.rows["ci_high"]).all()
+
+
+def test_a_paired_test_sees_a_clear_difference(outcome):
+    _, found = outcome
+    tests = compare(found, "good", ["noise"])
+    assert tests["value"].iloc[0] > 0.2 and tests["p_value"].iloc[0] < 0.02
+    assert "good against noise: better on toy" in verdict(tests.assign(p_holm=tests["p_value"]))
+
+
+def test_holm_by_hand():
+    assert holm(np.array([0.01, 0.04, 0.03])).tolist() == pytest.approx([0.03, 0.06, 0.06])
+
+
+def test_films_that_exclude_each_other_get_a_softmax():
+    both = np.array([[0.1, 0.2, 0.3]])
+    scores = BranchScores(both, both)
+    shown = _shown_scores(scores, "both", COVID_FILMS, ("COVID-19",))
+    assert shown[0, 0] == pytest.approx(softmax(both / IMAGE_TEMPERATURE, axis=1)[0, 2])
+    assert (
+        _shown_scores(scores, "report", ("A", "B", "C"), ("A", "B", "C")).tolist() == both.tolist()
+    )
+
+
+def test_the_papers_numbers_stand_beside_ours_and_missing_rows_say_so(tmp_path):
+    rows = pd.DataFrame(
+        {
+            "dataset": ["rsna"], "method": ["RC-TPL"], "metric": ["auc"], "value": [0.5],
+            "ci_low": [0.4], "ci_high": [0.6], "seeds": [3], "n": [10], "native": [True],
+        }
+    )  # fmt: skip
+    table = with_reported(rows, reported_table1())
+    own = table[(table["method"] == "RC-TPL") & (table["dataset"] == "rsna")]
+    assert sorted(own["reported"]) == [0.8072, 0.8888]
+    wide = wide_table(table)
+    assert wide.loc["RC-TPL", ("rsna", "auc")] == "0.500 [0.400, 0.600]"
+    assert wide.loc["GLoRIA", ("rsna", "auc")] == NOT_RUN
+    assert wide.loc["GLoRIA", ("rsna", "auc reported")] == "0.7145"
+    markdown, tex = write_table(tmp_path / "t", wide, "95 % of all")
+    assert "| GLoRIA | " in markdown.read_text() and "95 \\% of all" in tex.read_text()
+
+
+def test_reported_table_has_nine_methods_on_four_sets():
+    assert len(reported_table1()) == 9 * 4 * 2
