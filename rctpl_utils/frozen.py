@@ -37,7 +37,7 @@ def pretrained_standin(
     """
     settings, size = workspace.profile.pretraining, workspace.profile.world.image_size
     training = [report for report in reports if report.split == "train"]
-    pairs = load_pairs(workspace.data_root, training, triplets, size, workspace.device)
+    pairs = load_pairs(workspace.data_root, training, triplets, size)
     key = hash_of(
         settings,
         _digest(pairs.images),

@@ -15,15 +15,17 @@ from tqdm.auto import tqdm
 
 from rctpl_utils.encoders.base import freeze
 from rctpl_utils.encoders.standin import StandIn, standardize
+from rctpl_utils.encoders.text_tower import TextTower
 from rctpl_utils.precision import autocast
 from rctpl_utils.pretraining_texts import TextBank
 from rctpl_utils.profiles import Pretraining
 from rctpl_utils.scoring import aggregate
 
 TARGET_TEMPERATURE = 0.1  # of the soft targets
-LOCAL_TEMPERATURE = 0.1  # tau of the spatial softmax while pre-training
+LOCAL_TEMPERATURE = 0.03  # tau of the spatial softmax while pre-training
 LOCAL_WEIGHT = 0.5
 TEXTS_PER_IMAGE = 3
+TEXT_BATCH = 256
 WEIGHT_DECAY = 1e-2
 
 
@@ -35,13 +37,11 @@ class Pairs:
         images: (n, S, S) uint8.
         reports: (n,) row of the image's report in `bank`.
         bank: the texts.
-        pooled: (texts, W) features of the frozen MiniLM before the projection.
     """
 
     images: np.ndarray
     reports: np.ndarray
     bank: TextBank
-    pooled: np.ndarray
 
 
 def pretrain(
@@ -55,7 +55,8 @@ def pretrain(
     torch.manual_seed(settings.seed)
     generator = np.random.default_rng(settings.seed)
     model = StandIn(image_size).to(device)
-    spread_texts(model.text.projection, pairs.pooled)
+    pooled = pooled_texts(model.text, pairs.bank.texts)
+    spread_texts(model.text.projection, pooled)
     learned = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(learned, settings.learning_rate, weight_decay=WEIGHT_DECAY)
     steps = settings.epochs * math.ceil(len(pairs.images) / settings.batch_size)
@@ -71,7 +72,7 @@ def pretrain(
             order = generator.choice(len(pairs.images), len(pairs.images), p=chances)
             for start in range(0, len(order), settings.batch_size):
                 rows = order[start : start + settings.batch_size]
-                both = _losses(model, pairs, rows, generator, device)
+                both = _losses(model, pairs, pooled, rows, generator)
                 loss = both[0] + LOCAL_WEIGHT * both[1]
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
@@ -88,10 +89,11 @@ def pretrain(
 def _losses(
     model: StandIn,
     pairs: Pairs,
+    pooled: np.ndarray,
     rows: np.ndarray,
     generator: np.random.Generator,
-    device: torch.device,
 ) -> tuple[Tensor, Tensor]:
+    device = model.device
     reports = pairs.reports[rows]
     images = torch.from_numpy(pairs.images[rows]).to(device)
     with autocast(device):
@@ -99,10 +101,10 @@ def _losses(
     seen = pairs.bank.report_vectors[reports]
     scale = model.logit_scale.exp().clamp(max=100)
     texts = _draw(pairs.bank.rows, reports, generator)
-    whole = scale * features.global_features @ _project(model, pairs, texts, device).T
+    whole = scale * features.global_features @ _project(model, pooled[texts]).T
     findings = _draw(pairs.bank.finding_rows, reports, generator)
     cells = features.dense_features.flatten(1, 2)  # (B, h * w, d)
-    local = scale * aggregate(cells @ _project(model, pairs, findings, device).T, LOCAL_TEMPERATURE)
+    local = scale * aggregate(cells @ _project(model, pooled[findings]).T, LOCAL_TEMPERATURE)
     vectors = pairs.bank.vectors
     return (
         semantic_matching(whole, soft_targets(seen, vectors[texts], device)),
@@ -145,17 +147,30 @@ def spread_texts(projection: torch.nn.Linear, pooled: np.ndarray) -> None:
     projection.weight.copy_(torch.from_numpy(weight).to(projection.weight))
 
 
-def _project(model: StandIn, pairs: Pairs, rows: np.ndarray, device: torch.device) -> Tensor:
-    return model.text.project(torch.from_numpy(np.array(pairs.pooled[rows])).to(device))
+def _project(model: StandIn, pooled: np.ndarray) -> Tensor:
+    return model.text.project(torch.from_numpy(pooled).to(model.device))
+
+
+@torch.no_grad()
+def pooled_texts(tower: TextTower, texts: list[str]) -> np.ndarray:
+    """The tower's features before the projection, once since MiniLM is frozen: (n, W) float32."""
+    order = np.argsort([len(text) for text in texts], kind="stable")
+    pooled = np.empty((len(texts), tower.bert.config.hidden_size), np.float32)
+    with tqdm(total=len(texts), desc="reading texts", unit="text") as bar:
+        for start in range(0, len(order), TEXT_BATCH):
+            rows = order[start : start + TEXT_BATCH]
+            with autocast(tower.device):
+                batch = tower.pooled([texts[row] for row in rows])
+            pooled[rows] = batch.float().cpu().numpy()
+            bar.update(len(rows))
+    return pooled
 
 
 def soft_targets(images: np.ndarray, texts: np.ndarray, device: torch.device) -> Tensor:
     """Cosines of label vectors, (B, WIDTH) and (T, WIDTH), over a temperature: (B, T) logits."""
-    unit = [
-        each / np.maximum(np.linalg.norm(each, axis=1, keepdims=True), 1e-6)
-        for each in (images, texts)
-    ]
-    return torch.from_numpy(unit[0] @ unit[1].T / TARGET_TEMPERATURE).to(device)
+    seen, said = (torch.from_numpy(each).to(device) for each in (images, texts))
+    cosines = functional.normalize(seen, dim=1) @ functional.normalize(said, dim=1).T
+    return cosines / TARGET_TEMPERATURE
 
 
 def semantic_matching(logits: Tensor, targets: Tensor) -> Tensor:

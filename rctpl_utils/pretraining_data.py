@@ -1,26 +1,20 @@
-"""From the MIMIC-CXR tree to the arrays that pre-training and prompt training take."""
+"""From the MIMIC-CXR tree to the arrays that pre-training takes."""
 
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pandas as pd
-import torch
 from tqdm.auto import tqdm
 
 from rctpl_utils.datasets import ChestXrayDataset, open_dataset
 from rctpl_utils.encoders.standin import pad_to_square
-from rctpl_utils.encoders.text_tower import TextTower
 from rctpl_utils.pretraining import Pairs
-from rctpl_utils.pretraining_texts import TextBank, build_text_bank
+from rctpl_utils.pretraining_texts import build_text_bank
 from rctpl_utils.reports import Report
 
-POOLED_BATCH = 256
 
-
-def load_pairs(
-    data_root: Path, reports: list[Report], triplets: pd.DataFrame, size: int, device: torch.device
-) -> Pairs:
+def load_pairs(data_root: Path, reports: list[Report], triplets: pd.DataFrame, size: int) -> Pairs:
     """The training images of MIMIC-CXR with what their reports say.
 
     Args:
@@ -34,7 +28,7 @@ def load_pairs(
     studies = dataset.records["study"].map(rows)
     kept = np.flatnonzero(studies.notna())
     images = load_images(dataset, kept, size)
-    return Pairs(images, studies.iloc[kept].to_numpy(int), bank, pooled_texts(bank, device))
+    return Pairs(images, studies.iloc[kept].to_numpy(int), bank)
 
 
 def load_images(dataset: ChestXrayDataset, rows: np.ndarray, size: int) -> np.ndarray:
@@ -46,17 +40,3 @@ def load_images(dataset: ChestXrayDataset, rows: np.ndarray, size: int) -> np.nd
             square = cv2.resize(square, (size, size), interpolation=cv2.INTER_AREA)
         images[place] = np.rint(square * 255)
     return images
-
-
-@torch.no_grad()
-def pooled_texts(bank: TextBank, device: torch.device) -> np.ndarray:
-    """MiniLM's features of each text before the projection, once: (n, W) float32."""
-    tower = TextTower.minilm(1).to(device)
-    order = np.argsort([len(text) for text in bank.texts], kind="stable")
-    pooled = np.empty((len(order), tower.bert.config.hidden_size), np.float32)
-    with tqdm(total=len(order), desc="reading texts", unit="text") as bar:
-        for start in range(0, len(order), POOLED_BATCH):
-            rows = order[start : start + POOLED_BATCH]
-            pooled[rows] = tower.pooled([bank.texts[i] for i in rows]).cpu().numpy()
-            bar.update(len(rows))
-    return pooled

@@ -4,13 +4,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from scipy.special import softmax
 
 from rctpl_utils.classification import Classification, Split, evaluate
 from rctpl_utils.datasets import ChestXrayDataset, open_dataset
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.features import image_features
-from rctpl_utils.metrics import patient_weights
+from rctpl_utils.metrics import patient_weights, weighted_auc
 from rctpl_utils.scoring import IMAGE_TEMPERATURE, ClassEmbeddings
 from rctpl_utils.vocabulary import NO_FINDING
 from rctpl_utils.workspace import Workspace
@@ -113,3 +114,23 @@ def _shown_scores(
     if tuple(asked) != tuple(shown):
         chosen = softmax(chosen / IMAGE_TEMPERATURE, axis=1)
     return chosen[:, [list(asked).index(concept) for concept in shown]]
+
+
+def single_name_auc(
+    workspace: Workspace, encoder: Encoder, methods: Sequence[Method]
+) -> pd.DataFrame:
+    """AUC of COVID-19 against all other films from its own score alone, without the softmax."""
+    dataset = open_split(workspace, "covidx", "test")
+    features = image_features(encoder, dataset, workspace.features)
+    labels = dataset.records["COVID-19"].to_numpy(float)
+    ones = np.ones((1, len(dataset)), np.float32)
+    rows = {}
+    for method in methods:
+        embeddings = {each: each(COVID_FILMS) for each in method.embedders}
+        scored = score_images(features, embeddings)
+        values = [
+            weighted_auc(labels, getattr(scored[each], method.branch)[:, -1], ones)[0]
+            for each in method.embedders
+        ]
+        rows[method.name] = np.mean(values)
+    return pd.Series(rows, name="AUC, one name").to_frame()

@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from rctpl_utils.errors import InputError
 from rctpl_utils.profiles import Profile, get_profile
+
+if TYPE_CHECKING:  # imported where it is used: rendering workers need no torch
+    import torch
 
 PROJECT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = PROJECT / "notebooks"
@@ -29,7 +31,7 @@ class Workspace:
     output: Path
     data_root: Path
     checkpoint: Path | None
-    device: torch.device
+    device: "torch.device"
 
     @classmethod
     def open(
@@ -115,12 +117,14 @@ class Workspace:
         return self.build / "results"
 
 
-def choose_device(name: str = "auto") -> torch.device:
+def choose_device(name: str = "auto") -> "torch.device":
     """`auto` takes CUDA, then Apple's MPS, then the CPU; any other name is torch's own.
 
     Raises:
         InputError: a device that this machine's torch does not have.
     """
+    import torch
+
     has = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),

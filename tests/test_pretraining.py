@@ -18,7 +18,6 @@ from rctpl_utils.pretraining import (
     soft_targets,
     spread_texts,
 )
-from rctpl_utils.pretraining_data import pooled_texts
 from rctpl_utils.pretraining_texts import (
     ENTRIES,
     WIDTH,
@@ -138,7 +137,7 @@ def test_it_learns_a_toy_problem_repeats_itself_and_ends_frozen():
     images[kinds == 0, :16] = 200
     images[kinds == 1, 16:] = 200
     bank = build_text_bank(reports, list(triplets["sentence"]), triplets)
-    pairs = Pairs(images, np.arange(count), bank, pooled_texts(bank, CPU))
+    pairs = Pairs(images, np.arange(count), bank)
     settings = Pretraining(epochs=8, batch_size=16, learning_rate=2e-3)
     encoder, history = pretrain(pairs, 32, settings, CPU)
     assert history[-1]["global_loss"] < history[0]["global_loss"]

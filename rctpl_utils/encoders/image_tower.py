@@ -1,5 +1,6 @@
 """The stand-in's image tower Enc_I: a small ResNet whose dense map lives in the joint space."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -39,7 +40,7 @@ class ImageTower(nn.Module):
     def __init__(self, dimension: int, width: int = 48) -> None:
         super().__init__()
         self.stem = nn.Sequential(
-            nn.Conv2d(1, width, 7, 4, 3, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+            nn.Conv2d(4, width, 7, 4, 3, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
         )
         self.stages = nn.Sequential(
             Residual(width, 2 * width, 2),
@@ -55,7 +56,7 @@ class ImageTower(nn.Module):
 
     def cells(self, x: Tensor) -> Tensor:
         """(n, 1, S, S) to the map before the projection, (n, S / 8, S / 8, channels)."""
-        return self.widen(self.stages(self.stem(x))).permute(0, 2, 3, 1)
+        return self.widen(self.stages(self.stem(with_detail(x)))).permute(0, 2, 3, 1)
 
     def forward(self, x: Tensor) -> ImageFeatures:
         """(n, 1, S, S) to (n, d) and (n, S / 8, S / 8, d) unit vectors."""
@@ -66,3 +67,19 @@ class ImageTower(nn.Module):
             functional.normalize(pooled.float(), dim=-1),
             functional.normalize(self.projection(cells).float(), dim=-1),
         )
+
+
+def with_detail(x: Tensor) -> Tensor:
+    """(n, 1, S, S) to (n, 4, S, S): the image, what differs from its surroundings, two coordinates.
+
+    The second channel takes slow shading away, so that a nodule on a bright film looks like one on
+    a dark film; the coordinates let a convolution know left from right and base from apex.
+    """
+    side = x.shape[-1]
+    smooth = functional.interpolate(
+        functional.avg_pool2d(x, max(side // 16, 1)), size=(side, side), mode="bilinear"
+    )
+    line = torch.linspace(-1, 1, side, device=x.device, dtype=x.dtype)
+    across = line.expand(len(x), 1, side, side)
+    channels = [x, 2 * (x - smooth), across, across.transpose(2, 3)]
+    return torch.cat(channels, dim=1).contiguous(memory_format=torch.channels_last)

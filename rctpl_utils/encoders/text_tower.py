@@ -76,17 +76,32 @@ class TextTower(nn.Module):
         return self.project(self.pooled_prompt(context, names))
 
     def pooled_prompt(self, context: Tensor, names: Sequence[str]) -> Tensor:
-        """As `prompt`, before the projection: (L, W)."""
-        tokens = self.tokenize(names)
-        words = self.bert.get_input_embeddings()(tokens["input_ids"])  # (L, T, W)
+        """As `prompt`, before the projection: (L, W).
+
+        Short and long names go through BERT apart, so that little of the work is padding.
+        """
         if context.ndim == 2:
             context = context.expand(len(names), *context.shape)  # (L, M, W)
-        embedded = torch.cat([words[:, :1], context, words[:, 1:]], dim=1)  # (L, 1 + M + T - 1, W)
-        seen = tokens["attention_mask"]
+        tokens = self.tokenize(names)
+        lengths = tokens["attention_mask"].sum(dim=1)
+        order = lengths.argsort(stable=True)
+        halves = [half for half in order.chunk(2) if len(half)]
+        parts = [
+            self._pooled_prompt(
+                context[half],
+                tokens["input_ids"][half, : lengths[half].max()],
+                tokens["attention_mask"][half, : lengths[half].max()],
+            )
+            for half in halves
+        ]
+        return torch.cat(parts)[order.argsort()]
+
+    def _pooled_prompt(self, context: Tensor, ids: Tensor, seen: Tensor) -> Tensor:
+        words = self.bert.get_input_embeddings()(ids)  # (L, T, W)
+        embedded = torch.cat([words[:, :1], context, words[:, 1:]], dim=1)  # (L, M + T, W)
         mask = torch.cat([seen[:, :1].expand(-1, 1 + context.shape[1]), seen[:, 1:]], dim=1)
-        return _masked_mean(
-            self.bert(inputs_embeds=embedded, attention_mask=mask).last_hidden_state, mask
-        )
+        hidden = self.bert(inputs_embeds=embedded, attention_mask=mask).last_hidden_state
+        return _masked_mean(hidden, mask)
 
     @property
     def device(self) -> torch.device:
