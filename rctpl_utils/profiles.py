@@ -28,9 +28,9 @@ class WorldSize:
 class Pretraining:
     """How the stand-in for MedCLIP is pre-trained."""
 
-    epochs: int = 10
+    epochs: int = 12
     batch_size: int = 64
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     seed: int = 0
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rctpl_utils.embedded.radiograph import Radiograph
 
 Row = dict[str, Any]
-SPECK = 0.01  # components below this share of a lesion's area get no box of their own
+SPECK = 0.04  # components below this share of a lesion's area get no box of their own
 # canonical name -> the data set's own spelling, of labels and of boxes
 _LABEL_NAMES = {CANONICAL[name]: name for name in CANONICAL if name != "Infiltrate"}
 _BOX_NAMES = {

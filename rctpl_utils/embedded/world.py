@@ -82,9 +82,10 @@ def code_hash(renderer: Renderer = render) -> str:
     """A hash of the modules and packaged tables that cases and pixels depend on."""
     package = Path(__file__).resolve().parent
     files = [path for path in sorted(package.glob("*.py")) if path.name not in _NOT_DRAWING]
-    files += [package.parent / name for name in ("openi.py", "vocabulary.py", "datasets/masks.py")]
+    files += sorted((package.parent / "datasets").glob("*.py"))
+    files += [package.parent / name for name in ("openi.py", "vocabulary.py")]
     files += [PACKAGE_DATA / name for name in ("mesh.json", "vocabulary.json")]
-    sums = {path.name: sha256_file(path) for path in files}
+    sums = {f"{path.parent.name}/{path.name}": sha256_file(path) for path in files}
     return hash_of(sums, f"{renderer.__module__}.{renderer.__qualname__}")
 
 
