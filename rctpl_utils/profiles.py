@@ -41,7 +41,7 @@ class PromptLearning:
     context_length: int = 12  # M
     epochs: int = 20
     batch_size: int = 64
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     margin: float = 1.0
     seeds: tuple[int, ...] = (0, 1, 2)
 
@@ -83,7 +83,11 @@ PROFILES = {
         bootstrap=200,
     ),
     "embedded": Profile(
-        name="embedded", encoder="standin", world=WorldSize(), pretraining=Pretraining()
+        name="embedded",
+        encoder="standin",
+        world=WorldSize(),
+        pretraining=Pretraining(),
+        prompts=PromptLearning(epochs=6),
     ),
     "paper": Profile(
         name="paper",
