@@ -35,9 +35,10 @@ def learn_rctpl_plus(
 ) -> tuple[dict[int, Prompts], pd.DataFrame]:
     """Our variant: Eq. 9 plus a pull of each class embedding towards what a person would write.
 
-    The loss gains `PULL * mean_i [(1 - <E^R_i, A_i>) + (1 - <E^C_i, A_i>)]`, A_i the anchor of class
-    i (`anchors`). Text alone does not say which directions of the joint space images use: without
-    the pull the concept branch fits the style of descriptions and leaves the dense map behind.
+    With A_i the anchor of class i (`anchors`), the loss gains
+    `PULL * mean_i [(1 - <E^R_i, A_i>) + (1 - <E^C_i, A_i>)]`. Text alone does not say which
+    directions of the joint space images use: without the pull the concept branch fits the style of
+    descriptions and leaves the dense map behind.
     """
     target = anchors(encoder, TRAINING_CONCEPTS)
     return _learn(workspace, encoder, corpus, validation, VARIANTS[1], pull_towards(target, PULL))

@@ -21,11 +21,15 @@ COLUMNS = {
 EXPECTED = ("table1.csv", "table1.md", "table1.tex", "fig3.png", "fig3.pdf", "extraction.csv")
 
 
-def smoke_run() -> subprocess.CompletedProcess:
+def smoke_run(*options: str) -> subprocess.CompletedProcess:
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     command = [sys.executable, "-m", "rctpl_utils.run", "--profile", "smoke", "--output"]
     return subprocess.run(
-        [*command, str(OUTPUT)], cwd=PROJECT, env=environment, capture_output=True, text=True
+        [*command, str(OUTPUT), *options],
+        cwd=PROJECT,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
 
 
@@ -65,6 +69,12 @@ def test_the_executed_copies_hold_no_error(figures):
     for path in (OUTPUT / "build" / "smoke" / "executed").glob("*.ipynb"):
         outputs = [o for c in nbformat.read(path, as_version=4).cells for o in c.get("outputs", [])]
         assert not [output for output in outputs if output.output_type == "error"], path.name
+
+
+def test_the_same_run_gives_the_same_bytes(figures):
+    before = (figures / "table1.csv").read_bytes()
+    assert smoke_run("--only", "05", "--force").returncode == 0
+    assert (figures / "table1.csv").read_bytes() == before
 
 
 def test_a_second_run_finds_everything_up_to_date(figures):
