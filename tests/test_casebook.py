@@ -265,11 +265,11 @@ def test_geometry_pools_share_no_box():
 def test_severity_words_order_the_draws_and_none_saturates():
     rng = np.random.default_rng(0)
     means = {
-        word: np.mean([draw_severity(word, rng) for _ in range(500)])
+        word: np.mean([draw_severity("Mass", word, rng) for _ in range(500)])
         for word in ("mild", None, "severe")
     }
     assert means["mild"] < means[None] < means["severe"]
-    draws = np.array([draw_severity(None, rng) for _ in range(2000)])
+    draws = np.array([draw_severity("Mass", None, rng) for _ in range(2000)])
     assert (draws < 0.25).mean() > 0.05 and (draws > 0.75).mean() > 0.05 and draws.max() <= 1
 
 

@@ -60,14 +60,14 @@ class Illustrator:
                 finding.concept,
                 finding.side,
                 finding.zone,
-                draw_severity(finding.severity, rng),
+                draw_severity(finding.concept, finding.severity, rng),
                 self.geometry.matching(finding.concept, split, finding.side, finding.zone, rng),
             )
             for finding in findings
         )
 
     def _of_concept(self, concept: str, split: str, rng: np.random.Generator) -> list[Lesion]:
-        severity = draw_severity(None, rng)
+        severity = draw_severity(concept, None, rng)
         if concept == "COVID-19":
             return [Lesion(concept, *_COVID_PLACE, severity)]
         sites = self.geometry.draw(concept, split, rng)
