@@ -270,7 +270,7 @@ def test_severity_words_order_the_draws_and_none_saturates():
     }
     assert means["mild"] < means[None] < means["severe"]
     draws = np.array([draw_severity("Mass", None, rng) for _ in range(2000)])
-    assert (draws < 0.25).mean() > 0.05 and (draws > 0.75).mean() > 0.05 and draws.max() <= 1
+    assert (draws < 0.25).mean() > 0.03 and (draws > 0.75).mean() > 0.05 and draws.max() <= 1
 
 
 def test_a_templated_report_states_its_findings_and_denies_none_of_them():
