@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rctpl_utils.errors import InputError
+from rctpl_utils.profiles import check_encoder
 from rctpl_utils.runner.busy import check_writable, exclusive_run
 from rctpl_utils.runner.execution import (
     NotebookFailure,
@@ -92,6 +93,7 @@ def _open_workspace(options: Namespace) -> Workspace:
         )
         for folder in (workspace.build, workspace.figures):
             check_writable(folder)
+        check_encoder(workspace.profile)
     except OSError as error:
         raise InputError(
             f"the folder cannot be written ({error.strerror or error})",

@@ -19,7 +19,7 @@ from rctpl_utils.zero_shot import BranchScores, score_images
 
 TABLE1_DATASETS = ("chestxray14", "chexpert", "covidx", "rsna")
 BOOTSTRAP_SEED = 2024
-SUPERVISED = "supervised bound"
+SUPERVISED = "supervised reference"
 COVID_FILMS = (NO_FINDING, "Pneumonia", "COVID-19")  # what a film of the COVID set can show
 
 Embedder = Callable[[Sequence[str]], ClassEmbeddings]

@@ -201,6 +201,10 @@ def test_a_busy_folder_is_refused_with_the_process_that_holds_it(project, capsys
         (["--profile", "paper"], "needs a data root. Give it with --data-root DIR"),
         (["--profile", "paper", "--data-root", "nowhere"], "the data root does not exist"),
         (["--profile", "paper", "--data-root", "."], "needs a checkpoint. Give it with"),
+        (
+            ["--profile", "paper", "--data-root", ".", "--checkpoint", "."],
+            "needs medclip-resnet50, which this version cannot load yet",
+        ),
         (["--data-root", "."], "makes its own data"),
         (["--device", "abacus"], "no device 'abacus'"),
         (["--save-outputs"], "keeps the outputs of profile embedded"),
