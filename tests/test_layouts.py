@@ -136,9 +136,9 @@ def test_boxes_of_chestxray14_are_in_1024_pixels(tmp_path):
 def test_specks_get_no_box_of_their_own():
     mask = np.zeros((40, 40), dtype=bool)
     mask[5:25, 5:25] = True  # 400 pixels
-    mask[30, 30:33] = True  # 3, below 1 %
-    mask[35, 30:36] = True  # 6
-    assert lesion_boxes(mask) == [(5, 5, 20, 20), (30, 35, 6, 1)]
+    mask[30, 20:32] = True  # 12, below 4 %
+    mask[35, 18:38] = True  # 20
+    assert lesion_boxes(mask) == [(5, 5, 20, 20), (18, 35, 20, 1)]
     assert lesion_boxes(None) == []
 
 
