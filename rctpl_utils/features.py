@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from rctpl_utils.datasets.base import ChestXrayDataset
 from rctpl_utils.encoders.base import Encoder, ImageFeatures

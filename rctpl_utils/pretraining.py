@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from rctpl_utils.encoders.base import freeze
 from rctpl_utils.encoders.standin import StandIn, standardize

@@ -5,7 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from rctpl_utils.datasets import ChestXrayDataset, open_dataset
 from rctpl_utils.encoders.standin import pad_to_square

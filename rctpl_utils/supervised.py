@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from rctpl_utils.concepts import report_labels
 from rctpl_utils.datasets import ChestXrayDataset, open_dataset

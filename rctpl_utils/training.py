@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from rctpl_utils.corpus import TextBatch, TextCorpus
 from rctpl_utils.encoders.base import Encoder
