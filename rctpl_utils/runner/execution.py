@@ -128,7 +128,7 @@ def files_made(before: Mapping, after: Mapping) -> tuple[str, ...]:
 def save_outputs(notebook: Path, copy: Path) -> None:
     """Put an executed copy's outputs into the source notebook, which stays the same otherwise.
 
-    The injected parameters and papermill's metadata stay behind, so that the source, and with it
+    The injected parameters, papermill's metadata and what went to stderr stay behind, so that the source, and with it
     the notebook's freshness, does not change.
 
     Raises:
@@ -150,7 +150,9 @@ def save_outputs(notebook: Path, copy: Path) -> None:
     for cell, run in zip(source.cells, executed, strict=True):
         if cell.cell_type == "code":
             count += 1
-            cell.outputs, cell.execution_count = run.outputs, count
+            # progress bars and warnings (stderr) belong to a run, not to a page
+            cell.outputs = [o for o in run.outputs if o.get("name") != "stderr"]
+            cell.execution_count = count
             for output in cell.outputs:
                 if "execution_count" in output:
                     output.execution_count = count
