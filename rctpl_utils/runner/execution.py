@@ -128,8 +128,8 @@ def files_made(before: Mapping, after: Mapping) -> tuple[str, ...]:
 def save_outputs(notebook: Path, copy: Path) -> None:
     """Put an executed copy's outputs into the source notebook, which stays the same otherwise.
 
-    The injected parameters, papermill's metadata and what went to stderr stay behind, so that the source, and with it
-    the notebook's freshness, does not change.
+    The injected parameters, papermill's metadata and what went to stderr stay behind, so that the
+    source, and with it the notebook's freshness, does not change.
 
     Raises:
         InputError: the copy was made from another source.
