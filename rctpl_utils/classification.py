@@ -5,11 +5,14 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from rctpl_utils.draws import Draws
 from rctpl_utils.metrics import (
     best_f1_threshold,
-    interval,
+    named_interval,
+    over_seeds,
     paired_p_value,
     scorable,
+    seed_picks,
     weighted_accuracy,
     weighted_auc,
 )
@@ -36,13 +39,13 @@ class Classification:
         rows: tidy macro rows: dataset, method, metric, value, ci_low, ci_high, seeds, n, native.
         per_class: the same with a `concept`, AUC only.
         per_seed: method, metric, seed, value.
-        draws: each method's macro AUC in the sample and in every resample, (1 + R,).
+        draws: each method's macro metrics in the sample and in every resample, (1 + R,).
     """
 
     rows: pd.DataFrame
     per_class: pd.DataFrame
     per_seed: pd.DataFrame
-    draws: dict[str, np.ndarray]
+    draws: Draws
 
 
 def evaluate(
@@ -69,36 +72,37 @@ def evaluate(
     rows, per_class, per_seed, draws = [], [], [], {}
     for method, runs in test.scores.items():
         base = {"dataset": dataset, "method": method, "seeds": len(runs), "n": len(test.labels)}
-        picks = _seed_picks(len(runs), len(weights), generator)
+        picks = seed_picks(len(runs), len(weights), generator)
         by_metric = _resample(test, validation, method, columns, weights)  # metric -> (seeds, R, L)
         for metric, values in by_metric.items():
-            macro = _over_seeds(values.mean(axis=2), picks)
-            rows.append({**base, "metric": metric, **_named(interval(macro))})
+            macro = over_seeds(values.mean(axis=2), picks)
+            rows.append({**base, "metric": metric, **named_interval(macro)})
             per_seed += [
                 {"dataset": dataset, "method": method, "metric": metric, "seed": s, "value": v}
                 for s, v in enumerate(values[:, 0].mean(axis=1))
             ]
+            draws[dataset, method, metric] = macro
             if metric == "auc":
-                draws[method] = macro
                 for position, k in enumerate(columns):
-                    one = _over_seeds(values[:, :, position], picks)
+                    one = over_seeds(values[:, :, position], picks)
                     per_class.append(
-                        {**base, "concept": concepts[k], "metric": "auc", **_named(interval(one))}
+                        {**base, "concept": concepts[k], "metric": "auc", **named_interval(one)}
                     )
     return Classification(*map(pd.DataFrame, (rows, per_class, per_seed)), draws)
 
 
 def compare(outcome: Classification, method: str, others: list[str]) -> pd.DataFrame:
     """Paired bootstrap of the macro AUC: `method` minus each of `others`, same resamples."""
+    dataset = outcome.rows["dataset"].iloc[0]
     rows = []
     for other in others:
-        difference = outcome.draws[method] - outcome.draws[other]
+        difference = outcome.draws[dataset, method, "auc"] - outcome.draws[dataset, other, "auc"]
         rows.append(
             {
-                "dataset": outcome.rows["dataset"].iloc[0],
+                "dataset": dataset,
                 "method": method,
                 "against": other,
-                **_named(interval(difference)),
+                **named_interval(difference),
                 "p_value": paired_p_value(difference),
             }
         )
@@ -121,18 +125,3 @@ def _resample(
         for metric, values in seed.items():
             found[metric].append(np.stack(values, axis=1))  # (R, L)
     return {metric: np.stack(values) for metric, values in found.items()}
-
-
-def _seed_picks(seeds: int, resamples: int, generator: np.random.Generator) -> np.ndarray:
-    """Which seeds each resample averages: all of them in the sample itself; (R, seeds)."""
-    picks = generator.integers(seeds, size=(resamples, seeds))
-    picks[0] = np.arange(seeds)
-    return picks
-
-
-def _over_seeds(values: np.ndarray, picks: np.ndarray) -> np.ndarray:
-    return values[picks, np.arange(values.shape[1])[:, None]].mean(axis=1)
-
-
-def _named(found: tuple[float, float, float]) -> dict[str, float]:
-    return dict(zip(("value", "ci_low", "ci_high"), found, strict=True))

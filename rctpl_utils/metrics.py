@@ -84,6 +84,23 @@ def interval(resampled: np.ndarray) -> tuple[float, float, float]:
     return float(resampled[0]), float(low), float(high)
 
 
+def named_interval(resampled: np.ndarray) -> dict[str, float]:
+    """`interval` as the columns of a tidy row: value, ci_low, ci_high."""
+    return dict(zip(("value", "ci_low", "ci_high"), interval(resampled), strict=True))
+
+
+def seed_picks(seeds: int, resamples: int, generator: np.random.Generator) -> np.ndarray:
+    """Which seeds each resample averages: all of them in the sample itself; (R, seeds)."""
+    picks = generator.integers(seeds, size=(resamples, seeds))
+    picks[0] = np.arange(seeds)
+    return picks
+
+
+def over_seeds(values: np.ndarray, picks: np.ndarray) -> np.ndarray:
+    """The mean over the picked seeds in every resample: (seeds, R) and (R, seeds) to (R,)."""
+    return values[picks, np.arange(values.shape[1])[:, None]].mean(axis=1)
+
+
 def paired_p_value(differences: np.ndarray) -> float:
     """Two-sided bootstrap p-value of "the difference is zero", never below 1 / (resamples + 1).
 

@@ -87,7 +87,7 @@ PROFILES = {
         encoder="standin",
         world=WorldSize(),
         pretraining=Pretraining(),
-        prompts=PromptLearning(epochs=6),
+        prompts=PromptLearning(epochs=10, batch_size=512, learning_rate=1e-2),
     ),
     "paper": Profile(
         name="paper",

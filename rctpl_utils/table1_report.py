@@ -6,9 +6,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from rctpl_utils.classification import Classification, compare
+from rctpl_utils.draws import save_draws
 from rctpl_utils.metrics import holm
 from rctpl_utils.plots import per_class_auc, save_figure
 from rctpl_utils.results import (
+    data_note,
     reported_table1,
     wide_table,
     with_reported,
@@ -24,30 +26,21 @@ OURS = ("RC-TPL", "RC-TPL+")
 SHOWN = ("auc", "acc_oracle", "acc_validation")
 
 
-def data_note(workspace: Workspace) -> str:
-    """One sentence that says what the images of this run are."""
-    if workspace.profile.simulated:
-        return f"Simulated radiographs, stand-in encoder, profile {workspace.profile.name}."
-    return f"Real radiographs, {workspace.profile.encoder}."
-
-
 def save_table1(workspace: Workspace, outcomes: Mapping[str, Classification]) -> pd.DataFrame:
     """Write table1.csv, .md and .tex, and the per-seed and per-class rows beside the results.
-
-    The paper's ACC is MedKLIP's, at the threshold with the best F1 on the test set, so its
-    reported value stands beside `acc_oracle`.
 
     Returns:
         one line a method: AUC and accuracies with intervals, and what the paper reports.
     """
-    reported = reported_table1().replace({"metric": {"acc": "acc_oracle"}})
     rows = pd.concat([outcome.rows for outcome in outcomes.values()], ignore_index=True)
     rows["native"] = rows["method"] != SUPERVISED
-    table = with_reported(rows, reported)
+    table = with_reported(rows, reported_table1())
     write_csv(workspace.figures / "table1.csv", table)
     for name in ("per_class", "per_seed"):
         part = pd.concat([getattr(outcome, name) for outcome in outcomes.values()])
         write_csv(workspace.results / f"table1_{name}.csv", part)
+    draws = [outcome.draws for outcome in outcomes.values()]
+    save_draws(workspace.results, "table1", {k: v for part in draws for k, v in part.items()})
     wide = wide_table(table)
     caption = (
         f"Table 1. Zero-shot classification, value [95 % interval]. {data_note(workspace)} "
