@@ -12,6 +12,8 @@ from rctpl_utils.files import atomic_path
 
 COLUMN_WIDTH = 7.0  # inches: two columns of the paper's layout
 UNSEEN_COLOR = "#D55E00"  # vermillion of the Okabe-Ito palette
+MASK_COLOR = "#56B4E9"  # Okabe-Ito sky blue: a drawn lesion on a gray film
+REGION_COLOR = "#F0E442"  # Okabe-Ito yellow: a predicted region
 
 
 def save_figure(figure: Figure, stem: Path) -> list[Path]:

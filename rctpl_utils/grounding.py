@@ -1,0 +1,201 @@
+"""Zero-shot grounding of one data set by several methods (paper 4.2.2: Tables 2, 3 and 4).
+
+Only films with a drawn lesion take part. Precision, recall and the honest Dice use one threshold a
+method, the one with the best mean Dice on the validation films; the maximal Dice takes its
+threshold from the test films themselves and is called an oracle.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from rctpl_utils.datasets import ChestXrayDataset
+from rctpl_utils.draws import Draws
+from rctpl_utils.encoders.base import Encoder
+from rctpl_utils.features import image_features
+from rctpl_utils.grounders import Films, Grounder
+from rctpl_utils.grounding_metrics import (
+    THRESHOLDS,
+    PixelCounts,
+    dice,
+    pixel_counts,
+    pointing_hit,
+    region_counts,
+)
+from rctpl_utils.heat_maps import on_film, stretch
+from rctpl_utils.metrics import named_interval, over_seeds, patient_weights, seed_picks
+from rctpl_utils.table1 import BOOTSTRAP_SEED, open_split
+from rctpl_utils.workspace import Workspace
+
+# data set -> the concept that is grounded, and whether training reports name it
+GROUNDING_DATASETS = {
+    "rsna": ("Pneumonia", "seen"),
+    "siim": ("Pneumothorax", "seen"),
+    "covid-rural": ("COVID-19", "unseen"),
+}
+METRICS = (
+    "pointing_game",
+    "region_precision",
+    "region_recall",
+    "pixel_precision",
+    "pixel_recall",
+    "dice_oracle",
+    "dice_validation",
+)
+BATCH = 32  # films whose maps are held at once
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one run (a method and seed) did on n films.
+
+    Attributes:
+        hits: pointing game, (n,).
+        pixels: hit, false and missed pixels at every threshold, (n, 3, T).
+        regions: right and wrong regions, found and missed lesions, (n, 4).
+    """
+
+    hits: np.ndarray
+    pixels: np.ndarray
+    regions: np.ndarray
+
+    @property
+    def dice(self) -> np.ndarray:
+        """Dice of every film at every threshold, (n, T)."""
+        return np.stack([dice(PixelCounts(*film)) for film in self.pixels])
+
+
+@dataclass(frozen=True)
+class Grounding:
+    """The outcome on one data set.
+
+    Attributes:
+        rows: tidy rows: dataset, method, metric, value, ci_low, ci_high, seeds, n, native.
+        draws: every metric in the sample and in every resample.
+        films: rows of the data set that have a lesion drawn, (n,).
+        measured: for each method what its runs did on these films.
+        thresholds: for each method the validation threshold of each run.
+    """
+
+    rows: pd.DataFrame
+    draws: Draws
+    films: np.ndarray
+    measured: dict[str, list[Measured]]
+    thresholds: dict[str, list[float]]
+
+
+def ground(
+    workspace: Workspace, encoder: Encoder, name: str, methods: Sequence[Grounder]
+) -> Grounding:
+    """Ground one data set with all methods and evaluate them.
+
+    Args:
+        name: a key of `GROUNDING_DATASETS`.
+    """
+    concept, _ = GROUNDING_DATASETS[name]
+    held_out = open_split(workspace, name, "validation")
+    validation = measure(workspace, encoder, held_out, concept, methods)
+    thresholds = {
+        method: [float(THRESHOLDS[best_threshold(run)]) for run in runs]
+        for method, runs in validation.items()
+    }
+    test = open_split(workspace, name, "test")
+    measured = measure(workspace, encoder, test, concept, methods, thresholds)
+    films = np.flatnonzero(test.annotated(concept))
+    generator = np.random.default_rng(BOOTSTRAP_SEED)
+    patients = test.records["patient_id"].iloc[films]
+    weights = patient_weights(patients, workspace.profile.bootstrap, generator)
+    rows, draws = [], {}
+    for method in methods:
+        runs = measured[method.name]
+        picks = seed_picks(len(runs), len(weights), generator)
+        chosen = [np.flatnonzero(each == THRESHOLDS)[0] for each in thresholds[method.name]]
+        resampled = [
+            resample(run, at, weights) for run, at in zip(runs, chosen, strict=True)
+        ]  # a dict of (1 + R,) a seed
+        for metric in METRICS:
+            series = over_seeds(np.stack([each[metric] for each in resampled]), picks)
+            draws[name, method.name, metric] = series
+            about = {"dataset": name, "method": method.name, "metric": metric}
+            count = {"seeds": len(runs), "n": len(films), "native": method.native}
+            rows.append({**about, **named_interval(series), **count})
+    return Grounding(pd.DataFrame(rows), draws, films, measured, thresholds)
+
+
+@torch.no_grad()
+def measure(
+    workspace: Workspace,
+    encoder: Encoder,
+    dataset: ChestXrayDataset,
+    concept: str,
+    methods: Sequence[Grounder],
+    thresholds: dict[str, list[float]] | None = None,
+) -> dict[str, list[Measured]]:
+    """Make and measure the heat maps of all films with a lesion, a batch at a time.
+
+    Args:
+        thresholds: of each run, for the regions; without them regions are not counted.
+    """
+    file = image_features(encoder, dataset, workspace.features)
+    films = np.flatnonzero(dataset.annotated(concept))
+    runs = [(method.name, maker) for method in methods for maker in method.makers]
+    cuts = [cut for each in methods for cut in (thresholds or {}).get(each.name, [])]
+    hits = np.zeros((len(runs), len(films)), bool)
+    pixels = np.zeros((len(runs), len(films), 3, len(THRESHOLDS)), np.int64)
+    regions = np.zeros((len(runs), len(films), 4), np.int64)
+    with tqdm(total=len(films), desc=f"grounding {dataset.name}", unit="film") as bar:
+        for start in range(0, len(films), BATCH):
+            batch = Films(encoder, dataset, file, films[start : start + BATCH], concept)
+            maps = [maker(batch).cpu() for _, maker in runs]
+            for k, row in enumerate(batch.rows):
+                mask = dataset.mask(row, concept)
+                for r, cells in enumerate(maps):
+                    heat = stretch(on_film(cells[k : k + 1], mask.shape))[0].numpy()
+                    hits[r, start + k] = pointing_hit(heat, mask)
+                    pixels[r, start + k] = pixel_counts(heat, mask)
+                    if cuts:
+                        regions[r, start + k] = region_counts(heat >= cuts[r], mask)
+                bar.update()
+    found: dict[str, list[Measured]] = {method.name: [] for method in methods}
+    for r, (name, _) in enumerate(runs):
+        found[name].append(Measured(hits[r], pixels[r], regions[r]))
+    return found
+
+
+def best_threshold(run: Measured) -> int:
+    """The position in `THRESHOLDS` with the best mean Dice; one for the whole data set."""
+    return int(run.dice.mean(axis=0).argmax())
+
+
+def resample(run: Measured, threshold: int, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """Every metric of one run in the sample and in every resample.
+
+    Args:
+        threshold: the validation threshold's position in `THRESHOLDS`.
+        weights: (1 + R, n) from `metrics.patient_weights`.
+
+    Returns:
+        metric -> (1 + R,); a method that marks no region at all has precision 0.
+    """
+    films = weights.sum(axis=1)
+    dices = run.dice
+    hit, false, missed = (weights @ run.pixels[:, :, threshold]).T
+    right, wrong, found, lost = (weights @ run.regions).T
+    return {
+        "pointing_game": weights @ run.hits / films,
+        "region_precision": _share(right, wrong),
+        "region_recall": _share(found, lost),
+        "pixel_precision": _share(hit, false),
+        "pixel_recall": _share(hit, missed),
+        "dice_oracle": weights @ dices[:, best_threshold(run)] / films,
+        "dice_validation": weights @ dices[:, threshold] / films,
+    }
+
+
+def _share(part: np.ndarray, rest: np.ndarray) -> np.ndarray:
+    total = part + rest
+    return np.divide(part, total, out=np.zeros(len(total)), where=total > 0)

@@ -1,0 +1,147 @@
+"""What notebook 06 writes: Tables 2 to 4 in three formats, the paired tests, the gallery."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from rctpl_utils.datasets import ChestXrayDataset
+from rctpl_utils.draws import save_draws
+from rctpl_utils.encoders.base import Encoder
+from rctpl_utils.features import image_features
+from rctpl_utils.grounders import Films, Grounder
+from rctpl_utils.grounding import GROUNDING_DATASETS, Grounding
+from rctpl_utils.grounding_metrics import IOU, THRESHOLDS
+from rctpl_utils.heat_maps import on_film, peak, stretch
+from rctpl_utils.metrics import holm, named_interval, paired_p_value
+from rctpl_utils.plots import COLUMN_WIDTH, MASK_COLOR, REGION_COLOR, save_figure
+from rctpl_utils.results import (
+    data_note,
+    reported_grounding,
+    wide_table,
+    with_reported,
+    write_csv,
+    write_table,
+)
+from rctpl_utils.table1 import open_split
+from rctpl_utils.workspace import Workspace
+
+TABLES = {"rsna": 2, "siim": 3, "covid-rural": 4}
+OURS = ("RC-TPL", "RC-TPL+")
+AGAINST = ("lung-center prior", "mean-mask prior", "class names", "descriptions")
+CASES = {"best": 1.0, "median": 0.5, "worst": 0.0}  # quantiles of the films' Dice
+
+
+def save_grounding_tables(
+    workspace: Workspace, outcomes: Mapping[str, Grounding]
+) -> dict[int, pd.DataFrame]:
+    """Write table2, table3 and table4 (.csv, .md, .tex) and the draws behind them.
+
+    Returns:
+        the tables as a reader sees them, by number.
+    """
+    reported, shown, draws = reported_grounding(), {}, {}
+    for name, outcome in outcomes.items():
+        number, (concept, kind) = TABLES[name], GROUNDING_DATASETS[name]
+        table = with_reported(outcome.rows, reported[reported["dataset"] == name])
+        write_csv(workspace.figures / f"table{number}.csv", table)
+        caption = (
+            f"Table {number}. Zero-shot grounding of {concept} ({kind}) on {name}, value [95 % "
+            f"interval]. {data_note(workspace)} {len(outcome.films)} films with a drawn lesion. "
+            f"Regions: 8-connected, matched at IoU >= {IOU}; precision, recall and dice_validation "
+            "at the threshold with the best Dice on validation films; dice_oracle: threshold "
+            "chosen on the test films. The priors never look at the film. Columns 'reported': the "
+            "paper's numbers, on real data with other encoders, not reruns."
+        )
+        shown[number] = wide_table(table)[name]
+        write_table(workspace.figures / f"table{number}", shown[number], caption)
+        draws |= outcome.draws
+    save_draws(workspace.results, "grounding", draws)
+    return shown
+
+
+def grounding_tests(workspace: Workspace, outcomes: Mapping[str, Grounding]) -> pd.DataFrame:
+    """Pointing game of RC-TPL and RC-TPL+ against floors and hand-written prompts, paired, Holm."""
+    rows = []
+    for name, outcome in outcomes.items():
+        for method in OURS:
+            for other in AGAINST:
+                keys = [(name, which, "pointing_game") for which in (method, other)]
+                difference = outcome.draws[keys[0]] - outcome.draws[keys[1]]
+                about = {"dataset": name, "method": method, "against": other}
+                p_value = paired_p_value(difference)
+                rows.append({**about, **named_interval(difference), "p_value": p_value})
+    tests = pd.DataFrame(rows)
+    tests["p_holm"] = holm(tests["p_value"].to_numpy())
+    write_csv(workspace.results / "grounding_paired_tests.csv", tests)
+    return tests
+
+
+def save_gallery(
+    workspace: Workspace,
+    encoder: Encoder,
+    outcomes: Mapping[str, Grounding],
+    methods: Sequence[Grounder],
+) -> Figure:
+    """Draw `grounding_gallery`: best, median and worst film of each data set, not only the best.
+
+    Cases are chosen by the film's Dice at the validation threshold, first seed.
+
+    Args:
+        methods: one panel group each; their first maker is drawn.
+    """
+    columns = len(methods) * len(CASES)
+    figure, axes = plt.subplots(
+        len(outcomes), columns, figsize=(COLUMN_WIDTH, 1.35 * len(outcomes) + 0.5),
+        layout="constrained", squeeze=False,
+    )  # fmt: skip
+    for line, (name, outcome) in zip(axes, outcomes.items(), strict=True):
+        dataset = open_split(workspace, name, "test")
+        for m, method in enumerate(methods):
+            for c, (case, quantile) in enumerate(CASES.items()):
+                axis = line[m * len(CASES) + c]
+                _draw_case(axis, workspace, encoder, dataset, outcome, method, quantile)
+                if line is axes[0]:
+                    axis.set_title(f"{method.name}\n{case}", fontsize=7)
+        line[0].set_ylabel(f"{name}\n{GROUNDING_DATASETS[name][0]}", fontsize=7)
+    note = (
+        f"{data_note(workspace)} Color: heat map; dashed: region at the validation threshold; "
+        "solid: drawn lesion; cross: maximum. Under each film its Dice."
+    )
+    figure.supxlabel(note, fontsize=6)
+    save_figure(figure, workspace.figures / "grounding_gallery")
+    return figure
+
+
+def _draw_case(
+    axis: Axes,
+    workspace: Workspace,
+    encoder: Encoder,
+    dataset: ChestXrayDataset,
+    outcome: Grounding,
+    method: Grounder,
+    quantile: float,
+) -> None:
+    cut = outcome.thresholds[method.name][0]
+    at = int(np.flatnonzero(cut == THRESHOLDS)[0])
+    dices = outcome.measured[method.name][0].dice[:, at]
+    place = np.argsort(dices, kind="stable")[round(quantile * (len(dices) - 1))]
+    row = int(outcome.films[place])
+    concept = GROUNDING_DATASETS[dataset.name][0]
+    file = image_features(encoder, dataset, workspace.features)
+    batch = Films(encoder, dataset, file, np.array([row]), concept)
+    mask = dataset.mask(row, concept)
+    with torch.no_grad():
+        heat = stretch(on_film(method.makers[0](batch).cpu(), mask.shape))[0].numpy()
+    axis.imshow(dataset.pixels(row), cmap="gray", vmin=0, vmax=1)
+    axis.imshow(heat, cmap="magma", alpha=0.35, vmin=0, vmax=1)
+    axis.contour(mask, [0.5], colors=MASK_COLOR, linewidths=0.9)
+    axis.contour(heat, [cut], colors=REGION_COLOR, linewidths=0.7, linestyles="dashed")
+    down, across = peak(heat)
+    axis.plot(across, down, "x", color="white", ms=4, mew=1)
+    axis.set(xticks=[], yticks=[])
+    axis.set_xlabel(f"{dices[place]:.2f}", fontsize=6, labelpad=2)

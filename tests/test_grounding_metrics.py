@@ -1,0 +1,110 @@
+"""Grounding metrics on hand-made masks and against slow, literal versions."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from rctpl_utils.grounding_metrics import (
+    THRESHOLDS,
+    dice,
+    pixel_counts,
+    pointing_hit,
+    region_counts,
+)
+from rctpl_utils.heat_maps import on_film, peak, stretch
+
+MASK = np.zeros((8, 10), bool)
+MASK[2:5, 3:7] = True
+
+
+def heat_at(*places, size=(8, 10)):
+    heat = np.zeros(size)
+    for place in places:
+        heat[place] = 1
+    return heat
+
+
+def test_the_pointing_game_by_hand():
+    assert pointing_hit(heat_at((3, 4)), MASK)
+    assert not pointing_hit(heat_at((7, 0)), MASK)
+    assert pointing_hit(heat_at((7, 0), (3, 4)), MASK), "of two equal maxima one lies inside"
+    assert not pointing_hit(np.full(MASK.shape, 0.4), MASK), "a constant map points nowhere"
+    assert not pointing_hit(heat_at((3, 4)), np.zeros_like(MASK))
+
+
+def test_a_lesion_of_one_pixel_can_be_hit_and_matched():
+    mask = heat_at((5, 5)).astype(bool)
+    assert pointing_hit(heat_at((5, 5)), mask)
+    assert region_counts(mask, mask) == (1, 0, 1, 0)
+    assert dice(pixel_counts(heat_at((5, 5)), mask)).tolist() == [1] * len(THRESHOLDS)
+
+
+def test_regions_of_two_lesions():
+    two = MASK.copy()
+    two[7, 9] = True
+    region = np.zeros_like(two)
+    region[2:5, 3:5] = True  # half of the first lesion: IoU 6 / 12
+    region[0, 0] = True  # touches nothing
+    assert region_counts(region, two) == (1, 1, 1, 1)
+    assert region_counts(np.zeros_like(two), two) == (0, 0, 0, 2)
+    assert region_counts(two, np.zeros_like(two)) == (0, 2, 0, 0)
+
+
+def test_one_region_over_two_lesions_finds_both_where_the_overlap_suffices():
+    two = np.zeros((4, 9), bool)
+    two[1:3, 1:4] = two[1:3, 5:8] = True
+    assert region_counts(np.ones_like(two), two) == (1, 0, 2, 0)  # IoU 6 / 36 each
+    assert region_counts(np.ones_like(two), two, iou=0.2) == (0, 1, 0, 2)
+
+
+def test_neighbors_across_a_corner_are_one_component():
+    diagonal = np.eye(3, dtype=bool)
+    assert region_counts(diagonal, diagonal) == (1, 0, 1, 0)
+
+
+def test_two_empty_regions_agree():
+    empty = np.zeros_like(MASK)
+    assert dice(pixel_counts(np.zeros(MASK.shape), empty)).tolist() == [1] * len(THRESHOLDS)
+    assert dice(pixel_counts(np.zeros(MASK.shape), MASK)).tolist() == [0] * len(THRESHOLDS)
+
+
+@given(
+    arrays(np.float32, (5, 7), elements=st.floats(0, 1, width=32)),
+    arrays(bool, (5, 7)),
+)
+def test_pixel_counts_are_the_literal_ones(heat, mask):
+    counts = pixel_counts(heat, mask)
+    for k, threshold in enumerate(THRESHOLDS):
+        region = heat >= threshold
+        expected = [(region & mask).sum(), (region & ~mask).sum(), (~region & mask).sum()]
+        assert [each[k] for each in counts] == expected
+
+
+@given(arrays(bool, (6, 6)), arrays(bool, (6, 6)))
+def test_regions_and_lesions_change_places_with_their_arguments(region, mask):
+    forth, back = region_counts(region, mask), region_counts(mask, region)
+    assert (*forth[2:], *forth[:2]) == back
+
+
+def test_a_map_lands_where_its_cells_were_on_a_padded_film():
+    cells = torch.zeros(1, 4, 4)
+    cells[0, 2, 1] = 1  # center at (62.5 %, 37.5 %) of the padded square
+    wide = on_film(cells, (40, 80))[0].numpy()
+    assert wide.shape == (40, 80)
+    row, column = peak(wide)
+    assert abs(row - (50 - 20)) <= 1 and abs(column - 30) <= 1
+    tall = on_film(cells, (80, 40))[0].numpy()
+    assert tall.shape == (80, 40)
+    row, column = peak(tall)
+    assert abs(row - 50) <= 1 and abs(column - (30 - 20)) <= 1
+
+
+def test_stretch_uses_the_whole_range_and_flattens_constants():
+    maps = torch.tensor([[[0.2, 0.4], [0.3, 0.25]], [[0.7, 0.7], [0.7, 0.7]]])
+    found = stretch(maps)
+    assert found[0].min() == 0 and found[0].max() == pytest.approx(1)
+    assert found[0, 1, 0] == pytest.approx(0.5)
+    assert (found[1] == 0).all()
