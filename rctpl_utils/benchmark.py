@@ -27,7 +27,7 @@ from rctpl_utils.precision import fast_dtype
 from rctpl_utils.profiles import PromptLearning
 from rctpl_utils.prompts import initial_context
 from rctpl_utils.reports import Report, with_enough_concepts
-from rctpl_utils.training import batch_losses, embed_classes
+from rctpl_utils.training import BRANCHES, batch_losses, embed_classes
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS, prompt_name
 from rctpl_utils.workspace import Workspace
 
@@ -133,23 +133,25 @@ def _epoch(
     count: int,
 ) -> None:
     generator = torch.Generator().manual_seed(0)
-    contexts = [
-        initial_context(settings.context_length, encoder.context_width, generator).requires_grad_()
-        for _ in range(2)
-    ]
-    optimizer = torch.optim.AdamW(contexts, lr=settings.learning_rate)
+    contexts = {
+        branch: initial_context(
+            settings.context_length, encoder.context_width, generator
+        ).requires_grad_()
+        for branch in BRANCHES
+    }
+    optimizer = torch.optim.AdamW(contexts.values(), lr=settings.learning_rate)
     names = [prompt_name(concept) for concept in TRAINING_CONCEPTS]
     for start in range(0, count, settings.batch_size):
         rows = np.arange(start, min(start + settings.batch_size, count))
         if texts is not None:  # the plain loop: this batch's texts through the encoder
             encoder.encode_text([texts[0][i] for i in rows])
             encoder.encode_text([texts[1][j] for i in rows for j in corpus.description_rows[i]])
-        embeddings = embed_classes(encoder, contexts[0], contexts[1], names)
+        embeddings = embed_classes(encoder, contexts, names)
         losses = batch_losses(
             corpus.batch(rows, encoder.device), embeddings, 1 / 50, settings.margin
         )
         optimizer.zero_grad(set_to_none=True)
-        sum(losses).backward()
+        sum(losses.values()).backward()
         optimizer.step()
 
 
@@ -160,8 +162,8 @@ def _matrix_share(encoder: StandIn) -> None:
     ).requires_grad_()
 
     def step() -> None:
-        embeddings = embed_classes(encoder, context, context, names)
-        (embeddings.report.sum() + embeddings.concept.sum()).backward()
+        embeddings = embed_classes(encoder, dict.fromkeys(BRANCHES, context), names)
+        sum(each.sum() for each in embeddings.values()).backward()
 
     with FlopCounterMode(display=False) as counter:
         step()

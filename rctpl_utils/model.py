@@ -6,11 +6,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from rctpl_utils import explain
+from rctpl_utils.calibration import Calibration
 from rctpl_utils.encoders.base import Encoder, ImageFeatures
 from rctpl_utils.encoders.standin import StandIn
 from rctpl_utils.errors import InputError
 from rctpl_utils.prompts import Prompts
 from rctpl_utils.scoring import fuse, similarity_maps
+from rctpl_utils.vocabulary import CONCEPTS
 from rctpl_utils.zero_shot import branch_scores
 
 
@@ -23,27 +26,47 @@ class RCTPL:
 
     native = frozenset({"classify", "ground", "embed_images", "embed_texts"})
 
-    def __init__(self, encoder: Encoder, prompts: Prompts) -> None:
+    def __init__(
+        self, encoder: Encoder, prompts: Prompts, calibration: Calibration | None = None
+    ) -> None:
         if prompts.report.shape[1] != encoder.context_width:
             raise InputError(
                 f"the prompts are {prompts.report.shape[1]} wide, the encoder's words "
                 f"{encoder.context_width}",
                 "Use the encoder that the prompts were learned with.",
             )
-        self.encoder = encoder
+        if calibration is not None:
+            calibration.check(prompts.metadata.get("key"), encoder.image_key)
+        self.encoder, self.calibration = encoder, calibration
         device = encoder.device
         self.prompts = Prompts(
             prompts.report.to(device), prompts.concept.to(device), prompts.metadata
         )
 
     @classmethod
-    def load(cls, path: str | Path, encoder: Encoder | None = None) -> "RCTPL":
+    def load(
+        cls,
+        path: str | Path,
+        encoder: Encoder | None = None,
+        calibration: Calibration | None = None,
+    ) -> "RCTPL":
         """Read prompts and, unless one is given, the encoder that the file's metadata names.
 
+        Args:
+            path: the prompt file.
+            encoder: the frozen encoder.
+            calibration: tells `explain` how sure one may be.
+
         Raises:
-            InputError: files that are absent or damaged, or an encoder other than the prompts' own.
+            InputError: files that are absent or damaged, an encoder other than the prompts' own, or
+                a calibration of others.
         """
         prompts = Prompts.load(path)
+        needed = {"text_key"} if encoder is not None else {"text_key", "encoder_file"}
+        if missing := needed - set(prompts.metadata):
+            raise InputError(
+                f"the prompts' metadata lack {sorted(missing)}", "Run notebook 04 again.", file=path
+            )
         if encoder is None:
             encoder = StandIn.load(Path(path).parent / prompts.metadata["encoder_file"])
         if prompts.metadata["text_key"] != encoder.text_key:
@@ -52,7 +75,7 @@ class RCTPL:
                 "Give the encoder they name, or run notebook 04 again.",
                 file=path,
             )
-        return cls(encoder, prompts)
+        return cls(encoder, prompts, calibration)
 
     @torch.no_grad()
     def classify(self, images: Sequence[np.ndarray], concepts: Sequence[str]) -> np.ndarray:
@@ -67,6 +90,18 @@ class RCTPL:
         dense = self._encode(images).dense_features  # (n, h, w, d)
         maps = similarity_maps(dense.flatten(1, 2), embedding)  # (n, h * w, 1)
         return maps.reshape(dense.shape[:3]).cpu().numpy()
+
+    def explain(
+        self, image: np.ndarray, concepts: Sequence[str] = CONCEPTS, source: str = "kb"
+    ) -> explain.Explanation:
+        """What one radiograph, float (H, W) in [0, 1], shows, where, and how sure one may be.
+
+        Args:
+            image: the film.
+            concepts: which concepts to ask for, seen or not.
+            source: of the knowledge behind each (`knowledge.SOURCES`).
+        """
+        return explain.explain(self, image, concepts, source)
 
     def embed_images(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """Plain image embeddings of the frozen encoder: (n, d)."""

@@ -89,9 +89,12 @@ def melt_curves(curves: pd.DataFrame) -> pd.DataFrame:
     """Learning curves from one column a loss to one row a loss: branch, part, loss.
 
     Args:
-        curves: columns variant, seed, epoch, report_loss, concept_loss and validation_*_loss.
+        curves: columns variant, seed, epoch, seconds, report_loss, concept_loss and
+            validation_*_loss.
     """
-    rows = curves.melt(["variant", "seed", "epoch"], var_name="name", value_name="loss")
+    rows = curves.drop(columns="seconds").melt(
+        ["variant", "seed", "epoch"], var_name="name", value_name="loss"
+    )
     held_out = rows["name"].str.startswith("validation_")
     branch = rows["name"].str.removeprefix("validation_").str.removesuffix("_loss")
     return rows.assign(branch=branch, part=np.where(held_out, "validation", "training"))

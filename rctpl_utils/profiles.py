@@ -55,6 +55,7 @@ class Profile:
     world: WorldSize | None = None  # None: real data under a data root
     pretraining: Pretraining | None = None
     prompts: PromptLearning = field(default_factory=PromptLearning)
+    ablations: PromptLearning = field(default_factory=PromptLearning)  # shorter: there are many
     bootstrap: int = 1000  # resamples behind each 95 % interval
 
     @property
@@ -79,7 +80,8 @@ PROFILES = {
             covid_rural=30,
         ),
         pretraining=Pretraining(epochs=2),
-        prompts=PromptLearning(epochs=2, seeds=(0, 1, 2)),
+        prompts=PromptLearning(epochs=2, batch_size=512, learning_rate=1e-2),
+        ablations=PromptLearning(epochs=1, batch_size=512, learning_rate=1e-2),
         bootstrap=200,
     ),
     "embedded": Profile(
@@ -87,12 +89,15 @@ PROFILES = {
         encoder="standin",
         world=WorldSize(),
         pretraining=Pretraining(),
+        # Cached features make a step's cost independent of the batch: larger batches, fewer steps.
         prompts=PromptLearning(epochs=10, batch_size=512, learning_rate=1e-2),
+        ablations=PromptLearning(epochs=5, batch_size=512, learning_rate=1e-2),
     ),
     "paper": Profile(
         name="paper",
         encoder="medclip-resnet50",
         prompts=PromptLearning(learning_rate=2e-5),
+        ablations=PromptLearning(learning_rate=2e-5),
     ),
 }
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from rctpl_utils.errors import InputError
 from rctpl_utils.profiles import check_encoder
+from rctpl_utils.runner.atlas import write_figures_readme, write_readme_map
 from rctpl_utils.runner.busy import check_writable, exclusive_run
 from rctpl_utils.runner.execution import (
     NotebookFailure,
@@ -142,7 +143,9 @@ def _run_steps(
     markers = [read_marker(workspace, step.notebook) for step in steps]
     if failure is None:
         write_manifest(workspace, [marker for marker in markers if marker])
+        write_figures_readme(workspace)
         if save:
+            write_readme_map(workspace)
             for step in chosen:
                 save_outputs(step.notebook, workspace.executed / step.notebook.name)
     print(closing_table(workspace, chosen, status))

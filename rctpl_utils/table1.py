@@ -75,7 +75,7 @@ def _score(
     scored = score_images(features, {each: each(asked) for each in embedders})
     scores = {
         method.name: [
-            _shown_scores(scored[each], method.branch, asked, shown) for each in method.embedders
+            shown_scores(scored[each], method.branch, asked, shown) for each in method.embedders
         ]
         for method in methods
     }
@@ -85,9 +85,9 @@ def _score(
 
 
 def open_split(workspace: Workspace, name: str, split: str) -> ChestXrayDataset:
-    """A split of a data set; CheXpert's own depends on how many films a class 5x200 takes."""
+    """A split of a data set; CheXpert's two depend on how many films a class 5x200 takes."""
     options = {}
-    if workspace.profile.world is not None and name == "chexpert":
+    if workspace.profile.world is not None and name in ("chexpert", "chexpert5x200"):
         options["per_class"] = workspace.profile.world.chexpert_5x200
     return open_dataset(name, workspace.data_root, split, **options)
 
@@ -102,7 +102,7 @@ def shown_concepts(dataset: ChestXrayDataset) -> tuple[str, ...]:
     return ("COVID-19",) if "COVID-19" in dataset.concepts else dataset.concepts
 
 
-def _shown_scores(
+def shown_scores(
     scores: BranchScores, branch: str, asked: Sequence[str], shown: Sequence[str]
 ) -> np.ndarray:
     """Scores (n, L); where the films exclude each other, the softmax over their kinds.

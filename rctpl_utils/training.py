@@ -4,7 +4,8 @@ This module takes text features and labels; it imports nothing that could read a
 """
 
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +19,6 @@ from rctpl_utils.profiles import PromptLearning
 from rctpl_utils.prompts import initial_context
 from rctpl_utils.scoring import (
     TEXT_TEMPERATURE,
-    ClassEmbeddings,
     concept_scores,
     ranking_loss,
     report_scores,
@@ -27,7 +27,9 @@ from rctpl_utils.vocabulary import prompt_name
 
 SCORE_SCALE = 4.0  # TaI-DPT ranks cosines times 4 with margin 1 (trainers/utils.py)
 
-Regularizer = Callable[[ClassEmbeddings], Tensor]
+BRANCHES = ("report", "concept")
+
+Regularizer = Callable[[Mapping[str, Tensor]], Tensor]  # of the class embeddings by branch
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class Learned:
 
     Attributes:
         report, concept: the learned contexts, (M, W).
-        history: one row an epoch: epoch, report_loss, concept_loss, and the validation losses.
+        history: one row an epoch: epoch, seconds since the start, report_loss, concept_loss, and
+            the validation losses.
     """
 
     report: Tensor
@@ -51,6 +54,7 @@ def learn_prompts(
     settings: PromptLearning,
     seed: int,
     *,
+    branches: tuple[str, ...] = BRANCHES,
     validation: TextCorpus | None = None,
     temperature: float = TEXT_TEMPERATURE,
     regularizer: Regularizer | None = None,
@@ -58,86 +62,95 @@ def learn_prompts(
 ) -> Learned:
     """Minimize L_report + L_local over the two contexts, the encoder frozen (Eq. 9).
 
+    The two terms share no parameter, so a branch alone learns what it would learn beside the other;
+    a branch that is left out keeps its initial context.
+
     Args:
         corpus: text features and labels; the L columns of its labels are `concepts`.
         seed: decides the initial contexts and the order of the reports.
+        branches: which contexts learn.
         validation: reports of other patients, for the curve only.
         temperature: tau_c of Eq. 8 in training.
         regularizer: an extra term on the class embeddings (RC-TPL+ uses one).
     """
     generator = torch.Generator().manual_seed(seed)
     device = encoder.device
-    contexts = [
-        initial_context(settings.context_length, encoder.context_width, generator)
+    contexts = {
+        branch: initial_context(settings.context_length, encoder.context_width, generator)
         .to(device)
-        .requires_grad_()
-        for _ in range(2)
-    ]
-    optimizer = torch.optim.AdamW(contexts, lr=settings.learning_rate)
+        .requires_grad_(branch in branches)
+        for branch in BRANCHES
+    }
+    learning = {branch: contexts[branch] for branch in branches}
+    optimizer = torch.optim.AdamW(learning.values(), lr=settings.learning_rate)
     steps = settings.epochs * math.ceil(len(corpus) / settings.batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     names = [prompt_name(concept) for concept in concepts]
-    history = []
+    history, start = [], time.perf_counter()
     with tqdm(total=steps, desc=f"prompts, seed {seed}", unit="step", disable=not progress) as bar:
         for epoch in range(settings.epochs):
-            losses = []
+            seen = []
             for rows in shuffled_batches(len(corpus), settings.batch_size, generator):
-                embeddings = embed_classes(encoder, contexts[0], contexts[1], names)
-                report, local = batch_losses(
+                embeddings = embed_classes(encoder, learning, names)
+                losses = batch_losses(
                     corpus.batch(rows, device), embeddings, temperature, settings.margin
                 )
-                loss = report + local + (regularizer(embeddings) if regularizer else 0)
+                loss = sum(losses.values()) + (regularizer(embeddings) if regularizer else 0)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
                 schedule.step()
-                losses.append((report.item(), local.item()))
+                seen.append([value.item() for value in losses.values()])
                 bar.update()
-            row = dict(zip(("report_loss", "concept_loss"), np.mean(losses, axis=0), strict=True))
+            means = np.mean(seen, axis=0).tolist()
+            row = {f"{name}_loss": mean for name, mean in zip(learning, means, strict=True)}
             if validation is not None:
-                row |= corpus_losses(encoder, contexts, names, validation, temperature, settings)
-            history.append({"epoch": epoch + 1, **row})
-    return Learned(contexts[0].detach(), contexts[1].detach(), history)
+                held_out = corpus_losses(
+                    encoder, learning, names, validation, temperature, settings.margin
+                )
+                row |= {f"validation_{name}_loss": value for name, value in held_out.items()}
+            history.append({"epoch": epoch + 1, "seconds": time.perf_counter() - start, **row})
+    return Learned(contexts["report"].detach(), contexts["concept"].detach(), history)
 
 
 def embed_classes(
-    encoder: Encoder, report: Tensor, concept: Tensor, names: list[str]
-) -> ClassEmbeddings:
-    """E^R and E^C in one pass through the text encoder (Eq. 3, 5): two (L, d)."""
+    encoder: Encoder, contexts: Mapping[str, Tensor], names: list[str]
+) -> dict[str, Tensor]:
+    """E^R and E^C in one pass through the text encoder (Eq. 3, 5): branch -> (L, d)."""
     count = len(names)
-    contexts = torch.cat([each.expand(count, *each.shape) for each in (report, concept)])
-    embedded = encoder.encode_prompts(contexts, names + names)
-    return ClassEmbeddings(embedded[:count], embedded[count:])
+    stacked = torch.cat([each.expand(count, *each.shape) for each in contexts.values()])
+    embedded = encoder.encode_prompts(stacked, names * len(contexts))
+    return dict(zip(contexts, embedded.split(count), strict=True))
 
 
 def batch_losses(
-    batch: TextBatch, embeddings: ClassEmbeddings, temperature: float, margin: float
-) -> tuple[Tensor, Tensor]:
-    """L_report and L_local of one batch (Eq. 7-9)."""
-    report = SCORE_SCALE * report_scores(batch.report, embeddings.report)
-    concept = SCORE_SCALE * concept_scores(
-        batch.descriptions, embeddings.concept, temperature, batch.described
-    )
-    return (
-        ranking_loss(report, batch.present, batch.absent, margin),
-        ranking_loss(concept, batch.present, batch.absent, margin),
-    )
+    batch: TextBatch, embeddings: Mapping[str, Tensor], temperature: float, margin: float
+) -> dict[str, Tensor]:
+    """L_report and L_local of one batch (Eq. 7-9), for the branches that are given."""
+    losses = {}
+    for branch, embedded in embeddings.items():
+        scores = (
+            report_scores(batch.report, embedded)
+            if branch == "report"
+            else concept_scores(batch.descriptions, embedded, temperature, batch.described)
+        )
+        losses[branch] = ranking_loss(SCORE_SCALE * scores, batch.present, batch.absent, margin)
+    return losses
 
 
 @torch.no_grad()
 def corpus_losses(
     encoder: Encoder,
-    contexts: list[Tensor],
+    contexts: Mapping[str, Tensor],
     names: list[str],
     corpus: TextCorpus,
     temperature: float,
-    settings: PromptLearning,
+    margin: float,
 ) -> dict[str, float]:
-    """The two losses on held-out reports."""
-    embeddings = embed_classes(encoder, contexts[0], contexts[1], names)
+    """The losses on held-out reports, by branch."""
     batch = corpus.batch(np.arange(len(corpus)), encoder.device)
-    report, local = batch_losses(batch, embeddings, temperature, settings.margin)
-    return {"validation_report_loss": report.item(), "validation_concept_loss": local.item()}
+    losses = batch_losses(batch, embed_classes(encoder, contexts, names), temperature, margin)
+    return {branch: value.item() for branch, value in losses.items()}
 
 
 def shuffled_batches(count: int, size: int, generator: torch.Generator) -> list[np.ndarray]:

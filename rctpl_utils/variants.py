@@ -13,7 +13,7 @@ from rctpl_utils.prompt_runs import learn_all
 from rctpl_utils.prompts import Prompts
 from rctpl_utils.scoring import ClassEmbeddings
 from rctpl_utils.table1 import Embedder, Method
-from rctpl_utils.training import Learned, learn_prompts
+from rctpl_utils.training import Learned, Regularizer, learn_prompts
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS
 from rctpl_utils.workspace import Workspace
 
@@ -51,14 +51,12 @@ def anchors(encoder: Encoder, concepts: Sequence[str]) -> torch.Tensor:
     return torch.nn.functional.normalize(total, dim=-1)
 
 
-def pull_towards(
-    target: torch.Tensor, strength: float
-) -> Callable[[ClassEmbeddings], torch.Tensor]:
+def pull_towards(target: torch.Tensor, strength: float) -> Regularizer:
     """The regularizer of RC-TPL+; `target` (L, d) unit vectors."""
 
-    def regularizer(embeddings: ClassEmbeddings) -> torch.Tensor:
-        report, concept = ((each * target).sum(dim=-1).mean() for each in embeddings)
-        return strength * ((1 - report) + (1 - concept))
+    def regularizer(embeddings: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        similar = ((each * target).sum(dim=-1).mean() for each in embeddings.values())
+        return strength * sum(1 - each for each in similar)
 
     return regularizer
 
@@ -69,7 +67,7 @@ def _learn(
     corpus: TextCorpus,
     validation: TextCorpus,
     variant: str,
-    regularizer: Callable[[ClassEmbeddings], torch.Tensor] | None,
+    regularizer: Regularizer | None,
 ) -> tuple[dict[int, Prompts], pd.DataFrame]:
     def learner(seed: int) -> Learned:
         return learn_prompts(

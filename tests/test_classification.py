@@ -10,7 +10,7 @@ from rctpl_utils.classification import Split, compare, evaluate
 from rctpl_utils.metrics import holm, patient_weights
 from rctpl_utils.results import NOT_RUN, reported_table1, wide_table, with_reported, write_table
 from rctpl_utils.scoring import IMAGE_TEMPERATURE
-from rctpl_utils.table1 import COVID_FILMS, _shown_scores
+from rctpl_utils.table1 import COVID_FILMS, shown_scores
 from rctpl_utils.table1_report import verdict
 from rctpl_utils.zero_shot import BranchScores
 
@@ -67,10 +67,10 @@ def test_holm_by_hand():
 def test_films_that_exclude_each_other_get_a_softmax():
     both = np.array([[0.1, 0.2, 0.3]])
     scores = BranchScores(both, both)
-    shown = _shown_scores(scores, "both", COVID_FILMS, ("COVID-19",))
+    shown = shown_scores(scores, "both", COVID_FILMS, ("COVID-19",))
     assert shown[0, 0] == pytest.approx(softmax(both / IMAGE_TEMPERATURE, axis=1)[0, 2])
     assert (
-        _shown_scores(scores, "report", ("A", "B", "C"), ("A", "B", "C")).tolist() == both.tolist()
+        shown_scores(scores, "report", ("A", "B", "C"), ("A", "B", "C")).tolist() == both.tolist()
     )
 
 

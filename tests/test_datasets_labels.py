@@ -147,6 +147,17 @@ def test_5x200_rule(tmp_path):
     )
 
 
+def test_5x200_shares_no_patient_with_validation(tmp_path):
+    write("chexpert", tmp_path)
+    options = {"per_class": 1, "allow_partial": True}
+    chosen = open_dataset("chexpert5x200", tmp_path, "test", **options)
+    assert chosen.records[list(FIVE)].sum().tolist() == [1] * 5
+    for name in ("chexpert5x200", "chexpert"):
+        validation = open_dataset(name, tmp_path, "validation", **options)
+        assert len(validation)
+        assert set(validation.records["patient_id"]).isdisjoint(chosen.records["patient_id"])
+
+
 def test_5x200_needs_its_images(tmp_path):
     write("chexpert", tmp_path)
     message = "only 1 images show Atelectasis alone; 200 are needed"
@@ -208,7 +219,10 @@ def test_official_chexpert_table_is_read_as_torchxrayvision_reads_it(tmp_path):
         assert (label[known] == theirs.labels[known, k]).all()
         uncertain = raw[concept].to_numpy() == -1
         assert (np.isnan(label) == uncertain).all()
-    assert len(select_5x200(ours, 200, allow_partial=False)) == 1000
+    five = select_5x200(ours, 200, allow_partial=False)[list(FIVE)]
+    assert (five == 1).sum().tolist() == [200] * 5  # 200 a class,
+    assert ((five == 1).sum(axis=1) == 1).all()  # exactly one of the five,
+    assert ((five == 0).sum(axis=1) == 4).all()  # the others certainly not
 
 
 # --- COVIDx ---

@@ -14,11 +14,24 @@ from rctpl_utils.workspace import NOTEBOOKS, PROJECT
 
 pytestmark = pytest.mark.slow
 OUTPUT = PROJECT / "build" / "test-output"
+TIDY = {"dataset", "method", "metric", "value", "ci_low", "ci_high", "seeds", "n", "reported"}
 COLUMNS = {
-    "table1.csv": {"dataset", "method", "metric", "value", "ci_low", "ci_high", "seeds", "n"},
+    **{f"table{number}.csv": TIDY for number in range(1, 6)},
     "extraction.csv": {"concept", "precision", "recall", "f1", "support"},
+    "claims.csv": {"claim", "quote", "test", "effect", "ci_low", "ci_high", "p_holm", "verdict"},
+    "ablations.csv": {"factor", "level", "dataset", "metric", "value", "difference", "p_holm"},
 }
-EXPECTED = ("table1.csv", "table1.md", "table1.tex", "fig3.png", "fig3.pdf", "extraction.csv")
+SHARES = ("auc", "acc", "precision", "pointing", "region", "pixel", "dice", "text_to_image")
+EXPECTED = (
+    *COLUMNS,
+    *(f"table{number}{suffix}" for number in range(1, 6) for suffix in (".md", ".tex")),
+    *(f"fig{number}{suffix}" for number in range(1, 7) for suffix in (".png", ".pdf")),
+    "grounding_gallery.png",
+    "saliency_sanity.png",
+    "reproduction.md",
+    "claims.md",
+)
+VERDICTS = {"supported", "not supported", "undecided", "not tested"}
 
 
 def smoke_run(*options: str) -> subprocess.CompletedProcess:
@@ -52,9 +65,22 @@ def test_the_tables_have_their_columns_and_proper_values(figures, name):
         rows = list(csv.DictReader(stream))
     assert rows
     assert COLUMNS[name] <= set(rows[0])
-    scores = [float(row[key]) for row in rows for key in ("value", "f1") if row.get(key)]
-    assert scores
-    assert all(0 <= score <= 1 for score in scores)
+    for row in rows:
+        if row.get("metric", "").startswith(SHARES) and row["value"]:
+            assert 0 <= float(row["ci_low"]) <= float(row["value"]) <= float(row["ci_high"]) <= 1
+        assert 0 <= float(row.get("f1") or 0) <= 1
+        assert row.get("verdict", "supported") in VERDICTS
+
+
+@pytest.mark.parametrize("number", range(1, 6))
+def test_every_table_has_our_rows_with_values_and_the_papers_numbers(figures, number):
+    with (figures / f"table{number}.csv").open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    ours = [row for row in rows if row["method"] == "RC-TPL"]
+    assert ours and any(row["value"] for row in ours) and any(row["reported"] for row in ours)
+    assert any(row["method"] == "MedKLIP" and not row["value"] for row in rows)
+    for suffix in (".md", ".tex"):
+        assert "Simulated" in (figures / f"table{number}{suffix}").read_text(encoding="utf-8")
 
 
 def test_the_manifest_covers_every_notebook_and_file(figures):

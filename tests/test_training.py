@@ -58,6 +58,16 @@ def test_a_seed_repeats_itself_and_another_differs(encoder, corpus, learned):
     assert not torch.equal(learned.report, other.report)
 
 
+def test_a_branch_alone_learns_what_it_learns_beside_the_other(encoder, corpus, learned):
+    alone = training.learn_prompts(
+        encoder, corpus, CONCEPTS, SETTINGS, 0, branches=("concept",), progress=False
+    )
+    assert torch.allclose(alone.concept, learned.concept, atol=1e-5)
+    assert "report_loss" not in alone.history[0]
+    moved = (learned.report - alone.report).abs().mean()
+    assert moved > 1e-3, "the report context of the lone branch is the initial one"
+
+
 def test_the_encoder_stays_frozen(encoder, corpus):
     before = state_hash(encoder)
     settings = dataclasses.replace(SETTINGS, epochs=1)

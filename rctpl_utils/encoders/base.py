@@ -25,6 +25,8 @@ class Encoder(Protocol):
     device: torch.device
     text_key: str  # hash of the text tower's weights, tokenization and pooling
     image_key: str  # hash of the image tower's weights and preprocessing
+    image_module: torch.nn.Module  # a preprocessed batch to ImageFeatures, differentiable
+    saliency_layer: torch.nn.Module  # in `image_module`; gives the map (n, k, h, w) of Grad-CAM
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Texts to (n, d) unit vectors; no gradient (Eq. 6)."""

@@ -60,6 +60,16 @@ class StandIn(nn.Module):
         """A hash of all that decides an image's features."""
         return hash_of(state_hash(self.image), self.image_size, "standardize")
 
+    @property
+    def image_module(self) -> nn.Module:
+        """Enc_I as a module: (n, 1, S, S) to ImageFeatures."""
+        return self.image
+
+    @property
+    def saliency_layer(self) -> nn.Module:
+        """The last layer with a map before the projection: (n, channels, S / 8, S / 8)."""
+        return self.image.widen
+
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Texts to (n, d) unit vectors (Eq. 6)."""

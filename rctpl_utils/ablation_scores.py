@@ -1,0 +1,111 @@
+"""The ablations on films: CheXpert and COVID-19 classification, COVID Rural grounding."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from rctpl_utils.ablations import Trial
+from rctpl_utils.draws import Draws
+from rctpl_utils.encoders.base import Encoder
+from rctpl_utils.features import image_features
+from rctpl_utils.grounders import Films
+from rctpl_utils.grounding import BATCH, GROUNDING_DATASETS
+from rctpl_utils.grounding_metrics import pointing_hit
+from rctpl_utils.heat_maps import on_film
+from rctpl_utils.metrics import over_seeds, patient_weights, scorable, seed_picks, weighted_auc
+from rctpl_utils.scoring import similarity_maps
+from rctpl_utils.table1 import (
+    BOOTSTRAP_SEED,
+    asked_concepts,
+    open_split,
+    shown_concepts,
+    shown_scores,
+)
+from rctpl_utils.workspace import Workspace
+from rctpl_utils.zero_shot import score_images
+
+CLASSIFIED = ("chexpert", "covidx")
+GROUNDED = "covid-rural"
+
+
+def score_trials(workspace: Workspace, encoder: Encoder, trials: Mapping[str, Trial]) -> Draws:
+    """Macro AUC on two sets and the pointing game on one, in the sample and in every resample.
+
+    Trials that are the same object under several labels are scored once.
+    """
+    distinct = list(dict.fromkeys(trials.values()))
+    found: Draws = {}
+    for name in (*CLASSIFIED, GROUNDED):
+        grounded = name == GROUNDED
+        values, metric = (
+            _pointing(workspace, encoder, distinct) if grounded
+            else _auc(workspace, encoder, name, distinct),
+            "pointing_game" if grounded else "auc",
+        )  # fmt: skip
+        generator = np.random.default_rng(BOOTSTRAP_SEED)
+        for trial, runs in zip(distinct, values, strict=True):
+            series = over_seeds(runs, seed_picks(len(runs), runs.shape[1], generator))
+            labels = [label for label, each in trials.items() if each is trial]
+            found |= {(name, label, metric): series for label in labels}
+    return found
+
+
+def _auc(
+    workspace: Workspace, encoder: Encoder, name: str, trials: list[Trial]
+) -> list[np.ndarray]:
+    """Macro AUC of each trial, (seeds, 1 + R)."""
+    dataset = open_split(workspace, name, "test")
+    file = image_features(encoder, dataset, workspace.features)
+    asked, shown = asked_concepts(dataset), shown_concepts(dataset)
+    labels = dataset.records[list(shown)].to_numpy(float)
+    columns = [k for k in range(len(shown)) if scorable(labels[:, k])]
+    weights = _weights(workspace, dataset.records["patient_id"])
+    found = []
+    for trial in tqdm(trials, desc=f"ablations on {name}", unit="arm"):
+        embeddings = {k: each(asked) for k, each in enumerate(trial.embedders)}
+        scored = score_images(file, embeddings, trial.temperature)
+        runs = []
+        for scores in scored.values():
+            chosen = shown_scores(scores, trial.branch, asked, shown)
+            aucs = [weighted_auc(labels[:, k], chosen[:, k], weights) for k in columns]
+            runs.append(np.mean(aucs, axis=0))
+        found.append(np.stack(runs))
+    return found
+
+
+@torch.no_grad()
+def _pointing(workspace: Workspace, encoder: Encoder, trials: list[Trial]) -> list[np.ndarray]:
+    """The pointing game of each trial, (seeds, 1 + R)."""
+    concept, _ = GROUNDING_DATASETS[GROUNDED]
+    dataset = open_split(workspace, GROUNDED, "test")
+    file = image_features(encoder, dataset, workspace.features)
+    rows = np.flatnonzero(dataset.annotated(concept))
+    embeddings = []
+    for trial in trials:
+        branch = "report" if trial.branch == "report" else "concept"
+        embeddings += [getattr(each([concept]), branch) for each in trial.embedders]
+    stacked = torch.cat(embeddings)  # (all seeds of all trials, d)
+    hits = np.zeros((len(stacked), len(rows)))
+    with tqdm(total=len(rows), desc=f"ablations on {GROUNDED}", unit="film") as bar:
+        for start in range(0, len(rows), BATCH):
+            films = Films(encoder, dataset, file, rows[start : start + BATCH], concept)
+            dense = films.features.dense_features  # (n, h, w, d)
+            maps = similarity_maps(dense.flatten(1, 2), stacked).transpose(1, 2)
+            maps = maps.reshape(len(films.rows), len(stacked), *dense.shape[1:3]).cpu()
+            for k, row in enumerate(films.rows):
+                mask = dataset.mask(row, concept)
+                heats = on_film(maps[k], mask.shape).numpy()
+                hits[:, start + k] = [pointing_hit(heat, mask) for heat in heats]
+                bar.update()
+    weights = _weights(workspace, dataset.records["patient_id"].iloc[rows])
+    resampled = (hits @ weights.T) / weights.sum(axis=1)  # (runs, 1 + R)
+    ends = np.cumsum([len(trial.embedders) for trial in trials])
+    return np.split(resampled, ends[:-1])
+
+
+def _weights(workspace: Workspace, patients: pd.Series) -> np.ndarray:
+    generator = np.random.default_rng(BOOTSTRAP_SEED)
+    return patient_weights(patients, workspace.profile.bootstrap, generator)

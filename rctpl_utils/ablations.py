@@ -1,0 +1,169 @@
+"""Learning and scoring the ablations' arms, three seeds each (paper 4.3.1, 4.3.2)."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+
+import pandas as pd
+import torch
+
+from rctpl_utils.ablation_arms import (
+    POOLING_REPORTS,
+    REFERENCE,
+    Arm,
+    factors,
+    training_arms,
+)
+from rctpl_utils.corpus import TextCorpus
+from rctpl_utils.corpus_building import build_corpus
+from rctpl_utils.encoders.base import Encoder
+from rctpl_utils.files import hash_of
+from rctpl_utils.knowledge import describe
+from rctpl_utils.prompt_runs import learn_all
+from rctpl_utils.prompts import Prompts
+from rctpl_utils.reports import Report
+from rctpl_utils.scoring import IMAGE_TEMPERATURE, ClassEmbeddings
+from rctpl_utils.table1 import Embedder
+from rctpl_utils.training import Learned, learn_prompts
+from rctpl_utils.vocabulary import TRAINING_CONCEPTS
+from rctpl_utils.workspace import Workspace
+
+Runs = dict[int, Prompts]  # prompts by seed
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is scored on films: prompts with a way to ask.
+
+    Attributes:
+        embedders: one a seed.
+        branch: "report", "concept" or "both".
+        temperature: tau_c at test time.
+    """
+
+    embedders: tuple[Embedder, ...]
+    branch: str = "both"
+    temperature: float = IMAGE_TEMPERATURE
+
+
+def learn_arms(
+    workspace: Workspace, encoder: Encoder, reports: list[Report], triplets: pd.DataFrame
+) -> tuple[dict[str, Runs], pd.DataFrame]:
+    """Train every arm for as many steps as the reference, or read those that are current.
+
+    Args:
+        reports: those of the training split that enter prompt learning.
+        triplets: of all reports.
+
+    Returns:
+        prompts by arm and seed, and the seconds a run took: seed, seconds, label.
+    """
+    learned: dict[str, Runs] = {}
+    seconds, steps = [], 0
+    for arm in training_arms(workspace.profile.ablations, len(reports)):
+        tower = with_pooling(encoder, arm.pooling)
+        corpus = arm_corpus(workspace, tower, reports, triplets, arm)
+        batches = math.ceil(len(corpus) / arm.settings.batch_size)
+        steps = steps or arm.settings.epochs * batches  # the first arm is the reference
+        settings = replace(arm.settings, epochs=max(round(steps / batches), 1))
+        runs, curves = _learn(workspace, tower, corpus, replace(arm, settings=settings))
+        learned[arm.label] = {
+            seed: run if len(arm.branches) == 2 else _joined(learned[REFERENCE][seed], run)
+            for seed, run in runs.items()
+        }
+        last = curves.groupby("seed", as_index=False)["seconds"].last()
+        seconds.append(last.assign(label=arm.label))
+    return learned, pd.concat(seconds, ignore_index=True)
+
+
+def arm_corpus(
+    workspace: Workspace,
+    encoder: Encoder,
+    reports: list[Report],
+    triplets: pd.DataFrame,
+    arm: Arm,
+) -> TextCorpus:
+    """The training corpus of one arm; smaller samples are parts of larger ones."""
+    if arm.reports is not None:
+        reports = sorted(reports, key=lambda report: hash_of(report.report_id))[: arm.reports]
+    if arm.mentions is not None:
+        triplets = arm.mentions(triplets)
+        mentioned = set(triplets["report_id"])
+        reports = [report for report in reports if report.report_id in mentioned]
+    return build_corpus(
+        encoder, reports, triplets, TRAINING_CONCEPTS, workspace.features,
+        arm.knowledge, arm.with_location,
+    )  # fmt: skip
+
+
+def with_pooling(encoder: Encoder, pooling: str) -> Encoder:
+    """The encoder, or a copy whose text tower pools otherwise; its projection stays as trained."""
+    if encoder.text.pooling == pooling:
+        return encoder
+    other = deepcopy(encoder)
+    other.text.pooling = pooling
+    return other
+
+
+def make_trials(encoder: Encoder, learned: Mapping[str, Runs], available: int) -> dict[str, Trial]:
+    """Everything that `ablation_arms.factors` names, ready to be scored.
+
+    Args:
+        available: number of training reports.
+    """
+    trials = {}
+    for label, runs in learned.items():
+        tower = with_pooling(encoder, "cls" if "[CLS]" in label else "mean")
+        trials[label] = Trial(tuple(_embedder(tower, each) for each in runs.values()))
+    reference = trials[REFERENCE]
+    for branch in ("report", "concept"):
+        trials[f"M=12, {branch} branch"] = Trial(reference.embedders, branch)
+    for inverse in (5, 10, 160):
+        trials[f"test tau: 1/{inverse}"] = Trial(reference.embedders, temperature=1 / inverse)
+    runs = learned[REFERENCE].values()
+    trials["asked by description"] = Trial(tuple(_describing(encoder, each) for each in runs))
+    for first, *_ in factors(available).values():
+        trials[first] = reference
+    trials["pooling: mean"] = trials.get(f"reports: {POOLING_REPORTS}", reference)
+    return trials
+
+
+def _embedder(encoder: Encoder, prompts: Prompts) -> Embedder:
+    return lambda concepts: prompts.embed(encoder, concepts)
+
+
+def _describing(encoder: Encoder, prompts: Prompts) -> Embedder:
+    """The class's description takes the place of its name behind the context vectors."""
+
+    def embedder(concepts: Sequence[str]) -> ClassEmbeddings:
+        texts = [describe(concept) for concept in concepts]
+        with torch.no_grad():
+            each = (encoder.encode_prompts(c, texts) for c in (prompts.report, prompts.concept))
+            return ClassEmbeddings(*each)
+
+    return embedder
+
+
+def _joined(reference: Prompts, run: Prompts) -> Prompts:
+    return Prompts(reference.report, run.concept, run.metadata)
+
+
+def _learn(
+    workspace: Workspace, encoder: Encoder, corpus: TextCorpus, arm: Arm
+) -> tuple[Runs, pd.DataFrame]:
+    def learner(seed: int) -> Learned:
+        return learn_prompts(
+            encoder,
+            corpus,
+            TRAINING_CONCEPTS,
+            arm.settings,
+            seed,
+            branches=arm.branches,
+            temperature=arm.temperature,
+        )
+
+    name = "ablation-" + re.sub(r"[^a-z0-9]+", "-", arm.label.lower()).strip("-")
+    key = hash_of(arm.settings, arm.branches, arm.temperature)
+    return learn_all(workspace, encoder, name, corpus, learner, key)

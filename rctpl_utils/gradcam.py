@@ -1,0 +1,79 @@
+"""Grad-CAM of the concept branch's score (paper 4.3.3; Selvaraju et al. 2017, Eq. 1 and 2)."""
+
+import numpy as np
+import torch
+from pytorch_grad_cam import GradCAM
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from rctpl_utils.encoders.base import Encoder
+from rctpl_utils.scoring import IMAGE_TEMPERATURE, concept_scores
+
+PAIRS = 128  # pairs of image and class that are held at once, whatever the number of images
+
+
+def gradcam_maps(
+    encoder: Encoder,
+    images: Tensor,
+    class_embeddings: Tensor,
+    temperature: float = IMAGE_TEMPERATURE,
+) -> np.ndarray:
+    """Which parts of an image raise its concept score p'_i (Eq. 7, 8), one map a class.
+
+    With A^k the channels of the encoder's `saliency_layer` and a_k the mean of d p'_i / d A^k over
+    its cells, the map is ReLU(sum_k a_k A^k). pytorch-grad-cam stretches it to [0, 1] and resizes
+    it to the input; where no channel speaks for the class it is zero everywhere.
+
+    The trunk below that layer runs once an image and without a graph, the head above it once a
+    pair of image and class; no weight receives a gradient.
+
+    Args:
+        encoder: frozen.
+        images: (n, C, S, S), preprocessed.
+        class_embeddings: E^C, (L, d).
+        temperature: tau_c of Eq. 8.
+
+    Returns:
+        (n, L, S, S) float32 in [0, 1].
+    """
+    count, classes = len(images), len(class_embeddings)
+    maps = np.empty((count, classes, *images.shape[-2:]), np.float32)
+    step = max(PAIRS // classes, 1)
+    scorer = _ConceptScorer(encoder.image_module, class_embeddings.detach(), temperature)
+    cut = encoder.saliency_layer.register_forward_hook(_start_graph(classes))
+    cam = GradCAM(scorer, [encoder.saliency_layer])  # its hooks come after `cut`, so see its output
+    try:
+        for start in tqdm(range(0, count, step), desc="Grad-CAM", unit="batch"):
+            batch = images[start : start + step].to(encoder.device)
+            targets = [ClassifierOutputTarget(k) for _ in batch for k in range(classes)]
+            with torch.enable_grad():
+                part = cam(batch, targets)  # (n' * L, S, S), all classes of an image together
+            maps[start : start + step] = part.reshape(len(batch), classes, *part.shape[1:])
+    finally:  # not GradCAM's own context manager, which swallows an IndexError
+        cam.activations_and_grads.release()
+        cut.remove()
+    return maps
+
+
+def _start_graph(classes: int):
+    """A forward hook: the graph begins at this layer's map, which is repeated once a class."""
+
+    def hook(_module: nn.Module, _inputs: tuple, output: Tensor) -> Tensor:
+        return output.detach().repeat_interleave(classes, dim=0).requires_grad_()
+
+    return hook
+
+
+class _ConceptScorer(nn.Module):
+    """Images to concept scores, as pytorch-grad-cam wants a classifier: (n, C, S, S) to (n, L)."""
+
+    def __init__(self, image_module: nn.Module, embeddings: Tensor, temperature: float) -> None:
+        super().__init__()
+        self.image_module = image_module
+        self.register_buffer("embeddings", embeddings)
+        self.temperature = temperature
+
+    def forward(self, images: Tensor) -> Tensor:
+        cells = self.image_module(images).dense_features.flatten(1, 2)  # (n, h * w, d)
+        return concept_scores(cells, self.embeddings, self.temperature)

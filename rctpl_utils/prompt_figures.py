@@ -1,0 +1,243 @@
+"""Figures 5 and 6: what the concept prompts look at, on films chosen by rule (paper 4.3.3).
+
+Two maps a film and concept: the cosine map P of Eq. 7 and Grad-CAM of its aggregate p' (Eq. 8).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from textwrap import fill
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from rctpl_utils.encoders.base import Encoder
+from rctpl_utils.features import image_features
+from rctpl_utils.gradcam import gradcam_maps
+from rctpl_utils.grounding_metrics import pointing_hit
+from rctpl_utils.heat_maps import on_film, peak, stretch
+from rctpl_utils.plots import COLUMN_WIDTH, save_figure
+from rctpl_utils.prompt_maps import DATASET, Boxed
+from rctpl_utils.prompts import Prompts
+from rctpl_utils.results import data_note
+from rctpl_utils.scoring import IMAGE_TEMPERATURE, concept_scores, similarity_maps
+from rctpl_utils.table1 import open_split
+from rctpl_utils.workspace import Workspace
+
+PAPER_CONCEPT = "Mass"  # the one of the paper's Figure 6
+FILMS = {"5": 2, "6": 5}  # films a figure
+KINDS = ("cosine map", "Grad-CAM")
+# Okabe and Ito's palette, for the outlines on one film
+OUTLINES = ("#56B4E9", "#E69F00", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2", "#FFFFFF")
+BOX_COLOR = OUTLINES[0]
+LEGEND = (
+    "Color: map, stretched to its range; blue: box; cross: the map's maximum, filled where it "
+    "lies in the box. The left of a film is the patient's right."
+)
+
+
+@dataclass(frozen=True)
+class Look:
+    """One concept on one film.
+
+    Attributes:
+        film, concept: positions in `Boxed`.
+        heats: kind of map -> (H, W) in [0, 1].
+        score: p' of the concept branch.
+        above: the share of the split's films that score lower.
+    """
+
+    film: int
+    concept: int
+    heats: dict[str, np.ndarray]
+    score: float
+    above: float
+
+    def caption(self) -> str:
+        """The score in words."""
+        return f"$p'$ = {self.score:.2f}, above {self.above:.0%}"
+
+
+@torch.no_grad()
+def look(
+    workspace: Workspace,
+    encoder: Encoder,
+    prompts: Prompts,
+    boxed: Boxed,
+    cases: Sequence[tuple[int, int]],
+) -> dict[tuple[int, int], Look]:
+    """Make both maps and the score of each (film, concept)."""
+    embeddings = prompts.embed(encoder, boxed.concepts).concept
+    films = sorted({film for film, _ in cases})
+    pixels = [boxed.dataset.pixels(int(boxed.rows[film])) for film in films]
+    images = torch.stack([encoder.preprocess(each) for each in pixels])
+    cams = torch.from_numpy(gradcam_maps(encoder, images, embeddings))  # (n, L, S, S)
+    dense = encoder.encode_image(images).dense_features
+    cosines = similarity_maps(dense.flatten(1, 2), embeddings).transpose(1, 2)
+    cosines = cosines.reshape(*cosines.shape[:2], *dense.shape[1:3]).cpu()  # (n, L, h, w)
+    scores = _all_scores(workspace, encoder, boxed, embeddings)  # (N, L)
+    looks = {}
+    for film, concept in cases:
+        k, size = films.index(film), pixels[films.index(film)].shape
+        maps = zip(KINDS, (cosines[k, concept], cams[k, concept]), strict=True)
+        heats = {kind: stretch(on_film(each[None], size))[0].numpy() for kind, each in maps}
+        score = scores[boxed.rows[film], concept]
+        above = float((scores[:, concept] < score).mean())
+        looks[film, concept] = Look(film, concept, heats, float(score), above)
+    return looks
+
+
+def _all_scores(
+    workspace: Workspace, encoder: Encoder, boxed: Boxed, embeddings: torch.Tensor
+) -> np.ndarray:
+    file = image_features(encoder, boxed.dataset, workspace.features)
+    parts = []
+    for start in range(0, len(file), 64):
+        cells = file.batch(slice(start, start + 64), encoder.device).dense_features.flatten(1, 2)
+        parts.append(concept_scores(cells, embeddings, IMAGE_TEMPERATURE).cpu())
+    return torch.cat(parts).numpy()
+
+
+def most_boxed_films(boxed: Boxed, count: int) -> list[int]:
+    """The films with the most concepts boxed; of equals, those first by image identifier."""
+    return np.argsort(-boxed.drawn.sum(axis=1), kind="stable")[:count].tolist()
+
+
+def first_films(boxed: Boxed, concept: int, count: int) -> list[int]:
+    """The first films by image identifier with a box of the concept, one a patient."""
+    films = np.flatnonzero(boxed.drawn[:, concept])
+    new = ~boxed.patients.iloc[films].duplicated().to_numpy()
+    return films[new][:count].tolist()
+
+
+def second_concept(boxed: Boxed) -> str:
+    """The concept with the most boxed films besides the paper's own."""
+    counts = {name: boxed.drawn[:, k].sum() for k, name in enumerate(boxed.concepts)}
+    counts.pop(PAPER_CONCEPT, None)
+    return max(counts, key=counts.get)
+
+
+def save_figure5(workspace: Workspace, encoder: Encoder, prompts: Prompts, name: str) -> Figure:
+    """Figure 5: one film, several concepts; two films, two kinds of map each.
+
+    Args:
+        prompts: of one seed.
+        name: of the method, for the caption.
+    """
+    boxed = Boxed.of(open_split(workspace, DATASET, "test"))
+    films = most_boxed_films(boxed, FILMS["5"])
+    cases = [(film, k) for film in films for k in np.flatnonzero(boxed.drawn[film]).tolist()]
+    looks = look(workspace, encoder, prompts, boxed, cases)
+    columns = 1 + max(boxed.drawn[film].sum() for film in films)
+    figure, axes = _grid(2 * len(films), columns)
+    for place, film in enumerate(films):
+        lines = axes[2 * place : 2 * place + 2]
+        _draw_outlines(*lines[:, 0], boxed, film)
+        for column, (_, concept) in enumerate([c for c in cases if c[0] == film], start=1):
+            one = looks[film, concept]
+            lines[0, column].set_title(boxed.concepts[concept], fontsize=7, pad=3)
+            _draw_both(lines[:, column], boxed, one)
+        _name_rows(lines[:, 1])
+    rule = (
+        f"{name}, first seed. Rule: the {len(films)} test films of ChestX-ray14 with the most "
+        "concepts boxed, first by image identifier; every boxed concept is shown."
+    )
+    return _finish(workspace, figure, rule, "fig5")
+
+
+def save_figure6(workspace: Workspace, encoder: Encoder, prompts: Prompts, name: str) -> Figure:
+    """Figure 6: one concept, several films; the paper's mass and the most boxed other concept.
+
+    Args:
+        prompts: of one seed.
+        name: of the method, for the caption.
+    """
+    boxed = Boxed.of(open_split(workspace, DATASET, "test"))
+    names = [each for each in (PAPER_CONCEPT, second_concept(boxed)) if each in boxed.concepts]
+    concepts = [boxed.concepts.index(each) for each in names]
+    films = {k: first_films(boxed, k, FILMS["6"]) for k in concepts}
+    looks = look(workspace, encoder, prompts, boxed, [(f, k) for k in films for f in films[k]])
+    figure, axes = _grid(2 * len(concepts), max(map(len, films.values())))
+    for place, concept in enumerate(concepts):
+        lines = axes[2 * place : 2 * place + 2]
+        for column, film in enumerate(films[concept]):
+            lines[0, column].set_title(_image_name(boxed, film), fontsize=6, pad=3)
+            _draw_both(lines[:, column], boxed, looks[film, concept])
+        _name_rows(lines[:, 0], boxed.concepts[concept])
+    rule = (
+        f"{name}, first seed. Rule: {PAPER_CONCEPT.lower()} as in the paper, and the other concept "
+        "with the most boxed films; the first films by image identifier, one a patient."
+    )
+    return _finish(workspace, figure, rule, "fig6")
+
+
+def _grid(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
+    height = rows * (COLUMN_WIDTH / columns + 0.16) + 0.45
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(COLUMN_WIDTH, height), layout="constrained", squeeze=False
+    )
+    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.03, wspace=0.01, hspace=0.01)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    return figure, axes
+
+
+def _draw_both(axes: Sequence[Axes], boxed: Boxed, one: Look) -> None:
+    pixels = boxed.dataset.pixels(int(boxed.rows[one.film]))
+    mask = boxed.mask(one.film, one.concept)
+    for axis, heat in zip(axes, one.heats.values(), strict=True):
+        axis.set_axis_on()
+        draw_map(axis, pixels, heat, mask)
+    axes[-1].set_xlabel(one.caption(), fontsize=6, labelpad=2)
+
+
+def draw_map(axis: Axes, pixels: np.ndarray, heat: np.ndarray, mask: np.ndarray) -> None:
+    """A film under its heat map, with the box and the map's maximum."""
+    axis.imshow(pixels, cmap="gray", vmin=0, vmax=1)
+    axis.imshow(heat, cmap="inferno", alpha=0.65 * heat, vmin=0, vmax=1)  # low values: the film
+    outline(axis, mask, BOX_COLOR)
+    down, across = peak(heat)
+    axis.plot(
+        across, down, "X", ms=5, mew=0.7, mec="white",
+        mfc="white" if pointing_hit(heat, mask) else "none",
+    )  # fmt: skip
+    axis.set(xticks=[], yticks=[])
+
+
+def outline(axis: Axes, mask: np.ndarray, color: str) -> None:
+    """The border of a mask; padded, so that it closes at the film's edge."""
+    height, width = mask.shape
+    around = np.pad(mask.astype(float), 1)
+    axis.contour(
+        np.arange(-1, width + 1), np.arange(-1, height + 1), around, [0.5],
+        colors=color, linewidths=1.1,
+    )  # fmt: skip
+    axis.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+
+
+def _draw_outlines(axis: Axes, below: Axes, boxed: Boxed, film: int) -> None:
+    axis.imshow(boxed.dataset.pixels(int(boxed.rows[film])), cmap="gray", vmin=0, vmax=1)
+    for concept, color in zip(np.flatnonzero(boxed.drawn[film]), OUTLINES, strict=False):
+        outline(axis, boxed.mask(film, concept), color)
+        axis.plot([], [], color=color, lw=1.5, label=boxed.concepts[concept])
+    handles, labels = axis.get_legend_handles_labels()
+    axis.set_title(_image_name(boxed, film), fontsize=6, pad=3)
+    below.legend(handles, labels, loc="upper center", fontsize=7, frameon=False)
+
+
+def _image_name(boxed: Boxed, film: int) -> str:
+    return str(boxed.dataset.records["image_id"].iloc[boxed.rows[film]]).removesuffix(".png")
+
+
+def _name_rows(axes: Sequence[Axes], concept: str | None = None) -> None:
+    for axis, kind in zip(axes, KINDS, strict=True):
+        axis.set_ylabel(f"{concept}\n{kind}" if concept else kind, fontsize=7, labelpad=2)
+
+
+def _finish(workspace: Workspace, figure: Figure, rule: str, stem: str) -> Figure:
+    above = "$p'$: concept score, and the share of all test films that it is above."
+    figure.supxlabel(fill(f"{data_note(workspace)} {rule} {LEGEND} {above}", 150), fontsize=6)
+    save_figure(figure, workspace.figures / stem)
+    return figure

@@ -1,0 +1,214 @@
+"""Do prompts look where their own concept is? (paper 4.3.3; the numbers behind Figures 5 and 6)
+
+A map that always points at the same place would look convincing in a picture. So the maps of the
+concept branch are held against two others, in the same box of the same film:
+
+* "map of another concept": of a concept whose box the film has too ("for the same X-ray image,
+  concept prompts with different disease category do reflect different regions"); boxes of two
+  concepts may overlap, so such a map may be right in both;
+* "map of another film": of the next film, by image identifier, that shows the concept in another
+  patient ("our method can focus on different anatomical locations of the same disease category on
+  different images").
+
+Series in `prompt_maps_draws`, for data set chestxray14 and metric pointing_game, with M one of
+"RC-TPL" and "RC-TPL+": "M, own map (films with two concepts)" and "M, map of another concept"
+belong together, as do "M, own map (films of one concept)" and "M, map of another film": each pair
+was measured in the same boxes and on the same resampled patients.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from rctpl_utils.datasets import ChestXrayDataset
+from rctpl_utils.draws import Draws, save_draws
+from rctpl_utils.encoders.base import Encoder
+from rctpl_utils.errors import InputError
+from rctpl_utils.features import IMAGE_BATCH, image_features
+from rctpl_utils.grounding_metrics import pointing_hit
+from rctpl_utils.heat_maps import on_film
+from rctpl_utils.metrics import (
+    named_interval,
+    over_seeds,
+    paired_p_value,
+    patient_weights,
+    seed_picks,
+)
+from rctpl_utils.prompts import Prompts
+from rctpl_utils.results import write_csv
+from rctpl_utils.scoring import similarity_maps
+from rctpl_utils.table1 import BOOTSTRAP_SEED, open_split
+from rctpl_utils.workspace import Workspace
+
+DATASET = "chestxray14"  # the test set in which films have boxes of several concepts
+NAMES = {"rc-tpl": "RC-TPL", "rc-tpl-plus": "RC-TPL+"}
+COMPARISONS = {  # the other map -> the own map in the same boxes
+    "map of another concept": "own map (films with two concepts)",
+    "map of another film": "own map (films of one concept)",
+}
+
+
+class Case(NamedTuple):
+    """A box, and another map to look for it in: positions of films and of concepts."""
+
+    film: int
+    concept: int
+    other_film: int
+    other_concept: int
+
+
+@dataclass(frozen=True)
+class Boxed:
+    """The films of a split that have boxes.
+
+    Attributes:
+        dataset: the split.
+        rows: these films' rows in it, by image identifier, (n,).
+        concepts: L concepts with boxes.
+        drawn: which film has boxes of which concept, bool (n, L).
+    """
+
+    dataset: ChestXrayDataset
+    rows: np.ndarray
+    concepts: tuple[str, ...]
+    drawn: np.ndarray
+
+    @classmethod
+    def of(cls, dataset: ChestXrayDataset) -> "Boxed":
+        """Collect them.
+
+        Raises:
+            InputError: no film has a box.
+        """
+        if not dataset.has_masks:
+            raise InputError(f"no film of {dataset.name!r} has a box", "Add its table of boxes.")
+        drawn = np.stack([dataset.annotated(concept) for concept in dataset.concepts], axis=1)
+        order = np.argsort(dataset.records["image_id"].to_numpy(str), kind="stable")
+        rows = order[drawn[order].any(axis=1)]
+        kept = np.flatnonzero(drawn.any(axis=0))
+        return cls(
+            dataset, rows, tuple(dataset.concepts[k] for k in kept), drawn[np.ix_(rows, kept)]
+        )
+
+    @property
+    def patients(self) -> pd.Series:
+        """The films' patients."""
+        return self.dataset.records["patient_id"].iloc[self.rows].reset_index(drop=True)
+
+    def mask(self, film: int, concept: int) -> np.ndarray:
+        """The boxes of one film and concept, by position: bool (H, W)."""
+        return self.dataset.mask(int(self.rows[film]), self.concepts[concept])
+
+
+def concept_pairs(drawn: np.ndarray) -> list[Case]:
+    """Every ordered pair of concepts with boxes on one film; `drawn` is bool (n, L)."""
+    return [
+        Case(film, concept, film, other)
+        for film, line in enumerate(drawn)
+        for concept in np.flatnonzero(line)
+        for other in np.flatnonzero(line)
+        if concept != other
+    ]
+
+
+def film_pairs(drawn: np.ndarray, patients: pd.Series) -> list[Case]:
+    """Every box with the next film, in order and cyclic, that shows it in another patient."""
+    codes, cases = pd.factorize(patients)[0], []
+    for concept, column in enumerate(drawn.T):
+        films = np.flatnonzero(column)
+        for place, film in enumerate(films):
+            following = np.roll(films, -place - 1)
+            others = following[codes[following] != codes[film]]
+            cases += [Case(film, concept, other, concept) for other in others[:1]]
+    return cases
+
+
+@torch.no_grad()
+def cell_maps(workspace: Workspace, encoder: Encoder, boxed: Boxed, embeddings: Tensor) -> Tensor:
+    """The cosine map of every boxed film for every embedding (L, d): (n, L, h, w) on the CPU."""
+    file, parts = image_features(encoder, boxed.dataset, workspace.features), []
+    for start in range(0, len(boxed.rows), IMAGE_BATCH):
+        batch = file.batch(boxed.rows[start : start + IMAGE_BATCH], encoder.device).dense_features
+        cosines = similarity_maps(batch.flatten(1, 2), embeddings)  # (n', h * w, L)
+        parts.append(cosines.transpose(1, 2).reshape(len(batch), -1, *batch.shape[1:3]).cpu())
+    return torch.cat(parts)
+
+
+def hits(boxed: Boxed, cases: list[Case], runs: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Whether the own map and the other map of each case point into its box.
+
+    Args:
+        cases: C of them.
+        runs: maps of K runs, (K, n, L, h, w).
+
+    Returns:
+        own and other, bool (K, C) each.
+    """
+    found = np.zeros((2, len(runs), len(cases)), bool)
+    for k, case in enumerate(tqdm(cases, desc="pointing game", unit="box")):
+        mask = boxed.mask(case.film, case.concept)
+        pair = (runs[:, case.film, case.concept], runs[:, case.other_film, case.other_concept])
+        for which, cells in enumerate(pair):
+            heats = on_film(cells, mask.shape).numpy()  # (K, H, W)
+            found[which, :, k] = [pointing_hit(heat, mask) for heat in heats]
+    return found[0], found[1]
+
+
+def compare_maps(
+    workspace: Workspace, encoder: Encoder, prompts: Mapping[str, Mapping[int, Prompts]]
+) -> pd.DataFrame:
+    """Measure both comparisons, write `prompt_maps.csv` and the draws.
+
+    Args:
+        prompts: variant -> seed -> prompts (`variants.load_prompts`).
+
+    Returns:
+        tidy rows, one a series (see the module's docstring).
+
+    Raises:
+        InputError: no film has boxes of two concepts, or no concept boxes in two patients.
+    """
+    boxed = Boxed.of(open_split(workspace, DATASET, "test"))
+    generator = np.random.default_rng(BOOTSTRAP_SEED)
+    weights = patient_weights(boxed.patients, workspace.profile.bootstrap, generator)
+    pairs = (concept_pairs(boxed.drawn), film_pairs(boxed.drawn, boxed.patients))
+    if not all(pairs):
+        raise InputError("too few boxes for a comparison", "Use a larger test split.")
+    rows, draws = [], {}
+    for variant, name in NAMES.items():
+        seeds = prompts[variant].values()
+        embeddings = [each.embed(encoder, boxed.concepts).concept for each in seeds]
+        maps = torch.stack([cell_maps(workspace, encoder, boxed, each) for each in embeddings])
+        picks = seed_picks(len(embeddings), len(weights), generator)
+        for (other, own), cases in zip(COMPARISONS.items(), pairs, strict=True):
+            drawn = weights[:, [case.film for case in cases]]  # (1 + R, C)
+            for kind, found in zip((own, other), hits(boxed, cases, maps), strict=True):
+                share = (found @ drawn.T) / drawn.sum(axis=1)  # (K, 1 + R)
+                series = over_seeds(share, picks)
+                key = (DATASET, f"{name}, {kind}", "pointing_game")
+                draws[key] = series
+                about = dict(zip(("dataset", "method", "metric"), key, strict=True))
+                count = {"seeds": len(embeddings), "n": len(cases), "native": kind == own}
+                rows.append({**about, **named_interval(series), **count})
+    save_draws(workspace.results, "prompt_maps", draws)
+    table = pd.DataFrame(rows)
+    write_csv(workspace.figures / "prompt_maps.csv", table)
+    return table
+
+
+def map_differences(draws: Draws) -> pd.DataFrame:
+    """Own map minus other map, paired: difference with interval and p-value, one row a pair."""
+    rows = []
+    for name in NAMES.values():
+        for other, own in COMPARISONS.items():
+            first, second = (draws[DATASET, f"{name}, {k}", "pointing_game"] for k in (own, other))
+            about = {"method": name, "own map against": other}
+            tested = {"p_value": paired_p_value(first - second)}
+            rows.append({**about, **named_interval(first - second), **tested})
+    return pd.DataFrame(rows)

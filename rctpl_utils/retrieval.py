@@ -1,0 +1,320 @@
+"""Image-text retrieval on CheXpert-5x200, in both directions (paper 4.2.3: Table 5).
+
+Learned prompts leave the embeddings of images and sentences as they are, so what RC-TPL retrieves
+by must be its class scores: the vector of a film's or a sentence's scores for the five class names,
+the mean of both branches (paper 3.4; a sentence is its own only region), compared by cosine.
+
+Scores of a class sit around a mean of their own, and those of films elsewhere than those of text
+(the modality gap: Liang et al., NeurIPS 2022), so that a plain cosine mostly compares offsets. The
+rule of the table is therefore to **standardize** each class's scores over the pool, films and
+sentences apart, as GLoRIA z-scores its similarities (Huang et al., ICCV 2021). It and the five
+names, instead of all 20 training names, were chosen on validation films, image to text, by the mean
+over the class-score methods (`rule_comparison`); those films are too few (137) to tell
+standardizing from mere centering. Rows "plain cosine" show RC-TPL without the step, and a row
+"standardized" gives the raw embeddings the same step, without which the comparison would be unfair.
+The means come from the whole pool: no label is read, but films are not scored one by one.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+
+from rctpl_utils.datasets.chexpert import COMPETITION
+from rctpl_utils.draws import Draws
+from rctpl_utils.encoders.base import Encoder
+from rctpl_utils.errors import InputError
+from rctpl_utils.features import image_features, text_features
+from rctpl_utils.metrics import named_interval, over_seeds, patient_weights, seed_picks
+from rctpl_utils.scoring import ClassEmbeddings, report_scores
+from rctpl_utils.table1 import BOOTSTRAP_SEED, Embedder, Method, open_split
+from rctpl_utils.variants import NONSENSE
+from rctpl_utils.workspace import Workspace
+from rctpl_utils.zero_shot import BranchScores, score_images
+
+DATASET = "chexpert5x200"
+RANKS = (1, 2, 5, 10)  # K of Precision@K
+RAW, RAW_STANDARDIZED, CHANCE = "raw embeddings", "raw embeddings, standardized", "chance"
+OURS = ("RC-TPL", "RC-TPL+")
+PLAIN_SUFFIX = ", plain cosine"
+Rule = Callable[[np.ndarray], np.ndarray]  # from the vectors of a pool to others
+DIRECTIONS = {"precision_at_": "image to text", "text_to_image_precision_at_": "text to image"}
+QUERY_BLOCK = 256  # similarities of so many queries are held at once
+_TIE = 1e-6  # cosines are compared to so much: equal sentences tie whatever the sum's order
+
+
+@dataclass(frozen=True)
+class Side:
+    """The films or the sentences of the pool, in the order of their identifiers.
+
+    Attributes:
+        records: item_id, patient_id, concept, and what else is known; index 0..n-1.
+        embeddings: the frozen encoder's, (n, d) unit vectors.
+        scores: for each method its class scores, one (n, L) a seed.
+    """
+
+    records: pd.DataFrame
+    embeddings: np.ndarray
+    scores: Mapping[str, list[np.ndarray]]
+
+    @property
+    def classes(self) -> np.ndarray:
+        """Which of the five each item shows: (n,) indices."""
+        return pd.Index(COMPETITION).get_indexer(self.records["concept"])
+
+    def take(self, rows: np.ndarray) -> "Side":
+        """Some of the items, by index or by a boolean array (n,)."""
+        scores = {name: [run[rows] for run in runs] for name, runs in self.scores.items()}
+        records = self.records[rows] if rows.dtype == bool else self.records.iloc[rows]
+        return Side(records.reset_index(drop=True), self.embeddings[rows], scores)
+
+
+class Pair(NamedTuple):
+    """Vectors to be compared by cosine: films (n, v) and sentences (m, v), unit or zero."""
+
+    images: np.ndarray
+    sentences: np.ndarray
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """The outcome.
+
+    Attributes:
+        rows: tidy rows: dataset, method, metric, value, ci_low, ci_high, seeds, n.
+        per_seed: method, metric, seed, value.
+        draws: each method's metrics in the sample and in every resample, (1 + R,).
+    """
+
+    rows: pd.DataFrame
+    per_seed: pd.DataFrame
+    draws: Draws
+
+
+def embed_classes(
+    methods: Sequence[Method], names: Sequence[str] = COMPETITION
+) -> dict[Embedder, ClassEmbeddings]:
+    """The class embeddings of all methods and seeds, each computed once: (L, d) a branch."""
+    return {embedder: embedder(names) for method in methods for embedder in method.embedders}
+
+
+def image_side(
+    workspace: Workspace,
+    encoder: Encoder,
+    methods: Sequence[Method],
+    embeddings: Mapping[Embedder, ClassEmbeddings],
+    split: str = "test",
+) -> Side:
+    """Embed and score the films of CheXpert-5x200."""
+    dataset = open_split(workspace, DATASET, split)
+    features = image_features(encoder, dataset, workspace.features)
+    records = dataset.records.rename(columns={"image_id": "item_id"})
+    records["concept"] = records[list(COMPETITION)].idxmax(axis=1)
+    scored = score_images(features, embeddings)
+    return _side(records, np.array(features.global_features), scored, methods)
+
+
+@torch.no_grad()
+def sentence_side(
+    workspace: Workspace,
+    encoder: Encoder,
+    methods: Sequence[Method],
+    embeddings: Mapping[Embedder, ClassEmbeddings],
+    sentences: pd.DataFrame,
+) -> Side:
+    """Embed and score sentences (`retrieval_sentences.select_sentences`): Eq. 7 with one region."""
+    codes, texts = pd.factorize(sentences["sentence"])
+    encoded = np.array(text_features(encoder, list(texts), workspace.features))[codes]  # (m, d)
+    features = torch.from_numpy(encoded).to(encoder.device)
+    scored = {
+        embedder: BranchScores(*(report_scores(features, each).cpu().numpy() for each in classes))
+        for embedder, classes in embeddings.items()
+    }
+    return _side(sentences.rename(columns={"sentence_id": "item_id"}), encoded, scored, methods)
+
+
+def _side(
+    records: pd.DataFrame,
+    encoded: np.ndarray,
+    scored: Mapping[Embedder, BranchScores],
+    methods: Sequence[Method],
+) -> Side:
+    scores = {m.name: [getattr(scored[e], m.branch) for e in m.embedders] for m in methods}
+    order = np.argsort(records["item_id"].to_numpy(str), kind="stable")
+    return Side(records, encoded, scores).take(order)
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Rows (n, v) at length one; a zero row stays."""
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0)
+
+
+def centered(vectors: np.ndarray) -> np.ndarray:
+    """Columns (n, v) with mean zero over the pool."""
+    return vectors - vectors.mean(axis=0)
+
+
+def standardized(vectors: np.ndarray) -> np.ndarray:
+    """Columns (n, v) with mean zero and deviation one over the pool; a constant one is all zero."""
+    spread = vectors.std(axis=0)
+    shifted = centered(vectors)
+    return np.divide(shifted, spread, out=np.zeros_like(shifted), where=spread > 0)
+
+
+def represent(images: Side, sentences: Side) -> dict[str, list[Pair]]:
+    """The rows of Table 5: for each the vectors that it compares, one pair a seed."""
+    rows = {
+        RAW: [Pair(images.embeddings, sentences.embeddings)],
+        RAW_STANDARDIZED: [_pair(images.embeddings, sentences.embeddings, standardized)],
+    }
+    for name in images.scores:
+        both = list(zip(images.scores[name], sentences.scores[name], strict=True))
+        if name in OURS:
+            rows[name + PLAIN_SUFFIX] = [Pair(unit(a), unit(b)) for a, b in both]
+        rows[name] = [_pair(a, b, standardized) for a, b in both]
+    return rows
+
+
+def _pair(images: np.ndarray, sentences: np.ndarray, rule: Rule) -> Pair:
+    return Pair(unit(rule(images)), unit(rule(sentences)))
+
+
+def top(queries: np.ndarray, candidates: np.ndarray, count: int = max(RANKS)) -> np.ndarray:
+    """The best candidates of each query by cosine, best first; ties go to the lower index.
+
+    Args:
+        queries: (n, v).
+        candidates: (m, v), in the order of their identifiers, which so decide ties.
+        count: how many to give.
+
+    Returns:
+        (n, count) indices. Memory grows with `QUERY_BLOCK` times m.
+
+    Raises:
+        InputError: fewer candidates than that.
+    """
+    if len(candidates) < count:
+        problem = f"{len(candidates)} candidates, but the first {count} are asked for"
+        raise InputError(problem, "Use a larger pool.")
+    return np.concatenate([_best(block @ candidates.T, count) for block in _blocks(queries)])
+
+
+def _best(similarities: np.ndarray, count: int) -> np.ndarray:
+    """The columns of the largest entries of each row, lower columns first among ties.
+
+    Rank and column make one whole number, whose smallest are found without sorting all.
+    """
+    columns = similarities.shape[1]
+    ranked = np.rint(-similarities / _TIE).astype(np.int64)
+    keys = ranked * columns + np.arange(columns)
+    return np.sort(np.partition(keys, count - 1, axis=1)[:, :count], axis=1) % columns
+
+
+def _blocks(queries: np.ndarray) -> Iterator[np.ndarray]:
+    for start in range(0, len(queries), QUERY_BLOCK):
+        yield queries[start : start + QUERY_BLOCK].astype(np.float64)
+
+
+def precisions(
+    found: np.ndarray, query_classes: np.ndarray, candidate_classes: np.ndarray
+) -> np.ndarray:
+    """Precision@K of each query for each K of `RANKS`: the share of its class among its first K.
+
+    Args:
+        found: (n, at least 10) indices from `top`.
+        query_classes: (n,).
+        candidate_classes: (m,).
+
+    Returns:
+        (n, number of ranks).
+    """
+    right = candidate_classes[found] == query_classes[:, None]
+    return np.stack([right[:, :rank].mean(axis=1) for rank in RANKS], axis=1)
+
+
+def chance(query_classes: np.ndarray, candidate_classes: np.ndarray) -> float:
+    """The expected precision of a random ranking: the mean share of a query's own class."""
+    queries, candidates = (
+        np.bincount(classes, minlength=len(COMPETITION))
+        for classes in (query_classes, candidate_classes)
+    )
+    return float(queries @ candidates / (len(query_classes) * len(candidate_classes)))
+
+
+def retrieve(images: Side, sentences: Side, resamples: int) -> Retrieval:
+    """Precision@K of all rows in both directions, with 95 % intervals.
+
+    A resample draws the queries' patients (a sentence's is its report's), and seeds where prompts
+    were learned; what is searched stays whole. Repeats of a sentence are drawn together.
+    """
+    generator = np.random.default_rng(BOOTSTRAP_SEED)
+    pairs = represent(images, sentences)
+    rows, per_seed, draws = [], [], {}
+    for metric, (queries, searched) in zip(
+        DIRECTIONS, ((images, sentences), (sentences, images)), strict=True
+    ):
+        weights = patient_weights(queries.records["patient_id"], resamples, generator)
+        level = chance(queries.classes, searched.classes)
+        values = {CHANCE: np.full((1, len(weights), len(RANKS)), level)}  # (seeds, 1 + R, ranks)
+        for name, runs in pairs.items():
+            ordered = runs if queries is images else [run[::-1] for run in runs]
+            values[name] = np.stack([
+                _resampled(precisions(top(*run), queries.classes, searched.classes), weights)
+                for run in ordered
+            ])  # fmt: skip
+        for name, per_run in values.items():
+            picks = seed_picks(len(per_run), len(weights), generator)
+            for k, rank in enumerate(RANKS):
+                series = over_seeds(per_run[:, :, k], picks)
+                key = {"dataset": DATASET, "method": name, "metric": f"{metric}{rank}"}
+                counts = {"seeds": len(per_run), "n": len(queries.records)}
+                rows.append({**key, **named_interval(series), **counts})
+                per_seed += [
+                    {**key, "seed": seed, "value": value}
+                    for seed, value in enumerate(per_run[:, 0, k])
+                ]
+                draws[tuple(key.values())] = series
+    return Retrieval(pd.DataFrame(rows), pd.DataFrame(per_seed), draws)
+
+
+def _resampled(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Weighted means over the queries, (n, ranks) and (1 + R, n) to (1 + R, ranks).
+
+    Hits are summed as whole numbers, so that no order of summation shows in the last digit.
+    """
+    hits = np.rint(values * RANKS)
+    return weights.astype(np.float64) @ hits / weights.sum(axis=1, keepdims=True) / RANKS
+
+
+def rule_comparison(images: Side, sentences: Side) -> pd.DataFrame:
+    """Image to text by way of comparison: Precision@K, mean over K and over the classes alike.
+
+    The classes weigh the same, since validation films are few and their classes of unequal size.
+
+    Returns:
+        one row a method and one column a rule; then their mean over the class-score methods, the
+        nonsense words left out.
+    """
+    rules = {"plain": lambda vectors: vectors, "centered": centered, "standardized": standardized}
+    scored = {RAW: [(images.embeddings, sentences.embeddings)]}
+    for name, runs in images.scores.items():
+        scored[name] = list(zip(runs, sentences.scores[name], strict=True))
+    table = pd.DataFrame({
+        label: {
+            name: np.mean([_balanced(_pair(*run, rule), images, sentences) for run in runs])
+            for name, runs in scored.items()
+        }
+        for label, rule in rules.items()
+    })  # fmt: skip
+    asked = [name for name in images.scores if name != NONSENSE]
+    table.loc["mean of class scores"] = table.loc[asked].mean()
+    return table
+
+
+def _balanced(pair: Pair, images: Side, sentences: Side) -> float:
+    values = precisions(top(*pair), images.classes, sentences.classes).mean(axis=1)
+    return float(pd.Series(values).groupby(images.classes).mean().mean())

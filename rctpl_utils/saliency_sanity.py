@@ -1,0 +1,266 @@
+"""Do the maps depend on the weights and on the prompt? (Adebayo et al. 2018, section 3)
+
+A map that survives random weights shows edges of the film and not what the model knows. The image
+tower's layers are drawn anew from the last to the first, each step on top of those before
+("cascading randomization"); then the weights stay and the words change.
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from textwrap import fill
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy.stats import rankdata
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from rctpl_utils.encoders.base import Encoder
+from rctpl_utils.gradcam import gradcam_maps
+from rctpl_utils.grounding_metrics import pointing_hit
+from rctpl_utils.handwritten import NONSENSE
+from rctpl_utils.heat_maps import on_film, stretch
+from rctpl_utils.metrics import named_interval, patient_weights
+from rctpl_utils.plots import COLUMN_WIDTH, save_figure
+from rctpl_utils.prompt_figures import draw_map
+from rctpl_utils.prompt_maps import DATASET, Boxed
+from rctpl_utils.prompts import Prompts
+from rctpl_utils.results import data_note
+from rctpl_utils.scoring import similarity_maps
+from rctpl_utils.table1 import BOOTSTRAP_SEED, open_split
+from rctpl_utils.workspace import Workspace
+
+SAMPLE = 60  # films
+SEEDS = (0, 1)  # of the random weights
+UNCHANGED = "unchanged"
+SHUFFLED, NO_WORD = "another class's name", "a nonsense word"
+
+
+@dataclass(frozen=True)
+class Sanity:
+    """What `check_saliency` found.
+
+    Attributes:
+        rows: one a kind of map and change: map, kind ("weights" or "prompt"), change, metric
+            ("similarity" or "pointing_game"), value, ci_low, ci_high, n.
+        changes: their names, in order, "unchanged" first.
+        maps: kind of map -> cell maps of the first film under each change, (changes, h, w).
+        pixels: the first film, (H, W); `mask`: its box; `concept`: what is looked for.
+    """
+
+    rows: pd.DataFrame
+    changes: tuple[str, ...]
+    maps: dict[str, np.ndarray]
+    pixels: np.ndarray
+    mask: np.ndarray
+    concept: str
+
+
+def blocks(module: nn.Module) -> dict[str, nn.Module]:
+    """The layers that are randomized together, by name, from the input's side to the output's.
+
+    Each child with parameters is a block; a sequence of children that have children themselves
+    (a ResNet's stages) counts child by child. The order is that of registration.
+    """
+    found = {}
+    for name, child in module.named_children():
+        parts = dict(child.named_children())
+        if isinstance(child, nn.Sequential) and all(list(p.children()) for p in parts.values()):
+            found |= {f"{name}.{k}": part for k, part in parts.items()}
+        elif any(True for _ in child.parameters()):
+            found[name] = child
+    return found
+
+
+def randomize(module: nn.Module) -> None:
+    """Draw every layer's parameters anew, as PyTorch initializes them; statistics are reset."""
+    for layer in module.modules():
+        if hasattr(layer, "reset_parameters"):
+            layer.reset_parameters()
+
+
+def cascade(encoder: Encoder, seed: int) -> Iterator[tuple[str, Encoder]]:
+    """Names of blocks, last first, with a copy in which all down to that one are random.
+
+    The encoder given is not changed, nor is PyTorch's global generator.
+    """
+    changed = copy.deepcopy(encoder)
+    for k, (name, block) in enumerate(reversed(blocks(changed.image_module).items())):
+        with torch.random.fork_rng(), torch.no_grad():
+            torch.manual_seed(1000 * seed + k)
+            randomize(block)
+        yield name, changed
+
+
+def rank_correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Spearman's correlation of maps (n, ...), pair by pair: (n,); 0 where one is constant."""
+    ranks = [rankdata(maps.reshape(len(maps), -1), axis=1) for maps in (first, second)]
+    a, b = (each - each.mean(axis=1, keepdims=True) for each in ranks)
+    scale = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
+    return np.divide((a * b).sum(axis=1), scale, out=np.zeros(len(a)), where=scale > 0)
+
+
+@torch.no_grad()
+def cosine_cells(encoder: Encoder, images: Tensor, embeddings: Tensor) -> np.ndarray:
+    """P of Eq. 7 in float32: (n, L, h, w)."""
+    dense = encoder.image_module(images.to(encoder.device)).dense_features
+    cosines = similarity_maps(dense.flatten(1, 2), embeddings).transpose(1, 2)
+    return cosines.reshape(*cosines.shape[:2], *dense.shape[1:3]).cpu().numpy()
+
+
+def gradcam_cells(encoder: Encoder, images: Tensor, embeddings: Tensor) -> np.ndarray:
+    """Grad-CAM, averaged over the pixels of each cell: (n, L, h, w)."""
+    with torch.no_grad():
+        size = encoder.image_module(images[:1].to(encoder.device)).dense_features.shape[1:3]
+    maps = torch.from_numpy(gradcam_maps(encoder, images, embeddings))
+    return functional.adaptive_avg_pool2d(maps, tuple(size)).numpy()
+
+
+MAKERS: dict[str, Callable[[Encoder, Tensor, Tensor], np.ndarray]] = {
+    "cosine map": cosine_cells,
+    "Grad-CAM": gradcam_cells,
+}
+
+
+def sample_boxes(boxed: Boxed, count: int = SAMPLE) -> tuple[np.ndarray, np.ndarray]:
+    """Films spread evenly over the boxed ones, and of each the first concept with a box."""
+    films = np.unique(np.linspace(0, len(boxed.rows) - 1, count).round().astype(int))
+    return films, boxed.drawn[films].argmax(axis=1)
+
+
+def check_saliency(workspace: Workspace, encoder: Encoder, prompts: Prompts) -> Sanity:
+    """Compare the maps of a fixed sample of films with those under every change.
+
+    Similarity is Spearman's correlation with the unchanged map over cells. Intervals are
+    bootstraps over patients; a film's value is its mean over the draws of random weights.
+
+    Args:
+        prompts: of one seed.
+    """
+    boxed = Boxed.of(open_split(workspace, DATASET, "test"))
+    films, concepts = sample_boxes(boxed)
+    pixels = [boxed.dataset.pixels(int(boxed.rows[film])) for film in films]
+    masks = [boxed.mask(film, k) for film, k in zip(films, concepts, strict=True)]
+    images = torch.stack([encoder.preprocess(each) for each in pixels])
+    maps = {
+        kind: _maps_under_changes(make, encoder, prompts, images, boxed.concepts, concepts)
+        for kind, make in MAKERS.items()
+    }  # kind -> (kind of change, change) -> one array (n, h, w) a draw
+    patients = boxed.patients.iloc[films]
+    generator = np.random.default_rng(BOOTSTRAP_SEED)
+    weights = patient_weights(patients, workspace.profile.bootstrap, generator)
+    rows = []
+    for kind, changed in maps.items():
+        original = changed["prompt", UNCHANGED][0]
+        for (of, change), drawn in changed.items():
+            films_values = {
+                "similarity": np.mean([rank_correlation(original, m) for m in drawn], axis=0),
+                "pointing_game": np.mean([_hits(m, masks) for m in drawn], axis=0),
+            }
+            for metric, values in films_values.items():
+                series = weights @ values / weights.sum(axis=1)
+                about = {"map": kind, "kind": of, "change": change, "metric": metric}
+                rows.append({**about, **named_interval(series), "n": len(films)})
+    names = tuple(change for _, change in maps["cosine map"])
+    first = {kind: np.stack([d[0][0] for d in each.values()]) for kind, each in maps.items()}
+    return Sanity(
+        pd.DataFrame(rows), names, first, pixels[0], masks[0], boxed.concepts[concepts[0]]
+    )
+
+
+def _maps_under_changes(
+    make: Callable[[Encoder, Tensor, Tensor], np.ndarray],
+    encoder: Encoder,
+    prompts: Prompts,
+    images: Tensor,
+    names: tuple[str, ...],
+    concepts: np.ndarray,
+) -> dict[tuple[str, str], list[np.ndarray]]:
+    """Each film's map of its own concept under every change: (n, h, w), one a draw."""
+    films = np.arange(len(images))
+    own = prompts.embed(encoder, names).concept
+    maps = make(encoder, images, own)
+    found = {("prompt", UNCHANGED): [maps[films, concepts]]}
+    for seed in tqdm(SEEDS, desc="random weights", unit="draw"):
+        for block, changed in cascade(encoder, seed):
+            drawn = make(changed, images, own)[films, concepts]
+            found.setdefault(("weights", block), []).append(drawn)
+    other = (concepts + 1) % len(names)  # everybody gets the next class's name
+    found["prompt", SHUFFLED] = [maps[films, other]]
+    with torch.no_grad():
+        nonsense = encoder.encode_prompts(prompts.concept, NONSENSE[: len(names)])
+    found["prompt", NO_WORD] = [make(encoder, images, nonsense)[films, concepts]]
+    return found
+
+
+def _hits(maps: np.ndarray, masks: list[np.ndarray]) -> np.ndarray:
+    heats = (
+        on_film(torch.from_numpy(cells[None]), mask.shape)[0].numpy()
+        for cells, mask in zip(maps, masks, strict=True)
+    )
+    return np.array([pointing_hit(h, mask) for h, mask in zip(heats, masks, strict=True)], float)
+
+
+def save_saliency_figure(workspace: Workspace, sanity: Sanity, name: str) -> Figure:
+    """Write `saliency_sanity`: the first film's maps under every change, and the curves.
+
+    Args:
+        name: of the method, for the caption.
+    """
+    figure = plt.figure(figsize=(COLUMN_WIDTH, 4.6), layout="constrained")
+    top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.25))
+    axes = top.subplots(len(sanity.maps), len(sanity.changes))
+    for line, (kind, maps) in zip(axes, sanity.maps.items(), strict=True):
+        heats = stretch(on_film(torch.from_numpy(maps), sanity.mask.shape)).numpy()
+        for axis, heat in zip(line, heats, strict=True):
+            draw_map(axis, sanity.pixels, heat, sanity.mask)
+        line[0].set_ylabel(kind, fontsize=6)
+    for axis, label in zip(axes[0], _labels(sanity.changes), strict=True):
+        axis.set_title(fill(label, 12), fontsize=5.5, pad=2)
+    left, right = bottom.subplots(1, 2)
+    _draw_curve(left, sanity, "similarity", "rank correlation")
+    _draw_curve(right, sanity, "pointing_game", "pointing game")
+    left.legend(fontsize=6, frameon=False)
+    note = (
+        f"{data_note(workspace)} {name}, first seed; {SAMPLE} test films with boxes, spread evenly "
+        f"by image identifier; the first of them above ({sanity.concept.lower()}). +: random "
+        f"together with all layers to the left, {len(SEEDS)} draws. Bars: 95 % intervals. "
+        "Blue: box; cross: maximum of the map, filled where it lies in the box."
+    )
+    figure.supxlabel(fill(note, 150), fontsize=6)
+    save_figure(figure, workspace.figures / "saliency_sanity")
+    return figure
+
+
+def _labels(changes: Sequence[str]) -> list[str]:
+    """The names of the changes; a "+" where a layer joins those randomized before."""
+    return [c if c in (UNCHANGED, SHUFFLED, NO_WORD) else f"+ {c}" for c in changes]
+
+
+def _draw_curve(axis: Axes, sanity: Sanity, metric: str, label: str) -> None:
+    rows = sanity.rows[sanity.rows["metric"] == metric]
+    colors = sns.color_palette("colorblind", len(sanity.maps))
+    for shift, (kind, color) in enumerate(zip(sanity.maps, colors, strict=True)):
+        one = rows[rows["map"] == kind].set_index("change").loc[list(sanity.changes)]
+        spread = np.abs(one[["ci_low", "ci_high"]].to_numpy().T - one["value"].to_numpy())
+        places = np.arange(len(one)) + 0.16 * (shift - 0.5)
+        axis.errorbar(
+            places, one["value"], yerr=spread, fmt="o", ms=3, lw=0.8, color=color, label=kind
+        )
+        chain = (one["kind"] == "weights") | (one.index == UNCHANGED)
+        axis.plot(places[chain], one["value"][chain], color=color, lw=0.6)
+    axis.axvline(len(sanity.changes) - 2.5, color="0.7", lw=0.8, ls=":")  # then the words
+    axis.axhline(0, color="0.85", lw=0.6, zorder=0)
+    axis.set_xticks(
+        range(len(sanity.changes)), _labels(sanity.changes), fontsize=6, rotation=60, ha="right",
+        rotation_mode="anchor",
+    )  # fmt: skip
+    axis.tick_params(axis="y", labelsize=6)
+    axis.set_ylabel(label, fontsize=7)

@@ -1,0 +1,142 @@
+"""The map of tables and figures: made from the manifest alone, and up to date where committed."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rctpl_utils.errors import InputError
+from rctpl_utils.files import read_json, write_json
+from rctpl_utils.runner import atlas
+from rctpl_utils.runner.freshness import Marker
+from rctpl_utils.runner.provenance import write_manifest
+from rctpl_utils.workspace import PROJECT, Workspace
+
+MANIFEST = {
+    "profile": {"name": "smoke"},
+    "simulated": True,
+    "device": "cpu",
+    "machine": {"system": "Linux", "cores": 2},
+    "notebooks": {
+        "05_zero_shot_classification": {
+            "seconds": 12.4,
+            "made": [
+                "build/smoke/results/table1_draws.parquet",
+                "figures/smoke/table1.csv",
+                "figures/smoke/table1.md",
+                "figures/smoke/gone.csv",
+            ],
+        },
+        "06_zero_shot_grounding": {
+            "seconds": 3.6,
+            "made": ["figures/smoke/extra/odd.txt", "figures/smoke/table2.csv"],
+        },
+    },
+    "files": {"extra/odd.txt": "", "stray.png": "", "table2.csv": "", "table1.md": "",
+              "table1.csv": ""},
+}  # fmt: skip
+ROWS = [
+    "| Table 1 | zero-shot classification | `table1.csv`, `table1.md` "
+    "| `05_zero_shot_classification` | `./run_all.sh --only 05` | 12 |",
+    "| Table 2 | grounding, RSNA pneumonia | `table2.csv` "
+    "| `06_zero_shot_grounding` | `./run_all.sh --only 06` | 4 |",
+    "| other |  | `extra/odd.txt` | `06_zero_shot_grounding` | `./run_all.sh --only 06` | 4 |",
+    "| other |  | `stray.png` | not recorded | |  |",
+]
+
+
+def rows_of(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith("| ")]
+
+
+def without_costs(text: str) -> list[str]:
+    """The map's rows without their seconds, which a run on another machine changes."""
+    return [row.rsplit("|", 2)[0] for row in rows_of(text)]
+
+
+def test_each_result_is_traced_to_its_notebook():
+    assert rows_of(atlas.map_table(MANIFEST))[1:] == ROWS
+
+
+def test_every_row_has_six_cells():
+    for line in atlas.map_table(MANIFEST).splitlines():
+        assert line.count("|") == 7
+
+
+def test_the_readme_of_the_figures_holds_every_profile(tmp_path):
+    assert "## " not in atlas.figures_readme(tmp_path)
+    for name in ("smoke", "embedded"):
+        (tmp_path / name).mkdir()
+        write_json(tmp_path / name / "manifest.json", {**MANIFEST, "profile": {"name": name}})
+    text = atlas.figures_readme(tmp_path)
+    assert text.index("## `embedded/`") < text.index("## `smoke/`")
+    assert text.count("Simulated radiographs: nothing here was measured on patients.") == 2
+    assert ROWS[0] in text
+
+
+def test_real_films_are_not_called_simulated():
+    assert "Real radiographs." in atlas.readme_section({**MANIFEST, "simulated": False})
+    assert "Simulated" in atlas.readme_section(MANIFEST)
+
+
+def test_only_the_text_between_the_markers_changes():
+    text = f"before\n\n{atlas.START}\nold\n{atlas.END}\n\nafter\n"
+    once = atlas.replace_section(text, "new | row")
+    assert once == f"before\n\n{atlas.START}\nnew | row\n{atlas.END}\n\nafter\n"
+    assert atlas.replace_section(once, "new | row") == once
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no marker",
+        atlas.START,
+        atlas.END + atlas.START,
+        atlas.END + atlas.START + atlas.END,
+        (atlas.START + atlas.END) * 2,
+        atlas.START * 2 + atlas.END,
+    ],
+)
+def test_a_readme_without_its_pair_of_markers_is_refused(text):
+    with pytest.raises(InputError, match="no single pair"):
+        atlas.replace_section(text, "new")
+
+
+def test_a_run_leaves_the_map_and_touches_no_other_readme_unless_told(tmp_path):
+    workspace = Workspace.open("smoke", output=tmp_path, device="cpu")
+    (workspace.figures / "table1.csv").write_text("a\n", encoding="utf-8")
+    made = ("figures/smoke/table1.csv",)
+    write_manifest(workspace, [Marker("05_some", "hash", 1.6, 10**9, made)])
+    assert atlas.write_figures_readme(workspace) == tmp_path / "figures" / "README.md"
+    text = (tmp_path / "figures" / "README.md").read_text(encoding="utf-8")
+    assert "| `table1.csv` | `05_some` | `./run_all.sh --only 05` | 2 |" in text
+    readme = tmp_path / "README.md"
+    readme.write_text(f"# Title\n{atlas.START}\n{atlas.END}\n", encoding="utf-8")
+    atlas.write_readme_map(workspace, readme)
+    section = atlas.readme_section(read_json(workspace.figures / "manifest.json"))
+    assert readme.read_text(encoding="utf-8") == (
+        f"# Title\n{atlas.START}\n{section}\n{atlas.END}\n"
+    )
+
+
+def committed(name: str) -> str:
+    return (PROJECT / name).read_text(encoding="utf-8")
+
+
+def test_the_committed_map_of_the_figures_is_what_the_manifests_give():
+    figures = PROJECT / "figures"
+    assert committed("figures/README.md") == atlas.figures_readme(figures)
+
+
+def test_the_committed_readme_has_the_embedded_profiles_map():
+    manifest = json.loads(committed("figures/embedded/manifest.json"))
+    shown = committed("README.md").split(atlas.START)[1].split(atlas.END)[0]
+    assert without_costs(shown) == without_costs(atlas.map_table(manifest))
+
+
+def test_every_listed_file_is_there():
+    manifest = json.loads(committed("figures/embedded/manifest.json"))
+    stems = {Path(name).stem for name in manifest["files"]}
+    assert stems & set(atlas.ITEMS), "the mapping fits no file of the run"
+    for name in manifest["files"]:
+        assert (PROJECT / "figures" / "embedded" / name).exists(), name

@@ -1,0 +1,109 @@
+"""Grad-CAM against its definition, written out with autograd (Selvaraju et al. 2017, Eq. 1, 2)."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rctpl_utils import gradcam
+from rctpl_utils.encoders.base import ImageFeatures, freeze, state_hash
+from rctpl_utils.encoders.standin import StandIn
+from rctpl_utils.gradcam import gradcam_maps
+
+TEMPERATURE = 0.2
+
+
+class TinyTower(nn.Module):
+    """One convolution, one linear layer: (n, 1, 16, 16) to a map of 4 x 4 cells."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(1, 5, 4, 4)
+        self.projection = nn.Linear(5, 6, bias=False)
+
+    def forward(self, x: Tensor) -> ImageFeatures:
+        cells = self.projection(self.convolution(x).permute(0, 2, 3, 1))
+        return ImageFeatures(cells.mean(dim=(1, 2)), functional.normalize(cells, dim=-1))
+
+
+class TinyEncoder:
+    """As much of an encoder as Grad-CAM asks for."""
+
+    device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        torch.manual_seed(3)
+        self.image_module = freeze(TinyTower())
+        self.saliency_layer = self.image_module.convolution
+
+
+def stretched(maps: Tensor) -> Tensor:
+    low = maps.amin(dim=(-2, -1), keepdim=True)
+    high = maps.amax(dim=(-2, -1), keepdim=True)
+    return (maps - low) / (high - low + 1e-7)
+
+
+def by_hand(tower: TinyTower, image: Tensor, embedding: Tensor) -> Tensor:
+    """One image (1, 16, 16) and one class (d,): Eq. 7, 8 and the map, (16, 16)."""
+    activation = tower.convolution(image[None])[0].detach().requires_grad_()  # (5, 4, 4)
+    cells = torch.einsum("khw,dk->hwd", activation, tower.projection.weight)
+    cosines = (cells / cells.norm(dim=-1, keepdim=True)) @ embedding  # (4, 4)
+    attention = torch.exp(cosines / TEMPERATURE) / torch.exp(cosines / TEMPERATURE).sum()
+    (gradient,) = torch.autograd.grad((attention * cosines).sum(), activation)
+    weights = gradient.sum(dim=(1, 2)) / 16
+    cells = torch.relu((weights[:, None, None] * activation).sum(dim=0)).detach()
+    large = functional.interpolate(stretched(cells)[None, None], (16, 16), mode="bilinear")
+    return stretched(large)[0, 0]
+
+
+@pytest.fixture
+def tiny() -> TinyEncoder:
+    return TinyEncoder()
+
+
+@pytest.fixture
+def classes() -> Tensor:
+    generator = torch.Generator().manual_seed(5)
+    return functional.normalize(torch.randn(3, 6, generator=generator), dim=-1)
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.randn(5, 1, 16, 16, generator=torch.Generator().manual_seed(4))
+
+
+@pytest.mark.parametrize("pairs", [1, 7, 128])  # one image at a time, two, all
+def test_maps_are_grad_cam_by_hand(tiny, images, classes, pairs, monkeypatch):
+    monkeypatch.setattr(gradcam, "PAIRS", pairs)
+    maps = gradcam_maps(tiny, images, classes, TEMPERATURE)
+    wanted = [[by_hand(tiny.image_module, image, c) for c in classes] for image in images]
+    wanted = np.array([[each.numpy() for each in row] for row in wanted])
+    assert maps.shape == (5, 3, 16, 16)
+    assert wanted.max(axis=(2, 3)).min() > 0.9, "the example must have no empty map"
+    np.testing.assert_allclose(maps, wanted, atol=1e-4)
+
+
+def test_a_class_that_no_channel_speaks_for_has_an_empty_map(tiny, images, classes):
+    freeze(tiny.image_module).projection.weight.zero_()
+    assert not gradcam_maps(tiny, images, classes).any()
+
+
+def test_the_encoder_is_left_as_it_was(encoder: StandIn):
+    images = torch.randn(3, 1, 64, 64, generator=torch.Generator().manual_seed(1))
+    names = encoder.encode_text(["edema", "mass"])
+    before, features = state_hash(encoder), encoder.encode_image(images)
+    maps = gradcam_maps(encoder, images, names)
+    assert maps.shape == (3, 2, 64, 64) and maps.min() >= 0 and maps.max() <= 1
+    assert state_hash(encoder) == before
+    assert all(p.grad is None and not p.requires_grad for p in encoder.parameters())
+    assert not any(m._forward_hooks or m._backward_hooks for m in encoder.modules())
+    again = encoder.encode_image(images)
+    assert torch.equal(features.dense_features, again.dense_features)
+    assert not again.dense_features.requires_grad
+
+
+def test_hooks_are_removed_after_a_failure(encoder: StandIn):
+    with pytest.raises(RuntimeError):
+        gradcam_maps(encoder, torch.zeros(1, 3, 64, 64), torch.zeros(2, encoder.dimension))
+    assert not any(m._forward_hooks for m in encoder.modules())

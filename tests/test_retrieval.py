@@ -1,0 +1,392 @@
+"""Image-text retrieval: which sentences, which order, which precision."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from scipy.stats import zscore
+
+from rctpl_utils import retrieval
+from rctpl_utils.datasets.chexpert import COMPETITION
+from rctpl_utils.errors import InputError
+from rctpl_utils.metrics import over_seeds
+from rctpl_utils.reports import Report
+from rctpl_utils.retrieval import RANKS, Side, precisions, retrieve, standardized, top, unit
+from rctpl_utils.retrieval_sentences import (
+    equal_share,
+    select_sentences,
+    sentence_counts,
+    single_concept_sentences,
+)
+from rctpl_utils.scoring import ClassEmbeddings
+from rctpl_utils.table1 import Method
+from rctpl_utils.table5_report import (
+    compare_pools,
+    found_sentences,
+    other_pools,
+    retrieval_tests,
+    save_table5,
+)
+
+ATELECTASIS, CARDIOMEGALY, CONSOLIDATION, EDEMA, EFFUSION = COMPETITION
+
+# --- sentences ---
+
+
+def mentions(*rows: tuple[str, int, str, str, str]) -> pd.DataFrame:
+    """Triplets from (report, start, sentence, concept, assertion)."""
+    columns = ["report_id", "start", "sentence", "concept", "positive"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def reports(**splits: str) -> list[Report]:
+    return [Report(name, f"p-{name}", "", "", split) for name, split in splits.items()]
+
+
+def select(triplets: pd.DataFrame, *listed: Report, sources: dict | None = None) -> pd.DataFrame:
+    return single_concept_sentences(triplets, listed, pd.Series(sources or {}, dtype=str))
+
+
+@pytest.mark.parametrize(
+    ("others", "qualifies"),
+    [
+        ([], True),
+        ([("Lung Opacity", "present")], True),  # a parent of edema
+        ([("Pneumothorax", "absent")], True),  # not one of the five
+        ([("Pneumonia", "uncertain")], True),
+        ([(EDEMA, "present")], True),  # named twice
+        ([(EFFUSION, "present")], False),  # two of the five
+        ([("Fracture", "present")], False),  # something else is there
+        ([("Pneumonia", "present")], False),  # a parent's other child
+        ([(EFFUSION, "absent")], False),
+        ([(EFFUSION, "uncertain")], False),
+        ([(EDEMA, "absent")], False),  # on the other side
+    ],
+)
+def test_which_sentences_qualify(others, qualifies):
+    rows = [("s1", 5, "Edema and so on.", EDEMA, "present")]
+    rows += [("s1", 9, "Edema and so on.", *other) for other in others]
+    found = select(mentions(*rows), *reports(s1="train"))
+    assert found["concept"].tolist() == [EDEMA] * qualifies
+    assert found["sentence_id"].tolist() == ["s1-5"] * qualifies
+
+
+def test_sentences_without_a_class_are_left_out():
+    rows = [
+        ("s1", 0, "Perhaps edema.", EDEMA, "uncertain"),
+        ("s1", 20, "No edema.", EDEMA, "absent"),
+        ("s1", 40, "Fracture.", "Fracture", "present"),
+        ("s9", 0, "Edema.", EDEMA, "present"),  # a report that is not listed
+    ]
+    assert select(mentions(*rows), *reports(s1="train")).empty
+
+
+def test_best_candidates_come_first():
+    """Held-out before training, real before templated, then report and place."""
+    rows = [(f"s{k}", 3, f"Edema {k}.", EDEMA, "present") for k in range(6)]
+    rows.append(("s4", 1, "Edema earlier.", EDEMA, "present"))
+    listed = reports(s0="train", s1="train", s2="test", s3="validate", s4="test", s5="train")
+    sources = {name: f"CXR{name}" for name in ("s0", "s3", "s4", "s5")}  # s1, s2 are templated
+    found = select(mentions(*rows), *listed, sources=sources)
+    assert found["sentence_id"].tolist() == ["s3-3", "s4-1", "s4-3", "s2-3", "s0-3", "s5-3", "s1-3"]
+    assert found["held_out"].tolist() == [True] * 4 + [False] * 3
+    assert found["templated"].tolist() == [False] * 3 + [True] + [False] * 2 + [True]
+    assert found["source"][0] == "CXRs3" and found["patient_id"][0] == "p-s3"
+    shuffled = select(mentions(*rows[::-1]), *listed[::-1], sources=sources)
+    pd.testing.assert_frame_equal(found, shuffled)
+
+
+def test_without_sources_nothing_is_templated_or_quotable():
+    found = select(mentions(("s1", 0, "Edema.", EDEMA, "present")), *reports(s1="test"))
+    assert found[["templated", "source"]].to_numpy().tolist() == [[False, ""]]
+
+
+def small_candidates() -> pd.DataFrame:
+    """Edema twice (once in other spelling), three distinct effusions, one of each other class."""
+    said = [
+        ("a", "Mild edema.", EDEMA), ("b", "MILD  edema", EDEMA), ("c", "Severe edema.", EDEMA),
+        ("a", "Effusion.", EFFUSION), ("b", "Effusion left.", EFFUSION),
+        ("c", "Effusion right.", EFFUSION), ("a", "Atelectasis.", ATELECTASIS),
+        ("b", "Big heart.", CARDIOMEGALY), ("c", "Consolidation.", CONSOLIDATION),
+    ]  # fmt: skip
+    rows = [(name, k, text, concept, "present") for k, (name, text, concept) in enumerate(said)]
+    return select(
+        mentions(*rows),
+        *reports(a="test", b="train", c="train"),
+        sources={"a": "CXR1", "b": "CXR2"},
+    )
+
+
+def test_a_class_repeats_its_sentences_only_when_they_run_out():
+    pool = select_sentences(small_candidates(), 3)
+    assert pool["concept"].tolist() == [concept for concept in COMPETITION for _ in range(3)]
+    of = {concept: rows["sentence_id"].tolist() for concept, rows in pool.groupby("concept")}
+    assert of[EDEMA] == ["a-0", "c-2", "a-0#2"]  # "MILD  edema" is "Mild edema." again
+    assert of[EFFUSION] == ["a-3", "b-4", "c-5"]
+    assert of[ATELECTASIS] == ["a-6", "a-6#2", "a-6#3"]
+    assert pool["sentence_id"].is_unique
+    assert select_sentences(small_candidates(), 1)["turn"].tolist() == [1] * 5
+
+
+def test_counts_of_the_pool():
+    candidates = small_candidates()
+    table = sentence_counts(candidates, select_sentences(candidates, 3))
+    expected = {  # sentences, distinct, held out, also in training, training, templated, repeats
+        EDEMA: [3, 2, 1, 1, 1, 1, 1, 2],
+        EFFUSION: [3, 3, 1, 0, 2, 1, 0, 1],
+        ATELECTASIS: [3, 1, 1, 0, 0, 0, 2, 3],
+        CONSOLIDATION: [3, 1, 0, 0, 1, 1, 2, 3],
+        "all": [15, 8, 3, 1, 5, 3, 7, 3],
+    }
+    for name, counts in expected.items():
+        assert table.loc[name].tolist() == counts, name
+
+
+def test_equal_share_takes_each_sentence_once_and_equally_many():
+    pool = select_sentences(small_candidates(), 3)
+    assert pool["sentence_id"][equal_share(pool)].tolist() == ["a-6", "b-7", "c-8", "a-0", "a-3"]
+    assert not equal_share(pool[pool["concept"] != EDEMA]).any()  # no edema, so nothing of any
+
+
+def test_a_class_without_sentences_is_an_error():
+    candidates = small_candidates()
+    with pytest.raises(InputError, match="no sentence is about Cardiomegaly alone"):
+        select_sentences(candidates[candidates["concept"] != CARDIOMEGALY], 3)
+
+
+# --- ranking and precision ---
+
+
+def test_ranking_with_ties_by_hand():
+    queries = np.array([[1.0, 0.0], [0.0, 1.0]])
+    candidates = np.array([[0.0, 1.0], [0.6, 0.8], [0.6, -0.8], [1.0, 0.0], [0.6, 0.8 + 1e-9]])
+    assert top(queries, candidates, 5).tolist() == [[3, 1, 2, 4, 0], [0, 1, 4, 3, 2]]
+    assert top(queries, candidates, 2).tolist() == [[3, 1], [0, 1]]
+
+
+def test_more_than_there_is_cannot_be_found():
+    with pytest.raises(InputError, match="3 candidates, but the first 10"):
+        top(np.eye(3), np.eye(3))
+
+
+@given(
+    st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(10, 40), st.sampled_from([1, 3, 256])
+)
+def test_precision_is_that_of_a_slow_literal_version(seed, n, m, block):
+    generator = np.random.default_rng(seed)
+    queries, candidates = (unit(generator.integers(-2, 3, (k, 3)).astype(float)) for k in (n, m))
+    query_classes, classes = generator.integers(5, size=n), generator.integers(5, size=m)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(retrieval, "QUERY_BLOCK", block)
+        found = precisions(top(queries, candidates), query_classes, classes)
+    for i in range(n):
+        scores = [round(float(np.dot(queries[i], c)), 6) for c in candidates]
+        ranked = sorted(range(m), key=lambda j, s=scores: (-s[j], j))
+        for k, rank in enumerate(RANKS):
+            hits = sum(classes[j] == query_classes[i] for j in ranked[:rank])
+            assert found[i, k] == pytest.approx(hits / rank)
+
+
+@given(arrays.arrays(np.float64, (6, 3), elements=st.integers(-5, 5)))
+def test_standardizing_is_scipys_except_for_constant_columns(vectors):
+    constant = np.ptp(vectors, axis=0) == 0
+    expected = zscore(vectors[:, ~constant], axis=0)
+    np.testing.assert_allclose(standardized(vectors)[:, ~constant], expected, atol=1e-12)
+    assert not standardized(vectors)[:, constant].any()
+
+
+def test_unit_leaves_zero_rows():
+    assert unit(np.array([[3.0, 4.0], [0.0, 0.0]])).tolist() == [[0.6, 0.8], [0.0, 0.0]]
+
+
+# --- both directions ---
+
+
+def side(generator, name: str, size: int, noise: float, seeds: int = 2) -> Side:
+    """`size` items a class; scores are the class with noise, embeddings are noise only."""
+    classes = np.repeat(np.arange(5), size)
+    records = pd.DataFrame({
+        "item_id": [f"{name}{k:04d}" for k in range(len(classes))],
+        "patient_id": [f"p{k // 2}" for k in range(len(classes))],
+        "concept": [COMPETITION[k] for k in classes],
+        "turn": 1,
+        "held_out": True,
+        "templated": False,
+        "sentence": [f"Sentence {k}." for k in range(len(classes))],
+        "source": "",
+        "report_id": "s1",
+    })  # fmt: skip
+    names = ("class names", "RC-TPL", "RC-TPL+")
+    scores = {
+        method: [np.eye(5)[classes] + noise * generator.normal(size=(len(classes), 5))]
+        * (1 if method == "class names" else seeds)
+        for method in names
+    }
+    return Side(records, unit(generator.normal(size=(len(classes), 8))), scores)
+
+
+@pytest.fixture(scope="module")
+def pools() -> tuple[Side, Side]:
+    generator = np.random.default_rng(0)
+    return side(generator, "image", 30, 0.1), side(generator, "s", 40, 0.1)
+
+
+def values(outcome: retrieval.Retrieval) -> pd.DataFrame:
+    return outcome.rows.pivot(index="metric", columns="method", values="value")
+
+
+def test_random_scores_are_at_chance_and_class_scores_are_right(pools):
+    outcome = retrieve(*pools, resamples=50)
+    table = values(outcome)
+    assert (table["chance"] == 0.2).all()
+    rows = outcome.rows.set_index(["method", "metric"])
+    random = rows.loc[("raw embeddings", "precision_at_10")]
+    assert random["ci_low"] < 0.2 < random["ci_high"]
+    assert (table["RC-TPL"] == 1).all()
+    assert set(outcome.rows["metric"]) == {
+        f"{direction}precision_at_{rank}" for direction in ("", "text_to_image_") for rank in RANKS
+    }
+    counts = outcome.rows.groupby("metric")["n"].first()
+    assert counts["precision_at_1"] == 150 and counts["text_to_image_precision_at_1"] == 200
+    assert rows.loc[("RC-TPL", "precision_at_1"), "seeds"] == 2
+    series = outcome.draws["chexpert5x200", "raw embeddings", "precision_at_10"]
+    assert series.shape == (51,) and series[0] == random["value"]
+    assert np.ptp(series) > 0
+
+
+def test_text_to_image_is_image_to_text_with_sides_exchanged():
+    generator = np.random.default_rng(1)
+    films, sentences = side(generator, "image", 12, 0.8), side(generator, "s", 15, 0.8)
+    there, back = (values(retrieve(*pair, 3)) for pair in ((films, sentences), (sentences, films)))
+    for rank in RANKS:
+        one, two = f"precision_at_{rank}", f"text_to_image_precision_at_{rank}"
+        pd.testing.assert_series_equal(there.loc[one], back.loc[two], check_names=False)
+        pd.testing.assert_series_equal(there.loc[two], back.loc[one], check_names=False)
+    assert there.loc["precision_at_1", "RC-TPL"] < 1  # the noise leaves something to compare
+
+
+def test_an_offset_of_the_modality_changes_plain_cosine_only():
+    generator = np.random.default_rng(2)
+    films, sentences = side(generator, "image", 12, 0.3), side(generator, "s", 15, 0.3)
+    offset = np.array([5.0, 0, 0, -5.0, 0])
+    moved = {name: [run + offset for run in runs] for name, runs in films.scores.items()}
+    shifted = values(retrieve(Side(films.records, films.embeddings, moved), sentences, 3))
+    still = values(retrieve(films, sentences, 3))
+    np.testing.assert_allclose(shifted["RC-TPL"], still["RC-TPL"])
+    name = "RC-TPL, plain cosine"
+    assert shifted.loc["precision_at_10", name] < still.loc["precision_at_10", name] - 0.2
+
+
+def test_resamples_draw_patients_of_queries():
+    """Two patients, one always right and one always wrong: a resample is 0, 1/2 or 1."""
+    generator = np.random.default_rng(3)
+    films, sentences = side(generator, "image", 10, 0.0), side(generator, "s", 10, 0.0)
+    classes = films.classes
+    patients = np.where(classes < 2, "right", "wrong")
+    wrong = np.eye(5)[np.where(classes < 2, classes, (classes - 1) % 3 + 2)]
+    films = Side(
+        films.records.assign(patient_id=patients), films.embeddings, {"RC-TPL": [wrong, wrong]}
+    )
+    sentences = Side(
+        sentences.records, sentences.embeddings, {"RC-TPL": sentences.scores["RC-TPL"]}
+    )
+    draws = retrieve(films, sentences, 200).draws["chexpert5x200", "RC-TPL", "precision_at_10"]
+    assert draws[0] == pytest.approx(0.4)
+    # 20 films of one patient and 30 of the other: drawn as (2, 0), (1, 1) or (0, 2)
+    assert {round(value, 6) for value in draws[1:]} == {1.0, 0.4, 0.0}
+    np.testing.assert_allclose(over_seeds(np.stack([draws] * 2), np.zeros((201, 2), int)), draws)
+
+
+# --- scoring of sentences, tables, examples ---
+
+
+def test_a_sentence_is_its_own_only_region(encoder, tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    report, concept = (
+        torch.nn.functional.normalize(
+            torch.randn(5, encoder.dimension, generator=generator), dim=-1
+        )
+        for _ in range(2)
+    )
+    methods = [
+        Method(branch, (lambda names: ClassEmbeddings(report, concept),), branch)
+        for branch in ("report", "concept", "both")
+    ]
+    pool = select_sentences(small_candidates(), 2)
+    workspace = SimpleNamespace(features=tmp_path)
+    classes = retrieval.embed_classes(methods)
+    scored = retrieval.sentence_side(workspace, encoder, methods, classes, pool)
+    assert scored.records["item_id"].tolist() == sorted(pool["sentence_id"])
+    text = encoder.encode_text(scored.records["sentence"].tolist())
+    np.testing.assert_allclose(scored.embeddings, text, atol=1e-5)
+    for branch, expected in (
+        ("report", text @ report.T),
+        ("concept", text @ concept.T),
+        ("both", text @ (report + concept).T / 2),
+    ):
+        np.testing.assert_allclose(scored.scores[branch][0], expected, atol=1e-5)
+    equal = scored.records.groupby("sentence").indices.values()
+    repeated = [rows for rows in equal if len(rows) > 1]
+    assert repeated  # and a repeat scores exactly as the first one
+    for rows in repeated:
+        assert np.ptp(scored.scores["both"][0][rows], axis=0).max() == 0
+
+
+def test_table_and_tests(pools, tmp_path):
+    profile = SimpleNamespace(simulated=True, name="smoke")
+    workspace = SimpleNamespace(figures=tmp_path, results=tmp_path, profile=profile)
+    outcome = retrieve(*pools, resamples=20)
+    wide = save_table5(workspace, outcome)
+    assert wide.columns[:3].tolist() == [
+        "precision_at_1", "precision_at_1 reported", "precision_at_2"
+    ]  # fmt: skip
+    assert wide.loc["GLoRIA", "precision_at_1"] == "not run"
+    assert wide.loc["RC-TPL", "precision_at_10 reported"] == "0.6100"
+    table = pd.read_csv(tmp_path / "table5.csv")
+    native = table.dropna(subset="value").groupby("method")["native"].first()
+    assert set(native[native.astype(bool)].index) == {
+        "RC-TPL", "RC-TPL+", "RC-TPL, plain cosine", "RC-TPL+, plain cosine", "raw embeddings"
+    }  # fmt: skip
+    written = (tmp_path / "table5.md").read_text()
+    assert "Simulated" in written and "| chexpert5x200 precision_at_1 |" in written
+    tests = retrieval_tests(workspace, outcome).set_index(["method", "against", "metric"])
+    won = tests.loc[("RC-TPL", "raw embeddings", "precision_at_1")]
+    lost = outcome.draws["chexpert5x200", "raw embeddings", "precision_at_1"][0]
+    assert won["value"] == pytest.approx(1 - lost) and won["p_holm"] >= won["p_value"]
+    assert tests.loc[("RC-TPL", "class names", "precision_at_1"), "p_value"] == 1  # both all right
+
+
+def test_smaller_pools(pools):
+    _, sentences = pools
+    records = sentences.records.assign(held_out=sentences.records.index % 40 < 3)
+    changed = Side(records, sentences.embeddings, sentences.scores)
+    names = ["distinct (200)", "held out, distinct (15)"]
+    smaller = other_pools(changed)
+    assert list(smaller) == names
+    outcomes = {name: retrieve(pools[0], part, 5) for name, part in smaller.items()}
+    assert compare_pools(outcomes).columns.get_level_values(0).unique().tolist() == names
+    none = Side(records.assign(held_out=False), sentences.embeddings, sentences.scores)
+    assert list(other_pools(none)) == ["distinct (200)"]
+
+
+@pytest.mark.parametrize(
+    ("change", "quote", "source"),
+    [
+        ({}, "[not quoted: s", "s1"),  # real MIMIC-CXR
+        ({"source": "CXR7"}, "Sentence ", "Open-I CXR7"),
+        ({"templated": True}, "Sentence ", "templated, ours"),
+    ],
+)
+def test_found_sentences_quote_only_what_may_be_quoted(pools, change, quote, source):
+    films, sentences = pools
+    records = sentences.records.assign(**change)
+    shown = found_sentences(films, Side(records, sentences.embeddings, sentences.scores), "RC-TPL")
+    assert shown["shows"].tolist() == [concept for concept in COMPETITION for _ in range(3)]
+    assert shown["right"].all()
+    assert shown["sentence"].str.startswith(quote).all()
+    assert (shown["source"] == source).all()
