@@ -15,16 +15,16 @@ from rctpl_utils.datasets import ChestXrayDataset, open_dataset
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.errors import InputError
 from rctpl_utils.features import text_features
+from rctpl_utils.film_drawing import OUTLINES
 from rctpl_utils.heat_maps import on_film, peak, stretch
 from rctpl_utils.plots import COLUMN_WIDTH, save_figure
-from rctpl_utils.prompt_figures import OUTLINES
 from rctpl_utils.prompts import Prompts
 from rctpl_utils.reports import Report, quotable_sources, read_mimic_reports
 from rctpl_utils.results import data_note
 from rctpl_utils.scoring import similarity_maps
 from rctpl_utils.workspace import Workspace
 
-CONCEPTS = 3  # at least so many concepts with a place
+CONCEPTS = 3  # so many concepts with a place are enough
 REGION = 0.8  # a concept's region: where its stretched map is at least this high, around the peak
 MIMIC = "mimic-cxr"
 
@@ -50,16 +50,16 @@ class Study:
 
 
 def choose_study(workspace: Workspace, triplets: pd.DataFrame) -> Study:
-    """The first test study by identifier that states three concepts, on both sides of the chest.
+    """Of the test studies that place most concepts (three are enough), the first by identifier.
 
-    Reports that may be quoted are preferred: the embedded world's real ones. What the maps or the
-    film show takes no part in the choice.
+    Among them those that name both sides of the chest go first, then those whose report may be
+    quoted: the embedded world's real ones. What the maps or the film show takes no part.
 
     Args:
         triplets: columns report_id, sentence, concept, location, positive (notebook 01).
 
     Raises:
-        InputError: no study does.
+        InputError: no study places a concept.
     """
     root = workspace.data_root / MIMIC
     reports = {each.report_id: each for each in read_mimic_reports(root) if each.split == "test"}
@@ -69,11 +69,14 @@ def choose_study(workspace: Workspace, triplets: pd.DataFrame) -> Study:
     found = triplets[(triplets["positive"] == "present") & triplets["location"].notna()]
     found = found[found["report_id"].isin(reports) & found["report_id"].isin(rows.index)]
     found = found.drop_duplicates(["report_id", "concept"])
-    fitting = [name for name, part in found.groupby("report_id") if _fits(part)]
-    if not fitting:
+    if found.empty:
         cure = "Use a larger test split, or extract the triplets again (notebook 01)."
-        raise InputError(f"no test report states {CONCEPTS} concepts on both sides", cure)
-    chosen = min(fitting, key=lambda name: (name not in sources.index, name))
+        raise InputError("no test report says where a finding is", cure)
+    ranks = {
+        name: (-min(len(part), CONCEPTS), not _both_sides(part), name not in sources.index, name)
+        for name, part in found.groupby("report_id")
+    }
+    chosen = min(ranks, key=ranks.get)
     texts = [reports[chosen].text, *(r.text for name, r in reports.items() if name != chosen)]
     return Study(
         reports[chosen], sources.get(chosen), found[found["report_id"] == chosen], dataset,
@@ -81,9 +84,9 @@ def choose_study(workspace: Workspace, triplets: pd.DataFrame) -> Study:
     )  # fmt: skip
 
 
-def _fits(findings: pd.DataFrame) -> bool:
+def _both_sides(findings: pd.DataFrame) -> bool:
     sides = findings["location"].str.extract(r"\b(left|right)\b")[0]
-    return len(findings) >= CONCEPTS and {"left", "right"} <= set(sides.dropna())
+    return {"left", "right"} <= set(sides.dropna())
 
 
 @torch.no_grad()
@@ -120,8 +123,8 @@ def save_alignment_figure(
         axes[1, 1].plot(across, down, "X", color=color, mec="black", mew=0.5, ms=6)
     source = f"Report: Open-I {study.source}, CC BY-NC-ND 4.0. " if study.source else ""
     note = (
-        f"{data_note(workspace)} {source}Rule: the first test study by identifier whose report "
-        f"states at least {CONCEPTS} concepts with a place, on both sides; its first film. "
+        f"{data_note(workspace)} {source}Rule: of the test reports that place most concepts "
+        f"({CONCEPTS} are enough), both sides preferred, the first by identifier; its first film. "
         f"RC-TPL, first seed. Contours: where a concept's cosine map reaches {REGION} of its range "
         "around its peak (cross). R, L: the patient's sides."
     )

@@ -10,8 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from rctpl_utils.calibration import CANNOT_TELL, NO_EVIDENCE, NOT_CALIBRATED
-from rctpl_utils.explain import ANY_PICTURE, Explanation, Finding, region
+from rctpl_utils.evidence import CANNOT_TELL, NO_EVIDENCE, NOT_CALIBRATED
+from rctpl_utils.explain import ANY_PICTURE, Explanation, Finding
+from rctpl_utils.film_places import region
 from rctpl_utils.heat_maps import on_film
 from rctpl_utils.plots import COLUMN_WIDTH, UNSEEN_COLOR
 

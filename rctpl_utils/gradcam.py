@@ -44,7 +44,8 @@ def gradcam_maps(
     cut = encoder.saliency_layer.register_forward_hook(_start_graph(classes))
     cam = GradCAM(scorer, [encoder.saliency_layer])  # its hooks come after `cut`, so see its output
     try:
-        for start in tqdm(range(0, count, step), desc="Grad-CAM", unit="batch"):
+        starts = range(0, count, step)
+        for start in tqdm(starts, desc="Grad-CAM", unit="batch", disable=count <= step):
             batch = images[start : start + step].to(encoder.device)
             targets = [ClassifierOutputTarget(k) for _ in batch for k in range(classes)]
             with torch.enable_grad():

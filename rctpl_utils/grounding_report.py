@@ -57,8 +57,9 @@ def save_grounding_tables(
             "chosen on the test films. The priors never look at the film. Columns 'reported': the "
             "paper's numbers, on real data with other encoders, not reruns."
         )
-        shown[number] = wide_table(table)[name]
-        write_table(workspace.figures / f"table{number}", shown[number], caption)
+        wide = wide_table(table)
+        write_table(workspace.figures / f"table{number}", wide, caption)
+        shown[number] = wide[name]
         draws |= outcome.draws
     save_draws(workspace.results, "grounding", draws)
     return shown

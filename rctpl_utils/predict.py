@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    print(f"wrote {page} and {numbers}")
+    print(f"wrote {page.name} and {numbers.name}")
     return 0
 
 

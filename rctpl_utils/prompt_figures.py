@@ -4,100 +4,29 @@ Two maps a film and concept: the cosine map P of Eq. 7 and Grad-CAM of its aggre
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from textwrap import fill
 
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from rctpl_utils.boxed_films import Boxed
 from rctpl_utils.encoders.base import Encoder
-from rctpl_utils.features import image_features
-from rctpl_utils.gradcam import gradcam_maps
-from rctpl_utils.grounding_metrics import pointing_hit
-from rctpl_utils.heat_maps import on_film, peak, stretch
+from rctpl_utils.film_drawing import KINDS, OUTLINES, Look, draw_map, look, outline
 from rctpl_utils.plots import COLUMN_WIDTH, save_figure
-from rctpl_utils.prompt_maps import DATASET, Boxed
+from rctpl_utils.prompt_maps import DATASET
 from rctpl_utils.prompts import Prompts
 from rctpl_utils.results import data_note
-from rctpl_utils.scoring import IMAGE_TEMPERATURE, concept_scores, similarity_maps
 from rctpl_utils.table1 import open_split
 from rctpl_utils.workspace import Workspace
 
 PAPER_CONCEPT = "Mass"  # the one of the paper's Figure 6
 FILMS = {"5": 2, "6": 5}  # films a figure
-KINDS = ("cosine map", "Grad-CAM")
-# Okabe and Ito's palette, for the outlines on one film
-OUTLINES = ("#56B4E9", "#E69F00", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2", "#FFFFFF")
-BOX_COLOR = OUTLINES[0]
 LEGEND = (
     "Color: map, stretched to its range; blue: box; cross: the map's maximum, filled where it "
     "lies in the box. The left of a film is the patient's right."
 )
-
-
-@dataclass(frozen=True)
-class Look:
-    """One concept on one film.
-
-    Attributes:
-        film, concept: positions in `Boxed`.
-        heats: kind of map -> (H, W) in [0, 1].
-        score: p' of the concept branch.
-        above: the share of the split's films that score lower.
-    """
-
-    film: int
-    concept: int
-    heats: dict[str, np.ndarray]
-    score: float
-    above: float
-
-    def caption(self) -> str:
-        """The score in words."""
-        return f"$p'$ = {self.score:.2f}, above {self.above:.0%}"
-
-
-@torch.no_grad()
-def look(
-    workspace: Workspace,
-    encoder: Encoder,
-    prompts: Prompts,
-    boxed: Boxed,
-    cases: Sequence[tuple[int, int]],
-) -> dict[tuple[int, int], Look]:
-    """Make both maps and the score of each (film, concept)."""
-    embeddings = prompts.embed(encoder, boxed.concepts).concept
-    films = sorted({film for film, _ in cases})
-    pixels = [boxed.dataset.pixels(int(boxed.rows[film])) for film in films]
-    images = torch.stack([encoder.preprocess(each) for each in pixels])
-    cams = torch.from_numpy(gradcam_maps(encoder, images, embeddings))  # (n, L, S, S)
-    dense = encoder.encode_image(images).dense_features
-    cosines = similarity_maps(dense.flatten(1, 2), embeddings).transpose(1, 2)
-    cosines = cosines.reshape(*cosines.shape[:2], *dense.shape[1:3]).cpu()  # (n, L, h, w)
-    scores = _all_scores(workspace, encoder, boxed, embeddings)  # (N, L)
-    looks = {}
-    for film, concept in cases:
-        k, size = films.index(film), pixels[films.index(film)].shape
-        maps = zip(KINDS, (cosines[k, concept], cams[k, concept]), strict=True)
-        heats = {kind: stretch(on_film(each[None], size))[0].numpy() for kind, each in maps}
-        score = scores[boxed.rows[film], concept]
-        above = float((scores[:, concept] < score).mean())
-        looks[film, concept] = Look(film, concept, heats, float(score), above)
-    return looks
-
-
-def _all_scores(
-    workspace: Workspace, encoder: Encoder, boxed: Boxed, embeddings: torch.Tensor
-) -> np.ndarray:
-    file = image_features(encoder, boxed.dataset, workspace.features)
-    parts = []
-    for start in range(0, len(file), 64):
-        cells = file.batch(slice(start, start + 64), encoder.device).dense_features.flatten(1, 2)
-        parts.append(concept_scores(cells, embeddings, IMAGE_TEMPERATURE).cpu())
-    return torch.cat(parts).numpy()
 
 
 def most_boxed_films(boxed: Boxed, count: int) -> list[int]:
@@ -191,30 +120,6 @@ def _draw_both(axes: Sequence[Axes], boxed: Boxed, one: Look) -> None:
         axis.set_axis_on()
         draw_map(axis, pixels, heat, mask)
     axes[-1].set_xlabel(one.caption(), fontsize=6, labelpad=2)
-
-
-def draw_map(axis: Axes, pixels: np.ndarray, heat: np.ndarray, mask: np.ndarray) -> None:
-    """A film under its heat map, with the box and the map's maximum."""
-    axis.imshow(pixels, cmap="gray", vmin=0, vmax=1)
-    axis.imshow(heat, cmap="inferno", alpha=0.65 * heat, vmin=0, vmax=1)  # low values: the film
-    outline(axis, mask, BOX_COLOR)
-    down, across = peak(heat)
-    axis.plot(
-        across, down, "X", ms=5, mew=0.7, mec="white",
-        mfc="white" if pointing_hit(heat, mask) else "none",
-    )  # fmt: skip
-    axis.set(xticks=[], yticks=[])
-
-
-def outline(axis: Axes, mask: np.ndarray, color: str) -> None:
-    """The border of a mask; padded, so that it closes at the film's edge."""
-    height, width = mask.shape
-    around = np.pad(mask.astype(float), 1)
-    axis.contour(
-        np.arange(-1, width + 1), np.arange(-1, height + 1), around, [0.5],
-        colors=color, linewidths=1.1,
-    )  # fmt: skip
-    axis.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
 
 
 def _draw_outlines(axis: Axes, below: Axes, boxed: Boxed, film: int) -> None:

@@ -15,27 +15,20 @@ standardizing from mere centering. Rows "plain cosine" show RC-TPL without the s
 The means come from the whole pool: no label is read, but films are not scored one by one.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 
 from rctpl_utils.datasets.chexpert import COMPETITION
 from rctpl_utils.draws import Draws
-from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.errors import InputError
-from rctpl_utils.features import image_features, text_features
 from rctpl_utils.metrics import named_interval, over_seeds, patient_weights, seed_picks
-from rctpl_utils.scoring import ClassEmbeddings, report_scores
-from rctpl_utils.table1 import BOOTSTRAP_SEED, Embedder, Method, open_split
+from rctpl_utils.retrieval_sides import DATASET, Pair, Side
+from rctpl_utils.table1 import BOOTSTRAP_SEED
 from rctpl_utils.variants import NONSENSE
-from rctpl_utils.workspace import Workspace
-from rctpl_utils.zero_shot import BranchScores, score_images
 
-DATASET = "chexpert5x200"
 RANKS = (1, 2, 5, 10)  # K of Precision@K
 RAW, RAW_STANDARDIZED, CHANCE = "raw embeddings", "raw embeddings, standardized", "chance"
 OURS = ("RC-TPL", "RC-TPL+")
@@ -44,39 +37,6 @@ Rule = Callable[[np.ndarray], np.ndarray]  # from the vectors of a pool to other
 DIRECTIONS = {"precision_at_": "image to text", "text_to_image_precision_at_": "text to image"}
 QUERY_BLOCK = 256  # similarities of so many queries are held at once
 _TIE = 1e-6  # cosines are compared to so much: equal sentences tie whatever the sum's order
-
-
-@dataclass(frozen=True)
-class Side:
-    """The films or the sentences of the pool, in the order of their identifiers.
-
-    Attributes:
-        records: item_id, patient_id, concept, and what else is known; index 0..n-1.
-        embeddings: the frozen encoder's, (n, d) unit vectors.
-        scores: for each method its class scores, one (n, L) a seed.
-    """
-
-    records: pd.DataFrame
-    embeddings: np.ndarray
-    scores: Mapping[str, list[np.ndarray]]
-
-    @property
-    def classes(self) -> np.ndarray:
-        """Which of the five each item shows: (n,) indices."""
-        return pd.Index(COMPETITION).get_indexer(self.records["concept"])
-
-    def take(self, rows: np.ndarray) -> "Side":
-        """Some of the items, by index or by a boolean array (n,)."""
-        scores = {name: [run[rows] for run in runs] for name, runs in self.scores.items()}
-        records = self.records[rows] if rows.dtype == bool else self.records.iloc[rows]
-        return Side(records.reset_index(drop=True), self.embeddings[rows], scores)
-
-
-class Pair(NamedTuple):
-    """Vectors to be compared by cosine: films (n, v) and sentences (m, v), unit or zero."""
-
-    images: np.ndarray
-    sentences: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -92,59 +52,6 @@ class Retrieval:
     rows: pd.DataFrame
     per_seed: pd.DataFrame
     draws: Draws
-
-
-def embed_classes(
-    methods: Sequence[Method], names: Sequence[str] = COMPETITION
-) -> dict[Embedder, ClassEmbeddings]:
-    """The class embeddings of all methods and seeds, each computed once: (L, d) a branch."""
-    return {embedder: embedder(names) for method in methods for embedder in method.embedders}
-
-
-def image_side(
-    workspace: Workspace,
-    encoder: Encoder,
-    methods: Sequence[Method],
-    embeddings: Mapping[Embedder, ClassEmbeddings],
-    split: str = "test",
-) -> Side:
-    """Embed and score the films of CheXpert-5x200."""
-    dataset = open_split(workspace, DATASET, split)
-    features = image_features(encoder, dataset, workspace.features)
-    records = dataset.records.rename(columns={"image_id": "item_id"})
-    records["concept"] = records[list(COMPETITION)].idxmax(axis=1)
-    scored = score_images(features, embeddings)
-    return _side(records, np.array(features.global_features), scored, methods)
-
-
-@torch.no_grad()
-def sentence_side(
-    workspace: Workspace,
-    encoder: Encoder,
-    methods: Sequence[Method],
-    embeddings: Mapping[Embedder, ClassEmbeddings],
-    sentences: pd.DataFrame,
-) -> Side:
-    """Embed and score sentences (`retrieval_sentences.select_sentences`): Eq. 7 with one region."""
-    codes, texts = pd.factorize(sentences["sentence"])
-    encoded = np.array(text_features(encoder, list(texts), workspace.features))[codes]  # (m, d)
-    features = torch.from_numpy(encoded).to(encoder.device)
-    scored = {
-        embedder: BranchScores(*(report_scores(features, each).cpu().numpy() for each in classes))
-        for embedder, classes in embeddings.items()
-    }
-    return _side(sentences.rename(columns={"sentence_id": "item_id"}), encoded, scored, methods)
-
-
-def _side(
-    records: pd.DataFrame,
-    encoded: np.ndarray,
-    scored: Mapping[Embedder, BranchScores],
-    methods: Sequence[Method],
-) -> Side:
-    scores = {m.name: [getattr(scored[e], m.branch) for e in m.embedders] for m in methods}
-    order = np.argsort(records["item_id"].to_numpy(str), kind="stable")
-    return Side(records, encoded, scores).take(order)
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:

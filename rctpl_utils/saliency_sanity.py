@@ -6,33 +6,26 @@ tower's layers are drawn anew from the last to the first, each step on top of th
 """
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from textwrap import fill
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from scipy.stats import rankdata
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
+from rctpl_utils.boxed_films import Boxed
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.gradcam import gradcam_maps
 from rctpl_utils.grounding_metrics import pointing_hit
 from rctpl_utils.handwritten import NONSENSE
-from rctpl_utils.heat_maps import on_film, stretch
+from rctpl_utils.heat_maps import on_film
 from rctpl_utils.metrics import named_interval, patient_weights
-from rctpl_utils.plots import COLUMN_WIDTH, save_figure
-from rctpl_utils.prompt_figures import draw_map
-from rctpl_utils.prompt_maps import DATASET, Boxed
+from rctpl_utils.prompt_maps import DATASET
 from rctpl_utils.prompts import Prompts
-from rctpl_utils.results import data_note
 from rctpl_utils.scoring import similarity_maps
 from rctpl_utils.table1 import BOOTSTRAP_SEED, open_split
 from rctpl_utils.workspace import Workspace
@@ -153,9 +146,24 @@ def check_saliency(workspace: Workspace, encoder: Encoder, prompts: Prompts) -> 
         kind: _maps_under_changes(make, encoder, prompts, images, boxed.concepts, concepts)
         for kind, make in MAKERS.items()
     }  # kind -> (kind of change, change) -> one array (n, h, w) a draw
-    patients = boxed.patients.iloc[films]
     generator = np.random.default_rng(BOOTSTRAP_SEED)
-    weights = patient_weights(patients, workspace.profile.bootstrap, generator)
+    weights = patient_weights(boxed.patients.iloc[films], workspace.profile.bootstrap, generator)
+    return Sanity(
+        rows=_measure(maps, masks, weights),
+        changes=tuple(change for _, change in maps["cosine map"]),
+        maps={kind: np.stack([d[0][0] for d in each.values()]) for kind, each in maps.items()},
+        pixels=pixels[0],
+        mask=masks[0],
+        concept=boxed.concepts[concepts[0]],
+    )
+
+
+def _measure(
+    maps: dict[str, dict[tuple[str, str], list[np.ndarray]]],
+    masks: list[np.ndarray],
+    weights: np.ndarray,
+) -> pd.DataFrame:
+    """The rows of `Sanity`; `weights` of the films in every resample, (1 + R, n)."""
     rows = []
     for kind, changed in maps.items():
         original = changed["prompt", UNCHANGED][0]
@@ -167,12 +175,8 @@ def check_saliency(workspace: Workspace, encoder: Encoder, prompts: Prompts) -> 
             for metric, values in films_values.items():
                 series = weights @ values / weights.sum(axis=1)
                 about = {"map": kind, "kind": of, "change": change, "metric": metric}
-                rows.append({**about, **named_interval(series), "n": len(films)})
-    names = tuple(change for _, change in maps["cosine map"])
-    first = {kind: np.stack([d[0][0] for d in each.values()]) for kind, each in maps.items()}
-    return Sanity(
-        pd.DataFrame(rows), names, first, pixels[0], masks[0], boxed.concepts[concepts[0]]
-    )
+                rows.append({**about, **named_interval(series), "n": len(masks)})
+    return pd.DataFrame(rows)
 
 
 def _maps_under_changes(
@@ -205,62 +209,4 @@ def _hits(maps: np.ndarray, masks: list[np.ndarray]) -> np.ndarray:
         on_film(torch.from_numpy(cells[None]), mask.shape)[0].numpy()
         for cells, mask in zip(maps, masks, strict=True)
     )
-    return np.array([pointing_hit(h, mask) for h, mask in zip(heats, masks, strict=True)], float)
-
-
-def save_saliency_figure(workspace: Workspace, sanity: Sanity, name: str) -> Figure:
-    """Write `saliency_sanity`: the first film's maps under every change, and the curves.
-
-    Args:
-        name: of the method, for the caption.
-    """
-    figure = plt.figure(figsize=(COLUMN_WIDTH, 4.6), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.25))
-    axes = top.subplots(len(sanity.maps), len(sanity.changes))
-    for line, (kind, maps) in zip(axes, sanity.maps.items(), strict=True):
-        heats = stretch(on_film(torch.from_numpy(maps), sanity.mask.shape)).numpy()
-        for axis, heat in zip(line, heats, strict=True):
-            draw_map(axis, sanity.pixels, heat, sanity.mask)
-        line[0].set_ylabel(kind, fontsize=6)
-    for axis, label in zip(axes[0], _labels(sanity.changes), strict=True):
-        axis.set_title(fill(label, 12), fontsize=5.5, pad=2)
-    left, right = bottom.subplots(1, 2)
-    _draw_curve(left, sanity, "similarity", "rank correlation")
-    _draw_curve(right, sanity, "pointing_game", "pointing game")
-    left.legend(fontsize=6, frameon=False)
-    note = (
-        f"{data_note(workspace)} {name}, first seed; {SAMPLE} test films with boxes, spread evenly "
-        f"by image identifier; the first of them above ({sanity.concept.lower()}). +: random "
-        f"together with all layers to the left, {len(SEEDS)} draws. Bars: 95 % intervals. "
-        "Blue: box; cross: maximum of the map, filled where it lies in the box."
-    )
-    figure.supxlabel(fill(note, 150), fontsize=6)
-    save_figure(figure, workspace.figures / "saliency_sanity")
-    return figure
-
-
-def _labels(changes: Sequence[str]) -> list[str]:
-    """The names of the changes; a "+" where a layer joins those randomized before."""
-    return [c if c in (UNCHANGED, SHUFFLED, NO_WORD) else f"+ {c}" for c in changes]
-
-
-def _draw_curve(axis: Axes, sanity: Sanity, metric: str, label: str) -> None:
-    rows = sanity.rows[sanity.rows["metric"] == metric]
-    colors = sns.color_palette("colorblind", len(sanity.maps))
-    for shift, (kind, color) in enumerate(zip(sanity.maps, colors, strict=True)):
-        one = rows[rows["map"] == kind].set_index("change").loc[list(sanity.changes)]
-        spread = np.abs(one[["ci_low", "ci_high"]].to_numpy().T - one["value"].to_numpy())
-        places = np.arange(len(one)) + 0.16 * (shift - 0.5)
-        axis.errorbar(
-            places, one["value"], yerr=spread, fmt="o", ms=3, lw=0.8, color=color, label=kind
-        )
-        chain = (one["kind"] == "weights") | (one.index == UNCHANGED)
-        axis.plot(places[chain], one["value"][chain], color=color, lw=0.6)
-    axis.axvline(len(sanity.changes) - 2.5, color="0.7", lw=0.8, ls=":")  # then the words
-    axis.axhline(0, color="0.85", lw=0.6, zorder=0)
-    axis.set_xticks(
-        range(len(sanity.changes)), _labels(sanity.changes), fontsize=6, rotation=60, ha="right",
-        rotation_mode="anchor",
-    )  # fmt: skip
-    axis.tick_params(axis="y", labelsize=6)
-    axis.set_ylabel(label, fontsize=7)
+    return np.array([pointing_hit(*each) for each in zip(heats, masks, strict=True)], float)

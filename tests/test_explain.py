@@ -11,23 +11,24 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.metrics import roc_auc_score
 
-from rctpl_utils import explain as explaining
-from rctpl_utils.calibration import (
-    CANNOT_TELL,
-    NO_EVIDENCE,
-    NOT_CALIBRATED,
-    Calibration,
-    ConceptCalibration,
-    count_films,
-    likelihood_ratio,
-    stratified_auc,
-)
+from rctpl_utils import explain_places
+from rctpl_utils.calibration import Calibration, stratified_auc
 from rctpl_utils.datasets import Radiographs
 from rctpl_utils.encoders.standin import StandIn
 from rctpl_utils.errors import InputError
-from rctpl_utils.explain import Place, check_places, place, place_on_film, region, warning
+from rctpl_utils.evidence import (
+    CANNOT_TELL,
+    NO_EVIDENCE,
+    NOT_CALIBRATED,
+    ConceptCalibration,
+    count_films,
+    likelihood_ratio,
+)
+from rctpl_utils.explain import warning
 from rctpl_utils.explain_figure import draw_explanation, film_map, shown_findings
+from rctpl_utils.explain_places import check_places
 from rctpl_utils.features import ImageFeatureFile
+from rctpl_utils.film_places import Place, place, place_on_film, region
 from rctpl_utils.heat_maps import on_film
 from rctpl_utils.knowledge import describe
 from rctpl_utils.model import RCTPL
@@ -281,12 +282,12 @@ def test_places_against_drawn_lesions(model: RCTPL, tmp_path, monkeypatch):
     test = films("test", [(2, 2)] * 6 + [(50, 50)] * 4)
     held_out = films("validation", [(50, 50)] * 2 + [(2, 2)])
     splits = {"test": test, "validation": held_out}
-    monkeypatch.setattr(explaining, "open_split", lambda w, name, split: splits[split])
+    monkeypatch.setattr(explain_places, "open_split", lambda w, name, split: splits[split])
     target = model.prompts.embed(model.encoder, ["Edema"]).concept[0].numpy()
     dense = np.zeros((10, 8, 8, len(target)), np.float16)
     dense[:, 0:2, 0:2] = target
     features = ImageFeatureFile(np.tile(target, (10, 1)).astype(np.float32), dense)
-    monkeypatch.setattr(explaining, "image_features", lambda *_: features)
+    monkeypatch.setattr(explain_places, "image_features", lambda *_: features)
     workspace = Workspace.open("smoke", output=tmp_path, device="cpu")
     everything = calibration_for(model, Edema=calibrated(threshold=-1.0))
     table = check_places(workspace, model, everything, "some").set_index("aspect")

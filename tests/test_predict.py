@@ -11,8 +11,9 @@ from PIL import Image
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
-from rctpl_utils.calibration import Calibration, ConceptCalibration, calibration_path
+from rctpl_utils.calibration import Calibration, calibration_path
 from rctpl_utils.encoders.standin import StandIn
+from rctpl_utils.evidence import ConceptCalibration
 from rctpl_utils.predict import main
 from rctpl_utils.prompts import Prompts
 
@@ -91,6 +92,7 @@ def test_each_kind_of_picture(suffix: str, page: str, prompts, pixels, tmp_path,
     )  # fmt: skip
     printed = capsys.readouterr().out
     assert "Not a medical device" in printed and "Any picture gets scores" in printed
+    assert printed.splitlines()[-1] == f"wrote film.{page} and film.json"
 
 
 def failure(capsys, arguments: list[str]) -> str:

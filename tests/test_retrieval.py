@@ -11,27 +11,23 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy.stats import zscore
 
-from rctpl_utils import retrieval
+from rctpl_utils import retrieval, retrieval_sides
 from rctpl_utils.datasets.chexpert import COMPETITION
 from rctpl_utils.errors import InputError
 from rctpl_utils.metrics import over_seeds
 from rctpl_utils.reports import Report
-from rctpl_utils.retrieval import RANKS, Side, precisions, retrieve, standardized, top, unit
+from rctpl_utils.retrieval import RANKS, precisions, retrieve, standardized, top, unit
+from rctpl_utils.retrieval_examples import compare_pools, found_sentences, other_pools
 from rctpl_utils.retrieval_sentences import (
     equal_share,
     select_sentences,
     sentence_counts,
     single_concept_sentences,
 )
+from rctpl_utils.retrieval_sides import Side
 from rctpl_utils.scoring import ClassEmbeddings
 from rctpl_utils.table1 import Method
-from rctpl_utils.table5_report import (
-    compare_pools,
-    found_sentences,
-    other_pools,
-    retrieval_tests,
-    save_table5,
-)
+from rctpl_utils.table5_report import retrieval_tests, save_table5
 
 ATELECTASIS, CARDIOMEGALY, CONSOLIDATION, EDEMA, EFFUSION = COMPETITION
 
@@ -319,8 +315,8 @@ def test_a_sentence_is_its_own_only_region(encoder, tmp_path):
     ]
     pool = select_sentences(small_candidates(), 2)
     workspace = SimpleNamespace(features=tmp_path)
-    classes = retrieval.embed_classes(methods)
-    scored = retrieval.sentence_side(workspace, encoder, methods, classes, pool)
+    classes = retrieval_sides.embed_classes(methods)
+    scored = retrieval_sides.sentence_side(workspace, encoder, methods, classes, pool)
     assert scored.records["item_id"].tolist() == sorted(pool["sentence_id"])
     text = encoder.encode_text(scored.records["sentence"].tolist())
     np.testing.assert_allclose(scored.embeddings, text, atol=1e-5)
