@@ -7,7 +7,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rctpl_utils.ablation_arms import LENGTHS, REFERENCE, factors
+from rctpl_utils.ablation_arms import KNOWLEDGE, LENGTHS, REFERENCE, factors
 from rctpl_utils.ablation_scores import CLASSIFIED, GROUNDED
 from rctpl_utils.draws import Draws, save_draws
 from rctpl_utils.metrics import holm, named_interval, paired_p_value
@@ -81,14 +81,17 @@ def figure4(workspace: Workspace, table: pd.DataFrame) -> Figure:
     _draw_lengths(axes[0], table)
     for axis, dataset in zip(axes[1:], ("covidx", "covid-rural"), strict=True):
         part = table[(table["factor"] == "knowledge") & (table["dataset"] == dataset)]
+        part = part.set_index("level").loc[list(KNOWLEDGE)].reset_index()
         part = part.assign(level=part["level"].str.removeprefix("knowledge: "))
-        _draw_levels(axis, part[::-1])
+        _draw_levels(axis, part)
+        axis.invert_yaxis()
         axis.set_xlabel(TITLES[dataset], fontsize=7)
     axes[2].set_yticklabels([])
     count = len(workspace.profile.ablations.seeds)
     note = (
         f"{data_note(workspace)} Mean of {count} seeds, bars: 95 % bootstrap intervals over "
-        "patients and seeds. Shorter training than in Table 1, the same for every point."
+        "patients and seeds;\nhollow: the reference. Shorter training than for Table 1, the same "
+        "for every point."
     )
     figure.supxlabel(note, fontsize=6)
     save_figure(figure, workspace.figures / "fig4")
@@ -143,7 +146,7 @@ def _draw_lengths(axis: Axes, table: pd.DataFrame) -> None:
     axis.set_xlabel("prompt length M", fontsize=7)
     axis.set_ylabel(TITLES["chexpert"], fontsize=7, color=color)
     axis.tick_params(axis="y", labelsize=7)
-    axis.legend(fontsize=6, loc="best")
+    axis.legend(fontsize=6, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
     times = table[own & (table["metric"] == "training_seconds")].set_index("level")["value"]
     twin = axis.twinx()
     twin.plot(places, times.loc[auc.index], "s--", ms=2.5, lw=0.8, color=gray)
@@ -159,7 +162,8 @@ def _draw_levels(axis: Axes, rows: pd.DataFrame) -> None:
         rows["value"], places, xerr=_spread(rows), fmt="o", ms=4, lw=1, color=color, zorder=2
     )
     reference = rows["difference"].isna().to_numpy()
-    axis.plot(rows["value"][reference], places[reference], "o", ms=4, mfc="white", color=color)
+    hollow = {"ms": 4, "mfc": "white", "color": color, "zorder": 3}
+    axis.plot(rows["value"][reference], places[reference], "o", **hollow)
     axis.set_yticks(places, rows["level"], fontsize=7)
     axis.tick_params(axis="x", labelsize=7)
 

@@ -97,17 +97,18 @@ def save_gallery(
     """
     columns = len(methods) * len(CASES)
     figure, axes = plt.subplots(
-        len(outcomes), columns, figsize=(COLUMN_WIDTH, 1.35 * len(outcomes) + 0.5),
+        len(outcomes), columns, figsize=(COLUMN_WIDTH, 1.25 * len(outcomes) + 0.55),
         layout="constrained", squeeze=False,
     )  # fmt: skip
+    titles = [f"{method.name}\n{case}" for method in methods for case in CASES]
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=7)
     for line, (name, outcome) in zip(axes, outcomes.items(), strict=True):
         dataset = open_split(workspace, name, "test")
         for m, method in enumerate(methods):
-            for c, (case, quantile) in enumerate(CASES.items()):
+            for c, quantile in enumerate(CASES.values()):
                 axis = line[m * len(CASES) + c]
                 _draw_case(axis, workspace, encoder, dataset, outcome, method, quantile)
-                if line is axes[0]:
-                    axis.set_title(f"{method.name}\n{case}", fontsize=7)
         line[0].set_ylabel(f"{name}\n{GROUNDING_DATASETS[name][0]}", fontsize=7)
     note = (
         f"{data_note(workspace)} Color: heat map; dashed: region at the validation threshold; "
@@ -139,7 +140,7 @@ def _draw_case(
     with torch.no_grad():
         heat = stretch(on_film(method.makers[0](batch).cpu(), mask.shape))[0].numpy()
     axis.imshow(dataset.pixels(row), cmap="gray", vmin=0, vmax=1)
-    axis.imshow(heat, cmap="magma", alpha=0.35, vmin=0, vmax=1)
+    axis.imshow(heat, cmap="inferno", alpha=0.6 * heat, vmin=0, vmax=1)
     axis.contour(mask, [0.5], colors=MASK_COLOR, linewidths=0.9)
     axis.contour(heat, [cut], colors=REGION_COLOR, linewidths=0.7, linestyles="dashed")
     down, across = peak(heat)
