@@ -86,15 +86,15 @@ def arm_corpus(
     arm: Arm,
 ) -> TextCorpus:
     """The training corpus of one arm; smaller samples are parts of larger ones."""
-    if arm.reports is not None:
-        reports = sorted(reports, key=lambda report: hash_of(report.report_id))[: arm.reports]
     if arm.mentions is not None:
         triplets = arm.mentions(triplets)
-        mentioned = set(triplets["report_id"])
-        reports = [report for report in reports if report.report_id in mentioned]
+    order = sorted(reports, key=lambda report: hash_of(report.report_id))
+    sample = order[: arm.reports]
+    if arm.pooling != "mean":  # features that no other arm shares: of the sample only
+        reports = sample
     return build_corpus(
         encoder, reports, triplets, TRAINING_CONCEPTS, workspace.features,
-        arm.knowledge, arm.with_location,
+        arm.knowledge, arm.with_location, [report.report_id for report in sample],
     )  # fmt: skip
 
 

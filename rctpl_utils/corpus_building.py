@@ -1,5 +1,6 @@
 """From reports and triplets to the features and labels that prompts learn from (Eq. 1 and 6)."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ def build_corpus(
     folder: Path,
     knowledge: str | Knowledge = "kb",
     with_location: bool = True,
+    sample: Collection[str] | None = None,
 ) -> TextCorpus:
     """Encode reports and the descriptions of their triplets; label them (Eq. 6, Eq. 9).
 
@@ -34,17 +36,21 @@ def build_corpus(
         folder: the feature cache.
         knowledge: source of the descriptions.
         with_location: whether descriptions say where.
+        sample: identifiers of the reports that the corpus is restricted to, None for all of them.
+            The features of all `reports` are made, once for every sample.
     """
+    texts = list(dict.fromkeys(report.text for report in reports))
+    place = {text: row for row, text in enumerate(texts)}
+    encoded = text_features(encoder, texts, folder)  # of all: labels may change, features do not
     labels = report_labels(triplets, [report.report_id for report in reports], concepts)
     positive = (labels == 1).any(axis=1).to_numpy()
+    if sample is not None:
+        positive = positive & labels.index.isin(list(sample))
     reports = [report for report, kept in zip(reports, positive, strict=True) if kept]
     identifiers = [report.report_id for report in reports]
     own = triplets["concept"].isin(concepts) & triplets["report_id"].isin(identifiers)
     described, mapping = describe_triplets(triplets[own], knowledge, with_location)
     rows = mapping.groupby("report_id", sort=False)["text_id"].apply(lambda ids: ids.to_numpy())
-    texts = list(dict.fromkeys(report.text for report in reports))
-    place = {text: row for row, text in enumerate(texts)}
-    encoded = text_features(encoder, texts, folder)
     return TextCorpus(
         encoded[[place[report.text] for report in reports]],
         np.asarray(text_features(encoder, list(described["text"]), folder)),

@@ -39,16 +39,14 @@ def weighted_auc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) ->
     Returns:
         (R,), NaN where a resample lacks one of the two labels.
     """
-    known = ~np.isnan(labels)
-    order = np.argsort(scores[known], kind="stable")
-    sorted_scores = scores[known][order]
-    sorted_labels, sorted_weights = labels[known][order], weights[:, known][:, order]
-    starts = np.flatnonzero(np.r_[True, np.diff(sorted_scores) != 0])  # runs of equal scores
-    positive = np.add.reduceat(sorted_weights * (sorted_labels == 1), starts, axis=1)
-    negative = np.add.reduceat(sorted_weights * (sorted_labels == 0), starts, axis=1)
-    below = np.cumsum(negative, axis=1, dtype=np.float64) - negative
-    wins = (positive * (below + negative / 2)).sum(axis=1)
-    pairs = positive.sum(axis=1, dtype=np.float64) * negative.sum(axis=1, dtype=np.float64)
+    places = {value: np.flatnonzero(labels == value) for value in (0, 1)}
+    order = places[0][np.argsort(scores[places[0]], kind="stable")]  # negatives, ascending
+    ranked, positive = scores[order], weights[:, places[1]]
+    below = np.zeros((len(weights), len(order) + 1))
+    np.cumsum(weights[:, order], axis=1, out=below[:, 1:])  # weight of the k lowest negatives
+    first, last = (np.searchsorted(ranked, scores[places[1]], side=s) for s in ("left", "right"))
+    wins = np.einsum("rp,rp->r", positive, (below[:, first] + below[:, last]) / 2)
+    pairs = positive.sum(axis=1, dtype=np.float64) * below[:, -1]
     return np.divide(wins, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
 
 

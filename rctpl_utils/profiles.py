@@ -91,7 +91,7 @@ PROFILES = {
         pretraining=Pretraining(),
         # Cached features make a step's cost independent of the batch: larger batches, fewer steps.
         prompts=PromptLearning(epochs=10, batch_size=512, learning_rate=1e-2),
-        ablations=PromptLearning(epochs=5, batch_size=512, learning_rate=1e-2),
+        ablations=PromptLearning(epochs=3, batch_size=512, learning_rate=1e-2),
     ),
     "paper": Profile(
         name="paper",

@@ -78,8 +78,11 @@ def with_reported(rows: pd.DataFrame, reported: pd.DataFrame) -> pd.DataFrame:
     """
     joined = rows.merge(reported, on=["dataset", "method", "metric"], how="outer", sort=False)
     order = {name: k for k, name in enumerate(dict.fromkeys([*BASELINES, *rows["method"]]))}
-    joined = joined.assign(_order=joined["method"].map(order).fillna(len(order)))
-    joined = joined.sort_values(["dataset", "_order", "metric"], kind="stable")
+    metrics = {name: k for k, name in enumerate(dict.fromkeys(rows["metric"]))}
+    joined = joined.assign(
+        _order=joined["method"].map(order).fillna(len(order)), _metric=joined["metric"].map(metrics)
+    )
+    joined = joined.sort_values(["dataset", "_order", "_metric"], kind="stable")
     return joined.reindex(columns=COLUMNS).reset_index(drop=True)
 
 
@@ -97,8 +100,12 @@ def wide_table(rows: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
     )
     both = pd.concat([ours, paper])
     wide = both.pivot(index="method", columns=["dataset", "metric"], values="cell")
+    asked = rows[["dataset", "metric"]].drop_duplicates().itertuples(index=False, name=None)
+    columns = [
+        (dataset, name) for dataset, metric in asked for name in (metric, f"{metric} reported")
+    ]
     wide = wide.reindex(list(dict.fromkeys(rows["method"])))
-    return wide.sort_index(axis=1).fillna("")
+    return wide.reindex(columns=[c for c in columns if c in wide.columns]).fillna("")
 
 
 def _cell(row: NamedTuple, digits: int) -> str:

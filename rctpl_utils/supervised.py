@@ -71,7 +71,7 @@ def train_bound(
     steps = EPOCHS * math.ceil(len(images) / BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
     generator = np.random.default_rng(seed)
-    with tqdm(total=EPOCHS * len(images), desc="supervised bound", unit="image") as bar:
+    with tqdm(total=EPOCHS * len(images), desc="supervised reference", unit="image") as bar:
         for _ in range(EPOCHS):
             order = generator.permutation(len(images))
             for start in range(0, len(order), BATCH):
