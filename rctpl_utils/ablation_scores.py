@@ -5,12 +5,14 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from rctpl_utils.ablations import Trial
+from rctpl_utils.datasets import ChestXrayDataset
 from rctpl_utils.draws import Draws
 from rctpl_utils.encoders.base import Encoder
-from rctpl_utils.features import image_features
+from rctpl_utils.features import ImageFeatureFile, image_features
 from rctpl_utils.grounders import Films
 from rctpl_utils.grounding import BATCH, GROUNDING_DATASETS
 from rctpl_utils.grounding_metrics import pointing_hit
@@ -76,34 +78,53 @@ def _auc(
     return found
 
 
-@torch.no_grad()
 def _pointing(workspace: Workspace, encoder: Encoder, trials: list[Trial]) -> list[np.ndarray]:
     """The pointing game of each trial, (seeds, 1 + R)."""
     concept, _ = GROUNDING_DATASETS[GROUNDED]
     dataset = open_split(workspace, GROUNDED, "test")
     file = image_features(encoder, dataset, workspace.features)
-    rows = np.flatnonzero(dataset.annotated(concept))
     embeddings = []
     for trial in trials:
         branch = "report" if trial.branch == "report" else "concept"
         embeddings += [getattr(each([concept]), branch) for each in trial.embedders]
-    stacked = torch.cat(embeddings)  # (all seeds of all trials, d)
-    hits = np.zeros((len(stacked), len(rows)))
-    with tqdm(total=len(rows), desc=f"ablations on {GROUNDED}", unit="film") as bar:
+    hits = pointing_hits(encoder, dataset, file, concept, torch.cat(embeddings))
+    patients = dataset.records["patient_id"][dataset.annotated(concept)]
+    weights = _weights(workspace, patients)
+    resampled = (hits @ weights.T) / weights.sum(axis=1)  # (runs, 1 + R)
+    ends = np.cumsum([len(trial.embedders) for trial in trials])
+    return np.split(resampled, ends[:-1])
+
+
+@torch.no_grad()
+def pointing_hits(
+    encoder: Encoder,
+    dataset: ChestXrayDataset,
+    file: ImageFeatureFile,
+    concept: str,
+    embeddings: Tensor,
+) -> np.ndarray:
+    """Whether each class embedding's cosine map points into the lesion of each drawn film.
+
+    Args:
+        embeddings: (K, d), of one concept by K methods or seeds.
+
+    Returns:
+        (K, n) of 0 and 1, for the n films with a lesion of `concept`.
+    """
+    rows = np.flatnonzero(dataset.annotated(concept))
+    hits = np.zeros((len(embeddings), len(rows)))
+    with tqdm(total=len(rows), desc=f"pointing on {dataset.name}", unit="film") as bar:
         for start in range(0, len(rows), BATCH):
             films = Films(encoder, dataset, file, rows[start : start + BATCH], concept)
             dense = films.features.dense_features  # (n, h, w, d)
-            maps = similarity_maps(dense.flatten(1, 2), stacked).transpose(1, 2)
-            maps = maps.reshape(len(films.rows), len(stacked), *dense.shape[1:3]).cpu()
+            maps = similarity_maps(dense.flatten(1, 2), embeddings).transpose(1, 2)
+            maps = maps.reshape(len(films.rows), len(embeddings), *dense.shape[1:3]).cpu()
             for k, row in enumerate(films.rows):
                 mask = dataset.mask(row, concept)
                 heats = on_film(maps[k], mask.shape).numpy()
                 hits[:, start + k] = [pointing_hit(heat, mask) for heat in heats]
                 bar.update()
-    weights = _weights(workspace, dataset.records["patient_id"].iloc[rows])
-    resampled = (hits @ weights.T) / weights.sum(axis=1)  # (runs, 1 + R)
-    ends = np.cumsum([len(trial.embedders) for trial in trials])
-    return np.split(resampled, ends[:-1])
+    return hits
 
 
 def _weights(workspace: Workspace, patients: pd.Series) -> np.ndarray:

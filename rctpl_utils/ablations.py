@@ -99,11 +99,15 @@ def arm_corpus(
 
 
 def with_pooling(encoder: Encoder, pooling: str) -> Encoder:
-    """The encoder, or a copy whose text tower pools otherwise; its projection stays as trained."""
-    if encoder.text.pooling == pooling:
+    """The encoder as it is for "mean", or a copy that takes [CLS] for "cls".
+
+    The projection stays as trained. "mean" stands for the encoder's own pooling, so that for one
+    which takes [CLS] itself (BioViL) the two are the same.
+    """
+    if pooling != "cls" or encoder.text.pooling == "cls":
         return encoder
     other = deepcopy(encoder)
-    other.text.pooling = pooling
+    other.text.pooling = "cls"
     return other
 
 

@@ -1,5 +1,6 @@
 """Rates and ratios of the expensive steps, measured in one run: `python -m rctpl_utils.benchmark`.
 
+With `--reports 223673` it measures how time and memory grow with a corpus instead (`scale`).
 Needs nothing but the installed packages: the reports are Open-I's, the encoder has random image
 weights (their values do not change a rate). Figures hold for the machine at hand.
 """
@@ -27,19 +28,27 @@ from rctpl_utils.precision import fast_dtype
 from rctpl_utils.profiles import PromptLearning
 from rctpl_utils.prompts import initial_context
 from rctpl_utils.reports import Report, with_enough_concepts
+from rctpl_utils.scale import MIMIC_REPORTS, growth_table, measure_growth
 from rctpl_utils.training import BRANCHES, batch_losses, embed_classes
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS, prompt_name
 from rctpl_utils.workspace import Workspace
 
 REPEATS = 3
+LOOP_REPORTS = 512  # in the training loops
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print every rate and ratio; options choose how many reports the training loops see."""
+    """Print every rate and ratio, or how time and memory grow with a synthetic corpus."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--reports", type=int, default=512, help="reports in the training loops")
+    parser.add_argument(
+        "--reports", type=int, metavar="N",
+        help=f"measure growth up to N resampled reports (MIMIC-CXR has {MIMIC_REPORTS})",
+    )  # fmt: skip
     parser.add_argument("--output", default=None, help="where build/cache lies (the projected CT)")
     options = parser.parse_args(arguments)
+    if options.reports is not None:
+        print(growth_table(measure_growth(options.reports)))
+        return
     workspace = Workspace.open("embedded", output=options.output)
     torch.manual_seed(0)
     encoder = freeze(StandIn(workspace.profile.world.image_size)).to(workspace.device)
@@ -48,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
           f"image towers in {fast_dtype(workspace.device)}\n")  # fmt: skip
     triplets = _extraction(reports)
     chosen = with_enough_concepts(reports, triplets)
-    _prompt_training(encoder, chosen[: options.reports], triplets)
+    _prompt_training(encoder, chosen[:LOOP_REPORTS], triplets)
     _matrix_share(encoder)
     _encoding(encoder, reports)
     _rendering(workspace)

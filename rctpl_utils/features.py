@@ -1,10 +1,12 @@
 """Cached features: every distinct text and every image goes through the frozen encoder once.
 
 Files are keyed by content (weights, tokenization or preprocessing, inputs) and memory-mapped, so
-memory does not grow with the corpus and a changed input never meets a stale feature.
+memory does not grow with the corpus and a changed input never meets a stale feature. They are made
+in shards (`rctpl_utils.shards`): an interrupted run goes on where it stopped, a damaged shard is
+made again, and processes that a launcher started share the work.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,16 +16,22 @@ from tqdm import tqdm
 
 from rctpl_utils.datasets.base import ChestXrayDataset
 from rctpl_utils.encoders.base import Encoder, ImageFeatures
-from rctpl_utils.files import atomic_path, hash_of
+from rctpl_utils.errors import InputError
+from rctpl_utils.files import hash_of
+from rctpl_utils.parallel_training import processes
+from rctpl_utils.shards import Arrays, Plan, ShardStore
 
 TEXT_BATCH = 256
+TEXT_SHARD = 16  # batches, 4,096 texts: 8 MB at d = 512
 IMAGE_BATCH = 64
+IMAGE_SHARD = 8  # batches, 512 images: 25 MB of 7 x 7 maps at d = 512
 
 
 def text_features(encoder: Encoder, texts: Sequence[str], folder: Path) -> np.ndarray:
     """Features of distinct texts, computed once, in the order given.
 
-    Texts are encoded in batches of like length (padding costs nothing), then put in order.
+    Texts are encoded in batches of like length (padding costs nothing), then put in order. The
+    batches are the same however many processes share them, so the features are too.
 
     Args:
         texts: n distinct texts.
@@ -32,19 +40,17 @@ def text_features(encoder: Encoder, texts: Sequence[str], folder: Path) -> np.nd
     Returns:
         (n, d) float32 unit vectors, memory-mapped.
     """
+    if not texts:
+        return np.empty((0, encoder.dimension), np.float32)
     path = folder / f"text-{hash_of(encoder.text_key, list(texts))[:20]}.npy"
-    if not path.exists():
-        order = sorted(range(len(texts)), key=lambda i: (len(texts[i]), i))
-        with atomic_path(path) as temporary:
-            shape = (len(texts), encoder.dimension)
-            array = np.lib.format.open_memmap(temporary, "w+", np.float32, shape)
-            with tqdm(total=len(texts), desc="encoding texts", unit="text") as bar:
-                for start in range(0, len(order), TEXT_BATCH):
-                    rows = order[start : start + TEXT_BATCH]
-                    array[rows] = encoder.encode_text([texts[i] for i in rows]).cpu().numpy()
-                    bar.update(len(rows))
-            array.flush()
-    return np.load(path, mmap_mode="r")
+    order = np.array(sorted(range(len(texts)), key=lambda i: (len(texts[i]), i)), int)
+
+    def encode(rows: np.ndarray) -> tuple[np.ndarray, ...]:
+        return (encoder.encode_text([texts[i] for i in rows.tolist()]).cpu().numpy(),)
+
+    plan = Plan(order, TEXT_BATCH, TEXT_SHARD)
+    (features,) = make_arrays([path], plan, encode, label="encoding texts", unit="text")
+    return features
 
 
 @dataclass(frozen=True)
@@ -75,10 +81,15 @@ def image_features(encoder: Encoder, dataset: ChestXrayDataset, folder: Path) ->
     """Global and dense features of a data set, computed once, in batches."""
     key = hash_of(encoder.image_key, _files(dataset))[:20]
     paths = [folder / f"image-{dataset.name}-{dataset.split}-{key}-{k}.npy" for k in "gd"]
-    if not all(path.exists() for path in paths):
-        with atomic_path(paths[0]) as first, atomic_path(paths[1]) as second:
-            _encode_images(encoder, dataset, first, second)
-    return ImageFeatureFile(*(np.load(path, mmap_mode="r") for path in paths))
+
+    def encode(rows: np.ndarray) -> tuple[np.ndarray, ...]:
+        batch = torch.stack([encoder.preprocess(dataset.pixels(i)) for i in rows.tolist()])
+        whole, dense = (array.float().cpu().numpy() for array in encoder.encode_image(batch))
+        return whole, dense.astype(np.float16)
+
+    plan = Plan(np.arange(len(dataset)), IMAGE_BATCH, IMAGE_SHARD)
+    arrays = make_arrays(paths, plan, encode, label=f"encoding {dataset.name}", unit="image")
+    return ImageFeatureFile(*arrays)
 
 
 def _files(dataset: ChestXrayDataset) -> list[tuple[str, int, int]]:
@@ -87,23 +98,45 @@ def _files(dataset: ChestXrayDataset) -> list[tuple[str, int, int]]:
     return [(str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
 
 
-def _encode_images(encoder: Encoder, dataset: ChestXrayDataset, first: Path, second: Path) -> None:
-    files = None
-    bar = tqdm(total=len(dataset), desc=f"encoding {dataset.name}", unit="image")
-    for start in range(0, len(dataset), IMAGE_BATCH):
-        rows = range(start, min(start + IMAGE_BATCH, len(dataset)))
-        batch = torch.stack([encoder.preprocess(dataset.pixels(i)) for i in rows])
-        features = [array.float().cpu().numpy() for array in encoder.encode_image(batch)]
-        if files is None:
-            files = [
-                np.lib.format.open_memmap(path, "w+", dtype, (len(dataset), *array.shape[1:]))
-                for path, dtype, array in zip(
-                    (first, second), (np.float32, np.float16), features, strict=True
-                )
-            ]
-        for file, array in zip(files, features, strict=True):
-            file[rows.start : rows.stop] = array
-        bar.update(len(rows))
-    bar.close()
-    for file in files or []:
-        file.flush()
+def make_arrays(
+    paths: Sequence[Path],
+    plan: Plan,
+    make: Callable[[np.ndarray], Arrays],
+    *,
+    label: str,
+    unit: str,
+) -> list[np.memmap]:
+    """Arrays that are made once, shard by shard, by all processes together.
+
+    Args:
+        paths: one `.npy` file an array; their names must change with all that decides the values.
+        make: from row numbers to the arrays' rows; the same rows must give the same bytes.
+        label: the progress bar's; `unit`: what a row is.
+
+    Returns:
+        memory-mapped, read-only; row i is what `make` gave for row number i.
+
+    Raises:
+        InputError: no row, or a disk that does not keep what is written.
+    """
+    if not len(plan.order):
+        raise InputError(f"nothing to do ({label})", "Give at least one input.", file=paths[0])
+    store, group = ShardStore(tuple(paths), plan), processes()
+    if not store.whole():
+        missing = store.missing()
+        group.wait()  # all have seen the same list before anyone shortens it
+        mine = group.share(missing)
+        rows = sum(len(plan.rows(index)) for index in mine)
+        quiet = {} if group.first else {"disable": True}
+        with tqdm(total=rows, desc=label, unit=unit, **quiet) as bar:
+            for index in mine:
+                parts = []
+                for batch in plan.batches(index):
+                    parts.append(make(batch))
+                    bar.update(len(batch))
+                store.write(index, tuple(map(np.concatenate, zip(*parts, strict=True))))
+        group.wait()
+        if group.first:
+            store.assemble()
+        group.wait()
+    return store.open()

@@ -9,7 +9,7 @@ import torch
 from rctpl_utils import explain
 from rctpl_utils.calibration import Calibration
 from rctpl_utils.encoders.base import Encoder, ImageFeatures
-from rctpl_utils.encoders.standin import StandIn
+from rctpl_utils.encoders.loading import named_encoder
 from rctpl_utils.errors import InputError
 from rctpl_utils.prompts import Prompts
 from rctpl_utils.scoring import fuse, similarity_maps
@@ -68,7 +68,7 @@ class RCTPL:
                 f"the prompts' metadata lack {sorted(missing)}", "Run notebook 04 again.", file=path
             )
         if encoder is None:
-            encoder = StandIn.load(Path(path).parent / prompts.metadata["encoder_file"])
+            encoder = named_encoder(path, prompts.metadata)
         if prompts.metadata["text_key"] != encoder.text_key:
             raise InputError(
                 "these prompts were learned with another text encoder",

@@ -51,7 +51,7 @@ class Profile:
     """One way to run the whole companion."""
 
     name: str
-    encoder: str  # "standin" or "medclip-resnet50"
+    encoder: str  # "standin", "medclip-resnet50", "medclip-vit" or "biovil"
     world: WorldSize | None = None  # None: real data under a data root
     pretraining: Pretraining | None = None
     prompts: PromptLearning = field(default_factory=PromptLearning)

@@ -8,6 +8,7 @@ import pandas as pd
 from rctpl_utils import __version__
 from rctpl_utils.corpus import TextCorpus
 from rctpl_utils.encoders.base import Encoder
+from rctpl_utils.encoders.loading import encoder_notes
 from rctpl_utils.files import hash_of, read_json, write_json
 from rctpl_utils.prompts import Prompts
 from rctpl_utils.training import Learned
@@ -47,7 +48,7 @@ def learn_all(
             metadata = {
                 "variant": variant,
                 "encoder": encoder.name,
-                "encoder_file": f"../{workspace.encoder.name}",
+                **encoder_notes(workspace),
                 "text_key": encoder.text_key,
                 "classes": json.dumps(TRAINING_CONCEPTS),
                 "seed": str(seed),

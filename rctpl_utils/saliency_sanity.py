@@ -59,24 +59,39 @@ class Sanity:
 def blocks(module: nn.Module) -> dict[str, nn.Module]:
     """The layers that are randomized together, by name, from the input's side to the output's.
 
-    Each child with parameters is a block; a sequence of children that have children themselves
-    (a ResNet's stages) counts child by child. The order is that of registration.
+    Each child with parameters is a block. A list of layers (a sequence of children that have
+    children themselves, as a ResNet's or a Swin's stages) counts child by child, wherever in the
+    module it stands. The order is that of registration.
     """
     found = {}
     for name, child in module.named_children():
-        parts = dict(child.named_children())
-        if isinstance(child, nn.Sequential) and all(list(p.children()) for p in parts.values()):
-            found |= {f"{name}.{k}": part for k, part in parts.items()}
+        if _is_list(child):
+            found |= {f"{name}.{k}": part for k, part in child.named_children()}
+        elif any(_is_list(part) for part in child.modules()):
+            found |= {f"{name}.{k}": part for k, part in blocks(child).items()}
         elif any(True for _ in child.parameters()):
             found[name] = child
     return found
 
 
+def _is_list(module: nn.Module) -> bool:
+    parts = list(module.children())
+    ordered = isinstance(module, nn.Sequential | nn.ModuleList)
+    return ordered and bool(parts) and all(list(part.children()) for part in parts)
+
+
 def randomize(module: nn.Module) -> None:
-    """Draw every layer's parameters anew, as PyTorch initializes them; statistics are reset."""
+    """Draw every layer's parameters anew, as PyTorch initializes them; statistics are reset.
+
+    Parameters of a layer that has no such rule (a Swin's table of position biases) are drawn from
+    N(0, 0.02^2), cut at two units: the initialization of its authors (Liu et al. 2021).
+    """
     for layer in module.modules():
         if hasattr(layer, "reset_parameters"):
             layer.reset_parameters()
+        else:
+            for parameter in layer.parameters(recurse=False):
+                nn.init.trunc_normal_(parameter, std=0.02)
 
 
 def cascade(encoder: Encoder, seed: int) -> Iterator[tuple[str, Encoder]]:

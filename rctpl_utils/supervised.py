@@ -3,7 +3,8 @@
 It starts from the frozen encoder's image tower and is trained on the labels of the training films
 and of every test set's validation films (so it knows each hospital's style, and COVID-19). It shows
 which concepts are hard to see. It is no strict bound: after a few epochs it can be worse than the
-frozen encoder on a rare class.
+frozen encoder on a rare class. It is for the stand-in only, whose size and budget it shares: a run
+with another encoder leaves the row out.
 """
 
 import math
@@ -20,6 +21,7 @@ from tqdm import tqdm
 from rctpl_utils.concepts import report_labels
 from rctpl_utils.datasets import ChestXrayDataset, open_dataset
 from rctpl_utils.encoders.standin import StandIn
+from rctpl_utils.errors import InputError
 from rctpl_utils.precision import autocast
 from rctpl_utils.pretraining import augment
 from rctpl_utils.pretraining_data import load_images
@@ -62,7 +64,16 @@ class SupervisedBound(nn.Module):
 def train_bound(
     workspace: Workspace, encoder: StandIn, triplets: pd.DataFrame, seed: int = 0
 ) -> SupervisedBound:
-    """Train on labels: binary cross-entropy, unknown labels masked, `EPOCHS` passes."""
+    """Train on labels: binary cross-entropy, unknown labels masked, `EPOCHS` passes.
+
+    Raises:
+        InputError: an encoder other than the stand-in.
+    """
+    if not isinstance(encoder, StandIn):
+        raise InputError(
+            f"the supervised reference starts from the stand-in, not from {encoder.name}",
+            "Leave the row out: classify without a bound.",
+        )
     torch.manual_seed(seed)
     images, labels = _labeled_films(workspace, encoder.image_size, triplets)
     model = SupervisedBound(encoder).to(encoder.device).train()

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from rctpl_utils.corpus import TextBatch, TextCorpus
 from rctpl_utils.encoders.base import Encoder
+from rctpl_utils.parallel_training import processes
 from rctpl_utils.profiles import PromptLearning
 from rctpl_utils.prompts import initial_context
 from rctpl_utils.scoring import (
@@ -65,6 +66,9 @@ def learn_prompts(
     The two terms share no parameter, so a branch alone learns what it would learn beside the other;
     a branch that is left out keeps its initial context.
 
+    Where a launcher started several processes, each takes its part of every batch and the
+    gradients are averaged: the prompts are those of one process up to the order of summation.
+
     Args:
         corpus: text features and labels; the L columns of its labels are `concepts`.
         seed: decides the initial contexts and the order of the reports.
@@ -86,24 +90,30 @@ def learn_prompts(
     steps = settings.epochs * math.ceil(len(corpus) / settings.batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     names = [prompt_name(concept) for concept in concepts]
-    history, start = [], time.perf_counter()
-    with tqdm(total=steps, desc=f"prompts, seed {seed}", unit="step", disable=not progress) as bar:
+    history, start, group = [], time.perf_counter(), processes()
+    silent = not (progress and group.first)
+    with tqdm(total=steps, desc=f"prompts, seed {seed}", unit="step", disable=silent) as bar:
         for epoch in range(settings.epochs):
             seen = []
             for rows in shuffled_batches(len(corpus), settings.batch_size, generator):
+                part, weight = group.share_of_batch(rows)
                 embeddings = embed_classes(encoder, learning, names)
                 losses = batch_losses(
-                    corpus.batch(rows, device), embeddings, temperature, settings.margin
+                    corpus.batch(part, device), embeddings, temperature, settings.margin
                 )
-                loss = sum(losses.values()) + (regularizer(embeddings) if regularizer else 0)
+                ranking = weight * sum(losses.values())
+                loss = ranking + (regularizer(embeddings) if regularizer else 0)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
+                group.average_gradients(learning.values())
                 optimizer.step()
                 schedule.step()
-                seen.append([value.item() for value in losses.values()])
+                seen.append([weight * value.item() for value in losses.values()])
                 bar.update()
-            means = np.mean(seen, axis=0).tolist()
-            row = {f"{name}_loss": mean for name, mean in zip(learning, means, strict=True)}
+            means = np.mean(group.mean(torch.tensor(seen, dtype=torch.float64)).numpy(), axis=0)
+            row = {
+                f"{name}_loss": mean for name, mean in zip(learning, means.tolist(), strict=True)
+            }
             if validation is not None:
                 held_out = corpus_losses(
                     encoder, learning, names, validation, temperature, settings.margin

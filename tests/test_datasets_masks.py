@@ -5,11 +5,14 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from tiny_world import CASES, SIZE, edit, film, refused, write
 
-from rctpl_utils.datasets import open_dataset
+from rctpl_utils.datasets import open_dataset, rsna
+from rctpl_utils.datasets.masks import check_box
 from rctpl_utils.embedded.image_files import write_mask_png
+from rctpl_utils.embedded.sources import xrv_file
 from rctpl_utils.errors import InputError
 
 SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -62,6 +65,38 @@ def test_rsna_several_boxes_are_one_mask(tmp_path):
     expected = film(next(c for c in CASES["rsna"] if c.image_id == image)).masks["Pneumonia"]
     expected[36:, 44:] = True
     assert (dataset.mask(index, "Pneumonia") == expected).all()
+
+
+# --- the official tables pass ---
+
+
+def test_official_boxes_and_runs_lie_inside():
+    """Every box of ChestX-ray14 and RSNA, every run of SIIM-ACR, in 1024-pixel images."""
+    table = pd.read_csv(xrv_file("BBox_List_2017.csv.gz"))
+    boxes = [tuple(row) for row in table[["Bbox [x", "y", "w", "h]"]].itertuples(index=False)]
+    table = pd.read_csv(xrv_file("kaggle_stage_2_train_labels.csv.zip")).dropna()
+    boxes += [tuple(row) for row in table[rsna.BOX_COLUMNS].itertuples(index=False)]
+    assert len(boxes) == 984 + 9_555
+    for box in boxes:
+        check_box(box, (1024, 1024))
+    runs = pd.read_csv(xrv_file("siim-pneumothorax-train-rle.csv.gz"), dtype=str)
+    positive = runs[runs[" EncodedPixels"].str.strip() != "-1"][" EncodedPixels"]
+    assert max(sum(map(int, text.split())) for text in positive) <= 1024 * 1024
+
+
+@pytest.mark.parametrize(
+    ("name", "packaged", "official"),
+    [
+        ("rsna", "kaggle_stage_2_train_labels.csv.zip", "stage_2_train_labels.csv"),
+        ("siim", "siim-pneumothorax-train-rle.csv.gz", "train-rle.csv"),
+    ],
+)
+def test_official_tables_are_accepted(tmp_path, name, packaged, official):
+    """Only the films are missing."""
+    (tmp_path / name).mkdir()
+    table = pd.read_csv(xrv_file(packaged), dtype=str, keep_default_na=False)
+    table.to_csv(tmp_path / name / official, index=False)
+    refused(name, tmp_path, "test", r"(\d+) of \1 images listed are missing", allow_partial=True)
 
 
 # --- SIIM-ACR ---
@@ -162,6 +197,23 @@ def test_outlines_are_scaled_and_lungs_left_out(rural, tmp_path):
     index = dataset.records["image_id"].tolist().index(name)
     assert np.isnan(dataset.records["COVID-19"][index])
     assert not dataset.annotated("COVID-19")[index]
+
+
+def test_film_without_annotation_is_counted(rural, tmp_path):
+    root, name = rural
+    before = len(open_dataset("covid-rural", tmp_path, "test"))
+    (root / f"pngs_masks/{name}.png").unlink()
+    (root / f"jpgs/jsons/{name}.json").unlink()
+    dataset = open_dataset("covid-rural", tmp_path, "test")
+    assert dataset.left_out == {"film without annotation": 1} and len(dataset) == before - 1
+
+
+def test_rural_clone_of_the_annotations_repository(rural, tmp_path):
+    root, name = rural
+    (root / "covid_rural_annot").mkdir()
+    for folder in ("jpgs", "pngs_masks"):
+        shutil.move(root / folder, root / "covid_rural_annot")
+    assert rural_mask(tmp_path, name).any()
 
 
 def test_larger_mask_files(rural, tmp_path):

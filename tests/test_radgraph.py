@@ -1,11 +1,19 @@
 import json
+import logging
+import tracemalloc
 
+import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import cohen_kappa_score
 
+from rctpl_utils.concepts import Triplet, merge_mentions, triplets_frame
+from rctpl_utils.concepts.agreement import agreement, cohen_kappa
+from rctpl_utils.concepts.graph import parse_graph
 from rctpl_utils.concepts.json_stream import stream_objects
-from rctpl_utils.concepts.radgraph import RadGraphExtractor, parse_graph
+from rctpl_utils.concepts.radgraph import RadGraphExtractor
 from rctpl_utils.errors import InputError
 from rctpl_utils.reports import Report
 
@@ -194,3 +202,175 @@ def test_another_json_is_refused(tmp_path, text):
         list(stream_objects(tmp_path / "x.json"))
     with pytest.raises(InputError, match="no such file"):
         list(stream_objects(tmp_path / "y.json"))
+
+
+@pytest.mark.parametrize(
+    "label, positive",
+    [
+        ("OBS-DP", "present"),
+        ("OBS-DA", "absent"),
+        ("OBS-U", "uncertain"),
+        ("Observation::definitely present", "present"),
+        ("Observation::definitely absent", "absent"),
+        ("Observation::uncertain", "uncertain"),
+        ("Observation::measurement::definitely present", "present"),
+        ("Observation::measurement::definitely absent", "absent"),
+        ("Observation::measurement::uncertain", "uncertain"),
+    ],
+)
+def test_every_label_of_both_models_is_an_assertion(label, positive):
+    assert one("edema", entity("edema", label, 0)) == [("Edema", None, positive)]
+
+
+@pytest.mark.parametrize("word", [0, 1, 2])
+def test_any_word_of_a_location_may_be_the_target(word):
+    """All modify the head, or each the next: "left lower lobe" in either case."""
+    for first_modifies in ("2", "1"):
+        found = one(
+            "left lower lobe consolidation",
+            entity("left", "ANAT-DP", 0, ("modify", first_modifies)),
+            entity("lower", "ANAT-DP", 1, ("modify", "2")),
+            entity("lobe", "ANAT-DP", 2),
+            entity("consolidation", "OBS-DP", 3, ("located_at", str(word))),
+        )
+        if first_modifies == "2" or word == 0:
+            assert found == [("Consolidation", "left lower lobe", "present")]
+        else:  # only direct modifiers of the head are taken
+            assert found == [("Consolidation", "lower lobe", "present")]
+
+
+def test_a_word_of_two_anatomies_is_two_locations():
+    found = one(
+        "left apex and base opacity",
+        entity("left", "ANAT-DP", 0, ("modify", "1"), ("modify", "2")),
+        entity("apex", "ANAT-DP", 1),
+        entity("base", "ANAT-DP", 3),
+        entity("opacity", "OBS-DP", 4, ("located_at", "0")),
+    )
+    assert [place for _, place, _ in found] == ["left apex", "left base"]
+
+
+def test_anatomies_that_modify_each_other_end():
+    found = one(
+        "right base atelectasis",
+        entity("right", "ANAT-DP", 0, ("modify", "1")),
+        entity("base", "ANAT-DP", 1, ("modify", "0")),
+        entity("atelectasis", "OBS-DP", 2, ("located_at", "0")),
+    )
+    assert found == [("Atelectasis", "right base", "present")]
+
+
+def test_an_observation_of_several_tokens_keeps_its_inclusive_end():
+    text = "lines : pleural effusion seen"
+    graphs = {"s1.txt": {"text": text, "entities": {"1": entity("pleural effusion", "OBS-DP", 2,
+                                                                 end=3)}}}  # fmt: skip
+    (found,) = extract(graphs)
+    assert (found.concept, text[found.start : found.end]) == (
+        "Pleural Effusion", "pleural effusion",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "labels, merged",
+    [
+        (("OBS-DA", "OBS-U", "OBS-DP"), "present"),
+        (("OBS-U", "OBS-DA"), "absent"),
+        (("OBS-U", "OBS-U"), "uncertain"),
+    ],
+)
+def test_mentions_of_one_concept_merge(labels, merged):
+    text = " ".join(["edema"] * len(labels))
+    entities = {str(i): entity("edema", label, i) for i, label in enumerate(labels)}
+    frame = triplets_frame(extract({"s1.txt": {"text": text, "entities": entities}}))
+    assert len(frame) == len(labels)
+    assert merge_mentions(frame).to_dict() == {("s1", "Edema"): merged}
+
+
+def test_the_package_counts_reports_as_given_and_calls_an_empty_one_none():
+    """radgraph 0.1.18 annotates the text "None" for an empty report, and keeps its number."""
+    empty = {"text": "None", "entities": {}, "data_source": None, "data_split": "inference"}
+    extractor = RadGraphExtractor({"0": empty, "1": graph()})
+    found = list(extractor.extract([report(8), report(9)]))
+    assert {t.report_id for t in found} == {"s9"} and extractor.read == {"s8", "s9"}
+
+
+def test_reports_that_radgraph_lacks_are_counted(caplog):
+    extractor = RadGraphExtractor({"p/s1.txt": graph()})
+    with caplog.at_level(logging.WARNING):
+        assert len(list(extractor.extract([report(1), report(2), report(3)]))) == 3
+    assert "2 of 3 reports are not in RadGraph's file" in caplog.text
+    assert extractor.read == {"s1"}
+
+
+def test_a_large_file_takes_the_memory_of_a_block(tmp_path):
+    path, peaks = tmp_path / "graphs.json", []
+    for count in (50, 1000):
+        path.write_text(json.dumps({f"p/s{i}.txt": graph() for i in range(count)}))
+        tracemalloc.start()
+        assert sum(1 for _ in stream_objects(path, 4096)) == count
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.5 * peaks[0] and path.stat().st_size > 5 * peaks[1]
+
+
+def frame(*rows):
+    """Triplets from (report, concept, location, positive)."""
+    return triplets_frame(
+        Triplet(report_id, "", concept, location, positive, 0, 1, "x")
+        for report_id, concept, location, positive in rows
+    )
+
+
+FIRST = frame(
+    ("s1", "Edema", None, "present"),
+    ("s1", "Edema", None, "absent"),  # merges to present
+    ("s2", "Edema", "left base", "present"),
+    ("s3", "Edema", None, "absent"),
+    ("s1", "Mass", None, "present"),
+)
+SECOND = frame(
+    ("s1", "Edema", None, "present"),
+    ("s2", "Edema", "right base", "present"),
+    ("s3", "Edema", None, "present"),
+    ("s4", "Edema", None, "uncertain"),
+)
+
+
+def test_agreement_by_hand():
+    table = agreement(FIRST, SECOND, ["s1", "s2", "s3", "s4", "s5"])
+    assert table.index.tolist() == ["Edema", "Mass"]
+    counts = ["both", "first_only", "second_only", "neither"]
+    assert table.loc["Edema", counts].tolist() == [2, 0, 1, 2]
+    assert table.loc["Mass", counts].tolist() == [0, 1, 0, 4]
+    # Edema: observed 4/5; expected (2 * 3 + 3 * 2) / 25
+    assert table.loc["Edema", "kappa"] == pytest.approx((0.8 - 0.48) / 0.52)
+    said = [["p", "p", "a", "n", "n"], ["p", "p", "p", "u", "n"]]
+    assert table.loc["Edema", "kappa_assertion"] == pytest.approx(cohen_kappa_score(*said))
+    assert table.loc["Edema", "same_location"] == 0.5 and np.isnan(table["same_location"]["Mass"])
+    # without a list, a report in which neither found anything is unknown
+    assert agreement(FIRST, SECOND).loc["Edema", counts].tolist() == [2, 0, 1, 1]
+
+
+def test_agreement_of_an_extractor_with_itself_is_full():
+    table = agreement(FIRST, FIRST, ["s1", "s2", "s3"])
+    assert (table[["first_only", "second_only"]] == 0).all(axis=None)
+    assert table["kappa"].tolist() == [1, 1] and table["kappa_assertion"].tolist() == [1, 1]
+    assert table["same_location"].tolist() == [1, 1]
+
+
+def test_kappa_is_nan_where_all_answers_are_the_same():
+    assert np.isnan(agreement(FIRST, FIRST, ["s1"])["kappa"]).all()
+    with pytest.raises(InputError, match="no report that both"):
+        agreement(FIRST.iloc[:0], SECOND.iloc[:0])
+
+
+@given(st.lists(st.tuples(st.sampled_from("paun"), st.sampled_from("paun")), min_size=2))
+@settings(max_examples=60)
+def test_kappa_is_scikit_learns(pairs):
+    first, second = zip(*pairs, strict=True)
+    counts = pd.crosstab(pd.Series(first), pd.Series(second))
+    counts = counts.reindex(index=list("paun"), columns=list("paun"), fill_value=0).to_numpy()
+    if len(set(first) | set(second)) == 1:
+        assert np.isnan(cohen_kappa(counts))
+    else:
+        assert cohen_kappa(counts) == pytest.approx(cohen_kappa_score(first, second))

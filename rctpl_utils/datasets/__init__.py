@@ -1,6 +1,6 @@
 """The paper's data sets (4.1.2 and 4.1.3) in their official layouts, behind one small protocol."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from rctpl_utils.datasets.base import ChestXrayDataset, Radiographs
@@ -9,11 +9,12 @@ from rctpl_utils.datasets.chexpert import open_chexpert, open_chexpert5x200
 from rctpl_utils.datasets.covid_rural import open_covid_rural
 from rctpl_utils.datasets.covidx import open_covidx
 from rctpl_utils.datasets.mimic_cxr import open_mimic_cxr
+from rctpl_utils.datasets.openi_films import open_openi
 from rctpl_utils.datasets.rsna import open_rsna
 from rctpl_utils.datasets.siim import open_siim
 from rctpl_utils.errors import InputError
 
-__all__ = ["DATASETS", "ChestXrayDataset", "Radiographs", "open_dataset"]
+__all__ = ["DATASETS", "ChestXrayDataset", "Radiographs", "open_dataset", "present_datasets"]
 
 _HELD_OUT = ("validation", "test")
 # name -> (folder below the data root, splits, function that opens it)
@@ -26,6 +27,7 @@ DATASETS: dict[str, tuple[str, tuple[str, ...], Callable[..., Radiographs]]] = {
     "siim": ("siim", _HELD_OUT, open_siim),
     "covid-rural": ("covid-rural", _HELD_OUT, open_covid_rural),
     "mimic-cxr": ("mimic-cxr", ("train", *_HELD_OUT), open_mimic_cxr),
+    "openi": ("openi", _HELD_OUT, open_openi),
 }
 
 
@@ -38,8 +40,13 @@ def open_dataset(
         name: a key of `DATASETS`.
         data_root: the folder that holds the data sets' folders.
         split: "validation" or "test"; "train" for mimic-cxr only.
-        options: `allow_partial` (leave out, and count, images whose file is missing) and, for
+        options: `allow_partial` (leave out, and count, images whose file is missing), `skip_bad`
+            (leave out, count and list bad rows and images; decodes every image once) and, for
             CheXpert, `per_class`.
+
+    That each image listed is there is checked here. Whether the lists themselves are the official
+    ones in full is not, since simulated and sample data are smaller: `counts.require_complete`
+    does, for the doctor and before a run of the paper profile.
 
     Raises:
         InputError: an unknown name or split, an absent folder, or bad data: with the file, the row
@@ -57,3 +64,11 @@ def open_dataset(
         cure = f"Put {name} there in its official layout, or leave it out."
         raise InputError(f"data set {name!r} is absent", cure, file=root)
     return opener(root, split, **options)
+
+
+def present_datasets(names: Iterable[str], data_root: str | Path) -> tuple[str, ...]:
+    """Those of `names` (keys of `DATASETS`) whose folder is there, in their order.
+
+    A run on real data leaves the cells of the others "not run".
+    """
+    return tuple(name for name in names if (Path(data_root) / DATASETS[name][0]).is_dir())

@@ -1,15 +1,17 @@
 """What every data set looks like to the rest of the project: records, pixels, masks."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
 
+from rctpl_utils.datasets.film_checks import MaskReader, usable_films
 from rctpl_utils.datasets.images import image_size, read_image
+from rctpl_utils.datasets.screening import Screen, Skipped
 from rctpl_utils.errors import InputError
 
-MaskReader = Callable[[pd.Series, tuple[int, int]], np.ndarray]
+BAD = "bad input, listed in skipped"  # a reason to be left out
 
 
 @runtime_checkable
@@ -24,6 +26,7 @@ class ChestXrayDataset(Protocol):
             concept: 1.0 present, 0.0 absent, NaN unknown.
         has_masks: whether any lesion of this split is drawn in.
         left_out: why and how many images of the official tables are not in `records`.
+        skipped: with `skip_bad`, each bad row or image that was left out, with its reason.
     """
 
     name: str
@@ -32,6 +35,7 @@ class ChestXrayDataset(Protocol):
     records: pd.DataFrame
     has_masks: bool
     left_out: Mapping[str, int]
+    skipped: Sequence[Skipped]
 
     def __len__(self) -> int:
         """Number of images."""
@@ -63,6 +67,7 @@ class Radiographs:
         masks: Mapping[str, MaskReader] | None = None,
         annotated: Mapping[str, np.ndarray] | None = None,
         left_out: Mapping[str, int] | None = None,
+        screen: Screen | None = None,
     ) -> None:
         """Hold the table and the readers.
 
@@ -74,17 +79,26 @@ class Radiographs:
             masks: concept -> function of (record, image size) that draws its mask.
             annotated: concept -> bool (n,), the images for which that mask is not empty.
             left_out: counts of images that are not in `records`, by reason.
+            screen: what was done about bad rows, and is to be done about bad images; by default
+                these raise when they are asked for.
 
         Raises:
             InputError: no image is left.
         """
+        screen = screen or Screen()
+        masks, annotated = dict(masks or {}), dict(annotated or {})
+        usable = usable_films(screen, records, masks, annotated)
+        records = records[usable]
         if not len(records):
             cure = "Choose another split, or check the official lists under the data root."
             raise InputError(f"data set {name!r} has no image in its {split} split", cure)
         self.name, self.split, self.concepts = name, split, concepts
         self.records = records.reset_index(drop=True)
-        self.left_out = {reason: count for reason, count in (left_out or {}).items() if count}
-        self._masks, self._annotated = dict(masks or {}), dict(annotated or {})
+        self.skipped = tuple(screen.skipped)
+        reasons = {**(left_out or {}), BAD: len(self.skipped)}
+        self.left_out = {reason: count for reason, count in reasons.items() if count}
+        self._masks = masks
+        self._annotated = {concept: drawn[usable] for concept, drawn in annotated.items()}
 
     @property
     def has_masks(self) -> bool:

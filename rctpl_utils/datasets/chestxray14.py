@@ -15,18 +15,8 @@ import pandas as pd
 
 from rctpl_utils.datasets.base import Radiographs
 from rctpl_utils.datasets.boxes import BoxMasks
-from rctpl_utils.datasets.tables import (
-    files_in,
-    keep_present,
-    numbers,
-    read_lines,
-    read_table,
-    refuse_blank,
-    refuse_duplicates,
-    refuse_outside,
-    refuse_rows,
-    refuse_shared_patients,
-)
+from rctpl_utils.datasets.screening import Screen
+from rctpl_utils.datasets.tables import files_in, keep_present, read_lines, read_table
 from rctpl_utils.vocabulary import CHESTXRAY14_CONCEPTS
 
 FRAME = 1024  # pixels: the size of the official images, which the boxes refer to
@@ -52,24 +42,29 @@ BOX_CONCEPTS = (
 )
 
 
-def open_chestxray14(root: Path, split: str, *, allow_partial: bool = False) -> Radiographs:
+def open_chestxray14(
+    root: Path, split: str, *, allow_partial: bool = False, skip_bad: bool = False
+) -> Radiographs:
     """Open one split: "test" is `test_list.txt`, "validation" all other images.
 
     Args:
         root: the data set's folder.
         split: "validation" or "test".
         allow_partial: leave out, and count, images whose file is missing.
+        skip_bad: leave out, count and list bad rows and images.
 
     Raises:
         InputError: a missing file or column, an unknown label, a duplicate, a patient on both
             sides, a path outside the folder.
     """
-    everything = _records(root)
-    records = everything[_in_split(everything, split, root, allow_partial)]
+    screen = Screen(skip_bad)
+    everything, named = _records(root, screen)
+    known = None if allow_partial else named
+    records = _in_split(everything, known, split, root, screen)
     paths = records["image_id"].map(_images(root))
     records.insert(2, "path", paths)
     records, missing = keep_present(records, paths.notna(), allow_partial=allow_partial, file=root)
-    masks = _boxes(root, everything["image_id"], allow_partial)
+    masks = _boxes(root, known, screen)
     annotated = {concept: reader.drawn(records["image_id"]) for concept, reader in masks.items()}
     left_out = {"image file missing": missing}
     return Radiographs(
@@ -80,6 +75,7 @@ def open_chestxray14(root: Path, split: str, *, allow_partial: bool = False) -> 
         masks=masks,
         annotated=annotated,
         left_out=left_out,
+        screen=screen,
     )
 
 
@@ -90,68 +86,87 @@ def _images(root: Path) -> dict[str, str]:
     return files_in(folders, (".png", ".jpg", ".jpeg"))
 
 
-def _records(root: Path) -> pd.DataFrame:
-    """The entry table as records without paths."""
+def _records(root: Path, screen: Screen) -> tuple[pd.DataFrame, pd.Series]:
+    """The entry table as records without paths, and all images that it names."""
     tables = [root / name for name in ENTRY_TABLES]
     file = next((table for table in tables if table.is_file()), tables[0])
     columns = ["Image Index", "Finding Labels", "Patient ID"]
     entries = read_table(file, columns, dtype=dict.fromkeys(columns, "str"))
-    refuse_blank(entries, ["Image Index", "Patient ID"], file)
-    refuse_duplicates(entries, ["Image Index"], file)
-    refuse_outside(entries["Image Index"], file)
-    records = _labels(entries["Finding Labels"], file)
+    known = entries["Image Index"]
+    entries = screen.blank(entries, ["Image Index", "Patient ID"], file)
+    entries = screen.duplicates(entries, ["Image Index"], file)
+    entries = screen.outside(entries, "Image Index", file)
+    entries = _refuse_unknown_labels(entries, file, screen)
+    records = _labels(entries["Finding Labels"])
     records.insert(0, "image_id", entries["Image Index"].to_numpy())
     records.insert(1, "patient_id", entries["Patient ID"].to_numpy())
-    return records
+    return records, known
 
 
-def _labels(texts: pd.Series, file: Path) -> pd.DataFrame:
-    """0.0 or 1.0 a concept, from texts such as "Effusion|Mass"; each combination is read once."""
-    codes, combinations = pd.factorize(texts.fillna(""))
-    labels = np.zeros((len(combinations), len(CHESTXRAY14_CONCEPTS)))
-    for row, combination in enumerate(combinations):
-        names = [] if combination == "No Finding" else combination.split("|")
-        unknown = [name for name in names if name not in CANONICAL]
+def _names(combination: str) -> list[str]:
+    """The labels of a text such as "Effusion|Mass"."""
+    return [] if combination == "No Finding" else combination.split("|")
+
+
+def _refuse_unknown_labels(entries: pd.DataFrame, file: Path, screen: Screen) -> pd.DataFrame:
+    texts = entries["Finding Labels"].fillna("")
+    for combination in texts.unique():
+        unknown = [name for name in _names(combination) if name not in CANONICAL]
         if unknown:
             problem = f"the label {unknown[0]!r} is not one of ChestX-ray14's"
             cure = "Use the official table, unchanged."
-            refuse_rows(codes == row, problem, cure, file)
-        for name in names:
+            odd = texts.loc[entries.index] == combination
+            entries = screen.rows(entries, odd, problem, cure, file)
+    return entries
+
+
+def _labels(texts: pd.Series) -> pd.DataFrame:
+    """0.0 or 1.0 a concept; each combination of labels is read once."""
+    codes, combinations = pd.factorize(texts)
+    labels = np.zeros((len(combinations), len(CHESTXRAY14_CONCEPTS)))
+    for row, combination in enumerate(combinations):
+        for name in _names(combination):
             labels[row, CHESTXRAY14_CONCEPTS.index(CANONICAL[name])] = 1
     return pd.DataFrame(labels[codes], columns=list(CHESTXRAY14_CONCEPTS))
 
 
-def _in_split(records: pd.DataFrame, split: str, root: Path, allow_partial: bool) -> pd.Series:
+def _in_split(
+    records: pd.DataFrame, known: pd.Series | None, split: str, root: Path, screen: Screen
+) -> pd.DataFrame:
+    """The records of a split; `known` are the images that the list may name, None for any."""
     file = root / "test_list.txt"
-    listed = pd.Series([line.strip() for line in read_lines(file)], dtype="str")
-    refuse_duplicates(listed.to_frame("image"), ["image"], file)
-    if not allow_partial:
-        unknown = ~listed.isin(records["image_id"])
+    listed = pd.DataFrame({"image": [line.strip() for line in read_lines(file)]}, dtype="str")
+    listed = screen.duplicates(listed, ["image"], file)
+    if known is not None:
+        unknown = ~listed["image"].isin(known)
         problem = "an image that the data entry table does not hold"
-        refuse_rows(unknown, problem, "Complete the table, or pass allow_partial=True.", file)
-    test = records["image_id"].isin(listed)
-    patients = records["patient_id"]
+        cure = "Complete the table, or pass allow_partial=True."
+        listed = screen.rows(listed, unknown, problem, cure, file)
+    test = records["image_id"].isin(listed["image"])
+    own, others = (test, ~test) if split == "test" else (~test, test)
+    patients = records.loc[others, "patient_id"]
     names = ("the test list", "the rest")
-    refuse_shared_patients(patients[test], patients[~test], names, file)
-    return test if split == "test" else ~test
+    return screen.patients(records[own], patients, names, file, is_test=split == "test")
 
 
-def _boxes(root: Path, images: pd.Series, allow_partial: bool) -> dict[str, BoxMasks]:
+def _boxes(root: Path, known: pd.Series | None, screen: Screen) -> dict[str, BoxMasks]:
+    """A reader a concept; `known` are the images that the table may name, None for any."""
     file = root / BOX_TABLE
     if not file.is_file():
         return {}
     names = ["Image Index", "Finding Label"]
     table = read_table(file, [*names, *BOX_COLUMNS], dtype=dict.fromkeys(names, "str"))
-    refuse_duplicates(table, ["Image Index", "Finding Label", *BOX_COLUMNS], file)
-    concepts = table["Finding Label"].map(CANONICAL)
-    refuse_rows(concepts.isna(), "an unknown finding", "Use the official table.", file)
-    if not allow_partial:
-        unknown = ~table["Image Index"].isin(images)
+    table = screen.duplicates(table, [*names, *BOX_COLUMNS], file)
+    unknown, cure = ~table["Finding Label"].isin(CANONICAL), "Use the official table."
+    table = screen.rows(table, unknown, "an unknown finding", cure, file, whole="Image Index")
+    if known is not None:
+        unknown = ~table["Image Index"].isin(known)
         problem = "a box of an image that the data entry table does not hold"
-        refuse_rows(unknown, problem, "Complete the table, or pass allow_partial=True.", file)
-    corners, readers = numbers(table, BOX_COLUMNS, file), {}
+        cure = "Complete the table, or pass allow_partial=True."
+        table = screen.rows(table, unknown, problem, cure, file)
+    table = screen.numbers(table, BOX_COLUMNS, file, whole="Image Index")
+    concepts, readers = table["Finding Label"].map(CANONICAL), {}
     for concept in BOX_CONCEPTS:
-        rows = concepts == concept
-        images = table.loc[rows, "Image Index"]
-        readers[concept] = BoxMasks.of(file, images, corners[rows], frame=FRAME)
+        rows = table[concepts == concept]
+        readers[concept] = BoxMasks.of(file, rows["Image Index"], rows[BOX_COLUMNS], frame=FRAME)
     return readers

@@ -21,15 +21,8 @@ from pathlib import Path
 import pandas as pd
 
 from rctpl_utils.datasets.base import Radiographs
-from rctpl_utils.datasets.tables import (
-    keep_present,
-    read_table,
-    refuse_blank,
-    refuse_duplicates,
-    refuse_outside,
-    refuse_rows,
-    refuse_shared_patients,
-)
+from rctpl_utils.datasets.screening import Screen
+from rctpl_utils.datasets.tables import keep_present, read_table
 from rctpl_utils.errors import InputError
 from rctpl_utils.vocabulary import CHEXPERT_CONCEPTS
 
@@ -40,7 +33,12 @@ _PATH = r"((?:train|valid)/patient(\d+)/study\d+/view\w+\.(?:jpg|jpeg|png))$"
 
 
 def open_chexpert(
-    root: Path, split: str, *, allow_partial: bool = False, per_class: int = PER_CLASS
+    root: Path,
+    split: str,
+    *,
+    allow_partial: bool = False,
+    skip_bad: bool = False,
+    per_class: int = PER_CLASS,
 ) -> Radiographs:
     """Open "test" (`valid.csv`, radiologists' labels) or "validation" (`train.csv` without 5x200).
 
@@ -50,28 +48,34 @@ def open_chexpert(
         root: the folder that holds `CheXpert-v1.0-small/` or `CheXpert-v1.0/`.
         split: "validation" or "test".
         allow_partial: leave out, and count, images whose file is missing.
+        skip_bad: leave out, count and list bad rows and images.
         per_class: size of the 5x200 set that is kept apart, images a class.
 
     Raises:
         InputError: a missing file or column, a value that is no label, a duplicate, a patient on
             both sides, a path outside the folder.
     """
-    home = _home(root)
-    valid = read_chexpert(home, "valid") if (home / "valid.csv").is_file() else None
+    home, screen = find_home(root), Screen(skip_bad)
     if split == "test":
-        records = read_chexpert(home, "valid") if valid is None else valid
+        records = read_chexpert(home, "valid", screen)
     else:
-        train = read_chexpert(home, "train")
-        if valid is not None:
+        train = read_chexpert(home, "train", screen)
+        if (home / "valid.csv").is_file():
+            patients = read_chexpert(home, "valid", Screen(skip_bad))["patient_id"]
             names = ("train.csv", "valid.csv")
-            refuse_shared_patients(train["patient_id"], valid["patient_id"], names, home)
+            train = screen.patients(train, patients, names, home, is_test=False)
         kept_apart = select_5x200(train, per_class, allow_partial=True)["patient_id"]
         records = train[~train["patient_id"].isin(kept_apart)]
-    return _radiographs("chexpert", split, CHEXPERT_CONCEPTS, records, home, allow_partial)
+    return _radiographs("chexpert", split, CHEXPERT_CONCEPTS, records, home, allow_partial, screen)
 
 
 def open_chexpert5x200(
-    root: Path, split: str, *, allow_partial: bool = False, per_class: int = PER_CLASS
+    root: Path,
+    split: str,
+    *,
+    allow_partial: bool = False,
+    skip_bad: bool = False,
+    per_class: int = PER_CLASS,
 ) -> Radiographs:
     """Open CheXpert-5x200, a test set of five exclusive findings made from `train.csv`.
 
@@ -82,50 +86,64 @@ def open_chexpert5x200(
         root: the folder that holds `CheXpert-v1.0-small/` or `CheXpert-v1.0/`.
         split: "validation" or "test".
         allow_partial: accept fewer than `per_class` images a class, and missing files (counted).
+        skip_bad: leave out, count and list bad rows and images.
         per_class: images a class.
 
     Raises:
         InputError: too few images of a class; else as `open_chexpert`.
     """
-    home = _home(root)
-    train = read_chexpert(home, "train")
+    home, screen = find_home(root), Screen(skip_bad)
+    train = read_chexpert(home, "train", screen)
     records = select_5x200(train, per_class, allow_partial=allow_partial)
     if split == "validation":
         others = train[~train["patient_id"].isin(records["patient_id"])]
         records = select_5x200(others, per_class, allow_partial=True)
-    columns = ["image_id", "patient_id", "path", *COMPETITION]
-    return _radiographs("chexpert5x200", split, COMPETITION, records[columns], home, allow_partial)
+    records = records[["image_id", "patient_id", "path", *COMPETITION]]
+    return _radiographs("chexpert5x200", split, COMPETITION, records, home, allow_partial, screen)
 
 
-def read_chexpert(home: Path, part: str) -> pd.DataFrame:
-    """The frontal images of `train.csv` or `valid.csv` as records, in the table's order."""
+def read_chexpert(home: Path, part: str, screen: Screen | None = None) -> pd.DataFrame:
+    """The frontal images of `train.csv` or `valid.csv` as records, in the table's order.
+
+    Raises:
+        InputError: see `open_chexpert`.
+    """
+    screen = screen or Screen()
     file = home / f"{part}.csv"
     columns = ["Path", "Frontal/Lateral", *CHEXPERT_CONCEPTS]
     table = read_table(file, columns, dtype={"Path": "str"})
-    refuse_blank(table, ["Path"], file)
-    refuse_duplicates(table, ["Path"], file)
-    refuse_outside(table["Path"], file)
+    table = screen.blank(table, ["Path"], file)
+    table = screen.duplicates(table, ["Path"], file)
+    table = screen.outside(table, "Path", file)
     found = table["Path"].str.extract(_PATH)
     problem = "a path that is not {train,valid}/patientNNNNN/studyN/view*.jpg"
-    refuse_rows(found[0].isna(), problem, "Use the official table, unchanged.", file)
-    records = chexpert_labels(table, file)
+    cure = "Use the official table, unchanged."
+    table = screen.rows(table, found[0].isna(), problem, cure, file)
+    table = refuse_odd_labels(table, file, screen)
+    found = found.loc[table.index]
+    records = chexpert_labels(table)
     records.insert(0, "image_id", table["Path"])
     records.insert(1, "patient_id", "patient" + found[1])
     records.insert(2, "path", [f"{home.as_posix()}/{path}" for path in found[0]])
     return records[(table["Frontal/Lateral"] == "Frontal").to_numpy()].reset_index(drop=True)
 
 
-def chexpert_labels(table: pd.DataFrame, file: Path) -> pd.DataFrame:
-    """CheXpert's 13 findings: 1 -> 1.0, 0 and blank -> 0.0, -1 (uncertain) -> NaN.
+def refuse_odd_labels(table: pd.DataFrame, file: Path, screen: Screen) -> pd.DataFrame:
+    """Rows whose 13 labels are all 1, 0, -1 or blank.
 
     Raises:
-        InputError: another value.
+        InputError: another value, unless `screen` skips it.
     """
     labels = table[list(CHEXPERT_CONCEPTS)].apply(pd.to_numeric, errors="coerce")
-    blank = table[list(CHEXPERT_CONCEPTS)].isna()
-    wrong = ~(blank | labels.isin([1, 0, -1]))
-    refuse_rows(wrong.any(axis=1), "a label that is not 1, 0, -1 or blank", "Correct it.", file)
-    return labels.astype(float).mask(blank, 0.0).mask(labels == -1)
+    wrong = ~(table[list(CHEXPERT_CONCEPTS)].isna() | labels.isin([1, 0, -1]))
+    problem = "a label that is not 1, 0, -1 or blank"
+    return screen.rows(table, wrong.any(axis=1), problem, "Correct it.", file)
+
+
+def chexpert_labels(table: pd.DataFrame) -> pd.DataFrame:
+    """CheXpert's 13 findings: 1 -> 1.0, 0 and blank -> 0.0, -1 (uncertain) -> NaN."""
+    labels = table[list(CHEXPERT_CONCEPTS)].apply(pd.to_numeric).astype(float)
+    return labels.fillna(0.0).mask(labels == -1)
 
 
 def select_5x200(records: pd.DataFrame, per_class: int, *, allow_partial: bool) -> pd.DataFrame:
@@ -152,7 +170,12 @@ def select_5x200(records: pd.DataFrame, per_class: int, *, allow_partial: bool) 
     return pd.concat(chosen).drop(columns=["_number", "_turn"]).reset_index(drop=True)
 
 
-def _home(root: Path) -> Path:
+def find_home(root: Path) -> Path:
+    """The folder with `train.csv` or `valid.csv`.
+
+    Raises:
+        InputError: there is none.
+    """
     for name in FOLDERS:
         if any((root / name / f"{part}.csv").is_file() for part in ("train", "valid")):
             return root / name
@@ -167,8 +190,9 @@ def _radiographs(
     records: pd.DataFrame,
     home: Path,
     allow_partial: bool,
+    screen: Screen,
 ) -> Radiographs:
     present = [os.path.isfile(path) for path in records["path"]]
     records, missing = keep_present(records, present, allow_partial=allow_partial, file=home)
     left_out = {"image file missing": missing}
-    return Radiographs(name, split, concepts, records, left_out=left_out)
+    return Radiographs(name, split, concepts, records, left_out=left_out, screen=screen)

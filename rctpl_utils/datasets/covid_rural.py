@@ -1,12 +1,14 @@
 """COVID Rural (Desai et al. 2020, TCIA COVID-19-AR): COVID-19 films with opacities outlined.
 
 The annotations are those of haimingt/opacity_segmentation_covid_chest_X_ray: 221 films, of which
-193 have a mask. All patients had COVID-19; a film without an outlined opacity gets NaN, for it is
-not known whether it shows the disease. torchxrayvision has no class for this data set.
+193 have a mask; three more JPEGs lie there without an annotation and are left out. All patients had
+COVID-19; a film without an outlined opacity gets NaN, for it is not known whether it shows the
+disease. torchxrayvision has no class for this data set.
 
-Layout: `jpgs/*.jpg`, `jpgs/jsons/*.json` (labelme, in a frame that the file states; both lungs are
-outlined too and left out), `pngs_masks/*.png` (0/1; preferred where there is one). 20 % of the
-patients (by a hash) are validation, the rest test; the patient is the file name up to "_".
+Layout (in that repository below `covid_rural_annot/`): `jpgs/*.jpg`, `jpgs/jsons/*.json` (labelme,
+in a frame that the file states; both lungs are outlined too and left out), `pngs_masks/*.png` (0/1;
+preferred where there is one). 20 % of the patients (by a hash) are validation, the rest test; the
+patient is the file name up to "_".
 """
 
 import json
@@ -19,10 +21,12 @@ import pandas as pd
 from rctpl_utils.datasets.base import Radiographs
 from rctpl_utils.datasets.images import read_mask
 from rctpl_utils.datasets.masks import polygon_mask, resize_mask
-from rctpl_utils.datasets.tables import files_in, hash_split
+from rctpl_utils.datasets.screening import Screen
+from rctpl_utils.datasets.tables import files_in, hash_split, keep_present
 from rctpl_utils.errors import InputError
 
 CONCEPTS = ("COVID-19",)
+FOLDERS = (".", "covid_rural_annot")
 IMAGE_FOLDER, OUTLINE_FOLDER, MASK_FOLDER = "jpgs", "jpgs/jsons", "pngs_masks"
 
 
@@ -35,10 +39,6 @@ class OutlineMasks:
     """
 
     root: Path
-
-    def annotated(self, image: str) -> bool:
-        """Whether `image` has a mask or an outline file."""
-        return self._mask_file(image).is_file() or self._outline_file(image).is_file()
 
     def drawn(self, image: str) -> bool:
         """Whether an opacity is outlined in `image`."""
@@ -81,42 +81,71 @@ class OutlineMasks:
         return polygons, frame
 
 
-def open_covid_rural(root: Path, split: str, *, allow_partial: bool = False) -> Radiographs:
+def open_covid_rural(
+    root: Path, split: str, *, allow_partial: bool = False, skip_bad: bool = False
+) -> Radiographs:
     """Open "validation" (20 % of the patients) or "test" (80 %).
 
     Args:
-        root: the data set's folder.
+        root: the data set's folder, or the clone of the annotations' repository.
         split: "validation" or "test".
-        allow_partial: leave out, and count, films without an annotation.
+        allow_partial: leave out, and count, annotated films whose file is missing.
+        skip_bad: leave out, count and list bad films and annotations.
 
     Raises:
-        InputError: no images, a film without annotation, a damaged or impossible outline.
+        InputError: no films, an annotation without its film, a damaged or impossible outline.
     """
-    folder = root / IMAGE_FOLDER
-    files = files_in([folder], (".jpg", ".jpeg", ".png")) if folder.is_dir() else {}
-    if not files:
-        raise InputError("no images", "Put the data set's jpgs/ there.", file=folder)
-    names = [Path(file).stem for file in files]
-    patients = [name.split("_")[0] for name in names]
-    paths = list(files.values())
-    records = pd.DataFrame({"image_id": names, "patient_id": patients, "path": paths})
-    records = records[hash_split(records["patient_id"]) == split].reset_index(drop=True)
-    reader = OutlineMasks(root)
-    known = np.array([reader.annotated(image) for image in records["image_id"]], dtype=bool)
-    unknown = 0
-    if allow_partial:
-        records, unknown = records[known].reset_index(drop=True), int((~known).sum())
-    drawn = np.array([reader.drawn(image) for image in records["image_id"]], dtype=bool)
-    records["COVID-19"] = np.where(drawn, 1.0, np.nan)
+    screen, home = Screen(skip_bad), find_home(root)
+    records, unknown = _films(home, split)
+    present = records["path"].notna()
+    records, missing = keep_present(records, present, allow_partial=allow_partial, file=home)
+    reader = OutlineMasks(home)
+    drawn = [screen.attempt(reader.drawn, image) for image in records["image_id"]]
+    sound = np.array([each is not None for each in drawn], dtype=bool)
+    records, opaque = records[sound], np.array(drawn, dtype=bool)[sound]
+    records["COVID-19"] = np.where(opaque, 1.0, np.nan)
     return Radiographs(
         "covid-rural",
         split,
         CONCEPTS,
         records,
         masks={"COVID-19": reader},
-        annotated={"COVID-19": drawn},
-        left_out={"film without annotation": unknown},
+        annotated={"COVID-19": opaque},
+        left_out={"film without annotation": unknown, "image file missing": missing},
+        screen=screen,
     )
+
+
+def _films(home: Path, split: str) -> tuple[pd.DataFrame, int]:
+    """The annotated films of a split (path NaN where absent), and how many are not annotated."""
+    films = {Path(name).stem: path for name, path in _listing(home, IMAGE_FOLDER).items()}
+    folders = (OUTLINE_FOLDER, MASK_FOLDER)
+    annotated = {Path(name).stem for folder in folders for name in _listing(home, folder)}
+    names = [*films, *sorted(annotated - films.keys())]
+    records = pd.DataFrame({"image_id": names}, dtype="str")
+    records["patient_id"] = [name.split("_")[0] for name in names]
+    records["path"] = records["image_id"].map(films)
+    records = records[hash_split(records["patient_id"]) == split]
+    known = records["image_id"].isin(annotated)
+    return records[known].reset_index(drop=True), int((~known).sum())
+
+
+def _listing(home: Path, folder: str) -> dict[str, str]:
+    suffixes = {IMAGE_FOLDER: (".jpg", ".jpeg", ".png"), OUTLINE_FOLDER: (".json",)}
+    path = home / folder
+    return files_in([path], suffixes.get(folder, (".png",))) if path.is_dir() else {}
+
+
+def find_home(root: Path) -> Path:
+    """The folder that holds `jpgs/` with its films.
+
+    Raises:
+        InputError: there is none.
+    """
+    for name in FOLDERS:
+        if _listing(root / name, IMAGE_FOLDER):
+            return root / name
+    raise InputError("no images", "Put the data set's jpgs/ there.", file=root / IMAGE_FOLDER)
 
 
 def _check(polygon: np.ndarray, frame: tuple[float, float], file: Path) -> None:

@@ -11,20 +11,11 @@ Layout: `train.txt`, `test.txt`, `train/`, `test/`.
 
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from rctpl_utils.datasets.base import Radiographs
-from rctpl_utils.datasets.tables import (
-    files_in,
-    keep_present,
-    read_lines,
-    read_table,
-    refuse_duplicates,
-    refuse_outside,
-    refuse_rows,
-    refuse_shared_patients,
-)
+from rctpl_utils.datasets.screening import Screen
+from rctpl_utils.datasets.tables import files_in, keep_present, read_lines, read_table
 from rctpl_utils.errors import InputError
 
 PARTS = {"validation": "train", "test": "test"}  # our name -> the official list
@@ -33,26 +24,30 @@ FINDINGS = ("normal", "pneumonia", "COVID-19")
 LABELS = {*POSITIVE, "negative", *FINDINGS}
 
 
-def open_covidx(root: Path, split: str, *, allow_partial: bool = False) -> Radiographs:
+def open_covidx(
+    root: Path, split: str, *, allow_partial: bool = False, skip_bad: bool = False
+) -> Radiographs:
     """Open "test" (`test.txt`) or "validation" (`train.txt`).
 
     Args:
         root: the data set's folder.
         split: "validation" or "test".
         allow_partial: leave out, and count, images whose file is missing.
+        skip_bad: leave out, count and list bad rows and images.
 
     Raises:
         InputError: a missing list, a malformed line, an unknown label, a duplicate, a patient on
             both sides, a path outside the folder.
     """
-    part = PARTS[split]
-    records = _read_list(root / f"{part}.txt")
+    part, screen = PARTS[split], Screen(skip_bad)
+    records = _read_list(root / f"{part}.txt", screen)
     other = root / f"{'train' if part == 'test' else 'test'}.txt"
     if other.is_file():
         names = (f"{part}.txt", other.name)
-        patients = _read_list(other)["patient_id"]
-        refuse_shared_patients(records["patient_id"], patients, names, root / names[0])
-    finding = _findings(root, records)
+        patients = _read_list(other, Screen(skip_bad))["patient_id"]
+        file = root / names[0]
+        records = screen.patients(records, patients, names, file, is_test=split == "test")
+    records, finding = _findings(root, records, screen)
     records["COVID-19"] = records.pop("label").isin(POSITIVE).astype(float)
     concepts: tuple[str, ...] = ("COVID-19",)
     if finding is not None:
@@ -63,20 +58,21 @@ def open_covidx(root: Path, split: str, *, allow_partial: bool = False) -> Radio
     records.insert(2, "path", paths)
     records, missing = keep_present(records, paths.notna(), allow_partial=allow_partial, file=root)
     left_out = {"image file missing": missing}
-    return Radiographs("covidx", split, concepts, records, left_out=left_out)
+    return Radiographs("covidx", split, concepts, records, left_out=left_out, screen=screen)
 
 
-def _read_list(file: Path) -> pd.DataFrame:
+def _read_list(file: Path, screen: Screen) -> pd.DataFrame:
+    """The list as image_id, patient_id and label; the index counts its lines from 0."""
     lines = [line.split() for line in read_lines(file)]
-    short = [len(line) < 4 for line in lines]
-    refuse_rows(short, "not `patient file label source`", "Use the official list.", file)
     # a patient's name may hold spaces, the three other fields may not
-    fields = [(" ".join(line[:-3]), *line[-3:]) for line in lines]
+    fields = [(" ".join(line[:-3]), *["", "", "", *line][-3:]) for line in lines]
     table = pd.DataFrame(fields, columns=["patient", "file", "label", "source"], dtype="str")
+    short, cure = table["patient"] == "", "Use the official list."
+    table = screen.rows(table, short, "not `patient file label source`", cure, file)
     problem = f"the label is none of {', '.join(sorted(LABELS))}"
-    refuse_rows(~table["label"].isin(LABELS), problem, "Use the official list.", file)
-    refuse_duplicates(table, ["file"], file)
-    refuse_outside(table["file"], file)
+    table = screen.rows(table, ~table["label"].isin(LABELS), problem, cure, file)
+    table = screen.duplicates(table, ["file"], file)
+    table = screen.outside(table, "file", file)
     # sources number their patients independently: "3" of one is not "3" of another
     patients = table["source"] + ":" + table["patient"]
     return pd.DataFrame(
@@ -84,20 +80,25 @@ def _read_list(file: Path) -> pd.DataFrame:
     )
 
 
-def _findings(root: Path, records: pd.DataFrame) -> pd.Series | None:
-    """Each record's finding, or None where the lists tell only positive from negative."""
+def _findings(
+    root: Path, records: pd.DataFrame, screen: Screen
+) -> tuple[pd.DataFrame, pd.Series | None]:
+    """Records with their findings, None where the lists tell only positive from negative."""
     file = root / "findings.csv"
     if not file.is_file():
-        return records["label"] if records["label"].isin(FINDINGS).all() else None
+        return records, records["label"] if records["label"].isin(FINDINGS).all() else None
     table = read_table(file, ["image", "finding"], dtype="str")
-    refuse_duplicates(table, ["image"], file)
+    table = screen.duplicates(table, ["image"], file)
     problem = f"the finding is none of {', '.join(FINDINGS)}"
-    refuse_rows(~table["finding"].isin(FINDINGS), problem, "Correct it.", file)
+    table = screen.rows(table, ~table["finding"].isin(FINDINGS), problem, "Correct it.", file)
     finding = records["image_id"].map(table.set_index("image")["finding"])
     covid = records["label"].isin(POSITIVE)
     clash = finding.isna() | (finding.eq("COVID-19") != covid)
-    if clash.any():
-        image = records["image_id"][np.argmax(clash)]
-        problem = f"the finding of image {image} is missing or contradicts the list"
-        raise InputError(problem, "Correct it, or remove findings.csv.", file=file)
-    return finding
+    for image in records["image_id"][clash]:
+        screen.attempt(_refuse_finding, image, file)
+    return records[~clash], finding[~clash]
+
+
+def _refuse_finding(image: str, file: Path) -> None:
+    problem = f"the finding of image {image} is missing or contradicts the list"
+    raise InputError(problem, "Correct it, or remove findings.csv.", file=file)

@@ -13,20 +13,15 @@ from pathlib import Path
 import pandas as pd
 
 from rctpl_utils.datasets.base import Radiographs
-from rctpl_utils.datasets.chexpert import chexpert_labels
-from rctpl_utils.datasets.tables import (
-    keep_present,
-    read_table,
-    refuse_blank,
-    refuse_duplicates,
-    refuse_outside,
-    refuse_rows,
-)
+from rctpl_utils.datasets.chexpert import chexpert_labels, refuse_odd_labels
+from rctpl_utils.datasets.screening import Screen
+from rctpl_utils.datasets.tables import keep_present, read_table
 from rctpl_utils.vocabulary import CHEXPERT_CONCEPTS
 
 PARTS = {"train": "train", "validation": "validate", "test": "test"}
 FRONTAL = ("AP", "PA")
 _TABLE = "mimic-cxr-2.0.0-{}.csv.gz"
+SPLIT_TABLE = _TABLE.format("split")
 _IDENTIFIERS = {"subject_id": "str", "study_id": "str", "dicom_id": "str"}
 
 
@@ -35,7 +30,9 @@ def mimic_image_path(subject_id: str, study_id: str, dicom_id: str) -> str:
     return f"files/p{subject_id[:2]}/p{subject_id}/s{study_id}/{dicom_id}.jpg"
 
 
-def open_mimic_cxr(root: Path, split: str, *, allow_partial: bool = False) -> Radiographs:
+def open_mimic_cxr(
+    root: Path, split: str, *, allow_partial: bool = False, skip_bad: bool = False
+) -> Radiographs:
     """Open "train", "validation" or "test" of the official split table, frontal views only.
 
     `records` also has `study` ("sNNNNNNNN", the report's identifier).
@@ -44,14 +41,16 @@ def open_mimic_cxr(root: Path, split: str, *, allow_partial: bool = False) -> Ra
         root: the data set's folder.
         split: "train", "validation" or "test".
         allow_partial: leave out, and count, images whose file is missing.
+        skip_bad: leave out, count and list bad rows and images.
 
     Raises:
         InputError: a missing file or column, an image without view or labels, a duplicate, a
             patient on both sides of the split, a path outside the folder.
     """
-    table = _split_table(root / _TABLE.format("split"))
+    screen = Screen(skip_bad)
+    table = _split_table(root / SPLIT_TABLE, screen)
     table = table[table["split"] == PARTS[split]]
-    views = _views(root / _TABLE.format("metadata"), table)
+    views = _views(root / _TABLE.format("metadata"), table, screen)
     lateral = int((~views.isin(FRONTAL)).sum())
     table = table[views.isin(FRONTAL)]
     records = table[["dicom_id"]].rename(columns={"dicom_id": "image_id"}).reset_index(drop=True)
@@ -59,7 +58,7 @@ def open_mimic_cxr(root: Path, split: str, *, allow_partial: bool = False) -> Ra
     identifiers = table[["subject_id", "study_id", "dicom_id"]].itertuples(index=False)
     records["path"] = [f"{root.as_posix()}/{mimic_image_path(*ids)}" for ids in identifiers]
     records["study"] = "s" + table["study_id"].to_numpy()
-    labels, unlabeled = _labels(root / _TABLE.format("chexpert"), table)
+    labels, unlabeled = _labels(root / _TABLE.format("chexpert"), table, screen)
     records = pd.concat([records, labels], axis=1)[~unlabeled]
     present = [os.path.isfile(path) for path in records["path"]]
     records, missing = keep_present(records, present, allow_partial=allow_partial, file=root)
@@ -68,34 +67,34 @@ def open_mimic_cxr(root: Path, split: str, *, allow_partial: bool = False) -> Ra
         "study without labels": int(unlabeled.sum()),
         "image file missing": missing,
     }
-    return Radiographs("mimic-cxr", split, CHEXPERT_CONCEPTS, records, left_out=left_out)
+    concepts = CHEXPERT_CONCEPTS
+    return Radiographs("mimic-cxr", split, concepts, records, left_out=left_out, screen=screen)
 
 
-def _split_table(file: Path) -> pd.DataFrame:
+def _split_table(file: Path, screen: Screen) -> pd.DataFrame:
     table = read_table(file, [*_IDENTIFIERS, "split"], dtype=_IDENTIFIERS)
-    refuse_blank(table, list(_IDENTIFIERS), file)
-    refuse_duplicates(table, ["dicom_id"], file)
+    table = screen.blank(table, list(_IDENTIFIERS), file)
+    table = screen.duplicates(table, ["dicom_id"], file)
     for column in _IDENTIFIERS:
-        refuse_outside(table[column], file)
-    known = table["split"].isin(PARTS.values())
-    refuse_rows(~known, "a split that is not train, validate or test", "Correct it.", file)
+        table = screen.outside(table, column, file)
+    unknown, cure = ~table["split"].isin(PARTS.values()), "Use the official split."
+    table = screen.rows(table, unknown, "a split that is not train, validate or test", cure, file)
     first = table.groupby("subject_id")["split"].transform("first")
     problem = "a patient who is in another part of the split too"
-    refuse_rows(first != table["split"], problem, "Use the official split.", file)
-    return table
+    return screen.rows(table, first != table["split"], problem, cure, file, whole="subject_id")
 
 
-def _views(file: Path, images: pd.DataFrame) -> pd.Series:
+def _views(file: Path, images: pd.DataFrame, screen: Screen) -> pd.Series:
     table = read_table(file, ["dicom_id", "ViewPosition"], dtype=_IDENTIFIERS)
-    refuse_duplicates(table, ["dicom_id"], file)
+    table = screen.duplicates(table, ["dicom_id"], file)
     return images["dicom_id"].map(table.set_index("dicom_id")["ViewPosition"])
 
 
-def _labels(file: Path, images: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
+def _labels(file: Path, images: pd.DataFrame, screen: Screen) -> tuple[pd.DataFrame, pd.Series]:
     """Labels of each image's study, index 0..n-1, and which images have none."""
     table = read_table(file, ["subject_id", "study_id", *CHEXPERT_CONCEPTS], dtype=_IDENTIFIERS)
-    refuse_duplicates(table, ["study_id"], file)
-    labels = chexpert_labels(table, file)
-    rows = pd.Index(table["study_id"]).get_indexer(images["study_id"])
-    matched = labels.iloc[rows.clip(min=0)].reset_index(drop=True)
-    return matched, pd.Series(rows < 0)
+    table = screen.duplicates(table, ["study_id"], file)
+    table = refuse_odd_labels(table, file, screen)
+    labels = chexpert_labels(table).set_axis(table["study_id"])
+    unlabeled = ~images["study_id"].isin(labels.index).reset_index(drop=True)
+    return labels.reindex(images["study_id"]).reset_index(drop=True), unlabeled

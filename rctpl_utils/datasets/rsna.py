@@ -15,17 +15,8 @@ import pandas as pd
 
 from rctpl_utils.datasets.base import Radiographs
 from rctpl_utils.datasets.boxes import BoxMasks
-from rctpl_utils.datasets.tables import (
-    files_in,
-    hash_split,
-    keep_present,
-    numbers,
-    read_table,
-    refuse_blank,
-    refuse_duplicates,
-    refuse_outside,
-    refuse_rows,
-)
+from rctpl_utils.datasets.screening import Screen
+from rctpl_utils.datasets.tables import files_in, hash_split, keep_present, read_table
 
 CONCEPTS = ("Pneumonia",)
 BOX_COLUMNS = ["x", "y", "width", "height"]
@@ -33,22 +24,24 @@ LABEL_TABLE = "stage_2_train_labels.csv"
 IMAGE_FOLDER = "stage_2_train_images"
 
 
-def open_rsna(root: Path, split: str, *, allow_partial: bool = False) -> Radiographs:
+def open_rsna(
+    root: Path, split: str, *, allow_partial: bool = False, skip_bad: bool = False
+) -> Radiographs:
     """Open "validation" (20 % of the patients) or "test" (80 %).
 
     Args:
         root: the data set's folder.
         split: "validation" or "test".
         allow_partial: leave out, and count, images whose file is missing.
+        skip_bad: leave out, count and list bad rows and images.
 
     Raises:
         InputError: a missing file or column, a duplicate, labels that contradict each other or the
             boxes, a path outside the folder.
     """
-    file = root / LABEL_TABLE
+    file, screen = root / LABEL_TABLE, Screen(skip_bad)
     table = read_table(file, ["patientId", *BOX_COLUMNS, "Target"], dtype={"patientId": "str"})
-    _check(table, file)
-    corners = numbers(table, BOX_COLUMNS, file)
+    table = _check(table, file, screen)
     labels = table.groupby("patientId", sort=True)["Target"].first()
     records = pd.DataFrame({"image_id": labels.index, "patient_id": labels.index})
     records["Pneumonia"] = labels.to_numpy(dtype=float)
@@ -61,7 +54,7 @@ def open_rsna(root: Path, split: str, *, allow_partial: bool = False) -> Radiogr
         records, paths.notna(), allow_partial=allow_partial, file=folder
     )
     rows = table[table["Target"] == 1]
-    reader = BoxMasks.of(file, rows["patientId"], corners.loc[rows.index])
+    reader = BoxMasks.of(file, rows["patientId"], rows[BOX_COLUMNS])
     return Radiographs(
         "rsna",
         split,
@@ -70,16 +63,24 @@ def open_rsna(root: Path, split: str, *, allow_partial: bool = False) -> Radiogr
         masks={"Pneumonia": reader},
         annotated={"Pneumonia": reader.drawn(records["image_id"])},
         left_out={"image file missing": missing},
+        screen=screen,
     )
 
 
-def _check(table: pd.DataFrame, file: Path) -> None:
-    cure = "Use the official table, unchanged."
-    refuse_blank(table, ["patientId"], file)
-    refuse_duplicates(table, ["patientId", *BOX_COLUMNS], file)
-    refuse_outside(table["patientId"], file)
-    refuse_rows(~table["Target"].isin([0, 1]), "a Target that is not 0 or 1", cure, file)
+def _check(table: pd.DataFrame, file: Path, screen: Screen) -> pd.DataFrame:
+    """The sound rows, boxes as float; a film with a bad row goes as a whole."""
+    cure, whole = "Use the official table, unchanged.", "patientId"
+    table = screen.blank(table, ["patientId"], file)
+    table = screen.duplicates(table, ["patientId", *BOX_COLUMNS], file)
+    table = screen.outside(table, "patientId", file)
+    unknown = ~table["Target"].isin([0, 1])
+    problem = "a Target that is not 0 or 1"
+    table = screen.rows(table, unknown, problem, cure, file, whole=whole)
     boxed = table[BOX_COLUMNS].notna().all(axis=1)
-    refuse_rows(boxed != (table["Target"] == 1), "Target and box contradict each other", cure, file)
+    clash = boxed != (table["Target"] == 1)
+    problem = "Target and box contradict each other"
+    table = screen.rows(table, clash, problem, cure, file, whole=whole)
     first = table.groupby("patientId")["Target"].transform("first")
-    refuse_rows(first != table["Target"], "Target differs from an earlier row", cure, file)
+    problem = "Target differs from an earlier row"
+    table = screen.rows(table, first != table["Target"], problem, cure, file, whole=whole)
+    return screen.numbers(table, BOX_COLUMNS, file, whole=whole)

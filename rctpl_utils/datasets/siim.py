@@ -20,15 +20,8 @@ import pandas as pd
 
 from rctpl_utils.datasets.base import Radiographs
 from rctpl_utils.datasets.masks import NO_RUNS, decode_runs
-from rctpl_utils.datasets.tables import (
-    hash_split,
-    keep_present,
-    read_table,
-    refuse_blank,
-    refuse_duplicates,
-    refuse_outside,
-    refuse_rows,
-)
+from rctpl_utils.datasets.screening import Screen
+from rctpl_utils.datasets.tables import hash_split, keep_present, read_table
 from rctpl_utils.errors import InputError
 
 CONCEPTS = ("Pneumothorax",)
@@ -56,23 +49,27 @@ class RunMasks:
         return mask
 
 
-def open_siim(root: Path, split: str, *, allow_partial: bool = False) -> Radiographs:
+def open_siim(
+    root: Path, split: str, *, allow_partial: bool = False, skip_bad: bool = False
+) -> Radiographs:
     """Open "validation" (20 % of the patients) or "test" (80 %).
 
     Args:
         root: the data set's folder.
         split: "validation" or "test".
         allow_partial: leave out, and count, images whose file is missing.
+        skip_bad: leave out, count and list bad rows and images.
 
     Raises:
         InputError: a missing file or column, a duplicate, an image that is both positive and
             negative, two files of one image, a path outside the folder.
     """
-    file = root / RUN_TABLE
+    file, screen = root / RUN_TABLE, Screen(skip_bad)
     table = read_table(file, ["ImageId", "EncodedPixels"], dtype="str", keep_default_na=False)
     table = table[["ImageId", "EncodedPixels"]].apply(lambda column: column.str.strip())
-    positive = _check(table, file)
-    files = _find_dicom(root / IMAGE_FOLDER)
+    table = _check(table, file, screen)
+    positive = table["EncodedPixels"] != NO_RUNS
+    files = _find_dicom(root / IMAGE_FOLDER, screen)
     records = pd.DataFrame({"image_id": table["ImageId"].drop_duplicates()})
     records["patient_id"] = records["image_id"]
     records["path"] = records["image_id"].map(files)
@@ -91,31 +88,35 @@ def open_siim(root: Path, split: str, *, allow_partial: bool = False) -> Radiogr
         masks={"Pneumothorax": RunMasks(file, runs)},
         annotated={"Pneumothorax": records["image_id"].isin(runs).to_numpy()},
         left_out={"image file missing": missing},
+        screen=screen,
     )
 
 
-def _check(table: pd.DataFrame, file: Path) -> pd.Series:
-    """Refuse a contradictory table; return which rows are positive."""
-    refuse_blank(table, ["ImageId"], file)
-    refuse_duplicates(table, ["ImageId", "EncodedPixels"], file)
-    refuse_outside(table["ImageId"], file)
-    cure = "Use the official table, unchanged."
-    refuse_rows(table["EncodedPixels"] == "", "no run lengths", cure, file)
+def _check(table: pd.DataFrame, file: Path, screen: Screen) -> pd.DataFrame:
+    """The sound rows; an image with a bad row goes as a whole."""
+    cure, whole = "Use the official table, unchanged.", "ImageId"
+    table = screen.blank(table, ["ImageId"], file)
+    table = screen.duplicates(table, ["ImageId", "EncodedPixels"], file)
+    table = screen.outside(table, "ImageId", file)
+    empty = table["EncodedPixels"] == ""
+    table = screen.rows(table, empty, "no run lengths", cure, file, whole=whole)
     positive = table["EncodedPixels"] != NO_RUNS
-    first = positive.groupby(table["ImageId"]).transform("first")
-    refuse_rows(first != positive, "both with and without a pneumothorax", cure, file)
-    return positive
+    clash = positive.groupby(table["ImageId"]).transform("first") != positive
+    problem = "both with and without a pneumothorax"
+    return screen.rows(table, clash, problem, cure, file, whole=whole)
 
 
-def _find_dicom(folder: Path) -> dict[str, str]:
+def _find_dicom(folder: Path, screen: Screen) -> dict[str, str]:
     """Image identifier -> path of every DICOM file below `folder`."""
     found: dict[str, str] = {}
     for parent, _, names in os.walk(folder):
         for name in names:
-            if not name.endswith(".dcm"):
-                continue
-            path = os.path.join(parent, name)
-            if found.setdefault(name[:-4], path) != path:
-                problem = f"a second file of the same image as {found[name[:-4]]}"
-                raise InputError(problem, "Remove one of them.", file=path)
+            if name.endswith(".dcm"):
+                screen.attempt(_add, found, name[:-4], os.path.join(parent, name))
     return found
+
+
+def _add(found: dict[str, str], image: str, path: str) -> None:
+    if found.setdefault(image, path) != path:
+        problem = f"a second file of the same image as {found[image]}"
+        raise InputError(problem, "Remove one of them.", file=path)

@@ -1,4 +1,4 @@
-"""Reading and checking the tables that come with the data sets, in whole columns at a time."""
+"""Reading the tables and lists that come with the data sets, and finding what they list."""
 
 import hashlib
 import os
@@ -33,6 +33,9 @@ def read_table(path: Path, columns: Sequence[str], **options: Any) -> pd.DataFra
     except (ValueError, OSError, EOFError, zlib.error) as error:  # parser errors are ValueErrors
         cure = "Download or copy the file again."
         raise InputError(f"not a readable CSV table ({error})", cure, file=path) from error
+    if not isinstance(table.index, pd.RangeIndex):
+        problem, cure = "rows with more cells than the header", "Use the official file, unchanged."
+        raise InputError(problem, cure, file=path)
     table.columns = [str(column).strip() for column in table.columns]
     missing = [column for column in columns if column not in table.columns]
     if missing:
@@ -54,61 +57,6 @@ def read_lines(path: Path) -> list[str]:
     except UnicodeDecodeError as error:
         cure = "Download or copy the file again."
         raise InputError("not a text file in UTF-8", cure, file=path) from error
-
-
-def numbers(table: pd.DataFrame, columns: Sequence[str], file: Path) -> pd.DataFrame:
-    """The columns as float; blank becomes NaN.
-
-    Raises:
-        InputError: a cell that is no number.
-    """
-    values = table[list(columns)].apply(pd.to_numeric, errors="coerce").astype(float)
-    wrong = (values.isna() & table[list(columns)].notna()).any(axis=1)
-    refuse_rows(wrong, f"no number in {', '.join(columns)}", "Use the official table.", file)
-    return values
-
-
-def refuse_rows(bad: Sequence[bool] | pd.Series, problem: str, cure: str, file: Path) -> None:
-    """Raise an `InputError` that names the first bad row (from 1) and how many there are."""
-    rows = np.flatnonzero(np.asarray(bad, dtype=bool))
-    if len(rows):
-        more = f" (and {len(rows) - 1} more rows)" if len(rows) > 1 else ""
-        raise InputError(f"{problem}{more}", cure, file=file, row=int(rows[0]) + 1)
-
-
-def refuse_blank(table: pd.DataFrame, columns: Sequence[str], file: Path) -> None:
-    """Refuse a row without an identifier in one of `columns`."""
-    blank = (table[list(columns)].isna() | (table[list(columns)] == "")).any(axis=1)
-    refuse_rows(blank, f"a blank {' or '.join(columns)}", "Use the official table.", file)
-
-
-def refuse_duplicates(table: pd.DataFrame, columns: Sequence[str], file: Path) -> None:
-    """Refuse a table in which two rows agree in `columns`."""
-    repeated = table.duplicated(list(columns))
-    named = ", ".join(columns)
-    refuse_rows(repeated, f"the same {named} as in an earlier row", "Remove the duplicate.", file)
-
-
-def refuse_outside(paths: pd.Series, file: Path) -> None:
-    """Refuse paths that are absolute or climb out of the data root (`..`)."""
-    text = paths.astype("str")
-    outside = text.str.contains(r"(?:^[/\\~])|(?:^[A-Za-z]:)|(?:(?:^|[/\\])\.\.(?:[/\\]|$))")
-    refuse_rows(outside, "a path that leaves the data root", "Use the official table.", file)
-
-
-def refuse_shared_patients(
-    one: Iterable[str], other: Iterable[str], names: tuple[str, str], file: Path
-) -> None:
-    """Refuse patients that stand on both sides of a split.
-
-    Raises:
-        InputError: naming a patient and how many there are.
-    """
-    shared = sorted(set(one) & set(other))
-    if shared:
-        problem = f"{len(shared)} patients are both in {names[0]} and in {names[1]}"
-        cure = "Use the official split, or move all images of a patient to one side."
-        raise InputError(problem, cure, file=file, row=f"of patient {shared[0]}")
 
 
 def hash_split(patients: Iterable[str], share: float = VALIDATION_SHARE) -> np.ndarray:

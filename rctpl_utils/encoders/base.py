@@ -2,11 +2,14 @@
 
 import hashlib
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from rctpl_utils.encoders.text_tower import TextTower
 
 
 class ImageFeatures(NamedTuple):
@@ -23,6 +26,7 @@ class Encoder(Protocol):
     dimension: int  # d
     context_width: int  # W, the width of a word embedding
     device: torch.device
+    text: "TextTower"  # Enc_T; with its tokenizer and its BERT
     text_key: str  # hash of the text tower's weights, tokenization and pooling
     image_key: str  # hash of the image tower's weights and preprocessing
     image_module: torch.nn.Module  # a preprocessed batch to ImageFeatures, differentiable

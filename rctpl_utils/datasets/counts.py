@@ -1,0 +1,189 @@
+"""Is a data set complete? Its tables counted and compared with the official numbers.
+
+Who checks what: `open_dataset` checks that every image that a table lists is there, always;
+`require_complete` checks that the tables are the official ones in full. The doctor and a run on
+real data call the latter. The embedded world, whose `manifest.json` states how small it is, and
+samples opened with `allow_partial` are not held to the official numbers.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+from rctpl_utils.datasets import (
+    chestxray14,
+    chexpert,
+    covid_rural,
+    mimic_cxr,
+    openi_films,
+    rsna,
+    siim,
+)
+from rctpl_utils.datasets.masks import NO_RUNS
+from rctpl_utils.datasets.official import OFFICIAL
+from rctpl_utils.datasets.tables import files_in, read_lines, read_table
+from rctpl_utils.errors import InputError
+from rctpl_utils.files import read_json
+
+MANIFEST = "manifest.json"  # of the embedded world, in its data root
+
+
+def read_world(data_root: str | Path) -> dict | None:
+    """The manifest of the embedded world in a data root; None where the data are real.
+
+    Its "size" tells how many films a class its CheXpert-5x200 has ("chexpert_5x200").
+
+    Raises:
+        InputError: a `manifest.json` that is not the embedded world's.
+    """
+    path = Path(data_root) / MANIFEST
+    if not path.is_file():
+        return None
+    cure = "Make the embedded world anew, or remove this file."
+    try:
+        manifest = read_json(path)
+    except ValueError as error:
+        raise InputError(f"not a JSON file ({error})", cure, file=path) from error
+    size = manifest.get("size") if isinstance(manifest, dict) else None
+    if not isinstance(size, dict) or "chexpert_5x200" not in size:
+        raise InputError("not the manifest of an embedded world", cure, file=path)
+    return manifest
+
+
+def require_complete_root(data_root: str | Path, *, allow_partial: bool = False) -> None:
+    """Hold every data set that is there to its official numbers; an embedded world to none.
+
+    Args:
+        data_root: the folder that holds the data sets' folders.
+        allow_partial: accept other numbers.
+
+    Raises:
+        InputError: as `require_complete`.
+    """
+    if read_world(data_root) is None:
+        for name in OFFICIAL:
+            root = Path(data_root) / name
+            if root.is_dir():
+                require_complete(name, root, allow_partial=allow_partial)
+
+
+def count(name: str, root: Path) -> dict[str, int]:
+    """What a data set's tables hold, under the names of `OFFICIAL[name].counts`.
+
+    Args:
+        name: a key of `OFFICIAL`.
+        root: the data set's folder.
+
+    Raises:
+        InputError: a table is missing, damaged or lacks a column.
+    """
+    return _COUNTERS[name](root)
+
+
+def shortfall(name: str, root: Path) -> dict[str, tuple[int, int]]:
+    """The counts that are not the official ones: name -> (found, official)."""
+    found, official = count(name, root), OFFICIAL[name].counts
+    return {key: (found[key], number) for key, number in official.items() if found[key] != number}
+
+
+def require_complete(name: str, root: Path, *, allow_partial: bool = False) -> None:
+    """Refuse a data set whose tables are not the official ones in full.
+
+    Args:
+        name: a key of `OFFICIAL`.
+        root: the data set's folder.
+        allow_partial: accept another number of rows.
+
+    Raises:
+        InputError: naming what differs, found and official; or a table that cannot be read.
+    """
+    differing = shortfall(name, root)
+    if differing and not allow_partial:
+        shown = ", ".join(f"{key} {a:,} of {b:,}" for key, (a, b) in differing.items())
+        cure = "Complete the download, or allow a partial data set (allow_partial=True)."
+        raise InputError(f"not the official release: {shown}", cure, file=root)
+
+
+def _chestxray14(root: Path) -> dict[str, int]:
+    tables = [root / name for name in chestxray14.ENTRY_TABLES]
+    entries = read_table(next((t for t in tables if t.is_file()), tables[0]), ["Image Index"])
+    path = root / chestxray14.BOX_TABLE
+    boxes = read_table(path, ["Image Index"]) if path.is_file() else entries.head(0)
+    return {
+        "images": len(entries),
+        "test images": len(read_lines(root / "test_list.txt")),
+        "boxes": len(boxes),
+        "boxed images": boxes["Image Index"].nunique(),
+    }
+
+
+def _chexpert(root: Path) -> dict[str, int]:
+    home = chexpert.find_home(root)
+    parts = {"training images": "train", "validation images": "valid"}
+    return {key: len(read_table(home / f"{part}.csv", ["Path"])) for key, part in parts.items()}
+
+
+def _covidx(root: Path) -> dict[str, int]:
+    keys = {"training images": "train", "test images": "test"}
+    return {key: len(read_lines(root / f"{part}.txt")) for key, part in keys.items()}
+
+
+def _rsna(root: Path) -> dict[str, int]:
+    table = read_table(root / rsna.LABEL_TABLE, ["patientId", "Target"])
+    boxed = table[table["Target"] == 1]
+    return {
+        "rows": len(table),
+        "images": table["patientId"].nunique(),
+        "positive images": boxed["patientId"].nunique(),
+        "boxes": len(boxed),
+    }
+
+
+def _siim(root: Path) -> dict[str, int]:
+    columns = ["ImageId", "EncodedPixels"]
+    table = read_table(root / siim.RUN_TABLE, columns, dtype="str")
+    images = table["ImageId"].value_counts()
+    positive = table["EncodedPixels"].str.strip() != NO_RUNS
+    return {
+        "rows": len(table),
+        "images": len(images),
+        "positive images": table.loc[positive, "ImageId"].nunique(),
+        "images with several rows": int((images > 1).sum()),
+    }
+
+
+def _covid_rural(root: Path) -> dict[str, int]:
+    home = covid_rural.find_home(root)
+    folders = {
+        "films": (covid_rural.IMAGE_FOLDER, ".jpg"),
+        "outlined films": (covid_rural.OUTLINE_FOLDER, ".json"),
+        "masks": (covid_rural.MASK_FOLDER, ".png"),
+    }
+    return {
+        key: len(files_in([home / folder], (suffix,))) if (home / folder).is_dir() else 0
+        for key, (folder, suffix) in folders.items()
+    }
+
+
+def _mimic_cxr(root: Path) -> dict[str, int]:
+    table: pd.DataFrame = read_table(root / mimic_cxr.SPLIT_TABLE, ["dicom_id"])
+    reports = sum(1 for _ in root.glob("files/p*/p*/s*.txt"))
+    return {"images": len(table), "reports": reports}
+
+
+def _openi(root: Path) -> dict[str, int]:
+    folder = root / openi_films.IMAGE_FOLDER
+    return {"images": len(files_in([folder], (".png",))) if folder.is_dir() else 0}
+
+
+_COUNTERS: dict[str, Callable[[Path], dict[str, int]]] = {
+    "chestxray14": _chestxray14,
+    "chexpert": _chexpert,
+    "covidx": _covidx,
+    "rsna": _rsna,
+    "siim": _siim,
+    "covid-rural": _covid_rural,
+    "mimic-cxr": _mimic_cxr,
+    "openi": _openi,
+}

@@ -1,0 +1,91 @@
+"""Open-I, Indiana University's films (Demner-Fushman et al., JAMIA 2016), labeled by human coders.
+
+Labels are the reports' human ("major") MeSH codes as `openi.mesh_findings` reads them, parents
+included. Coders named what is present only: what is not coded counts as absent, and a report with
+the code "No Indexing" as unknown. torchxrayvision's `Openi_Dataset` is not used: its labels are
+substrings of the machine's codes, and it parses XML with entities. Reports, DICOM headers and
+its authors' views by t-SNE are read where that package put them.
+
+Views in the headers are noisy, and a third are blank. A film counts as frontal where the header
+says AP or PA, or is blank and the t-SNE view is PA, and t-SNE does not say lateral.
+
+Layout: `NLMCXR_png/*.png`. Not in the paper's tables. A report is a patient; by a hash 20 % are
+validation, the rest test.
+"""
+
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+
+from rctpl_utils.datasets.base import Radiographs
+from rctpl_utils.datasets.screening import Screen
+from rctpl_utils.datasets.tables import files_in, hash_split, keep_present, read_table
+from rctpl_utils.embedded.sources import xrv_file
+from rctpl_utils.errors import InputError
+from rctpl_utils.openi import mesh_findings, openi_archive, read_openi
+from rctpl_utils.vocabulary import CONCEPTS as VOCABULARY
+from rctpl_utils.vocabulary import with_parents
+
+IMAGE_FOLDER = "NLMCXR_png"
+HEADERS, TSNE_VIEWS = "nlmcxr_dicom_metadata.csv.gz", "nlmcxr_tsne_pa.csv.gz"
+CONCEPTS = tuple(concept for concept in VOCABULARY if concept != "COVID-19")
+NOT_CODED = "No Indexing"
+
+
+def open_openi(
+    root: Path, split: str, *, allow_partial: bool = False, skip_bad: bool = False
+) -> Radiographs:
+    """Open "validation" (20 % of the reports) or "test" (80 %), frontal films only.
+
+    `records` also has `report` ("CXRn").
+
+    Args:
+        root: the data set's folder.
+        split: "validation" or "test".
+        allow_partial: leave out, and count, images whose file is missing.
+        skip_bad: leave out, count and list bad rows and images.
+
+    Raises:
+        InputError: no images, or missing ones; torchxrayvision's tables are absent.
+    """
+    screen, folder = Screen(skip_bad), root / IMAGE_FOLDER
+    if not folder.is_dir():
+        raise InputError("no images", f"Put {IMAGE_FOLDER}/ there.", file=folder)
+    views = read_views()
+    views["patient_id"] = views["image_id"].str.split("_").str[0]
+    views = views[hash_split(views["patient_id"]) == split]
+    films = views.loc[views["frontal"], ["image_id", "patient_id"]].reset_index(drop=True)
+    films["path"] = (films["image_id"] + ".png").map(files_in([folder], (".png",)))
+    films["report"] = films["patient_id"]
+    labels = read_labels().reindex(films["report"]).reset_index(drop=True)
+    records = pd.concat([films, labels], axis=1)
+    present = records["path"].notna()
+    records, missing = keep_present(records, present, allow_partial=allow_partial, file=folder)
+    left_out = {
+        "not known to be a frontal view": int((~views["frontal"]).sum()),
+        "image file missing": missing,
+    }
+    return Radiographs("openi", split, CONCEPTS, records, left_out=left_out, screen=screen)
+
+
+def read_views() -> pd.DataFrame:
+    """Every image of the DICOM header table: image_id, and whether it is known to be frontal."""
+    headers = read_table(xrv_file(HEADERS), ["imageid", "View Position"], dtype="str")
+    tsne = read_table(xrv_file(TSNE_VIEWS), ["imageid", "tsne-view"], dtype="str")
+    guess = headers["imageid"].map(tsne.set_index("imageid")["tsne-view"])
+    said = headers["View Position"]
+    frontal = (said.isin(["AP", "PA"]) | (said.isna() & (guess == "PA"))) & (guess != "L")
+    return pd.DataFrame({"image_id": headers["imageid"], "frontal": frontal.astype(bool)})
+
+
+@cache  # parsing takes seconds, and every split asks
+def read_labels() -> pd.DataFrame:
+    """One row a report, index "CXRn": 1.0, 0.0, or NaN where it was not coded."""
+    reports = read_openi(openi_archive())
+    rows = {}
+    for report in reports:
+        present = with_parents(finding.concept for finding in mesh_findings(report))
+        known = NOT_CODED not in report.mesh
+        rows[report.uid] = [float(c in present) if known else float("nan") for c in CONCEPTS]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=list(CONCEPTS))

@@ -1,0 +1,145 @@
+"""Encode what the notebooks will ask for, ahead of them and by several processes.
+
+    accelerate launch --multi_gpu --num_processes 4 -m rctpl_utils.encode \\
+        --profile paper --data-root DIR --checkpoint FILE
+
+Needs the triplets (notebook 01) and the encoder (notebook 03, or the checkpoint). Texts and images
+go to `build/<profile>/features`, where the notebooks find them; what is there already is checked
+and skipped.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import pandas as pd
+
+from rctpl_utils.corpus import TextCorpus
+from rctpl_utils.corpus_building import build_corpus
+from rctpl_utils.datasets import DATASETS
+from rctpl_utils.encoders.base import Encoder
+from rctpl_utils.encoders.loading import load_encoder
+from rctpl_utils.errors import InputError
+from rctpl_utils.features import image_features
+from rctpl_utils.parallel_training import processes
+from rctpl_utils.reports import read_mimic_reports, with_enough_concepts
+from rctpl_utils.table1 import open_split
+from rctpl_utils.vocabulary import TRAINING_CONCEPTS
+from rctpl_utils.workspace import Workspace
+
+TEXTS = "texts"
+SPLITS = ("validation", "test")  # prompts are learned from text: no training image is asked for
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m rctpl_utils.encode",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "what", nargs="*", metavar="WHAT",
+        help=f"{TEXTS} (reports and descriptions) and data sets, of {', '.join(DATASETS)}; "
+        "default: the texts and every data set that is there",
+    )  # fmt: skip
+    add_run_options(parser)
+    return parser
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """The options that say which run is meant; as those of run_all.sh."""
+    parser.add_argument("--profile", default="embedded", help="default: embedded")
+    parser.add_argument("--output", metavar="DIR", help="holds build/ and figures/")
+    parser.add_argument("--data-root", metavar="DIR", help="the data sets, for profile paper")
+    parser.add_argument("--checkpoint", metavar="FILE", help="the encoder, for profile paper")
+    parser.add_argument("--device", default="auto", help="auto, cuda, mps or cpu; default: auto")
+
+
+def open_run(options: argparse.Namespace) -> Workspace:
+    """The workspace that the options name; joins the other processes first.
+
+    (A process of a launcher has a CUDA device of its own, which becomes the current one.)
+    """
+    processes()
+    return Workspace.open(
+        options.profile,
+        output=options.output,
+        data_root=options.data_root,
+        checkpoint=options.checkpoint,
+        device=options.device,
+    )
+
+
+def load_corpora(workspace: Workspace, encoder: Encoder) -> tuple[TextCorpus, TextCorpus]:
+    """The training and the validation corpus of notebook 04, encoded where they are not yet.
+
+    Raises:
+        InputError: no triplets, no reports.
+    """
+    if not workspace.triplets.exists():
+        raise InputError("no triplets there", "Run notebook 01 first.", file=workspace.triplets)
+    triplets = pd.read_parquet(workspace.triplets)
+    reports = with_enough_concepts(read_mimic_reports(workspace.data_root / "mimic-cxr"), triplets)
+    training, validation = (
+        build_corpus(
+            encoder,
+            [report for report in reports if report.split == split],
+            triplets,
+            TRAINING_CONCEPTS,
+            workspace.features,
+        )
+        for split in ("train", "validate")
+    )
+    return training, validation
+
+
+def encode(workspace: Workspace, what: Sequence[str]) -> list[str]:
+    """Encode the named things, or all that is there.
+
+    Returns:
+        a line a thing: what was encoded, what is absent.
+
+    Raises:
+        InputError: an unknown name; a data set that was named and is absent.
+    """
+    unknown = sorted(set(what) - {TEXTS, *DATASETS})
+    if unknown:
+        known = ", ".join((TEXTS, *DATASETS))
+        raise InputError(f"nothing is called {unknown[0]!r}", f"Choose of: {known}.")
+    encoder, lines = load_encoder(workspace), []
+    if not what or TEXTS in what:
+        training, validation = load_corpora(workspace, encoder)
+        lines.append(f"texts of {len(training)} training and {len(validation)} validation reports")
+    for name in what or DATASETS:
+        if name == TEXTS:
+            continue
+        if not what and not (workspace.data_root / DATASETS[name][0]).is_dir():
+            lines.append(f"{name}: not there")
+            continue
+        for split in SPLITS:
+            features = image_features(
+                encoder, open_split(workspace, name, split), workspace.features
+            )
+            lines.append(f"{name}, {split}: {len(features)} images")
+    return lines
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status: 0, or 2 for bad input."""
+    options = build_parser().parse_args(arguments)
+    try:
+        workspace = open_run(options)
+        lines = encode(workspace, options.what)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    group = processes()
+    if group.first:
+        print("\n".join(lines))
+    group.leave()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,151 @@
+"""How far simulation carries: the same evaluation on small samples of real radiographs.
+
+A folder beside the project, `../shared/data`, may hold small real samples in the official layouts.
+They are looked at, never tuned on. Nothing else of the project needs them.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from rctpl_utils.ablation_scores import pointing_hits
+from rctpl_utils.datasets import ChestXrayDataset
+from rctpl_utils.datasets.chestxray14 import open_chestxray14
+from rctpl_utils.datasets.covidx import open_covidx
+from rctpl_utils.datasets.rsna import open_rsna
+from rctpl_utils.encoders.base import Encoder
+from rctpl_utils.features import image_features
+from rctpl_utils.grounders import lung_centers
+from rctpl_utils.grounding_metrics import pointing_hit
+from rctpl_utils.heat_maps import on_film
+from rctpl_utils.metrics import (
+    named_interval,
+    over_seeds,
+    patient_weights,
+    seed_picks,
+    weighted_auc,
+)
+from rctpl_utils.table1 import (
+    BOOTSTRAP_SEED,
+    Method,
+    asked_concepts,
+    shown_concepts,
+    shown_scores,
+)
+from rctpl_utils.workspace import PROJECT, Workspace
+from rctpl_utils.zero_shot import score_images
+
+SAMPLES = PROJECT.parent / "shared" / "data"
+OPENERS = {
+    "chestxray14-mini": open_chestxray14,
+    "rsna-mini": open_rsna,
+    "covidx-mini": open_covidx,
+}
+GROUNDED = ("rsna-mini", "Pneumonia")
+FEWEST = 10  # films with and without a class, below which its AUC would say nothing
+
+
+def open_samples(folder: Path = SAMPLES) -> dict[str, ChestXrayDataset]:
+    """The test films of each real sample that is there; empty where there is none."""
+    present = {name: opener for name, opener in OPENERS.items() if (folder / name).is_dir()}
+    return {
+        name: opener(folder / name, "test", allow_partial=True) for name, opener in present.items()
+    }
+
+
+def scored_concepts(dataset: ChestXrayDataset) -> tuple[str, ...]:
+    """The concepts with at least `FEWEST` films of either kind."""
+    labels = dataset.records[list(shown_concepts(dataset))]
+    enough = [c for c in labels if min((labels[c] == 1).sum(), (labels[c] == 0).sum()) >= FEWEST]
+    return tuple(enough)
+
+
+def sample_auc(
+    workspace: Workspace,
+    encoder: Encoder,
+    methods: Sequence[Method],
+    samples: Mapping[str, ChestXrayDataset],
+) -> pd.DataFrame:
+    """Macro AUC of each method on each real sample, with 95 % intervals.
+
+    Returns:
+        tidy rows: dataset, method, metric, value, ci_low, ci_high, seeds, n.
+    """
+    rows = []
+    for name, dataset in samples.items():
+        file = image_features(encoder, dataset, workspace.features)
+        asked, shown = asked_concepts(dataset), shown_concepts(dataset)
+        labels = dataset.records[list(shown)].to_numpy(float)
+        columns = [shown.index(concept) for concept in scored_concepts(dataset)]
+        generator = np.random.default_rng(BOOTSTRAP_SEED)
+        patients = dataset.records["patient_id"]
+        weights = patient_weights(patients, workspace.profile.bootstrap, generator)
+        for method in methods:
+            scored = score_images(file, {each: each(asked) for each in method.embedders})
+            shown_by_seed = (
+                shown_scores(each, method.branch, asked, shown) for each in scored.values()
+            )
+            runs = np.stack([_macro(labels, of, columns, weights) for of in shown_by_seed])
+            rows.append(_row(name, method.name, "auc", runs, len(dataset), generator))
+    return pd.DataFrame(rows)
+
+
+def sample_pointing(
+    workspace: Workspace,
+    encoder: Encoder,
+    methods: Sequence[Method],
+    samples: Mapping[str, ChestXrayDataset],
+) -> pd.DataFrame:
+    """The pointing game on the real films with boxes, beside two floors that see no film.
+
+    The expected hit rate of a random point is the share of the film that boxes cover.
+    """
+    name, concept = GROUNDED
+    if name not in samples:
+        return pd.DataFrame()
+    dataset = samples[name]
+    rows = np.flatnonzero(dataset.annotated(concept))
+    file = image_features(encoder, dataset, workspace.features)
+    hits, cover = {}, []
+    for row in rows:
+        mask = dataset.mask(row, concept)
+        cover.append(mask.mean())
+        heat = on_film(torch.from_numpy(lung_centers())[None], mask.shape)[0].numpy()
+        hits.setdefault("lung-center prior", []).append(pointing_hit(heat, mask))
+    hits = {"random point": np.array([cover]), **{k: np.array([v]) for k, v in hits.items()}}
+    for method in methods:
+        branch = "report" if method.branch == "report" else "concept"
+        stacked = torch.cat([getattr(each([concept]), branch) for each in method.embedders])
+        hits[method.name] = pointing_hits(encoder, dataset, file, concept, stacked)
+    generator = np.random.default_rng(BOOTSTRAP_SEED)
+    patients = dataset.records["patient_id"].iloc[rows]
+    weights = patient_weights(patients, workspace.profile.bootstrap, generator)
+    found = {method: (of @ weights.T) / weights.sum(axis=1) for method, of in hits.items()}
+    return pd.DataFrame(
+        [
+            _row(name, method, "pointing_game", runs, len(rows), generator)
+            for method, runs in found.items()
+        ]
+    )
+
+
+def _macro(
+    labels: np.ndarray, scores: np.ndarray, columns: list[int], weights: np.ndarray
+) -> np.ndarray:
+    return np.mean([weighted_auc(labels[:, k], scores[:, k], weights) for k in columns], axis=0)
+
+
+def _row(
+    dataset: str,
+    method: str,
+    metric: str,
+    runs: np.ndarray,
+    count: int,
+    generator: np.random.Generator,
+) -> dict[str, object]:
+    series = over_seeds(runs, seed_picks(len(runs), runs.shape[1], generator))
+    about = {"dataset": dataset, "method": method, "metric": metric}
+    return {**about, **named_interval(series), "seeds": len(runs), "n": count}

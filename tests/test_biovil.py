@@ -1,0 +1,284 @@
+"""BioViL from files of the released layout: the same numbers as hand-made references and as
+hi-ml-multimodal's own towers."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from released import (
+    bert_shapes,
+    biovil_image_shapes,
+    biovil_text_shapes,
+    random_state,
+    stripped,
+    write_base_model,
+)
+from safetensors.torch import save_file
+from torch.nn import functional
+from transformers import BertConfig, BertModel, BertTokenizerFast
+
+from rctpl_utils.ablations import with_pooling
+from rctpl_utils.encoders.base import state_hash
+from rctpl_utils.encoders.biovil import IMAGE_WEIGHTS, BioViL, stretched
+from rctpl_utils.encoders.loading import check_checkpoint, open_encoder
+from rctpl_utils.errors import InputError
+from rctpl_utils.saliency_sanity import blocks
+
+LAYERS = 2
+TEXTS = ["Edema", "a photo of pleural effusion in both lungs, no mass", "no evidence of mass."]
+CXR_BERT = {"model_type": "cxr-bert", "architectures": ["CXRBertModel"], "projection_size": 128}
+
+
+@pytest.fixture(scope="module")
+def states() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Of the text tower and of the image tower."""
+    text = random_state(biovil_text_shapes(LAYERS), 0)
+    text["bert.embeddings.position_ids"] = torch.arange(512)[None]
+    text |= {
+        "cls.predictions.bias": torch.zeros(9),
+        "cls.predictions.transform.dense.weight": torch.zeros(768, 768),
+    }
+    return text, random_state(biovil_image_shapes(), 1)
+
+
+@pytest.fixture(scope="module")
+def folder(states, tmp_path_factory) -> Path:
+    found = write_base_model(tmp_path_factory.mktemp("cxr-bert"), LAYERS, **CXR_BERT)
+    torch.save(states[0], found / "pytorch_model.bin")
+    torch.save(states[1], found / IMAGE_WEIGHTS[0])
+    return found
+
+
+@pytest.fixture(scope="module")
+def model(folder) -> BioViL:
+    check_checkpoint("biovil", folder)
+    return open_encoder("biovil", folder)
+
+
+@pytest.fixture(scope="module")
+def film() -> torch.Tensor:
+    return torch.rand(1, 1, 480, 480, generator=torch.Generator().manual_seed(1))
+
+
+# --- images
+
+
+def patches(state: dict[str, torch.Tensor], film: torch.Tensor) -> torch.Tensor:
+    """The projected map (1, 128, 15, 15), by torchvision and plain functions."""
+    resnet = torchvision.models.resnet50(weights=None).eval()
+    resnet.load_state_dict(stripped("encoder.encoder.", state))
+    resnet.avgpool, resnet.fc = torch.nn.Identity(), torch.nn.Identity()
+    s = stripped("projector.model.", state)
+    with torch.no_grad():
+        cells = resnet(film.expand(-1, 3, -1, -1)).reshape(1, 2048, 15, 15)
+        x = functional.conv2d(cells, s["0.weight"])
+        x = functional.batch_norm(
+            x, s["1.running_mean"], s["1.running_var"], s["1.weight"], s["1.bias"]
+        )
+        return functional.conv2d(x.relu(), s["3.weight"], s["3.bias"])
+
+
+def test_images_are_encoded_as_by_hand(model, states, film):
+    wanted = patches(states[1], film)
+    found = model.encode_image(film)
+    assert found.global_features.shape == (1, 128)
+    assert found.dense_features.shape == (1, 15, 15, 128)
+    pooled = functional.normalize(wanted.mean(dim=(2, 3)), dim=-1)
+    assert torch.allclose(found.global_features, pooled, atol=1e-5)
+    dense = functional.normalize(wanted.permute(0, 2, 3, 1), dim=-1)
+    assert torch.allclose(found.dense_features, dense, atol=1e-5)
+    assert (dense[0, 2, 3] - dense[0, 9, 5]).abs().max() > 1e-3  # cells are told apart
+
+
+def test_the_map_before_the_projection_is_the_saliency_layer(model, film):
+    seen = []
+    hook = model.saliency_layer.register_forward_hook(lambda *args: seen.append(args[-1].shape))
+    model.encode_image(film)
+    hook.remove()
+    assert seen == [(1, 2048, 15, 15)]
+    assert list(blocks(model.image_module))[-2:] == ["trunk.layer4.2", "projection"]
+
+
+# --- texts
+
+
+def cls_vectors(state: dict[str, torch.Tensor], texts: list[str], folder: Path) -> torch.Tensor:
+    """(n, 128) unit vectors, by transformers and plain functions."""
+    config = BertConfig(
+        vocab_size=len((folder / "vocab.txt").read_text().split()),
+        num_hidden_layers=LAYERS,
+        intermediate_size=256,
+    )
+    bert = BertModel(config, add_pooling_layer=False).eval()
+    own = stripped("bert.", state)
+    bert.load_state_dict({name: own[name] for name in bert_shapes(LAYERS)})
+    tokens = BertTokenizerFast.from_pretrained(folder)(texts, padding=True, return_tensors="pt")
+    s = stripped("cls_projection_head.", state)
+    with torch.no_grad():
+        x = bert(tokens["input_ids"], tokens["attention_mask"]).last_hidden_state[:, 0]
+        x = functional.gelu(x @ s["dense_to_hidden.weight"].T + s["dense_to_hidden.bias"])
+        x = functional.layer_norm(x, (128,), s["LayerNorm.weight"], s["LayerNorm.bias"], 1e-12)
+        x = x @ s["dense_to_output.weight"].T + s["dense_to_output.bias"]
+    return functional.normalize(x, dim=-1)
+
+
+def test_texts_are_encoded_as_by_hand_without_their_last_mark(model, states, folder):
+    wanted = cls_vectors(states[0], [text.rstrip(".") for text in TEXTS], folder)
+    assert torch.allclose(model.encode_text(TEXTS), wanted, atol=1e-5)
+    with_mark = cls_vectors(states[0], TEXTS[2:], folder)
+    assert (with_mark - wanted[2:]).abs().max() > 1e-3
+
+
+def test_a_text_does_not_depend_on_its_batch(model):
+    alone = torch.cat([model.encode_text([text]) for text in TEXTS])
+    assert torch.allclose(model.encode_text(TEXTS), alone, atol=1e-5)
+
+
+def test_prompt_vectors_that_equal_words_act_as_these_words(model):
+    ids = model.text.tokenizer("a photo of", add_special_tokens=False)["input_ids"]
+    context = model.text.bert.get_input_embeddings().weight[ids].clone().requires_grad_()
+    names = ["mass", "pleural effusion"]
+    prompted = model.encode_prompts(context, names)
+    assert torch.allclose(
+        prompted, model.encode_text([f"a photo of {name}" for name in names]), atol=1e-5
+    )
+    prompted[:, 0].sum().backward()
+    assert context.grad.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_both_arms_of_the_pooling_ablation_are_its_own(model):
+    assert with_pooling(model, "cls") is model and with_pooling(model, "mean") is model
+
+
+# --- preprocessing
+
+
+def test_preprocessing_by_hand(model):
+    film = np.zeros((1024, 1024), np.float32)
+    film[100, 100] = 1
+    found = model.preprocess(film)
+    assert found.shape == (1, 480, 480) and found.dtype == torch.float32
+    # Halving: a triangle of support 2 around 2 k + 1 weighs .125, .375, .375, .125; each of the
+    # two passes rounds to 8 bits: 255 -> 32, 96 -> 4, 12, 12, 36. Then 16 pixels are cut off.
+    wanted = torch.zeros(480, 480)
+    wanted[33:35, 33:35] = torch.tensor([[4.0, 12.0], [12.0, 36.0]])
+    assert torch.equal((found[0] * 255).round(), wanted)
+
+
+def test_the_shorter_side_becomes_512_and_the_center_is_kept(model):
+    film = np.zeros((512, 900), np.float32)
+    film[:, 449:451] = 1  # the two columns in the middle
+    found = model.preprocess(film)[0]
+    assert found[:, 239:241].min() == 1 and found.sum() == 2 * 480
+
+
+def test_gray_levels_are_stretched_to_the_films_own_range():
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    assert np.array_equal(stretched(levels.astype(np.float32) / 255), levels)
+    assert stretched(np.array([[0.25, 0.5, 0.75]])).tolist() == [[0, 127, 255]]
+    assert stretched(np.full((2, 2), 0.3)).tolist() == [[0, 0], [0, 0]]
+
+
+@pytest.mark.parametrize("pixels", [np.full((4, 4), 255.0), np.zeros((4, 4, 3)), -np.ones((4, 4))])
+def test_wrong_ranges_are_refused(model, pixels):
+    with pytest.raises(InputError, match=r"\[0, 1\]"):
+        model.preprocess(pixels)
+
+
+# --- files
+
+
+def test_names_of_the_full_model_are_those_of_the_released_files(tmp_path):
+    from rctpl_utils.encoders.biovil import _IMAGE, _text_layout
+
+    write_base_model(tmp_path, 12, 3072, **CXR_BERT)
+    with torch.device("meta"):
+        full = BioViL(tmp_path)
+    for module, layout, wanted in (
+        (full.text, _text_layout(full), biovil_text_shapes(12, 3072)),
+        (full.image, _IMAGE, biovil_image_shapes()),
+    ):
+        found = {layout.released(k): tuple(v.shape) for k, v in module.state_dict().items()}
+        assert found == {k: shape for k, shape in wanted.items() if not layout.is_unused(k)}
+    assert [name for name in biovil_image_shapes() if _IMAGE.is_unused(name)] == [
+        "encoder.encoder.fc.weight", "encoder.encoder.fc.bias",
+    ]  # fmt: skip
+
+
+def test_safetensors_give_the_same_model(model, states, folder, tmp_path):
+    for name in ("config.json", "vocab.txt"):
+        shutil.copy(folder / name, tmp_path)
+    save_file(states[0], tmp_path / "model.safetensors")
+    save_file(states[1], tmp_path / IMAGE_WEIGHTS[1])
+    assert state_hash(BioViL.load(tmp_path)) == state_hash(model)
+
+
+def test_absent_and_foreign_files_are_named(states, folder, tmp_path):
+    for name in ("config.json", "vocab.txt", "pytorch_model.bin"):
+        shutil.copy(folder / name, tmp_path)
+    with pytest.raises(InputError, match="none of biovil_image_resnet50"):
+        check_checkpoint("biovil", tmp_path)
+    torch.save({}, tmp_path / IMAGE_WEIGHTS[0])
+    with pytest.raises(InputError, match=r"missing: encoder.encoder.conv1.weight, .* more"):
+        check_checkpoint("biovil", tmp_path)
+    torch.save(states[1] | {"classifier.fc": torch.zeros(1)}, tmp_path / IMAGE_WEIGHTS[0])
+    with pytest.raises(InputError, match=r"unexpected: classifier\.fc"):
+        check_checkpoint("biovil", tmp_path)
+    (tmp_path / "vocab.txt").unlink()
+    with pytest.raises(InputError, match=r"vocab\.txt: the text model's file is missing"):
+        check_checkpoint("biovil", tmp_path)
+
+
+# --- the published package
+
+REASON = "hi-ml-multimodal is absent (README, Development: the peers)"
+
+
+@torch.no_grad()
+def test_images_are_encoded_as_by_the_published_package(model, states, film):
+    package = pytest.importorskip("health_multimodal.image.model.pretrained", reason=REASON)
+    theirs = package.get_biovil_image_encoder(pretrained=False)
+    theirs.load_state_dict(states[1])
+    theirs.eval()
+    found = model.encode_image(film)
+    batch = film.expand(-1, 3, -1, -1)
+    pooled = functional.normalize(theirs(batch).projected_global_embedding, dim=-1)
+    assert torch.allclose(found.global_features, pooled, atol=1e-5)
+    dense = theirs.get_patchwise_projected_embeddings(batch, normalize=True)
+    assert torch.allclose(found.dense_features, dense, atol=1e-5)
+
+
+@torch.no_grad()
+def test_texts_are_encoded_as_by_the_published_package(model, states, folder):
+    package = pytest.importorskip("health_multimodal.text", reason=REASON)
+    config = package.CXRBertConfig.from_pretrained(folder)
+    theirs = package.CXRBertModel(config).eval()
+    outcome = theirs.load_state_dict(
+        {k: v for k, v in states[0].items() if not k.startswith("cls.")}, strict=False
+    )
+    assert all(name.startswith("cls.predictions") for name in outcome.missing_keys)
+    tokenizer = package.CXRBertTokenizer.from_pretrained(folder)
+    # a method that transformers 5 no longer has, by what replaced it
+    tokenizer.batch_encode_plus = lambda batch_text_or_text_pairs, **options: tokenizer(
+        batch_text_or_text_pairs, **options
+    )
+    engine = package.TextInferenceEngine(tokenizer, theirs)
+    found = engine.get_embeddings_from_prompt(TEXTS, verbose=False)
+    assert torch.allclose(model.encode_text(TEXTS), found, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(512, 512), (700, 513), (600, 1100)])
+def test_films_are_prepared_as_by_the_published_package(model, tmp_path, shape):
+    package = pytest.importorskip("health_multimodal.image.data.transforms", reason=REASON)
+    io = pytest.importorskip("health_multimodal.image.data.io", reason=REASON)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "film.png")
+    transform = package.create_chest_xray_transform_for_inference(512, 480)
+    wanted = transform(io.load_image(tmp_path / "film.png"))  # (3, 480, 480)
+    found = model.preprocess(pixels.astype(np.float32) / 255)
+    assert torch.equal(found.expand(3, -1, -1), wanted)

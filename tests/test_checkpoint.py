@@ -1,0 +1,210 @@
+"""Released weights: every kind of file, nothing executed, every name accounted for."""
+
+import io
+import re
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import nn
+
+from rctpl_utils.encoders.checkpoint import SHOWN, Layout, match_state, read_state
+from rctpl_utils.errors import InputError
+
+STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.tensor([7.0, 8.0])}
+
+
+def binary(state: object) -> bytes:
+    stream = io.BytesIO()
+    torch.save(state, stream)
+    return stream.getvalue()
+
+
+def write_bin(folder: Path) -> Path:
+    (folder / "pytorch_model.bin").write_bytes(binary(STATE))
+    return folder / "pytorch_model.bin"
+
+
+def write_old_format(folder: Path) -> Path:
+    torch.save(STATE, folder / "weights.pt", _use_new_zipfile_serialization=False)
+    return folder / "weights.pt"
+
+
+def write_safetensors(folder: Path) -> Path:
+    save_file(STATE, folder / "model.safetensors")
+    return folder / "model.safetensors"
+
+
+def write_folder(folder: Path) -> Path:
+    (folder / "notes.txt").write_text("not weights")
+    return write_bin(folder).parent
+
+
+def write_zip(folder: Path) -> Path:
+    with zipfile.ZipFile(folder / "medclip.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("medclip-resnet/readme.md", "not weights")
+        archive.writestr("medclip-resnet/pytorch_model.bin", binary(STATE))
+    return folder / "medclip.zip"
+
+
+def write_zip_of_safetensors(folder: Path) -> Path:
+    inner = write_safetensors(folder)
+    with zipfile.ZipFile(folder / "medclip.zip", "w") as archive:
+        archive.write(inner, "model.safetensors")
+    return folder / "medclip.zip"
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        write_bin,
+        write_old_format,
+        write_safetensors,
+        write_folder,
+        write_zip,
+        write_zip_of_safetensors,
+    ],
+)
+def test_every_released_form_gives_the_same_tensors(tmp_path, write):
+    state = read_state(write(tmp_path))
+    assert set(state) == set(STATE)
+    assert all(torch.equal(state[name], STATE[name]) for name in STATE)
+
+
+def test_an_archive_is_read_and_not_unpacked(tmp_path):
+    file = tmp_path / "in" / "evil.zip"
+    file.parent.mkdir()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("../../pytorch_model.bin", binary(STATE))
+    assert set(read_state(file)) == set(STATE)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [file]
+
+
+class Payload:
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self):
+        return Path.touch, (self.target,)
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_code_in_a_file_is_not_executed(tmp_path, zipped):
+    target, file = tmp_path / "executed", tmp_path / "pytorch_model.bin"
+    content = binary({"a": Payload(target)})
+    if zipped:
+        file = tmp_path / "weights.zip"
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("pytorch_model.bin", content)
+    else:
+        file.write_bytes(content)
+    with pytest.raises(InputError, match="not readable as weights"):
+        read_state(file)
+    assert not target.exists()
+    torch.load(io.BytesIO(content), weights_only=False)  # the payload does work
+    assert target.exists()
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors"])
+@pytest.mark.parametrize(
+    "content", [b"", b"hello", b"\x80\x02", binary(STATE)[:200], b"PK\x03\x04"]
+)
+def test_a_damaged_file_is_named(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=f"{name}: not readable as weights"):
+        read_state(tmp_path)
+
+
+@pytest.mark.parametrize("value", [[1, 2], {"a": 1}, {3: torch.zeros(1)}, torch.zeros(2)])
+def test_other_than_named_tensors_are_refused(tmp_path, value):
+    (tmp_path / "pytorch_model.bin").write_bytes(binary(value))
+    with pytest.raises(InputError, match="expected named tensors"):
+        read_state(tmp_path)
+
+
+def test_what_is_absent_or_ambiguous_is_refused(tmp_path):
+    with pytest.raises(InputError, match="does not exist"):
+        read_state(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"none of pytorch_model\.bin, model\.saf"):
+        read_state(tmp_path)
+    write_bin(tmp_path)
+    write_safetensors(tmp_path)
+    with pytest.raises(InputError, match="several of"):
+        read_state(tmp_path)
+    with zipfile.ZipFile(tmp_path / "two.zip", "w") as archive:
+        archive.writestr("a/pytorch_model.bin", b"")
+        archive.writestr("b/pytorch_model.bin", b"")
+    with pytest.raises(InputError, match=r"several files of weights: a/pytorch_model\.bin, b/"):
+        read_state(tmp_path / "two.zip")
+
+
+LAYOUT = Layout(
+    lambda name: f"old.{name}", unused=(r"extra\.\d",), constants={r"ids": torch.arange(3)}
+)
+
+
+def released() -> dict[str, torch.Tensor]:
+    return {f"old.{name}": value for name, value in nn.Linear(3, 2).state_dict().items()}
+
+
+def test_names_are_translated_and_the_rest_is_dropped():
+    state = released() | {"extra.1": torch.zeros(5), "ids": torch.arange(3)}
+    found = match_state(nn.Linear(3, 2), state, LAYOUT, "f")
+    assert set(found) == {"weight", "bias"}
+    assert found["weight"] is state["old.weight"]
+
+
+def test_a_constant_with_another_value_is_refused():
+    with pytest.raises(InputError, match="wrong: ids is not what the architecture fixes"):
+        match_state(nn.Linear(3, 2), released() | {"ids": torch.arange(1, 4)}, LAYOUT, "f")
+
+
+def test_a_constant_that_the_module_stores_too_keeps_its_own_value():
+    module = nn.Linear(3, 2)
+    module.register_buffer("index", torch.arange(3))
+    layout = Layout(lambda name: name, constants={"index": torch.arange(3)})
+    state = {name: torch.zeros_like(v) for name, v in nn.Linear(3, 2).state_dict().items()}
+    found = match_state(module, state, layout, "f")
+    assert torch.equal(found["index"], torch.arange(3))
+    module.load_state_dict(found)
+
+
+def test_shapes_are_told():
+    state = released() | {"old.bias": torch.zeros(4)}
+    with pytest.raises(InputError, match=re.escape("old.bias has shape (4,), not (2,)")):
+        match_state(nn.Linear(3, 2), state, LAYOUT, "f")
+
+
+MODULE = nn.ModuleDict({f"m{k}": nn.Linear(2, 1, bias=False) for k in range(8)})
+names = st.text("abcxyz.", min_size=1, max_size=8)
+
+
+@given(
+    removed=st.sets(st.sampled_from(sorted(MODULE.state_dict()))),
+    added=st.sets(names.map("z".__add__), max_size=SHOWN),
+)
+def test_every_missing_and_unexpected_name_is_listed(removed, added):
+    state = {k: v for k, v in MODULE.state_dict().items() if k not in removed}
+    state |= {name: torch.zeros(1) for name in added}
+    layout = Layout(lambda name: name)
+    if not removed and not added:
+        assert set(match_state(MODULE, state, layout, "f")) == set(MODULE.state_dict())
+        return
+    with pytest.raises(InputError) as caught:
+        match_state(MODULE, state, layout, "f")
+    message = str(caught.value).split(". Give the checkpoint")[0]
+    listed = {
+        part.split(": ")[0]: part.split(": ")[1].split(", ") for part in message.split("; ")[1:]
+    }
+    assert set(listed.get("missing", [])) == removed
+    assert set(listed.get("unexpected", [])) == added
+
+
+def test_a_long_list_is_cut_and_counted():
+    state = {f"x{k}": torch.zeros(1) for k in range(SHOWN + 5)}
+    with pytest.raises(InputError, match=rf"x{SHOWN - 1} and 5 more"):
+        match_state(nn.Identity(), state, Layout(lambda name: name), "f")

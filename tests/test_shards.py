@@ -1,0 +1,211 @@
+"""Sharded arrays: right rows, resumed where they stopped, damage found and mended alone."""
+
+import hashlib
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rctpl_utils.errors import InputError
+from rctpl_utils.features import (
+    IMAGE_BATCH,
+    TEXT_BATCH,
+    TEXT_SHARD,
+    make_arrays,
+    text_features,
+)
+from rctpl_utils.shards import Plan, ShardStore, checksum
+
+ORDER = np.array([5, 0, 9, 3, 7, 1, 8, 2, 6, 4])  # 3 shards of two batches of two, the last short
+PLAN = Plan(ORDER, 2, 2)
+
+
+class Maker:
+    """Makes two arrays of ten rows, notes which rows it was asked for, and may fail."""
+
+    def __init__(self, fails_at=None):
+        self.asked, self.fails_at = [], fails_at
+
+    def __call__(self, rows):
+        if self.fails_at in rows.tolist():
+            raise KeyboardInterrupt
+        self.asked += rows.tolist()
+        return rows.astype(np.float32)[:, None] * [1, 10], (rows[:, None, None] * 2).astype("f2")
+
+
+def make(folder, maker):
+    paths = [folder / "a-g.npy", folder / "a-d.npy"]
+    return make_arrays(paths, PLAN, maker, label="making", unit="row")
+
+
+def right(arrays):
+    first, second = arrays
+    rows = np.arange(10)
+    assert first.tolist() == [[row, 10 * row] for row in rows]
+    assert second.dtype == np.float16 and second.ravel().tolist() == (2 * rows).tolist()
+    assert all(isinstance(array, np.memmap) for array in arrays)
+
+
+def flip(path, position):
+    data = bytearray(path.read_bytes())
+    data[position] ^= 1
+    path.write_bytes(data)
+
+
+def test_rows_come_in_order_and_are_made_once(tmp_path):
+    maker = Maker()
+    right(make(tmp_path, maker))
+    assert maker.asked == ORDER.tolist()
+    right(make(tmp_path, Maker(fails_at=0)))  # asked for nothing
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a-d.npy", "a-g.json", "a-g.npy"]
+
+
+def test_an_interrupted_run_goes_on_at_the_shard_where_it_stopped(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path, Maker(fails_at=8))  # in the second shard's second batch
+    assert not (tmp_path / "a-g.npy").exists()
+    maker = Maker()
+    right(make(tmp_path, maker))
+    assert maker.asked == [7, 1, 8, 2, 6, 4]
+
+
+@pytest.mark.parametrize("damage", ["flip data", "flip header", "truncate", "empty", "other shard"])
+def test_a_damaged_shard_is_made_again(tmp_path, damage):
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path, Maker(fails_at=6))
+    first, second = sorted((tmp_path / "a-g.shards").iterdir())
+    data = first.read_bytes()
+    if damage.startswith("flip"):
+        flip(first, -1 if damage == "flip data" else 3)
+    else:
+        other = {"truncate": data[:-3], "empty": b"", "other shard": second.read_bytes()}
+        first.write_bytes(other[damage])
+    maker = Maker()
+    right(make(tmp_path, maker))
+    assert maker.asked == [5, 0, 9, 3, 6, 4]
+
+
+@pytest.mark.parametrize("name, row", [("a-g.npy", 9), ("a-d.npy", 2)])
+def test_damage_in_the_finished_file_costs_its_shard_only(tmp_path, name, row):
+    right(make(tmp_path, Maker()))
+    size = {"a-g.npy": 16, "a-d.npy": 2}[name]
+    path = tmp_path / name
+    flip(path, path.stat().st_size - size * (10 - row))
+    maker = Maker()
+    right(make(tmp_path, maker))
+    assert maker.asked == ([5, 0, 9, 3] if row == 9 else [7, 1, 8, 2])
+
+
+@pytest.mark.parametrize("lost", ["ledger", "array", "half an array", "words in the ledger"])
+def test_what_cannot_be_checked_is_made_again(tmp_path, lost):
+    right(make(tmp_path, Maker()))
+    path = tmp_path / ("a-g.json" if "ledger" in lost else "a-d.npy")
+    if lost == "half an array":
+        path.write_bytes(path.read_bytes()[:-5])
+    elif lost == "words in the ledger":
+        path.write_text("words")
+    else:
+        path.unlink()
+    maker = Maker()
+    right(make(tmp_path, maker))
+    assert maker.asked == ORDER.tolist()
+
+
+def test_a_disk_that_forgets_is_told(tmp_path, monkeypatch):
+    write = ShardStore.write
+
+    def forgetful(self, index, arrays):
+        write(self, index, arrays)
+        if index == 1:
+            flip(self.folder / "00001.safetensors", -1)
+
+    monkeypatch.setattr(ShardStore, "write", forgetful)
+    with pytest.raises(InputError, match=r"00001\.safetensors: .*only this shard"):
+        make(tmp_path, Maker())
+    assert not list(tmp_path.glob("*.npy"))
+
+
+def test_no_row_is_refused(tmp_path):
+    with pytest.raises(InputError, match="at least one"):
+        make_arrays([tmp_path / "a.npy"], Plan(np.array([], int), 2, 2), Maker(), label="", unit="")
+
+
+def test_the_checksum_is_sha256_of_rows_type_shape_and_bytes():
+    rows, array = np.array([4, 1]), np.array([[1.0], [2.0]], np.float32)
+    head = (4).to_bytes(8, "little") + (1).to_bytes(8, "little")
+    wanted = hashlib.sha256(head + b'["<f4", [2, 1]]' + array.tobytes()).hexdigest()
+    assert checksum(rows, (array,)) == wanted
+    others = [(rows[::-1], array), (rows, array[::-1]), (rows, array.T), (rows, array.view("<i4"))]
+    assert wanted not in [checksum(each, (other,)) for each, other in others]
+
+
+def test_shards_of_another_plan_are_not_taken_up(tmp_path):
+    paths = [tmp_path / "a-g.npy", tmp_path / "a-d.npy"]
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path, Maker(fails_at=6))  # leaves two shards of four rows
+    right(make_arrays(paths, Plan(ORDER, 2, 1), Maker(), label="making", unit="row"))
+
+
+@given(st.integers(1, 40), st.integers(1, 7), st.integers(1, 4), st.randoms())
+@settings(max_examples=30)
+def test_a_plan_holds_every_row_once_in_its_order(count, batch, shard, random):
+    order = list(range(count))
+    random.shuffle(order)
+    plan = Plan(np.array(order), batch, shard)
+    pieces = [list(plan.batches(index)) for index in range(len(plan))]
+    assert [row for piece in pieces for part in piece for row in part] == order
+    assert all(len(part) <= batch for piece in pieces for part in piece)
+    assert [np.concatenate(piece).tolist() for piece in pieces] == [
+        plan.rows(index).tolist() for index in range(len(plan))
+    ]
+
+
+@pytest.mark.parametrize("batch, shard", [(1, 1), (3, 2), (10, 1), (64, 8)])
+def test_shards_change_no_value(tmp_path, batch, shard):
+    paths = [tmp_path / f"{k}.npy" for k in "gd"]
+    right(make_arrays(paths, Plan(ORDER, batch, shard), Maker(), label="making", unit="row"))
+
+
+def test_memory_holds_one_shard_whatever_the_corpus(tmp_path):
+    width, peaks = 4096, []
+    for count in (16, 256):
+        plan = Plan(np.arange(count), 4, 1)
+        tracemalloc.start()
+        make_arrays(
+            [tmp_path / f"{count}.npy"], plan,
+            lambda rows: (np.repeat(rows[:, None], width, 1).astype("f4"),), label="", unit="",
+        )  # fmt: skip
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    shard = 4 * width * 4
+    assert peaks[1] - peaks[0] < shard  # 240 more rows, 60 shards' worth
+    assert peaks[1] < 8 * shard + 200_000
+
+
+class Counting:
+    """A text encoder whose vectors depend on the batch, so that another batching would show."""
+
+    text_key, dimension = "counting", 2
+
+    def encode_text(self, texts):
+        import torch
+
+        total = sum(map(len, texts))
+        return torch.tensor([[len(text), total] for text in texts], dtype=torch.float32)
+
+
+def test_texts_are_batched_by_length_as_one_process_always_did(tmp_path):
+    generator = np.random.default_rng(0)
+    count = TEXT_BATCH * TEXT_SHARD + 300  # two shards
+    texts = ["x" * int(size) + str(k) for k, size in enumerate(generator.integers(0, 9, count))]
+    wanted = np.zeros((count, 2), np.float32)
+    order = sorted(range(count), key=lambda i: (len(texts[i]), i))
+    for start in range(0, count, TEXT_BATCH):
+        rows = order[start : start + TEXT_BATCH]
+        wanted[rows] = Counting().encode_text([texts[i] for i in rows]).numpy()
+    found = text_features(Counting(), texts, tmp_path)
+    assert np.array_equal(found, wanted) and found.dtype == np.float32
+    assert text_features(Counting(), [], tmp_path).shape == (0, 2)
+    assert IMAGE_BATCH == 64  # scoring reads in the same batches
