@@ -7,6 +7,8 @@ import numpy as np
 import pandas as pd
 
 from rctpl_utils import __version__
+from rctpl_utils.encoders.base import Encoder
+from rctpl_utils.encoders.loading import load_encoder
 from rctpl_utils.encoders.standin import StandIn
 from rctpl_utils.files import hash_of, read_json, sha256_file, write_json
 from rctpl_utils.pretraining import pretrain
@@ -21,6 +23,19 @@ MODULES = (
     "encoders/image_tower",
     "encoders/standin",
 )
+
+
+def frozen_encoder(
+    workspace: Workspace, reports: list[Report], triplets: pd.DataFrame
+) -> tuple[Encoder, pd.DataFrame]:
+    """The run's frozen encoder: the stand-in, pre-trained here, or the one in the checkpoint.
+
+    Returns:
+        the encoder, and its learning curve; an empty one where nothing was trained.
+    """
+    if workspace.profile.pretraining is None:
+        return load_encoder(workspace), pd.DataFrame()
+    return pretrained_standin(workspace, reports, triplets)
 
 
 def pretrained_standin(

@@ -109,16 +109,3 @@ def get_profile(name: str) -> Profile:
             f"there is no profile {name!r}", f"Choose one of: {', '.join(sorted(PROFILES))}."
         )
     return PROFILES[name]
-
-
-def check_encoder(profile: Profile) -> None:
-    """Refuse, before anything runs, a profile whose encoder this version cannot load.
-
-    Raises:
-        InputError: an encoder other than the stand-in; MedCLIP's own checkpoint is not read yet.
-    """
-    if profile.encoder != "standin":
-        raise InputError(
-            f"profile {profile.name!r} needs {profile.encoder}, which this version cannot load yet",
-            "Use --profile embedded. Its loaders read real data in the official layouts already.",
-        )

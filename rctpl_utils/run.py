@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from rctpl_utils.errors import InputError
-from rctpl_utils.profiles import check_encoder
 from rctpl_utils.runner.atlas import write_figures_readme, write_readme_map
 from rctpl_utils.runner.busy import check_writable, exclusive_run
 from rctpl_utils.runner.execution import (
@@ -94,7 +93,10 @@ def _open_workspace(options: Namespace) -> Workspace:
         )
         for folder in (workspace.build, workspace.figures):
             check_writable(folder)
-        check_encoder(workspace.profile)
+        if workspace.checkpoint is not None:
+            from rctpl_utils.encoders.loading import check_encoder  # torch takes seconds
+
+            check_encoder(workspace)
     except OSError as error:
         raise InputError(
             f"the folder cannot be written ({error.strerror or error})",

@@ -8,7 +8,7 @@ with another encoder leaves the row out.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 
 import numpy as np
@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from rctpl_utils.concepts import report_labels
 from rctpl_utils.datasets import ChestXrayDataset, open_dataset
+from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.encoders.standin import StandIn
-from rctpl_utils.errors import InputError
 from rctpl_utils.precision import autocast
 from rctpl_utils.pretraining import augment
 from rctpl_utils.pretraining_data import load_images
@@ -61,19 +61,19 @@ class SupervisedBound(nn.Module):
         return torch.cat(parts).cpu().numpy()[:, columns]
 
 
+def reference_scores(
+    workspace: Workspace, encoder: Encoder, triplets: pd.DataFrame
+) -> Callable[[ChestXrayDataset, Sequence[str]], np.ndarray] | None:
+    """The last row of Table 1 for the stand-in; None for other encoders, whose tables lack it."""
+    if not isinstance(encoder, StandIn):
+        return None
+    return train_bound(workspace, encoder, triplets).scores
+
+
 def train_bound(
     workspace: Workspace, encoder: StandIn, triplets: pd.DataFrame, seed: int = 0
 ) -> SupervisedBound:
-    """Train on labels: binary cross-entropy, unknown labels masked, `EPOCHS` passes.
-
-    Raises:
-        InputError: an encoder other than the stand-in.
-    """
-    if not isinstance(encoder, StandIn):
-        raise InputError(
-            f"the supervised reference starts from the stand-in, not from {encoder.name}",
-            "Leave the row out: classify without a bound.",
-        )
+    """Train on labels: binary cross-entropy, unknown labels masked, `EPOCHS` passes."""
     torch.manual_seed(seed)
     images, labels = _labeled_films(workspace, encoder.image_size, triplets)
     model = SupervisedBound(encoder).to(encoder.device).train()

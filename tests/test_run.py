@@ -203,7 +203,7 @@ def test_a_busy_folder_is_refused_with_the_process_that_holds_it(project, capsys
         (["--profile", "paper", "--data-root", "."], "needs a checkpoint. Give it with"),
         (
             ["--profile", "paper", "--data-root", ".", "--checkpoint", "."],
-            "needs medclip-resnet50, which this version cannot load yet",
+            "does not hold its text model's configuration",
         ),
         (["--data-root", "."], "makes its own data"),
         (["--device", "abacus"], "no device 'abacus'"),

@@ -6,9 +6,11 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from rctpl_utils.concepts import MERGE_ORDER, Extractor
+from rctpl_utils.concepts import MERGE_ORDER, Extractor, triplets_frame
+from rctpl_utils.concepts.agreement import agreement
 from rctpl_utils.concepts.radgraph import RadGraphExtractor
 from rctpl_utils.concepts.spacy_extractor import SpacyExtractor
+from rctpl_utils.reports import Report
 from rctpl_utils.vocabulary import CONCEPTS
 
 RADGRAPH_FILE = "MIMIC-CXR_graphs.json"
@@ -19,6 +21,22 @@ def choose_extractor(root: Path) -> Extractor:
     """RadGraph's own graphs where they lie beside the reports, as in the paper; else our rules."""
     graphs = root / RADGRAPH_FILE
     return RadGraphExtractor(graphs) if graphs.is_file() else SpacyExtractor()
+
+
+def agreement_with_rules(
+    extractor: Extractor, triplets: pd.DataFrame, reports: list[Report]
+) -> pd.DataFrame | str:
+    """How far RadGraph's triplets agree with our rules', concept by concept.
+
+    Args:
+        extractor: the one in use; its `read` tells which reports RadGraph's file holds.
+        triplets: what it found.
+        reports: all reports.
+    """
+    if not isinstance(extractor, RadGraphExtractor):
+        return f"not run: no {RADGRAPH_FILE} beside the reports"
+    ours = triplets_frame(SpacyExtractor().extract(reports))
+    return agreement(triplets, ours, extractor.read)
 
 
 def example_triplets(
