@@ -1,5 +1,6 @@
 """The learned prompts: two short sets of context vectors, shared by all classes (Eq. 2, 4)."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,3 +97,8 @@ def nearest_words(context: Tensor, encoder: Encoder, count: int = 3) -> list[lis
     similar = torch.nn.functional.normalize(context, dim=-1) @ words.T
     best = similar.topk(count, dim=-1).indices.tolist()
     return [encoder.text.tokenizer.convert_ids_to_tokens(row) for row in best]
+
+
+def classes_of(prompts: Prompts) -> tuple[str, ...]:
+    """The concepts that the prompts were trained with."""
+    return tuple(json.loads(prompts.metadata["classes"]))

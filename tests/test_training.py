@@ -15,7 +15,7 @@ from rctpl_utils.encoders.base import state_hash
 from rctpl_utils.errors import InputError
 from rctpl_utils.model import RCTPL
 from rctpl_utils.profiles import PromptLearning
-from rctpl_utils.prompts import Prompts, nearest_words
+from rctpl_utils.prompts import Prompts, classes_of, nearest_words
 
 CONCEPTS = ("Edema", "Pneumothorax", "Fracture")
 SETTINGS = PromptLearning(
@@ -121,7 +121,7 @@ def test_prompts_round_trip_and_classify(encoder, learned, tmp_path):
     path = prompts.save(tmp_path / "prompts" / "rc-tpl.safetensors")
     model = RCTPL.load(path)
     assert prompts.parameters == 2 * 4 * 384
-    assert json.loads(model.prompts.metadata["classes"]) == list(CONCEPTS)
+    assert classes_of(model.prompts) == CONCEPTS
     images = list(np.random.default_rng(0).random((2, 64, 64)))
     scores = model.classify(images, ["Edema", "COVID-19"])
     assert scores.shape == (2, 2) and (np.abs(scores) <= 1).all()
