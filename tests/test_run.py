@@ -1,6 +1,8 @@
 """The runner on a project of three tiny notebooks: fresh, resumed, failing, busy, refused."""
 
+import base64
 import hashlib
+import io
 import json
 import os
 import signal
@@ -10,9 +12,11 @@ import time
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image
 
 from rctpl_utils import run
 from rctpl_utils.errors import InputError
@@ -305,3 +309,16 @@ def test_a_damaged_marker_means_run_again(project, capsys):
     capsys.readouterr()
     assert start(project, "--only", "02") == 0
     assert statuses(capsys.readouterr().out) == {"02_third": "done"}
+
+
+def test_saved_pictures_are_smaller_and_look_the_same():
+    slope = np.add.outer(np.arange(100), np.arange(100))[..., None] + np.array([0, 20, 40])
+    noisy = np.uint8(slope + np.random.default_rng(0).integers(0, 8, slope.shape))
+    buffer = io.BytesIO()
+    Image.fromarray(noisy).save(buffer, "PNG", compress_level=1)
+    before = base64.b64encode(buffer.getvalue()).decode()
+    after = execution.smaller_png(before)
+    assert len(after) < len(before)
+    with Image.open(io.BytesIO(base64.b64decode(after))) as image:
+        assert np.abs(np.asarray(image.convert("RGB"), int) - noisy).mean() < 12
+    assert execution.smaller_png(after) == after

@@ -1,5 +1,7 @@
 """Running one notebook: parameters, outputs, what it made, and what to say when it fails."""
 
+import base64
+import io
 import re
 import time
 from collections.abc import Mapping
@@ -7,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+from PIL import Image
 
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import atomic_path
@@ -129,7 +132,8 @@ def save_outputs(notebook: Path, copy: Path) -> None:
     """Put an executed copy's outputs into the source notebook, which stays the same otherwise.
 
     The injected parameters, papermill's metadata and what went to stderr stay behind, so that the
-    source, and with it the notebook's freshness, does not change.
+    source, and with it the notebook's freshness, does not change. Pictures become palette images:
+    a third of the size, to the eye the same.
 
     Raises:
         InputError: the copy was made from another source.
@@ -156,5 +160,21 @@ def save_outputs(notebook: Path, copy: Path) -> None:
             for output in cell.outputs:
                 if "execution_count" in output:
                     output.execution_count = count
+                if "image/png" in output.get("data", {}):
+                    output.data["image/png"] = smaller_png(output.data["image/png"])
     with atomic_path(notebook) as temporary:
         nbformat.write(source, temporary)
+
+
+def smaller_png(encoded: str) -> str:
+    """A PNG, base64, with at most 256 colors; unchanged where that saves nothing."""
+    with Image.open(io.BytesIO(base64.b64decode(encoded))) as image:
+        if image.mode == "P":  # it is one already
+            return encoded
+        flat = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+        target = io.BytesIO()
+        flat.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
+            target, "PNG", optimize=True
+        )
+    found = base64.b64encode(target.getvalue()).decode()
+    return found if len(found) < len(encoded) else encoded

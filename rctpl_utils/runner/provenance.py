@@ -65,7 +65,7 @@ def write_manifest(workspace: Workspace, markers: Iterable[Marker]) -> Path:
                 "seconds": round(marker.seconds, 1),
                 "peak_memory_gb": round(marker.peak_memory / 1e9, 2),
                 "hash": marker.hash,
-                "made": marker.made,
+                "made": [name for name in marker.made if name.startswith("figures/")],
             }
             for marker in markers
         },
