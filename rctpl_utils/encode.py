@@ -10,7 +10,7 @@ and skipped.
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pandas as pd
 
@@ -125,12 +125,17 @@ def encode(workspace: Workspace, what: Sequence[str]) -> list[str]:
     return lines
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit status: 0, or 2 for bad input."""
-    options = build_parser().parse_args(arguments)
+def run_command(options: argparse.Namespace, work: Callable[[Workspace], list[str]]) -> int:
+    """Do the work of a command line in the run that its options name.
+
+    Args:
+        work: returns the lines to print; the first of several processes prints them.
+
+    Returns:
+        the exit status: 0, or 2 for bad input.
+    """
     try:
-        workspace = open_run(options)
-        lines = encode(workspace, options.what)
+        lines = work(open_run(options))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -139,6 +144,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\n".join(lines))
     group.leave()
     return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status: 0, or 2 for bad input."""
+    options = build_parser().parse_args(arguments)
+    return run_command(options, lambda workspace: encode(workspace, options.what))
 
 
 if __name__ == "__main__":

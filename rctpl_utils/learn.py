@@ -11,10 +11,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from rctpl_utils.encode import add_run_options, load_corpora, open_run
+from rctpl_utils.encode import add_run_options, load_corpora, run_command
 from rctpl_utils.encoders.loading import load_encoder
-from rctpl_utils.errors import InputError
-from rctpl_utils.parallel_training import processes
 from rctpl_utils.variants import VARIANTS, learn_rctpl, learn_rctpl_plus
 from rctpl_utils.workspace import Workspace
 
@@ -58,17 +56,7 @@ def learn(workspace: Workspace, variants: Sequence[str] = VARIANTS) -> list[str]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status: 0, or 2 for bad input."""
     options = build_parser().parse_args(arguments)
-    try:
-        workspace = open_run(options)
-        lines = learn(workspace, options.variants)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    group = processes()
-    if group.first:
-        print("\n".join(lines))
-    group.leave()
-    return 0
+    return run_command(options, lambda workspace: learn(workspace, options.variants))
 
 
 if __name__ == "__main__":
