@@ -71,7 +71,8 @@ def _score(
     dataset = open_split(workspace, name, split)
     features = image_features(encoder, dataset, workspace.features)
     asked, shown = asked_concepts(dataset), shown_concepts(dataset)
-    embedders = {each for method in methods for each in method.embedders}
+    # in the methods' order: the columns of a product decide the last bits of its entries
+    embedders = dict.fromkeys(each for method in methods for each in method.embedders)
     scored = score_images(features, {each: each(asked) for each in embedders})
     scores = {
         method.name: [
