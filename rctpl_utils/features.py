@@ -79,7 +79,7 @@ class ImageFeatureFile:
 
 def image_features(encoder: Encoder, dataset: ChestXrayDataset, folder: Path) -> ImageFeatureFile:
     """Global and dense features of a data set, computed once, in batches."""
-    key = hash_of(encoder.image_key, _files(dataset))[:20]
+    key = hash_of(encoder.image_key, file_stamps(dataset))[:20]
     paths = [folder / f"image-{dataset.name}-{dataset.split}-{key}-{k}.npy" for k in "gd"]
 
     def encode(rows: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -92,7 +92,7 @@ def image_features(encoder: Encoder, dataset: ChestXrayDataset, folder: Path) ->
     return ImageFeatureFile(*arrays)
 
 
-def _files(dataset: ChestXrayDataset) -> list[tuple[str, int, int]]:
+def file_stamps(dataset: ChestXrayDataset) -> list[tuple[str, int, int]]:
     """Each image with its file's size and time: a changed file is a new input."""
     stats = [(path, Path(path).stat()) for path in dataset.records["path"]]
     return [(str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats]

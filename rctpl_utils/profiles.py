@@ -47,6 +47,17 @@ class PromptLearning:
 
 
 @dataclass(frozen=True)
+class BaselineTraining:
+    """How the paper's baselines are trained on the stand-in's frozen lower layers."""
+
+    views: int = 19_200  # film views a run, the same for every method
+    trial_views: int = 3_200  # of the short runs that choose a learning rate on validation films
+    batch_size: int = 64
+    rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+
+@dataclass(frozen=True)
 class Profile:
     """One way to run the whole companion."""
 
@@ -56,6 +67,7 @@ class Profile:
     pretraining: Pretraining | None = None
     prompts: PromptLearning = field(default_factory=PromptLearning)
     ablations: PromptLearning = field(default_factory=PromptLearning)  # shorter: there are many
+    baselines: BaselineTraining | None = None  # None: released checkpoints only
     bootstrap: int = 1000  # resamples behind each 95 % interval
 
     @property
@@ -82,6 +94,7 @@ PROFILES = {
         pretraining=Pretraining(epochs=2),
         prompts=PromptLearning(epochs=2, batch_size=512, learning_rate=1e-2),
         ablations=PromptLearning(epochs=1, batch_size=512, learning_rate=1e-2),
+        baselines=BaselineTraining(views=320, trial_views=64, rates=(1e-3, 3e-3)),
         bootstrap=200,
     ),
     "embedded": Profile(
@@ -92,6 +105,7 @@ PROFILES = {
         # Cached features make a step's cost independent of the batch: larger batches, fewer steps.
         prompts=PromptLearning(epochs=10, batch_size=512, learning_rate=1e-2),
         ablations=PromptLearning(epochs=3, batch_size=512, learning_rate=1e-2),
+        baselines=BaselineTraining(),
     ),
     "paper": Profile(
         name="paper",

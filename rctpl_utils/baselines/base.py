@@ -1,0 +1,47 @@
+"""What RC-TPL's competitors offer to the tables: one protocol, whatever they learned from."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from torch import Tensor
+
+CLASSIFY, GROUND, RETRIEVE = "classify", "ground", "retrieve"  # abilities
+
+
+class ZeroShotModel(Protocol):
+    """A trained model that scores, grounds and embeds films for concepts given by their names.
+
+    `films` is a batch of what the model reads: the frozen trunk's maps (n, h, w, c) for the
+    baselines trained here, `ImageFeatures` for prompt learners on the frozen encoder, preprocessed
+    images (n, C, S, S) for released checkpoints.
+
+    Attributes:
+        name: as the tables print it.
+        native: abilities of the published method; the others are named extensions of ours.
+        sharpness: what scores are multiplied with in a softmax over kinds of film that exclude
+            each other (an inverse temperature; 1 where scores are logits).
+    """
+
+    name: str
+    native: frozenset[str]
+
+    @property
+    def sharpness(self) -> float:
+        """See the class."""
+        ...
+
+    def classify(self, films: Any, concepts: Sequence[str]) -> Tensor:
+        """Scores for L concepts by their canonical names, seen in training or not: (n, L)."""
+        ...
+
+    def ground(self, films: Any, concept: str) -> Tensor:
+        """Where a concept is, larger = more likely there: (n, h, w)."""
+        ...
+
+    def embed_images(self, films: Any) -> Tensor:
+        """Image vectors for retrieval, unit length: (n, v)."""
+        ...
+
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Sentence vectors for retrieval, unit length, in the space of `embed_images`: (m, v)."""
+        ...

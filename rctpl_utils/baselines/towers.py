@@ -1,0 +1,203 @@
+"""What the baselines train: small image and text towers on frozen features, the same for all."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rctpl_utils.baselines.material import Batch, Material, all_cells
+from rctpl_utils.baselines.words import Reader, Words
+from rctpl_utils.vocabulary import prompt_name
+
+WIDTH = 192  # of an image tower's cells
+HEADS = 4
+DIMENSION = 128  # d of a joint space, the stand-in's
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a baseline is built from.
+
+    Attributes:
+        channels: c, of the frozen trunk's map; `grid`: its cells (h, w).
+        mean, deviation: of the training reports' pooled word states, (W,) each.
+        reader: the frozen text tower.
+        concepts, places: the names that supervision uses (L and P).
+    """
+
+    channels: int
+    grid: tuple[int, int]
+    mean: Tensor
+    deviation: Tensor
+    reader: Reader
+    concepts: tuple[str, ...]
+    places: tuple[str, ...]
+
+    @classmethod
+    def of(cls, material: Material, reader: Reader) -> "Setup":
+        """From the training material."""
+        pooled = material.words.batch(material.whole, torch.device("cpu")).pooled()
+        return cls(
+            material.maps.shape[3],
+            material.maps.shape[1:3],
+            pooled.mean(dim=0),
+            pooled.std(dim=0).clamp_min(1e-3),
+            reader,
+            material.concepts,
+            material.places,
+        )
+
+
+class ConvTop(nn.Module):
+    """Two 1 x 1 convolutions on the trunk's cells: the ResNet kind of image tower."""
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.LayerNorm(setup.channels),
+            nn.Linear(setup.channels, WIDTH),
+            nn.ReLU(),
+            nn.Linear(WIDTH, WIDTH),
+            nn.ReLU(),
+        )
+
+    def forward(self, cells: Tensor, places: Tensor) -> Tensor:
+        """Cells (B, T, c) to (B, T, WIDTH)."""
+        return self.body(cells)
+
+
+class PatchTransformer(nn.Module):
+    """Two transformer layers over the trunk's cells and a class token: the ViT kind (a hybrid)."""
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__()
+        height, width = setup.grid
+        self.enter = nn.Sequential(
+            nn.LayerNorm(setup.channels), nn.Linear(setup.channels, WIDTH // 2)
+        )
+        self.position = nn.Parameter(0.02 * torch.randn(height * width, WIDTH // 2))
+        self.first = nn.Parameter(0.02 * torch.randn(WIDTH // 2))
+        layer = nn.TransformerEncoderLayer(
+            WIDTH // 2, HEADS, WIDTH, dropout=0.0, activation="gelu", batch_first=True,
+            norm_first=True,
+        )  # fmt: skip
+        self.layers = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.leave = nn.Sequential(nn.LayerNorm(WIDTH // 2), nn.Linear(WIDTH // 2, WIDTH))
+
+    def forward(self, cells: Tensor, places: Tensor) -> Tensor:
+        """Cells (B, T, c) to (B, 1 + T, WIDTH), the class token first."""
+        tokens = self.enter(cells) + self.position[places]
+        first = self.first.expand(len(tokens), 1, -1)
+        return self.leave(self.layers(torch.cat([first, tokens], dim=1)))
+
+
+class TextTop(nn.Module):
+    """A residual layer on standardized states of the frozen text tower, then a projection."""
+
+    def __init__(self, setup: Setup, dimension: int = DIMENSION) -> None:
+        super().__init__()
+        self.register_buffer("mean", setup.mean)
+        self.register_buffer("deviation", setup.deviation)
+        width = len(setup.mean)
+        self.adapter = nn.Sequential(
+            nn.Linear(width, width // 2), nn.GELU(), nn.Linear(width // 2, width)
+        )
+        self.projection = nn.Linear(width, dimension, bias=False)
+
+    def adapt(self, states: Tensor) -> Tensor:
+        """States (..., W) to (..., W)."""
+        states = (states - self.mean) / self.deviation
+        return states + self.adapter(states)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Pooled states or words (..., W) to (..., d)."""
+        return self.projection(self.adapt(states))
+
+
+class Baseline(nn.Module):
+    """A method: what it trains, its loss, its inference (`base.ZeroShotModel` over trunk maps).
+
+    Subclasses set `name` and `native`, define `loss` and whatever of the rest differs from a dual
+    encoder with cosine scores: `image_vectors`, `text_vectors`, `class_vectors`.
+    """
+
+    name: str
+    native: frozenset[str]
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__()
+        self.setup = setup
+        self.logit_scale = nn.Parameter(torch.tensor(1 / 0.07).log())  # CLIP's start
+
+    @property
+    def scale(self) -> Tensor:
+        """The learned inverse temperature, at most 100 (CLIP; Radford et al. 2021, 2.5)."""
+        return self.logit_scale.exp().clamp(max=100)
+
+    @property
+    def sharpness(self) -> float:
+        """What cosines are multiplied with in a softmax over kinds of film."""
+        return float(self.scale)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.logit_scale.device
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The method's objective on a batch of views, a scalar."""
+        raise NotImplementedError
+
+    def image_vectors(self, cells: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Cells (B, T, c) to unit vectors: global (B, d), local (B, T, d)."""
+        raise NotImplementedError
+
+    def text_vectors(self, words: Words) -> Tensor:
+        """Texts to unit vectors (B, d)."""
+        raise NotImplementedError
+
+    def class_vectors(self, concepts: Sequence[str]) -> Tensor:
+        """One unit vector a class: the mean over `PHRASES` (Radford et al. 2021, 3.1.4): (L, d)."""
+        each = [
+            self.text_vectors(self.read([phrase.format(prompt_name(c)) for c in concepts]))
+            for phrase in PHRASES
+        ]
+        return functional.normalize(torch.stack(each).mean(dim=0), dim=-1)
+
+    @torch.no_grad()
+    def classify(self, films: Tensor, concepts: Sequence[str]) -> Tensor:
+        """Cosines of films, as trunk maps (n, h, w, c), and classes: (n, L)."""
+        return self.image_vectors(*all_cells(films))[0] @ self.class_vectors(concepts).T
+
+    @torch.no_grad()
+    def ground(self, films: Tensor, concept: str) -> Tensor:
+        """The cosine of each cell and the class: (n, h, w)."""
+        local = self.image_vectors(*all_cells(films))[1]
+        return (local @ self.class_vectors([concept])[0]).reshape(films.shape[:3])
+
+    @torch.no_grad()
+    def embed_images(self, films: Tensor) -> Tensor:
+        """Global vectors: (n, d)."""
+        return self.image_vectors(*all_cells(films))[0]
+
+    @torch.no_grad()
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Text vectors: (m, d)."""
+        return self.text_vectors(self.read(texts))
+
+    def read(self, texts: Sequence[str]) -> Words:
+        """Word states of the frozen text tower, on this model's device."""
+        return Words(*(each.to(self.device) for each in self.setup.reader.words(texts)))
+
+
+PHRASES = ("{}", "there is {}", "findings are consistent with {}")  # ours, the same for all
+MakeBaseline = Callable[[Setup], Baseline]
+
+
+def symmetric_loss(logits: Tensor) -> Tensor:
+    """InfoNCE in both directions for B matching pairs on the diagonal of (B, B)."""
+    target = torch.arange(len(logits), device=logits.device)
+    by_image = functional.cross_entropy(logits, target)
+    return (by_image + functional.cross_entropy(logits.T, target)) / 2
