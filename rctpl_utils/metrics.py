@@ -56,7 +56,8 @@ def weighted_accuracy(
     """The share of images on the right side of a threshold in every resample: (R,)."""
     known = ~np.isnan(labels)
     right = (scores[known] >= threshold) == (labels[known] == 1)
-    return weights[:, known] @ right / weights[:, known].sum(axis=1)
+    part = weights if known.all() else weights[:, known]  # a copy costs more than the product
+    return part @ right / part.sum(axis=1)
 
 
 def best_f1_threshold(labels: np.ndarray, scores: np.ndarray) -> float:

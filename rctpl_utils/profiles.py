@@ -58,6 +58,16 @@ class BaselineTraining:
 
 
 @dataclass(frozen=True)
+class PeerLearning:
+    """How TaI-DPT, CoOp, CoCoOp and DualCoOp learn; each module states its own number of steps."""
+
+    share: float = 1.0  # of those steps
+    trial_share: float = 0.4  # of those steps, in the runs that choose a rate on validation films
+    rates: tuple[float, ...] = (3e-3, 1e-2, 3e-2)
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+
+@dataclass(frozen=True)
 class Profile:
     """One way to run the whole companion."""
 
@@ -67,6 +77,7 @@ class Profile:
     pretraining: Pretraining | None = None
     prompts: PromptLearning = field(default_factory=PromptLearning)
     ablations: PromptLearning = field(default_factory=PromptLearning)  # shorter: there are many
+    peers: PeerLearning = field(default_factory=PeerLearning)
     baselines: BaselineTraining | None = None  # None: released checkpoints only
     bootstrap: int = 1000  # resamples behind each 95 % interval
 
@@ -94,6 +105,7 @@ PROFILES = {
         pretraining=Pretraining(epochs=2),
         prompts=PromptLearning(epochs=2, batch_size=512, learning_rate=1e-2),
         ablations=PromptLearning(epochs=1, batch_size=512, learning_rate=1e-2),
+        peers=PeerLearning(share=0.1, trial_share=0.1, rates=(1e-2,)),
         baselines=BaselineTraining(views=320, trial_views=64, rates=(1e-3, 3e-3)),
         bootstrap=200,
     ),
@@ -112,6 +124,7 @@ PROFILES = {
         encoder="medclip-resnet50",
         prompts=PromptLearning(learning_rate=2e-5),
         ablations=PromptLearning(learning_rate=2e-5),
+        peers=PeerLearning(share=20, trial_share=4, rates=(3e-4, 1e-3, 3e-3)),
     ),
 }
 

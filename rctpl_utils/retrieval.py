@@ -15,7 +15,7 @@ standardizing from mere centering. Rows "plain cosine" show RC-TPL without the s
 The means come from the whole pool: no label is read, but films are not scored one by one.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -152,14 +152,22 @@ def chance(query_classes: np.ndarray, candidate_classes: np.ndarray) -> float:
     return float(queries @ candidates / (len(query_classes) * len(candidate_classes)))
 
 
-def retrieve(images: Side, sentences: Side, resamples: int) -> Retrieval:
+def retrieve(
+    images: Side,
+    sentences: Side,
+    resamples: int,
+    others: Mapping[str, Sequence[Pair]] | None = None,
+) -> Retrieval:
     """Precision@K of all rows in both directions, with 95 % intervals.
 
     A resample draws the queries' patients (a sentence's is its report's), and seeds where prompts
     were learned; what is searched stays whole. Repeats of a sentence are drawn together.
+
+    Args:
+        others: rows with vectors of their own, by name: one pair a seed.
     """
     generator = np.random.default_rng(BOOTSTRAP_SEED)
-    pairs = represent(images, sentences)
+    pairs = represent(images, sentences) | dict(others or {})
     rows, per_seed, draws = [], [], {}
     for metric, (queries, searched) in zip(
         DIRECTIONS, ((images, sentences), (sentences, images)), strict=True

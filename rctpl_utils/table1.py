@@ -1,6 +1,6 @@
 """Every method on every classification set, by the same code (paper 4.2.1: Table 1)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,7 @@ SUPERVISED = "supervised reference"
 COVID_FILMS = (NO_FINDING, "Pneumonia", "COVID-19")  # what a film of the COVID set can show
 
 Embedder = Callable[[Sequence[str]], ClassEmbeddings]
+Scorer = Callable[[ChestXrayDataset, Sequence[str]], np.ndarray]  # films, L concepts: (n, L)
 
 
 @dataclass(frozen=True)
@@ -45,15 +46,15 @@ def classify(
     encoder: Encoder,
     dataset: str,
     methods: Sequence[Method],
-    bound: Callable[[ChestXrayDataset, Sequence[str]], np.ndarray] | None = None,
+    others: Mapping[str, Sequence[Scorer]] | None = None,
 ) -> Classification:
     """Score one data set's test and validation images with all methods and evaluate them.
 
     Args:
-        bound: scores (n, L) of a classifier that was trained on labels, the last row.
+        others: rows that are no class embeddings, by name: one function a seed.
     """
-    concepts, test = _score(workspace, encoder, dataset, "test", methods, bound)
-    _, validation = _score(workspace, encoder, dataset, "validation", methods, bound)
+    concepts, test = _score(workspace, encoder, dataset, "test", methods, others or {})
+    _, validation = _score(workspace, encoder, dataset, "validation", methods, others or {})
     patients = open_split(workspace, dataset, "test").records["patient_id"]
     generator = np.random.default_rng(BOOTSTRAP_SEED)
     weights = patient_weights(patients, workspace.profile.bootstrap, generator)
@@ -66,7 +67,7 @@ def _score(
     name: str,
     split: str,
     methods: Sequence[Method],
-    bound: Callable[[ChestXrayDataset, Sequence[str]], np.ndarray] | None,
+    others: Mapping[str, Sequence[Scorer]],
 ) -> tuple[tuple[str, ...], Split]:
     dataset = open_split(workspace, name, split)
     features = image_features(encoder, dataset, workspace.features)
@@ -80,8 +81,8 @@ def _score(
         ]
         for method in methods
     }
-    if bound is not None:
-        scores[SUPERVISED] = [bound(dataset, shown)]
+    for label, runs in others.items():
+        scores[label] = [run(dataset, shown) for run in runs]
     return shown, Split(dataset.records[list(shown)].to_numpy(float), scores)
 
 

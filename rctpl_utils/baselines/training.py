@@ -3,16 +3,18 @@
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from tqdm import tqdm
 
 from rctpl_utils.baselines.material import Material, draw_batch
 from rctpl_utils.baselines.towers import Baseline, MakeBaseline, Setup
+from rctpl_utils.baselines.words import WordFile, Words
 from rctpl_utils.datasets.base import ChestXrayDataset
 from rctpl_utils.files import atomic_path, hash_of, read_json, sha256_file, write_json
 from rctpl_utils.metrics import scorable, weighted_auc
@@ -41,20 +43,16 @@ class Validation:
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A method's runs.
+class CountedWords(WordFile):
+    """Word states that count the tokens read from them."""
 
-    Attributes:
-        models: one a seed, frozen.
-        history: seed, views, loss, seconds since the start.
-        rates: learning_rate, validation AUC of the short runs that chose it.
-        rate: the chosen one.
-    """
+    read: list[int] = field(default_factory=list)
 
-    models: tuple[Baseline, ...]
-    history: list[dict[str, float]]
-    rates: list[dict[str, float]]
-    rate: float
+    def batch(self, rows: np.ndarray, device: torch.device) -> Words:
+        """Some texts, by row."""
+        words = super().batch(rows, device)
+        self.read.append(int(words.seen.sum()))
+        return words
 
 
 def train_baseline(
@@ -65,15 +63,19 @@ def train_baseline(
     settings: BaselineTraining,
     folder: Path,
     device: torch.device,
-) -> Trained:
-    """Choose a learning rate, then train every seed; or read what is current.
+) -> dict[str, Any]:
+    """Choose a learning rate, then train every seed; or find all current.
 
     Args:
         make: from a set-up to an untrained model.
         folder: keeps weights, curves and the chosen rate by content.
+
+    Returns:
+        name, unit ("views"), parameters, rates (learning_rate and the validation AUC of the short
+        run that tried it), rate (the chosen one) and history (seed, views, tokens, loss, seconds).
     """
     name = make(setup).name
-    slug = name.lower().replace(" ", "-")
+    slug = file_stem(name)
     code = [*_CODE, make.__module__.rsplit(".", 1)[-1]]
     files = [PROJECT / "rctpl_utils" / "baselines" / f"{each}.py" for each in code]
     key = hash_of(material.key, settings, [sha256_file(file) for file in files])
@@ -92,10 +94,20 @@ def train_baseline(
             history += [{"seed": seed, **row} for row in curve]
             with atomic_path(path) as temporary:
                 save_file(_state(model), temporary, {"key": key})
-        write_json(record, {"key": key, "rate": rate, "rates": rates, "history": history})
-    stored = read_json(record)
-    models = tuple(_load(make(setup), path, device) for path in weights)
-    return Trained(models, stored["history"], stored["rates"], stored["rate"])
+        count = sum(each.numel() for each in make(setup).parameters())
+        write_json(
+            record,
+            {
+                "name": name,
+                "key": key,
+                "unit": "views",
+                "parameters": count,
+                "rate": rate,
+                "rates": rates,
+                "history": history,
+            },
+        )
+    return read_json(record)
 
 
 def train(
@@ -112,6 +124,9 @@ def train(
     torch.manual_seed(seed)
     generator = np.random.default_rng(seed)
     model = make(setup).to(device).train()
+    words = CountedWords(*_fields(material.words))
+    masked = CountedWords(*_fields(material.masked))
+    material = replace(material, words=words, masked=masked)
     steps = math.ceil((views or settings.views) / settings.batch_size)
     optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -135,6 +150,7 @@ def train(
                 history.append(
                     {
                         "views": step * settings.batch_size,
+                        "tokens": sum(words.read) + sum(masked.read),
                         "loss": float(np.mean(recent)),
                         "seconds": time.perf_counter() - start,
                     }
@@ -180,13 +196,17 @@ def _trial(
     return validation_auc(model, validation, device)
 
 
+def file_stem(name: str) -> str:
+    """A method's name as files carry it."""
+    return name.lower().replace(" ", "-")
+
+
 def _state(model: Baseline) -> dict[str, torch.Tensor]:
     return {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
 
 
-def _load(model: Baseline, path: Path, device: torch.device) -> Baseline:
-    model.load_state_dict(load_file(path))
-    return model.to(device).eval().requires_grad_(False)
+def _fields(file: WordFile) -> tuple[np.ndarray, ...]:
+    return file.states, file.ids, file.lengths
 
 
 def _all(paths: Sequence[Path]) -> bool:

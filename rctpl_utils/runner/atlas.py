@@ -26,6 +26,8 @@ ITEMS = {  # a file's stem: the paper's item (or section), and what the file sho
     "fig4": ("Figure 4", "prompt length, branches, knowledge"),
     "fig5": ("Figure 5", "one film, several concepts"),
     "fig6": ("Figure 6", "one concept, several films"),
+    "baseline_curves": ("4.1.5", "training curves of the baselines and prompt learners"),
+    "method_map": ("4.2", "every method by AUC, pointing game and training cost"),
     "grounding_gallery": ("4.2.2", "best, median and worst heat maps with masks"),
     "retrieval_examples": ("4.2.3", "queries with the films that they returned"),
     "ablations": ("4.3.1, 4.3.2", "the numbers of Figure 4 and more ablations"),

@@ -43,8 +43,8 @@ class Step:
 
 
 def find_notebooks(folder: Path) -> list[Path]:
-    """Return the numbered notebooks of `folder`, in order."""
-    found = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+    """Return the numbered notebooks of `folder`, in order: 04, then 04b, then 05."""
+    found = sorted(folder.glob("[0-9][0-9]*_*.ipynb"))
     if not found:
         raise InputError("no notebooks found", "Check out the project again.", file=folder)
     return found
@@ -53,7 +53,7 @@ def find_notebooks(folder: Path) -> list[Path]:
 def select(
     notebooks: Sequence[Path], only: Iterable[str] | None = None, first: str | None = None
 ) -> set[Path]:
-    """Choose notebooks by number or by the beginning of their names.
+    """Choose notebooks by number (04, 04b) or by the beginning of their names.
 
     Raises:
         InputError: a choice that matches no notebook.
@@ -68,7 +68,8 @@ def select(
 
 def _matching(notebooks: Sequence[Path], name: str, option: str) -> list[Path]:
     wanted = name.zfill(2) if name.isdigit() else name.removesuffix(".ipynb")
-    matching = [one for one in notebooks if wanted and one.stem.startswith(wanted)]
+    numbered = [one for one in notebooks if one.stem.split("_")[0] == wanted]
+    matching = numbered or [one for one in notebooks if wanted and one.stem.startswith(wanted)]
     if not matching:
         known = ", ".join(one.stem for one in notebooks)
         raise InputError(f"{option} {name} matches no notebook", f"There are: {known}.")

@@ -1,0 +1,167 @@
+"""A few labeled films a class: what CoOp, CoCoOp and DualCoOp learn from, and RC-TPL does not.
+
+The films are training films of MIMIC-CXR; their labels are those of their reports' triplets
+(1 present, 0 absent or unmentioned, NaN uncertain), the same labels that RC-TPL's reports carry.
+Rows of methods that use them are marked: they are not zero-shot.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from rctpl_utils.concepts import report_labels
+from rctpl_utils.datasets.base import ChestXrayDataset, Radiographs
+from rctpl_utils.encoders.base import Encoder, ImageFeatures
+from rctpl_utils.errors import InputError
+from rctpl_utils.features import ImageFeatureFile, image_features
+
+SHOTS = (1, 4, 16)  # labeled films a class: three of the budgets in CoOp's Figure 3
+
+
+class FilmBatch(NamedTuple):
+    """B films.
+
+    Attributes:
+        features: of the frozen encoder.
+        labels: (B, L): 1 present, 0 absent, NaN unknown.
+    """
+
+    features: ImageFeatures
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class LabeledFilms:
+    """Films with labels, as cached features.
+
+    Attributes:
+        features: n films, global (n, d) and dense (n, h, w, d).
+        labels: (n, L) float32: 1 present, 0 absent, NaN unknown.
+        concepts: the L columns.
+        shots: how many films were drawn for each class.
+    """
+
+    features: ImageFeatureFile
+    labels: np.ndarray
+    concepts: tuple[str, ...]
+    shots: int
+
+    def __len__(self) -> int:
+        """Number of films."""
+        return len(self.features)
+
+    @property
+    def key(self) -> str:
+        """A hash of features, labels and names."""
+        digest = hashlib.sha256(repr((self.concepts, self.shots)).encode())
+        for array in (self.features.global_features, self.features.dense_features, self.labels):
+            digest.update(np.ascontiguousarray(array))
+        return digest.hexdigest()
+
+    def batch(self, rows: np.ndarray, device: torch.device) -> FilmBatch:
+        """Gather the named films."""
+        labels = torch.from_numpy(self.labels[rows].astype(np.float32)).to(device)
+        return FilmBatch(self.features.batch(rows, device), labels)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Which films were drawn.
+
+    Attributes:
+        rows: their row numbers, ascending, each once.
+        drawn: how many were drawn for each class by name: the number of shots, or all there are.
+    """
+
+    rows: np.ndarray
+    drawn: Mapping[str, int]
+
+
+def film_labels(
+    dataset: ChestXrayDataset, triplets: pd.DataFrame, concepts: Sequence[str]
+) -> np.ndarray:
+    """The labels of MIMIC-CXR films from their reports' triplets: (n, L) float32, NaN uncertain.
+
+    Args:
+        dataset: with a column `study`, the report's identifier.
+        triplets: of all reports.
+        concepts: the L columns.
+    """
+    studies = dataset.records["study"]
+    by_report = report_labels(triplets, list(studies.unique()), concepts)
+    return by_report.loc[studies].to_numpy(np.float32)
+
+
+def draw_films(labels: np.ndarray, concepts: Sequence[str], shots: int, seed: int) -> Draw:
+    """Draw films for each class among those that show it; where there are fewer, all of them.
+
+    Classes are drawn one by one, and a film that shows several may be drawn for each, so that there
+    are at most shots x L films. Draws nest: those of few shots are among those of more, with the
+    same seed; a class's draw does not depend on the other classes.
+
+    Args:
+        labels: (n, L), 1 where a film shows a class.
+        concepts: the L names.
+        shots: films a class.
+        seed: decides the draw.
+
+    Raises:
+        InputError: fewer than one shot, or no film that shows any class.
+    """
+    if shots < 1:
+        raise InputError(f"{shots} labeled films a class", "Ask for one at least.")
+    rows, drawn = [], {}
+    for column, concept in enumerate(concepts):
+        positive = np.flatnonzero(labels[:, column] == 1)
+        generator = np.random.default_rng([seed, *concept.encode()])
+        rows.append(generator.permutation(positive)[:shots])
+        drawn[concept] = len(rows[-1])
+    if not any(drawn.values()):
+        raise InputError(
+            f"no film shows any of {', '.join(concepts)}", "Use a training set with labels."
+        )
+    return Draw(np.unique(np.concatenate(rows)), drawn)
+
+
+def few_shot_films(
+    encoder: Encoder,
+    dataset: ChestXrayDataset,
+    labels: np.ndarray,
+    concepts: Sequence[str],
+    folder: Path,
+    seeds: Sequence[int],
+    shots: Sequence[int] = SHOTS,
+) -> tuple[dict[tuple[int, int], LabeledFilms], pd.DataFrame]:
+    """Draw for every number of shots and every seed; encode the films that were drawn, once.
+
+    Args:
+        dataset: n training films.
+        labels: (n, L) from `film_labels`.
+        folder: the feature cache.
+
+    Returns:
+        the films by (shots, seed), and a table of what was drawn: shots, seed, concept, drawn.
+    """
+    draws = {(k, seed): draw_films(labels, concepts, k, seed) for k in shots for seed in seeds}
+    pool = np.unique(np.concatenate([draw.rows for draw in draws.values()]))
+    chosen = Radiographs(
+        dataset.name, dataset.split, dataset.concepts, dataset.records.iloc[pool]
+    )  # what is not drawn is never encoded
+    encoded = image_features(encoder, chosen, folder)
+    films, table = {}, []
+    for (k, seed), draw in draws.items():
+        place = np.searchsorted(pool, draw.rows)
+        part = ImageFeatureFile(encoded.global_features[place], encoded.dense_features[place])
+        films[k, seed] = LabeledFilms(part, labels[draw.rows], tuple(concepts), k)
+        table += [
+            {"shots": k, "seed": seed, "concept": concept, "drawn": count}
+            for concept, count in draw.drawn.items()
+        ]
+    return films, pd.DataFrame(table)

@@ -1,0 +1,192 @@
+"""What the prompt learners beside RC-TPL share: one base, one set of options, one training loop.
+
+TaI-DPT, CoOp, CoCoOp and DualCoOp learn context vectors for the same frozen encoder as RC-TPL.
+Their losses and scores are their own; optimizer, schedule and order of the data are the same here
+(and RC-TPL's: AdamW and a cosine schedule, where the four papers use SGD), so that only the
+objective and what it learns from differ. A class name ends the prompt without CLIP's full stop, as
+in RC-TPL's Eq. 2.
+"""
+
+import itertools
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from rctpl_utils.baselines.base import CLASSIFY
+from rctpl_utils.baselines.few_shot import LabeledFilms
+from rctpl_utils.corpus import TextCorpus
+from rctpl_utils.datasets.chexpert import COMPETITION
+from rctpl_utils.encoders.base import Encoder, ImageFeatures
+from rctpl_utils.errors import InputError
+from rctpl_utils.prompts import initial_context
+from rctpl_utils.training import shuffled_batches
+from rctpl_utils.vocabulary import TRAINING_CONCEPTS, prompt_name
+
+CLIP_SCALE = 100.0  # the largest inverse temperature that CLIP allows itself (Radford et al. 2021)
+
+
+@dataclass(frozen=True)
+class PromptSettings:
+    """How long and how fast a context learns.
+
+    Attributes:
+        steps: updates; the text encoder runs in each, so they decide the cost.
+        batch_size: reports or films in a step.
+        learning_rate: of AdamW at the start; a cosine takes it to zero.
+    """
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+
+
+class PromptModel(nn.Module, ABC):
+    """Learned tensors beside a frozen encoder; the protocol is `baselines.base.ZeroShotModel`.
+
+    The encoder is no part of the state. Learned prompts leave the embeddings of films and sentences
+    as they are, so that retrieval, native to none of the four, goes by class scores: a named
+    extension, the same as RC-TPL's, over the five names of CheXpert-5x200. A sentence is a film
+    with one region.
+
+    In evaluation mode what `encode` gives is kept for each list of names until `train`, `eval` or
+    `load` is called.
+    """
+
+    method: str
+    native = frozenset({CLASSIFY})
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        concepts: Sequence[str] = TRAINING_CONCEPTS,
+        shots: int | None = None,
+    ) -> None:
+        """Hold what does not learn.
+
+        Args:
+            encoder: frozen.
+            concepts: the L columns of the labels that `loss` gets.
+            shots: labeled films a class, for the name; None where no label of a film was used.
+        """
+        super().__init__()
+        object.__setattr__(self, "encoder", encoder)  # past nn.Module: not a part that learns
+        self.concepts, self.shots = tuple(concepts), shots
+        self._kept: dict[tuple[str, ...], tuple[Tensor, ...]] = {}
+
+    @property
+    def name(self) -> str:
+        """As the tables print it; what used labels says so."""
+        return self.method if self.shots is None else f"{self.method}, {self.shots} labels a class"
+
+    @abstractmethod
+    def encode(self, names: Sequence[str]) -> tuple[Tensor, ...]:
+        """What scores need of L class names as prompts spell them; differentiable."""
+
+    @abstractmethod
+    def loss(self, batch: Any) -> Tensor:
+        """The method's objective on a batch of its examples: a scalar."""
+
+    @abstractmethod
+    def classify(self, films: ImageFeatures, concepts: Sequence[str]) -> Tensor:
+        """Scores (n, L)."""
+
+    def encoded(self, concepts: Sequence[str]) -> tuple[Tensor, ...]:
+        """`encode` of the concepts' prompt names; kept in evaluation mode."""
+        key = tuple(concepts)
+        if not self.training and key in self._kept:
+            return self._kept[key]
+        encoded = self.encode([prompt_name(concept) for concept in key])
+        if not self.training:
+            self._kept[key] = encoded
+        return encoded
+
+    def embed_images(self, films: ImageFeatures) -> Tensor:
+        """Class scores of films as unit vectors: (n, 5)."""
+        return functional.normalize(self.classify(films, COMPETITION), dim=-1)
+
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Class scores of sentences as unit vectors: (m, 5)."""
+        return functional.normalize(self.score_texts(texts, COMPETITION), dim=-1)
+
+    def score_texts(self, texts: Sequence[str], concepts: Sequence[str]) -> Tensor:
+        """`classify` for sentences: (m, L)."""
+        encoded = self.encoder.encode_text(texts)
+        return self.classify(ImageFeatures(encoded, encoded[:, None, None]), concepts)
+
+    def train(self, mode: bool = True) -> "PromptModel":
+        """Switch between learning and evaluation; forget what was encoded."""
+        self._kept.clear()
+        return super().train(mode)
+
+    def state(self) -> dict[str, Tensor]:
+        """The learned tensors, on the CPU, as safetensors takes them."""
+        return {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
+
+    def load(self, state: Mapping[str, Tensor]) -> "PromptModel":
+        """Take learned tensors over and go into evaluation mode.
+
+        Raises:
+            InputError: tensors of other names or shapes.
+        """
+        try:
+            self.load_state_dict(state)
+        except RuntimeError as error:
+            raise InputError(
+                f"tensors of another prompt learner ({str(error).splitlines()[1].strip()})",
+                "Delete the file that they come from and learn again.",
+            ) from error
+        return self.eval()
+
+
+def new_context(length: int, encoder: Encoder, generator: torch.Generator) -> nn.Parameter:
+    """M vectors of width W from N(0, 0.02^2), which all four papers share with RC-TPL."""
+    context = initial_context(length, encoder.context_width, generator)
+    return nn.Parameter(context.to(encoder.device))
+
+
+def logit_scale(encoder: Encoder) -> float:
+    """1 / tau of the encoder's own pre-training; CLIP's limit of 100 where it is not known."""
+    learned = getattr(encoder, "logit_scale", None)
+    return CLIP_SCALE if learned is None else min(learned.exp().item(), CLIP_SCALE)
+
+
+def learn(
+    model: PromptModel, data: TextCorpus | LabeledFilms, settings: PromptSettings, seed: int
+) -> list[dict[str, float]]:
+    """Minimize the model's loss over its own tensors; leaves the model in evaluation mode.
+
+    Args:
+        seed: decides the order of the examples (the model's constructor takes its own).
+
+    Returns:
+        one row a step: step, seconds since the start, loss.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.steps)
+    history, start = [], time.perf_counter()
+    batches = itertools.islice(_passes(len(data), settings.batch_size, generator), settings.steps)
+    model.train()
+    for rows in tqdm(batches, total=settings.steps, desc=f"{model.name}, seed {seed}", unit="step"):
+        loss = model.loss(data.batch(rows, model.encoder.device))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        seconds = time.perf_counter() - start
+        history.append({"step": len(history) + 1, "seconds": seconds, "loss": loss.item()})
+    model.eval()
+    return history
+
+
+def _passes(count: int, size: int, generator: torch.Generator) -> Iterator[np.ndarray]:
+    while True:
+        yield from shuffled_batches(count, size, generator)

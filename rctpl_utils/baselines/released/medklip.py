@@ -1,0 +1,194 @@
+"""MedKLIP (Wu et al., ICCV 2023) from its released checkpoint.
+
+The texts of 75 entities query the 14 x 14 cells of a ResNet-50's third stage; each answer is
+classified as absent or present. Inference of MediaBrain-SJTU/MedKLIP (`test.py` of its two
+zero-shot samples): the score is the softmax's probability of "present", the map the attention of
+the entity's query, averaged over heads and layers.
+
+The queries attend to each other, so all 75 are asked at once, whatever is wanted. A concept that
+is no entity (COVID-19) is asked by its description as a 76th query, which leaves the scores of the
+75 as they are. The authors published no code for such a concept: this is our reading.
+
+The method has no space in which films and sentences meet. For retrieval, an extension of ours, a
+film is its 75 logits and a sentence its 75 cosines with the entities' texts, both about their mean.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.models import resnet50
+
+from rctpl_utils.baselines.base import CLASSIFY, GROUND
+from rctpl_utils.baselines.released.base import Frame, eight_bits
+from rctpl_utils.baselines.released.checkpoints import (
+    load_matched,
+    nested_state,
+    parallel_prefix,
+)
+from rctpl_utils.baselines.released.entities import CONCEPT_ENTITIES, ENTITIES, EntityTexts
+from rctpl_utils.baselines.released.query_decoder import WIDTH, QueryDecoder
+from rctpl_utils.encoders.base import freeze
+from rctpl_utils.encoders.checkpoint import Layout
+
+WEIGHTS = "checkpoint_final.pth"
+SIDE = 224  # pixels
+CELLS = 14  # along a side
+CHANNELS = 1024  # of a ResNet-50's third stage
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's; dataset/dataset.py
+
+
+class MedKLIP(nn.Module):
+    """See the module; the protocol is `released.base.ReleasedModel`."""
+
+    name = "MedKLIP"
+    native = frozenset({CLASSIFY, GROUND})
+    frame = Frame("film")
+    sharpness = 1.0  # the scores are probabilities of their own
+    weights = WEIGHTS
+
+    def __init__(self, folder: str | Path) -> None:
+        """A model with random weights; `folder` holds what `EntityTexts` reads."""
+        super().__init__()
+        self.trunk = nn.Sequential(*list(resnet50(weights=None).children())[:-3])
+        self.wide = nn.Linear(CHANNELS, CHANNELS)
+        self.narrow = nn.Linear(CHANNELS, WIDTH)
+        self.enter = nn.Linear(768, WIDTH)
+        self.decoder = QueryDecoder()
+        self.exist = nn.Linear(WIDTH, 2)  # absent, present
+        self.texts = EntityTexts(folder)
+
+    @classmethod
+    def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> "MedKLIP":
+        """Read the checkpoint, the entities' texts and BioClinicalBERT; frozen and ready.
+
+        Args:
+            folder: with the checkpoint (`weights`), `observation explanation.json` and
+                `bioclinicalbert/`.
+            device: where the model goes.
+
+        Raises:
+            InputError: absent or damaged files, missing or unexpected names (listed).
+        """
+        model = cls(folder)
+        state = nested_state(folder, "model", cls.weights)
+        load_matched(model, state, cls.layout(state), folder)
+        return freeze(model).to(device)
+
+    @classmethod
+    def layout(cls, state: dict[str, Tensor]) -> Layout:
+        """How `MedKLIP.state_dict` names what the model holds (`models/model_MedKLIP.py`)."""
+        names = {
+            "trunk": "res_features",
+            "wide": "res_l1",
+            "narrow": "res_l2",
+            "enter": "disease_embedding_layer",
+            "decoder": "decoder",
+            "exist": "classifier",
+        }
+        # the projection of answers to the texts of places: for the loss only
+        return renamed(names, (r"cl_fc\.(weight|bias)",), parallel_prefix(state))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.exist.weight.device
+
+    def preprocess(self, pixels: np.ndarray) -> Tensor:
+        """As the authors' `dataset.py` for ChestX-ray14: stretched to 224 x 224, ImageNet's mean.
+
+        For RSNA they equalize the histogram first (`dataset_RSNA.py`); here all films are treated
+        alike.
+
+        Args:
+            pixels: (H, W), float, in [0, 1].
+
+        Returns:
+            (3, 224, 224) float32.
+
+        Raises:
+            InputError: another shape, or values outside [0, 1].
+        """
+        gray = Image.fromarray(eight_bits(pixels))
+        small = gray.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+        levels = torch.from_numpy(np.array(small)).float() / 255
+        mean, deviation = (torch.tensor(each)[:, None, None] for each in (MEAN, DEVIATION))
+        return (levels - mean) / deviation
+
+    def cells(self, features: Tensor) -> Tensor:
+        """The trunk's cells (n, T, 1024) as the decoder sees them (n, T, 256)."""
+        return self.narrow(functional.relu(self.wide(features)))
+
+    def ask(self, films: Tensor, unseen: str | None = None) -> tuple[Tensor, Tensor]:
+        """All 75 entities, and a concept beside them: logits (n, Q) and maps (n, Q, 14, 14).
+
+        A logit is that of "present" minus that of "absent".
+        """
+        vectors = self.texts.vectors
+        if unseen is not None:
+            vectors = torch.cat([vectors, self.texts.of_concept(unseen)[None]])
+        queries = self.enter(vectors.to(self.device)).expand(len(films), -1, -1)
+        features = self.trunk(films.to(self.device)).flatten(2).transpose(1, 2)
+        answers, attention = self.decoder(queries, self.cells(features))
+        absent, present = self.exist(answers).unbind(dim=-1)
+        return present - absent, attention.unflatten(2, (CELLS, CELLS))
+
+    def _ask_for(self, films: Tensor, concept: str) -> tuple[Tensor, Tensor]:
+        """Logits (n,) and maps (n, 14, 14) of one concept."""
+        entity = CONCEPT_ENTITIES.get(concept)
+        logits, maps = self.ask(films, concept if entity is None else None)
+        row = -1 if entity is None else ENTITIES.index(entity)
+        return logits[:, row], maps[:, row]
+
+    @torch.no_grad()
+    def classify(self, films: Tensor, concepts: Sequence[str]) -> Tensor:
+        """The probability that each concept is there: (n, L)."""
+        known = self.ask(films)[0]
+        columns = [
+            known[:, ENTITIES.index(CONCEPT_ENTITIES[concept])]
+            if concept in CONCEPT_ENTITIES
+            else self._ask_for(films, concept)[0]
+            for concept in concepts
+        ]
+        return torch.stack(columns, dim=1).sigmoid()  # of two logits the softmax
+
+    @torch.no_grad()
+    def ground(self, films: Tensor, concept: str) -> Tensor:
+        """The attention of the concept's query: (n, 14, 14), each summing to one."""
+        return self._ask_for(films, concept)[1]
+
+    @torch.no_grad()
+    def embed_images(self, films: Tensor) -> Tensor:
+        """The 75 logits about their mean: (n, 75) unit vectors. An extension."""
+        return _about_mean(self.ask(films)[0])
+
+    @torch.no_grad()
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Cosines with the entities' texts about their mean: (m, 75) unit vectors. An extension.
+
+        BioClinicalBERT's vectors all point one way; the entities' mean is taken off first.
+        """
+        middle = self.texts.vectors.mean(dim=0)
+        entities, given = (
+            functional.normalize(each - middle, dim=-1)
+            for each in (self.texts.vectors, self.texts.encode(texts))
+        )
+        return _about_mean(given @ entities.T).to(self.device)
+
+
+def renamed(names: dict[str, str], unused: Sequence[str], prefix: str) -> Layout:
+    """A layout that renames the first part of each name and puts a prefix before it."""
+
+    def released(name: str) -> str:
+        own, rest = name.split(".", 1)
+        return f"{prefix}{names[own]}.{rest}"
+
+    return Layout(released, unused=tuple(prefix.replace(".", r"\.") + each for each in unused))
+
+
+def _about_mean(scores: Tensor) -> Tensor:
+    return functional.normalize(scores - scores.mean(dim=-1, keepdim=True), dim=-1)

@@ -1,0 +1,116 @@
+"""From trained competitors to rows of the tables: scores, heat maps, retrieval vectors."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.special import softmax
+
+from rctpl_utils.baselines.base import GROUND, RETRIEVE, ZeroShotModel
+from rctpl_utils.datasets.base import ChestXrayDataset
+from rctpl_utils.grounders import Films, Grounder, MapMaker
+from rctpl_utils.retrieval import Pair, standardized, unit
+from rctpl_utils.retrieval_sides import DATASET, Side
+from rctpl_utils.table1 import Scorer, asked_concepts, open_split
+from rctpl_utils.workspace import Workspace
+
+BATCH = 128  # films or sentences at once
+Reader = Callable[[ChestXrayDataset], Callable[[np.ndarray], Any]]
+
+
+@dataclass(frozen=True)
+class Competitor:
+    """A method with its trained models and with what it reads of a film.
+
+    Attributes:
+        name: as the tables print it.
+        models: one a seed.
+        films: from a data set to a function from row numbers to a batch for the models.
+        labeled: labeled images a class that it learned from; 0 for a zero-shot method.
+    """
+
+    name: str
+    models: tuple[ZeroShotModel, ...]
+    films: Reader
+    labeled: int = 0
+
+    def native(self, ability: str) -> bool:
+        """Whether the published method can do so; otherwise the row is an extension of ours."""
+        return ability in self.models[0].native
+
+
+def scorers(competitors: Sequence[Competitor]) -> dict[str, list[Scorer]]:
+    """For Table 1: by name, one function a seed from a data set to scores (n, L)."""
+    return {
+        each.name: [_scorer(model, each.films) for model in each.models] for each in competitors
+    }
+
+
+def _scorer(model: ZeroShotModel, films: Reader) -> Scorer:
+    def score(dataset: ChestXrayDataset, shown: Sequence[str]) -> np.ndarray:
+        asked, read = asked_concepts(dataset), films(dataset)
+        scores = _joined([model.classify(read(rows), asked) for rows in _parts(dataset)])
+        if tuple(asked) != tuple(shown):  # films that exclude each other: as RC-TPL's rows
+            scores = softmax(scores * model.sharpness, axis=1)
+        return scores[:, [list(asked).index(concept) for concept in shown]]
+
+    return score
+
+
+def _parts(items: Any) -> list[np.ndarray]:
+    return [np.arange(k, min(k + BATCH, len(items))) for k in range(0, len(items), BATCH)]
+
+
+def grounders(competitors: Sequence[Competitor]) -> list[Grounder]:
+    """For Tables 2 to 4: one row a competitor."""
+    return [
+        Grounder(
+            each.name,
+            tuple(_maker(model, each.films) for model in each.models),
+            native=each.native(GROUND),
+        )
+        for each in competitors
+    ]
+
+
+def _maker(model: ZeroShotModel, films: Reader) -> MapMaker:
+    def maker(asked: Films) -> torch.Tensor:
+        return model.ground(films(asked.dataset)(asked.rows), asked.concept).float()
+
+    return maker
+
+
+def retrieval_pairs(
+    workspace: Workspace, competitors: Sequence[Competitor], images: Side, sentences: Side
+) -> dict[str, list[Pair]]:
+    """For Table 5: each competitor's own vectors of the same films and sentences, one pair a seed.
+
+    They are standardized over the pool as all rows of the table are.
+    """
+    dataset = open_split(workspace, DATASET, "test")
+    places = pd.Index(dataset.records["image_id"]).get_indexer(images.records["item_id"])
+    codes, texts = pd.factorize(sentences.records["sentence"])
+    found = {}
+    for each in competitors:
+        read = each.films(dataset)
+        runs = [
+            (
+                _joined([model.embed_images(read(places[rows])) for rows in _parts(places)]),
+                _joined([model.embed_texts(list(texts[rows])) for rows in _parts(texts)])[codes],
+            )
+            for model in each.models
+        ]
+        found[each.name] = [Pair(*(unit(standardized(side)) for side in run)) for run in runs]
+    return found
+
+
+def _joined(parts: Sequence[torch.Tensor]) -> np.ndarray:
+    return torch.cat(list(parts)).float().cpu().numpy()
+
+
+def natives(competitors: Sequence[Competitor], ability: str = RETRIEVE) -> Mapping[str, bool]:
+    """By name, whether the ability is the method's own."""
+    return {each.name: each.native(ability) for each in competitors}

@@ -1,0 +1,166 @@
+"""TaI-DPT: RC-TPL's direct parent, two contexts learned from captions alone (no image, no label).
+
+Guo, Dong, Ji, Bai, Guo and Zuo, Texts as Images in Prompt Tuning for Multi-Label Image Recognition,
+CVPR 2023. A caption stands for an image: h is its global feature, H its token features. With G_i
+and L_i the embeddings of class i in the global and in the local context,
+
+    p_i = <h, G_i>,    P_ij = <H_j, L_i>,    p'_i = sum_j softmax_j(P_ij / tau_s) P_ij
+    L = sum over present i and absent j of max(0, m - p_i + p_j)   +   the same with p'
+
+and at test an image's global feature and dense map take the places of h and H.
+
+**Kept** (the authors' code: `trainers/Caption_distill_double.py`, `trainers/utils.py`, the
+configurations beside them): two contexts shared by all classes, M = 16; all tokens of a caption,
+its first and last included and padding masked, projected like the global feature; m = 1 on cosines
+times 4, summed over pairs and averaged over captions; tau_s = 1/50 for tokens and 1/40 for image
+cells; batches of 512; the mean of the two branches at test.
+
+**Changed**: classes of a caption are nouns there, the labels of a report's triplets here
+(`report_labels`): the ones that RC-TPL ranks, of the same reports. A token's state is the one that
+the encoder pools, so that the global feature is, before normalization, the mean of the projected
+tokens where the encoder pools by the mean (CLIP takes its last token's).
+
+**Left out**: SGD and 20 epochs, for the shared loop.
+
+**Fair**: against RC-TPL only the local features (tokens in place of knowledge-rich descriptions)
+and M differ. Neither grounding nor retrieval is the paper's: the local branch's cosine map and
+class scores are our extensions.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from rctpl_utils.baselines.prompt_learning import PromptModel, PromptSettings, learn, new_context
+from rctpl_utils.concepts import report_labels
+from rctpl_utils.corpus import TextBatch, TextCorpus
+from rctpl_utils.encoders.base import Encoder, ImageFeatures
+from rctpl_utils.encoders.text_tower import MAX_TOKENS, TextTower
+from rctpl_utils.features import make_arrays, text_features
+from rctpl_utils.files import hash_of
+from rctpl_utils.reports import Report
+from rctpl_utils.scoring import (
+    IMAGE_TEMPERATURE,
+    TEXT_TEMPERATURE,
+    ClassEmbeddings,
+    fuse,
+    similarity_maps,
+)
+from rctpl_utils.shards import Plan
+from rctpl_utils.training import batch_losses, embed_classes
+from rctpl_utils.vocabulary import TRAINING_CONCEPTS
+from rctpl_utils.zero_shot import branch_scores
+
+CONTEXT_LENGTH = 16  # M
+MARGIN = 1.0  # m; the scale of 4 is `training.SCORE_SCALE`
+SETTINGS = PromptSettings(steps=24, batch_size=512, learning_rate=1e-2)
+TOKEN_BATCH, TOKEN_SHARD = 64, 16  # texts in a pass; passes in a shard, 20 MB at d = 128
+
+
+class TaIDPT(PromptModel):
+    """Two contexts; scores are the mean of both branches' cosines, as RC-TPL's."""
+
+    method = "TaI-DPT"
+    sharpness = 1 / IMAGE_TEMPERATURE  # as RC-TPL's scores
+
+    def __init__(
+        self, encoder: Encoder, seed: int, concepts: Sequence[str] = TRAINING_CONCEPTS
+    ) -> None:
+        super().__init__(encoder, concepts)
+        generator = torch.Generator().manual_seed(seed)
+        self.whole = new_context(CONTEXT_LENGTH, encoder, generator)  # (M, W), global
+        self.local = new_context(CONTEXT_LENGTH, encoder, generator)  # (M, W)
+
+    def encode(self, names: Sequence[str]) -> ClassEmbeddings:
+        """G and L: two (L, d)."""
+        contexts = {"report": self.whole, "concept": self.local}
+        return ClassEmbeddings(**embed_classes(self.encoder, contexts, list(names)))
+
+    def loss(self, batch: TextBatch) -> Tensor:
+        """Both ranking losses; the batch's descriptions are tokens (`token_corpus`)."""
+        batch = dataclasses.replace(batch, descriptions=batch.descriptions.float())
+        embedded = self.encoded(self.concepts)._asdict()
+        return sum(batch_losses(batch, embedded, TEXT_TEMPERATURE, MARGIN).values())
+
+    @torch.no_grad()
+    def classify(self, films: ImageFeatures, concepts: Sequence[str]) -> Tensor:
+        """(p + p') / 2: (n, L)."""
+        return fuse(*branch_scores(films, self.encoded(concepts), IMAGE_TEMPERATURE))
+
+    @torch.no_grad()
+    def ground(self, films: ImageFeatures, concept: str) -> Tensor:
+        """P of the image's cells, our extension: (n, h, w)."""
+        return similarity_maps(films.dense_features, self.encoded([concept]).concept)[..., 0]
+
+
+@torch.no_grad()
+def token_states(text: TextTower, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Each token's projected state: (n, T, d) unit vectors, and which are no padding, (n, T)."""
+    tokens = text.tokenize(texts)
+    states = text.bert(**tokens, output_hidden_states=True).hidden_states
+    pooled = torch.stack([states[layer] for layer in text.layers]).mean(dim=0)
+    return functional.normalize(text.projection(pooled), dim=-1), tokens["attention_mask"].bool()
+
+
+def token_features(
+    encoder: Encoder, texts: Sequence[str], folder: Path
+) -> tuple[np.ndarray, np.ndarray]:
+    """Token features of distinct texts, made once, in batches of like length.
+
+    Returns:
+        (n, 77, d) float16, memory-mapped, zero after a text's last token, and the counts (n,).
+    """
+    key = hash_of("tokens", encoder.text_key, list(texts))[:20]
+    paths = [folder / f"tokens-{key}-{part}.npy" for part in ("states", "counts")]
+    order = np.array(sorted(range(len(texts)), key=lambda i: (len(texts[i]), i)), int)
+
+    def encode(rows: np.ndarray) -> tuple[np.ndarray, ...]:
+        states, seen = token_states(encoder.text, [texts[i] for i in rows.tolist()])
+        padded = np.zeros((len(rows), MAX_TOKENS, states.shape[-1]), np.float16)
+        padded[:, : states.shape[1]] = (states * seen.unsqueeze(-1)).cpu().numpy()
+        return padded, seen.sum(dim=1).cpu().numpy()
+
+    plan = Plan(order, TOKEN_BATCH, TOKEN_SHARD)
+    states, counts = make_arrays(paths, plan, encode, label="encoding tokens", unit="text")
+    return states, counts
+
+
+def token_corpus(
+    encoder: Encoder,
+    reports: list[Report],
+    triplets: pd.DataFrame,
+    concepts: tuple[str, ...],
+    folder: Path,
+) -> TextCorpus:
+    """The reports and labels of `corpus_building.build_corpus`, tokens in place of descriptions."""
+    texts = list(dict.fromkeys(report.text for report in reports))
+    place = {text: row for row, text in enumerate(texts)}
+    labels = report_labels(triplets, [report.report_id for report in reports], concepts)
+    labels = labels.to_numpy(np.float32)
+    positive = (labels == 1).any(axis=1)
+    rows = np.array([place[report.text] for report in reports])[positive]
+    states, counts = token_features(encoder, texts, folder)
+    return TextCorpus(
+        text_features(encoder, texts, folder)[rows],
+        states.reshape(-1, states.shape[-1]),
+        [MAX_TOKENS * row + np.arange(counts[row]) for row in rows],
+        labels[positive],
+    )
+
+
+def learn_tai_dpt(
+    encoder: Encoder,
+    corpus: TextCorpus,
+    settings: PromptSettings = SETTINGS,
+    seed: int = 0,
+    concepts: Sequence[str] = TRAINING_CONCEPTS,
+) -> tuple[TaIDPT, list[dict[str, float]]]:
+    """Learn both contexts from a `token_corpus` with these label columns; model and history."""
+    model = TaIDPT(encoder, seed, concepts)
+    return model, learn(model, corpus, settings, seed)

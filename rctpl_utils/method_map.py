@@ -1,0 +1,114 @@
+"""Every method in one picture: AUC, pointing game and what its training cost."""
+
+from collections.abc import Sequence
+from textwrap import fill
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from rctpl_utils.baselines.report import COST
+from rctpl_utils.draws import Draws, load_draws
+from rctpl_utils.metrics import named_interval
+from rctpl_utils.plots import COLUMN_WIDTH, save_figure
+from rctpl_utils.results import BASELINES, data_note, write_csv
+from rctpl_utils.variants import HANDWRITTEN
+from rctpl_utils.workspace import Workspace
+
+OURS = ("RC-TPL", "RC-TPL+")
+GROUPS = ("learned from text alone", "films with reports", "labeled films", "written by hand")
+AXES = {"auc": ("table1", "auc"), "pointing_game": ("grounding", "pointing_game")}
+_LABELS = {"auc": "AUC, mean over sets", "pointing_game": "pointing game, mean over sets"}
+NOTHING = 0.3  # seconds at which methods without training are drawn on the logarithmic axis
+
+
+def method_map(workspace: Workspace) -> pd.DataFrame:
+    """For each method its mean AUC and pointing game over the data sets, and its cost.
+
+    A resample of the mean takes one resample of each data set; their patients differ, so the sets
+    are independent.
+
+    Returns:
+        method, group, seconds (a seed; 0 without training), auc and pointing_game with intervals;
+        NaN where a method has no such row.
+    """
+    costs = pd.read_csv(workspace.results / COST).set_index("method")
+    names = [*HANDWRITTEN, *OURS, *(name for name in costs.index if name not in OURS)]
+    draws = {file: load_draws(workspace.results, file) for file, _ in AXES.values()}
+    rows = []
+    for name in names:
+        seconds = costs["seconds"].get(name, 0.0)
+        row = {"method": name, "group": _group(name, costs), "seconds": seconds}
+        for column, (file, metric) in AXES.items():
+            found = _mean_over_sets(draws[file], name, metric)
+            row |= {f"{column}_{part}": value for part, value in found.items()}
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    write_csv(workspace.figures / "method_map.csv", table)
+    return table
+
+
+def _group(name: str, costs: pd.DataFrame) -> str:
+    if name in HANDWRITTEN:
+        return GROUPS[3]
+    if costs.loc[name, "labeled images a class"] > 0:
+        return GROUPS[2]
+    return GROUPS[1] if name in BASELINES else GROUPS[0]
+
+
+def _mean_over_sets(draws: Draws, method: str, metric: str) -> dict[str, float]:
+    series = [values for key, values in draws.items() if key[1:] == (method, metric)]
+    if not series:
+        return dict.fromkeys(("value", "ci_low", "ci_high"), np.nan)
+    return named_interval(np.mean(series, axis=0))
+
+
+def save_method_map(workspace: Workspace, table: pd.DataFrame) -> Figure:
+    """Draw `method_map`: two panels over the training seconds, a number for each method."""
+    figure, axes = plt.subplots(
+        1, 2, figsize=(COLUMN_WIDTH, 3.6), layout="constrained", sharex=True
+    )
+    colors = dict(zip(GROUPS, sns.color_palette("colorblind"), strict=False))
+    markers = dict(zip(GROUPS, "Dos^", strict=True))
+    for axis, column in zip(axes, AXES, strict=True):
+        for number, row in enumerate(table.to_dict("records"), start=1):
+            _draw(axis, number, row, column, colors[row["group"]], markers[row["group"]])
+        axis.set(xscale="log")
+        axis.set_ylabel(_LABELS[column], fontsize=8)
+        axis.set_xlabel("training of one seed, seconds on this machine", fontsize=8)
+        axis.tick_params(labelsize=7)
+    handles = [
+        plt.Line2D([], [], color=colors[group], marker=markers[group], ls="", ms=5, label=group)
+        for group in GROUPS
+        if group in set(table["group"])
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=4, fontsize=7)
+    figure.supxlabel(fill(_note(workspace, table["method"]), 155), fontsize=6)
+    save_figure(figure, workspace.figures / "method_map")
+    return figure
+
+
+def _draw(
+    axis: Axes, number: int, row: dict, column: str, color: Sequence[float], marker: str
+) -> None:
+    value = row[f"{column}_value"]
+    if np.isnan(value):
+        return
+    spread = [[value - row[f"{column}_ci_low"]], [row[f"{column}_ci_high"] - value]]
+    place = max(row["seconds"], NOTHING)
+    axis.errorbar(place, value, yerr=spread, fmt=marker, ms=4, lw=0.6, color=color, alpha=0.9)
+    axis.annotate(
+        str(number), (place, value), xytext=(3, 3), textcoords="offset points", fontsize=6
+    )
+
+
+def _note(workspace: Workspace, methods: Sequence[str]) -> str:
+    listed = ", ".join(f"{number} {name}" for number, name in enumerate(methods, start=1))
+    return (
+        f"{data_note(workspace)} {listed}. Bars: 95 % bootstrap intervals over patients and seeds. "
+        f"Without training: drawn at {NOTHING} s. Cached features of frozen layers cost extra, the "
+        "frozen encoder's pre-training too; no cost of reports, films or labels is in it."
+    )
