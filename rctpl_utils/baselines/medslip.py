@@ -72,7 +72,7 @@ class MeDSLIP(QueryBaseline):
             + exist_loss(self.exist_there(places).squeeze(-1), place_labels(pairs))
             + prototype_loss(concepts, self.where(self.spots), positions, generator)
             + prototype_loss(places, self.what(self.book), positions.swapaxes(1, 2), generator)
-            + exist_loss(concepts @ places.transpose(1, 2), pairs)
+            + exist_loss(concepts @ places.transpose(1, 2) / QUERY**0.5, pairs)
         )
 
     def ask(self, cells: Tensor, places: Tensor, book: Tensor) -> tuple[Tensor, Tensor]:

@@ -98,9 +98,7 @@ def _configuration_names(file: Path) -> list[str]:
             file=file,
         ) from error
     foreign = sorted(
-        each
-        for each in found
-        if not each.startswith(_CONFIGURATIONS) and each not in _PLAIN_TYPES
+        each for each in found if not each.startswith(_CONFIGURATIONS) and each not in _PLAIN_TYPES
     )
     if foreign:
         raise InputError(

@@ -43,11 +43,12 @@ class Block(nn.Module):
         super().__init__()
         self.attn = nn.MultiheadAttention(width, width // HEAD_WIDTH, batch_first=True)
         self.ln_1 = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(
-            OrderedDict(
-                c_fc=nn.Linear(width, 4 * width), gelu=QuickGELU(), c_proj=nn.Linear(4 * width, width)
-            )
+        wide = OrderedDict(
+            c_fc=nn.Linear(width, 4 * width),
+            gelu=QuickGELU(),
+            c_proj=nn.Linear(4 * width, width),
         )
+        self.mlp = nn.Sequential(wide)
         self.ln_2 = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:

@@ -22,16 +22,18 @@ BERT_FOLDER = "bioclinicalbert"
 MAX_TOKENS = 64  # Sample_zero-shot_Classification_CXR14/test.py
 
 # In the checkpoints' order; the file of texts has the same.
-ENTITIES = tuple(
-    """normal clear sharp sharply unremarkable intact stable free effusion opacity pneumothorax
-    edema atelectasis tube consolidation process abnormality enlarge tip low pneumonia line
-    congestion catheter cardiomegaly fracture air tortuous lead disease calcification prominence
-    device engorgement picc clip elevation expand nodule wire fluid degenerative pacemaker thicken
-    marking scar hyperinflate blunt loss widen collapse density emphysema aerate mass crowd
-    infiltrate obscure deformity hernia drainage distention shift stent pressure lesion finding
-    borderline hardware dilation chf redistribution aspiration tail_abnorm_obs
-    excluded_obs""".split()
-)
+ENTITIES = (
+    "normal", "clear", "sharp", "sharply", "unremarkable", "intact", "stable", "free", "effusion",
+    "opacity", "pneumothorax", "edema", "atelectasis", "tube", "consolidation", "process",
+    "abnormality", "enlarge", "tip", "low", "pneumonia", "line", "congestion", "catheter",
+    "cardiomegaly", "fracture", "air", "tortuous", "lead", "disease", "calcification",
+    "prominence", "device", "engorgement", "picc", "clip", "elevation", "expand", "nodule",
+    "wire", "fluid", "degenerative", "pacemaker", "thicken", "marking", "scar", "hyperinflate",
+    "blunt", "loss", "widen", "collapse", "density", "emphysema", "aerate", "mass", "crowd",
+    "infiltrate", "obscure", "deformity", "hernia", "drainage", "distention", "shift", "stent",
+    "pressure", "lesion", "finding", "borderline", "hardware", "dilation", "chf",
+    "redistribution", "aspiration", "tail_abnorm_obs", "excluded_obs",
+)  # fmt: skip
 MISSPELLED = {"eumonia": "pneumonia"}  # as the published file has it
 
 # Which entity scores a concept. The fourteen of ChestX-ray14 are the authors' (test.py, as above;

@@ -1,0 +1,150 @@
+"""GLoRIA: global and local contrast with word-attended regions (Huang et al., ICCV 2021).
+
+With unit vectors v_j of a film's M cells and t_i of a text's words, s_ij = <v_j, t_i>,
+
+    a_ij = exp(4 s_ij) / sum_k exp(4 s_ik)                    attention of a word over the cells
+    c_i = sum_j a_ij v_j                                      the film as the word sees it
+    Z(film, text) = log sum_i exp(5 cos(c_i, t_i))            how well the text's words are found
+    L = CE(10 Z) + CE(10 Z') + CE(10 <v, t>) + CE(10 <v, t>')
+
+where v and t are the global unit vectors (t: the mean of the text's words), CE is the cross-entropy
+of the matching pair among a batch's pairs and ' swaps films and texts. Temperatures, the
+log-sum-exp and the equal weights are those of their code (gloria/loss/gloria_loss.py).
+
+Kept: both losses, one random sentence a report, words without special tokens in the space of the
+cells, linear heads of their own for global and local image features, native grounding by the
+attention of the concept's name.
+Changed: attention starts from cosines. Their code takes inner products through a softmax over the
+text's words before the one over cells, which would make the attention of a one-word name uniform.
+Zero-shot scores are the mean of the global cosine and that of the name's best word; their code has
+the latter five times as large and standardizes each class over the films of a set, on which no
+score may depend here. The best word is sought in the bare name, since the filling words of a phrase
+might fit a film better than the finding. Retrieval by the global vectors alone: a local score is no
+inner product of two vectors.
+Left out: merging of subwords, BERT's last four layers (its last one is cached for all), a lower
+layer for local features (all towers here see one map), training of the lower layers.
+Fair: films, texts, frozen towers, width, views and rates are those of every baseline.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rctpl_utils.baselines.base import CLASSIFY, GROUND, RETRIEVE
+from rctpl_utils.baselines.material import Batch, all_cells
+from rctpl_utils.baselines.towers import (
+    DIMENSION,
+    WIDTH,
+    Baseline,
+    ConvTop,
+    Setup,
+    TextTop,
+    symmetric_loss,
+)
+from rctpl_utils.baselines.words import Words
+from rctpl_utils.vocabulary import prompt_name
+
+ATTENTION, AGGREGATION, CONTRAST = 4.0, 5.0, 10.0  # inverse temperatures 1 to 3 of their code
+
+
+class GLoRIA(Baseline):
+    """See the module."""
+
+    name = "GLoRIA"
+    native = frozenset({CLASSIFY, GROUND, RETRIEVE})
+    sharpness = CONTRAST
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        self.image = ConvTop(setup)
+        self.global_head = nn.Linear(WIDTH, DIMENSION)
+        self.local_head = nn.Linear(WIDTH, DIMENSION)
+        self.text = TextTop(setup)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Global and local cross-entropies, both ways."""
+        words = batch.material.words.batch(batch.sentence_rows(), batch.device)
+        image, cells = self.image_vectors(batch.cells, batch.places)
+        each, spoken = self.word_vectors(words)
+        text = pooled_words(each, spoken)
+        return gloria_global_loss(image, text) + gloria_local_loss(cells, each, spoken)
+
+    def image_vectors(self, cells: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        """One linear head on the cells' mean (B, d), another on each cell (B, C, d)."""
+        features = self.image(cells, places)
+        both = (self.global_head(features.mean(dim=1)), self.local_head(features))
+        return tuple(functional.normalize(each, dim=-1) for each in both)
+
+    def word_vectors(self, words: Words) -> tuple[Tensor, Tensor]:
+        """The N words of B texts, text by text: (N, d), and where they stand: (B, T) bool."""
+        spoken = without_special_tokens(words.seen)
+        return self.text(words.states[spoken]), spoken
+
+    def text_vectors(self, words: Words) -> Tensor:
+        """The mean of a text's words (B, d)."""
+        return pooled_words(*self.word_vectors(words))
+
+    @torch.no_grad()
+    def classify(self, films: Tensor, concepts: Sequence[str]) -> Tensor:
+        """The mean of the global cosine and of the best word's: (n, L)."""
+        image, cells = self.image_vectors(*all_cells(films))
+        each, spoken = self.word_vectors(self.read([prompt_name(c) for c in concepts]))
+        local = by_text(attended_cosines(cells, each), spoken).amax(dim=-1)
+        return (image @ self.class_vectors(concepts).T + local) / 2
+
+    @torch.no_grad()
+    def ground(self, films: Tensor, concept: str) -> Tensor:
+        """The mean attention of the name's words: (n, h, w), summing to one."""
+        cells = self.image_vectors(*all_cells(films))[1]
+        each, _ = self.word_vectors(self.read([prompt_name(concept)]))
+        return attention(cells, each)[1].mean(dim=1).reshape(films.shape[:3])
+
+
+def without_special_tokens(seen: Tensor) -> Tensor:
+    """True for words only: neither padding nor a text's first ([CLS]) and last ([SEP]): (B, T)."""
+    place = torch.arange(seen.shape[1], device=seen.device)
+    return seen & (place > 0) & (place < seen.sum(dim=1, keepdim=True) - 1)
+
+
+def pooled_words(words: Tensor, spoken: Tensor) -> Tensor:
+    """Unit vectors (B, d) of the mean of each text's words, (N, d) at `spoken` (B, T)."""
+    full = words.new_zeros((*spoken.shape, words.shape[-1]))
+    full[spoken] = words
+    return functional.normalize(full.sum(dim=1), dim=-1)
+
+
+def attention(cells: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines s and attention a over cells (B, C, d) of words (N, d): (B, N, C) each."""
+    cosines = functional.normalize(words, dim=-1) @ cells.transpose(1, 2)
+    return cosines, (ATTENTION * cosines).softmax(dim=-1)
+
+
+def attended_cosines(cells: Tensor, words: Tensor) -> Tensor:
+    """cos(c_i, t_i) of B films' unit cells (B, C, d) and N words (N, d): (B, N).
+
+    Without c: <c, t> = sum_j a_j s_j, and |c|^2 = a G a with the cells' inner products G, which is
+    cheaper as long as a film has fewer cells than dimensions.
+    """
+    cosines, weights = attention(cells, words)
+    square = (weights @ (cells @ cells.transpose(1, 2)) * weights).sum(dim=-1)
+    return (weights * cosines).sum(dim=-1) / square.clamp_min(1e-12).sqrt()
+
+
+def by_text(values: Tensor, spoken: Tensor) -> Tensor:
+    """Values of words (B, N) set out by text, minus infinity where there is none: (B, M, T)."""
+    full = values.new_full((len(values), *spoken.shape), -torch.inf)
+    full[:, spoken] = values
+    return full
+
+
+def gloria_local_loss(cells: Tensor, words: Tensor, spoken: Tensor) -> Tensor:
+    """Cross-entropies, both ways, of Z for B matching films (B, C, d) and texts (B, T)."""
+    found = by_text(AGGREGATION * attended_cosines(cells, words), spoken).logsumexp(dim=-1)
+    return 2 * symmetric_loss(CONTRAST * found)
+
+
+def gloria_global_loss(image: Tensor, text: Tensor) -> Tensor:
+    """Cross-entropies, both ways, of B matching unit vectors (B, d) each."""
+    return 2 * symmetric_loss(CONTRAST * image @ text.T)

@@ -1,0 +1,120 @@
+"""MedCLIP-ViT and BioViL, whose encoders this package has, as baselines of their own.
+
+Each classifies as its authors do: MedCLIP by the mean of the cosines with a class's prompts
+(`PromptClassifier` of medclip 0.0.3 with `ensemble=True`), BioViL by the cosine with the mean of
+their vectors, which are averaged before normalization (`get_similarity_score_from_raw_data` of
+hi-ml-multimodal 0.2.2). Both are asked by the package's ensemble of prompts: MedCLIP's own are
+GLoRIA's, for five diseases; BioViL's authors give two phrases for pneumonia.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.ndimage import gaussian_filter
+from torch import Tensor
+from torch.nn import functional
+
+from rctpl_utils.baselines.base import CLASSIFY, GROUND, RETRIEVE
+from rctpl_utils.baselines.released.base import Frame
+from rctpl_utils.encoders.biovil import CROP, RESIZE, BioViL
+from rctpl_utils.encoders.medclip import MedCLIP
+from rctpl_utils.encoders.two_towers import TwoTowers
+from rctpl_utils.knowledge import ensemble
+from rctpl_utils.scoring import IMAGE_TEMPERATURE
+
+BLUR = 1.5  # cells; `get_similarity_map_from_raw_data` of hi-ml-multimodal
+
+
+class EncoderBaseline:
+    """An encoder with two towers behind `released.base.ReleasedModel`.
+
+    A subclass sets `name`, `native` and `frame`, reads its files and gives `class_vectors`.
+    """
+
+    name: str
+    native: frozenset[str]
+    frame: Frame
+    sharpness = 1 / IMAGE_TEMPERATURE  # as for every score of cosines in this package
+
+    def __init__(self, encoder: TwoTowers) -> None:
+        """`encoder`: frozen and ready."""
+        self.encoder = encoder
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.encoder.device
+
+    def preprocess(self, pixels: np.ndarray) -> Tensor:
+        """One radiograph, float (H, W) in [0, 1], to (1, S, S): the encoder's own."""
+        return self.encoder.preprocess(pixels)
+
+    def class_vectors(self, concepts: Sequence[str]) -> Tensor:
+        """One vector a class, whose product with a film's unit vector is the score: (L, d)."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def classify(self, films: Tensor, concepts: Sequence[str]) -> Tensor:
+        """Scores by the published inference: (n, L)."""
+        return self.embed_images(films) @ self.class_vectors(concepts).T
+
+    @torch.no_grad()
+    def ground(self, films: Tensor, concept: str) -> Tensor:
+        """Products of the dense map and the class's vector: (n, h, w)."""
+        dense = self.encoder.encode_image(films).dense_features
+        return dense @ self.class_vectors([concept])[0]
+
+    def embed_images(self, films: Tensor) -> Tensor:
+        """(n, 1, S, S) to (n, d) unit vectors."""
+        return self.encoder.encode_image(films).global_features
+
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Texts to (m, d) unit vectors."""
+        return self.encoder.encode_text(texts)
+
+
+class ReleasedMedCLIP(EncoderBaseline):
+    """MedCLIP with its Swin-tiny. Its map (`MedCLIP`) is an extension."""
+
+    name = "MedCLIP-ViT"
+    native = frozenset({CLASSIFY, RETRIEVE})
+    frame = Frame("square")
+
+    @classmethod
+    def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> "ReleasedMedCLIP":
+        """Read `pytorch_model.bin` and `bioclinicalbert/` in a folder (`MedCLIP.load`)."""
+        return cls(MedCLIP.load(folder, device, tower="vit"))
+
+    @torch.no_grad()
+    def class_vectors(self, concepts: Sequence[str]) -> Tensor:
+        """The mean of the prompts' unit vectors, so that a product is the mean of cosines."""
+        means = [self.encoder.encode_text(ensemble(each)).mean(dim=0) for each in concepts]
+        return torch.stack(means)
+
+
+class ReleasedBioViL(EncoderBaseline):
+    """BioViL: maps are cosines of patches, blurred."""
+
+    name = "BioViL"
+    native = frozenset({CLASSIFY, GROUND})
+    frame = Frame("short", CROP / RESIZE)
+
+    @classmethod
+    def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> "ReleasedBioViL":
+        """Read the folder of microsoft/BiomedVLP-CXR-BERT-specialized (`BioViL.load`)."""
+        return cls(BioViL.load(folder, device))
+
+    @torch.no_grad()
+    def class_vectors(self, concepts: Sequence[str]) -> Tensor:
+        """The mean of the prompts' vectors before normalization, then normalized."""
+        tower = self.encoder.text
+        means = [tower.projection(tower.pooled(ensemble(each))).mean(dim=0) for each in concepts]
+        return functional.normalize(torch.stack(means), dim=-1)
+
+    def ground(self, films: Tensor, concept: str) -> Tensor:
+        """Cosines of patches and class, each map blurred by 1.5 cells: (n, 15, 15)."""
+        maps = super().ground(films, concept)
+        blurred = gaussian_filter(maps.cpu().numpy(), sigma=(0, BLUR, BLUR))
+        return torch.from_numpy(blurred).to(maps.device)

@@ -1,0 +1,188 @@
+"""What all baselines share: frozen features, material, views, the loop and its cache."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from rctpl_utils.baselines import towers
+from rctpl_utils.baselines.convirt import ConVIRT
+from rctpl_utils.baselines.material import all_cells, draw_batch, stated_labels, stated_places
+from rctpl_utils.baselines.towers import PatchTransformer, Setup, TextTop
+from rctpl_utils.baselines.training import CountedWords, score_maps, train_baseline
+from rctpl_utils.baselines.trunk import trunk
+from rctpl_utils.baselines.words import MASKED_SHARE, Reader, word_states
+from rctpl_utils.concepts import report_labels
+from rctpl_utils.profiles import BaselineTraining
+from rctpl_utils.vocabulary import TRAINING_CONCEPTS
+from tests.toy_baselines import CONCEPTS, ToyReader, toy_material, toy_validation
+
+CPU = torch.device("cpu")
+QUICK = BaselineTraining(views=64, trial_views=32, batch_size=16, rates=(1e-3, 3e-3), seeds=(0, 1))
+TEXTS = ["left pleural effusion.", "no pneumothorax", "heart size is normal. " * 5]
+
+
+@pytest.fixture(scope="module")
+def material():
+    return toy_material(64)
+
+
+def test_the_encoder_is_the_trunk_and_its_last_two_layers(encoder):
+    batch = torch.randn(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    cells = encoder.image.widen(trunk(encoder, batch).permute(0, 3, 1, 2).float())
+    dense = torch.nn.functional.normalize(
+        encoder.image.projection(cells.permute(0, 2, 3, 1)), dim=-1
+    )
+    assert torch.allclose(
+        dense, encoder.encode_image(batch).dense_features, atol=2e-2
+    )  # bfloat16 where the processor has it
+
+
+def test_word_states_are_the_towers_own_whatever_the_batch(encoder, tmp_path):
+    file, hidden = word_states(encoder.text, TEXTS, tmp_path)
+    assert not hidden.any()
+    for row, text in enumerate(TEXTS):
+        words = file.batch(np.array([row]), CPU)
+        with torch.no_grad():
+            alone = encoder.text.pooled([text])
+        assert torch.allclose(words.pooled(), alone, atol=2e-3)  # kept in half precision
+        assert words.ids[0].tolist() == encoder.text.tokenize([text])["input_ids"][0].tolist()
+    both = file.batch(np.array([1, 2]), CPU)
+    assert both.seen.sum(dim=1).tolist() == file.lengths[[1, 2]].tolist()
+    read = Reader(encoder.text).words(TEXTS[:1])
+    assert torch.allclose(read.pooled(), file.batch(np.array([0]), CPU).pooled(), atol=2e-3)
+
+
+def test_hidden_words_are_a_share_of_real_words_and_their_states_do_not_know_them(
+    encoder, tmp_path
+):
+    texts = [f"the {word} is clear and the heart is normal in size" for word in ("lung", "bone")]
+    file, hidden = word_states(encoder.text, texts * 200, tmp_path, masked_by=0)
+    special = np.isin(file.ids, [101, 102, 0])  # [CLS], [SEP], padding in BERT's vocabulary
+    assert not (hidden & special).any()
+    assert hidden.sum() / (~special).sum() == pytest.approx(MASKED_SHARE, abs=0.04)
+    rows = np.flatnonzero(hidden[:, 2] & (hidden.sum(axis=1) == 1))  # the second word alone
+    lung, bone = (next(row for row in rows if row % 2 == kind) for kind in (0, 1))
+    states = file.batch(np.array([lung, bone]), CPU).states
+    assert torch.allclose(states[0], states[1], atol=2e-3)
+
+
+def test_a_view_is_one_cell_of_every_block(material):
+    batch = draw_batch(material, np.arange(5), np.random.default_rng(0), CPU)
+    places = batch.places.numpy()
+    assert places.shape == (5, 4)
+    blocks = (places // 4 // 2) * 2 + places % 4 // 2
+    assert (blocks == np.arange(4)).all()
+    flat = material.maps.reshape(64, 16, -1)
+    assert (batch.cells.numpy() == flat[np.arange(5)[:, None], places]).all()
+    cells, numbers = all_cells(torch.from_numpy(material.maps[:5]))
+    assert cells.shape == (5, 16, 8) and numbers[0].tolist() == list(range(16))
+
+
+def test_what_is_not_mentioned_is_not_stated():
+    triplets = pd.DataFrame(
+        [
+            ("a", "Edema", None, "present"),
+            ("a", "Pneumothorax", None, "absent"),
+            ("a", "Mass", None, "uncertain"),
+            ("b", "Edema", None, "absent"),
+            ("b", "Edema", None, "present"),
+        ],
+        columns=["report_id", "concept", "location", "positive"],
+    )
+    labels = report_labels(triplets, ["a", "b"], TRAINING_CONCEPTS).to_numpy(np.float32)
+    found = pd.DataFrame(stated_labels(triplets, ["a", "b"], labels), ["a", "b"], TRAINING_CONCEPTS)
+    assert found.loc["a", ["Edema", "Lung Opacity", "Pneumothorax"]].tolist() == [1, 1, 0]
+    assert np.isnan(found.loc["a", ["Mass", "Hernia"]]).all()
+    assert found.loc["b", "Edema"] == 1 and np.isnan(found.loc["b", "Pneumothorax"])
+
+
+def test_places_are_those_that_reports_name_often_enough():
+    rows = [(f"r{i}", "Edema", "left base", "present") for i in range(5)]
+    rows += [("r0", "Mass", "right apex", "present"), ("r1", "Mass", "left base", "absent")]
+    triplets = pd.DataFrame(rows, columns=["report_id", "concept", "location", "positive"])
+    positions, names = stated_places(triplets, [f"r{i}" for i in range(6)])
+    assert names == ("left base",)
+    edema, mass = (TRAINING_CONCEPTS.index(name) for name in ("Edema", "Mass"))
+    assert positions[:, edema, 0].tolist() == [True] * 5 + [False]
+    assert not positions[:, mass].any()
+
+
+def test_the_text_top_keeps_padding_out(material):
+    setup = Setup.of(material, ToyReader())
+    words = ToyReader().words(["edema", "no sign of pneumothorax"])
+    top = TextTop(setup)
+    alone = ToyReader().words(["edema"])
+    assert torch.allclose(top(words.pooled())[0], top(alone.pooled())[0], atol=1e-6)
+
+
+def test_the_transformer_knows_where_a_cell_was(material):
+    setup = Setup.of(material, ToyReader())
+    torch.manual_seed(0)
+    tower = PatchTransformer(setup).eval()
+    cells, places = all_cells(torch.from_numpy(material.maps[:2]))
+    order = torch.randperm(16, generator=torch.Generator().manual_seed(0))
+    plain, shuffled = tower(cells, places), tower(cells[:, order], places[:, order])
+    assert torch.allclose(plain[:, 0], shuffled[:, 0], atol=1e-5)  # cell and place move together
+    moved = tower(cells[:, order], places)
+    assert not torch.allclose(plain[:, 0], moved[:, 0], atol=1e-3)
+
+
+def test_class_vectors_average_the_phrases(material, monkeypatch):
+    setup = Setup.of(material, ToyReader())
+    torch.manual_seed(0)
+    model = ConVIRT(setup)
+    monkeypatch.setattr(towers, "PHRASES", ("{}", "there is {}"))
+    with torch.no_grad():
+        one, two = (
+            model.text_vectors(model.read([phrase]))[0] for phrase in ("edema", "there is edema")
+        )
+        mean = torch.nn.functional.normalize(one + two, dim=-1)
+        assert torch.allclose(model.class_vectors(["Edema"])[0], mean, atol=1e-6)
+
+
+def test_tokens_are_counted(material):
+    words = CountedWords(material.words.states, material.words.ids, material.words.lengths)
+    words.batch(np.array([0, 1]), CPU)
+    words.batch(np.array([1]), CPU)
+    lengths = material.words.lengths
+    assert sum(words.read) == lengths[0] + 2 * lengths[1]
+
+
+@pytest.fixture(scope="module")
+def trained(material, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("baselines")
+    setup = Setup.of(material, ToyReader())
+    validation, _ = toy_validation(40)
+    return train_baseline(ConVIRT, material, setup, validation, QUICK, folder, CPU), folder, setup
+
+
+def test_the_best_rate_on_validation_films_is_taken(trained):
+    run, _, _ = trained
+    best = max(run["rates"], key=lambda each: each["auc"])
+    assert run["rate"] == best["learning_rate"]
+    assert [each["learning_rate"] for each in run["rates"]] == list(QUICK.rates)
+    assert {row["seed"] for row in run["history"]} == {0, 1}
+    assert max(row["views"] for row in run["history"]) == QUICK.views
+
+
+def test_a_second_run_trains_nothing_and_a_changed_one_everything(trained, material, monkeypatch):
+    run, folder, setup = trained
+    validation, _ = toy_validation(40)
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert train_baseline(ConVIRT, material, setup, validation, QUICK, folder, CPU) == run
+    assert before == {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    changed = replace(material, labels=material.labels[::-1].copy())
+    train_baseline(ConVIRT, changed, setup, validation, QUICK, folder, CPU)
+    assert all(path.stat().st_mtime_ns > before[path] for path in folder.iterdir())
+
+
+def test_scores_do_not_depend_on_the_part_they_are_made_in(material, monkeypatch):
+    setup = Setup.of(material, ToyReader())
+    torch.manual_seed(0)
+    model = ConVIRT(setup).eval()
+    whole = score_maps(model, material.maps, CONCEPTS, CPU)
+    monkeypatch.setattr("rctpl_utils.baselines.training.SCORED", 7)
+    assert score_maps(model, material.maps, CONCEPTS, CPU) == pytest.approx(whole, abs=1e-5)

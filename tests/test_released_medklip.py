@@ -1,0 +1,297 @@
+"""MedKLIP from a file of the released layout: the same numbers as torch's and torchvision's own
+modules, names accounted for, texts as the authors' tokenizer builds them."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from released import bert_shapes, prefixed, random_state
+from released_queries import (
+    LAYERS,
+    attention_by_hand,
+    decoder_shapes,
+    pair,
+    save,
+    torch_decoder,
+    torchvision_cells,
+    trunk_shapes,
+    write_texts,
+)
+from safetensors.torch import save_file
+from torch.nn import functional
+from torchvision import transforms
+from transformers import BertConfig, BertModel, BertTokenizerFast
+
+from rctpl_utils.baselines.released.checkpoints import pretrained_bert
+from rctpl_utils.baselines.released.entities import (
+    CONCEPT_ENTITIES,
+    ENTITIES,
+    TEXTS,
+    EntityTexts,
+    read_entity_texts,
+)
+from rctpl_utils.baselines.released.medklip import WEIGHTS, MedKLIP
+from rctpl_utils.errors import InputError
+from rctpl_utils.knowledge import describe
+from rctpl_utils.vocabulary import CHESTXRAY14_CONCEPTS, CONCEPTS
+
+# the rows that `Sample_zero-shot_Classification_CXR14/test.py` reads, by hand from its list
+ROWS_CXR14 = {
+    "Atelectasis": 12, "Cardiomegaly": 24, "Pleural Effusion": 8, "Infiltration": 56, "Mass": 54,
+    "Nodule": 38, "Pneumonia": 20, "Pneumothorax": 10, "Consolidation": 14, "Edema": 11,
+    "Emphysema": 52, "Fibrosis": 73, "Pleural Thickening": 43, "Hernia": 59,
+}  # fmt: skip
+
+
+def medklip_shapes() -> dict[str, tuple[int, ...]]:
+    """`MedKLIP.state_dict`."""
+    return {
+        **trunk_shapes(),
+        **pair("res_l1", 1024, 1024),
+        **pair("res_l2", 256, 1024),
+        **pair("disease_embedding_layer", 256, 768),
+        **pair("cl_fc", 768, 256),
+        **decoder_shapes("decoder"),
+        **pair("classifier", 2, 256),
+    }
+
+
+@pytest.fixture(scope="module")
+def state():
+    return random_state(medklip_shapes(), 0)
+
+
+@pytest.fixture(scope="module")
+def folder(state, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("medklip")
+    write_texts(folder)
+    save(state, folder / WEIGHTS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return MedKLIP.load(folder)
+
+
+@pytest.fixture(scope="module")
+def films():
+    return torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(1))
+
+
+def linear(state, name, x):
+    return x @ state[f"{name}.weight"].T + state[f"{name}.bias"]
+
+
+def bert_vectors(folder, texts):
+    """[CLS] of transformers' BERT over `[CLS] text`, one text at a time and thus unpadded."""
+    base = folder / "bioclinicalbert"
+    config = BertConfig.from_dict(json.loads((base / "config.json").read_text()))
+    bert = BertModel(config, add_pooling_layer=False).eval()
+    weights = random_state(prefixed("bert.", bert_shapes(LAYERS)), 3)
+    bert.load_state_dict({k.removeprefix("bert."): v for k, v in weights.items()})
+    tokenizer = BertTokenizerFast.from_pretrained(base)
+    rows = []
+    for text in texts:
+        ids = [tokenizer.cls_token_id, *tokenizer(text, add_special_tokens=False)["input_ids"]][:64]
+        rows.append(bert(torch.tensor([ids])).last_hidden_state[0, 0])
+    return torch.stack(rows)
+
+
+@torch.no_grad()
+def by_hand(state, vectors, films):
+    """Probabilities (n, Q) and attention (n, Q, 196) from torch's and torchvision's modules."""
+    cells = torchvision_cells(state, films)
+    cells = linear(state, "res_l2", linear(state, "res_l1", cells).relu())
+    queries = linear(state, "disease_embedding_layer", vectors).expand(len(films), -1, -1)
+    decoder = torch_decoder(state, "decoder")
+    logits = linear(state, "classifier", decoder(queries, cells))
+    return logits.softmax(dim=-1)[..., 1], attention_by_hand(decoder, queries, cells)
+
+
+@pytest.fixture(scope="module")
+def answers(state, folder, films):
+    texts = list(json.loads((folder / TEXTS).read_text()).values())
+    return by_hand(state, bert_vectors(folder, texts), films)
+
+
+def test_scores_are_those_of_torchs_and_torchvisions_modules(model, films, answers):
+    found = model.classify(films, list(ROWS_CXR14))
+    wanted = answers[0][:, list(ROWS_CXR14.values())]
+    assert torch.allclose(found, wanted, atol=1e-4)
+    assert wanted.std(dim=0).min() > 1e-4  # films differ, so that agreement means something
+
+
+def test_maps_are_the_attention_by_hand(model, films, answers):
+    for concept in ("Pneumonia", "Fibrosis"):
+        found = model.ground(films, concept)
+        wanted = answers[1][:, ROWS_CXR14[concept]].reshape(-1, 14, 14)
+        assert torch.allclose(found, wanted, atol=1e-5)
+        assert torch.allclose(found.sum(dim=(1, 2)), torch.ones(2), atol=1e-5)
+    assert not torch.allclose(model.ground(films, "Pneumonia"), model.ground(films, "Fibrosis"))
+
+
+def test_an_unseen_concept_is_a_76th_query_and_changes_no_other(model, state, folder, films):
+    texts = [*json.loads((folder / TEXTS).read_text()).values(), describe("COVID-19")]
+    scores, attention = by_hand(state, bert_vectors(folder, texts), films)
+    found = model.classify(films, ["COVID-19", "Pneumonia"])
+    assert torch.allclose(found[:, 0], scores[:, 75], atol=1e-4)
+    assert torch.equal(found[:, 1], model.classify(films, ["Pneumonia"])[:, 0])
+    maps = model.ground(films, "COVID-19")
+    assert torch.allclose(maps, attention[:, 75].reshape(-1, 14, 14), atol=1e-5)
+
+
+def test_a_films_answer_does_not_depend_on_its_batch(model, films):
+    alone = torch.cat([model.classify(film[None], ["Edema", "COVID-19"]) for film in films])
+    assert torch.allclose(model.classify(films, ["Edema", "COVID-19"]), alone, atol=1e-5)
+
+
+def test_every_concept_is_asked_by_an_entity_or_a_description(model, films):
+    assert {c: ENTITIES.index(CONCEPT_ENTITIES[c]) for c in CHESTXRAY14_CONCEPTS} == ROWS_CXR14
+    assert set(CONCEPTS) - set(CONCEPT_ENTITIES) == {"Pleural Other", "COVID-19"}
+    scores = model.classify(films[:1], [*CONCEPTS, "No Finding"])
+    assert scores.shape == (1, 22) and scores.min() > 0 and scores.max() < 1
+
+
+def test_retrieval_vectors_by_hand(model, folder, films, answers):
+    odds = answers[0].logit()
+    wanted = functional.normalize(odds - odds.mean(dim=1, keepdim=True), dim=1)
+    assert torch.allclose(model.embed_images(films), wanted, atol=1e-3)
+    entities = bert_vectors(folder, json.loads((folder / TEXTS).read_text()).values())
+    middle = entities.mean(dim=0)
+    sentence = bert_vectors(folder, ["mass in the left lower lobe"])[0]
+    cosines = functional.cosine_similarity(entities - middle, (sentence - middle)[None])
+    wanted = functional.normalize(cosines - cosines.mean(), dim=0)
+    assert torch.allclose(model.embed_texts(["mass in the left lower lobe"])[0], wanted, atol=1e-4)
+
+
+# --- texts
+
+
+def test_texts_have_no_end_mark_and_at_most_64_tokens(folder):
+    texts = EntityTexts(folder)
+    long = "edema " * 100
+    assert torch.allclose(
+        texts.encode([long, "mass"]), bert_vectors(folder, [long, "mass"]), atol=1e-5
+    )
+    tokenizer = BertTokenizerFast.from_pretrained(folder / "bioclinicalbert")
+    bert, _ = pretrained_bert(folder / "bioclinicalbert")
+    usual = bert(**tokenizer("mass", return_tensors="pt")).last_hidden_state[0, 0]
+    assert (texts.encode(["mass"])[0] - usual).abs().max() > 1e-3  # [SEP] would matter
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda texts: {}, "got 0"),
+        (lambda texts: dict(list(texts.items())[:-1]), "got 74"),
+        (
+            lambda texts: {"clear": texts.pop("clear"), **texts},
+            "first difference: clear for normal",
+        ),
+        (lambda texts: texts | {"normal": 3}, "a text for each"),
+        (lambda texts: list(texts), "got 0"),
+    ],
+)
+def test_other_texts_are_refused(folder, tmp_path, change, message):
+    texts = json.loads((folder / TEXTS).read_text())
+    (tmp_path / TEXTS).write_text(json.dumps(change(texts)), "utf-8")
+    with pytest.raises(InputError, match=message):
+        read_entity_texts(tmp_path / TEXTS)
+
+
+def test_absent_and_damaged_texts_are_named(tmp_path):
+    with pytest.raises(InputError, match="texts are missing"):
+        read_entity_texts(tmp_path / TEXTS)
+    (tmp_path / TEXTS).write_text("{", "utf-8")
+    with pytest.raises(InputError, match="not JSON"):
+        read_entity_texts(tmp_path / TEXTS)
+
+
+# --- preprocessing
+
+
+def test_films_are_prepared_as_by_the_authors_transforms(model, tmp_path):
+    levels = np.random.default_rng(0).integers(0, 256, (300, 411), np.uint8)
+    Image.fromarray(levels).save(tmp_path / "film.png")
+    theirs = transforms.Compose(
+        [
+            transforms.Resize([224, 224]),
+            transforms.ToTensor(),
+            transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ]
+    )
+    wanted = theirs(Image.open(tmp_path / "film.png").convert("RGB"))
+    found = model.preprocess(levels.astype(np.float32) / 255)
+    assert found.shape == (3, 224, 224) and torch.allclose(found, wanted, atol=1e-6)
+
+
+# --- files
+
+
+def test_names_of_the_model_are_those_of_the_released_file(model):
+    layout = MedKLIP.layout({"module.x": torch.zeros(1)})
+    found = {layout.released(k): tuple(v.shape) for k, v in model.state_dict().items()}
+    shapes = prefixed("module.", medklip_shapes())
+    assert found == {k: shape for k, shape in shapes.items() if not layout.is_unused(k)}
+    unused = [name for name in shapes if layout.is_unused(name)]
+    assert unused == ["module.cl_fc.weight", "module.cl_fc.bias"]
+
+
+def test_every_tensor_survives_the_round_trip(model, state):
+    layout = MedKLIP.layout({})
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, state[layout.released(name)])
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert not model.training
+
+
+def test_files_without_the_wrappers_prefix_and_safetensors_do_too(state, folder, films, tmp_path):
+    write_texts(tmp_path)
+    save_file(state, tmp_path / "checkpoint_final.safetensors")
+    again = MedKLIP.load(tmp_path)
+    assert torch.equal(
+        again.classify(films, ["Mass"]), MedKLIP.load(folder).classify(films, ["Mass"])
+    )
+
+
+def test_missing_unexpected_and_wrong_names_are_listed(state, tmp_path):
+    write_texts(tmp_path)
+    changed = {k: v for k, v in state.items() if k != "res_l2.bias"}
+    changed |= {"query_embed.weight": torch.zeros(75, 256), "classifier.bias": torch.zeros(3)}
+    save(changed, tmp_path / WEIGHTS)
+    with pytest.raises(InputError) as caught:
+        MedKLIP.load(tmp_path)
+    for part in (
+        "missing: module.res_l2.bias",
+        "unexpected: module.query_embed.weight",
+        "module.classifier.bias has shape (3,), not (2,)",
+    ):
+        assert re.search(re.escape(part), str(caught.value))
+
+
+def test_bert_files_with_the_older_names_of_a_normalization(folder, tmp_path):
+    source = folder / "bioclinicalbert"
+    for name in ("config.json", "vocab.txt"):
+        (tmp_path / name).write_bytes((source / name).read_bytes())
+    weights = torch.load(source / "pytorch_model.bin", weights_only=True)
+    old = {
+        k.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+            "LayerNorm.bias", "LayerNorm.beta"
+        ): v
+        for k, v in weights.items()
+    }
+    torch.save(old, tmp_path / "pytorch_model.bin")
+    ids = torch.tensor([[2, 8, 9, 3]])
+    outputs = [pretrained_bert(each)[0](ids).last_hidden_state for each in (source, tmp_path)]
+    assert torch.equal(*outputs)
+    torch.save(
+        {k: v for k, v in weights.items() if "query" not in k}, tmp_path / "pytorch_model.bin"
+    )
+    with pytest.raises(
+        InputError, match=r"missing: bert\.encoder\.layer\.0\.attention\.self\.query"
+    ):
+        pretrained_bert(tmp_path)
