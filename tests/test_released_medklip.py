@@ -190,7 +190,7 @@ def test_texts_have_no_end_mark_and_at_most_64_tokens(folder):
         (lambda texts: dict(list(texts.items())[:-1]), "got 74"),
         (
             lambda texts: {"clear": texts.pop("clear"), **texts},
-            "first difference: clear for normal",
+            "difference: clear for normal",
         ),
         (lambda texts: texts | {"normal": 3}, "a text for each"),
         (lambda texts: list(texts), "got 0"),
@@ -249,7 +249,7 @@ def test_every_tensor_survives_the_round_trip(model, state):
     assert not model.training
 
 
-def test_files_without_the_wrappers_prefix_and_safetensors_do_too(state, folder, films, tmp_path):
+def test_files_without_the_wrappers_prefix_and_safetensors_do_too(state, model, films, tmp_path):
     write_texts(tmp_path)
     save_file(state, tmp_path / "checkpoint_final.safetensors")
     again = MedKLIP.load(tmp_path)
@@ -278,12 +278,10 @@ def test_bert_files_with_the_older_names_of_a_normalization(folder, tmp_path):
     for name in ("config.json", "vocab.txt"):
         (tmp_path / name).write_bytes((source / name).read_bytes())
     weights = torch.load(source / "pytorch_model.bin", weights_only=True)
-    old = {
-        k.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
-            "LayerNorm.bias", "LayerNorm.beta"
-        ): v
-        for k, v in weights.items()
-    }
+    names = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+    old = weights
+    for new, older in names.items():
+        old = {name.replace(new, older): value for name, value in old.items()}
     torch.save(old, tmp_path / "pytorch_model.bin")
     ids = torch.tensor([[2, 8, 9, 3]])
     outputs = [pretrained_bert(each)[0](ids).last_hidden_state for each in (source, tmp_path)]

@@ -17,7 +17,7 @@ Here it is two, so that few films are seen in few steps: CoCoOp sees fewer films
 bottleneck's activations, and g(t_i) a smooth one of these: a parabola along each of them through
 three points, the training films' mean and two standard deviations to either side, added up and
 brought back to unit length, replaces it. That takes 1 + 2 d / 16 prompts a class for any number of
-films, and a film's score does not depend on the films beside it.
+films, and a film's score does not depend on the films beside it. `error` measures what it misses.
 
 **Left out**: the initial context "a photo of a", which says nothing of a radiograph (ours is
 N(0, 0.02^2), as the others'); augmentation; SGD and 10 epochs.
@@ -128,6 +128,14 @@ class CoCoOp(PromptModel):
         moved = torch.einsum("nh,hld->nld", away, slope)
         bent = torch.einsum("nh,hld->nld", away.square(), curvature)
         return functional.normalize(middle + moved + bent, dim=-1)
+
+    @torch.no_grad()
+    def error(self, features: Tensor, concepts: Sequence[str]) -> float:
+        """The largest error that the parabolas make in a score of these films (n, d)."""
+        names = [prompt_name(concept) for concept in concepts]
+        exact = self.prompted(self.activations(features), names)
+        missed = self.conditioned(features, concepts) - exact
+        return torch.einsum("nd,nld->nl", features, missed).abs().max().item()
 
     @torch.no_grad()
     def classify(self, films: ImageFeatures, concepts: Sequence[str]) -> Tensor:

@@ -99,7 +99,7 @@ class GLoRIA(Baseline):
         """The mean attention of the name's words: (n, h, w), summing to one."""
         cells = self.image_vectors(*all_cells(films))[1]
         each, _ = self.word_vectors(self.read([prompt_name(concept)]))
-        return attention(cells, each)[1].mean(dim=1).reshape(films.shape[:3])
+        return attention(cells, each).mean(dim=1).reshape(films.shape[:3])
 
 
 def without_special_tokens(seen: Tensor) -> Tensor:
@@ -115,19 +115,26 @@ def pooled_words(words: Tensor, spoken: Tensor) -> Tensor:
     return functional.normalize(full.sum(dim=1), dim=-1)
 
 
-def attention(cells: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines s and attention a over cells (B, C, d) of words (N, d): (B, N, C) each."""
-    cosines = functional.normalize(words, dim=-1) @ cells.transpose(1, 2)
-    return cosines, (ATTENTION * cosines).softmax(dim=-1)
+def word_cosines(cells: Tensor, words: Tensor) -> Tensor:
+    """s of B films' unit cells (B, C, d) and N words (N, d), in one product: (B, N, C)."""
+    flat = functional.normalize(words, dim=-1) @ cells.flatten(0, 1).T
+    return flat.unflatten(1, cells.shape[:2]).transpose(0, 1)
+
+
+def attention(cells: Tensor, words: Tensor) -> Tensor:
+    """a of B films' unit cells (B, C, d) and N words (N, d): (B, N, C)."""
+    return (ATTENTION * word_cosines(cells, words)).softmax(dim=-1)
 
 
 def attended_cosines(cells: Tensor, words: Tensor) -> Tensor:
     """cos(c_i, t_i) of B films' unit cells (B, C, d) and N words (N, d): (B, N).
 
     Without c: <c, t> = sum_j a_j s_j, and |c|^2 = a G a with the cells' inner products G, which is
-    cheaper as long as a film has fewer cells than dimensions.
+    cheaper as long as a film has fewer cells than dimensions. As a cosine does not depend on c's
+    length, a need not sum to one.
     """
-    cosines, weights = attention(cells, words)
+    cosines = word_cosines(cells, words)
+    weights = (ATTENTION * cosines).exp()
     square = (weights @ (cells @ cells.transpose(1, 2)) * weights).sum(dim=-1)
     return (weights * cosines).sum(dim=-1) / square.clamp_min(1e-12).sqrt()
 

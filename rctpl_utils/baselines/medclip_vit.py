@@ -3,11 +3,12 @@
 With unit vectors v_i of a film and t_j of a text that need not belong together, and label vectors
 l_i and l_j of what the film's report and the text say,
 
-    y_ij = exp cos(l_i, l_j) / sum_k exp cos(l_i, l_k)        soft targets
+    y_ij = exp <l_i, l_j> / sum_k exp <l_i, l_k>              soft targets
     p_ij = exp(<v_i, t_j> / tau) / sum_k exp(<v_i, t_k> / tau)
     L = -(1/2) mean_i sum_j y_ij log p_ij - (1/2) the same from texts to films
 
-(their section 3.3; in their code, medclip/losses.py, the labels' inner products stand for cosines).
+(medclip/losses.py of their code; their paper writes cosines of labels, whose softmax without a
+temperature would be nearly even).
 
 Kept: soft targets without a temperature, tau learned from 0.07 on, texts drawn apart from films, a
 small vision transformer whose mean token is projected without a bias, mean-pooled text.
@@ -81,5 +82,4 @@ def unpaired_rows(batch: Batch) -> np.ndarray:
 
 def medclip_loss(logits: Tensor, seen: Tensor, said: Tensor) -> Tensor:
     """The loss of scaled cosines (B, M) given label vectors (B, V) and (M, V)."""
-    targets = functional.normalize(seen, dim=1) @ functional.normalize(said, dim=1).T
-    return semantic_matching(logits, targets)
+    return semantic_matching(logits, seen @ said.T)

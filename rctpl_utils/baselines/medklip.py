@@ -11,12 +11,12 @@ it names for a present entity, p_m those of seven others:
 Kept: the unweighted sum, the masks, the 1 : 7 draw, descriptions of any concept at test time (an
 unseen one joins the book of queries), the mean attention as heat map. Their exist head has two
 outputs and a softmax, which is sigma of the difference. Ours: concepts and places of this package
-for their 75 and 51, our descriptions, the mean word state for [CLS], 2 decoder layers of width 96
-for 4 of width 256, no dropout (as in all baselines here), the linear map W on the positions' side
-(theirs is on the answers': the same bilinear form); negatives are never a named place, while in
-their code they may be. Left out: training of the lower layers and augmentation; both hold for every
-baseline here. A concept that reports never deny has no negative labels, here as there. Retrieval is
-our extension (`queries`).
+for their 75 and 51, our descriptions, the mean word state for [CLS], 2 decoder layers of width 64
+(inner layer 128) for 4 of width 256 (1024), inner products over the root of d (`queries.inner`), no
+dropout, W on the positions' side (theirs is on the answers': the same bilinear form); negatives are
+never a place that the report names, while in their code they may be. Left out: training of the
+lower layers and augmentation; both hold for every baseline here. A concept that reports never deny
+has no negative label, here as there. Retrieval is our extension (`queries`).
 """
 
 import torch
@@ -31,6 +31,7 @@ from rctpl_utils.baselines.queries import (
     draw_negatives,
     draw_positive,
     exist_loss,
+    inner,
 )
 from rctpl_utils.baselines.towers import ConvTop, Setup
 
@@ -58,7 +59,7 @@ class MedKLIP(QueryBaseline):
         positives = draw_positive(named, batch.generator)
         negatives = draw_negatives(named, batch.generator)
         return exist_loss(logits, stated) + contrast_loss(
-            answers[torch.from_numpy(located).to(batch.device)] @ self.where(self.spots).T,
+            inner(answers[torch.from_numpy(located).to(batch.device)], self.where(self.spots).T),
             torch.from_numpy(positives).to(batch.device),
             torch.from_numpy(negatives).to(batch.device),
         )

@@ -11,15 +11,15 @@ in {0, 1} whether the report finds concept i at place j,
     ProtoCL(q) = mean_i -log exp<q_i, W p_i> / (exp<q_i, W p_i> + sum_m exp<q_i, W e_m>),
 
 where the prototype p_i is the mean text state of the places that the report names for a present
-concept i and e_m are the states of seven others; ProtoCL(a) contrasts places with concepts likewise.
+concept i and e_m are the states of seven others; ProtoCL(a) contrasts places with concepts.
 
 Kept: all five terms with equal weights, the mask without a squashing function, one query layer for
-both books, unscaled inner products: so their public code (Shef-AIRE/MeDSLIP). Departures as in
-`medklip`, and y: the triplets here deny a concept, not a concept at a place, so that a denied one
-is 0 at every place, a present one with a place is 0 at the others, the rest is unknown; a place
-exists where some y is 1, does not where some is 0 and none 1 (their rule). Classification and
-grounding use the pathology stream alone, as their test scripts do by default. The towers train for
-the views of all others; that there are two of them costs time, which the tables report.
+both books: so their public code (Shef-AIRE/MeDSLIP). Departures as in `medklip`; inner products are
+over the root of d (`queries.inner`); and y: the triplets here deny a concept, not a concept at a
+place, so that a denied one is 0 at every place, a present one with a place is 0 at the others, the
+rest is unknown. A place exists where some y is 1, does not where some is 0 and none 1 (their rule).
+Classification and grounding use the pathology stream alone, as their test scripts do by default.
+It trains on the views of all others; its second stream costs time, not films.
 """
 
 import numpy as np
@@ -34,6 +34,7 @@ from rctpl_utils.baselines.queries import (
     contrast_loss,
     draw_negatives,
     exist_loss,
+    inner,
 )
 from rctpl_utils.baselines.towers import ConvTop, Setup
 
@@ -72,7 +73,7 @@ class MeDSLIP(QueryBaseline):
             + exist_loss(self.exist_there(places).squeeze(-1), place_labels(pairs))
             + prototype_loss(concepts, self.where(self.spots), positions, generator)
             + prototype_loss(places, self.what(self.book), positions.swapaxes(1, 2), generator)
-            + exist_loss(concepts @ places.transpose(1, 2) / QUERY**0.5, pairs)
+            + exist_loss(inner(concepts, places.transpose(1, 2)), pairs)
         )
 
     def ask(self, cells: Tensor, places: Tensor, book: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,4 +121,4 @@ def prototype_loss(
         torch.from_numpy(each).to(answers.device) for each in (named[rows], negatives)
     )
     chosen = answers[torch.from_numpy(rows).to(answers.device)]
-    return contrast_loss(chosen @ others.T, positives, negatives)
+    return contrast_loss(inner(chosen, others.T), positives, negatives)

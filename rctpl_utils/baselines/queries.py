@@ -13,7 +13,7 @@ from rctpl_utils.baselines.towers import HEADS, WIDTH, Baseline, Setup
 from rctpl_utils.knowledge import describe
 
 LAYERS = 2  # of the decoder; theirs has 4, with 4 heads each as here
-QUERY = WIDTH // 2  # d, a query's width: 96; theirs 256
+QUERY = WIDTH // 3  # d, the width of queries and of the cells that they see: 64; theirs 256
 NEGATIVES = 7  # against one positive (both papers)
 
 
@@ -24,17 +24,18 @@ class QueryLayer(nn.Module):
         super().__init__()
         self.norms = nn.ModuleList(nn.LayerNorm(QUERY) for _ in range(3))
         self.among = nn.MultiheadAttention(QUERY, HEADS, batch_first=True)
-        self.across = nn.MultiheadAttention(QUERY, HEADS, kdim=WIDTH, vdim=WIDTH, batch_first=True)
+        self.across = nn.MultiheadAttention(QUERY, HEADS, batch_first=True)
         self.forth = nn.Sequential(
-            nn.Linear(QUERY, 4 * QUERY), nn.ReLU(), nn.Linear(4 * QUERY, QUERY)
+            nn.Linear(QUERY, 2 * QUERY), nn.ReLU(), nn.Linear(2 * QUERY, QUERY)
         )
 
-    def forward(self, queries: Tensor, cells: Tensor, blocked: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries (B, Q, d), cells (B, T, WIDTH): queries, and the heads' mean attention."""
+    def forward(
+        self, queries: Tensor, cells: Tensor, blocked: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Queries (B, Q, d), cells (B, T, d): queries, and the heads' mean attention."""
         normed = self.norms[0](queries)
-        queries = (
-            queries + self.among(normed, normed, normed, attn_mask=blocked, need_weights=False)[0]
-        )
+        heard, _ = self.among(normed, normed, normed, attn_mask=blocked, need_weights=False)
+        queries = queries + heard
         found, attention = self.across(self.norms[1](queries), cells, cells)
         queries = queries + found
         return queries + self.forth(self.norms[2](queries)), attention
@@ -45,6 +46,7 @@ class QueryDecoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.narrow = nn.Linear(WIDTH, QUERY)
         self.layers = nn.ModuleList(QueryLayer() for _ in range(LAYERS))
         self.norm = nn.LayerNorm(QUERY)
 
@@ -58,7 +60,9 @@ class QueryDecoder(nn.Module):
             known: how many queries training has.
         """
         rows = torch.arange(len(queries), device=queries.device)
-        blocked = (rows >= known) & (rows[:, None] != rows)
+        added = (rows >= known) & (rows[:, None] != rows)
+        blocked = added if len(queries) > known else None
+        cells = self.narrow(cells)
         answers, maps = queries.expand(len(cells), -1, -1), []
         for layer in self.layers:
             answers, attention = layer(answers, cells, blocked)
@@ -71,8 +75,8 @@ class QueryBaseline(Baseline):
 
     Subclasses define `loss` and `ask`. Retrieval is an extension of ours: neither method has a
     joint embedding. A film's vector is its exist logits over the L training concepts, standardized
-    by running means of training; a sentence's holds the cosines of its frozen text state and the
-    descriptions' states. Such cosines do not know negation.
+    by running means of training; a sentence's holds the cosines of its frozen text state and each
+    description's, less the mean of all descriptions. Such cosines do not know negation.
     """
 
     native = frozenset({CLASSIFY, GROUND})
@@ -117,8 +121,8 @@ class QueryBaseline(Baseline):
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """See the class: (m, L)."""
-        states, book = (functional.normalize(each) for each in (self.states(texts), self.book))
-        return functional.normalize(states @ book.T, dim=1)
+        own = functional.normalize(self.book - self.book.mean(dim=0), dim=1)
+        return functional.normalize(self.states(texts) @ own.T, dim=1)
 
     def _asked(self, films: Tensor, concepts: Sequence[str]) -> tuple[Tensor, Tensor]:
         known = self.setup.concepts
@@ -127,6 +131,14 @@ class QueryBaseline(Baseline):
         logits, maps = self.ask(*all_cells(films), torch.cat([self.book, *added]))
         columns = [(*known, *unseen).index(each) for each in concepts]
         return logits[:, columns], maps[:, columns]
+
+
+def inner(answers: Tensor, states: Tensor) -> Tensor:
+    """Inner products of answers (..., d) and states (..., d, K), over the root of d.
+
+    The root is ours: it starts the softmax as flat as their initial weights, N(0, 0.02), do.
+    """
+    return answers @ states / QUERY**0.5
 
 
 def exist_loss(logits: Tensor, stated: Tensor) -> Tensor:

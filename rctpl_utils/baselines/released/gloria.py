@@ -26,11 +26,7 @@ from torch.nn import functional
 
 from rctpl_utils.baselines.base import CLASSIFY, GROUND
 from rctpl_utils.baselines.released.base import Frame, eight_bits
-from rctpl_utils.baselines.released.checkpoints import (
-    load_matched,
-    nested_state,
-    position_ids,
-)
+from rctpl_utils.baselines.released.checkpoints import load_matched, nested_state, position_ids
 from rctpl_utils.baselines.released.gloria_words import Caption, best_word, look, read_captions
 from rctpl_utils.encoders.base import freeze
 from rctpl_utils.encoders.checkpoint import Layout
@@ -96,16 +92,8 @@ class GLoRIA(nn.Module):
     def preprocess(self, pixels: np.ndarray) -> Tensor:
         """The longer side to 256 (area), black to a square, its center of 224; to [-1, 1].
 
-        As `process_img` of `gloria_model.py` with `norm: half`.
-
-        Args:
-            pixels: (H, W), float, in [0, 1].
-
-        Returns:
-            (1, 224, 224) float32.
-
-        Raises:
-            InputError: another shape, or values outside [0, 1].
+        As `process_img` of `gloria_model.py` with `norm: half`. Pixels (H, W), float, in [0, 1],
+        else an `InputError`; to (1, 224, 224) float32.
         """
         gray = eight_bits(pixels)
         ratio = SQUARE / max(gray.shape)

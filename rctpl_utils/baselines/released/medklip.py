@@ -64,12 +64,7 @@ class MedKLIP(nn.Module):
 
     @classmethod
     def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> "MedKLIP":
-        """Read the checkpoint, the entities' texts and BioClinicalBERT; frozen and ready.
-
-        Args:
-            folder: with the checkpoint (`weights`), `observation explanation.json` and
-                `bioclinicalbert/`.
-            device: where the model goes.
+        """Read the checkpoint (`weights`) in a folder that also holds what `EntityTexts` reads.
 
         Raises:
             InputError: absent or damaged files, missing or unexpected names (listed).
@@ -101,17 +96,8 @@ class MedKLIP(nn.Module):
     def preprocess(self, pixels: np.ndarray) -> Tensor:
         """As the authors' `dataset.py` for ChestX-ray14: stretched to 224 x 224, ImageNet's mean.
 
-        For RSNA they equalize the histogram first (`dataset_RSNA.py`); here all films are treated
-        alike.
-
-        Args:
-            pixels: (H, W), float, in [0, 1].
-
-        Returns:
-            (3, 224, 224) float32.
-
-        Raises:
-            InputError: another shape, or values outside [0, 1].
+        For RSNA they equalize the histogram first (`dataset_RSNA.py`); here all films are alike.
+        Pixels (H, W), float, in [0, 1], else an `InputError`; to (3, 224, 224) float32.
         """
         gray = Image.fromarray(eight_bits(pixels))
         small = gray.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
@@ -123,7 +109,11 @@ class MedKLIP(nn.Module):
         """The trunk's cells (n, T, 1024) as the decoder sees them (n, T, 256)."""
         return self.narrow(functional.relu(self.wide(features)))
 
-    def ask(self, films: Tensor, unseen: str | None = None) -> tuple[Tensor, Tensor]:
+    def look(self, films: Tensor) -> Tensor:
+        """Films (n, 3, 224, 224) as cells for the decoder: (n, 196, 256)."""
+        return self.cells(self.trunk(films.to(self.device)).flatten(2).transpose(1, 2))
+
+    def ask(self, cells: Tensor, unseen: str | None = None) -> tuple[Tensor, Tensor]:
         """All 75 entities, and a concept beside them: logits (n, Q) and maps (n, Q, 14, 14).
 
         A logit is that of "present" minus that of "absent".
@@ -131,27 +121,27 @@ class MedKLIP(nn.Module):
         vectors = self.texts.vectors
         if unseen is not None:
             vectors = torch.cat([vectors, self.texts.of_concept(unseen)[None]])
-        queries = self.enter(vectors.to(self.device)).expand(len(films), -1, -1)
-        features = self.trunk(films.to(self.device)).flatten(2).transpose(1, 2)
-        answers, attention = self.decoder(queries, self.cells(features))
+        queries = self.enter(vectors.to(self.device)).expand(len(cells), -1, -1)
+        answers, attention = self.decoder(queries, cells)
         absent, present = self.exist(answers).unbind(dim=-1)
         return present - absent, attention.unflatten(2, (CELLS, CELLS))
 
-    def _ask_for(self, films: Tensor, concept: str) -> tuple[Tensor, Tensor]:
+    def _ask_for(self, cells: Tensor, concept: str) -> tuple[Tensor, Tensor]:
         """Logits (n,) and maps (n, 14, 14) of one concept."""
         entity = CONCEPT_ENTITIES.get(concept)
-        logits, maps = self.ask(films, concept if entity is None else None)
+        logits, maps = self.ask(cells, concept if entity is None else None)
         row = -1 if entity is None else ENTITIES.index(entity)
         return logits[:, row], maps[:, row]
 
     @torch.no_grad()
     def classify(self, films: Tensor, concepts: Sequence[str]) -> Tensor:
         """The probability that each concept is there: (n, L)."""
-        known = self.ask(films)[0]
+        cells = self.look(films)
+        known = self.ask(cells)[0]
         columns = [
             known[:, ENTITIES.index(CONCEPT_ENTITIES[concept])]
             if concept in CONCEPT_ENTITIES
-            else self._ask_for(films, concept)[0]
+            else self._ask_for(cells, concept)[0]
             for concept in concepts
         ]
         return torch.stack(columns, dim=1).sigmoid()  # of two logits the softmax
@@ -159,12 +149,12 @@ class MedKLIP(nn.Module):
     @torch.no_grad()
     def ground(self, films: Tensor, concept: str) -> Tensor:
         """The attention of the concept's query: (n, 14, 14), each summing to one."""
-        return self._ask_for(films, concept)[1]
+        return self._ask_for(self.look(films), concept)[1]
 
     @torch.no_grad()
     def embed_images(self, films: Tensor) -> Tensor:
         """The 75 logits about their mean: (n, 75) unit vectors. An extension."""
-        return _about_mean(self.ask(films)[0])
+        return _about_mean(self.ask(self.look(films))[0])
 
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:

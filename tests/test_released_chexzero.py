@@ -1,0 +1,366 @@
+"""CheXzero from a file of the released layout: the same vectors as transformers' and open_clip's
+CLIP, scores by the published rule, films and texts prepared as by the published code."""
+
+import gzip
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from released import random_state
+from safetensors.torch import save_file
+from torch.nn import functional
+from transformers import CLIPConfig, CLIPModel
+
+from rctpl_utils.baselines.released import chexzero
+from rctpl_utils.baselines.released.chexzero import WEIGHTS, CheXzero
+from rctpl_utils.baselines.released.clip_towers import CLIP, ClipSize
+from rctpl_utils.errors import InputError
+
+REASON = "open_clip is absent: pip install --no-deps open_clip_torch timm ftfy wcwidth"
+LETTERS = [chr(code) for code in range(33, 127)]
+MERGES = ["n o</w>", "e d", "ed e", "ede m", "edem a</w>", "m a", "s s</w>", "ma ss</w>"]
+VOCABULARY = [
+    *LETTERS, *(f"{letter}</w>" for letter in LETTERS), *(each.replace(" ", "") for each in MERGES),
+    "<|startoftext|>", "<|endoftext|>",
+]  # fmt: skip
+SMALL = ClipSize(
+    dimension=32, vision_width=128, vision_layers=2, text_width=64, text_layers=2,
+    vocabulary=len(VOCABULARY),
+)  # fmt: skip
+TEXTS = ["Edema", "no Edema", "mass, 3 cm: no edema"]
+
+
+def clip_shapes(size: ClipSize) -> dict[str, tuple[int, ...]]:
+    """`CLIP.state_dict` of openai/CLIP with a vision transformer."""
+
+    def transformer(name: str, width: int, layers: int) -> dict[str, tuple[int, ...]]:
+        found = {}
+        for k in range(layers):
+            block = f"{name}.resblocks.{k}"
+            found[f"{block}.attn.in_proj_weight"] = (3 * width, width)
+            found[f"{block}.attn.in_proj_bias"] = (3 * width,)
+            found |= pair(f"{block}.attn.out_proj", width, width)
+            found |= pair(f"{block}.mlp.c_fc", 4 * width, width)
+            found |= pair(f"{block}.mlp.c_proj", width, 4 * width)
+            found |= pair(f"{block}.ln_1", width) | pair(f"{block}.ln_2", width)
+        return found
+
+    vision, text, cells = size.vision_width, size.text_width, (size.image_side // size.patch) ** 2
+    return {
+        "positional_embedding": (size.tokens, text),
+        "text_projection": (text, size.dimension),
+        "logit_scale": (),
+        "visual.class_embedding": (vision,),
+        "visual.positional_embedding": (cells + 1, vision),
+        "visual.proj": (vision, size.dimension),
+        "visual.conv1.weight": (vision, 3, size.patch, size.patch),
+        **pair("visual.ln_pre", vision),
+        **transformer("visual.transformer", vision, size.vision_layers),
+        **pair("visual.ln_post", vision),
+        **transformer("transformer", text, size.text_layers),
+        "token_embedding.weight": (size.vocabulary, text),
+        **pair("ln_final", text),
+    }
+
+
+def pair(name: str, *shape: int) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small():
+    """A CLIP of two narrow layers in the place of ViT-B/32: names, shapes and code are the same."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chexzero, "SIZE", SMALL)
+        yield
+
+
+@pytest.fixture(scope="module")
+def state():
+    state = random_state(clip_shapes(SMALL), 0)
+    for name in ("visual.proj", "text_projection"):  # (width, d): not a convolution's layout
+        state[name] = state[name] * math.sqrt(state[name].shape[1] / (2 * len(state[name])))
+    return state | {"logit_scale": torch.tensor(4.6)}
+
+
+def write_tokenizer(folder):
+    ids = {token: k for k, token in enumerate(VOCABULARY)}
+    (folder / "vocab.json").write_text(json.dumps(ids), "utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(MERGES) + "\n", "utf-8")
+
+
+@pytest.fixture(scope="module")
+def folder(state, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("chexzero")
+    write_tokenizer(folder)
+    torch.save(state, folder / WEIGHTS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return CheXzero.load(folder)
+
+
+@pytest.fixture(scope="module")
+def films():
+    return torch.randn(3, 1, 224, 224, generator=torch.Generator().manual_seed(1))
+
+
+def ids_by_hand(text: str) -> list[int]:
+    """Byte pairs of a text of the small vocabulary, merged in the order of the merges."""
+    found = ["<|startoftext|>"]
+    words = text.lower().replace(",", " , ").replace(":", " : ").split()
+    for word in words:
+        parts = [*word[:-1], word[-1] + "</w>"]
+        for merge in MERGES:
+            first, second = merge.split()
+            for k in range(len(parts) - 2, -1, -1):
+                if parts[k : k + 2] == [first, second]:
+                    parts[k : k + 2] = [first + second]
+        found += parts
+    return [VOCABULARY.index(part) for part in [*found, "<|endoftext|>"]]
+
+
+def transformers_clip(state):
+    """transformers' own CLIP with the same weights: another implementation."""
+    end = SMALL.vocabulary - 1
+    shared = {"num_hidden_layers": 2, "hidden_act": "quick_gelu", "projection_dim": 32}
+    config = CLIPConfig(
+        text_config=shared | {
+            "vocab_size": SMALL.vocabulary, "hidden_size": 64, "intermediate_size": 256,
+            "num_attention_heads": 1, "max_position_embeddings": 77,
+            "bos_token_id": end - 1, "eos_token_id": end, "pad_token_id": end,
+        },
+        vision_config=shared | {
+            "hidden_size": 128, "intermediate_size": 512, "num_attention_heads": 2,
+            "image_size": 224, "patch_size": 32,
+        },
+        projection_dim=32,
+    )  # fmt: skip
+    theirs = CLIPModel(config).eval()
+    found = {
+        "logit_scale": state["logit_scale"],
+        "text_projection.weight": state["text_projection"].T,
+        "visual_projection.weight": state["visual.proj"].T,
+        "text_model.embeddings.token_embedding.weight": state["token_embedding.weight"],
+        "text_model.embeddings.position_embedding.weight": state["positional_embedding"],
+        "vision_model.embeddings.class_embedding": state["visual.class_embedding"],
+        "vision_model.embeddings.patch_embedding.weight": state["visual.conv1.weight"],
+        "vision_model.embeddings.position_embedding.weight": state["visual.positional_embedding"],
+    }
+    names = {
+        "vision_model.pre_layrnorm": "visual.ln_pre",
+        "vision_model.post_layernorm": "visual.ln_post",
+        "text_model.final_layer_norm": "ln_final",
+    }
+    for tower, own in (("vision_model", "visual.transformer"), ("text_model", "transformer")):
+        for k in range(2):
+            layer, block = f"{tower}.encoder.layers.{k}", f"{own}.resblocks.{k}"
+            for kind in ("weight", "bias"):
+                parts = state[f"{block}.attn.in_proj_{kind}"].chunk(3)
+                for part, value in zip("qkv", parts, strict=True):
+                    found[f"{layer}.self_attn.{part}_proj.{kind}"] = value
+            names |= {
+                f"{layer}.self_attn.out_proj": f"{block}.attn.out_proj",
+                f"{layer}.layer_norm1": f"{block}.ln_1",
+                f"{layer}.layer_norm2": f"{block}.ln_2",
+                f"{layer}.mlp.fc1": f"{block}.mlp.c_fc",
+                f"{layer}.mlp.fc2": f"{block}.mlp.c_proj",
+            }
+    for name, own in names.items():
+        found |= {f"{name}.{kind}": state[f"{own}.{kind}"] for kind in ("weight", "bias")}
+    theirs.load_state_dict(found)
+    return theirs
+
+
+def rows(texts: list[str]) -> torch.Tensor:
+    """Ids padded with zeros to 77, as `clip.tokenize` does."""
+    ids = [ids_by_hand(text) for text in texts]
+    return torch.tensor([row + [0] * (77 - len(row)) for row in ids])
+
+
+@torch.no_grad()
+def test_vectors_are_those_of_transformers_clip(model, state, films):
+    theirs = transformers_clip(state)
+    vision = theirs.vision_model(films.expand(-1, 3, -1, -1)).last_hidden_state
+    tokens = theirs.visual_projection(theirs.vision_model.post_layernorm(vision))
+    tokens = functional.normalize(tokens, dim=-1)  # (n, 1 + 49, d)
+    assert torch.allclose(model.embed_images(films), tokens[:, 0], atol=1e-5)
+    hidden = theirs.text_model(rows(TEXTS)).pooler_output
+    texts = functional.normalize(theirs.text_projection(hidden), dim=-1)
+    assert torch.allclose(model.embed_texts(TEXTS), texts, atol=1e-5)
+    maps = (tokens[:, 1:] @ texts[0]).reshape(3, 7, 7)
+    assert torch.allclose(model.ground(films, "Edema"), maps, atol=1e-5)
+    assert maps.std() > 0.01
+
+
+@torch.no_grad()
+def test_vectors_are_those_of_open_clip(model, state, films):
+    package = pytest.importorskip("open_clip.model", reason=REASON)
+    theirs = package.CLIP(
+        32,
+        {"layers": 2, "width": 128, "head_width": 64, "patch_size": 32, "image_size": 224},
+        {
+            "context_length": 77, "vocab_size": SMALL.vocabulary, "width": 64, "heads": 1,
+            "layers": 2,
+        },
+        quick_gelu=True,
+    ).eval()  # fmt: skip
+    theirs.load_state_dict(state)  # the very names
+    images = theirs.encode_image(films.expand(-1, 3, -1, -1), normalize=True)
+    assert torch.allclose(model.embed_images(films), images, atol=1e-5)
+    texts = theirs.encode_text(rows(TEXTS), normalize=True)
+    assert torch.allclose(model.embed_texts(TEXTS), texts, atol=1e-5)
+
+
+def test_names_are_those_of_open_clips_vit_b_32():
+    package = pytest.importorskip("open_clip", reason=REASON)
+    config = package.get_model_config("ViT-B-32-quickgelu")
+    with torch.device("meta"):
+        theirs = package.model.CLIP(**config)
+    wanted = {name: tuple(value.shape) for name, value in theirs.state_dict().items()}
+    assert wanted == clip_shapes(ClipSize())
+
+
+def test_names_of_the_model_are_those_of_the_released_file():
+    with torch.device("meta"):
+        own = CLIP(ClipSize()).state_dict()
+    assert {name: tuple(value.shape) for name, value in own.items()} == clip_shapes(ClipSize())
+    assert sum(math.prod(shape) for shape in clip_shapes(ClipSize()).values()) == 151_277_313
+
+
+@torch.no_grad()
+def test_scores_are_the_softmax_over_a_pair(model, films):
+    found = model.classify(films, ["Edema", "Mass"])
+    image = model.embed_images(films).double().numpy()
+    for column, name in enumerate(("Edema", "Mass")):
+        positive, negative = model.embed_texts([name, f"no {name}"]).double().numpy()
+        for row in range(3):
+            up, down = np.exp(image[row] @ positive), np.exp(image[row] @ negative)
+            assert found[row, column].item() == pytest.approx(up / (up + down), abs=1e-6)
+    assert model.sharpness == pytest.approx(np.exp(4.6), rel=1e-5)
+
+
+def test_a_text_does_not_depend_on_its_batch_and_case(model):
+    alone = torch.cat([model.embed_texts([text.upper()]) for text in TEXTS])
+    assert torch.allclose(model.embed_texts(TEXTS), alone, atol=1e-5)
+
+
+def test_a_long_text_is_cut_before_the_end_mark(model, state):
+    ids = ids_by_hand("mass " * 100)
+    cut = torch.tensor([[*ids[:76], ids[-1]]])
+    with torch.no_grad():
+        wanted = transformers_clip(state).text_model(cut).pooler_output @ state["text_projection"]
+    found = model.embed_texts(["mass " * 100])
+    assert torch.allclose(found, functional.normalize(wanted, dim=-1), atol=1e-5)
+
+
+# --- preparation
+
+
+@pytest.mark.parametrize("shape", [(400, 300), (301, 517), (320, 320)])
+def test_films_are_prepared_as_by_the_published_steps(model, shape):
+    levels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    image = Image.fromarray(levels).convert("RGB")  # data_process.py
+    ratio = 320 / max(image.size)
+    size = tuple(int(side * ratio) for side in image.size)
+    square = Image.new("L", (320, 320))
+    place = ((320 - size[0]) // 2, (320 - size[1]) // 2)
+    square.paste(image.resize(size, Image.Resampling.LANCZOS), place)
+    pixels = torch.from_numpy(np.asarray(square, np.float32)).expand(3, -1, -1)  # zero_shot.py
+    pixels = (pixels - 101.48761) / 83.43944
+    wanted = bicubic_by_hand(pixels[0].numpy())
+    found = model.preprocess(levels.astype(np.float32) / 255)
+    assert found.shape == (1, 224, 224)
+    assert np.allclose(found[0].numpy(), wanted, atol=1e-3)
+
+
+def bicubic_by_hand(image: np.ndarray) -> np.ndarray:
+    """Keys' cubic convolution (1981) with a = -0.75, four neighbors a side, edges repeated."""
+
+    def weight(x: np.ndarray) -> np.ndarray:
+        x, a = np.abs(x), -0.75
+        near = (a + 2) * x**3 - (a + 3) * x**2 + 1
+        return np.where(x <= 1, near, np.where(x < 2, a * (x**3 - 5 * x**2 + 8 * x - 4), 0))
+
+    matrix = np.zeros((224, 320))
+    for row in range(224):
+        center = (row + 0.5) * 320 / 224 - 0.5
+        for k in range(math.floor(center) - 1, math.floor(center) + 3):
+            matrix[row, min(max(k, 0), 319)] += weight(np.array(center - k))
+    return matrix @ image @ matrix.T
+
+
+def test_texts_are_split_as_by_open_clip_with_the_real_vocabulary(tmp_path):
+    package = pytest.importorskip("open_clip.tokenizer", reason=REASON)
+    packed = Path(package.default_bpe()).read_bytes()
+    lines = gzip.decompress(packed).decode().split("\n")
+    merges = lines[1 : 49152 - 256 - 2 + 1]
+    letters = list(package.bytes_to_unicode().values())
+    tokens = [*letters, *(each + "</w>" for each in letters)]
+    tokens += ["".join(each.split()) for each in merges] + ["<|startoftext|>", "<|endoftext|>"]
+    assert len(tokens) == ClipSize().vocabulary
+    ids = {token: k for k, token in enumerate(tokens)}
+    (tmp_path / "vocab.json").write_text(json.dumps(ids), "utf-8")
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", "utf-8")
+    texts = [
+        "no Pleural Effusion",
+        "COVID-19; it's 3.5 cm, Ärger",
+        "cardiomegaly  is\nseen",
+        "x " * 99,
+    ]
+    theirs = package.SimpleTokenizer()(texts, context_length=77).tolist()
+    ours = chexzero._tokenizer(tmp_path)(texts, truncation=True, max_length=77)["input_ids"]
+    for found, wanted in zip(ours, theirs, strict=True):
+        assert found == wanted[: len(found)] and not any(wanted[len(found) :])
+
+
+# --- files
+
+
+def test_half_precision_and_safetensors_give_the_same_model(state, model, films, tmp_path):
+    write_tokenizer(tmp_path)
+    half = {name: value.half() for name, value in state.items()}
+    torch.save(half, tmp_path / WEIGHTS)
+    again = CheXzero.load(tmp_path)
+    assert again.clip.visual.proj.dtype == torch.float32
+    assert torch.allclose(again.embed_images(films), model.embed_images(films), atol=0.02)
+    (tmp_path / WEIGHTS).unlink()
+    save_file(state, (tmp_path / WEIGHTS).with_suffix(".safetensors"))
+    assert torch.equal(CheXzero.load(tmp_path).embed_images(films), model.embed_images(films))
+
+
+def test_every_tensor_survives_the_round_trip(model, state):
+    own = model.state_dict()
+    assert set(own) == {f"clip.{name}" for name in state}
+    assert all(torch.equal(own[f"clip.{name}"], value) for name, value in state.items())
+    assert not model.training and not any(p.requires_grad for p in model.parameters())
+
+
+def test_missing_unexpected_and_wrong_names_are_listed(state, tmp_path):
+    write_tokenizer(tmp_path)
+    changed = {name: value for name, value in state.items() if name != "visual.ln_pre.bias"}
+    changed |= {"visual.attnpool.k_proj.bias": torch.zeros(2), "visual.proj": torch.zeros(3)}
+    torch.save(changed, tmp_path / WEIGHTS)
+    with pytest.raises(InputError) as caught:
+        CheXzero.load(tmp_path)
+    for part in (
+        "missing: visual.ln_pre.bias",
+        "unexpected: visual.attnpool.k_proj.bias",
+        "visual.proj has shape (3,), not (128, 32)",
+    ):
+        assert part in str(caught.value)
+
+
+def test_the_tokenizers_files_are_asked_for(folder, tmp_path):
+    with pytest.raises(InputError, match=r"vocab\.json: CLIP's tokenizer is missing"):
+        CheXzero.load(tmp_path)
+    (tmp_path / "vocab.json").write_text("{", "utf-8")
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n", "utf-8")
+    with pytest.raises(InputError, match="not CLIP's vocabulary and merges"):
+        CheXzero.load(tmp_path)
