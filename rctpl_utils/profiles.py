@@ -1,9 +1,9 @@
-"""The three profiles: how much data, which frozen encoder, how long to train.
+"""The profiles: how much data, which frozen encoder, how long to train.
 
 A profile is a frozen dataclass. No other module branches on its name.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rctpl_utils.errors import InputError
 
@@ -57,6 +57,9 @@ class Profile:
     prompts: PromptLearning = field(default_factory=PromptLearning)
     ablations: PromptLearning = field(default_factory=PromptLearning)  # shorter: there are many
     bootstrap: int = 1000  # resamples behind each 95 % interval
+    # At most so many films of a validation split, drawn by a hash of their names; None: all.
+    # Only thresholds, calibration and the choice of a rule look at them.
+    validation_films: int | None = None
 
     @property
     def simulated(self) -> bool:
@@ -98,8 +101,11 @@ PROFILES = {
         encoder="medclip-resnet50",
         prompts=PromptLearning(learning_rate=2e-5),
         ablations=PromptLearning(learning_rate=2e-5),
+        validation_films=10_000,
     ),
 }
+# The same with MedCLIP's other image tower, a Swin transformer.
+PROFILES["paper-vit"] = replace(PROFILES["paper"], name="paper-vit", encoder="medclip-vit")
 
 
 def get_profile(name: str) -> Profile:

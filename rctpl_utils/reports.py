@@ -12,8 +12,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from rctpl_utils.datasets.screening import Screen, Skipped
 from rctpl_utils.errors import InputError
+from rctpl_utils.workspace import Workspace
 
+MIMIC = "mimic-cxr"  # its folder below the data root
 SPLIT_TABLE = "mimic-cxr-2.0.0-split.csv.gz"
 METADATA_TABLE = "mimic-cxr-2.0.0-metadata.csv.gz"
 MINIMUM_CONCEPTS = 2  # paper 4.1.1: reports with fewer than two concepts are left out
@@ -68,21 +71,43 @@ def parse_sections(text: str) -> tuple[str, str]:
     return " ".join(filter(None, findings)), " ".join(filter(None, impression))
 
 
-def read_mimic_reports(root: str | Path) -> list[Report]:
+def run_reports(workspace: Workspace) -> list[Report]:
+    """The reports of a run, read as its options say (`read_mimic_reports`)."""
+    root, options = workspace.data_root / MIMIC, (workspace.skip_bad, workspace.allow_partial)
+    return read_mimic_reports(root, skip_bad=options[0], allow_partial=options[1])
+
+
+def read_mimic_reports(
+    root: str | Path,
+    *,
+    skip_bad: bool = False,
+    allow_partial: bool = False,
+    skipped: list[Skipped] | None = None,
+) -> list[Report]:
     """Read `root/files/pNN/pNNNNNNNN/sNNNNNNNN.txt` with the splits of `mimic-cxr-2.0.0-split`.
 
     Reports without findings and impression, and those that the split table does not list, are
     left out; their numbers are logged as a warning.
 
+    Args:
+        root: MIMIC-CXR's folder.
+        skip_bad: leave out files that cannot be read, and rows of the table without their file.
+        allow_partial: accept rows without their file.
+        skipped: a list that takes what was left out for either reason, with file, row and reason.
+
     Raises:
         InputError: no tree, no table or a damaged one, a study or patient in two splits, a file
-            that is not text, or no usable report at all.
+            that is not text, a row without its file, or no usable report at all.
     """
-    root = Path(root)
+    root, skipped = Path(root), [] if skipped is None else skipped
     splits = _splits(root / SPLIT_TABLE)
     paths = sorted(root.glob("files/p*/p*/s*.txt"))
+    skipped += _without_file(root, splits, paths, accept=skip_bad or allow_partial)
     listed = [path for path in paths if path.stem in splits]
-    reports = [_read_report(path, splits[path.stem]) for path in listed]
+    screen = Screen(skip_bad)
+    found = [screen.attempt(_read_report, path, splits[path.stem]) for path in listed]
+    skipped += screen.skipped
+    reports = [report for report in found if report is not None]
     usable = [report for report in reports if report.text]
     if not usable:
         raise InputError(
@@ -92,7 +117,8 @@ def read_mimic_reports(root: str | Path) -> list[Report]:
         )
     for count, why in (
         (len(paths) - len(listed), "are not in the split table"),
-        (len(listed) - len(usable), "have neither findings nor impression"),
+        (len(reports) - len(usable), "have neither findings nor impression"),
+        (len(listed) - len(reports), "cannot be read"),
     ):
         if count:
             _log.warning("%d of %d reports %s and are left out", count, len(paths), why)
@@ -133,14 +159,34 @@ def quotable_sources(root: str | Path) -> pd.Series:
 
 
 def _read_report(path: Path, split: str) -> Report:
+    cure = "Fetch the report again, or leave out what is bad (--skip-bad)."
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise InputError(
-            f"not a text file ({error})", "Fetch the report again.", file=path
-        ) from error
+        raise InputError(f"not a text file ({error})", cure, file=path) from error
+    except OSError as error:
+        raise InputError(f"it cannot be read ({error.strerror})", cure, file=path) from error
     findings, impression = parse_sections(text)
     return Report(path.stem, path.parent.name, findings, impression, split)
+
+
+def _without_file(
+    root: Path, splits: Mapping[str, str], paths: Sequence[Path], *, accept: bool
+) -> list[Skipped]:
+    """The studies of the split table, by their place in it, whose report is not there."""
+    there = {path.stem for path in paths}
+    missing = [study for study in splits if study not in there]
+    if missing and paths and not accept:
+        raise InputError(
+            f"{len(missing)} of {len(splits)} studies have no report: {', '.join(missing[:3])}"
+            + ", ..." * (len(missing) > 3),
+            "Complete the download, or accept a part of it (--allow-partial).",
+            file=root / SPLIT_TABLE,
+        )
+    return [
+        Skipped(str(root / SPLIT_TABLE), f"of study {study}", "its report is missing")
+        for study in missing
+    ]
 
 
 def _last_paragraph(text: str) -> str:

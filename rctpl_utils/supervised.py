@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
+from rctpl_utils.availability import present
 from rctpl_utils.concepts import report_labels
-from rctpl_utils.datasets import ChestXrayDataset, open_dataset
+from rctpl_utils.datasets import ChestXrayDataset
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.encoders.standin import StandIn
 from rctpl_utils.precision import autocast
@@ -104,10 +105,11 @@ def train_bound(
 def _labeled_films(
     workspace: Workspace, size: int, triplets: pd.DataFrame
 ) -> tuple[np.ndarray, np.ndarray]:
-    training = open_dataset("mimic-cxr", workspace.data_root, "train")
+    training = open_split(workspace, "mimic-cxr", "train")
     images, labels = [], []
     by_report = report_labels(triplets, list(training.records["study"].unique()), CONCEPTS)
-    sets = [training, *(open_split(workspace, name, "validation") for name in TABLE1_DATASETS)]
+    names = present(workspace, TABLE1_DATASETS)
+    sets = [training, *(open_split(workspace, name, "validation") for name in names)]
     for dataset in sets:
         images.append(load_images(dataset, np.arange(len(dataset)), size))
         if dataset is training:  # reports tell all concepts, the CheXpert table only thirteen

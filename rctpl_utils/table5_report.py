@@ -7,6 +7,7 @@ from rctpl_utils.metrics import holm, named_interval, paired_p_value
 from rctpl_utils.results import (
     data_note,
     reported_retrieval,
+    stacked,
     wide_table,
     with_reported,
     write_csv,
@@ -20,21 +21,26 @@ AGAINST = (RAW, RAW_STANDARDIZED, "class names")
 TESTED = ("precision_at_1", "precision_at_10")  # image to text, the paper's direction
 
 
-def save_table5(workspace: Workspace, outcome: Retrieval) -> pd.DataFrame:
+def save_table5(workspace: Workspace, outcome: Retrieval | None) -> pd.DataFrame:
     """Write table5.csv, .md and .tex, the per-seed rows and the draws behind the intervals.
 
     Native are the frozen encoder's own retrieval and the class scores of RC-TPL; all other rows are
     extensions or references of ours.
 
+    Args:
+        outcome: None where the films are absent; our cells then say "not run".
+
     Returns:
         one line a method: Precision@K in both directions with intervals, and the paper's numbers.
     """
-    methods = outcome.rows["method"]
+    rows = stacked([] if outcome is None else [outcome.rows])
+    methods = rows["method"].astype("str")
     native = methods.str.startswith("RC-TPL") | methods.eq(RAW)
-    table = with_reported(outcome.rows.assign(native=native), reported_retrieval())
+    table = with_reported(rows.assign(native=native), reported_retrieval())
     write_csv(workspace.figures / "table5.csv", table)
-    write_csv(workspace.results / "table5_per_seed.csv", outcome.per_seed)
-    save_draws(workspace.results, "retrieval", outcome.draws)
+    if outcome is not None:
+        write_csv(workspace.results / "table5_per_seed.csv", outcome.per_seed)
+    save_draws(workspace.results, "retrieval", {} if outcome is None else outcome.draws)
     wide = wide_table(table)
     names = [f"{metric}{rank}" for metric in DIRECTIONS for rank in RANKS]
     order = [(DATASET, each) for name in names for each in (name, f"{name} reported")]

@@ -102,7 +102,7 @@ def test_short_release_is_partial(tiny, checkpoint, capsys):
     shown = capsys.readouterr().out
     assert shown.count(": partial") == NEEDED
     assert "images 4 of 112,120" in shown and "reports 1 of 227,835" in shown
-    assert "on a part of mimic-cxr, chestxray14 (allow_partial)" in shown
+    assert "on a part of mimic-cxr, chestxray14 (--allow-partial)" in shown
 
 
 def test_missing_files_are_counted_and_named(tiny, tmp_path, as_official):
@@ -114,7 +114,7 @@ def test_missing_files_are_counted_and_named(tiny, tmp_path, as_official):
     finding = next(f for f in examine(root).datasets if f.name == "rsna")
     problems = " ".join(text for label, text in finding.facts if label == "problem")
     assert finding.state == "partial" and "images listed are missing: rsna-" in problems
-    assert "allow_partial" in problems
+    assert "--allow-partial" in problems
 
 
 def test_one_absent_data_set_leaves_the_rest(tiny, tmp_path, checkpoint, as_official):
@@ -217,7 +217,7 @@ def test_official_tables_have_the_official_numbers(tmp_path, name):
     file = next(root.glob("*train*.csv"), root / "BBox_List_2017.csv")
     lines = file.read_text().splitlines()
     file.write_text("\n".join(lines[:-1]) + "\n")
-    with pytest.raises(InputError, match=r"not the official release: .* \(allow_partial=True\)\.$"):
+    with pytest.raises(InputError, match=r"not the official release: .* \(--allow-partial\)\.$"):
         require_complete(name, root)
     require_complete(name, root, allow_partial=True)
 

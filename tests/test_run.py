@@ -24,7 +24,13 @@ from rctpl_utils.runner import execution, freshness
 from rctpl_utils.runner.busy import exclusive_run
 from rctpl_utils.workspace import PROJECT
 
-PARAMETERS = 'profile = "embedded"\noutput = None\ndata_root = None\ncheckpoint = None\n'
+PARAMETERS = """profile = "embedded"
+output = None
+data_root = None
+checkpoint = None
+skip_bad = False
+allow_partial = False
+"""
 FIRST = """from pathlib import Path
 folder = Path(output) / "figures" / profile
 (folder / "first.csv").write_text("a,b\\n1,2\\n")
