@@ -91,7 +91,8 @@ def read_mimic_reports(
 
     Args:
         root: MIMIC-CXR's folder.
-        skip_bad: leave out files that cannot be read, and rows of the table without their file.
+        skip_bad: leave out files that cannot be read, rows of the table without their file, and
+            patients in two splits.
         allow_partial: accept rows without their file.
         skipped: a list that takes what was left out for either reason, with file, row and reason.
 
@@ -100,11 +101,11 @@ def read_mimic_reports(
             that is not text, a row without its file, or no usable report at all.
     """
     root, skipped = Path(root), [] if skipped is None else skipped
-    splits = _splits(root / SPLIT_TABLE)
+    screen = Screen(skip_bad)
+    splits = _splits(root / SPLIT_TABLE, screen)
     paths = sorted(root.glob("files/p*/p*/s*.txt"))
     skipped += _without_file(root, splits, paths, accept=skip_bad or allow_partial)
     listed = [path for path in paths if path.stem in splits]
-    screen = Screen(skip_bad)
     found = [screen.attempt(_read_report, path, splits[path.stem]) for path in listed]
     skipped += screen.skipped
     reports = [report for report in found if report is not None]
@@ -195,7 +196,7 @@ def _last_paragraph(text: str) -> str:
     return plain[-1].removeprefix("FINAL REPORT ") if plain else ""
 
 
-def _splits(path: Path) -> Mapping[str, str]:
+def _splits(path: Path, screen: Screen) -> Mapping[str, str]:
     """Study identifier ("sNNNNNNNN") -> split."""
     if not path.is_file():
         raise InputError("the split table is absent", "Download it with the reports.", file=path)
@@ -213,10 +214,7 @@ def _splits(path: Path) -> Mapping[str, str]:
             file=path,
         )
     for column in ("study_id", "subject_id"):
-        pairs = table[[column, "split"]].drop_duplicates()
-        twice = pairs[column][pairs[column].duplicated()]
-        if len(twice):
-            raise InputError(
-                f"{column} {twice.iloc[0]} is in two splits", "Fix the table.", file=path
-            )
+        elsewhere = table.groupby(column)["split"].transform("first") != table["split"]
+        problem = f"a {column} that is in two splits"
+        table = screen.rows(table, elsewhere, problem, "Fix the table.", path, whole=column)
     return dict(zip("s" + table["study_id"], table["split"], strict=True))

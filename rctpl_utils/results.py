@@ -19,9 +19,10 @@ NOT_RUN = "not run"
 
 
 def stacked(parts: Iterable[pd.DataFrame]) -> pd.DataFrame:
-    """Rows of several data sets below each other; of none, an empty table with `COLUMNS`."""
+    """Rows of several data sets below each other; of none, an empty table of results."""
+    empty = pd.DataFrame(columns=[name for name in COLUMNS if name != "reported"])
     parts = list(parts)
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(COLUMNS))
+    return pd.concat(parts, ignore_index=True) if parts else empty
 
 
 def data_note(workspace: Workspace) -> str:

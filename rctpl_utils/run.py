@@ -93,18 +93,18 @@ def _open_workspace(options: Namespace) -> Workspace:
             skip_bad=options.skip_bad,
             allow_partial=options.allow_partial,
         )
-        if workspace.profile.world is None:
-            from rctpl_utils.availability import require_reports
-            from rctpl_utils.datasets.counts import require_complete_root
-
-            require_reports(workspace)
-            require_complete_root(workspace.data_root, allow_partial=options.allow_partial)
         for folder in (workspace.build, workspace.figures):
             check_writable(folder)
         if workspace.checkpoint is not None:
             from rctpl_utils.encoders.loading import check_encoder  # torch takes seconds
 
             check_encoder(workspace)
+        if workspace.profile.world is None:
+            from rctpl_utils.availability import require_reports
+            from rctpl_utils.datasets.counts import require_complete_root
+
+            require_reports(workspace)
+            require_complete_root(workspace.data_root, allow_partial=options.allow_partial)
     except OSError as error:
         raise InputError(
             f"the folder cannot be written ({error.strerror or error})",

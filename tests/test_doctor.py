@@ -256,3 +256,14 @@ def test_counters_and_facts_name_the_same_things(tiny):
         for number in OFFICIAL[name].counts.values():
             assert f"{number:,}" in text, (name, number)
         assert "python -m rctpl_utils.doctor" in text
+
+
+def test_the_other_profile_wants_the_other_tower(tiny, tmp_path, checkpoint, capsys):
+    write_base_model(tmp_path / "bioclinicalbert", layers=1)
+    swin = save(tmp_path / "pytorch_model.bin", medclip_shapes("vit", layers=1))
+    given = ["--data-root", str(tiny), "--profile", "paper-vit", "--checkpoint"]
+    main([*given, str(swin)])
+    shown = capsys.readouterr().out
+    assert "medclip-vit (Wang" in shown and "every name and shape fits" in shown
+    main([*given, str(checkpoint)])
+    assert "ResNet-50, where Swin-tiny is wanted" in " ".join(capsys.readouterr().out.split())
