@@ -2,7 +2,8 @@
 
 A data set is absent when its folder below the data root does not exist. Its cells in tables are
 then "not run", claims on it "not tested", its figures left out, and the rest runs. MIMIC-CXR cannot
-be absent: prompts are learned from its reports. The embedded world has all data sets.
+be absent: prompts are learned from its reports. Its films are another download, and may be absent:
+only a check of the encoder and Figure 1 look at them. The embedded world has all data sets.
 """
 
 from collections.abc import Iterable
@@ -38,6 +39,24 @@ def can_run(workspace: Workspace, what: str, *names: str) -> bool:
     if missing:
         print(f"{what}: not run, {absence(missing)}.")
     return not missing
+
+
+def has_training_films(workspace: Workspace) -> bool:
+    """Whether any film of MIMIC-CXR is there."""
+    films = (workspace.data_root / DATASETS[REPORTS][0]).glob("files/p*/p*/s*/*.jpg")
+    return workspace.profile.simulated or next(films, None) is not None
+
+
+def can_run_on_training_films(workspace: Workspace, what: str) -> bool:
+    """Whether any film of MIMIC-CXR is there; where not, say so in a line.
+
+    Args:
+        what: is made, as a reader calls it.
+    """
+    there = has_training_films(workspace)
+    if not there:
+        print(f"{what}: not run, no film of MIMIC-CXR is there.")
+    return there
 
 
 def absence(names: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
-from rctpl_utils.availability import absent
+from rctpl_utils.availability import REPORTS, absent, has_training_films
 from rctpl_utils.corpus import TextCorpus
 from rctpl_utils.corpus_building import build_corpus
 from rctpl_utils.datasets import DATASETS
@@ -120,7 +120,8 @@ def encode(workspace: Workspace, what: Sequence[str]) -> list[str]:
     for name in what or DATASETS:
         if name == TEXTS:
             continue
-        if not what and absent(workspace, [name]):
+        films = name != REPORTS or has_training_films(workspace)
+        if not what and (absent(workspace, [name]) or not films):
             lines.append(f"{name}: not there")
             continue
         for split in SPLITS:

@@ -1,11 +1,6 @@
-"""Radiology reports in MIMIC-CXR's layout: the tree and its sections (paper 3.1.1, 4.1.1).
-
-A file looks like MIMIC-CXR 2.0's (Johnson et al. 2019): a line "FINAL REPORT", then headings in
-capitals with a colon: EXAMINATION, INDICATION, COMPARISON, FINDINGS, IMPRESSION.
-"""
+"""Radiology reports in MIMIC-CXR's layout, and which of them are used (paper 3.1.1, 4.1.1)."""
 
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,23 +9,13 @@ import pandas as pd
 
 from rctpl_utils.datasets.screening import Screen, Skipped
 from rctpl_utils.errors import InputError
+from rctpl_utils.report_sections import parse_sections
 from rctpl_utils.workspace import Workspace
 
 MIMIC = "mimic-cxr"  # its folder below the data root
 SPLIT_TABLE = "mimic-cxr-2.0.0-split.csv.gz"
 METADATA_TABLE = "mimic-cxr-2.0.0-metadata.csv.gz"
 MINIMUM_CONCEPTS = 2  # paper 4.1.1: reports with fewer than two concepts are left out
-_FINDINGS = frozenset({"FINDINGS", "FINDING", "CHEST FINDINGS", "CHEST"})
-_IMPRESSION = frozenset({"IMPRESSION", "IMPRESSIONS", "CONCLUSION", "CONCLUSIONS", "OPINION"})
-_BOTH = frozenset({"FINDINGS AND IMPRESSION", "FINDINGS/IMPRESSION", "FINDINGS / IMPRESSION"})
-# A heading opens a line in capitals; the two that matter are also met in other cases, and inside
-# a line when they are in capitals.
-_HEADING = re.compile(
-    r"^[ \t]*([A-Z][A-Z0-9 ,&/()'\-]{2,60}):"
-    r"|^[ \t]*((?i:findings?(?: ?(?:and|/) ?impression)?|impressions?|conclusions?)):"
-    r"|(?<=\.)[ \t]+(FINDINGS|IMPRESSION):",
-    re.MULTILINE,
-)
 _log = logging.getLogger(__name__)
 
 
@@ -48,27 +33,6 @@ class Report:
     def text(self) -> str:
         """Findings, then impression: the text T of the paper."""
         return f"{self.findings} {self.impression}".strip()
-
-
-def parse_sections(text: str) -> tuple[str, str]:
-    """The (findings, impression) of one report's file, white space collapsed; "" where absent.
-
-    Where a report has neither heading, its last paragraph counts as findings, as MIMIC-CXR's own
-    section reader does; text under other headings (indication, comparison) never does.
-    """
-    findings, impression = [], []
-    headings = list(_HEADING.finditer(text))
-    ends = [heading.start() for heading in headings[1:]] + [len(text)]
-    for heading, end in zip(headings, ends, strict=False):
-        name = " ".join(next(filter(None, heading.groups())).upper().split())
-        body = " ".join(text[heading.end() : end].split())
-        if name in _FINDINGS or name in _BOTH:
-            findings.append(body)
-        elif name in _IMPRESSION:
-            impression.append(body)
-    if not any(findings) and not any(impression):
-        findings = [_last_paragraph(text)]
-    return " ".join(filter(None, findings)), " ".join(filter(None, impression))
 
 
 def run_reports(workspace: Workspace) -> list[Report]:
@@ -188,12 +152,6 @@ def _without_file(
         Skipped(str(root / SPLIT_TABLE), f"of study {study}", "its report is missing")
         for study in missing
     ]
-
-
-def _last_paragraph(text: str) -> str:
-    paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", text)]
-    plain = [p for p in paragraphs if p and not _HEADING.match(p) and p != "FINAL REPORT"]
-    return plain[-1].removeprefix("FINAL REPORT ") if plain else ""
 
 
 def _splits(path: Path, screen: Screen) -> Mapping[str, str]:

@@ -10,10 +10,18 @@ from partial_root import CASES, write_checkpoint, write_root
 from tiny_world import write
 
 from rctpl_utils import run
-from rctpl_utils.availability import absence, absent, can_run, present, require_reports
+from rctpl_utils.availability import (
+    absence,
+    absent,
+    can_run,
+    can_run_on_training_films,
+    present,
+    require_reports,
+)
 from rctpl_utils.datasets import open_dataset
 from rctpl_utils.datasets.counts import count
 from rctpl_utils.datasets.official import OFFICIAL
+from rctpl_utils.doctor_checks import check_dataset
 from rctpl_utils.embedded.overview import dataset_table
 from rctpl_utils.errors import InputError
 from rctpl_utils.omissions import omissions, read_and_list_reports, summary
@@ -78,6 +86,17 @@ def test_the_embedded_world_lacks_nothing(tmp_path):
 def test_reports_are_always_needed(tmp_path):
     with pytest.raises(InputError, match="mimic-cxr: data set 'mimic-cxr' is absent"):
         require_reports(opened(tmp_path / "nothing"))
+
+
+def test_reports_without_films_are_enough_but_for_what_shows_films(data, capsys):
+    assert can_run_on_training_films(opened(data), "Figure 1")
+    for film in data.glob("mimic-cxr/files/*/*/*/*.jpg"):
+        film.unlink()
+    assert not can_run_on_training_films(opened(data), "Figure 1")
+    assert capsys.readouterr().out == "Figure 1: not run, no film of MIMIC-CXR is there.\n"
+    finding = check_dataset("mimic-cxr", data)
+    assert finding.state == "partial" and finding.usable == ("mimic-cxr",)
+    assert "images listed are missing" in " ".join(text for _, text in finding.facts)
 
 
 def test_an_absent_set_is_listed_as_not_found(root):

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rctpl_utils.errors import InputError
+from rctpl_utils.report_sections import parse_sections
 from rctpl_utils.reports import (
     METADATA_TABLE,
     SPLIT_TABLE,
     Report,
-    parse_sections,
     quotable_sources,
     read_mimic_reports,
     with_enough_concepts,
