@@ -9,13 +9,18 @@ from matplotlib.figure import Figure
 
 from rctpl_utils.ablation_arms import KNOWLEDGE, LENGTHS, REFERENCE, factors
 from rctpl_utils.ablation_scores import CLASSIFIED, GROUNDED
+from rctpl_utils.availability import present
 from rctpl_utils.draws import Draws, save_draws
 from rctpl_utils.metrics import holm, named_interval, paired_p_value
 from rctpl_utils.plots import COLUMN_WIDTH, save_figure
-from rctpl_utils.results import data_note, write_csv
+from rctpl_utils.results import NOT_RUN, data_note, write_csv
 from rctpl_utils.workspace import Workspace
 
 MEASURED = ((CLASSIFIED[0], "auc"), (CLASSIFIED[1], "auc"), (GROUNDED, "pointing_game"))
+_COLUMNS = (
+    "factor", "level", "dataset", "metric", "value", "ci_low", "ci_high", "difference", "diff_low",
+    "diff_high", "p_value", "p_holm",
+)  # fmt: skip
 TITLES = {
     "chexpert": "CheXpert, macro AUC",
     "covidx": "COVID-19, AUC",
@@ -38,17 +43,20 @@ def save_ablations(
     Returns:
         factor, level, dataset, metric, value with interval, seeds; and, against the factor's
         reference on the same resamples: difference with interval, p_value, p_holm (empty for
-        the reference itself). Rows of metric `training_seconds` are this machine's.
+        the reference itself). Rows of an absent data set are empty. Rows of metric
+        `training_seconds` are this machine's.
     """
-    rows = []
+    rows, there = [], present(workspace, [dataset for dataset, _ in MEASURED])
     for factor, labels in factors(available).items():
         for dataset, metric in MEASURED:
             if dataset in UNTOUCHED.get(factor, ()):
                 continue
-            base = draws[dataset, labels[0], metric]
             for label in labels:
-                series = draws[dataset, label, metric]
                 row = {"factor": factor, "level": label, "dataset": dataset, "metric": metric}
+                if dataset not in there:
+                    rows.append(row)
+                    continue
+                base, series = (draws[dataset, each, metric] for each in (labels[0], label))
                 row |= named_interval(series)
                 if label != labels[0]:
                     change = named_interval(series - base)
@@ -57,7 +65,7 @@ def save_ablations(
                     )
                     row["p_value"] = paired_p_value(series - base)
                 rows.append(row)
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows).reindex(columns=list(_COLUMNS))
     compared = table["p_value"].notna()
     table.loc[compared, "p_holm"] = holm(table.loc[compared, "p_value"].to_numpy())
     times = seconds.groupby("label", sort=False)["seconds"].mean()
@@ -86,6 +94,7 @@ def figure4(workspace: Workspace, table: pd.DataFrame) -> Figure:
         _draw_levels(axis, part)
         axis.invert_yaxis()
         axis.set_xlabel(TITLES[dataset], fontsize=7)
+        _say_absent(axis, part)
     axes[2].set_yticklabels([])
     count = len(workspace.profile.ablations.seeds)
     note = (
@@ -110,6 +119,7 @@ def other_ablations(workspace: Workspace, table: pd.DataFrame) -> Figure:
     for axis, (dataset, _) in zip(axes, MEASURED, strict=True):
         part = shown[shown["dataset"] == dataset].set_index("level").reindex(levels)
         _draw_levels(axis, part.reset_index())
+        _say_absent(axis, part)
         axis.set_xlabel(TITLES[dataset], fontsize=7)
         starts = [
             levels.index(each) for each in shown.groupby("factor", sort=False)["level"].first()
@@ -148,6 +158,7 @@ def _draw_lengths(axis: Axes, table: pd.DataFrame) -> None:
     axis.tick_params(axis="y", labelsize=7)
     axis.legend(fontsize=6, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
     times = table[own & (table["metric"] == "training_seconds")].set_index("level")["value"]
+    _say_absent(axis, auc)
     twin = axis.twinx()
     twin.plot(places, times.loc[auc.index], "s--", ms=2.5, lw=0.8, color=gray)
     twin.set_ylabel("training, s a seed", fontsize=7, color=gray)
@@ -166,6 +177,11 @@ def _draw_levels(axis: Axes, rows: pd.DataFrame) -> None:
     axis.plot(rows["value"][reference], places[reference], "o", **hollow)
     axis.set_yticks(places, rows["level"], fontsize=7)
     axis.tick_params(axis="x", labelsize=7)
+
+
+def _say_absent(axis: Axes, rows: pd.DataFrame) -> None:
+    if rows["value"].isna().all():
+        axis.text(0.5, 0.5, NOT_RUN, transform=axis.transAxes, ha="center", fontsize=9)
 
 
 def _spread(rows: pd.DataFrame) -> np.ndarray:

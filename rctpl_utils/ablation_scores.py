@@ -9,6 +9,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from rctpl_utils.ablations import Trial
+from rctpl_utils.availability import present
 from rctpl_utils.datasets import ChestXrayDataset
 from rctpl_utils.draws import Draws
 from rctpl_utils.encoders.base import Encoder
@@ -16,7 +17,7 @@ from rctpl_utils.features import ImageFeatureFile, image_features
 from rctpl_utils.grounders import Films
 from rctpl_utils.grounding import BATCH, GROUNDING_DATASETS
 from rctpl_utils.grounding_metrics import pointing_hit
-from rctpl_utils.heat_maps import on_film
+from rctpl_utils.heat_maps import crop_of, on_film, on_square
 from rctpl_utils.metrics import over_seeds, patient_weights, scorable, seed_picks, weighted_auc
 from rctpl_utils.scoring import similarity_maps
 from rctpl_utils.table1 import (
@@ -36,11 +37,12 @@ GROUNDED = "covid-rural"
 def score_trials(workspace: Workspace, encoder: Encoder, trials: Mapping[str, Trial]) -> Draws:
     """Macro AUC on two sets and the pointing game on one, in the sample and in every resample.
 
-    Trials that are the same object under several labels are scored once.
+    Absent data sets have no draws; trials that are the same object under several labels are
+    scored once.
     """
     distinct = list(dict.fromkeys(trials.values()))
     found: Draws = {}
-    for name in (*CLASSIFIED, GROUNDED):
+    for name in present(workspace, (*CLASSIFIED, GROUNDED)):
         grounded = name == GROUNDED
         values, metric = (
             _pointing(workspace, encoder, distinct) if grounded
@@ -121,7 +123,8 @@ def pointing_hits(
             maps = maps.reshape(len(films.rows), len(embeddings), *dense.shape[1:3]).cpu()
             for k, row in enumerate(films.rows):
                 mask = dataset.mask(row, concept)
-                heats = on_film(maps[k], mask.shape).numpy()
+                cells = on_square(maps[k], mask.shape, crop_of(encoder))
+                heats = on_film(cells, mask.shape).numpy()
                 hits[:, start + k] = [pointing_hit(heat, mask) for heat in heats]
                 bar.update()
     return hits

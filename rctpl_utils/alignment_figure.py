@@ -11,22 +11,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import ndimage
 
-from rctpl_utils.datasets import ChestXrayDataset, open_dataset
+from rctpl_utils.datasets import ChestXrayDataset
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.errors import InputError
 from rctpl_utils.features import text_features
 from rctpl_utils.film_drawing import OUTLINES
-from rctpl_utils.heat_maps import on_film, peak, stretch
+from rctpl_utils.heat_maps import crop_of, on_film, on_square, peak, stretch
 from rctpl_utils.plots import COLUMN_WIDTH, save_figure
 from rctpl_utils.prompts import Prompts
-from rctpl_utils.reports import Report, quotable_sources, read_mimic_reports
+from rctpl_utils.reports import MIMIC, Report, quotable_sources, run_reports
 from rctpl_utils.results import data_note
 from rctpl_utils.scoring import similarity_maps
+from rctpl_utils.table1 import open_split
 from rctpl_utils.workspace import Workspace
 
 CONCEPTS = 3  # so many concepts with a place are enough
 REGION = 0.8  # a concept's region: where its stretched map is at least this high, around the peak
-MIMIC = "mimic-cxr"
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ def choose_study(workspace: Workspace, triplets: pd.DataFrame) -> Study:
     Raises:
         InputError: no study places a concept.
     """
-    root = workspace.data_root / MIMIC
-    reports = {each.report_id: each for each in read_mimic_reports(root) if each.split == "test"}
-    dataset, sources = open_dataset(MIMIC, workspace.data_root, "test"), quotable_sources(root)
+    reports = {each.report_id: each for each in run_reports(workspace) if each.split == "test"}
+    sources = quotable_sources(workspace.data_root / MIMIC)
+    dataset = open_split(workspace, MIMIC, "test")
     films = dataset.records.sort_values("image_id").groupby("study")["image_id"].head(1).index
     rows = dataset.records.loc[films].reset_index().set_index("study")["index"]
     found = triplets[(triplets["positive"] == "present") & triplets["location"].notna()]
@@ -108,6 +108,7 @@ def save_alignment_figure(
     cells = features.dense_features.flatten(1, 2)
     maps = similarity_maps(cells, torch.cat([texts[:1], embeddings]))[0].T  # (1 + L, h * w)
     maps = maps.reshape(-1, *features.dense_features.shape[1:3]).cpu()
+    maps = on_square(maps, pixels.shape, crop_of(encoder))
     heats = stretch(on_film(maps, pixels.shape)).numpy()
     figure, axes = plt.subplots(
         2, 2, figsize=(COLUMN_WIDTH, 5.6), width_ratios=(1.35, 1), layout="constrained"

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from rctpl_utils.availability import present
 from rctpl_utils.errors import InputError
 from rctpl_utils.evidence import ConceptCalibration, count_films
 from rctpl_utils.features import image_features
@@ -68,7 +69,8 @@ class Calibration:
             }
             for name, one in self.concepts.items()
         }
-        return pd.DataFrame.from_dict(rows, orient="index").sort_values("AUC", ascending=False)
+        table = pd.DataFrame.from_dict(rows, orient="index")
+        return table.sort_values("AUC", ascending=False) if rows else table
 
     def save(self, path: str | Path) -> Path:
         """Write one small JSON file, atomically."""
@@ -118,14 +120,16 @@ def calibration_path(prompts: str | Path) -> Path:
 def calibrate(workspace: Workspace, model: "RCTPL") -> Calibration:
     """Calibrate all concepts that the validation films of `SOURCES` label; films are pooled.
 
+    Absent data sets calibrate nothing.
+
     A film belongs to one data set, so each counts once. The AUC compares films of the same data
     set only (`stratified_auc`): to tell one hospital's films from another's is no merit.
     """
     parts: dict[str, list[tuple[str, np.ndarray, np.ndarray, np.ndarray]]] = {}
     generator = np.random.default_rng(BOOTSTRAP_SEED)
-    for name, chosen in tqdm(SOURCES.items(), desc="calibrating", unit="data set"):
+    for name in tqdm(present(workspace, SOURCES), desc="calibrating", unit="data set"):
         dataset = open_split(workspace, name, "validation")
-        concepts = chosen or dataset.concepts
+        concepts = SOURCES[name] or dataset.concepts
         features = image_features(model.encoder, dataset, workspace.features)
         embeddings = model.prompts.embed(model.encoder, concepts)
         scores = score_images(features, {"model": embeddings})["model"].both

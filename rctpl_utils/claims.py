@@ -1,19 +1,19 @@
 """The verdicts on the paper's claims, from the bootstrap draws behind the tables.
 
 Supported: the claimed direction, p below 0.05 after Holm's correction. Not supported: the opposite
-direction (for an equivalence: outside its margin), as sure. Undecided: neither. Not tested: what
-the claim waits for is absent.
+direction (for an equivalence: outside its margin), as sure. Undecided: neither. Not tested: a data
+set or a method that the claim needs was not run; the note says which.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from rctpl_utils.claims_ledger import LEDGER, Claim, Comparison, Operand
-from rctpl_utils.draws import Draws
-from rctpl_utils.errors import InputError
+from rctpl_utils.availability import absence
+from rctpl_utils.claims_ledger import Claim, Comparison, Operand
+from rctpl_utils.draws import Draws, Key
 from rctpl_utils.metrics import holm, tail_p_value
 
 VERDICTS = ("supported", "not supported", "undecided", "not tested")
@@ -21,7 +21,7 @@ ALPHA = 0.05
 
 
 def evaluate(
-    claims: Sequence[Claim], draws: Mapping[str, Draws]
+    claims: Sequence[Claim], draws: Mapping[str, Draws], absent: Collection[str] = ()
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Test every claim, Holm-corrected over all that could be tested.
 
@@ -32,16 +32,18 @@ def evaluate(
 
     Args:
         draws: for each file's name its series.
+        absent: data sets on which nothing is tested, whatever an earlier run left.
 
     Returns:
         the verdicts, one row a claim, whose effect is that of the part which decides; and the
         parts, one row each.
-
-    Raises:
-        InputError: a claim's series is absent although the claim waits for nothing.
     """
-    tested = {claim.id: _test_parts(claim, draws) for claim in claims}
-    rows = [_judge(claim, tested[claim.id]) for claim in claims]
+    gaps = {claim.id: _gap(claim, draws, absent) for claim in claims}
+    tested = {
+        claim.id: [] if gaps[claim.id] or not claim.tests else _test_parts(claim, draws)
+        for claim in claims
+    }
+    rows = [_judge(claim, tested[claim.id], gaps[claim.id]) for claim in claims]
     verdicts = pd.DataFrame(rows)
     known = verdicts["p_value"].notna()
     verdicts["p_holm"] = np.nan
@@ -81,22 +83,31 @@ def compare(part: Comparison, draws: Draws) -> dict[str, Any]:
 
 
 def _test_parts(claim: Claim, draws: Mapping[str, Draws]) -> list[dict[str, Any]]:
-    """The rows of a claim's parts; none where what it waits for is still absent."""
-    try:
-        return [
-            {"test": part.words(), **compare(part, draws[part.draws])} for part in claim.parts()
-        ]
-    except KeyError as error:
-        if claim.waits_for is not None:
-            return []
-        raise InputError(
-            f"claim {claim.id!r} needs draws that are not there: {error.args[0]}",
-            "Run the notebooks before this one again, or mend the name in the ledger.",
-            file=LEDGER.name,
-        ) from error
+    """The rows of a claim's parts."""
+    return [{"test": part.words(), **compare(part, draws[part.draws])} for part in claim.parts()]
 
 
-def _judge(claim: Claim, parts: list[dict[str, Any]]) -> dict[str, Any]:
+def _gap(claim: Claim, draws: Mapping[str, Draws], absent: Collection[str]) -> str | None:
+    """Why a claim cannot be tested: a data set that is absent, or what has no results; or None."""
+    needed = [
+        (part.draws, key)
+        for part in claim.parts()
+        for operand in (part.left, part.right[0])
+        for key in _keys(operand, part)
+    ]
+    gone = dict.fromkeys(dataset for _, (dataset, _, _) in needed if dataset in absent)
+    if gone:
+        return absence(gone)
+    unmet = [(dataset, name) for file, (dataset, name, metric) in needed
+             if (dataset, name, metric) not in draws[file]]  # fmt: skip
+    if unmet and claim.waits_for is None:
+        return "no results of " + ", ".join(
+            dict.fromkeys(f"{name} on {dataset}" for dataset, name in unmet)
+        )
+    return claim.waits_for if unmet or not needed else None
+
+
+def _judge(claim: Claim, parts: list[dict[str, Any]], gap: str | None) -> dict[str, Any]:
     row = {
         "claim": claim.id,
         "in_words": claim.claim,
@@ -106,7 +117,7 @@ def _judge(claim: Claim, parts: list[dict[str, Any]]) -> dict[str, Any]:
     }
     unknown = dict.fromkeys(("effect", "ci_low", "ci_high", "p_value"), np.nan)
     if not parts:
-        return {**row, **unknown, "holds": False, "note": claim.waits_for}
+        return {**row, **unknown, "holds": False, "note": gap}
     against = min(1.0, len(parts) * min(part["p_against"] for part in parts))
     hardest = max(parts, key=lambda part: (part["p_for"], -part["p_against"]))
     refuted = against < hardest["p_for"]
@@ -119,14 +130,21 @@ def _judge(claim: Claim, parts: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _series(operand: Operand, part: Comparison, draws: Draws) -> np.ndarray:
     """The operand's values in the sample and in every resample; a constant has one for all."""
-    dataset, metric = part.datasets[0], part.metrics[0]
+    found = [draws[key] for key in _keys(operand, part)]
     if isinstance(operand, str):
-        return draws[dataset, operand, metric]
+        return found[0]
     if "constant" in operand:
         return np.float64(operand["constant"])
     if "best" in operand:
-        return np.max([draws[dataset, name, metric] for name in operand["best"]], axis=0)
-    place = operand.get("dataset", dataset), operand.get("metric", metric)
-    above, below = (draws[place[0], name, place[1]] for name in operand["gain"])
+        return np.max(found, axis=0)
+    above, below = found
     with np.errstate(divide="ignore", invalid="ignore"):
         return above / below
+
+
+def _keys(operand: Operand, part: Comparison) -> list[Key]:
+    """The series that an operand of a part is made from; none for a constant."""
+    own = {} if isinstance(operand, str) else operand
+    names = [operand] if isinstance(operand, str) else own.get("best", own.get("gain", []))
+    dataset, metric = own.get("dataset", part.datasets[0]), own.get("metric", part.metrics[0])
+    return [(dataset, name, metric) for name in names]

@@ -9,8 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from rctpl_utils.availability import absent
 from rctpl_utils.claims import VERDICTS, evaluate
 from rctpl_utils.claims_ledger import Claim, load_claims
+from rctpl_utils.datasets import DATASETS
 from rctpl_utils.draws import load_draws
 from rctpl_utils.files import write_text
 from rctpl_utils.plots import COLUMN_WIDTH, save_figure
@@ -35,12 +37,14 @@ def save_claims(workspace: Workspace) -> pd.DataFrame:
         the verdicts, one row a claim (columns of claims.csv).
 
     Raises:
-        InputError: a notebook before this one has not run, or left other series.
+        InputError: a notebook before this one has not run.
     """
     claims = load_claims()
     names = dict.fromkeys(part.draws for claim in claims for part in claim.parts())
     verdicts, parts = evaluate(
-        claims, {name: load_draws(workspace.results, name) for name in names}
+        claims,
+        {name: load_draws(workspace.results, name) for name in names},
+        absent(workspace, DATASETS),
     )
     verdicts = verdicts[list(_COLUMNS)]
     write_csv(workspace.figures / "claims.csv", verdicts)

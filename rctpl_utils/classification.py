@@ -17,6 +17,11 @@ from rctpl_utils.metrics import (
     weighted_auc,
 )
 
+# columns of paired tests
+TEST_COLUMNS = (
+    "dataset", "method", "against", "value", "ci_low", "ci_high", "p_value", "p_holm",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Split:

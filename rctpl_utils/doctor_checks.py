@@ -17,7 +17,7 @@ from rctpl_utils.datasets.chexpert import PER_CLASS
 from rctpl_utils.datasets.counts import count, read_world
 from rctpl_utils.datasets.official import OFFICIAL
 from rctpl_utils.errors import InputError
-from rctpl_utils.reports import parse_sections
+from rctpl_utils.report_sections import parse_sections
 
 COMPLETE, SIMULATED, PARTIAL = "complete", "simulated", "partial"
 ABSENT, UNUSABLE = "absent", "unusable"
@@ -86,7 +86,9 @@ def check_dataset(name: str, data_root: Path) -> Finding:
     }
     if name == "mimic-cxr":
         facts |= {"report": attempt(problems, _report, root), "triplets": _graphs(root)}
-    if not sample:
+        if not sample and found and facts["report"]:  # prompts need no film
+            opened.usable.append(name)
+    if not sample and name not in opened.usable:
         state = UNUSABLE
     elif problems or (not simulated and found != official.counts):
         state = PARTIAL

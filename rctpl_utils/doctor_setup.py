@@ -14,13 +14,14 @@ from rctpl_utils.profiles import PROFILES
 from rctpl_utils.workspace import choose_device
 
 
-def check_weights(path: Path | None) -> Finding:
-    """The frozen encoder of the paper profile: all of loading it except building the model.
+def check_weights(path: Path | None, profile: str = "paper") -> Finding:
+    """The frozen encoder of a profile: all of loading it except building the model.
 
     Args:
         path: a file, a folder or an archive as `encoders.checkpoint` reads it.
+        profile: one that reads a checkpoint.
     """
-    kind = PROFILES["paper"].encoder
+    kind = PROFILES[profile].encoder
     title = f"{kind} (Wang et al., EMNLP 2022), with BioClinicalBERT's vocabulary beside it"
     terms = (
         ("licence", "the repositories' terms; not verified"),

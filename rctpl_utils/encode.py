@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
+from rctpl_utils.availability import REPORTS, absent, has_training_films
 from rctpl_utils.corpus import TextCorpus
 from rctpl_utils.corpus_building import build_corpus
 from rctpl_utils.datasets import DATASETS
@@ -22,7 +23,7 @@ from rctpl_utils.encoders.loading import load_encoder
 from rctpl_utils.errors import InputError
 from rctpl_utils.features import image_features
 from rctpl_utils.parallel_training import processes
-from rctpl_utils.reports import read_mimic_reports, with_enough_concepts
+from rctpl_utils.reports import run_reports, with_enough_concepts
 from rctpl_utils.table1 import open_split
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS
 from rctpl_utils.workspace import Workspace
@@ -51,9 +52,12 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     """The options that say which run is meant; as those of run_all.sh."""
     parser.add_argument("--profile", default="embedded", help="default: embedded")
     parser.add_argument("--output", metavar="DIR", help="holds build/ and figures/")
-    parser.add_argument("--data-root", metavar="DIR", help="the data sets, for profile paper")
-    parser.add_argument("--checkpoint", metavar="FILE", help="the encoder, for profile paper")
+    parser.add_argument("--data-root", metavar="DIR", help="the data sets, for real data")
+    parser.add_argument("--checkpoint", metavar="FILE", help="the encoder, for real data")
     parser.add_argument("--device", default="auto", help="auto, cuda, mps or cpu; default: auto")
+    skip = "leave out bad rows, images and reports of real data"
+    parser.add_argument("--skip-bad", action="store_true", help=skip)
+    parser.add_argument("--allow-partial", action="store_true", help="accept incomplete data sets")
 
 
 def open_run(options: argparse.Namespace) -> Workspace:
@@ -68,6 +72,8 @@ def open_run(options: argparse.Namespace) -> Workspace:
         data_root=options.data_root,
         checkpoint=options.checkpoint,
         device=options.device,
+        skip_bad=options.skip_bad,
+        allow_partial=options.allow_partial,
     )
 
 
@@ -80,7 +86,7 @@ def load_corpora(workspace: Workspace, encoder: Encoder) -> tuple[TextCorpus, Te
     if not workspace.triplets.exists():
         raise InputError("no triplets there", "Run notebook 01 first.", file=workspace.triplets)
     triplets = pd.read_parquet(workspace.triplets)
-    reports = with_enough_concepts(read_mimic_reports(workspace.data_root / "mimic-cxr"), triplets)
+    reports = with_enough_concepts(run_reports(workspace), triplets)
     training, validation = (
         build_corpus(
             encoder,
@@ -114,7 +120,8 @@ def encode(workspace: Workspace, what: Sequence[str]) -> list[str]:
     for name in what or DATASETS:
         if name == TEXTS:
             continue
-        if not what and not (workspace.data_root / DATASETS[name][0]).is_dir():
+        films = name != REPORTS or has_training_films(workspace)
+        if not what and (absent(workspace, [name]) or not films):
             lines.append(f"{name}: not there")
             continue
         for split in SPLITS:

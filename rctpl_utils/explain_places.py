@@ -6,11 +6,13 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from rctpl_utils.availability import can_run
 from rctpl_utils.calibration import Calibration
 from rctpl_utils.datasets import ChestXrayDataset
 from rctpl_utils.errors import InputError
 from rctpl_utils.features import image_features
 from rctpl_utils.film_places import place, place_on_film
+from rctpl_utils.heat_maps import crop_of, on_square
 from rctpl_utils.metrics import interval, patient_weights
 from rctpl_utils.model import RCTPL
 from rctpl_utils.table1 import BOOTSTRAP_SEED, open_split
@@ -33,13 +35,20 @@ def check_places(
     Returns:
         one row a concept with at least `FEWEST` lesions found, and for all lesions, by aspect
         ("side", "zone"): dataset, concept, aspect, value, ci_low,
-        ci_high (95 % bootstrap over patients), guess, gain, gain_low, gain_high, n.
+        ci_high (95 % bootstrap over patients), guess, gain, gain_low, gain_high, n. None, and the
+        reason is said, where the set is absent or has no lesion drawn on its validation films (as
+        ChestX-ray14, whose boxes all belong to test films).
 
     Raises:
-        InputError: no lesion is drawn on its films, so there is no truth to compare with.
+        InputError: no lesion is drawn on its test films, so there is no truth to compare with.
     """
+    if not can_run(workspace, f"Places on {name}", name):
+        return pd.DataFrame()
     test, held_out = (open_split(workspace, name, split) for split in ("test", "validation"))
-    if not (test.has_masks and held_out.has_masks):
+    if test.has_masks and not held_out.has_masks:
+        print(f"Places on {name}: not run, no lesion is drawn on its validation films.")
+        return pd.DataFrame()
+    if not test.has_masks:
         raise InputError(
             f"data set {name!r} has no drawn lesions, so its sides and zones are not known",
             "Choose one with boxes or masks: chestxray14, rsna, siim.",
@@ -76,6 +85,7 @@ def _found_places(
             continue
         dense = features.batch(slice(film.row, film.row + 1), model.encoder.device).dense_features
         cells = (dense[0] @ embeddings.concept[k]).cpu()
+        cells = on_square(cells[None], film.size, crop_of(model.encoder))[0]
         found = place_on_film(cells, film.size)
         rows.append({**film._asdict(), **{f"found_{k}": v for k, v in asdict(found).items()}})
     return pd.DataFrame(rows, columns=[*drawn.columns, "found_side", "found_zone"])

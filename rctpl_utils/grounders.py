@@ -14,10 +14,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from rctpl_utils.datasets import ChestXrayDataset
+from rctpl_utils.datasets.images import image_size
 from rctpl_utils.encoders.base import Encoder, ImageFeatures
 from rctpl_utils.encoders.standin import pad_to_square
 from rctpl_utils.features import ImageFeatureFile
 from rctpl_utils.gradcam import gradcam_maps
+from rctpl_utils.heat_maps import crop_of, on_squares
 from rctpl_utils.prompts import Prompts
 from rctpl_utils.scoring import similarity_maps
 from rctpl_utils.table1 import Embedder, Method
@@ -58,6 +60,14 @@ class Films:
         """The films as the encoder sees them, (n, C, S, S)."""
         pixels = [self.dataset.pixels(row) for row in self.rows]
         return torch.stack([self.encoder.preprocess(each) for each in pixels])
+
+    def on_square(self, maps: Tensor) -> Tensor:
+        """The encoder's own maps (n, h, w), put where they belong on the padded square."""
+        crop = crop_of(self.encoder)
+        if crop is None:
+            return maps
+        paths = self.dataset.records["path"].iloc[self.rows]
+        return on_squares(maps, [image_size(path) for path in paths], crop)
 
     @property
     def names(self) -> list[str]:
@@ -131,7 +141,8 @@ def dense_similarity(embedder: Embedder, branch: str = "concept") -> MapMaker:
     def maker(films: Films) -> Tensor:
         embedding = getattr(embedder([films.concept]), branch)  # (1, d)
         dense = films.features.dense_features  # (n, h, w, d)
-        return similarity_maps(dense.flatten(1, 2), embedding)[..., 0].reshape(dense.shape[:3])
+        maps = similarity_maps(dense.flatten(1, 2), embedding)[..., 0].reshape(dense.shape[:3])
+        return films.on_square(maps)
 
     return maker
 
@@ -141,7 +152,8 @@ def gradcam(embedder: Embedder) -> MapMaker:
 
     def maker(films: Films) -> Tensor:
         embedding = embedder([films.concept]).concept
-        return torch.from_numpy(gradcam_maps(films.encoder, films.images, embedding)[:, 0])
+        maps = torch.from_numpy(gradcam_maps(films.encoder, films.images, embedding)[:, 0])
+        return films.on_square(maps)
 
     return maker
 

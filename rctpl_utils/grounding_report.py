@@ -9,6 +9,8 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from rctpl_utils.availability import absent
+from rctpl_utils.classification import TEST_COLUMNS
 from rctpl_utils.datasets import ChestXrayDataset
 from rctpl_utils.draws import save_draws
 from rctpl_utils.encoders.base import Encoder
@@ -22,7 +24,9 @@ from rctpl_utils.plots import COLUMN_WIDTH, MASK_COLOR, REGION_COLOR, save_figur
 from rctpl_utils.results import (
     data_note,
     reported_grounding,
+    stacked,
     wide_table,
+    with_absent,
     with_reported,
     write_csv,
     write_table,
@@ -41,17 +45,23 @@ def save_grounding_tables(
 ) -> dict[int, pd.DataFrame]:
     """Write table2, table3 and table4 (.csv, .md, .tex) and the draws behind them.
 
+    Args:
+        outcomes: of the data sets that are there; the tables of the others say "not run".
+
     Returns:
         the tables as a reader sees them, by number.
     """
     reported, shown, draws = reported_grounding(), {}, {}
-    for name, outcome in outcomes.items():
-        number, (concept, kind) = TABLES[name], GROUNDING_DATASETS[name]
-        table = with_reported(outcome.rows, reported[reported["dataset"] == name])
+    rows = stacked(outcome.rows for outcome in outcomes.values())
+    rows = with_absent(rows, absent(workspace, TABLES))
+    for name, number in TABLES.items():
+        concept, kind = GROUNDING_DATASETS[name]
+        own = rows[rows["dataset"] == name].reset_index(drop=True)
+        table = with_reported(own, reported[reported["dataset"] == name])
         write_csv(workspace.figures / f"table{number}.csv", table)
         caption = (
             f"Table {number}. Zero-shot grounding of {concept} ({kind}) on {name}, value [95 % "
-            f"interval]. {data_note(workspace)} {len(outcome.films)} films with a drawn lesion. "
+            f"interval]. {data_note(workspace)} {_films(outcomes.get(name))}. "
             f"Regions: 8-connected, matched at IoU >= {IOU}; precision, recall and dice_validation "
             "at the threshold with the best Dice on validation films; dice_oracle: threshold "
             "chosen on the test films. The priors never look at the film. Columns 'reported': the "
@@ -60,9 +70,15 @@ def save_grounding_tables(
         wide = wide_table(table)
         write_table(workspace.figures / f"table{number}", wide, caption)
         shown[number] = wide[name]
-        draws |= outcome.draws
+        draws |= outcomes[name].draws if name in outcomes else {}
     save_draws(workspace.results, "grounding", draws)
     return shown
+
+
+def _films(outcome: Grounding | None) -> str:
+    if outcome is None:
+        return "The data set is absent"
+    return f"{len(outcome.films)} films with a drawn lesion"
 
 
 def grounding_tests(workspace: Workspace, outcomes: Mapping[str, Grounding]) -> pd.DataFrame:
@@ -76,8 +92,8 @@ def grounding_tests(workspace: Workspace, outcomes: Mapping[str, Grounding]) -> 
                 about = {"dataset": name, "method": method, "against": other}
                 p_value = paired_p_value(difference)
                 rows.append({**about, **named_interval(difference), "p_value": p_value})
-    tests = pd.DataFrame(rows)
-    tests["p_holm"] = holm(tests["p_value"].to_numpy())
+    tests = pd.DataFrame(rows, columns=list(TEST_COLUMNS[:-1]))
+    tests["p_holm"] = holm(tests["p_value"].to_numpy(float))
     write_csv(workspace.results / "grounding_paired_tests.csv", tests)
     return tests
 

@@ -10,14 +10,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
 
+from rctpl_utils.availability import present
 from rctpl_utils.concepts import report_labels
+from rctpl_utils.datasets import DATASETS
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.features import image_features
 from rctpl_utils.knowledge import describe, describe_triplets
 from rctpl_utils.plots import COLUMN_WIDTH, save_figure
 from rctpl_utils.prompt_maps import DATASET
 from rctpl_utils.prompts import Prompts, classes_of
-from rctpl_utils.reports import quotable_sources, read_mimic_reports, with_enough_concepts
+from rctpl_utils.reports import MIMIC, quotable_sources, run_reports, with_enough_concepts
 from rctpl_utils.results import data_note
 from rctpl_utils.table1 import open_split
 from rctpl_utils.workspace import Workspace
@@ -57,18 +59,18 @@ def shapes_of_run(workspace: Workspace, encoder: Encoder, prompts: Prompts) -> R
     identifier; reports that may be quoted are preferred.
     """
     triplets = pd.read_parquet(workspace.triplets)
-    root = workspace.data_root / "mimic-cxr"
-    reports = with_enough_concepts(read_mimic_reports(root), triplets)
+    reports = with_enough_concepts(run_reports(workspace), triplets)
     names = [report.report_id for report in reports if report.split == "train"]
     classes = classes_of(prompts)
     labels = report_labels(triplets, names, classes)
     used = labels.index[(labels == 1).any(axis=1)]  # the others have no pair in Eq. 9
     own = triplets[triplets["report_id"].isin(used) & triplets["concept"].isin(classes)]
-    sources = quotable_sources(root)
+    sources = quotable_sources(workspace.data_root / MIMIC)
     located = own[(own["positive"] == "present") & own["location"].notna()]
     located = located.assign(silent=~located["report_id"].isin(sources.index))
     example = located.sort_values(["silent", "report_id"], kind="stable").iloc[0]
-    test = image_features(encoder, open_split(workspace, DATASET, "test"), workspace.features)
+    shown = next(iter(present(workspace, (DATASET, *DATASETS))))
+    test = image_features(encoder, open_split(workspace, shown, "test"), workspace.features)
     return RunShapes(
         *prompts.concept.shape,
         dimension=encoder.dimension,

@@ -1,9 +1,9 @@
-"""The three profiles: how much data, which frozen encoder, how long to train.
+"""The profiles: how much data, which frozen encoder, how long to train.
 
 A profile is a frozen dataclass. No other module branches on its name.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rctpl_utils.errors import InputError
 
@@ -80,6 +80,9 @@ class Profile:
     peers: PeerLearning = field(default_factory=PeerLearning)
     baselines: BaselineTraining | None = None  # None: released checkpoints only
     bootstrap: int = 1000  # resamples behind each 95 % interval
+    # At most so many films of a validation split, drawn by a hash of their names; None: all.
+    # Only thresholds, calibration and the choice of a rule look at them.
+    validation_films: int | None = None
 
     @property
     def simulated(self) -> bool:
@@ -125,8 +128,11 @@ PROFILES = {
         prompts=PromptLearning(learning_rate=2e-5),
         ablations=PromptLearning(learning_rate=2e-5),
         peers=PeerLearning(share=20, trial_share=4, rates=(3e-4, 1e-3, 3e-3)),
+        validation_films=10_000,
     ),
 }
+# The same with MedCLIP's other image tower, a Swin transformer.
+PROFILES["paper-vit"] = replace(PROFILES["paper"], name="paper-vit", encoder="medclip-vit")
 
 
 def get_profile(name: str) -> Profile:

@@ -24,13 +24,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from rctpl_utils.availability import can_run
 from rctpl_utils.boxed_films import Boxed, Case, concept_pairs, film_pairs
 from rctpl_utils.draws import Draws, save_draws
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.errors import InputError
 from rctpl_utils.features import IMAGE_BATCH, image_features
 from rctpl_utils.grounding_metrics import pointing_hit
-from rctpl_utils.heat_maps import on_film
+from rctpl_utils.heat_maps import crop_of, on_film, on_square
 from rctpl_utils.metrics import (
     named_interval,
     over_seeds,
@@ -45,6 +46,9 @@ from rctpl_utils.table1 import BOOTSTRAP_SEED, open_split
 from rctpl_utils.workspace import Workspace
 
 DATASET = "chestxray14"  # the test set in which films have boxes of several concepts
+_COLUMNS = (
+    "dataset", "method", "metric", "value", "ci_low", "ci_high", "seeds", "n", "native",
+)  # fmt: skip
 NAMES = {"rc-tpl": "RC-TPL", "rc-tpl-plus": "RC-TPL+"}
 COMPARISONS = {  # the other map -> the own map in the same boxes
     "map of another concept": "own map (films with two concepts)",
@@ -63,12 +67,15 @@ def cell_maps(workspace: Workspace, encoder: Encoder, boxed: Boxed, embeddings: 
     return torch.cat(parts)
 
 
-def hits(boxed: Boxed, cases: list[Case], runs: Tensor) -> tuple[np.ndarray, np.ndarray]:
+def hits(
+    boxed: Boxed, cases: list[Case], runs: Tensor, crop: float | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Whether the own map and the other map of each case point into its box.
 
     Args:
         cases: C of them.
         runs: maps of K runs, (K, n, L, h, w).
+        crop: of the encoder (`heat_maps.crop_of`).
 
     Returns:
         own and other, bool (K, C) each.
@@ -78,6 +85,7 @@ def hits(boxed: Boxed, cases: list[Case], runs: Tensor) -> tuple[np.ndarray, np.
         mask = boxed.mask(case.film, case.concept)
         pair = (runs[:, case.film, case.concept], runs[:, case.other_film, case.other_concept])
         for which, cells in enumerate(pair):
+            cells = on_square(cells, mask.shape, crop)
             heats = on_film(cells, mask.shape).numpy()  # (K, H, W)
             found[which, :, k] = [pointing_hit(heat, mask) for heat in heats]
     return found[0], found[1]
@@ -92,11 +100,13 @@ def compare_maps(
         prompts: variant -> seed -> prompts (`variants.load_prompts`).
 
     Returns:
-        tidy rows, one a series (see the module's docstring).
+        tidy rows, one a series (see the module's docstring); none where the data set is absent.
 
     Raises:
         InputError: no film has boxes of two concepts, or no concept boxes in two patients.
     """
+    if not can_run(workspace, "Maps of other concepts and films", DATASET):
+        return _save(workspace, [], {})
     boxed = Boxed.of(open_split(workspace, DATASET, "test"))
     generator = np.random.default_rng(BOOTSTRAP_SEED)
     weights = patient_weights(boxed.patients, workspace.profile.bootstrap, generator)
@@ -111,7 +121,8 @@ def compare_maps(
         picks = seed_picks(len(embeddings), len(weights), generator)
         for (other, own), cases in zip(COMPARISONS.items(), pairs, strict=True):
             drawn = weights[:, [case.film for case in cases]]  # (1 + R, C)
-            for kind, found in zip((own, other), hits(boxed, cases, maps), strict=True):
+            measured = hits(boxed, cases, maps, crop_of(encoder))
+            for kind, found in zip((own, other), measured, strict=True):
                 share = (found @ drawn.T) / drawn.sum(axis=1)  # (K, 1 + R)
                 series = over_seeds(share, picks)
                 key = (DATASET, f"{name}, {kind}", "pointing_game")
@@ -119,14 +130,24 @@ def compare_maps(
                 about = dict(zip(("dataset", "method", "metric"), key, strict=True))
                 count = {"seeds": len(embeddings), "n": len(cases), "native": kind == own}
                 rows.append({**about, **named_interval(series), **count})
+    return _save(workspace, rows, draws)
+
+
+def _save(workspace: Workspace, rows: list[dict], draws: Draws) -> pd.DataFrame:
     save_draws(workspace.results, "prompt_maps", draws)
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows, columns=list(_COLUMNS))
     write_csv(workspace.figures / "prompt_maps.csv", table)
     return table
 
 
 def map_differences(draws: Draws) -> pd.DataFrame:
-    """Own map minus other map, paired: difference with interval and p-value, one row a pair."""
+    """Own map minus other map, paired: difference with interval and p-value, one row a pair.
+
+    Args:
+        draws: as `compare_maps` wrote them; none where the data set is absent.
+    """
+    if not draws:
+        return pd.DataFrame()
     rows = []
     for name in NAMES.values():
         for other, own in COMPARISONS.items():

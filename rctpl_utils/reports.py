@@ -1,33 +1,21 @@
-"""Radiology reports in MIMIC-CXR's layout: the tree and its sections (paper 3.1.1, 4.1.1).
-
-A file looks like MIMIC-CXR 2.0's (Johnson et al. 2019): a line "FINAL REPORT", then headings in
-capitals with a colon: EXAMINATION, INDICATION, COMPARISON, FINDINGS, IMPRESSION.
-"""
+"""Radiology reports in MIMIC-CXR's layout, and which of them are used (paper 3.1.1, 4.1.1)."""
 
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
+from rctpl_utils.datasets.screening import Screen, Skipped
 from rctpl_utils.errors import InputError
+from rctpl_utils.report_sections import parse_sections
+from rctpl_utils.workspace import Workspace
 
+MIMIC = "mimic-cxr"  # its folder below the data root
 SPLIT_TABLE = "mimic-cxr-2.0.0-split.csv.gz"
 METADATA_TABLE = "mimic-cxr-2.0.0-metadata.csv.gz"
 MINIMUM_CONCEPTS = 2  # paper 4.1.1: reports with fewer than two concepts are left out
-_FINDINGS = frozenset({"FINDINGS", "FINDING", "CHEST FINDINGS", "CHEST"})
-_IMPRESSION = frozenset({"IMPRESSION", "IMPRESSIONS", "CONCLUSION", "CONCLUSIONS", "OPINION"})
-_BOTH = frozenset({"FINDINGS AND IMPRESSION", "FINDINGS/IMPRESSION", "FINDINGS / IMPRESSION"})
-# A heading opens a line in capitals; the two that matter are also met in other cases, and inside
-# a line when they are in capitals.
-_HEADING = re.compile(
-    r"^[ \t]*([A-Z][A-Z0-9 ,&/()'\-]{2,60}):"
-    r"|^[ \t]*((?i:findings?(?: ?(?:and|/) ?impression)?|impressions?|conclusions?)):"
-    r"|(?<=\.)[ \t]+(FINDINGS|IMPRESSION):",
-    re.MULTILINE,
-)
 _log = logging.getLogger(__name__)
 
 
@@ -47,42 +35,44 @@ class Report:
         return f"{self.findings} {self.impression}".strip()
 
 
-def parse_sections(text: str) -> tuple[str, str]:
-    """The (findings, impression) of one report's file, white space collapsed; "" where absent.
-
-    Where a report has neither heading, its last paragraph counts as findings, as MIMIC-CXR's own
-    section reader does; text under other headings (indication, comparison) never does.
-    """
-    findings, impression = [], []
-    headings = list(_HEADING.finditer(text))
-    ends = [heading.start() for heading in headings[1:]] + [len(text)]
-    for heading, end in zip(headings, ends, strict=False):
-        name = " ".join(next(filter(None, heading.groups())).upper().split())
-        body = " ".join(text[heading.end() : end].split())
-        if name in _FINDINGS or name in _BOTH:
-            findings.append(body)
-        elif name in _IMPRESSION:
-            impression.append(body)
-    if not any(findings) and not any(impression):
-        findings = [_last_paragraph(text)]
-    return " ".join(filter(None, findings)), " ".join(filter(None, impression))
+def run_reports(workspace: Workspace) -> list[Report]:
+    """The reports of a run, read as its options say (`read_mimic_reports`)."""
+    root, options = workspace.data_root / MIMIC, (workspace.skip_bad, workspace.allow_partial)
+    return read_mimic_reports(root, skip_bad=options[0], allow_partial=options[1])
 
 
-def read_mimic_reports(root: str | Path) -> list[Report]:
+def read_mimic_reports(
+    root: str | Path,
+    *,
+    skip_bad: bool = False,
+    allow_partial: bool = False,
+    skipped: list[Skipped] | None = None,
+) -> list[Report]:
     """Read `root/files/pNN/pNNNNNNNN/sNNNNNNNN.txt` with the splits of `mimic-cxr-2.0.0-split`.
 
     Reports without findings and impression, and those that the split table does not list, are
     left out; their numbers are logged as a warning.
 
+    Args:
+        root: MIMIC-CXR's folder.
+        skip_bad: leave out files that cannot be read, rows of the table without their file, and
+            patients in two splits.
+        allow_partial: accept rows without their file.
+        skipped: a list that takes what was left out for either reason, with file, row and reason.
+
     Raises:
         InputError: no tree, no table or a damaged one, a study or patient in two splits, a file
-            that is not text, or no usable report at all.
+            that is not text, a row without its file, or no usable report at all.
     """
-    root = Path(root)
-    splits = _splits(root / SPLIT_TABLE)
+    root, skipped = Path(root), [] if skipped is None else skipped
+    screen = Screen(skip_bad)
+    splits = _splits(root / SPLIT_TABLE, screen)
     paths = sorted(root.glob("files/p*/p*/s*.txt"))
+    skipped += _without_file(root, splits, paths, accept=skip_bad or allow_partial)
     listed = [path for path in paths if path.stem in splits]
-    reports = [_read_report(path, splits[path.stem]) for path in listed]
+    found = [screen.attempt(_read_report, path, splits[path.stem]) for path in listed]
+    skipped += screen.skipped
+    reports = [report for report in found if report is not None]
     usable = [report for report in reports if report.text]
     if not usable:
         raise InputError(
@@ -92,7 +82,8 @@ def read_mimic_reports(root: str | Path) -> list[Report]:
         )
     for count, why in (
         (len(paths) - len(listed), "are not in the split table"),
-        (len(listed) - len(usable), "have neither findings nor impression"),
+        (len(reports) - len(usable), "have neither findings nor impression"),
+        (len(listed) - len(reports), "cannot be read"),
     ):
         if count:
             _log.warning("%d of %d reports %s and are left out", count, len(paths), why)
@@ -133,23 +124,37 @@ def quotable_sources(root: str | Path) -> pd.Series:
 
 
 def _read_report(path: Path, split: str) -> Report:
+    cure = "Fetch the report again, or leave out what is bad (--skip-bad)."
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise InputError(
-            f"not a text file ({error})", "Fetch the report again.", file=path
-        ) from error
+        raise InputError(f"not a text file ({error})", cure, file=path) from error
+    except OSError as error:
+        raise InputError(f"it cannot be read ({error.strerror})", cure, file=path) from error
     findings, impression = parse_sections(text)
     return Report(path.stem, path.parent.name, findings, impression, split)
 
 
-def _last_paragraph(text: str) -> str:
-    paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", text)]
-    plain = [p for p in paragraphs if p and not _HEADING.match(p) and p != "FINAL REPORT"]
-    return plain[-1].removeprefix("FINAL REPORT ") if plain else ""
+def _without_file(
+    root: Path, splits: Mapping[str, str], paths: Sequence[Path], *, accept: bool
+) -> list[Skipped]:
+    """The studies of the split table, by their place in it, whose report is not there."""
+    there = {path.stem for path in paths}
+    missing = [study for study in splits if study not in there]
+    if missing and paths and not accept:
+        raise InputError(
+            f"{len(missing)} of {len(splits)} studies have no report: {', '.join(missing[:3])}"
+            + ", ..." * (len(missing) > 3),
+            "Complete the download, or accept a part of it (--allow-partial).",
+            file=root / SPLIT_TABLE,
+        )
+    return [
+        Skipped(str(root / SPLIT_TABLE), f"of study {study}", "its report is missing")
+        for study in missing
+    ]
 
 
-def _splits(path: Path) -> Mapping[str, str]:
+def _splits(path: Path, screen: Screen) -> Mapping[str, str]:
     """Study identifier ("sNNNNNNNN") -> split."""
     if not path.is_file():
         raise InputError("the split table is absent", "Download it with the reports.", file=path)
@@ -167,10 +172,7 @@ def _splits(path: Path) -> Mapping[str, str]:
             file=path,
         )
     for column in ("study_id", "subject_id"):
-        pairs = table[[column, "split"]].drop_duplicates()
-        twice = pairs[column][pairs[column].duplicated()]
-        if len(twice):
-            raise InputError(
-                f"{column} {twice.iloc[0]} is in two splits", "Fix the table.", file=path
-            )
+        elsewhere = table.groupby(column)["split"].transform("first") != table["split"]
+        problem = f"a {column} that is in two splits"
+        table = screen.rows(table, elsewhere, problem, "Fix the table.", path, whole=column)
     return dict(zip("s" + table["study_id"], table["split"], strict=True))

@@ -1,5 +1,6 @@
 """Tidy result rows, and the tables made from them: CSV, Markdown and LaTeX."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,13 @@ BASELINES = (
     "ConVIRT", "GLoRIA", "MedCLIP-ViT", "BioViL", "CheXzero", "MedKLIP", "MedPrompt-ViT", "MeDSLIP",
 )  # fmt: skip
 NOT_RUN = "not run"
+
+
+def stacked(parts: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """Rows of several data sets below each other; of none, an empty table of results."""
+    empty = pd.DataFrame(columns=[name for name in COLUMNS if name != "reported"])
+    parts = list(parts)
+    return pd.concat(parts, ignore_index=True) if parts else empty
 
 
 def data_note(workspace: Workspace) -> str:
@@ -68,6 +76,18 @@ def reported_retrieval() -> pd.DataFrame:
 def _reported(name: str) -> pd.DataFrame:
     wide = pd.read_csv(PACKAGE_DATA / "reported" / f"{name}.csv")
     return wide.melt("method", var_name="metric", value_name="reported")
+
+
+def with_absent(rows: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:
+    """Add what was not run: empty rows of absent data sets, as many as one that is there has.
+
+    Args:
+        rows: tidy rows of the data sets that are there; may be empty.
+        names: the absent ones.
+    """
+    kinds = rows[["method", "metric", *({"native"} & set(rows.columns))]].drop_duplicates()
+    parts = [rows, *(kinds.assign(dataset=name) for name in names)]
+    return pd.concat(parts, ignore_index=True) if len(parts) > 1 else rows
 
 
 def with_reported(rows: pd.DataFrame, reported: pd.DataFrame) -> pd.DataFrame:

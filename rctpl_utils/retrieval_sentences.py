@@ -21,7 +21,7 @@ import pandas as pd
 
 from rctpl_utils.datasets.chexpert import COMPETITION, PER_CLASS
 from rctpl_utils.errors import InputError
-from rctpl_utils.reports import Report, quotable_sources, read_mimic_reports
+from rctpl_utils.reports import MIMIC, Report, quotable_sources, run_reports
 from rctpl_utils.vocabulary import with_parents
 from rctpl_utils.workspace import Workspace
 
@@ -39,9 +39,11 @@ def per_class(workspace: Workspace) -> int:
 
 def candidate_sentences(workspace: Workspace) -> pd.DataFrame:
     """All qualifying sentences of the run's reports, as `single_concept_sentences` gives them."""
-    root = workspace.data_root / "mimic-cxr"
-    triplets = pd.read_parquet(workspace.triplets)
-    return single_concept_sentences(triplets, read_mimic_reports(root), quotable_sources(root))
+    triplets, sources = (
+        pd.read_parquet(workspace.triplets),
+        quotable_sources(workspace.data_root / MIMIC),
+    )
+    return single_concept_sentences(triplets, run_reports(workspace), sources)
 
 
 def single_concept_sentences(

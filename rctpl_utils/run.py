@@ -90,6 +90,8 @@ def _open_workspace(options: Namespace) -> Workspace:
             data_root=options.data_root,
             checkpoint=options.checkpoint,
             device=options.device,
+            skip_bad=options.skip_bad,
+            allow_partial=options.allow_partial,
         )
         for folder in (workspace.build, workspace.figures):
             check_writable(folder)
@@ -97,6 +99,12 @@ def _open_workspace(options: Namespace) -> Workspace:
             from rctpl_utils.encoders.loading import check_encoder  # torch takes seconds
 
             check_encoder(workspace)
+        if workspace.profile.world is None:
+            from rctpl_utils.availability import require_reports
+            from rctpl_utils.datasets.counts import require_complete_root
+
+            require_reports(workspace)
+            require_complete_root(workspace.data_root, allow_partial=options.allow_partial)
     except OSError as error:
         raise InputError(
             f"the folder cannot be written ({error.strerror or error})",
@@ -115,6 +123,8 @@ def _parameters(options: Namespace, workspace: Workspace) -> dict[str, Any]:
         "data_root": str(workspace.data_root) if own_data else None,
         "checkpoint": str(workspace.checkpoint) if own_data else None,
         "device": options.device,
+        "skip_bad": workspace.skip_bad,
+        "allow_partial": workspace.allow_partial,
     }
 
 
@@ -151,6 +161,10 @@ def _run_steps(
             for step in chosen:
                 save_outputs(step.notebook, workspace.executed / step.notebook.name)
     print(closing_table(workspace, chosen, status))
+    if workspace.skip_bad or workspace.allow_partial:
+        from rctpl_utils.omissions import summary  # pandas and torch take seconds
+
+        print(summary(workspace))
     if failure is not None:
         print(f"\n{failure}", file=sys.stderr)
     return 0 if failure is None else 1

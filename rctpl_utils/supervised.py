@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
+from rctpl_utils.availability import present
 from rctpl_utils.concepts import report_labels
-from rctpl_utils.datasets import ChestXrayDataset, open_dataset
+from rctpl_utils.datasets import ChestXrayDataset
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.encoders.standin import StandIn
 from rctpl_utils.features import file_stamps
@@ -146,8 +147,9 @@ def train_bound(
 
 def _labeled_sets(workspace: Workspace) -> list[ChestXrayDataset]:
     """The training films, then every test set's validation films."""
-    training = open_dataset("mimic-cxr", workspace.data_root, "train")
-    return [training, *(open_split(workspace, name, "validation") for name in TABLE1_DATASETS)]
+    training = open_split(workspace, "mimic-cxr", "train")
+    names = present(workspace, TABLE1_DATASETS)
+    return [training, *(open_split(workspace, name, "validation") for name in names)]
 
 
 def _labeled_films(

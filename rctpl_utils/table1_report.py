@@ -5,39 +5,47 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.figure import Figure
 
-from rctpl_utils.classification import Classification, compare
+from rctpl_utils.availability import absent, can_run
+from rctpl_utils.classification import TEST_COLUMNS, Classification, compare
 from rctpl_utils.draws import save_draws
 from rctpl_utils.metrics import holm
 from rctpl_utils.plots import per_class_auc, save_figure
 from rctpl_utils.results import (
     data_note,
     reported_table1,
+    stacked,
     wide_table,
+    with_absent,
     with_reported,
     write_csv,
     write_table,
 )
-from rctpl_utils.table1 import SUPERVISED
+from rctpl_utils.table1 import SUPERVISED, TABLE1_DATASETS
 from rctpl_utils.variants import HANDWRITTEN
 from rctpl_utils.vocabulary import CHESTXRAY14_CONCEPTS, CHEXPERT_CONCEPTS
 from rctpl_utils.workspace import Workspace
 
 OURS = ("RC-TPL", "RC-TPL+")
+FIGURE3 = ("chestxray14", "chexpert")
 SHOWN = ("auc", "acc_oracle", "acc_validation")
 
 
 def save_table1(workspace: Workspace, outcomes: Mapping[str, Classification]) -> pd.DataFrame:
     """Write table1.csv, .md and .tex, and the per-seed and per-class rows beside the results.
 
+    Args:
+        outcomes: of the data sets that are there.
+
     Returns:
         one line a method: AUC and accuracies with intervals, and what the paper reports.
     """
-    rows = pd.concat([outcome.rows for outcome in outcomes.values()], ignore_index=True)
+    rows = stacked(outcome.rows for outcome in outcomes.values())
     rows["native"] = rows["method"] != SUPERVISED
+    rows = with_absent(rows, absent(workspace, TABLE1_DATASETS))
     table = with_reported(rows, reported_table1())
     write_csv(workspace.figures / "table1.csv", table)
     for name in ("per_class", "per_seed"):
-        part = pd.concat([getattr(outcome, name) for outcome in outcomes.values()])
+        part = stacked(getattr(outcome, name) for outcome in outcomes.values())
         write_csv(workspace.results / f"table1_{name}.csv", part)
     draws = [outcome.draws for outcome in outcomes.values()]
     save_draws(workspace.results, "table1", {k: v for part in draws for k, v in part.items()})
@@ -58,8 +66,8 @@ def paired_tests(workspace: Workspace, outcomes: Mapping[str, Classification]) -
         for method in OURS
         for outcome in outcomes.values()
     ]
-    tests = pd.concat(parts, ignore_index=True)
-    tests["p_holm"] = holm(tests["p_value"].to_numpy())
+    tests = stacked(parts).reindex(columns=list(TEST_COLUMNS[:-1]))
+    tests["p_holm"] = holm(tests["p_value"].to_numpy(float))
     write_csv(workspace.results / "table1_paired_tests.csv", tests)
     return tests
 
@@ -81,11 +89,18 @@ def verdict(tests: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def save_figure3(workspace: Workspace, outcomes: Mapping[str, Classification]) -> Figure:
-    """Figure 3: AUC by class on two sets, the paper's unseen classes in color."""
-    rows = pd.concat([outcomes[name].per_class for name in ("chestxray14", "chexpert")])
+def save_figure3(workspace: Workspace, outcomes: Mapping[str, Classification]) -> Figure | None:
+    """Figure 3: AUC by class on two sets, the paper's unseen classes in color.
+
+    A set that is absent has no panel; without both there is no figure. That is said.
+    """
+    shown = [name for name in FIGURE3 if can_run(workspace, f"Figure 3, {name}", name)]
+    if not shown:
+        return None
+    rows = pd.concat([outcomes[name].per_class for name in shown])
     outside = set(CHESTXRAY14_CONCEPTS) - set(CHEXPERT_CONCEPTS)
     methods = ["class names", "descriptions", *OURS, SUPERVISED]
+    methods = [name for name in methods if (rows["method"] == name).any()]
     note = f"{data_note(workspace)} Bars: 95 % bootstrap intervals over patients (and seeds)."
     figure = per_class_auc(rows, methods, {"chestxray14": outside}, note)
     save_figure(figure, workspace.figures / "fig3")

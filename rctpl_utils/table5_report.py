@@ -9,6 +9,7 @@ from rctpl_utils.metrics import holm, named_interval, paired_p_value
 from rctpl_utils.results import (
     data_note,
     reported_retrieval,
+    stacked,
     wide_table,
     with_reported,
     write_csv,
@@ -23,7 +24,7 @@ TESTED = ("precision_at_1", "precision_at_10")  # image to text, the paper's dir
 
 
 def save_table5(
-    workspace: Workspace, outcome: Retrieval, native: Mapping[str, bool] | None = None
+    workspace: Workspace, outcome: Retrieval | None, others: Mapping[str, bool] | None = None
 ) -> pd.DataFrame:
     """Write table5.csv, .md and .tex, the per-seed rows and the draws behind the intervals.
 
@@ -31,21 +32,21 @@ def save_table5(
     extensions or references of ours.
 
     Args:
-        native: for the rows of other methods, whether they retrieve so themselves.
+        outcome: None where the films are absent; our cells then say "not run".
+        others: for the rows of other methods, whether they retrieve so themselves.
 
     Returns:
         one line a method: Precision@K in both directions with intervals, and the paper's numbers.
     """
-    methods = outcome.rows["method"]
-    own = (
-        methods.str.startswith("RC-TPL")
-        | methods.eq(RAW)
-        | methods.map(dict(native or {})).eq(True)
-    )
-    table = with_reported(outcome.rows.assign(native=own), reported_retrieval())
+    rows = stacked([] if outcome is None else [outcome.rows])
+    methods = rows["method"].astype("str")
+    native = methods.str.startswith("RC-TPL") | methods.eq(RAW)
+    native |= methods.map(dict(others or {})).eq(True)
+    table = with_reported(rows.assign(native=native), reported_retrieval())
     write_csv(workspace.figures / "table5.csv", table)
-    write_csv(workspace.results / "table5_per_seed.csv", outcome.per_seed)
-    save_draws(workspace.results, "retrieval", outcome.draws)
+    if outcome is not None:
+        write_csv(workspace.results / "table5_per_seed.csv", outcome.per_seed)
+    save_draws(workspace.results, "retrieval", {} if outcome is None else outcome.draws)
     wide = wide_table(table)
     names = [f"{metric}{rank}" for metric in DIRECTIONS for rank in RANKS]
     order = [(DATASET, each) for name in names for each in (name, f"{name} reported")]

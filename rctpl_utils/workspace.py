@@ -25,6 +25,8 @@ class Workspace:
         data_root: the data sets in their official layouts; the embedded world's own by default.
         checkpoint: a pre-trained encoder's file, for profiles that do not make their own.
         device: where tensors live; chosen once, here.
+        skip_bad: real data: leave out bad rows, images and reports, counted and listed.
+        allow_partial: real data: accept incomplete data sets; what is missing is counted.
     """
 
     profile: Profile
@@ -32,6 +34,8 @@ class Workspace:
     data_root: Path
     checkpoint: Path | None
     device: "torch.device"
+    skip_bad: bool = False
+    allow_partial: bool = False
 
     @classmethod
     def open(
@@ -42,26 +46,31 @@ class Workspace:
         data_root: str | Path | None = None,
         checkpoint: str | Path | None = None,
         device: str = "auto",
+        skip_bad: bool = False,
+        allow_partial: bool = False,
     ) -> "Workspace":
         """Check the arguments and make the folders.
 
         Raises:
-            InputError: an unknown profile or device, a data root or checkpoint that is absent.
+            InputError: an unknown profile or device, a data root or checkpoint that is absent, an
+                option for real data with a profile that makes its own.
         """
         chosen = get_profile(profile)
         output = Path(output).resolve() if output else PROJECT
         if chosen.world is None:
             data_root = _existing(data_root, "data root", "--data-root DIR")
             checkpoint = _existing(checkpoint, "checkpoint", "--checkpoint FILE")
-        elif data_root or checkpoint:
+        elif data_root or checkpoint or skip_bad or allow_partial:
             raise InputError(
-                f"profile {profile!r} makes its own data and encoder, so --data-root and "
-                "--checkpoint have no use",
+                f"profile {profile!r} makes its own data and encoder, so --data-root, "
+                "--checkpoint, --skip-bad and --allow-partial have no use",
                 "Leave them out, or choose --profile paper.",
             )
         else:
             data_root = output / "build" / chosen.name / "world"
-        workspace = cls(chosen, output, data_root, checkpoint, choose_device(device))
+        workspace = cls(
+            chosen, output, data_root, checkpoint, choose_device(device), skip_bad, allow_partial
+        )
         for folder in (workspace.build, workspace.figures):
             folder.mkdir(parents=True, exist_ok=True)
         return workspace

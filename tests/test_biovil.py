@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from released import (
     bert_shapes,
@@ -26,6 +28,9 @@ from rctpl_utils.encoders.base import state_hash
 from rctpl_utils.encoders.biovil import IMAGE_WEIGHTS, BioViL, stretched
 from rctpl_utils.encoders.loading import check_checkpoint, open_encoder
 from rctpl_utils.errors import InputError
+from rctpl_utils.heat_maps import SQUARE, crop_of, on_film, on_square, peak
+from rctpl_utils.model import RCTPL
+from rctpl_utils.prompts import Prompts
 from rctpl_utils.saliency_sanity import blocks
 
 LAYERS = 2
@@ -282,3 +287,53 @@ def test_films_are_prepared_as_by_the_published_package(model, tmp_path, shape):
     wanted = transform(io.load_image(tmp_path / "film.png"))  # (3, 480, 480)
     found = model.preprocess(pixels.astype(np.float32) / 255)
     assert torch.equal(found.expand(3, -1, -1), wanted)
+
+
+# --- where the map lies
+
+
+@given(
+    size=st.tuples(st.integers(300, 900), st.integers(300, 900)),
+    place=st.tuples(st.floats(0.12, 0.88), st.floats(0.12, 0.88)),
+)
+@settings(max_examples=25)
+def test_a_cell_lands_on_the_film_where_its_pixels_came_from(model, size, place):
+    height, width = size
+    short, middle = min(size), (height / 2, width / 2)
+    # a bright spot at a share of the crop, 15/16 of the shorter side around the film's center
+    row, column = (
+        m + (share - 0.5) * 15 / 16 * short for m, share in zip(middle, place, strict=True)
+    )
+    down, across = np.mgrid[:height, :width] + 0.5
+    spot = np.exp(-((down - row) ** 2 + (across - column) ** 2) / (2 * (short / 20) ** 2))
+    seen = model.preprocess(spot.astype(np.float32))  # (1, 480, 480), resized and cropped
+    cells = functional.avg_pool2d(seen[None], 32)[0]  # (1, 15, 15), as the ResNet's strides do
+    heat = on_film(on_square(cells, size, crop_of(model)), size)[0].numpy()
+    found = peak(heat)
+    cell = 15 / 16 * short / 15
+    assert abs(found[0] + 0.5 - row) < 0.75 * cell and abs(found[1] + 0.5 - column) < 0.75 * cell
+
+
+def test_outside_the_crop_a_map_has_its_minimum(model):
+    cells = 1 + torch.rand(1, 15, 15, generator=torch.Generator().manual_seed(0))
+    heat = on_film(on_square(cells, (400, 800), crop_of(model)), (400, 800))[0]
+    side = 400 * 15 / 16
+    assert crop_of(model) == 15 / 16
+    inside = np.flatnonzero((heat[200] > cells.min() + 1e-6).numpy())
+    assert inside[0] == pytest.approx(400 - side / 2, abs=8)
+    assert inside[-1] == pytest.approx(400 + side / 2, abs=8)
+    assert torch.equal(heat[:, :190], torch.full((400, 190), float(cells.min())))
+    assert on_square(cells, (400, 800), None) is cells  # an encoder that sees the padded square
+
+
+def test_the_whole_model_grounds_on_the_padded_film(model):
+    films = [np.random.default_rng(k).random(size) for k, size in enumerate(((60, 90), (80, 50)))]
+    prompts = Prompts(torch.zeros(2, 768), torch.ones(2, 768), {"text_key": model.text_key})
+    maps = RCTPL(model, prompts).ground(films, "Edema")
+    assert maps.shape == (2, SQUARE, SQUARE)
+    middle = slice(SQUARE // 2 - 30, SQUARE // 2 + 30)
+    for film, found in zip(films, maps, strict=True):
+        # the strips beside the crop along the longer side are the minimum, the middle is not
+        edge = found[:, :18] if film.shape[0] < film.shape[1] else found[:18]
+        assert np.ptp(edge) == 0 and edge.min() == found.min()
+        assert np.ptp(found[middle, middle]) > 0

@@ -225,9 +225,29 @@ def test_what_a_claim_waits_for_is_tested_once_it_is_there():
     assert evaluate([waiting], {"table1": draws})[0]["verdict"][0] == "supported"
 
 
-def test_an_absent_series_is_an_error_that_names_the_claim():
-    with pytest.raises(InputError, match=r"claim 'one' needs draws .* \('d', 'b', 'm'\)"):
-        verdict([comparison()], {"a": series(0.7)})
+def test_a_claim_without_its_results_is_not_tested_and_says_what_is_missing():
+    found = verdict([comparison(right=["b", "c"])], {"a": series(0.7), "c": series(0.5)})
+    assert (found["verdict"], found["note"]) == ("not tested", "no results of b on d")
+    best = verdict([comparison(right=[{"best": ["b", "e"]}])], {"a": series(0.7)})
+    assert best["note"] == "no results of b on d, e on d"
+
+
+def test_on_an_absent_data_set_nothing_is_tested_whatever_an_earlier_run_left():
+    draws = {("d", "a", "m"): series(0.7), ("d", "b", "m"): series(0.6)}
+    draws |= {("x", "a", "m"): series(0.7), ("x", "b", "m"): series(0.6)}
+    gain = {"gain": ["a", "b"]}
+    elsewhere = comparison(left=gain, right=[{**gain, "dataset": "x"}])
+    claims = [
+        claim(comparison(datasets=("d", "x"))),
+        claim(elsewhere, name="elsewhere"),
+        claim(comparison(), name="there"),
+        claim(comparison(datasets=("x",), right=["rival"]), name="later", waits_for="a rival"),
+    ]
+    verdicts, parts = evaluate(claims, {"table1": draws}, absent=["x", "y"])
+    assert verdicts["verdict"].tolist() == ["not tested", "not tested", "supported", "not tested"]
+    assert [verdicts["note"][k] for k in (0, 1, 3)] == ["data set x absent"] * 3
+    assert set(parts["claim"]) == {"there"}
+    assert (evaluate(claims, {"table1": draws})[0]["verdict"][:2] != "not tested").all()
 
 
 # --- what notebook 10 writes ----------------------------------------------------------------

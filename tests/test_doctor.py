@@ -102,7 +102,7 @@ def test_short_release_is_partial(tiny, checkpoint, capsys):
     shown = capsys.readouterr().out
     assert shown.count(": partial") == NEEDED
     assert "images 4 of 112,120" in shown and "reports 1 of 227,835" in shown
-    assert "on a part of mimic-cxr, chestxray14 (allow_partial)" in shown
+    assert "on a part of mimic-cxr, chestxray14 (--allow-partial)" in shown
 
 
 def test_missing_files_are_counted_and_named(tiny, tmp_path, as_official):
@@ -114,7 +114,7 @@ def test_missing_files_are_counted_and_named(tiny, tmp_path, as_official):
     finding = next(f for f in examine(root).datasets if f.name == "rsna")
     problems = " ".join(text for label, text in finding.facts if label == "problem")
     assert finding.state == "partial" and "images listed are missing: rsna-" in problems
-    assert "allow_partial" in problems
+    assert "--allow-partial" in problems
 
 
 def test_one_absent_data_set_leaves_the_rest(tiny, tmp_path, checkpoint, as_official):
@@ -217,7 +217,7 @@ def test_official_tables_have_the_official_numbers(tmp_path, name):
     file = next(root.glob("*train*.csv"), root / "BBox_List_2017.csv")
     lines = file.read_text().splitlines()
     file.write_text("\n".join(lines[:-1]) + "\n")
-    with pytest.raises(InputError, match=r"not the official release: .* \(allow_partial=True\)\.$"):
+    with pytest.raises(InputError, match=r"not the official release: .* \(--allow-partial\)\.$"):
         require_complete(name, root)
     require_complete(name, root, allow_partial=True)
 
@@ -256,3 +256,14 @@ def test_counters_and_facts_name_the_same_things(tiny):
         for number in OFFICIAL[name].counts.values():
             assert f"{number:,}" in text, (name, number)
         assert "python -m rctpl_utils.doctor" in text
+
+
+def test_the_other_profile_wants_the_other_tower(tiny, tmp_path, checkpoint, capsys):
+    write_base_model(tmp_path / "bioclinicalbert", layers=1)
+    swin = save(tmp_path / "pytorch_model.bin", medclip_shapes("vit", layers=1))
+    given = ["--data-root", str(tiny), "--profile", "paper-vit", "--checkpoint"]
+    main([*given, str(swin)])
+    shown = capsys.readouterr().out
+    assert "medclip-vit (Wang" in shown and "every name and shape fits" in shown
+    main([*given, str(checkpoint)])
+    assert "ResNet-50, where Swin-tiny is wanted" in " ".join(capsys.readouterr().out.split())

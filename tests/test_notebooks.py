@@ -16,6 +16,8 @@ PARAMETERS = {
     "data_root": None,
     "checkpoint": None,
     "device": "auto",
+    "skip_bad": False,
+    "allow_partial": False,
 }
 
 

@@ -79,7 +79,7 @@ def test_a_sample_is_not_taken_for_the_official_release(real, name):
             require_complete(name, real / name)
         return
     with pytest.raises(
-        InputError, match=r"not the official release: .* of .* \(allow_partial=True\)\.$"
+        InputError, match=r"not the official release: .* of .* \(--allow-partial\)\.$"
     ):
         require_complete(name, real / name)
     require_complete(name, real / name, allow_partial=True)

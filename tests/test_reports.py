@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rctpl_utils.errors import InputError
+from rctpl_utils.report_sections import parse_sections
 from rctpl_utils.reports import (
     METADATA_TABLE,
     SPLIT_TABLE,
     Report,
-    parse_sections,
     quotable_sources,
     read_mimic_reports,
     with_enough_concepts,
@@ -167,3 +167,30 @@ def test_only_real_reports_of_the_embedded_world_may_be_quoted(tmp_path):
     assert quotable_sources(tmp_path).to_dict() == {"s1": "CXR8"}
     table.drop(columns="source").to_csv(tmp_path / METADATA_TABLE, index=False)
     assert quotable_sources(tmp_path).empty
+
+
+def test_rows_without_their_report_are_an_error_or_counted(tmp_path):
+    tree(tmp_path, {1: FULL, 2: FULL, 3: b"\xff"})
+    next(tmp_path.rglob("s50000002.txt")).unlink()
+    with pytest.raises(InputError, match="1 of 3 studies have no report: s50000002"):
+        read_mimic_reports(tmp_path)
+    with pytest.raises(InputError, match=r"s50000003\.txt: not a text file .*--skip-bad"):
+        read_mimic_reports(tmp_path, allow_partial=True)
+    skipped: list = []
+    found = read_mimic_reports(tmp_path, skip_bad=True, skipped=skipped)
+    assert [report.report_id for report in found] == ["s50000001"]
+    assert [each.row for each in skipped] == ["of study s50000002", None]
+    assert skipped[1].file.endswith("s50000003.txt")
+
+
+def test_a_patient_in_two_splits_is_left_out_as_a_whole(tmp_path):
+    table = tree(tmp_path, {1: FULL, 2: FULL})
+    pd.concat([table, table.assign(split="test").iloc[:1]]).to_csv(
+        tmp_path / SPLIT_TABLE, index=False
+    )
+    skipped: list = []
+    found = read_mimic_reports(tmp_path, skip_bad=True, skipped=skipped)
+    assert [report.report_id for report in found] == ["s50000002"]
+    assert [(each.row, each.reason) for each in skipped] == [
+        (3, "a study_id that is in two splits")
+    ]

@@ -24,7 +24,13 @@ from rctpl_utils.runner import execution, freshness
 from rctpl_utils.runner.busy import exclusive_run
 from rctpl_utils.workspace import PROJECT
 
-PARAMETERS = 'profile = "embedded"\noutput = None\ndata_root = None\ncheckpoint = None\n'
+PARAMETERS = """profile = "embedded"
+output = None
+data_root = None
+checkpoint = None
+skip_bad = False
+allow_partial = False
+"""
 FIRST = """from pathlib import Path
 folder = Path(output) / "figures" / profile
 (folder / "first.csv").write_text("a,b\\n1,2\\n")
@@ -201,7 +207,10 @@ def test_a_busy_folder_is_refused_with_the_process_that_holds_it(project, capsys
     [
         (["--only", "77"], "--only 77 matches no notebook. There are: 00_first, 01_second"),
         (["--from", "x"], "--from x matches no notebook"),
-        (["--profile", "big"], "no profile 'big'. Choose one of: embedded, paper, smoke"),
+        (
+            ["--profile", "big"],
+            "no profile 'big'. Choose one of: embedded, paper, paper-vit, smoke",
+        ),
         (["--profile", "paper"], "needs a data root. Give it with --data-root DIR"),
         (["--profile", "paper", "--data-root", "nowhere"], "the data root does not exist"),
         (["--profile", "paper", "--data-root", "."], "needs a checkpoint. Give it with"),

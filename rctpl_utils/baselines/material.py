@@ -17,11 +17,11 @@ from torch import Tensor
 from rctpl_utils.baselines.trunk import trunk_maps
 from rctpl_utils.baselines.words import WordFile, word_states
 from rctpl_utils.concepts import merge_mentions, report_labels
-from rctpl_utils.datasets import open_dataset
 from rctpl_utils.encoders.standin import StandIn
 from rctpl_utils.pretraining import balanced_chances
 from rctpl_utils.pretraining_texts import build_text_bank
 from rctpl_utils.reports import Report
+from rctpl_utils.table1 import open_split
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS
 from rctpl_utils.workspace import Workspace
 
@@ -166,7 +166,7 @@ def build_material(
     words, _ = word_states(encoder.text, texts, workspace.features)
     chosen = [report.text for report in training[:MASKED_TEXTS]]
     masked, hidden = word_states(encoder.text, chosen, workspace.features, masked_by=0)
-    dataset = open_dataset("mimic-cxr", workspace.data_root, "train")
+    dataset = open_split(workspace, "mimic-cxr", "train")
     rows = dataset.records["study"].map({name: row for row, name in enumerate(identifiers)})
     kept = np.flatnonzero(rows.notna())
     labels = report_labels(triplets, identifiers, TRAINING_CONCEPTS).to_numpy(np.float32)

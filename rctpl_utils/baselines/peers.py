@@ -14,12 +14,12 @@ from rctpl_utils.baselines.few_shot import SHOTS, few_shot_films, film_labels
 from rctpl_utils.baselines.prompt_learning import PromptModel, PromptSettings
 from rctpl_utils.baselines.rows import Competitor, Reader
 from rctpl_utils.baselines.tai_dpt import token_corpus
-from rctpl_utils.datasets import open_dataset
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.features import image_features
 from rctpl_utils.files import atomic_path, hash_of, read_json, sha256_file, write_json
 from rctpl_utils.metrics import scorable, weighted_auc
 from rctpl_utils.reports import Report
+from rctpl_utils.table1 import open_split
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS
 from rctpl_utils.workspace import Workspace
 
@@ -50,7 +50,7 @@ def learn_peers(
     """
     seeds = workspace.profile.peers.seeds
     corpus = token_corpus(encoder, list(reports), triplets, TRAINING_CONCEPTS, workspace.features)
-    films = open_dataset("mimic-cxr", workspace.data_root, "train")
+    films = open_split(workspace, "mimic-cxr", "train")
     labels = film_labels(films, triplets, TRAINING_CONCEPTS)
     drawn, counts = few_shot_films(
         encoder, films, labels, TRAINING_CONCEPTS, workspace.features, seeds
@@ -109,7 +109,7 @@ class _Runs:
     def __init__(self, workspace: Workspace, encoder: Encoder) -> None:
         self.workspace, self.encoder = workspace, encoder
         self.code = [sha256_file(module.__file__) for module in (*_MODULES,)]
-        self.validation = open_dataset("mimic-cxr", workspace.data_root, "validation")
+        self.validation = open_split(workspace, "mimic-cxr", "validation")
 
     def run(
         self,

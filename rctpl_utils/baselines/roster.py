@@ -24,11 +24,11 @@ from rctpl_utils.baselines.towers import Baseline, MakeBaseline, Setup
 from rctpl_utils.baselines.training import Validation, file_stem, train_baseline
 from rctpl_utils.baselines.trunk import trunk_maps
 from rctpl_utils.baselines.words import Reader as TextReader
-from rctpl_utils.datasets import open_dataset
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.encoders.standin import StandIn
 from rctpl_utils.files import atomic_path, read_json, write_json
 from rctpl_utils.reports import Report
+from rctpl_utils.table1 import open_split
 from rctpl_utils.workspace import Workspace
 
 MINIATURES: tuple[MakeBaseline, ...] = (
@@ -47,7 +47,7 @@ def train_miniatures(
     material = build_material(workspace, encoder, reports, triplets)
     setup = Setup.of(material, TextReader(encoder.text))
     _save_setup(setup, _folder(workspace))
-    held_out = open_dataset("mimic-cxr", workspace.data_root, "validation")
+    held_out = open_split(workspace, "mimic-cxr", "validation")
     validation = Validation.of(held_out, trunk_maps(encoder, held_out, workspace.features))
     settings, device = workspace.profile.baselines, workspace.device
     runs = [

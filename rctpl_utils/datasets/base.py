@@ -1,6 +1,8 @@
 """What every data set looks like to the rest of the project: records, pixels, masks."""
 
 from collections.abc import Mapping, Sequence
+from copy import copy
+from hashlib import sha256
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -12,6 +14,8 @@ from rctpl_utils.datasets.screening import Screen, Skipped
 from rctpl_utils.errors import InputError
 
 BAD = "bad input, listed in skipped"  # a reason to be left out
+MISSING = "image file missing"  # another; with `allow_partial`
+BEYOND = "beyond the number asked for"  # another
 
 
 @runtime_checkable
@@ -51,6 +55,10 @@ class ChestXrayDataset(Protocol):
 
     def annotated(self, concept: str) -> np.ndarray:
         """Which images have a drawn lesion of `concept`: bool (n,)."""
+        ...
+
+    def sample(self, count: int) -> "ChestXrayDataset":
+        """At most `count` of the images, the same ones every time."""
         ...
 
 
@@ -139,3 +147,19 @@ class Radiographs:
         """Which images have a drawn lesion of `concept`: bool (n,)."""
         none = np.zeros(len(self), dtype=bool)
         return np.asarray(self._annotated.get(concept, none), dtype=bool)
+
+    def sample(self, count: int) -> "Radiographs":
+        """At most `count` of the images: those whose identifiers come first by SHA-256.
+
+        So a smaller sample is part of a larger one, and neither labels nor the table's order take
+        part. The images keep their order; those left are counted in `left_out`.
+        """
+        if len(self) <= count:
+            return self
+        digests = [sha256(str(name).encode()).digest() for name in self.records["image_id"]]
+        rows = np.sort(sorted(range(len(self)), key=digests.__getitem__)[:count])
+        part = copy(self)
+        part.records = self.records.iloc[rows].reset_index(drop=True)
+        part.left_out = {**self.left_out, BEYOND: len(self) - count}
+        part._annotated = {concept: drawn[rows] for concept, drawn in self._annotated.items()}
+        return part

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rctpl_utils.datasets.base import Radiographs
+from rctpl_utils.datasets.base import MISSING, Radiographs
 from rctpl_utils.datasets.boxes import BoxMasks
 from rctpl_utils.datasets.screening import Screen
 from rctpl_utils.datasets.tables import files_in, keep_present, read_lines, read_table
@@ -66,7 +66,7 @@ def open_chestxray14(
     records, missing = keep_present(records, paths.notna(), allow_partial=allow_partial, file=root)
     masks = _boxes(root, known, screen)
     annotated = {concept: reader.drawn(records["image_id"]) for concept, reader in masks.items()}
-    left_out = {"image file missing": missing}
+    left_out = {MISSING: missing}
     return Radiographs(
         "chestxray14",
         split,
@@ -140,7 +140,7 @@ def _in_split(
     if known is not None:
         unknown = ~listed["image"].isin(known)
         problem = "an image that the data entry table does not hold"
-        cure = "Complete the table, or pass allow_partial=True."
+        cure = "Complete the table, or accept a part (--allow-partial)."
         listed = screen.rows(listed, unknown, problem, cure, file)
     test = records["image_id"].isin(listed["image"])
     own, others = (test, ~test) if split == "test" else (~test, test)
@@ -162,7 +162,7 @@ def _boxes(root: Path, known: pd.Series | None, screen: Screen) -> dict[str, Box
     if known is not None:
         unknown = ~table["Image Index"].isin(known)
         problem = "a box of an image that the data entry table does not hold"
-        cure = "Complete the table, or pass allow_partial=True."
+        cure = "Complete the table, or accept a part (--allow-partial)."
         table = screen.rows(table, unknown, problem, cure, file)
     table = screen.numbers(table, BOX_COLUMNS, file, whole="Image Index")
     concepts, readers = table["Finding Label"].map(CANONICAL), {}

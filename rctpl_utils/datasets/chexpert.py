@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from rctpl_utils.datasets.base import Radiographs
+from rctpl_utils.datasets.base import MISSING, Radiographs
 from rctpl_utils.datasets.screening import Screen
 from rctpl_utils.datasets.tables import keep_present, read_table
 from rctpl_utils.errors import InputError
@@ -64,6 +64,7 @@ def open_chexpert(
             patients = read_chexpert(home, "valid", Screen(skip_bad))["patient_id"]
             names = ("train.csv", "valid.csv")
             train = screen.patients(train, patients, names, home, is_test=False)
+        per_class = _affordable(train, per_class) if allow_partial else per_class
         kept_apart = select_5x200(train, per_class, allow_partial=True)["patient_id"]
         records = train[~train["patient_id"].isin(kept_apart)]
     return _radiographs("chexpert", split, CHEXPERT_CONCEPTS, records, home, allow_partial, screen)
@@ -85,7 +86,8 @@ def open_chexpert5x200(
     Args:
         root: the folder that holds `CheXpert-v1.0-small/` or `CheXpert-v1.0/`.
         split: "validation" or "test".
-        allow_partial: accept fewer than `per_class` images a class, and missing files (counted).
+        allow_partial: accept missing files (counted), and fewer than `per_class` images a class:
+            then half of what the rarest class has, so that validation gets as many.
         skip_bad: leave out, count and list bad rows and images.
         per_class: images a class.
 
@@ -94,6 +96,7 @@ def open_chexpert5x200(
     """
     home, screen = find_home(root), Screen(skip_bad)
     train = read_chexpert(home, "train", screen)
+    per_class = _affordable(train, per_class) if allow_partial else per_class
     records = select_5x200(train, per_class, allow_partial=allow_partial)
     if split == "validation":
         others = train[~train["patient_id"].isin(records["patient_id"])]
@@ -146,6 +149,13 @@ def chexpert_labels(table: pd.DataFrame) -> pd.DataFrame:
     return labels.fillna(0.0).mask(labels == -1)
 
 
+def _affordable(records: pd.DataFrame, per_class: int) -> int:
+    """`per_class`, or half of the rarest class's images (rounded up) where it has fewer."""
+    chosen = select_5x200(records, per_class, allow_partial=True)
+    rarest = int((chosen[list(COMPETITION)] == 1).sum().min())
+    return per_class if rarest >= per_class else max(1, -(-rarest // 2))
+
+
 def select_5x200(records: pd.DataFrame, per_class: int, *, allow_partial: bool) -> pd.DataFrame:
     """The 5x200 rule (see the module): `per_class` rows a class, the lowest patients first.
 
@@ -164,7 +174,7 @@ def select_5x200(records: pd.DataFrame, per_class: int, *, allow_partial: bool) 
         rows = candidates[candidates[concept] == 1].head(per_class)
         if len(rows) < per_class and not allow_partial:
             problem = f"only {len(rows)} images show {concept} alone; {per_class} are needed"
-            cure = "Complete the download, or allow a smaller set (allow_partial=True)."
+            cure = "Complete the download, or accept a smaller set (--allow-partial)."
             raise InputError(problem, cure)
         chosen.append(rows)
     return pd.concat(chosen).drop(columns=["_number", "_turn"]).reset_index(drop=True)
@@ -194,5 +204,5 @@ def _radiographs(
 ) -> Radiographs:
     present = [os.path.isfile(path) for path in records["path"]]
     records, missing = keep_present(records, present, allow_partial=allow_partial, file=home)
-    left_out = {"image file missing": missing}
+    left_out = {MISSING: missing}
     return Radiographs(name, split, concepts, records, left_out=left_out, screen=screen)

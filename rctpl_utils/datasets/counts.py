@@ -101,7 +101,7 @@ def require_complete(name: str, root: Path, *, allow_partial: bool = False) -> N
     differing = shortfall(name, root)
     if differing and not allow_partial:
         shown = ", ".join(f"{key} {a:,} of {b:,}" for key, (a, b) in differing.items())
-        cure = "Complete the download, or allow a partial data set (allow_partial=True)."
+        cure = "Complete the download, or accept a partial data set (--allow-partial)."
         raise InputError(f"not the official release: {shown}", cure, file=root)
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rctpl_utils.datasets.base import Radiographs
+from rctpl_utils.datasets.base import MISSING, Radiographs
 from rctpl_utils.datasets.images import read_mask
 from rctpl_utils.datasets.masks import polygon_mask, resize_mask
 from rctpl_utils.datasets.screening import Screen
@@ -111,7 +111,7 @@ def open_covid_rural(
         records,
         masks={"COVID-19": reader},
         annotated={"COVID-19": opaque},
-        left_out={"film without annotation": unknown, "image file missing": missing},
+        left_out={"film without annotation": unknown, MISSING: missing},
         screen=screen,
     )
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from rctpl_utils.datasets.base import Radiographs
+from rctpl_utils.datasets.base import MISSING, Radiographs
 from rctpl_utils.datasets.screening import Screen
 from rctpl_utils.datasets.tables import files_in, keep_present, read_lines, read_table
 from rctpl_utils.errors import InputError
@@ -57,7 +57,7 @@ def open_covidx(
     paths = records["image_id"].map(files)
     records.insert(2, "path", paths)
     records, missing = keep_present(records, paths.notna(), allow_partial=allow_partial, file=root)
-    left_out = {"image file missing": missing}
+    left_out = {MISSING: missing}
     return Radiographs("covidx", split, concepts, records, left_out=left_out, screen=screen)
 
 

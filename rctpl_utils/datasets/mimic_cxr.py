@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from rctpl_utils.datasets.base import Radiographs
+from rctpl_utils.datasets.base import MISSING, Radiographs
 from rctpl_utils.datasets.chexpert import chexpert_labels, refuse_odd_labels
 from rctpl_utils.datasets.screening import Screen
 from rctpl_utils.datasets.tables import keep_present, read_table
@@ -65,7 +65,7 @@ def open_mimic_cxr(
     left_out = {
         "not a frontal view": lateral,
         "study without labels": int(unlabeled.sum()),
-        "image file missing": missing,
+        MISSING: missing,
     }
     concepts = CHEXPERT_CONCEPTS
     return Radiographs("mimic-cxr", split, concepts, records, left_out=left_out, screen=screen)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from rctpl_utils.datasets.base import Radiographs
+from rctpl_utils.datasets.base import MISSING, Radiographs
 from rctpl_utils.datasets.screening import Screen
 from rctpl_utils.datasets.tables import files_in, hash_split, keep_present, read_table
 from rctpl_utils.embedded.sources import xrv_file
@@ -64,7 +64,7 @@ def open_openi(
     records, missing = keep_present(records, present, allow_partial=allow_partial, file=folder)
     left_out = {
         "not known to be a frontal view": int((~views["frontal"]).sum()),
-        "image file missing": missing,
+        MISSING: missing,
     }
     return Radiographs("openi", split, CONCEPTS, records, left_out=left_out, screen=screen)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from rctpl_utils.datasets.base import Radiographs
+from rctpl_utils.datasets.base import MISSING, Radiographs
 from rctpl_utils.datasets.boxes import BoxMasks
 from rctpl_utils.datasets.screening import Screen
 from rctpl_utils.datasets.tables import files_in, hash_split, keep_present, read_table
@@ -62,7 +62,7 @@ def open_rsna(
         records,
         masks={"Pneumonia": reader},
         annotated={"Pneumonia": reader.drawn(records["image_id"])},
-        left_out={"image file missing": missing},
+        left_out={MISSING: missing},
         screen=screen,
     )
 

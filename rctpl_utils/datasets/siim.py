@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rctpl_utils.datasets.base import Radiographs
+from rctpl_utils.datasets.base import MISSING, Radiographs
 from rctpl_utils.datasets.masks import NO_RUNS, decode_runs
 from rctpl_utils.datasets.screening import Screen
 from rctpl_utils.datasets.tables import hash_split, keep_present, read_table
@@ -87,7 +87,7 @@ def open_siim(
         records,
         masks={"Pneumothorax": RunMasks(file, runs)},
         annotated={"Pneumothorax": records["image_id"].isin(runs).to_numpy()},
-        left_out={"image file missing": missing},
+        left_out={MISSING: missing},
         screen=screen,
     )
 

@@ -94,6 +94,6 @@ def keep_present(
     if len(gone) and (not allow_partial or not present.any()):
         shown = ", ".join(gone.astype("str").head(3)) + (", ..." if len(gone) > 3 else "")
         problem = f"{len(gone)} of {len(records)} images listed are missing: {shown}"
-        cure = "Complete the download, or allow a partial data set (allow_partial=True)."
+        cure = "Complete the download, or accept a partial data set (--allow-partial)."
         raise InputError(problem, cure, file=file)
     return records[present].reset_index(drop=True), len(gone)

@@ -3,19 +3,21 @@
 import platform
 from collections.abc import Mapping
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from IPython.display import Image
 
 import rctpl_utils
-from rctpl_utils.datasets import DATASETS, open_dataset
+from rctpl_utils.availability import absent
+from rctpl_utils.datasets import DATASETS
 from rctpl_utils.embedded.anatomy import load_anatomy
 from rctpl_utils.embedded.manifest import SPLITS, concept_table, manifest_table
 from rctpl_utils.embedded.sheet import contact_sheet
 from rctpl_utils.embedded.world import build_world
 from rctpl_utils.errors import InputError
+from rctpl_utils.omissions import FILMS, Omission, omissions, write_skipped
+from rctpl_utils.table1 import open_split
 from rctpl_utils.workspace import Workspace
 
 Manifest = Mapping[str, Any]
@@ -49,12 +51,12 @@ def dataset_table(workspace: Workspace, manifest: Manifest | None) -> pd.DataFra
     """Images and patients a data set and split; for real data, what was found and what was not."""
     if manifest is not None:
         return _marked(manifest_table(manifest).set_index(["dataset", "split"]))
-    rows = [
-        _found(name, split, workspace.data_root)
-        for name, (_, splits, _) in DATASETS.items()
-        for split in splits
-    ]
-    columns = ["dataset", "split", "images", "patients", "note"]
+    rows, skipped = [], []
+    for name, (_, splits, _) in DATASETS.items():
+        for split in splits:
+            rows.append(_found(workspace, name, split, skipped))
+    write_skipped(workspace, FILMS, skipped)
+    columns = ["dataset", "split", "images", "patients", "left out", "note"]
     return pd.DataFrame(rows, columns=columns).set_index(["dataset", "split"])
 
 
@@ -93,9 +95,18 @@ def _marked(table: pd.DataFrame) -> pd.DataFrame:
     return table.rename_axis(columns="simulated radiographs")
 
 
-def _found(name: str, split: str, root: Path) -> tuple[str, str, int, int, str]:
+def _found(
+    workspace: Workspace, name: str, split: str, skipped: list[Omission]
+) -> tuple[str, str, int, int, int, str]:
+    """One line of the table; what was left out of the split is added to `skipped`."""
+    if absent(workspace, [name]):
+        return name, split, 0, 0, 0, "not found"
     try:
-        records = open_dataset(name, root, split).records
+        dataset = open_split(workspace, name, split)
     except InputError as error:
-        return name, split, 0, 0, str(error).replace(f"{root}", "DATA_ROOT")
-    return name, split, len(records), records["patient_id"].nunique(), ""
+        return name, split, 0, 0, 0, str(error).replace(f"{workspace.data_root}", "DATA_ROOT")
+    own = omissions(dataset)
+    skipped += own
+    note = "; ".join(f"{reason}: {count:,}" for reason, count in dataset.left_out.items())
+    records, count = dataset.records, sum(each.count for each in own)
+    return name, split, len(records), records["patient_id"].nunique(), count, note

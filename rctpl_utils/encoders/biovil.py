@@ -27,12 +27,13 @@ class BioViL(TwoTowers):
     """CXR-BERT's [CLS] and a ResNet-50's 15 x 15 patches in one space of 128 dimensions.
 
     The global vector is the mean of the projected patches, which are not linear in the ResNet's.
-    The map covers the square crop at the film's center (15/16 of its shorter side), not the whole
-    film: `heat_maps.on_film`, which takes a map for the padded square, does not fit it.
+    The map covers the square crop at the film's center, not the padded film: `crop` says so, and
+    `heat_maps.on_square` puts it there.
     """
 
     name = "BioViL (ResNet-50, CXR-BERT)"
     dimension = DIMENSION
+    crop = CROP / RESIZE  # 15/16 of the film's shorter side
     preprocessing = "min-max 8 bits, bilinear 512, crop 480"
 
     def __init__(self, folder: str | Path) -> None:

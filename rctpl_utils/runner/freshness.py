@@ -131,17 +131,20 @@ def lock_hash(lock: Path = PROJECT / "requirements.lock") -> str | None:
 
 
 def inputs_fingerprint(workspace: Workspace) -> list[tuple]:
-    """Names, sizes and times of what the user provides: the checkpoint and the data's tables.
+    """What the user provides: names, sizes and times of the checkpoint and the data's tables.
 
-    Images are not listed: a data set of hundreds of gigabytes is told by its tables.
+    Images are not listed: a data set of hundreds of gigabytes is told by its tables. Which data
+    sets are there counts too, so that one that arrives later finds no notebook up to date.
     """
     given = [workspace.checkpoint] if workspace.checkpoint else []
-    if workspace.profile.world is None:
-        for pattern in ("*", "*/*"):
-            given += [
-                path for path in workspace.data_root.glob(pattern) if path.name.endswith(_TABLES)
-            ]
-    return [(path, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(given)]
+    if workspace.profile.world is not None:
+        return [(path, path.stat().st_size, path.stat().st_mtime_ns) for path in given]
+    from rctpl_utils.datasets import DATASETS, present_datasets  # pandas takes a second
+
+    for pattern in ("*", "*/*", "*/*/*.csv"):  # CheXpert's tables lie in a folder of their own
+        given += [path for path in workspace.data_root.glob(pattern) if path.name.endswith(_TABLES)]
+    stamps = [(p, p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(set(given))]
+    return [*stamps, present_datasets(DATASETS, workspace.data_root)]
 
 
 def marker_path(workspace: Workspace, notebook: Path) -> Path:
@@ -173,6 +176,7 @@ def _common_hash(workspace: Workspace) -> str:
         sys.version_info[:2],
         workspace.profile,
         str(workspace.device),
+        (workspace.skip_bad, workspace.allow_partial),
         inputs_fingerprint(workspace),
     )
 

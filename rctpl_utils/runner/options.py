@@ -19,9 +19,24 @@ def build_parser() -> argparse.ArgumentParser:
         description="Run the notebooks in order; those that are up to date are skipped.",
     )
     add = parser.add_argument
-    add("--profile", default="embedded", metavar="NAME", help="smoke, embedded (default) or paper")
-    add("--data-root", metavar="DIR", help="the real data sets (profile paper)")
-    add("--checkpoint", metavar="FILE", help="the pre-trained encoder (profile paper)")
+    add(
+        "--profile",
+        default="embedded",
+        metavar="NAME",
+        help="smoke, embedded (default), paper or paper-vit",
+    )
+    add("--data-root", metavar="DIR", help="the real data sets (profiles paper, paper-vit)")
+    add("--checkpoint", metavar="FILE", help="the pre-trained encoder (the same profiles)")
+    add(
+        "--skip-bad",
+        action="store_true",
+        help="leave out bad rows, images and reports of real data; they are counted and listed",
+    )
+    add(
+        "--allow-partial",
+        action="store_true",
+        help="accept real data sets that are not complete; what is missing is counted",
+    )
     add("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
     add("--output", metavar="DIR", help="where build/ and figures/ go (default: this project)")
     which = parser.add_mutually_exclusive_group()

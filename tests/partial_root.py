@@ -1,0 +1,96 @@
+"""A small data root in the official layouts, with some data sets absent, and weights for it."""
+
+from pathlib import Path
+
+import pandas as pd
+import torch
+from released import medclip_shapes, random_state, write_base_model
+from tiny_world import FIVE, case, chexpert_path, film, hashed
+
+from rctpl_utils.embedded.layouts import LAYOUTS, MimicImages
+from rctpl_utils.vocabulary import CHEXPERT_CONCEPTS
+
+SENTENCES = {
+    "Atelectasis": "There is atelectasis at the left lung base.",
+    "Cardiomegaly": "There is cardiomegaly.",
+    "Consolidation": "There is consolidation in the right lower lobe.",
+    "Edema": "There is mild pulmonary edema.",
+    "Pleural Effusion": "There is a small left pleural effusion.",
+    "Pneumothorax": "There is a right apical pneumothorax.",
+}
+SPLITS = ("train",) * 6 + ("validate", "test")
+
+
+def _kinds(prefix: str, suffix: str, split: str, count: int) -> list:
+    kinds = (("COVID-19",), ("Pneumonia",), ())
+    names = [f"{prefix}-{split}-{k}" for k in range(count)]
+    return [case(f"{n}{suffix}", n, kinds[k % 3], split, k) for k, n in enumerate(names)]
+
+
+def _chexpert() -> list:
+    train = [
+        case(chexpert_path("train", 70000 + 10 * k + c), f"patient{70000 + 10 * k + c}", (name,),
+             "test" if k < 2 else "validation")
+        for k in range(4)
+        for c, name in enumerate(FIVE)
+    ]  # fmt: skip
+    valid = [
+        case(chexpert_path("valid", 80000 + k), f"patient{80000 + k}", FIVE[k % 5 :], "test", k)
+        for k in range(10)
+    ]
+    return [*train, *valid]
+
+
+CASES = {
+    "chexpert": _chexpert(),
+    "covidx": [*_kinds("c", ".png", "test", 12), *_kinds("c", ".png", "validation", 12)],
+    "rsna": hashed("rsna-", ("Pneumonia",), 30),
+    "siim": hashed("1.2.826.0.1.3680043.8.498.", ("Pneumothorax",), 30),
+    "covid-rural": hashed("SIM-COVID-", ("COVID-19",), 30),
+}
+
+
+def write_root(data_root: Path, names: tuple[str, ...], studies: int = 48) -> Path:
+    """Write MIMIC-CXR and the named data sets; return the data root."""
+    for name in names:
+        layout = LAYOUTS[name]
+        rows = [
+            layout.write_image(data_root / layout.folder, each, film(each)) for each in CASES[name]
+        ]
+        layout.write_tables(data_root / layout.folder, rows)
+    write_mimic(data_root / "mimic-cxr", studies)
+    return data_root
+
+
+def write_mimic(root: Path, studies: int) -> None:
+    """Studies of two findings each, one film and one report a study, one study a patient."""
+    rows, labels, concepts = [], [], list(SENTENCES)
+    for k in range(studies):
+        patient, study, image = f"{10000000 + k}", f"{50000000 + k}", f"d{k}"
+        shown = concepts[k % 6], concepts[(k + 1 + k // 6) % 6]
+        # in a study's own words, so that no two descriptions of a class are one sentence
+        text = " ".join(f"{SENTENCES[concept]}" for concept in dict.fromkeys(shown))
+        folder = root / "files" / f"p{patient[:2]}" / f"p{patient}"
+        folder.mkdir(parents=True)
+        report = f"FINAL REPORT\n\nFINDINGS: {text}\n\nIMPRESSION: No fracture.\n"
+        (folder / f"s{study}.txt").write_text(report, encoding="utf-8")
+        one = case(image, f"p{patient}", shown, "train", k)
+        MimicImages({image: f"s{study}"})(root, one, film(one))
+        rows.append((image, study, patient, SPLITS[k % len(SPLITS)], "PA"))
+        marks = {concept: float(concept in shown) for concept in CHEXPERT_CONCEPTS}
+        labels.append({"subject_id": patient, "study_id": study, **marks})
+    table = pd.DataFrame(rows, columns=["dicom_id", "study_id", "subject_id", "split", "View"])
+    _write(root, "split", table.drop(columns="View"))
+    _write(root, "metadata", table.rename(columns={"View": "ViewPosition"}).drop(columns="split"))
+    _write(root, "chexpert", pd.DataFrame(labels))
+
+
+def write_checkpoint(folder: Path) -> Path:
+    """MedCLIP with ResNet-50 as released, random weights, a text model of two small layers."""
+    write_base_model(folder / "bioclinicalbert", 2, 64)
+    torch.save(random_state(medclip_shapes("resnet50", 2, 64), 0), folder / "pytorch_model.bin")
+    return folder
+
+
+def _write(root: Path, name: str, table: pd.DataFrame) -> None:
+    table.to_csv(root / f"mimic-cxr-2.0.0-{name}.csv.gz", index=False)

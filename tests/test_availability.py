@@ -1,0 +1,248 @@
+"""Which data sets a run has, what its options refuse, and what it lists as left out."""
+
+import os
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+from partial_root import CASES, write_checkpoint, write_root
+from tiny_world import write
+
+from rctpl_utils import run
+from rctpl_utils.availability import (
+    absence,
+    absent,
+    can_run,
+    can_run_on_training_films,
+    present,
+    require_reports,
+)
+from rctpl_utils.datasets import open_dataset
+from rctpl_utils.datasets.counts import count
+from rctpl_utils.datasets.official import OFFICIAL
+from rctpl_utils.doctor_checks import check_dataset
+from rctpl_utils.embedded.overview import dataset_table
+from rctpl_utils.errors import InputError
+from rctpl_utils.omissions import omissions, read_and_list_reports, summary
+from rctpl_utils.profiles import PROFILES, Profile
+from rctpl_utils.results import stacked, with_absent, with_reported
+from rctpl_utils.runner.freshness import inputs_fingerprint
+from rctpl_utils.table1 import open_split
+from rctpl_utils.workspace import Workspace
+
+HERE = ("rsna", "covidx")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return write_root(tmp_path_factory.mktemp("data"), HERE, studies=8)
+
+
+@pytest.fixture
+def data(root, tmp_path):
+    """A copy that a test may spoil, its files shared with the others'."""
+    for path in root.rglob("*"):
+        copy = tmp_path / "data" / path.relative_to(root)
+        if path.is_dir():
+            copy.mkdir(parents=True)
+        else:
+            os.link(path, copy)
+    return tmp_path / "data"
+
+
+def spoil(path, content: bytes) -> None:
+    """Replace a file by another of that name; the original keeps its bytes."""
+    path.unlink()
+    path.write_bytes(content)
+
+
+def opened(data, profile: Profile = PROFILES["paper"], **options: bool) -> Workspace:
+    out = data.parent
+    return Workspace(profile, out, data, out, torch.device("cpu"), **options)
+
+
+# --- presence
+
+
+def test_a_data_set_is_there_when_its_folder_is(root, capsys):
+    workspace = opened(root)
+    names = ("chexpert", "rsna", "siim", "covidx")
+    assert present(workspace, names) == ("rsna", "covidx")
+    assert absent(workspace, names) == ("chexpert", "siim")
+    assert can_run(workspace, "Table 2", "rsna")
+    assert capsys.readouterr().out == ""
+    assert not can_run(workspace, "Figure 9", "rsna", "siim", "chexpert5x200")
+    assert capsys.readouterr().out == "Figure 9: not run, data sets siim, chexpert5x200 absent.\n"
+    assert absence(["siim"]) == "data set siim absent"
+
+
+def test_the_embedded_world_lacks_nothing(tmp_path):
+    workspace = Workspace.open("smoke", output=tmp_path, device="cpu")  # nothing is written yet
+    assert absent(workspace, OFFICIAL) == ()
+    require_reports(workspace)
+
+
+def test_reports_are_always_needed(tmp_path):
+    with pytest.raises(InputError, match="mimic-cxr: data set 'mimic-cxr' is absent"):
+        require_reports(opened(tmp_path / "nothing"))
+
+
+def test_reports_without_films_are_enough_but_for_what_shows_films(data, capsys):
+    assert can_run_on_training_films(opened(data), "Figure 1")
+    for film in data.glob("mimic-cxr/files/*/*/*/*.jpg"):
+        film.unlink()
+    assert not can_run_on_training_films(opened(data), "Figure 1")
+    assert capsys.readouterr().out == "Figure 1: not run, no film of MIMIC-CXR is there.\n"
+    finding = check_dataset("mimic-cxr", data)
+    assert finding.state == "partial" and finding.usable == ("mimic-cxr",)
+    assert "images listed are missing" in " ".join(text for _, text in finding.facts)
+
+
+def test_an_absent_set_is_listed_as_not_found(root):
+    table = dataset_table(opened(root, allow_partial=True), None)
+    assert table["note"]["siim", "test"] == "not found"
+    assert table["images"]["siim", "test"] == 0 and table["images"]["covidx", "test"] == 12
+
+
+# --- tables
+
+
+def test_rows_of_an_absent_set_are_empty():
+    rows = pd.DataFrame(
+        {"dataset": "rsna", "method": ["a", "b"], "metric": "auc", "value": [0.1, 0.2]}
+    )
+    reported = pd.DataFrame(
+        {"dataset": ["rsna", "siim"], "method": "a", "metric": "auc", "reported": [0.9, 0.8]}
+    )
+    table = with_reported(with_absent(rows, ["siim"]), reported).set_index(["dataset", "method"])
+    assert table["value"].dropna().to_dict() == {("rsna", "a"): 0.1, ("rsna", "b"): 0.2}
+    assert table["reported"].dropna().to_dict() == {("rsna", "a"): 0.9, ("siim", "a"): 0.8}
+    assert ("siim", "b") in table.index
+    alone = with_reported(with_absent(stacked([]), ["siim"]), reported)
+    assert alone["reported"].tolist() == [0.9, 0.8] and alone["value"].isna().all()
+
+
+# --- the runner's options
+
+
+@pytest.mark.parametrize("option", ["--skip-bad", "--allow-partial"])
+def test_options_of_real_data_are_refused_for_a_simulated_profile(tmp_path, capsys, option):
+    command = ["--profile", "smoke", "--output", str(tmp_path), option, "--list"]
+    assert run.main(command) == 2
+    assert "--skip-bad and --allow-partial have no use" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("weights")
+    return write_checkpoint(folder)
+
+
+def start(data, weights, *options: str) -> int:
+    given = ["--data-root", str(data), "--checkpoint", str(weights)]
+    out = ["--output", str(data.parent / "out")]
+    return run.main(["--profile", "paper", *given, *out, "--list", *options])
+
+
+def test_an_incomplete_set_is_refused_and_an_absent_one_is_not(root, weights, capsys, monkeypatch):
+    assert start(root, weights) == 2
+    said = capsys.readouterr().err
+    assert "not the official release" in said and "(--allow-partial)" in said
+    assert start(root, weights, "--allow-partial") == 0
+    for name in (*HERE, "mimic-cxr"):  # as if all that is there were there in full
+        ours = replace(OFFICIAL[name], counts=count(name, root / name))
+        monkeypatch.setitem(OFFICIAL, name, ours)
+    assert start(root, weights) == 0
+
+
+def test_a_root_without_reports_is_refused_at_once(root, weights, tmp_path, capsys):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "rsna").symlink_to(root / "rsna")
+    assert start(tmp_path / "data", weights, "--allow-partial") == 2
+    assert "'mimic-cxr' is absent" in capsys.readouterr().err
+
+
+def test_a_data_set_that_arrives_later_makes_notebooks_run_again(data):
+    before = inputs_fingerprint(opened(data))
+    assert inputs_fingerprint(opened(data)) == before
+    (data / "covid-rural").mkdir()  # its tables lie too deep to be listed
+    assert inputs_fingerprint(opened(data)) != before
+    (data / "covid-rural").rmdir()
+    home = data / "chexpert" / "CheXpert-v1.0"
+    home.mkdir(parents=True)
+    known = inputs_fingerprint(opened(data))
+    (home / "train.csv").write_text("Path\n")
+    assert inputs_fingerprint(opened(data)) != known
+
+
+# --- what is left out
+
+
+def test_skipped_films_are_counted_and_listed(data):
+    films = open_dataset("rsna", data, "test").records
+    spoil(data / "rsna/stage_2_train_images" / f"{films['image_id'][0]}.dcm", b"no film")
+    (data / "rsna/stage_2_train_images" / f"{films['image_id'][1]}.dcm").unlink()
+    workspace = opened(data, skip_bad=True, allow_partial=True)
+    found = omissions(open_split(workspace, "rsna", "test"))
+    assert [each.count for each in found] == [1, 1]
+    assert found[0].file.endswith(f"{films['image_id'][0]}.dcm")
+    assert found[1].reason == "image file missing"
+    table = dataset_table(workspace, None)
+    assert table["left out"]["rsna", "test"] == 2 and table["left out"].sum() == 2
+    listed = pd.read_csv(workspace.results / "skipped_films.csv")
+    name = f"rsna/stage_2_train_images/{films['image_id'][0]}.dcm"
+    assert listed["file"].dropna().tolist() == [name]
+    assert "2 rows and films (build/paper/results/skipped_films.csv)" in summary(workspace)
+
+
+def test_skipped_reports_are_counted_and_listed(data):
+    gone, broken = sorted((data / "mimic-cxr").rglob("s*.txt"))[:2]
+    gone.unlink()
+    spoil(broken, b"\xff\xfe")
+    with pytest.raises(InputError, match="1 of 8 studies have no report: s50000000"):
+        read_and_list_reports(opened(data))
+    with pytest.raises(InputError, match="not a text file"):
+        read_and_list_reports(opened(data, allow_partial=True))
+    workspace = opened(data, skip_bad=True)
+    assert len(read_and_list_reports(workspace)) == 6
+    listed = pd.read_csv(workspace.results / "skipped_reports.csv")
+    assert listed["file"].tolist() == [
+        "mimic-cxr/mimic-cxr-2.0.0-split.csv.gz",
+        broken.relative_to(data).as_posix(),
+    ]
+    assert listed["row"][0] == "of study s50000000"
+    assert listed["reason"][1].startswith("not a text file")
+    assert "2 reports (build/paper/results/skipped_reports.csv)" in summary(workspace)
+
+
+# --- validation films
+
+
+def test_a_sample_of_films_is_the_same_every_time_and_part_of_a_larger_one(tmp_path):
+    write("rsna", tmp_path)
+    whole = open_dataset("rsna", tmp_path, "test")
+    names = whole.records["image_id"].tolist()
+    few, more = (whole.sample(count) for count in (6, 11))
+    chosen = few.records["image_id"].tolist()
+    assert len(chosen) == 6 and chosen == [name for name in names if name in chosen]
+    assert set(chosen) < set(more.records["image_id"]) < set(names)
+    assert chosen == whole.sample(11).sample(6).records["image_id"].tolist()
+    assert few.left_out["beyond the number asked for"] == len(names) - 6
+    assert whole.sample(len(names)) is whole and len(whole) == len(names)
+    for row, name in enumerate(chosen):
+        other = names.index(name)
+        assert few.annotated("Pneumonia")[row] == whole.annotated("Pneumonia")[other]
+        assert (few.pixels(row) == whole.pixels(other)).all()
+        assert (few.mask(row, "Pneumonia") == whole.mask(other, "Pneumonia")).all()
+
+
+def test_only_validation_splits_are_capped(root):
+    profile = replace(PROFILES["paper"], validation_films=3)
+    workspace = opened(root, profile)
+    assert len(open_split(workspace, "covidx", "validation")) == 3
+    assert (
+        len(open_split(workspace, "covidx", "test"))
+        == 12
+        == len([each for each in CASES["covidx"] if each.split == "test"])
+    )

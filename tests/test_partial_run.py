@@ -1,0 +1,134 @@
+"""The notebooks on real layouts with data sets absent: each runs to its end and says so.
+
+The cells of the notebooks themselves are executed, in this process and with the parameters of a
+run; the profile is the paper's with few epochs.
+"""
+
+from dataclasses import replace
+
+import matplotlib
+import matplotlib.pyplot as plt
+import nbformat
+import pandas as pd
+import pytest
+from partial_root import write_checkpoint, write_root
+
+from rctpl_utils.profiles import PROFILES, PromptLearning
+from rctpl_utils.runner.freshness import find_notebooks
+from rctpl_utils.workspace import NOTEBOOKS, Workspace
+
+pytestmark = pytest.mark.slow
+PRESENT, ABSENT = ("covidx", "rsna", "covid-rural"), ("chestxray14", "chexpert", "siim")
+PROFILE = "paper-in-small"
+SHORT = PromptLearning(epochs=1, batch_size=512, learning_rate=2e-5, seeds=(0,))
+
+
+def run_cells(notebook, parameters: dict) -> None:
+    """Execute a notebook's code, its parameters replaced as papermill does."""
+    scope: dict = {"__name__": "__main__"}
+    for cell in nbformat.read(notebook, as_version=4).cells:
+        if cell.cell_type == "code":
+            exec(compile(cell.source, notebook.name, "exec"), scope)
+            if "parameters" in cell.metadata.get("tags", []):
+                scope |= parameters
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The workspace of a run, and what each notebook printed."""
+    folder = tmp_path_factory.mktemp("partial")
+    data = write_root(folder / "data", PRESENT)
+    (folder / "weights").mkdir()
+    parameters = {
+        "profile": PROFILE,
+        "output": str(folder / "out"),
+        "data_root": str(data),
+        "checkpoint": str(write_checkpoint(folder / "weights")),
+        "device": "cpu",
+        "skip_bad": True,
+        "allow_partial": True,
+    }
+    broken = next(data.glob("mimic-cxr/files/p10/*/*.txt"))
+    broken.write_bytes(b"\xff\xfe\xfa not text")
+    short = replace(
+        PROFILES["paper"], name=PROFILE, prompts=SHORT, ablations=SHORT, bootstrap=20,
+        validation_films=8,
+    )  # fmt: skip
+    matplotlib.use("Agg")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PROFILES, PROFILE, short)
+        for notebook in find_notebooks(NOTEBOOKS):
+            run_cells(notebook, parameters)
+        yield Workspace.open(**parameters)
+
+
+def read(finished: Workspace, name: str) -> pd.DataFrame:
+    return pd.read_csv(finished.figures / name)
+
+
+def test_table_1_has_values_where_there_are_films(finished):
+    table = read(finished, "table1.csv")
+    ours = table[table["method"] == "RC-TPL"]
+    assert ours.loc[ours["dataset"].isin(PRESENT), "value"].notna().all()
+    absent = ours[ours["dataset"].isin(ABSENT)]
+    assert len(absent) and absent["value"].isna().all() and absent["reported"].notna().any()
+    assert "| RC-TPL | not run |" in (finished.figures / "table1.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("number", "ran"), [(2, True), (3, False), (4, True), (5, False)])
+def test_tables_of_one_set_are_written_either_way(finished, number, ran):
+    table = read(finished, f"table{number}.csv")
+    ours = table[(table["method"] == "RC-TPL") & table["reported"].notna()]
+    assert len(ours) and ours["value"].notna().all() == ran
+    text = (finished.figures / f"table{number}.md").read_text(encoding="utf-8")
+    assert ("not run" in next(line for line in text.splitlines() if "| RC-TPL |" in line)) != ran
+
+
+def test_figures_of_absent_sets_are_not_drawn(finished):
+    stems = {path.stem for path in finished.figures.glob("*.png")}
+    assert {"fig1", "fig2", "fig4", "grounding_gallery", "claims", "reproduction"} <= stems
+    assert not {"fig3", "fig5", "fig6", "saliency_sanity", "retrieval_examples"} & stems
+
+
+def test_claims_on_absent_sets_are_not_tested_and_name_them(finished):
+    claims = read(finished, "claims.csv").set_index("claim")
+    assert claims["verdict"]["names-rsna"] != "not tested"
+    assert claims["verdict"]["knowledge-grounding"] != "not tested"
+    for claim, name in {
+        "names-chexpert": "chexpert",
+        "pointing-siim": "siim",
+        "retrieval": "chexpert5x200",
+        "length-best": "chexpert",
+        "different-films": "chestxray14",
+        "text-transfer": "chestxray14, chexpert",
+    }.items():
+        assert claims["verdict"][claim] == "not tested"
+        assert claims["note"][claim].removeprefix("data sets ").removeprefix("data set ") == (
+            f"{name} absent"
+        )
+
+
+def test_the_report_beside_the_paper_says_what_was_not_run(finished):
+    cells = read(finished, "reproduction.csv")
+    ours = cells[cells["method"] == "RC-TPL"].groupby("dataset")["value"].apply(
+        lambda values: values.notna().all()
+    )  # fmt: skip
+    assert ours.to_dict() == {
+        **dict.fromkeys(("covidx", "rsna", "covid-rural"), True),
+        **dict.fromkeys(("chestxray14", "chexpert", "chexpert5x200", "siim"), False),
+    }
+
+
+def test_ablations_leave_the_absent_set_empty(finished):
+    table = read(finished, "ablations.csv")
+    filled = table[table["dataset"].notna()].groupby("dataset")["value"].count()
+    assert filled["chexpert"] == 0 and filled["covidx"] > 0 and filled["covid-rural"] > 0
+
+
+def test_what_was_skipped_is_listed(finished):
+    reports = pd.read_csv(finished.results / "skipped_reports.csv")
+    assert len(reports) == 1
+    assert reports["file"][0].startswith("mimic-cxr/files/p10/")
+    assert reports["reason"][0].startswith("not a text file")
+    assert (finished.results / "skipped_films.csv").exists()
