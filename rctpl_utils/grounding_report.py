@@ -81,12 +81,18 @@ def _films(outcome: Grounding | None) -> str:
     return f"{len(outcome.films)} films with a drawn lesion"
 
 
-def grounding_tests(workspace: Workspace, outcomes: Mapping[str, Grounding]) -> pd.DataFrame:
-    """Pointing game of RC-TPL and RC-TPL+ against floors and hand-written prompts, paired, Holm."""
+def grounding_tests(
+    workspace: Workspace, outcomes: Mapping[str, Grounding], competitors: Sequence[str] = ()
+) -> pd.DataFrame:
+    """Pointing game of RC-TPL and RC-TPL+ against others, paired, Holm-corrected.
+
+    Args:
+        competitors: names of rows that stand beside floors and hand-written prompts.
+    """
     rows = []
     for name, outcome in outcomes.items():
         for method in OURS:
-            for other in AGAINST:
+            for other in (*AGAINST, *competitors):
                 keys = [(name, which, "pointing_game") for which in (method, other)]
                 difference = outcome.draws[keys[0]] - outcome.draws[keys[1]]
                 about = {"dataset": name, "method": method, "against": other}

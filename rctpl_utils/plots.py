@@ -1,5 +1,6 @@
 """Figures: color-blind safe, legible at column width, PDF beside PNG."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -40,8 +41,15 @@ def learning_curves(history: pd.DataFrame) -> Figure:
     return grid.figure
 
 
+RIVAL_MARKERS = ("v", "^", "<", ">", "s", "D", "P", "X")
+
+
 def per_class_auc(
-    rows: pd.DataFrame, methods: list[str], unseen: dict[str, set], note: str
+    rows: pd.DataFrame,
+    methods: list[str],
+    unseen: dict[str, set],
+    note: str,
+    rivals: Sequence[str] = (),
 ) -> Figure:
     """Figure 3: AUC with 95 % intervals by class, one panel a data set; unseen classes in color.
 
@@ -50,6 +58,7 @@ def per_class_auc(
         methods: which methods to draw, in order.
         unseen: for each data set the classes to mark.
         note: stands under the figure (what the numbers were measured on).
+        rivals: methods drawn in gray, a marker each, without intervals.
     """
     datasets = list(dict.fromkeys(rows["dataset"]))
     heights = [rows.loc[rows["dataset"] == d, "concept"].nunique() for d in datasets]
@@ -68,6 +77,13 @@ def per_class_auc(
             axis.errorbar(
                 one["value"], places, xerr=spread, fmt="o", ms=3, lw=0.8, color=color, label=method
             )
+        for rival, marker in zip(rivals, RIVAL_MARKERS, strict=False):
+            one = rows[(rows["dataset"] == dataset) & (rows["method"] == rival)]
+            values = one.set_index("concept")["value"].reindex(concepts)
+            axis.plot(
+                values, range(len(concepts)), marker, ms=2.5, color="0.55", mew=0, zorder=1,
+                label=rival,
+            )  # fmt: skip
         axis.set_yticks(range(len(concepts)), concepts, fontsize=7)
         for label in axis.get_yticklabels():
             if label.get_text() in unseen.get(dataset, set()):
@@ -79,7 +95,7 @@ def per_class_auc(
         axis.tick_params(axis="x", labelsize=7)
     handles, labels = np.atleast_1d(axes)[0].get_legend_handles_labels()
     figure.legend(
-        handles, labels, loc="outside upper center", ncols=min(4, len(methods)), fontsize=7
+        handles, labels, loc="outside upper center", ncols=min(5, len(labels)), fontsize=7
     )
     figure.supxlabel(note, fontsize=6)
     return figure

@@ -1,6 +1,7 @@
 """What notebook 05 writes: Table 1 in three formats, the paired tests, Figure 3."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -11,6 +12,7 @@ from rctpl_utils.draws import save_draws
 from rctpl_utils.metrics import holm
 from rctpl_utils.plots import per_class_auc, save_figure
 from rctpl_utils.results import (
+    BASELINES,
     data_note,
     reported_table1,
     stacked,
@@ -61,14 +63,25 @@ def save_table1(workspace: Workspace, outcomes: Mapping[str, Classification]) ->
 
 def paired_tests(workspace: Workspace, outcomes: Mapping[str, Classification]) -> pd.DataFrame:
     """RC-TPL and RC-TPL+ against each hand-written method on each data set, Holm-corrected."""
+    return _tests(outcomes, HANDWRITTEN, workspace.results / "table1_paired_tests.csv")
+
+
+def competitor_tests(
+    workspace: Workspace, outcomes: Mapping[str, Classification], names: Sequence[str]
+) -> pd.DataFrame:
+    """RC-TPL and RC-TPL+ against each trained competitor on each data set, Holm-corrected."""
+    return _tests(outcomes, names, workspace.results / "table1_competitor_tests.csv")
+
+
+def _tests(
+    outcomes: Mapping[str, Classification], names: Sequence[str], path: Path
+) -> pd.DataFrame:
     parts = [
-        compare(outcome, method, list(HANDWRITTEN))
-        for method in OURS
-        for outcome in outcomes.values()
+        compare(outcome, method, list(names)) for method in OURS for outcome in outcomes.values()
     ]
     tests = stacked(parts).reindex(columns=list(TEST_COLUMNS[:-1]))
     tests["p_holm"] = holm(tests["p_value"].to_numpy(float))
-    write_csv(workspace.results / "table1_paired_tests.csv", tests)
+    write_csv(path, tests)
     return tests
 
 
@@ -101,7 +114,11 @@ def save_figure3(workspace: Workspace, outcomes: Mapping[str, Classification]) -
     outside = set(CHESTXRAY14_CONCEPTS) - set(CHEXPERT_CONCEPTS)
     methods = ["class names", "descriptions", *OURS, SUPERVISED]
     methods = [name for name in methods if (rows["method"] == name).any()]
-    note = f"{data_note(workspace)} Bars: 95 % bootstrap intervals over patients (and seeds)."
-    figure = per_class_auc(rows, methods, {"chestxray14": outside}, note)
+    rivals = [name for name in BASELINES if (rows["method"] == name).any()]
+    note = (
+        f"{data_note(workspace)} Bars: 95 % bootstrap intervals over patients (and seeds). "
+        "Gray: the baselines, their intervals are in the results' files."
+    )
+    figure = per_class_auc(rows, methods, {"chestxray14": outside}, note, rivals)
     save_figure(figure, workspace.figures / "fig3")
     return figure

@@ -1,6 +1,6 @@
 """What notebook 07 writes: Table 5 in three formats, the paired tests and their verdict."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
@@ -62,15 +62,20 @@ def save_table5(
     return wide[DATASET]
 
 
-def retrieval_tests(workspace: Workspace, outcome: Retrieval) -> pd.DataFrame:
+def retrieval_tests(
+    workspace: Workspace, outcome: Retrieval, competitors: Sequence[str] = ()
+) -> pd.DataFrame:
     """RC-TPL and RC-TPL+ against raw embeddings and class names, image to text; Holm-corrected.
+
+    Args:
+        competitors: names of rows that stand beside these.
 
     Returns:
         dataset, method, against, metric, value (the difference), ci_low, ci_high, p_value, p_holm.
     """
     rows = []
     for method in OURS:
-        for other in AGAINST:
+        for other in (*AGAINST, *competitors):
             for metric in TESTED:
                 one, two = (outcome.draws[DATASET, name, metric] for name in (method, other))
                 key = {"dataset": DATASET, "method": method, "against": other, "metric": metric}

@@ -42,7 +42,7 @@ from rctpl_utils.model import RCTPL
 from rctpl_utils.profiles import PROFILES
 from rctpl_utils.prompts import Prompts, nearest_words
 from rctpl_utils.saliency_sanity import blocks, randomize
-from rctpl_utils.supervised import reference_scores
+from rctpl_utils.supervised import load_reference
 from rctpl_utils.workspace import Workspace
 
 LAYERS = 3
@@ -392,7 +392,7 @@ def test_the_other_tower_is_named(tmp_path, kind, name, says):
 
 
 def test_the_supervised_reference_is_for_the_stand_in(models):
-    assert reference_scores(None, models["vit"], None) is None, "the row is left out"
+    assert load_reference(None, models["vit"], None) is None, "the row is left out"
 
 
 @pytest.mark.parametrize(

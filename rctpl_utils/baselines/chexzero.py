@@ -62,7 +62,7 @@ class CheXzero(Baseline):
     @property
     def sharpness(self) -> float:
         """Four times the learned scale, since scores are probabilities near 1/2."""
-        return 4 * float(self.scale)
+        return 4 * super().sharpness
 
     def loss(self, batch: Batch) -> Tensor:
         """CLIP's symmetric cross-entropy."""

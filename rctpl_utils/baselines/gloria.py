@@ -28,6 +28,7 @@ Fair: films, texts, frozen towers, width, views and rates are those of every bas
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -64,12 +65,14 @@ class GLoRIA(Baseline):
         self.text = TextTop(setup)
 
     def loss(self, batch: Batch) -> Tensor:
-        """Global and local cross-entropies, both ways."""
-        words = batch.material.words.batch(batch.sentence_rows(), batch.device)
+        """Global and local cross-entropies; a sentence that reports share is attended once."""
+        rows, place = np.unique(batch.sentence_rows(), return_inverse=True)
+        words = batch.material.words.batch(rows, batch.device)
+        place = torch.from_numpy(place).to(batch.device)
         image, cells = self.image_vectors(batch.cells, batch.places)
         each, spoken = self.word_vectors(words)
         text = pooled_words(each, spoken)
-        return gloria_global_loss(image, text) + gloria_local_loss(cells, each, spoken)
+        return gloria_loss((image @ text.T)[:, place], text_scores(cells, each, spoken)[:, place])
 
     def image_vectors(self, cells: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
         """One linear head on the cells' mean (B, d), another on each cell (B, C, d)."""
@@ -130,8 +133,8 @@ def attended_cosines(cells: Tensor, words: Tensor) -> Tensor:
     """cos(c_i, t_i) of B films' unit cells (B, C, d) and N words (N, d): (B, N).
 
     Without c: <c, t> = sum_j a_j s_j, and |c|^2 = a G a with the cells' inner products G, which is
-    cheaper as long as a film has fewer cells than dimensions. As a cosine does not depend on c's
-    length, a need not sum to one.
+    cheaper while a film has fewer cells than dimensions. The cosine does not depend on c's length:
+    a need not sum to one.
     """
     cosines = word_cosines(cells, words)
     weights = (ATTENTION * cosines).exp()
@@ -146,12 +149,11 @@ def by_text(values: Tensor, spoken: Tensor) -> Tensor:
     return full
 
 
-def gloria_local_loss(cells: Tensor, words: Tensor, spoken: Tensor) -> Tensor:
-    """Cross-entropies, both ways, of Z for B matching films (B, C, d) and texts (B, T)."""
-    found = by_text(AGGREGATION * attended_cosines(cells, words), spoken).logsumexp(dim=-1)
-    return 2 * symmetric_loss(CONTRAST * found)
+def text_scores(cells: Tensor, words: Tensor, spoken: Tensor) -> Tensor:
+    """Z of B films (B, C, d) and M texts, words (N, d) at `spoken` (M, T): (B, M)."""
+    return by_text(AGGREGATION * attended_cosines(cells, words), spoken).logsumexp(dim=-1)
 
 
-def gloria_global_loss(image: Tensor, text: Tensor) -> Tensor:
-    """Cross-entropies, both ways, of B matching unit vectors (B, d) each."""
-    return 2 * symmetric_loss(CONTRAST * image @ text.T)
+def gloria_loss(whole: Tensor, local: Tensor) -> Tensor:
+    """Cross-entropies, both ways, of B pairs' global cosines and Z, (B, B) each."""
+    return 2 * (symmetric_loss(CONTRAST * whole) + symmetric_loss(CONTRAST * local))
