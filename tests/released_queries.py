@@ -99,12 +99,14 @@ def torch_decoder(state: dict[str, Tensor], name: str) -> nn.TransformerDecoder:
     return model
 
 
-def attention_by_hand(decoder: nn.TransformerDecoder, queries: Tensor, cells: Tensor) -> Tensor:
+def attention_by_hand(
+    decoder: nn.TransformerDecoder, queries: Tensor, cells: Tensor, blocked: Tensor | None = None
+) -> Tensor:
     """The heads' and layers' mean attention, from the projections themselves: (n, Q, T)."""
     means = []
     for layer in decoder.layers:
         x = layer.norm1(queries)
-        queries = queries + layer.self_attn(x, x, x)[0]
+        queries = queries + layer.self_attn(x, x, x, attn_mask=blocked)[0]
         asked = layer.norm2(queries)
         weight, bias = layer.multihead_attn.in_proj_weight, layer.multihead_attn.in_proj_bias
         q = (asked @ weight[:256].T + bias[:256]).unflatten(-1, (4, 64))

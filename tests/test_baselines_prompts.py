@@ -318,6 +318,11 @@ def test_tai_dpt_learns_from_captions_and_sees_films(tiny, corpus):
     assert (scores.argmax(dim=1) == torch.arange(2)).all(), "paraphrases of the two findings"
 
 
+def test_names_say_how_many_labels_were_used(tiny):
+    names = [CoOp(tiny, 0, CONCEPTS, shots).name for shots in (None, 1, 16)]
+    assert names == ["CoOp", "CoOp, 1 label a class", "CoOp, 16 labels a class"]
+
+
 def test_a_seed_repeats_itself(tiny, learned):
     again, history = learn_coop(tiny, toy_films(0), SETTINGS, 0)
     assert torch.equal(again.context, learned[CoOp][0].context)

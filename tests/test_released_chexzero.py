@@ -243,7 +243,7 @@ def test_scores_are_the_softmax_over_a_pair(model, films):
         for row in range(3):
             up, down = np.exp(image[row] @ positive), np.exp(image[row] @ negative)
             assert found[row, column].item() == pytest.approx(up / (up + down), abs=1e-6)
-    assert model.sharpness == pytest.approx(np.exp(4.6), rel=1e-5)
+    assert model.sharpness == pytest.approx(4 * np.exp(4.6), rel=1e-5)
 
 
 def test_a_text_does_not_depend_on_its_batch_and_case(model):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rctpl_utils import heat_maps
-from rctpl_utils.baselines.released.base import Frame, eight_bits, on_film
+from rctpl_utils.baselines.released.base import Frame, eight_bits, on_film, on_square
 from rctpl_utils.errors import InputError
 
 SQUARE = Frame("square")
@@ -48,6 +48,25 @@ def test_what_the_model_did_not_see_is_never_the_peak():
     assert (found[outside] == -4).all()
     row, column = heat_maps.peak(found.numpy())
     assert 2 <= row < 6 and 6 <= column < 10
+
+
+@given(height=sides, width=sides)
+def test_maps_of_the_padded_square_stay_as_they_are(height, width):
+    maps = torch.randn(2, 5, 5, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(on_square(maps, SQUARE, (height, width), 5), maps, atol=1e-5)
+
+
+def test_other_frames_are_set_into_the_square_by_hand():
+    maps = torch.tensor([[[1.0, 2.0], [3.0, 4.0]]])
+    # a film of 4 x 8 covers the middle rows of its square; each of 2 x 2 cells 2 x 4 pixels
+    wanted = torch.tensor(
+        [[1.0, 1.0, 1.0, 1.0], [1.0, 1.25, 1.75, 2.0], [3.0, 3.25, 3.75, 4.0], [1.0, 1.0, 1.0, 1.0]]
+    )
+    assert torch.allclose(on_square(maps, Frame("film"), (4, 8), 4)[0], wanted)
+    # the square on the shorter side is 4 x 4 pixels in the middle: exactly the 2 x 2 middle cells
+    wanted = torch.ones(4, 4)
+    wanted[1:3, 1:3] = maps[0]
+    assert torch.allclose(on_square(maps, Frame("short"), (4, 8), 4)[0], wanted)
 
 
 def test_levels_are_rounded_and_other_pixels_refused():

@@ -79,7 +79,7 @@ def test_both_layouts_give_scores_and_maps_by_hand(state, folder, films, answers
         named = dict(zip(medslip_shapes(OLDER), state.values(), strict=True))
     save(named, folder / WEIGHTS, prefix)
     model = MeDSLIP.load(folder)
-    found = model.classify(films, CONCEPTS)
+    found = model.classify(films, CONCEPTS).sigmoid()
     for column, concept in enumerate(CONCEPTS):
         row = ENTITIES.index(CONCEPT_ENTITIES[concept])
         assert torch.allclose(found[:, column], answers[0][:, row], atol=1e-4)

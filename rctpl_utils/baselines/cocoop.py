@@ -47,7 +47,7 @@ from rctpl_utils.vocabulary import TRAINING_CONCEPTS, prompt_name
 
 CONTEXT_LENGTH = 4  # M
 REDUCTION = 16  # d over the bottleneck's width
-SETTINGS = PromptSettings(steps=20, batch_size=2, learning_rate=3e-3)
+SETTINGS = PromptSettings(steps=14, batch_size=2, learning_rate=3e-3)
 REACH = 2.0  # standard deviations from the middle to the outer points of a parabola
 LEAST_REACH = 0.02  # for units that no training film moves; few films elsewhere do
 

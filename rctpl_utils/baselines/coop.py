@@ -42,7 +42,7 @@ from rctpl_utils.scoring import report_scores, similarity_maps
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS
 
 CONTEXT_LENGTH = 16  # M of the paper's main experiments
-SETTINGS = PromptSettings(steps=24, batch_size=32, learning_rate=1e-2)
+SETTINGS = PromptSettings(steps=20, batch_size=32, learning_rate=1e-2)
 
 
 class CoOp(PromptModel):

@@ -50,7 +50,7 @@ from rctpl_utils.vocabulary import TRAINING_CONCEPTS
 CONTEXT_LENGTH = 16  # M of each context
 REGION_SCALE = 20.0  # 1 / tau_s
 FOCUS_PRESENT, FOCUS_ABSENT, CLIP = 1.0, 2.0, 0.05  # g+, g-, c
-SETTINGS = PromptSettings(steps=16, batch_size=32, learning_rate=1e-2)
+SETTINGS = PromptSettings(steps=12, batch_size=32, learning_rate=1e-2)
 _TINY = 1e-8  # the least probability whose logarithm is taken
 
 

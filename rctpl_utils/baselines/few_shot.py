@@ -22,7 +22,7 @@ from rctpl_utils.encoders.base import Encoder, ImageFeatures
 from rctpl_utils.errors import InputError
 from rctpl_utils.features import ImageFeatureFile, image_features
 
-SHOTS = (1, 4, 16)  # labeled films a class: three of the budgets in CoOp's Figure 3
+SHOTS = (1, 4, 16)  # labeled films a class, of CoOp's 1, 2, 4, 8 and 16
 
 
 class FilmBatch(NamedTuple):

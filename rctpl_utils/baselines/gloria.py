@@ -12,18 +12,17 @@ of the matching pair among a batch's pairs and ' swaps films and texts. Temperat
 log-sum-exp and the equal weights are those of their code (gloria/loss/gloria_loss.py).
 
 Kept: both losses, one random sentence a report, words without special tokens in the space of the
-cells, linear heads of their own for global and local image features, native grounding by the
-attention of the concept's name.
+cells, a linear head each for global and local image features, attention as native grounding.
 Changed: attention starts from cosines. Their code takes inner products through a softmax over the
 text's words before the one over cells, which would make the attention of a one-word name uniform.
-Zero-shot scores are the mean of the global cosine and that of the name's best word; their code has
-the latter five times as large and standardizes each class over the films of a set, on which no
-score may depend here. The best word is sought in the bare name, since the filling words of a phrase
-might fit a film better than the finding. Retrieval by the global vectors alone: a local score is no
-inner product of two vectors.
-Left out: merging of subwords, BERT's last four layers (its last one is cached for all), a lower
-layer for local features (all towers here see one map), training of the lower layers.
-Fair: films, texts, frozen towers, width, views and rates are those of every baseline.
+Zero-shot scores are the mean of the global cosine and that of the bare name's best word (the
+filling words of a phrase might fit best); their code has the latter five times as large and
+standardizes each class over the films of a set, on which no score may depend here. Retrieval is by
+global vectors alone: a local score is no inner product of two vectors.
+Left out: merging of subwords, BERT's last four layers (only the last is cached), a lower layer for
+local features (all towers here see one map), training of the lower layers.
+Fair: films, texts, frozen towers, width, views and rates are those of every baseline. Z grows with
+a text's length, in their code as here.
 """
 
 from collections.abc import Sequence

@@ -84,7 +84,9 @@ class PromptModel(nn.Module, ABC):
     @property
     def name(self) -> str:
         """As the tables print it; what used labels says so."""
-        return self.method if self.shots is None else f"{self.method}, {self.shots} labels a class"
+        if self.shots is None:
+            return self.method
+        return f"{self.method}, {self.shots} label{'s' * (self.shots > 1)} a class"
 
     @abstractmethod
     def encode(self, names: Sequence[str]) -> tuple[Tensor, ...]:

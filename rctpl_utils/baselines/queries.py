@@ -14,7 +14,7 @@ from rctpl_utils.knowledge import describe
 
 LAYERS = 2  # of the decoder; theirs has 4, with 4 heads each as here
 QUERY = WIDTH // 3  # d, the width of queries and of the cells that they see: 64; theirs 256
-NEGATIVES = 7  # against one positive (both papers)
+NEGATIVES = 7  # against one positive (the public code of both)
 
 
 class QueryLayer(nn.Module):

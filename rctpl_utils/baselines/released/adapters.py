@@ -98,7 +98,7 @@ class ReleasedBioViL(EncoderBaseline):
     """BioViL: maps are cosines of patches, blurred."""
 
     name = "BioViL"
-    native = frozenset({CLASSIFY, GROUND})
+    native = frozenset({CLASSIFY, GROUND, RETRIEVE})
     frame = Frame("short", CROP / RESIZE)
 
     @classmethod

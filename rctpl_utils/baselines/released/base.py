@@ -72,10 +72,32 @@ def on_film(maps: Tensor, frame: Frame, size: tuple[int, int]) -> Tensor:
     Returns:
         (n, H, W).
     """
-    top, left, tall, wide = frame.box(size)
-    # where each pixel's center lies in the frame, from -1 to 1
-    y = ((torch.arange(size[0]) + 0.5 - top) / tall * 2 - 1).to(maps.device)
-    x = ((torch.arange(size[1]) + 0.5 - left) / wide * 2 - 1).to(maps.device)
+    y, x = (torch.arange(side) + 0.5 for side in size)
+    return _sampled(maps, frame.box(size), y, x)
+
+
+def on_square(maps: Tensor, frame: Frame, size: tuple[int, int], cells: int) -> Tensor:
+    """A model's maps on the film padded to a square, as `grounders` and `heat_maps` take maps.
+
+    Args:
+        maps: (n, h, w), of films of one size.
+        frame: what they cover.
+        size: H and W of the films in pixels.
+        cells: along a side of the result.
+
+    Returns:
+        (n, cells, cells).
+    """
+    top, left, side, _ = Frame("square").box(size)
+    middles = (torch.arange(cells) + 0.5) / cells * side
+    return _sampled(maps, frame.box(size), top + middles, left + middles)
+
+
+def _sampled(maps: Tensor, box: tuple[float, float, float, float], y: Tensor, x: Tensor) -> Tensor:
+    """Maps over a box at rows y and columns x, in pixels of the film: (n, len(y), len(x))."""
+    top, left, tall, wide = box
+    y, x = ((y - top) / tall * 2 - 1, (x - left) / wide * 2 - 1)  # from -1 to 1 within the box
+    y, x = y.to(maps.device), x.to(maps.device)
     grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)  # (H, W, 2)
     sampled = functional.grid_sample(
         maps[:, None].float(), grid.expand(len(maps), -1, -1, -1), mode="bilinear",

@@ -6,8 +6,8 @@ of "{name}" and "no {name}",
     score = exp(f . t+) / (exp(f . t+) + exp(f . t-)),
 
 without CLIP's temperature. The authors average it over ten checkpoints; this is one of them.
-Maps (cosines of the patches' tokens, projected as the class token is) and retrieval (cosines of
-film and sentence) are our extensions.
+Retrieval is by the cosines that pre-training compares. Maps are our extension: cosines of the
+patches' tokens, projected as the class token is.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPTokenizer
 
-from rctpl_utils.baselines.base import CLASSIFY
+from rctpl_utils.baselines.base import CLASSIFY, RETRIEVE
 from rctpl_utils.baselines.released.base import Frame, eight_bits
 from rctpl_utils.baselines.released.checkpoints import load_matched
 from rctpl_utils.baselines.released.clip_towers import CLIP, ClipSize
@@ -40,7 +40,7 @@ class CheXzero(nn.Module):
     """See the module; the protocol is `released.base.ReleasedModel`."""
 
     name = "CheXzero"
-    native = frozenset({CLASSIFY})
+    native = frozenset({CLASSIFY, RETRIEVE})
     frame = Frame("square")
 
     def __init__(self, folder: str | Path) -> None:
@@ -72,8 +72,8 @@ class CheXzero(nn.Module):
 
     @property
     def sharpness(self) -> float:
-        """CLIP's learned inverse temperature; the scores of a pair are within [0.12, 0.88]."""
-        return float(self.clip.logit_scale.exp())
+        """Four times CLIP's inverse temperature: a quarter is the slope of a pair's softmax."""
+        return 4 * float(self.clip.logit_scale.exp())
 
     def preprocess(self, pixels: np.ndarray) -> Tensor:
         """As `data_process.py` and `zero_shot.py`: 320 pixels, standardized, then 224.

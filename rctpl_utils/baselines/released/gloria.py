@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rctpl_utils.baselines.base import CLASSIFY, GROUND
+from rctpl_utils.baselines.base import CLASSIFY, GROUND, RETRIEVE
 from rctpl_utils.baselines.released.base import Frame, eight_bits
 from rctpl_utils.baselines.released.checkpoints import load_matched, nested_state, position_ids
 from rctpl_utils.baselines.released.gloria_words import Caption, best_word, look, read_captions
@@ -53,7 +53,7 @@ class GLoRIA(nn.Module):
     """See the module; the protocol is `released.base.ReleasedModel`."""
 
     name = "GLoRIA"
-    native = frozenset({CLASSIFY, GROUND})
+    native = frozenset({CLASSIFY, GROUND, RETRIEVE})
     frame = Frame("square", CROP / SQUARE)
     sharpness = SHARPNESS
 

@@ -3,11 +3,13 @@
 The texts of 75 entities query the 14 x 14 cells of a ResNet-50's third stage; each answer is
 classified as absent or present. Inference of MediaBrain-SJTU/MedKLIP (`test.py` of its two
 zero-shot samples): the score is the softmax's probability of "present", the map the attention of
-the entity's query, averaged over heads and layers.
+the entity's query, averaged over heads and layers. Here the score is the logit of that probability,
+which orders films alike (AUC and every threshold chosen on them stay as they are) and may be
+compared between classes.
 
 The queries attend to each other, so all 75 are asked at once, whatever is wanted. A concept that
-is no entity (COVID-19) is asked by its description as a 76th query, which leaves the scores of the
-75 as they are. The authors published no code for such a concept: this is our reading.
+is no entity (COVID-19) is asked by its description beside them (`QueryDecoder`). The authors
+published no code for such a concept: this is our reading.
 
 The method has no space in which films and sentences meet. For retrieval, an extension of ours, a
 film is its 75 logits and a sentence its 75 cosines with the entities' texts, both about their mean.
@@ -48,7 +50,7 @@ class MedKLIP(nn.Module):
     name = "MedKLIP"
     native = frozenset({CLASSIFY, GROUND})
     frame = Frame("film")
-    sharpness = 1.0  # the scores are probabilities of their own
+    sharpness = 1.0  # scores are logits
     weights = WEIGHTS
 
     def __init__(self, folder: str | Path) -> None:
@@ -113,48 +115,41 @@ class MedKLIP(nn.Module):
         """Films (n, 3, 224, 224) as cells for the decoder: (n, 196, 256)."""
         return self.cells(self.trunk(films.to(self.device)).flatten(2).transpose(1, 2))
 
-    def ask(self, cells: Tensor, unseen: str | None = None) -> tuple[Tensor, Tensor]:
-        """All 75 entities, and a concept beside them: logits (n, Q) and maps (n, Q, 14, 14).
+    def ask(self, films: Tensor, unseen: Sequence[str] = ()) -> tuple[Tensor, Tensor]:
+        """All 75 entities, and concepts beside them: logits (n, Q) and maps (n, Q, 14, 14).
 
         A logit is that of "present" minus that of "absent".
         """
-        vectors = self.texts.vectors
-        if unseen is not None:
-            vectors = torch.cat([vectors, self.texts.of_concept(unseen)[None]])
-        queries = self.enter(vectors.to(self.device)).expand(len(cells), -1, -1)
-        answers, attention = self.decoder(queries, cells)
+        added = [self.texts.of_concept(concept)[None] for concept in unseen]
+        vectors = torch.cat([self.texts.vectors, *added]).to(self.device)
+        features = self.trunk(films.to(self.device)).flatten(2).transpose(1, 2)
+        queries = self.enter(vectors).expand(len(films), -1, -1)
+        answers, attention = self.decoder(queries, self.cells(features), len(ENTITIES))
         absent, present = self.exist(answers).unbind(dim=-1)
         return present - absent, attention.unflatten(2, (CELLS, CELLS))
 
-    def _ask_for(self, cells: Tensor, concept: str) -> tuple[Tensor, Tensor]:
-        """Logits (n,) and maps (n, 14, 14) of one concept."""
-        entity = CONCEPT_ENTITIES.get(concept)
-        logits, maps = self.ask(cells, concept if entity is None else None)
-        row = -1 if entity is None else ENTITIES.index(entity)
-        return logits[:, row], maps[:, row]
+    def _ask_for(self, films: Tensor, concepts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Logits (n, L) and maps (n, L, 14, 14) of concepts."""
+        unseen = [each for each in dict.fromkeys(concepts) if each not in CONCEPT_ENTITIES]
+        names = (*ENTITIES, *unseen)
+        rows = [names.index(CONCEPT_ENTITIES.get(concept, concept)) for concept in concepts]
+        logits, maps = self.ask(films, unseen)
+        return logits[:, rows], maps[:, rows]
 
     @torch.no_grad()
     def classify(self, films: Tensor, concepts: Sequence[str]) -> Tensor:
-        """The probability that each concept is there: (n, L)."""
-        cells = self.look(films)
-        known = self.ask(cells)[0]
-        columns = [
-            known[:, ENTITIES.index(CONCEPT_ENTITIES[concept])]
-            if concept in CONCEPT_ENTITIES
-            else self._ask_for(cells, concept)[0]
-            for concept in concepts
-        ]
-        return torch.stack(columns, dim=1).sigmoid()  # of two logits the softmax
+        """The logit of each concept's presence: (n, L)."""
+        return self._ask_for(films, concepts)[0]
 
     @torch.no_grad()
     def ground(self, films: Tensor, concept: str) -> Tensor:
         """The attention of the concept's query: (n, 14, 14), each summing to one."""
-        return self._ask_for(self.look(films), concept)[1]
+        return self._ask_for(films, [concept])[1][:, 0]
 
     @torch.no_grad()
     def embed_images(self, films: Tensor) -> Tensor:
         """The 75 logits about their mean: (n, 75) unit vectors. An extension."""
-        return _about_mean(self.ask(self.look(films))[0])
+        return _about_mean(self.ask(films)[0])
 
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:

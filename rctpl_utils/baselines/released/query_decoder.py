@@ -27,13 +27,16 @@ class DecoderLayer(nn.Module):
         self.norm2 = nn.LayerNorm(WIDTH)
         self.norm3 = nn.LayerNorm(WIDTH)
 
-    def forward(self, queries: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, queries: Tensor, cells: Tensor, blocked: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Queries (n, Q, 256) and cells (n, T, 256) to queries and attention (n, Q, T).
 
-        The attention is the mean over the heads; over the cells it sums to one.
+        `blocked` (Q, Q): which query does not see which. The attention is the mean over the heads;
+        over the cells it sums to one.
         """
         x = self.norm1(queries)
-        queries = queries + self.self_attn(x, x, x, need_weights=False)[0]
+        queries = queries + self.self_attn(x, x, x, attn_mask=blocked, need_weights=False)[0]
         found, attention = self.multihead_attn(self.norm2(queries), cells, cells)
         queries = queries + found
         x = functional.relu(self.linear1(self.norm3(queries)))
@@ -48,14 +51,19 @@ class QueryDecoder(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer() for _ in range(LAYERS))
         self.norm = nn.LayerNorm(WIDTH)
 
-    def forward(self, queries: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, queries: Tensor, cells: Tensor, known: int) -> tuple[Tensor, Tensor]:
         """Queries (n, Q, 256) and cells (n, T, 256) to answers and the layers' mean attention.
+
+        The first `known` queries are those of training. One beyond them sees these and itself, and
+        is seen by itself alone, so that no answer depends on what else is asked.
 
         Returns:
             (n, Q, 256) and (n, Q, T).
         """
+        rows = torch.arange(queries.shape[1], device=queries.device)
+        blocked = (rows >= known) & (rows[:, None] != rows) if len(rows) > known else None
         attentions = []
         for layer in self.layers:
-            queries, attention = layer(queries, cells)
+            queries, attention = layer(queries, cells, blocked)
             attentions.append(attention)
         return self.norm(queries), torch.stack(attentions).mean(dim=0)
