@@ -14,10 +14,10 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
-from rctpl_utils.availability import REPORTS, absent, has_training_films
+from rctpl_utils.availability import REPORTS, has_training_films
 from rctpl_utils.corpus import TextCorpus
 from rctpl_utils.corpus_building import build_corpus
-from rctpl_utils.datasets import DATASETS
+from rctpl_utils.datasets import DATASETS, present_datasets
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.encoders.loading import load_encoder
 from rctpl_utils.errors import InputError
@@ -121,7 +121,7 @@ def encode(workspace: Workspace, what: Sequence[str]) -> list[str]:
         if name == TEXTS:
             continue
         films = name != REPORTS or has_training_films(workspace)
-        if not what and (absent(workspace, [name]) or not films):
+        if not what and not (films and present_datasets([name], workspace.data_root)):
             lines.append(f"{name}: not there")
             continue
         for split in SPLITS:

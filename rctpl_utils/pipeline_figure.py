@@ -5,23 +5,19 @@ from dataclasses import dataclass
 from textwrap import fill
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
 
-from rctpl_utils.availability import present
 from rctpl_utils.concepts import report_labels
-from rctpl_utils.datasets import DATASETS
 from rctpl_utils.encoders.base import Encoder
-from rctpl_utils.features import image_features
 from rctpl_utils.knowledge import describe, describe_triplets
 from rctpl_utils.plots import COLUMN_WIDTH, save_figure
-from rctpl_utils.prompt_maps import DATASET
 from rctpl_utils.prompts import Prompts, classes_of
 from rctpl_utils.reports import MIMIC, quotable_sources, run_reports, with_enough_concepts
 from rctpl_utils.results import data_note
-from rctpl_utils.table1 import open_split
 from rctpl_utils.workspace import Workspace
 
 FROZEN, TRAINED, DATA, MATH = "#BFD7EA", "#F7C59F", "#F2F2F2", "#D5E8D4"
@@ -53,7 +49,7 @@ class RunShapes:
 
 
 def shapes_of_run(workspace: Workspace, encoder: Encoder, prompts: Prompts) -> RunShapes:
-    """Read them from the run's artifacts: triplets, reports, prompts, cached features.
+    """Read them from the run's artifacts: triplets, reports, prompts, and the encoder.
 
     The example is the first present triplet with a place among the training reports, by report
     identifier; reports that may be quoted are preferred.
@@ -69,15 +65,14 @@ def shapes_of_run(workspace: Workspace, encoder: Encoder, prompts: Prompts) -> R
     located = own[(own["positive"] == "present") & own["location"].notna()]
     located = located.assign(silent=~located["report_id"].isin(sources.index))
     example = located.sort_values(["silent", "report_id"], kind="stable").iloc[0]
-    shown = next(iter(present(workspace, (DATASET, *DATASETS))))
-    test = image_features(encoder, open_split(workspace, shown, "test"), workspace.features)
+    film = encoder.preprocess(np.zeros((64, 64), np.float32))  # any: its shapes are wanted
     return RunShapes(
         *prompts.concept.shape,
         dimension=encoder.dimension,
         classes=len(classes),
         reports=len(used),
         descriptions=len(describe_triplets(own)[0]),
-        cells=test.dense_features.shape[1:3],
+        cells=tuple(encoder.encode_image(film[None]).dense_features.shape[1:3]),
         triplet=example[["sentence", "concept", "location", "report_id"]].to_dict(),
         source=sources.get(example["report_id"]),
     )
