@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rctpl_utils.availability import absent
+from rctpl_utils.baselines.roster import why_absent
 from rctpl_utils.classification import TEST_COLUMNS
 from rctpl_utils.datasets import ChestXrayDataset
 from rctpl_utils.draws import save_draws
@@ -67,7 +68,7 @@ def save_grounding_tables(
             "chosen on the test films. The priors never look at the film. Columns 'reported': the "
             "paper's numbers, on real data with other encoders, not reruns."
         )
-        wide = wide_table(table)
+        wide = wide_table(table, reasons=why_absent(workspace))
         write_table(workspace.figures / f"table{number}", wide, caption)
         shown[number] = wide[name]
         draws |= outcomes[name].draws if name in outcomes else {}

@@ -1,6 +1,6 @@
 """Tidy result rows, and the tables made from them: CSV, Markdown and LaTeX."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -106,14 +106,22 @@ def with_reported(rows: pd.DataFrame, reported: pd.DataFrame) -> pd.DataFrame:
     return joined.reindex(columns=COLUMNS).reset_index(drop=True)
 
 
-def wide_table(rows: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
+def wide_table(
+    rows: pd.DataFrame, digits: int = 3, reasons: Mapping[str, str] | None = None
+) -> pd.DataFrame:
     """One line a method: for each (dataset, metric) ours with its interval, then the reported one.
 
     Args:
         rows: as `with_reported` gives them.
         digits: after the point.
+        reasons: by method, what stands in its empty cells instead of "not run".
     """
-    ours = rows.assign(cell=[_cell(row, digits) for row in rows.itertuples()])
+    reasons = reasons or {}
+    cells = [
+        reasons.get(row.method, NOT_RUN) if pd.isna(row.value) else _cell(row, digits)
+        for row in rows.itertuples()
+    ]
+    ours = rows.assign(cell=cells)
     known = rows[rows["reported"].notna()]
     paper = known.assign(
         metric=known["metric"] + " reported", cell=known["reported"].map("{:.4f}".format)
@@ -129,8 +137,6 @@ def wide_table(rows: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
 
 
 def _cell(row: NamedTuple, digits: int) -> str:
-    if pd.isna(row.value):
-        return NOT_RUN
     return f"{row.value:.{digits}f} [{row.ci_low:.{digits}f}, {row.ci_high:.{digits}f}]"
 
 

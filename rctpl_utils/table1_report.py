@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from rctpl_utils.availability import absent, can_run
+from rctpl_utils.baselines.roster import why_absent
 from rctpl_utils.classification import TEST_COLUMNS, Classification, compare
 from rctpl_utils.draws import save_draws
 from rctpl_utils.metrics import holm
@@ -51,7 +52,7 @@ def save_table1(workspace: Workspace, outcomes: Mapping[str, Classification]) ->
         write_csv(workspace.results / f"table1_{name}.csv", part)
     draws = [outcome.draws for outcome in outcomes.values()]
     save_draws(workspace.results, "table1", {k: v for part in draws for k, v in part.items()})
-    wide = wide_table(table)
+    wide = wide_table(table, reasons=why_absent(workspace))
     caption = (
         f"Table 1. Zero-shot classification, value [95 % interval]. {data_note(workspace)} "
         "acc_oracle: threshold chosen on the test set; acc_validation: on the validation split. "

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from rctpl_utils.baselines.roster import why_absent
 from rctpl_utils.draws import save_draws
 from rctpl_utils.metrics import holm, named_interval, paired_p_value
 from rctpl_utils.results import (
@@ -47,7 +48,7 @@ def save_table5(
     if outcome is not None:
         write_csv(workspace.results / "table5_per_seed.csv", outcome.per_seed)
     save_draws(workspace.results, "retrieval", {} if outcome is None else outcome.draws)
-    wide = wide_table(table)
+    wide = wide_table(table, reasons=why_absent(workspace))
     names = [f"{metric}{rank}" for metric in DIRECTIONS for rank in RANKS]
     order = [(DATASET, each) for name in names for each in (name, f"{name} reported")]
     wide = wide[[column for column in order if column in wide.columns]]

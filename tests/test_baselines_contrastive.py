@@ -45,7 +45,7 @@ from tests.toy_baselines import (
 )
 
 CPU = torch.device("cpu")
-SETTINGS = BaselineTraining(views=4800, batch_size=32)
+SETTINGS = BaselineTraining(views=3200, batch_size=32)
 BASELINES = (ConVIRT, GLoRIA, MedCLIPViT, BioViL, CheXzero)
 NEVER_LOCAL = (MedCLIPViT, CheXzero)  # nothing trains a transformer's patch to speak for its place
 

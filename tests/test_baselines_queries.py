@@ -30,7 +30,7 @@ from tests.toy_baselines import CONCEPTS, ToyReader, grounding_share, toy_materi
 
 CPU = torch.device("cpu")
 NAN = float("nan")
-SETTINGS = BaselineTraining(views=4800, batch_size=32)
+SETTINGS = BaselineTraining(views=3200, batch_size=32)
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,13 @@ from rctpl_utils.baselines.medklip import MedKLIP
 from rctpl_utils.baselines.medprompt import MedPromptViT
 from rctpl_utils.baselines.medslip import MeDSLIP
 from rctpl_utils.baselines.peers import load_peers
+from rctpl_utils.baselines.released import (
+    NO_PUBLIC_WEIGHTS,
+    PUBLIC,
+    ReleasedModel,
+    is_provided,
+    load_released,
+)
 from rctpl_utils.baselines.rows import Competitor, Reader
 from rctpl_utils.baselines.towers import Baseline, MakeBaseline, Setup
 from rctpl_utils.baselines.training import Validation, file_stem, train_baseline
@@ -42,8 +49,11 @@ def train_miniatures(
     """Train the paper's eight baselines on the stand-in's frozen layers, or find them current.
 
     Returns:
-        the runs by name (`training.train_baseline`).
+        the runs by name (`training.train_baseline`); none in a profile whose rows come from
+        released checkpoints.
     """
+    if workspace.profile.baselines is None:
+        return {}
     material = build_material(workspace, encoder, reports, triplets)
     setup = Setup.of(material, TextReader(encoder.text))
     _save_setup(setup, _folder(workspace))
@@ -77,10 +87,43 @@ def load_miniatures(workspace: Workspace, encoder: StandIn) -> list[Competitor]:
 
 def load_competitors(workspace: Workspace, encoder: Encoder) -> list[Competitor]:
     """The rows that stand beside RC-TPL: the paper's baselines, then the prompt learners."""
-    miniatures = []
+    if workspace.profile.baselines is None:
+        return [*load_checkpoints(workspace), *load_peers(workspace, encoder)]
+    return [*load_miniatures(workspace, encoder), *load_peers(workspace, encoder)]
+
+
+def load_checkpoints(workspace: Workspace) -> list[Competitor]:
+    """The baselines whose released weights the user has put below the data root."""
+    provided = [name for name in PUBLIC if is_provided(name, workspace.data_root)]
+    models = [load_released(name, workspace.data_root, workspace.device) for name in provided]
+    return [
+        Competitor(model.name, (model,), pixel_reader(model), frame=model.frame) for model in models
+    ]
+
+
+def why_absent(workspace: Workspace) -> dict[str, str]:
+    """By name, why a baseline has no row of ours; empty where all are trained here."""
     if workspace.profile.baselines is not None:
-        miniatures = load_miniatures(workspace, encoder)
-    return [*miniatures, *load_peers(workspace, encoder)]
+        return {}
+    return {
+        **dict.fromkeys(NO_PUBLIC_WEIGHTS, "no public weights"),
+        **{
+            name: "weights not there"
+            for name in PUBLIC
+            if not is_provided(name, workspace.data_root)
+        },
+    }
+
+
+def pixel_reader(model: ReleasedModel) -> Reader:
+    """From a data set to its films as a released model's own preprocessing makes them."""
+
+    def films(dataset: Any) -> Callable[[np.ndarray], torch.Tensor]:
+        return lambda rows: torch.stack([model.preprocess(dataset.pixels(row)) for row in rows]).to(
+            model.device
+        )
+
+    return films
 
 
 def map_reader(workspace: Workspace, encoder: StandIn) -> Reader:

@@ -10,8 +10,11 @@ import torch
 from scipy.special import softmax
 
 from rctpl_utils.baselines.base import GROUND, RETRIEVE, ZeroShotModel
+from rctpl_utils.baselines.released.base import Frame, on_square
 from rctpl_utils.datasets.base import ChestXrayDataset
+from rctpl_utils.datasets.images import image_size
 from rctpl_utils.grounders import Films, Grounder, MapMaker
+from rctpl_utils.heat_maps import SQUARE
 from rctpl_utils.retrieval import Pair, standardized, unit
 from rctpl_utils.retrieval_sides import DATASET, Side
 from rctpl_utils.table1 import Scorer, asked_concepts, open_split
@@ -30,12 +33,14 @@ class Competitor:
         models: one a seed.
         films: from a data set to a function from row numbers to a batch for the models.
         labeled: labeled images a class that it learned from; 0 for a zero-shot method.
+        frame: the part of a film that its maps cover; None for the padded square.
     """
 
     name: str
     models: tuple[ZeroShotModel, ...]
     films: Reader
     labeled: int = 0
+    frame: Frame | None = None
 
     def native(self, ability: str) -> bool:
         """Whether the published method can do so; otherwise the row is an extension of ours."""
@@ -69,16 +74,23 @@ def grounders(competitors: Sequence[Competitor]) -> list[Grounder]:
     return [
         Grounder(
             each.name,
-            tuple(_maker(model, each.films) for model in each.models),
+            tuple(_maker(model, each.films, each.frame) for model in each.models),
             native=each.native(GROUND),
         )
         for each in competitors
     ]
 
 
-def _maker(model: ZeroShotModel, films: Reader) -> MapMaker:
+def _maker(model: ZeroShotModel, films: Reader, frame: Frame | None) -> MapMaker:
     def maker(asked: Films) -> torch.Tensor:
-        return model.ground(films(asked.dataset)(asked.rows), asked.concept).float()
+        maps = model.ground(films(asked.dataset)(asked.rows), asked.concept).float()
+        if frame is None:
+            return maps
+        sizes = [image_size(path) for path in asked.dataset.records["path"].iloc[asked.rows]]
+        placed = [
+            on_square(one[None], frame, size, SQUARE) for one, size in zip(maps, sizes, strict=True)
+        ]
+        return torch.cat(placed)
 
     return maker
 
