@@ -185,21 +185,6 @@ def test_gloria_loss_is_the_sum_of_four_cross_entropies():
     assert gloria_loss(*both).item() == pytest.approx(total, rel=1e-5)
 
 
-@torch.no_grad()
-def test_glorias_batch_may_share_sentences(material, setup):
-    torch.manual_seed(0)
-    model = GLoRIA(setup)
-    films = np.arange(16) // 4  # each four times, so that some draw the same sentence
-    rows = draw_batch(material, films, np.random.default_rng(0), CPU).sentence_rows()
-    assert len(set(rows)) < 16
-    batch = draw_batch(material, films, np.random.default_rng(0), CPU)
-    image, cells = model.image_vectors(batch.cells, batch.places)
-    each, spoken = model.word_vectors(material.words.batch(rows, CPU))
-    text = pooled_words(each, spoken)
-    expected = gloria_loss(image @ text.T, text_scores(cells, each, spoken))
-    assert model.loss(batch).item() == pytest.approx(expected.item(), rel=1e-5)
-
-
 def test_words_exclude_padding_and_special_tokens():
     seen = torch.tensor([[True, True, True, True], [True, True, True, False]])
     spoken = without_special_tokens(seen)

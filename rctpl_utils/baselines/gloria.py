@@ -27,7 +27,6 @@ a text's length, in their code as here.
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -64,14 +63,12 @@ class GLoRIA(Baseline):
         self.text = TextTop(setup)
 
     def loss(self, batch: Batch) -> Tensor:
-        """Global and local cross-entropies; a sentence that reports share is attended once."""
-        rows, place = np.unique(batch.sentence_rows(), return_inverse=True)
-        words = batch.material.words.batch(rows, batch.device)
-        place = torch.from_numpy(place).to(batch.device)
+        """Global and local cross-entropies, both ways."""
+        words = batch.material.words.batch(batch.sentence_rows(), batch.device)
         image, cells = self.image_vectors(batch.cells, batch.places)
         each, spoken = self.word_vectors(words)
-        text = pooled_words(each, spoken)
-        return gloria_loss((image @ text.T)[:, place], text_scores(cells, each, spoken)[:, place])
+        whole = image @ pooled_words(each, spoken).T
+        return gloria_loss(whole, text_scores(cells, each, spoken))
 
     def image_vectors(self, cells: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
         """One linear head on the cells' mean (B, d), another on each cell (B, C, d)."""

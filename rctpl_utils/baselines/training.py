@@ -19,12 +19,12 @@ from rctpl_utils.datasets.base import ChestXrayDataset
 from rctpl_utils.files import atomic_path, hash_of, read_json, sha256_file, write_json
 from rctpl_utils.metrics import scorable, weighted_auc
 from rctpl_utils.profiles import BaselineTraining
-from rctpl_utils.workspace import PROJECT
+from rctpl_utils.workspace import PACKAGE_DATA, PROJECT
 
 WEIGHT_DECAY = 1e-2
 WARM_UP = 0.1  # of the steps
 SCORED = 256  # films scored at once
-_CODE = ("base", "material", "towers", "training", "trunk", "words")
+_CODE = ("base", "material", "queries", "towers", "training", "trunk", "words")
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,7 @@ def train_baseline(
     slug = file_stem(name)
     code = [*_CODE, make.__module__.rsplit(".", 1)[-1]]
     files = [PROJECT / "rctpl_utils" / "baselines" / f"{each}.py" for each in code]
+    files.append(PACKAGE_DATA / "knowledge.json")  # the queries' texts
     key = hash_of(material.key, settings, [sha256_file(file) for file in files])
     record = folder / f"{slug}.json"
     weights = [folder / f"{slug}-{seed}.safetensors" for seed in settings.seeds]
