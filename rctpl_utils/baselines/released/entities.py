@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from rctpl_utils.baselines.released.checkpoints import pretrained_bert
+from rctpl_utils.encoders.medclip_text import FOLDER
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import read_json
 from rctpl_utils.knowledge import describe
 
 TEXTS = "observation explanation.json"
-BERT_FOLDER = "bioclinicalbert"
 MAX_TOKENS = 64  # Sample_zero-shot_Classification_CXR14/test.py
 
 # In the checkpoints' order; the file of texts has the same.
@@ -81,7 +81,7 @@ class EntityTexts:
         Raises:
             InputError: files that are absent, damaged or not these 75 entities'.
         """
-        self._bert, self._tokenizer = pretrained_bert(Path(folder) / BERT_FOLDER)
+        self._bert, self._tokenizer = pretrained_bert(Path(folder) / FOLDER)
         self._asked: dict[str, Tensor] = {}
         self.vectors = self.encode(read_entity_texts(Path(folder) / TEXTS))
 

@@ -30,7 +30,7 @@ from rctpl_utils.baselines.released.checkpoints import load_matched, nested_stat
 from rctpl_utils.baselines.released.gloria_words import Caption, best_word, look, read_captions
 from rctpl_utils.encoders.base import freeze
 from rctpl_utils.encoders.checkpoint import Layout
-from rctpl_utils.encoders.medclip_text import find_base_model
+from rctpl_utils.encoders.medclip_text import FOLDER
 from rctpl_utils.encoders.text_tower import untrained_bert
 from rctpl_utils.encoders.two_towers import resnet50_trunk
 from rctpl_utils.knowledge import ensemble
@@ -79,7 +79,7 @@ class GLoRIA(nn.Module):
         Raises:
             InputError: absent or damaged files, missing or unexpected names (listed).
         """
-        model = cls(find_base_model(folder))
+        model = cls(Path(folder) / FOLDER)
         state = nested_state(folder, "state_dict", WEIGHTS)
         load_matched(model, state, _layout(model), folder)
         return freeze(model).to(device)
