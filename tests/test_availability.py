@@ -27,6 +27,7 @@ from rctpl_utils.doctor_checks import check_dataset
 from rctpl_utils.draws import load_draws, save_draws
 from rctpl_utils.embedded.overview import dataset_table
 from rctpl_utils.errors import InputError
+from rctpl_utils.files import read_json
 from rctpl_utils.grounding_report import grounding_tests, save_grounding_tables
 from rctpl_utils.omissions import (
     FILMS,
@@ -40,6 +41,7 @@ from rctpl_utils.prompt_maps import compare_maps, map_differences
 from rctpl_utils.reproduction import reproduction_figure, save_reproduction
 from rctpl_utils.results import stacked, with_absent, with_reported
 from rctpl_utils.runner.freshness import inputs_fingerprint
+from rctpl_utils.runner.provenance import write_manifest
 from rctpl_utils.table1 import open_split
 from rctpl_utils.table1_report import paired_tests, save_figure3, save_table1, verdict
 from rctpl_utils.table5_report import save_table5
@@ -188,6 +190,13 @@ def test_a_data_set_that_arrives_later_makes_notebooks_run_again(data):
     known = inputs_fingerprint(opened(data))
     (home / "train.csv").write_text("Path\n")
     assert inputs_fingerprint(opened(data)) != known
+
+
+def test_the_manifest_names_the_data_that_a_run_had(data):
+    written = read_json(write_manifest(opened(data, allow_partial=True), []))["data"]
+    assert written["present"] == ["covidx", "rsna", "mimic-cxr"]
+    assert "siim" in written["absent"] and "chexpert5x200" in written["absent"]
+    assert written["allow_partial"] is True and written["skip_bad"] is False
 
 
 # --- what is left out
