@@ -5,6 +5,7 @@ runner says at its end how many there are and where they are listed.
 """
 
 import csv
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -41,10 +42,10 @@ def omissions(dataset: ChestXrayDataset) -> list[Omission]:
 
 
 def write_skipped(workspace: Workspace, name: str, found: Sequence[Omission]) -> Path:
-    """Write `results/<name>.csv`, one row an omission; files relative to the data root."""
+    """Write `results/<name>.csv`, one row an omission and split; files below the data root."""
     table = pd.DataFrame(found, columns=list(Omission._fields))
-    root = f"{workspace.data_root.as_posix()}/"
-    table["file"] = [str(file).replace("\\", "/").removeprefix(root) for file in table["file"]]
+    for column in ("file", "reason"):
+        table[column] = [_below(text, workspace.data_root) for text in table[column]]
     return write_csv(workspace.results / f"{name}.csv", table)
 
 
@@ -68,13 +69,23 @@ def read_and_list_reports(workspace: Workspace) -> list[Report]:
 
 
 def summary(workspace: Workspace) -> str:
-    """A sentence for the end of a run: how much was left out, and where it is listed."""
+    """A sentence for the end of a run: how much was left out, and where it is listed.
+
+    A bad row that several splits meet counts once.
+    """
     parts = []
     for name, what in ((FILMS, "rows and films"), (REPORTS, "reports")):
         path = workspace.results / f"{name}.csv"
         if path.exists():
             with path.open(encoding="utf-8", newline="") as stream:
-                count = sum(int(row["count"]) for row in csv.DictReader(stream))
+                rows = list(csv.DictReader(stream))
+            listed = {(row["file"], row["row"], row["reason"]) for row in rows if row["file"]}
+            count = len(listed) + sum(int(row["count"]) for row in rows if not row["file"])
             place = path.relative_to(workspace.output).as_posix()
             parts.append(f"{count:,} {what} ({place})")
     return f"Left out of the data: {', '.join(parts) or 'not known yet (notebooks 00, 01)'}."
+
+
+def _below(text: str, root: Path) -> str:
+    """A file's name, or a text with one in it, without the data root's."""
+    return str(text).replace(f"{root}{os.sep}", "").replace(os.sep, "/")

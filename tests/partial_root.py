@@ -68,8 +68,7 @@ def write_mimic(root: Path, studies: int) -> None:
     for k in range(studies):
         patient, study, image = f"{10000000 + k}", f"{50000000 + k}", f"d{k}"
         shown = concepts[k % 6], concepts[(k + 1 + k // 6) % 6]
-        # in a study's own words, so that no two descriptions of a class are one sentence
-        text = " ".join(f"{SENTENCES[concept]}" for concept in dict.fromkeys(shown))
+        text = " ".join(SENTENCES[concept] for concept in dict.fromkeys(shown))
         folder = root / "files" / f"p{patient[:2]}" / f"p{patient}"
         folder.mkdir(parents=True)
         report = f"FINAL REPORT\n\nFINDINGS: {text}\n\nIMPRESSION: No fracture.\n"

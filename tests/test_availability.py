@@ -3,6 +3,7 @@
 import os
 from dataclasses import replace
 
+import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 import torch
@@ -18,17 +19,32 @@ from rctpl_utils.availability import (
     present,
     require_reports,
 )
+from rctpl_utils.claims_report import claims_figure, save_claims
 from rctpl_utils.datasets import open_dataset
 from rctpl_utils.datasets.counts import count
 from rctpl_utils.datasets.official import OFFICIAL
 from rctpl_utils.doctor_checks import check_dataset
+from rctpl_utils.draws import load_draws, save_draws
 from rctpl_utils.embedded.overview import dataset_table
 from rctpl_utils.errors import InputError
-from rctpl_utils.omissions import omissions, read_and_list_reports, summary
+from rctpl_utils.files import read_json
+from rctpl_utils.grounding_report import grounding_tests, save_grounding_tables
+from rctpl_utils.omissions import (
+    FILMS,
+    omissions,
+    read_and_list_reports,
+    summary,
+    write_skipped,
+)
 from rctpl_utils.profiles import PROFILES, Profile
+from rctpl_utils.prompt_maps import compare_maps, map_differences
+from rctpl_utils.reproduction import reproduction_figure, save_reproduction
 from rctpl_utils.results import stacked, with_absent, with_reported
 from rctpl_utils.runner.freshness import inputs_fingerprint
+from rctpl_utils.runner.provenance import write_manifest
 from rctpl_utils.table1 import open_split
+from rctpl_utils.table1_report import paired_tests, save_figure3, save_table1, verdict
+from rctpl_utils.table5_report import save_table5
 from rctpl_utils.workspace import Workspace
 
 HERE = ("rsna", "covidx")
@@ -176,6 +192,13 @@ def test_a_data_set_that_arrives_later_makes_notebooks_run_again(data):
     assert inputs_fingerprint(opened(data)) != known
 
 
+def test_the_manifest_names_the_data_that_a_run_had(data):
+    written = read_json(write_manifest(opened(data, allow_partial=True), []))["data"]
+    assert written["present"] == ["covidx", "rsna", "mimic-cxr"]
+    assert "siim" in written["absent"] and "chexpert5x200" in written["absent"]
+    assert written["allow_partial"] is True and written["skip_bad"] is False
+
+
 # --- what is left out
 
 
@@ -194,6 +217,10 @@ def test_skipped_films_are_counted_and_listed(data):
     name = f"rsna/stage_2_train_images/{films['image_id'][0]}.dcm"
     assert listed["file"].dropna().tolist() == [name]
     assert "2 rows and films (build/paper/results/skipped_films.csv)" in summary(workspace)
+    assert str(data) not in listed.to_csv()
+    twice = [*found, found[0]._replace(split="validation")]
+    write_skipped(workspace, FILMS, twice)  # met by two splits, counted once
+    assert "2 rows and films" in summary(workspace)
 
 
 def test_skipped_reports_are_counted_and_listed(data):
@@ -246,3 +273,28 @@ def test_only_validation_splits_are_capped(root):
         == 12
         == len([each for each in CASES["covidx"] if each.split == "test"])
     )
+
+
+# --- nothing but reports
+
+
+def test_without_any_film_all_tables_say_not_run(tmp_path):
+    workspace = opened(tmp_path / "data")
+    assert save_table1(workspace, {}).loc["RC-TPL", ("rsna", "auc")] == "not run"
+    assert paired_tests(workspace, {}).empty and verdict(paired_tests(workspace, {})) == ""
+    assert save_figure3(workspace, {}) is None
+    tables = save_grounding_tables(workspace, {})
+    assert tables[2].loc["RC-TPL", "pointing_game"] == "not run"
+    assert grounding_tests(workspace, {}).empty
+    assert save_table5(workspace, None).loc["RC-TPL", "precision_at_1"] == "not run"
+    assert compare_maps(workspace, None, {}).empty
+    assert map_differences(load_draws(workspace.results, "prompt_maps")).empty
+    save_draws(workspace.results, "ablations", {})  # as where no trial was scored
+    verdicts = save_claims(workspace)
+    assert set(verdicts["verdict"]) == {"not tested"}
+    assert verdicts["note"].notna().all()
+    cells = save_reproduction(workspace)
+    assert cells["value"].isna().all() and cells["reported"].notna().all()
+    for figure in (claims_figure(workspace, verdicts), reproduction_figure(workspace, cells)):
+        plt.close(figure)
+    assert (workspace.figures / "claims.png").exists()

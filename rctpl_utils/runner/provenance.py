@@ -75,7 +75,22 @@ def write_manifest(workspace: Workspace, markers: Iterable[Marker]) -> Path:
             if path != target
         },
     }
+    if profile.world is None:
+        content["data"] = _data(workspace)
     return write_json(target, content)
+
+
+def _data(workspace: Workspace) -> dict[str, Any]:
+    """Which real data sets the run had, and what it accepted of them."""
+    from rctpl_utils.datasets import DATASETS, present_datasets  # pandas takes a second
+
+    there = present_datasets(DATASETS, workspace.data_root)
+    return {
+        "present": there,
+        "absent": [name for name in DATASETS if name not in there],
+        "skip_bad": workspace.skip_bad,
+        "allow_partial": workspace.allow_partial,
+    }
 
 
 def versions() -> dict[str, str]:
