@@ -50,8 +50,8 @@ class PromptLearning:
 class BaselineTraining:
     """How the paper's baselines are trained on the stand-in's frozen lower layers."""
 
-    views: int = 19_200  # film views a run, the same for every method
-    trial_views: int = 3_200  # of the short runs that choose a learning rate on validation films
+    views: int = 9_600  # film views a run, the same for every method
+    trial_views: int = 1_920  # of the short runs that choose a learning rate on validation films
     batch_size: int = 64
     rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
     seeds: tuple[int, ...] = (0, 1, 2)

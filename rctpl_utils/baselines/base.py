@@ -39,9 +39,9 @@ class ZeroShotModel(Protocol):
         ...
 
     def embed_images(self, films: Any) -> Tensor:
-        """Image vectors for retrieval, unit length: (n, v)."""
+        """Image vectors for retrieval, to be compared by cosine: (n, v)."""
         ...
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """Sentence vectors for retrieval, unit length, in the space of `embed_images`: (m, v)."""
+        """Sentence vectors in the space of `embed_images`: (m, v)."""
         ...

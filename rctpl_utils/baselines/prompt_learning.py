@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from tqdm import tqdm
 
 from rctpl_utils.baselines.base import CLASSIFY
@@ -111,12 +110,12 @@ class PromptModel(nn.Module, ABC):
         return encoded
 
     def embed_images(self, films: ImageFeatures) -> Tensor:
-        """Class scores of films as unit vectors: (n, 5)."""
-        return functional.normalize(self.classify(films, COMPETITION), dim=-1)
+        """Class scores of films, an extension, as RC-TPL's: (n, 5)."""
+        return self.classify(films, COMPETITION)
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """Class scores of sentences as unit vectors: (m, 5)."""
-        return functional.normalize(self.score_texts(texts, COMPETITION), dim=-1)
+        """Class scores of sentences: (m, 5)."""
+        return self.score_texts(texts, COMPETITION)
 
     def score_texts(self, texts: Sequence[str], concepts: Sequence[str]) -> Tensor:
         """`classify` for sentences: (m, L)."""

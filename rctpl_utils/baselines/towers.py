@@ -139,7 +139,7 @@ class Baseline(nn.Module):
     @property
     def sharpness(self) -> float:
         """What cosines are multiplied with in a softmax over kinds of film."""
-        return float(self.scale)
+        return float(self.scale.detach())
 
     @property
     def device(self) -> torch.device:

@@ -78,7 +78,8 @@ def train_baseline(
     slug = file_stem(name)
     code = [*_CODE, make.__module__.rsplit(".", 1)[-1]]
     files = [PROJECT / "rctpl_utils" / "baselines" / f"{each}.py" for each in code]
-    files.append(PACKAGE_DATA / "knowledge.json")  # the queries' texts
+    # the queries' texts, MedCLIP's soft cross-entropy
+    files += [PACKAGE_DATA / "knowledge.json", PROJECT / "rctpl_utils" / "pretraining.py"]
     key = hash_of(material.key, settings, [sha256_file(file) for file in files])
     record = folder / f"{slug}.json"
     weights = [folder / f"{slug}-{seed}.safetensors" for seed in settings.seeds]

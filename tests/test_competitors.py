@@ -1,0 +1,169 @@
+"""From competitors to rows of the tables: their scores, maps and vectors reach the right place."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from scipy.special import softmax
+
+from rctpl_utils.baselines import rows as module
+from rctpl_utils.baselines.base import CLASSIFY, GROUND
+from rctpl_utils.baselines.released.base import Frame
+from rctpl_utils.baselines.report import curve, rate_table
+from rctpl_utils.baselines.roster import why_absent
+from rctpl_utils.baselines.rows import (
+    Competitor,
+    grounders,
+    natives,
+    retrieval_pairs,
+    scorers,
+)
+from rctpl_utils.method_map import _group, _mean_over_sets
+from rctpl_utils.profiles import get_profile
+from rctpl_utils.retrieval import standardized, unit
+from rctpl_utils.retrieval_sides import Side
+from rctpl_utils.table1 import COVID_FILMS
+
+FILMS = np.random.default_rng(0).normal(size=(300, 3)).astype(np.float32)  # more than a batch
+
+
+class Model:
+    """Scores are a film's own numbers; its map points at the cell that the first number names."""
+
+    name = "model"
+    native = frozenset({CLASSIFY})
+    sharpness = 2.0
+
+    def classify(self, films, concepts):
+        return films[:, : len(concepts)]
+
+    def ground(self, films, concept):
+        maps = torch.zeros(len(films), 2, 2)
+        maps.view(-1, 4)[torch.arange(len(films)), films[:, 0].long()] = 1
+        return maps
+
+    def embed_images(self, films):
+        return films
+
+    def embed_texts(self, texts):
+        return torch.tensor([[len(text), text.count("a"), 1.0] for text in texts])
+
+
+class Films:
+    """A data set of which only the order and the concepts matter."""
+
+    def __init__(self, concepts, names=None, paths=None):
+        self.concepts = concepts
+        names = names or [f"film{k:03d}" for k in range(len(FILMS))]
+        self.records = pd.DataFrame({"image_id": names, "path": paths or names})
+
+    def __len__(self):
+        return len(self.records)
+
+
+def read(dataset):
+    return lambda rows: torch.from_numpy(FILMS[rows])
+
+
+COMPETITOR = Competitor("model", (Model(), Model()), read)
+
+
+def test_scores_are_the_models_own_a_run_a_seed():
+    found = scorers([COMPETITOR])["model"]
+    assert len(found) == 2
+    dataset = Films(("Edema", "Mass"))
+    assert found[0](dataset, dataset.concepts) == pytest.approx(FILMS[:, :2])
+
+
+def test_films_that_exclude_each_other_meet_a_softmax_with_the_models_sharpness():
+    dataset = Films(("COVID-19",))
+    found = scorers([COMPETITOR])["model"][0](dataset, ("COVID-19",))
+    expected = softmax(2.0 * FILMS, axis=1)[:, COVID_FILMS.index("COVID-19")]
+    assert found[:, 0] == pytest.approx(expected, abs=1e-6)
+
+
+def test_maps_say_whether_they_are_the_methods_own():
+    (row,) = grounders([COMPETITOR])
+    assert row.name == "model" and len(row.makers) == 2 and not row.native
+    asked = SimpleNamespace(dataset=Films(("Edema",)), rows=np.array([0, 2]), concept="Edema")
+    films = np.array([[3, 0, 0], [0, 0, 0], [1, 0, 0]], np.float32)
+    maker = grounders([Competitor("m", (Model(),), lambda d: lambda r: torch.from_numpy(films[r]))])
+    assert maker[0].makers[0](asked).flatten(1).argmax(dim=1).tolist() == [3, 1]
+    grounds = Model()
+    grounds.native = frozenset({GROUND})
+    assert grounders([Competitor("m", (grounds,), read)])[0].native
+
+
+def test_a_map_of_the_whole_film_is_set_into_the_padded_square(tmp_path):
+    path = tmp_path / "wide.png"
+    Image.fromarray(np.zeros((40, 80), np.uint8)).save(path)
+    dataset = Films(("Edema",), ["wide"], [str(path)])
+    films = np.array([[3, 0, 0]], np.float32)  # the lower right quarter of the film
+    competitor = Competitor(
+        "m", (Model(),), lambda d: lambda r: torch.from_numpy(films[r]), frame=Frame("film")
+    )
+    asked = SimpleNamespace(dataset=dataset, rows=np.array([0]), concept="Edema")
+    placed = grounders([competitor])[0].makers[0](asked)[0]
+    side = len(placed)
+    down, across = np.unravel_index(int(placed.argmax()), placed.shape)
+    assert 0.5 < down / side < 0.75 and across / side > 0.5  # the film fills the middle half
+    assert placed[: side // 4 - 1].max() == 0
+
+
+def test_retrieval_vectors_follow_the_order_of_the_sides(monkeypatch):
+    names = [f"film{k:03d}" for k in range(len(FILMS))]
+    monkeypatch.setattr(module, "open_split", lambda *_: Films(("Edema",), names))
+    order = np.random.default_rng(1).permutation(len(FILMS))[:50]
+    images = Side(pd.DataFrame({"item_id": [names[k] for k in order]}), np.empty(0), {})
+    said = ["an edema", "no", "an edema", "a mass at a base"]
+    sentences = Side(pd.DataFrame({"sentence": said}), np.empty(0), {})
+    (first, second) = retrieval_pairs(None, [COMPETITOR], images, sentences)["model"]
+    assert first.images == pytest.approx(unit(standardized(FILMS[order])), abs=1e-5)
+    vectors = np.array([[len(t), t.count("a"), 1.0] for t in said], np.float32)
+    assert first.sentences == pytest.approx(unit(standardized(vectors)), abs=1e-5)
+    assert (first.sentences == second.sentences).all()
+    assert natives([COMPETITOR]) == {"model": False}
+
+
+def test_a_profile_with_its_own_training_lacks_no_baseline(tmp_path):
+    assert why_absent(SimpleNamespace(profile=get_profile("smoke"))) == {}
+    (tmp_path / "weights" / "gloria").mkdir(parents=True)
+    found = why_absent(SimpleNamespace(profile=get_profile("paper"), data_root=tmp_path))
+    assert found["ConVIRT"] == found["MedPrompt-ViT"] == "no public weights"
+    assert found["CheXzero"] == "weights not there" and "GLoRIA" not in found
+
+
+def test_rates_and_curves_show_what_was_kept():
+    run = {
+        "unit": "views",
+        "rate": 1e-3,
+        "rates": [{"learning_rate": 1e-3, "auc": 0.7}, {"learning_rate": 3e-3, "auc": 0.6}],
+        "history": [{"seed": 0, "views": 64 * k, "loss": 1 / k} for k in (1, 2, 3)],
+    }
+    table = rate_table({"a": run, "b": {**run, "rates": []}})
+    assert table.loc["a"].tolist() == [0.7, 0.6] and list(table.index) == ["a"]
+    (line,) = curve({"a": run}, "a").axes[0].lines
+    assert line.get_xdata().tolist() == [64, 128, 192]
+    assert curve({}, "a") is None
+
+
+def test_the_map_of_methods_groups_and_averages():
+    costs = pd.DataFrame(
+        {"labeled images a class": [0, 0, 16]}, index=["GLoRIA", "TaI-DPT", "CoOp, 16"]
+    )
+    names = ["class names", "GLoRIA", "TaI-DPT", "CoOp, 16"]
+    assert [_group(name, costs) for name in names] == [
+        "written by hand", "films with reports", "learned from text alone", "labeled films",
+    ]  # fmt: skip
+    draws = {
+        ("a", "m", "auc"): np.array([0.6, 0.5, 0.7]),
+        ("b", "m", "auc"): np.array([0.8, 0.8, 0.8]),
+        ("b", "m", "acc"): np.zeros(3),
+    }
+    found = _mean_over_sets(draws, "m", "auc")
+    assert found["value"] == pytest.approx(0.7)
+    assert found["ci_low"] == pytest.approx(0.6525) and found["ci_high"] == pytest.approx(0.7475)
+    assert np.isnan(_mean_over_sets(draws, "x", "auc")["value"])
