@@ -98,7 +98,7 @@ def _draw(
     if np.isnan(value):
         return
     spread = [[value - row[f"{column}_ci_low"]], [row[f"{column}_ci_high"] - value]]
-    place = max(row["seconds"], NOTHING)
+    place = row["seconds"] or NOTHING
     axis.errorbar(place, value, yerr=spread, fmt=marker, ms=4, lw=0.6, color=color, alpha=0.9)
     axis.annotate(
         str(number), (place, value), xytext=(3, 3), textcoords="offset points", fontsize=6

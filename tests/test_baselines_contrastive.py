@@ -7,6 +7,14 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional
+from toy_baselines import (
+    CONCEPTS,
+    GRID,
+    ToyReader,
+    grounding_share,
+    toy_material,
+    toy_validation,
+)
 
 from rctpl_utils.baselines import towers
 from rctpl_utils.baselines.base import GROUND
@@ -35,14 +43,6 @@ from rctpl_utils.baselines.towers import Setup
 from rctpl_utils.baselines.training import train, validation_auc
 from rctpl_utils.baselines.words import Words
 from rctpl_utils.profiles import BaselineTraining
-from tests.toy_baselines import (
-    CONCEPTS,
-    GRID,
-    ToyReader,
-    grounding_share,
-    toy_material,
-    toy_validation,
-)
 
 CPU = torch.device("cpu")
 SETTINGS = BaselineTraining(views=3200, batch_size=32)

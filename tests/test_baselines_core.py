@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from toy_baselines import CONCEPTS, ToyReader, toy_material, toy_validation
 
 from rctpl_utils.baselines import towers
 from rctpl_utils.baselines.convirt import ConVIRT
@@ -17,7 +18,6 @@ from rctpl_utils.baselines.words import MASKED_SHARE, Reader, word_states
 from rctpl_utils.concepts import report_labels
 from rctpl_utils.profiles import BaselineTraining
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS
-from tests.toy_baselines import CONCEPTS, ToyReader, toy_material, toy_validation
 
 CPU = torch.device("cpu")
 QUICK = BaselineTraining(views=64, trial_views=32, batch_size=16, rates=(1e-3, 3e-3), seeds=(0, 1))

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from toy_baselines import CONCEPTS, ToyReader, grounding_share, toy_material, toy_validation
 
 from rctpl_utils.baselines import towers
 from rctpl_utils.baselines.base import GROUND
@@ -26,7 +27,6 @@ from rctpl_utils.baselines.towers import WIDTH, Setup
 from rctpl_utils.baselines.training import train, validation_auc
 from rctpl_utils.errors import InputError
 from rctpl_utils.profiles import BaselineTraining
-from tests.toy_baselines import CONCEPTS, ToyReader, grounding_share, toy_material, toy_validation
 
 CPU = torch.device("cpu")
 NAN = float("nan")

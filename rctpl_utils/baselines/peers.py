@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from safetensors.torch import load_file, save_file
 
+from rctpl_utils.availability import can_run_on_training_films, has_training_films
 from rctpl_utils.baselines import cocoop, coop, dualcoop, few_shot, prompt_learning, tai_dpt
 from rctpl_utils.baselines.few_shot import SHOTS, few_shot_films, film_labels
 from rctpl_utils.baselines.prompt_learning import PromptModel, PromptSettings
@@ -46,8 +47,11 @@ def learn_peers(
         triplets: of all reports.
 
     Returns:
-        the runs by name (history, rate, rates, unit), and how many labeled films were drawn.
+        the runs by name (history, rate, rates, unit), and how many labeled films were drawn; none
+        where no film of MIMIC-CXR is there.
     """
+    if not can_run_on_training_films(workspace, "Prompt learners"):
+        return {}, pd.DataFrame(columns=["shots", "seed", "concept", "drawn"])
     seeds = workspace.profile.peers.seeds
     corpus = token_corpus(encoder, list(reports), triplets, TRAINING_CONCEPTS, workspace.features)
     films = open_split(workspace, "mimic-cxr", "train")
@@ -69,7 +73,9 @@ def learn_peers(
 
 
 def load_peers(workspace: Workspace, encoder: Encoder) -> list[Competitor]:
-    """The learned ones, ready for the tables."""
+    """The learned ones, ready for the tables; none without films of MIMIC-CXR."""
+    if not has_training_films(workspace):
+        return []
     seeds = workspace.profile.peers.seeds
     films = feature_reader(workspace, encoder)
     rows = [Competitor(tai_dpt.TaIDPT.method, tuple(

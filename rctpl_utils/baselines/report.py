@@ -57,7 +57,9 @@ def _draw(axis: Axes, name: str, run: Run) -> None:
     history, unit = pd.DataFrame(run["history"]), run["unit"]
     colors = sns.color_palette("colorblind")
     for color, (seed, part) in zip(colors, history.groupby("seed"), strict=False):
-        axis.plot(part[unit], part["loss"], color=color, lw=1, label=f"seed {seed}")
+        axis.plot(
+            part[unit], part["loss"], color=color, lw=1, marker=".", ms=3, label=f"seed {seed}"
+        )
     axis.set_title(f"{name}\nlearning rate {run['rate']:g}", fontsize=7)
     axis.tick_params(labelsize=6)
     axis.set_xlabel("film views" if unit == "views" else "steps", fontsize=6)

@@ -42,7 +42,7 @@ class ReleasedModel(ZeroShotModel, Protocol):
     """A released checkpoint behind the protocol; `films` are preprocessed images (n, C, S, S).
 
     Attributes:
-        frame: what its maps cover (`on_film`).
+        frame: what its maps cover (`on_square`).
         device: where its weights are.
     """
 
@@ -58,26 +58,10 @@ class ReleasedModel(ZeroShotModel, Protocol):
         ...
 
 
-def on_film(maps: Tensor, frame: Frame, size: tuple[int, int]) -> Tensor:
-    """Bilinear resampling of a model's maps to the film's native pixels.
-
-    As `heat_maps.on_film`, for every frame. What the model did not see gets the map's minimum, so
-    that it is never pointed at.
-
-    Args:
-        maps: (n, h, w).
-        frame: what they cover.
-        size: H and W of the film in pixels.
-
-    Returns:
-        (n, H, W).
-    """
-    y, x = (torch.arange(side) + 0.5 for side in size)
-    return _sampled(maps, frame.box(size), y, x)
-
-
 def on_square(maps: Tensor, frame: Frame, size: tuple[int, int], cells: int) -> Tensor:
     """A model's maps on the film padded to a square, as `grounders` and `heat_maps` take maps.
+
+    What the model did not see gets the map's minimum, so that it is never pointed at.
 
     Args:
         maps: (n, h, w), of films of one size.
