@@ -50,6 +50,17 @@ def weighted_auc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) ->
     return np.divide(wins, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
 
 
+def macro_auc(labels: np.ndarray, scores: np.ndarray) -> float:
+    """The mean AUC of the classes that have both labels, (n, L) each; a look, without interval."""
+    ones = np.ones((1, len(scores)), np.float32)
+    values = [
+        weighted_auc(own, scored, ones)[0]
+        for own, scored in zip(labels.T, scores.T, strict=True)
+        if scorable(own)
+    ]
+    return float(np.mean(values))
+
+
 def weighted_accuracy(
     labels: np.ndarray, scores: np.ndarray, threshold: float, weights: np.ndarray
 ) -> np.ndarray:

@@ -10,6 +10,7 @@ from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 from rctpl_utils.metrics import (
     best_f1_threshold,
     interval,
+    macro_auc,
     paired_p_value,
     patient_weights,
     scorable,
@@ -80,3 +81,14 @@ def test_interval_and_p_value():
 def test_scorable():
     assert scorable(np.array([0, 1, np.nan]))
     assert not scorable(np.array([0, np.nan]))
+
+
+def test_the_macro_auc_leaves_out_classes_without_both_labels():
+    labels = np.array([[1, 0, 1], [0, 0, np.nan], [1, 0, 0], [0, 0, 1]], float)
+    scores = np.array([[0.9, 1, 0.2], [0.1, 2, 9.0], [0.4, 3, 0.5], [0.6, 4, 0.8]])
+    known = ~np.isnan(labels[:, 2])
+    expected = [
+        roc_auc_score(labels[:, 0], scores[:, 0]),
+        roc_auc_score(labels[known, 2], scores[known, 2]),
+    ]
+    assert macro_auc(labels, scores) == pytest.approx(np.mean(expected))

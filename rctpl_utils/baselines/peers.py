@@ -18,7 +18,7 @@ from rctpl_utils.baselines.tai_dpt import token_corpus
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.features import image_features
 from rctpl_utils.files import atomic_path, hash_of, read_json, sha256_file, write_json
-from rctpl_utils.metrics import scorable, weighted_auc
+from rctpl_utils.metrics import macro_auc
 from rctpl_utils.reports import Report
 from rctpl_utils.table1 import open_split
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS
@@ -170,13 +170,7 @@ class _Runs:
         films = file.batch(np.arange(len(file)), self.encoder.device)
         scores = model.classify(films, concepts).cpu().numpy()
         labels = self.validation.records[list(concepts)].to_numpy(float)
-        ones = np.ones((1, len(scores)), np.float32)
-        values = [
-            weighted_auc(labels[:, k], scores[:, k], ones)[0]
-            for k in range(len(concepts))
-            if scorable(labels[:, k])
-        ]
-        return float(np.mean(values))
+        return macro_auc(labels, scores)
 
 
 def _scaled(settings: PromptSettings, share: float, rate: float) -> PromptSettings:

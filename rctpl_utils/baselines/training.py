@@ -17,7 +17,7 @@ from rctpl_utils.baselines.towers import Baseline, MakeBaseline, Setup
 from rctpl_utils.baselines.words import WordFile, Words
 from rctpl_utils.datasets.base import ChestXrayDataset
 from rctpl_utils.files import atomic_path, hash_of, read_json, sha256_file, write_json
-from rctpl_utils.metrics import scorable, weighted_auc
+from rctpl_utils.metrics import macro_auc
 from rctpl_utils.profiles import BaselineTraining
 from rctpl_utils.workspace import PACKAGE_DATA, PROJECT
 
@@ -164,13 +164,7 @@ def train(
 def validation_auc(model: Baseline, validation: Validation, device: torch.device) -> float:
     """Macro AUC of zero-shot scores on the validation films, without an interval."""
     scores = score_maps(model, validation.maps, validation.concepts, device)
-    ones = np.ones((1, len(scores)), np.float32)
-    values = [
-        weighted_auc(labels, scored, ones)[0]
-        for labels, scored in zip(validation.labels.T, scores.T, strict=True)
-        if scorable(labels)
-    ]
-    return float(np.mean(values))
+    return macro_auc(validation.labels, scores)
 
 
 def score_maps(
