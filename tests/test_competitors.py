@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from scipy.special import softmax
 
+from rctpl_utils.baselines import roster
 from rctpl_utils.baselines import rows as module
 from rctpl_utils.baselines.base import CLASSIFY, GROUND
 from rctpl_utils.baselines.released.base import Frame
@@ -167,3 +168,22 @@ def test_the_map_of_methods_groups_and_averages():
     assert found["value"] == pytest.approx(0.7)
     assert found["ci_low"] == pytest.approx(0.6525) and found["ci_high"] == pytest.approx(0.7475)
     assert np.isnan(_mean_over_sets(draws, "x", "auc")["value"])
+
+
+def test_released_checkpoints_that_are_there_become_rows(monkeypatch, tmp_path):
+    class Released(Model):
+        name, device = "GLoRIA", torch.device("cpu")
+        frame = Frame("square", 0.875)
+
+        def preprocess(self, pixels):
+            return torch.full((3,), float(pixels.mean()))
+
+    monkeypatch.setattr(roster, "load_released", lambda name, *_: Released())
+    (tmp_path / "weights" / "gloria").mkdir(parents=True)
+    workspace = SimpleNamespace(data_root=tmp_path, device=torch.device("cpu"))
+    (row,) = roster.load_checkpoints(workspace)
+    assert (row.name, row.frame, len(row.models)) == ("GLoRIA", Released.frame, 1)
+    dataset = Films(("Edema", "Mass"), [f"f{k}" for k in range(5)])
+    dataset.pixels = lambda index: np.full((2, 2), index / 10)
+    scores = scorers([row])["GLoRIA"][0](dataset, dataset.concepts)
+    assert scores == pytest.approx(np.repeat(np.arange(5)[:, None] / 10, 2, axis=1))
