@@ -20,7 +20,7 @@ from rctpl_utils.profiles import BaselineTraining
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS
 
 CPU = torch.device("cpu")
-QUICK = BaselineTraining(views=64, trial_views=32, batch_size=16, rates=(1e-3, 3e-3), seeds=(0, 1))
+QUICK = BaselineTraining(views=64, batch_size=16, rates=(1e-3, 3e-3), seeds=(0, 1))
 TEXTS = ["left pleural effusion.", "no pneumothorax", "heart size is normal. " * 5]
 
 

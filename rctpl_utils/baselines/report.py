@@ -66,7 +66,7 @@ def _draw(axis: Axes, name: str, run: Run) -> None:
 
 
 def rate_table(runs: Mapping[str, Run]) -> pd.DataFrame:
-    """Validation AUC of the short runs by learning rate; the best one of each row was taken."""
+    """Validation AUC of the first seed's runs by learning rate; the best of each row was taken."""
     rows = [{"method": name, **rate} for name, run in runs.items() for rate in run["rates"]]
     return pd.DataFrame(rows).pivot(index="method", columns="learning_rate", values="auc")
 

@@ -66,13 +66,16 @@ def train_baseline(
 ) -> dict[str, Any]:
     """Choose a learning rate, then train every seed; or find all current.
 
+    The first seed is trained in full at every rate; the model with the best AUC on the validation
+    films stays, and the other seeds take its rate.
+
     Args:
         make: from a set-up to an untrained model.
         folder: keeps weights, curves and the chosen rate by content.
 
     Returns:
-        name, unit ("views"), parameters, rates (learning_rate and the validation AUC of the short
-        run that tried it), rate (the chosen one) and history (seed, views, tokens, loss, seconds).
+        name, unit ("views"), parameters, rates (learning_rate and the validation AUC of the first
+        seed's run with it), rate (the chosen one) and history (seed, views, tokens, loss, seconds).
     """
     name = make(setup).name
     slug = file_stem(name)
@@ -84,18 +87,19 @@ def train_baseline(
     record = folder / f"{slug}.json"
     weights = [folder / f"{slug}-{seed}.safetensors" for seed in settings.seeds]
     if not record.exists() or read_json(record)["key"] != key or not _all(weights):
-        rates = [
-            {"learning_rate": rate, "auc": auc}
-            for rate in settings.rates
-            for auc in [_trial(make, material, setup, validation, settings, rate, device)]
-        ]
-        rate = max(rates, key=lambda each: each["auc"])["learning_rate"]
+        first, *others = settings.seeds
+        tried = []
+        for rate in settings.rates:
+            model, curve = train(make, material, setup, settings, rate, first, device)
+            tried.append((validation_auc(model, validation, device), rate, model, curve))
+        _, rate, *best = max(tried, key=lambda each: each[0])
+        runs = [best, *(train(make, material, setup, settings, rate, s, device) for s in others)]
         history = []
-        for seed, path in zip(settings.seeds, weights, strict=True):
-            model, curve = train(make, material, setup, settings, rate, seed, device)
+        for seed, path, (model, curve) in zip(settings.seeds, weights, runs, strict=True):
             history += [{"seed": seed, **row} for row in curve]
             with atomic_path(path) as temporary:
                 save_file(_state(model), temporary, {"key": key})
+        rates = [{"learning_rate": rate, "auc": auc} for auc, rate, *_ in tried]
         count = sum(each.numel() for each in make(setup).parameters())
         write_json(
             record,
@@ -120,16 +124,15 @@ def train(
     rate: float,
     seed: int,
     device: torch.device,
-    views: int | None = None,
 ) -> tuple[Baseline, list[dict[str, float]]]:
-    """AdamW with a warm-up and a cosine, `views` film views in all (the profile's by default)."""
+    """AdamW with a warm-up and a cosine over the profile's film views."""
     torch.manual_seed(seed)
     generator = np.random.default_rng(seed)
     model = make(setup).to(device).train()
     words = CountedWords(*_fields(material.words))
     masked = CountedWords(*_fields(material.masked))
     material = replace(material, words=words, masked=masked)
-    steps = math.ceil((views or settings.views) / settings.batch_size)
+    steps = math.ceil(settings.views / settings.batch_size)
     optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, rate, total_steps=steps, pct_start=WARM_UP
@@ -176,20 +179,6 @@ def score_maps(
         films = torch.from_numpy(np.array(maps[start : start + SCORED])).to(device)
         parts.append(model.classify(films, concepts).cpu().numpy())
     return np.concatenate(parts)
-
-
-def _trial(
-    make: MakeBaseline,
-    material: Material,
-    setup: Setup,
-    validation: Validation,
-    settings: BaselineTraining,
-    rate: float,
-    device: torch.device,
-) -> float:
-    seed = settings.seeds[0]
-    model, _ = train(make, material, setup, settings, rate, seed, device, settings.trial_views)
-    return validation_auc(model, validation, device)
 
 
 def file_stem(name: str) -> str:
