@@ -107,8 +107,8 @@ PROFILES = {
         pretraining=Pretraining(epochs=2),
         prompts=PromptLearning(epochs=2, batch_size=512, learning_rate=1e-2),
         ablations=PromptLearning(epochs=1, batch_size=512, learning_rate=1e-2),
-        peers=PeerLearning(share=0.1, trial_share=0.1, rates=(1e-2,)),
-        baselines=BaselineTraining(views=320, rates=(1e-3, 3e-3)),
+        peers=PeerLearning(share=0.1, trial_share=0.1, rates=(1e-2,), seeds=(0,)),
+        baselines=BaselineTraining(views=320, rates=(1e-3, 3e-3), seeds=(0,)),
         bootstrap=200,
     ),
     "embedded": Profile(

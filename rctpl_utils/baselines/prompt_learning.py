@@ -12,6 +12,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -119,7 +120,7 @@ class PromptModel(nn.Module, ABC):
 
     def score_texts(self, texts: Sequence[str], concepts: Sequence[str]) -> Tensor:
         """`classify` for sentences: (m, L)."""
-        encoded = self.encoder.encode_text(texts)
+        encoded = encoded_texts(self.encoder, tuple(texts))
         return self.classify(ImageFeatures(encoded, encoded[:, None, None]), concepts)
 
     def train(self, mode: bool = True) -> "PromptModel":
@@ -145,6 +146,12 @@ class PromptModel(nn.Module, ABC):
                 "Delete the file that they come from and learn again.",
             ) from error
         return self.eval()
+
+
+@lru_cache(maxsize=64)
+def encoded_texts(encoder: Encoder, texts: tuple[str, ...]) -> Tensor:
+    """`Encoder.encode_text` of sentences, remembered: all models ask for the same ones."""
+    return encoder.encode_text(texts)
 
 
 def new_context(length: int, encoder: Encoder, generator: torch.Generator) -> nn.Parameter:

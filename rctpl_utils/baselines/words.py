@@ -15,6 +15,7 @@ from rctpl_utils.files import hash_of
 from rctpl_utils.shards import Plan
 
 _SHARD = 4  # batches, 1,024 texts: 61 MB
+KEPT = 64  # batches of texts that a reader remembers
 MASKED_SHARE = 0.15  # of the words, as BERT (Devlin et al. 2019, section 3.1)
 
 
@@ -36,10 +37,14 @@ class Words(NamedTuple):
 
 
 class Reader:
-    """The frozen text tower, for texts that come up at test time: class prompts, sentences."""
+    """The frozen text tower, for texts that come up at test time: class prompts, sentences.
+
+    All models and seeds ask for the same ones, so the last batches are kept.
+    """
 
     def __init__(self, tower: TextTower) -> None:
         self.tower = tower
+        self._kept: dict[tuple[str, ...], Words] = {}
 
     @property
     def vocabulary(self) -> int:
@@ -49,9 +54,14 @@ class Reader:
     @torch.no_grad()
     def words(self, texts: Sequence[str]) -> Words:
         """Word states of some texts, in one batch."""
-        tokens = self.tower.tokenize(texts)
-        states = self.tower.bert(**tokens).last_hidden_state
-        return Words(states, tokens["attention_mask"].bool(), tokens["input_ids"])
+        key = tuple(texts)
+        if key not in self._kept:
+            if len(self._kept) == KEPT:
+                self._kept.pop(next(iter(self._kept)))  # the oldest
+            tokens = self.tower.tokenize(texts)
+            states = self.tower.bert(**tokens).last_hidden_state
+            self._kept[key] = Words(states, tokens["attention_mask"].bool(), tokens["input_ids"])
+        return self._kept[key]
 
 
 @dataclass(frozen=True)
