@@ -15,6 +15,7 @@ from rctpl_utils import retrieval, retrieval_sides
 from rctpl_utils.datasets.chexpert import COMPETITION
 from rctpl_utils.errors import InputError
 from rctpl_utils.metrics import over_seeds
+from rctpl_utils.profiles import get_profile
 from rctpl_utils.reports import Report
 from rctpl_utils.retrieval import RANKS, precisions, retrieve, standardized, top, unit
 from rctpl_utils.retrieval_examples import compare_pools, found_sentences, other_pools
@@ -334,8 +335,7 @@ def test_a_sentence_is_its_own_only_region(encoder, tmp_path):
 
 
 def test_table_and_tests(pools, tmp_path):
-    profile = SimpleNamespace(simulated=True, name="smoke")
-    workspace = SimpleNamespace(figures=tmp_path, results=tmp_path, profile=profile)
+    workspace = SimpleNamespace(figures=tmp_path, results=tmp_path, profile=get_profile("smoke"))
     outcome = retrieve(*pools, resamples=20)
     wide = save_table5(workspace, outcome)
     assert wide.columns[:3].tolist() == [
