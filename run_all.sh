@@ -92,8 +92,9 @@ run_tests() {
   set -- tests
   # The executed smoke copies run once more as tests, cell by cell.
   if [ -d "$executed" ]; then set -- "$@" "$executed"; fi
-  "$PYTHON" -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300 "$@" ||
-    failed="$failed pytest"
+  # A process a core, each with one thread: two with more slow each other many times over.
+  OMP_NUM_THREADS=1 "$PYTHON" -m pytest -n auto --maxprocesses=4 --dist=loadfile \
+    --nbval-lax --nbval-current-env --nbval-cell-timeout=300 "$@" || failed="$failed pytest"
   [ -z "$failed" ]
 }
 

@@ -17,7 +17,7 @@ from rctpl_utils.features import ImageFeatureFile, image_features
 from rctpl_utils.grounders import Films
 from rctpl_utils.grounding import BATCH, GROUNDING_DATASETS
 from rctpl_utils.grounding_metrics import pointing_hit
-from rctpl_utils.heat_maps import crop_of, on_film, on_square
+from rctpl_utils.heat_maps import frame_of, on_film, on_square
 from rctpl_utils.metrics import over_seeds, patient_weights, scorable, seed_picks, weighted_auc
 from rctpl_utils.scoring import similarity_maps
 from rctpl_utils.table1 import (
@@ -123,7 +123,7 @@ def pointing_hits(
             maps = maps.reshape(len(films.rows), len(embeddings), *dense.shape[1:3]).cpu()
             for k, row in enumerate(films.rows):
                 mask = dataset.mask(row, concept)
-                cells = on_square(maps[k], mask.shape, crop_of(encoder))
+                cells = on_square(maps[k], mask.shape, frame_of(encoder))
                 heats = on_film(cells, mask.shape).numpy()
                 hits[:, start + k] = [pointing_hit(heat, mask) for heat in heats]
                 bar.update()

@@ -16,7 +16,7 @@ from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.errors import InputError
 from rctpl_utils.features import text_features
 from rctpl_utils.film_drawing import OUTLINES
-from rctpl_utils.heat_maps import crop_of, on_film, on_square, peak, stretch
+from rctpl_utils.heat_maps import frame_of, on_film, on_square, peak, stretch
 from rctpl_utils.plots import COLUMN_WIDTH, save_figure
 from rctpl_utils.prompts import Prompts
 from rctpl_utils.reports import MIMIC, Report, quotable_sources, run_reports
@@ -108,7 +108,7 @@ def save_alignment_figure(
     cells = features.dense_features.flatten(1, 2)
     maps = similarity_maps(cells, torch.cat([texts[:1], embeddings]))[0].T  # (1 + L, h * w)
     maps = maps.reshape(-1, *features.dense_features.shape[1:3]).cpu()
-    maps = on_square(maps, pixels.shape, crop_of(encoder))
+    maps = on_square(maps, pixels.shape, frame_of(encoder))
     heats = stretch(on_film(maps, pixels.shape)).numpy()
     figure, axes = plt.subplots(
         2, 2, figsize=(COLUMN_WIDTH, 5.6), width_ratios=(1.35, 1), layout="constrained"

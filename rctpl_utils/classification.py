@@ -117,16 +117,22 @@ def compare(outcome: Classification, method: str, others: list[str]) -> pd.DataF
 def _resample(
     test: Split, validation: Split, method: str, columns: list[int], weights: np.ndarray
 ) -> dict[str, np.ndarray]:
+    labels, held_out_labels = test.labels[:, columns], validation.labels[:, columns]
     found: dict[str, list] = {"auc": [], "acc_oracle": [], "acc_validation": []}
     for run, held_out in zip(test.scores[method], validation.scores[method], strict=True):
-        seed: dict[str, list] = {metric: [] for metric in found}
-        for k in columns:
-            labels, scores = test.labels[:, k], run[:, k]
-            seed["auc"].append(weighted_auc(labels, scores, weights))
-            oracle = best_f1_threshold(labels, scores)
-            honest = best_f1_threshold(validation.labels[:, k], held_out[:, k])
-            seed["acc_oracle"].append(weighted_accuracy(labels, scores, oracle, weights))
-            seed["acc_validation"].append(weighted_accuracy(labels, scores, honest, weights))
-        for metric, values in seed.items():
-            found[metric].append(np.stack(values, axis=1))  # (R, L)
+        scores = run[:, columns]
+        aucs = [weighted_auc(*each, weights) for each in zip(labels.T, scores.T, strict=True)]
+        found["auc"].append(np.stack(aucs, axis=1))  # (R, L)
+        thresholds = {
+            "acc_oracle": _thresholds(labels, scores),
+            "acc_validation": _thresholds(held_out_labels, held_out[:, columns]),
+        }
+        for metric, each in thresholds.items():
+            found[metric].append(weighted_accuracy(labels, scores, each, weights))
     return {metric: np.stack(values) for metric, values in found.items()}
+
+
+def _thresholds(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """The best F1's threshold of each class: (n, L) each to (L,)."""
+    pairs = zip(labels.T, scores.T, strict=True)
+    return np.array([best_f1_threshold(*each) for each in pairs])

@@ -11,7 +11,7 @@ import torch
 from rctpl_utils import __version__
 from rctpl_utils.evidence import GRADES, NOT_CALIBRATED, Evidence
 from rctpl_utils.film_places import Place, peak_on_film, place_on_film
-from rctpl_utils.heat_maps import crop_of, on_square
+from rctpl_utils.heat_maps import frame_of, on_square
 from rctpl_utils.knowledge import Knowledge
 from rctpl_utils.profiles import PROFILES
 from rctpl_utils.scoring import fuse, similarity_maps
@@ -135,7 +135,7 @@ def explain(
     scores = torch.stack([fuse(report, concept), report, concept])[:, 0].T.cpu().double().tolist()
     maps = similarity_maps(features.dense_features.flatten(1, 2), embeddings.concept)[0].T
     maps = maps.reshape(len(concepts), *features.dense_features.shape[1:3]).cpu()
-    maps = on_square(maps, image.shape, crop_of(model.encoder))
+    maps = on_square(maps, image.shape, frame_of(model.encoder))
     known = model.calibration.concepts if model.calibration else {}
     findings = [
         Finding(

@@ -12,7 +12,7 @@ from rctpl_utils.datasets import ChestXrayDataset
 from rctpl_utils.errors import InputError
 from rctpl_utils.features import image_features
 from rctpl_utils.film_places import place, place_on_film
-from rctpl_utils.heat_maps import crop_of, on_square
+from rctpl_utils.heat_maps import frame_of, on_square
 from rctpl_utils.metrics import interval, patient_weights
 from rctpl_utils.model import RCTPL
 from rctpl_utils.table1 import BOOTSTRAP_SEED, open_split
@@ -85,7 +85,7 @@ def _found_places(
             continue
         dense = features.batch(slice(film.row, film.row + 1), model.encoder.device).dense_features
         cells = (dense[0] @ embeddings.concept[k]).cpu()
-        cells = on_square(cells[None], film.size, crop_of(model.encoder))[0]
+        cells = on_square(cells[None], film.size, frame_of(model.encoder))[0]
         found = place_on_film(cells, film.size)
         rows.append({**film._asdict(), **{f"found_{k}": v for k, v in asdict(found).items()}})
     return pd.DataFrame(rows, columns=[*drawn.columns, "found_side", "found_zone"])

@@ -3,22 +3,25 @@
 Files are keyed by content (weights, tokenization or preprocessing, inputs) and memory-mapped, so
 memory does not grow with the corpus and a changed input never meets a stale feature. They are made
 in shards (`rctpl_utils.shards`): an interrupted run goes on where it stopped, a damaged shard is
-made again, and processes that a launcher started share the work.
+made again, and processes that a launcher started share the work. Of programs that want the same
+file at the same time (notebooks beside each other, say) one makes it and the others wait.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 from tqdm import tqdm
 
 from rctpl_utils.datasets.base import ChestXrayDataset
 from rctpl_utils.encoders.base import Encoder, ImageFeatures
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import hash_of
-from rctpl_utils.parallel_training import processes
+from rctpl_utils.parallel_training import Processes, processes
 from rctpl_utils.shards import Arrays, Plan, ShardStore
 
 TEXT_BATCH = 256
@@ -122,21 +125,51 @@ def make_arrays(
     if not len(plan.order):
         raise InputError(f"nothing to do ({label})", "Give at least one input.", file=paths[0])
     store, group = ShardStore(tuple(paths), plan), processes()
-    if not store.whole():
-        missing = store.missing()
-        group.wait()  # all have seen the same list before anyone shortens it
-        mine = group.share(missing)
-        rows = sum(len(plan.rows(index)) for index in mine)
-        quiet = {} if group.first else {"disable": True}
-        with tqdm(total=rows, desc=label, unit=unit, **quiet) as bar:
-            for index in mine:
-                parts = []
-                for batch in plan.batches(index):
-                    parts.append(make(batch))
-                    bar.update(len(batch))
-                store.write(index, tuple(map(np.concatenate, zip(*parts, strict=True))))
-        group.wait()
-        if group.first:
-            store.assemble()
-        group.wait()
+    with sole_maker(store, group):
+        if not store.whole():
+            _make_missing(store, group, make, label, unit)
     return store.open()
+
+
+@contextmanager
+def sole_maker(store: ShardStore, group: Processes) -> Iterator[None]:
+    """Hold a store for this process and its group; others that want the same arrays wait.
+
+    A group's first process takes the lock for all and every member starts when it has it, so that
+    the members see the same files. The system frees a lock however its process ends; its file
+    stays behind. Nothing is locked, and nothing is written, where the arrays are whole.
+    """
+    if group.count == 1 and store.whole():
+        yield
+        return
+    lock = FileLock(store.lock) if group.first else nullcontext()
+    if group.first:
+        store.lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock:
+        group.wait()
+        yield
+
+
+def _make_missing(
+    store: ShardStore,
+    group: Processes,
+    make: Callable[[np.ndarray], Arrays],
+    label: str,
+    unit: str,
+) -> None:
+    missing = store.missing()
+    group.wait()  # all have seen the same list before anyone shortens it
+    mine = group.share(missing)
+    rows = sum(len(store.plan.rows(index)) for index in mine)
+    quiet = {} if group.first else {"disable": True}
+    with tqdm(total=rows, desc=label, unit=unit, **quiet) as bar:
+        for index in mine:
+            parts = []
+            for batch in store.plan.batches(index):
+                parts.append(make(batch))
+                bar.update(len(batch))
+            store.write(index, tuple(map(np.concatenate, zip(*parts, strict=True))))
+    group.wait()
+    if group.first:
+        store.assemble()
+    group.wait()

@@ -9,12 +9,15 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
+WRITES = "RCTPL_WRITES"  # the environment's name of a file that lists what a process has written
+
 
 @contextmanager
 def atomic_path(target: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `target`; move it into place only when the block succeeds.
 
     The suffix is kept, so that writers that choose a format by the file's name work unchanged.
+    Where the environment names a file in `WRITES`, the target's name is added to it.
 
     Raises:
         OSError: what the writer raised (a full disk, say); `target` is then untouched.
@@ -27,6 +30,9 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+    if listed := os.environ.get(WRITES):
+        with open(listed, "a", encoding="utf-8") as stream:
+            stream.write(f"{os.path.abspath(target)}\n")
 
 
 def write_text(target: str | Path, text: str) -> Path:

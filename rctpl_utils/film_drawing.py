@@ -13,7 +13,7 @@ from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.features import image_features
 from rctpl_utils.gradcam import gradcam_maps
 from rctpl_utils.grounding_metrics import pointing_hit
-from rctpl_utils.heat_maps import crop_of, on_film, on_square, peak, stretch
+from rctpl_utils.heat_maps import frame_of, on_film, on_square, peak, stretch
 from rctpl_utils.prompts import Prompts
 from rctpl_utils.scoring import IMAGE_TEMPERATURE, concept_scores, similarity_maps
 from rctpl_utils.workspace import Workspace
@@ -73,7 +73,7 @@ def look(
     for film, concept in cases:
         k, size = films.index(film), pixels[films.index(film)].shape
         maps = zip(KINDS, (cosines[k, concept], cams[k, concept]), strict=True)
-        placed = {kind: on_square(each[None], size, crop_of(encoder)) for kind, each in maps}
+        placed = {kind: on_square(each[None], size, frame_of(encoder)) for kind, each in maps}
         heats = {kind: stretch(on_film(each, size))[0].numpy() for kind, each in placed.items()}
         score = scores[boxed.rows[film], concept]
         above = float((scores[:, concept] < score).mean())

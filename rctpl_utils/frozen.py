@@ -20,8 +20,12 @@ MODULES = (
     "pretraining",
     "pretraining_data",
     "pretraining_texts",
+    "word_states",
+    "scoring",
+    "precision",
     "encoders/image_tower",
     "encoders/standin",
+    "encoders/text_tower",
 )
 
 
@@ -57,13 +61,13 @@ def pretrained_standin(
         settings,
         _digest(pairs.images),
         _digest(pairs.bank.vectors),
-        pairs.bank.texts,
+        pairs.texts,
         [sha256_file(_module(name)) for name in MODULES],
     )
     curve = workspace.build / "encoder-history.json"
     if workspace.encoder.exists() and curve.exists() and read_json(curve)["key"] == key:
         return StandIn.load(workspace.encoder, workspace.device), _frame(read_json(curve))
-    encoder, history = pretrain(pairs, size, settings, workspace.device)
+    encoder, history = pretrain(pairs, size, settings, workspace.features, workspace.device)
     metadata = {
         "profile": workspace.profile.name,
         "seed": str(settings.seed),

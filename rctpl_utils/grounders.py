@@ -6,7 +6,7 @@ A maker turns a batch of films into cell maps (n, h, w) on the padded square tha
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -19,9 +19,9 @@ from rctpl_utils.encoders.base import Encoder, ImageFeatures
 from rctpl_utils.encoders.standin import pad_to_square
 from rctpl_utils.features import ImageFeatureFile
 from rctpl_utils.gradcam import gradcam_maps
-from rctpl_utils.heat_maps import crop_of, on_squares
+from rctpl_utils.heat_maps import frame_of, on_squares
 from rctpl_utils.prompts import Prompts
-from rctpl_utils.scoring import similarity_maps
+from rctpl_utils.scoring import ClassEmbeddings, similarity_maps
 from rctpl_utils.table1 import Embedder, Method
 
 # Centers (across, down) of the right and left lung and the mean deviation of a lung's pixels, as
@@ -63,11 +63,11 @@ class Films:
 
     def on_square(self, maps: Tensor) -> Tensor:
         """The encoder's own maps (n, h, w), put where they belong on the padded square."""
-        crop = crop_of(self.encoder)
-        if crop is None:
+        frame = frame_of(self.encoder)
+        if frame is None:
             return maps
         paths = self.dataset.records["path"].iloc[self.rows]
-        return on_squares(maps, [image_size(path) for path in paths], crop)
+        return on_squares(maps, [image_size(path) for path in paths], frame)
 
     @property
     def names(self) -> list[str]:
@@ -138,8 +138,10 @@ def dense_similarity(embedder: Embedder, branch: str = "concept") -> MapMaker:
         branch: whose class embedding, "concept" as in the paper or "report".
     """
 
+    embed = _remembered(embedder)
+
     def maker(films: Films) -> Tensor:
-        embedding = getattr(embedder([films.concept]), branch)  # (1, d)
+        embedding = getattr(embed(films.concept), branch)  # (1, d)
         dense = films.features.dense_features  # (n, h, w, d)
         maps = similarity_maps(dense.flatten(1, 2), embedding)[..., 0].reshape(dense.shape[:3])
         return films.on_square(maps)
@@ -150,8 +152,10 @@ def dense_similarity(embedder: Embedder, branch: str = "concept") -> MapMaker:
 def gradcam(embedder: Embedder) -> MapMaker:
     """Grad-CAM of the concept branch's score (paper 4.3.3)."""
 
+    embed = _remembered(embedder)
+
     def maker(films: Films) -> Tensor:
-        embedding = embedder([films.concept]).concept
+        embedding = embed(films.concept).concept
         maps = torch.from_numpy(gradcam_maps(films.encoder, films.images, embedding)[:, 0])
         return films.on_square(maps)
 
@@ -184,6 +188,11 @@ def table_grounders(
 
 def _embedder(prompts: Prompts, encoder: Encoder) -> Embedder:
     return lambda concepts: prompts.embed(encoder, concepts)
+
+
+def _remembered(embedder: Embedder) -> Callable[[str], ClassEmbeddings]:
+    """One concept's embeddings, computed once for all batches of films: nothing learns here."""
+    return lru_cache(maxsize=1)(lambda concept: embedder([concept]))
 
 
 def _constant(cells: np.ndarray) -> MapMaker:

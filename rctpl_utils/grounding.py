@@ -5,12 +5,13 @@ method, the one with the best mean Dice on the validation films; the maximal Dic
 threshold from the test films themselves and is called an oracle.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from rctpl_utils.datasets import ChestXrayDataset
@@ -20,11 +21,12 @@ from rctpl_utils.features import image_features
 from rctpl_utils.grounders import Films, Grounder
 from rctpl_utils.grounding_metrics import (
     THRESHOLDS,
+    Lesions,
     PixelCounts,
+    all_pixel_counts,
     dice,
-    pixel_counts,
-    pointing_hit,
-    region_counts,
+    matched_regions,
+    pointing_hits,
 )
 from rctpl_utils.heat_maps import on_film, stretch
 from rctpl_utils.metrics import named_interval, over_seeds, patient_weights, seed_picks
@@ -46,7 +48,8 @@ METRICS = (
     "dice_oracle",
     "dice_validation",
 )
-BATCH = 32  # films whose maps are held at once
+BATCH = 32  # films whose maps of cells are held at once
+HELD = 2**18  # pixels whose heat maps are held at once: a megabyte, which stays in the cache
 
 
 @dataclass(frozen=True)
@@ -153,17 +156,40 @@ def measure(
             maps = [maker(batch).cpu() for _, maker in runs]
             for k, row in enumerate(batch.rows):
                 mask = dataset.mask(row, concept)
-                for r, cells in enumerate(maps):
-                    heat = stretch(on_film(cells[k : k + 1], mask.shape))[0].numpy()
-                    hits[r, start + k] = pointing_hit(heat, mask)
-                    pixels[r, start + k] = pixel_counts(heat, mask)
-                    if cuts:
-                        regions[r, start + k] = region_counts(heat >= cuts[r], mask)
+                lesions = Lesions.of(mask)
+                for part, heats in film_heats([each[k] for each in maps], mask.shape):
+                    hits[part, start + k] = pointing_hits(heats, mask)
+                    pixels[part, start + k] = all_pixel_counts(heats, mask)
+                    for r, heat in zip(part if cuts else (), heats, strict=False):
+                        regions[r, start + k] = matched_regions(heat >= cuts[r], lesions)
                 bar.update()
     found: dict[str, list[Measured]] = {method.name: [] for method in methods}
     for r, (name, _) in enumerate(runs):
         found[name].append(Measured(hits[r], pixels[r], regions[r]))
     return found
+
+
+def film_heats(
+    maps: Sequence[Tensor], size: tuple[int, int]
+) -> Iterator[tuple[list[int], np.ndarray]]:
+    """Stretched heat maps on one film, `HELD` pixels at a time, maps of one grid together.
+
+    Args:
+        maps: of cells, (h, w) each; grids may differ.
+        size: H and W of the film in pixels.
+
+    Yields:
+        which of the maps, and their heat maps (n, H, W) in [0, 1].
+    """
+    grids: dict[tuple[int, ...], list[int]] = {}
+    for which, cells in enumerate(maps):
+        grids.setdefault(tuple(cells.shape), []).append(which)
+    step = max(1, HELD // max(size) ** 2)
+    for same in grids.values():
+        for start in range(0, len(same), step):
+            part = same[start : start + step]
+            cells = torch.stack([maps[which].float() for which in part])
+            yield part, stretch(on_film(cells, size)).numpy()
 
 
 def best_threshold(run: Measured) -> int:

@@ -5,13 +5,12 @@ A heat map is float (H, W) in [0, 1], a mask bool (H, W), both at the film's nat
 
 from typing import NamedTuple
 
+import cv2
 import numpy as np
-from scipy import ndimage
 
 # Dice and pixel counts are known at these thresholds: region = heat >= threshold.
 THRESHOLDS = np.linspace(0.02, 0.98, 49)
 IOU = 0.1  # a region and a lesion match from this overlap on (MedKLIP, Wu et al. 2023)
-_EIGHT = np.ones((3, 3), dtype=bool)  # neighbors: a component is 8-connected
 
 
 class PixelCounts(NamedTuple):
@@ -36,17 +35,46 @@ def pointing_hit(heat: np.ndarray, mask: np.ndarray) -> bool:
 
     Of several equal maxima one inside is enough. A constant map points nowhere: a miss.
     """
-    highest = heat.max()
-    return bool(heat.min() < highest and mask[heat == highest].any())
+    return bool(pointing_hits(heat[None], mask)[0])
+
+
+def pointing_hits(heats: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """`pointing_hit` of n maps of one film, (n, H, W): (n,) bool."""
+    flat = heats.reshape(len(heats), -1)
+    highest = flat.max(axis=1)
+    inside = flat[:, np.flatnonzero(mask)].max(axis=1, initial=-np.inf)
+    return (flat.min(axis=1) < highest) & (inside == highest)
 
 
 def pixel_counts(heat: np.ndarray, mask: np.ndarray) -> PixelCounts:
     """True positive, false positive and false negative pixels at every threshold, in one pass."""
-    levels = np.searchsorted(THRESHOLDS, heat.ravel(), side="right")  # thresholds a pixel reaches
+    return PixelCounts(*all_pixel_counts(heat[None], mask)[0])
+
+
+def all_pixel_counts(heats: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """`pixel_counts` of n maps of one film, (n, H, W): (n, 3, T) int64."""
     bins = len(THRESHOLDS) + 1
-    counts = np.bincount(levels + bins * mask.ravel(), minlength=2 * bins).reshape(2, bins)
-    reached = counts[:, ::-1].cumsum(axis=1)[:, ::-1][:, 1:]  # (2, T): pixels >= each threshold
-    return PixelCounts(reached[1], reached[0], mask.sum() - reached[1])
+    places = levels(heats).reshape(len(heats), -1) + np.uint8(bins) * mask.ravel()  # below 100
+    counts = np.stack([np.bincount(each, minlength=2 * bins) for each in places])
+    counts = counts.reshape(-1, 2, bins)
+    reached = counts[:, :, ::-1].cumsum(axis=2)[:, :, ::-1][:, :, 1:]  # pixels >= each threshold
+    false, hit = reached[:, 0], reached[:, 1]
+    return np.stack([hit, false, mask.sum() - hit], axis=1)
+
+
+def levels(heats: np.ndarray) -> np.ndarray:
+    """How many of `THRESHOLDS` each pixel reaches: uint8, in any shape.
+
+    The thresholds are multiples of the first, so that a quotient tells the number; only pixels so
+    close to a threshold that rounding could decide are looked up.
+    """
+    low, high = (
+        (heats * np.asarray(slack / THRESHOLDS[0], heats.dtype)).astype(np.uint8)
+        for slack in (1 - 1e-6, 1 + 1e-6)
+    )
+    close = np.flatnonzero(low != high)
+    low.flat[close] = np.searchsorted(THRESHOLDS, heats.flat[close], side="right")
+    return low
 
 
 def dice(counts: PixelCounts) -> np.ndarray:
@@ -61,13 +89,44 @@ def region_counts(region: np.ndarray, mask: np.ndarray, iou: float = IOU) -> Reg
     A region is right when it overlaps some lesion with intersection over union >= `iou`; a lesion
     is found when some region overlaps it so.
     """
-    regions, predicted = ndimage.label(region, _EIGHT)
-    lesions, drawn = ndimage.label(mask, _EIGHT)
-    pairs = np.bincount(
-        (regions * (drawn + 1) + lesions).ravel(), minlength=(predicted + 1) * (drawn + 1)
-    ).reshape(predicted + 1, drawn + 1)
-    both = pairs[1:, 1:]
-    union = pairs[1:].sum(axis=1, keepdims=True) + pairs[:, 1:].sum(axis=0) - both
-    match = both >= iou * union  # union > 0: every component has a pixel
+    return matched_regions(region, Lesions.of(mask), iou)
+
+
+class Lesions(NamedTuple):
+    """The lesions of a mask, labeled once for all predictions on its film.
+
+    `pixels` (m,) are the mask's flat pixel numbers, `numbers` (m,) their lesions from 0, `areas`
+    (K,) the lesions' sizes.
+    """
+
+    pixels: np.ndarray
+    numbers: np.ndarray
+    areas: np.ndarray
+
+    @classmethod
+    def of(cls, mask: np.ndarray) -> "Lesions":
+        """The 8-connected components of a mask (H, W)."""
+        labels, _ = components(mask)
+        pixels = np.flatnonzero(mask)
+        numbers = labels.ravel()[pixels] - 1
+        return cls(pixels, numbers, np.bincount(numbers))
+
+
+def components(region: np.ndarray) -> tuple[np.ndarray, int]:
+    """8-connected components: their numbers from 1 in an int32 (H, W), and how many they are."""
+    count, labels = cv2.connectedComponents(region.astype(np.uint8), connectivity=8)
+    return labels, count - 1  # without the background
+
+
+def matched_regions(region: np.ndarray, lesions: Lesions, iou: float = IOU) -> RegionCounts:
+    """`region_counts` with lesions that are labeled already."""
+    labels, predicted = components(region)
+    labels, drawn = labels.ravel(), len(lesions.areas)
+    areas = np.bincount(labels, minlength=predicted + 1)
+    both = np.bincount(
+        labels[lesions.pixels] * drawn + lesions.numbers, minlength=(predicted + 1) * drawn
+    ).reshape(predicted + 1, drawn)
+    union = areas[1:, None] + lesions.areas - both[1:]
+    match = both[1:] >= iou * union  # union > 0: every component has a pixel
     right, found = match.any(axis=1).sum(), match.any(axis=0).sum()
     return RegionCounts(int(right), int(predicted - right), int(found), int(drawn - found))

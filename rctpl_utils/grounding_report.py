@@ -26,6 +26,7 @@ from rctpl_utils.results import (
     data_note,
     reported_grounding,
     stacked,
+    table_note,
     wide_table,
     with_absent,
     with_reported,
@@ -62,7 +63,7 @@ def save_grounding_tables(
         write_csv(workspace.figures / f"table{number}.csv", table)
         caption = (
             f"Table {number}. Zero-shot grounding of {concept} ({kind}) on {name}, value [95 % "
-            f"interval]. {data_note(workspace)} {_films(outcomes.get(name))}. "
+            f"interval]. {table_note(workspace)} {_films(outcomes.get(name))}. "
             f"Regions: 8-connected, matched at IoU >= {IOU}; precision, recall and dice_validation "
             "at the threshold with the best Dice on validation films; dice_oracle: threshold "
             "chosen on the test films. The priors never look at the film. Columns 'reported': the "

@@ -1,11 +1,12 @@
 """From a map of cells to a heat map on the film (paper 4.2.2).
 
 Maps lie on the padded square: the film at the center of a square of its longer side. Most encoders
-see that square, so their cells need no more. One that sees a part of the film only (BioViL) says so
-in its attribute `crop`, and `on_square` puts its maps where they belong.
+see that square, so their cells need no more. A model that sees another part of the film says so in
+its attribute `frame`, and `on_square` puts its maps where they belong.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,46 +18,74 @@ from rctpl_utils.encoders.base import Encoder
 SQUARE = 120  # cells along the padded square where a smaller map is put into it
 
 
-def crop_of(encoder: Encoder) -> float | None:
-    """The central square that an encoder's map covers, as a share of a film's shorter side.
+class Frame(NamedTuple):
+    """Which part of a film a model's map covers.
 
-    None for those whose map covers the padded square; they need not have the attribute.
+    Attributes:
+        shape: "square", the film padded to a square; "short", the square on its shorter side;
+            "film", the film itself, stretched to a square.
+        share: of that, along each side and about its center.
     """
-    return getattr(encoder, "crop", None)
+
+    shape: str
+    share: float = 1.0
+
+    def box(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """Top, left, height and width in pixels of a film of H x W; it may reach beyond it."""
+        height, width = size
+        if self.shape == "film":
+            top, left, tall, wide = 0.0, 0.0, float(height), float(width)
+        else:
+            side = max(size) if self.shape == "square" else min(size)
+            # the middle of an odd margin is rounded down, as the models' own padding does
+            top, left = float((height - side + 1) // 2), float((width - side + 1) // 2)
+            tall = wide = float(side)
+        cut = (1 - self.share) / 2
+        return top + cut * tall, left + cut * wide, self.share * tall, self.share * wide
 
 
-def on_square(maps: Tensor, size: tuple[int, int], crop: float | None) -> Tensor:
-    """Maps of one film's central square as maps of its padded square.
+def frame_of(encoder: Encoder) -> Frame | None:
+    """What an encoder's maps cover; None for the padded square, whose encoders need not say so."""
+    return getattr(encoder, "frame", None)
 
-    Around the square nothing was seen: there each map has its own minimum.
+
+def on_square(
+    maps: Tensor, size: tuple[int, int], frame: Frame | None, cells: int = SQUARE
+) -> Tensor:
+    """A model's maps of one film as maps of its padded square.
+
+    What the model did not see gets the map's minimum, so that it is never pointed at.
 
     Args:
         maps: (n, h, w).
         size: H and W of the film in pixels.
-        crop: as `crop_of` gives it.
+        frame: what the maps cover.
+        cells: along a side of the result.
 
     Returns:
-        the maps as they are where `crop` is None, else (n, SQUARE, SQUARE) on the CPU.
+        the maps as they are where `frame` is None, else (n, cells, cells) on the CPU.
     """
-    if crop is None:
+    if frame is None:
         return maps
-    share = crop * min(size) / max(size)  # of the padded square's side
-    centers = (2 * torch.arange(SQUARE) + 1) / SQUARE - 1  # -1 to 1 over the padded square
-    down, across = torch.meshgrid(centers / share, centers / share, indexing="ij")
-    grid = torch.stack([across, down], dim=-1).expand(len(maps), -1, -1, -1)
-    cells = maps.cpu().float()
+    maps = maps.cpu().float()
+    above, before, side, _ = Frame("square").box(size)
+    top, left, tall, wide = frame.box(size)
+    middles = (torch.arange(cells) + 0.5) / cells * side
+    # from -1 to 1 within the frame
+    y, x = (above + middles - top) / tall * 2 - 1, (before + middles - left) / wide * 2 - 1
+    grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).expand(len(maps), -1, -1, -1)
     inner = functional.grid_sample(
-        cells[:, None], grid, mode="bilinear", padding_mode="border", align_corners=False
+        maps[:, None], grid, mode="bilinear", padding_mode="border", align_corners=False
     )[:, 0]
-    outside = torch.maximum(down.abs(), across.abs()) > 1
-    return torch.where(outside, cells.amin(dim=(1, 2), keepdim=True), inner)
+    seen = (y.abs() <= 1)[:, None] & (x.abs() <= 1)[None, :]
+    return torch.where(seen, inner, maps.amin(dim=(1, 2), keepdim=True))
 
 
-def on_squares(maps: Tensor, sizes: Sequence[tuple[int, int]], crop: float | None) -> Tensor:
+def on_squares(maps: Tensor, sizes: Sequence[tuple[int, int]], frame: Frame | None) -> Tensor:
     """The same for several films, one map each: (n, h, w), n sizes."""
-    if crop is None:
+    if frame is None:
         return maps
-    placed = [on_square(one[None], size, crop) for one, size in zip(maps, sizes, strict=True)]
+    placed = [on_square(one[None], size, frame) for one, size in zip(maps, sizes, strict=True)]
     return torch.cat(placed)
 
 
@@ -87,9 +116,9 @@ def stretch(maps: Tensor) -> Tensor:
 
     So one threshold serves all films of a data set, as in a figure; (n, H, W) to (n, H, W).
     """
-    low = maps.amin(dim=(1, 2), keepdim=True)
-    spread = maps.amax(dim=(1, 2), keepdim=True) - low
-    return torch.where(spread > 0, (maps - low) / spread.clamp_min(1e-12), torch.zeros_like(maps))
+    low, high = (end(dim=(1, 2), keepdim=True) for end in (maps.amin, maps.amax))
+    # in place, since films are large; a constant map is zero before it is divided
+    return (maps - low).div_((high - low).clamp_min(1e-12))
 
 
 def peak(heat: np.ndarray) -> tuple[int, int]:

@@ -10,12 +10,15 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rctpl_utils.baselines.report import COST
+from rctpl_utils.baselines.report import COSTS, cost_file
 from rctpl_utils.draws import Draws, load_draws
+from rctpl_utils.errors import InputError
+from rctpl_utils.files import read_json
 from rctpl_utils.metrics import named_interval
 from rctpl_utils.plots import COLUMN_WIDTH, save_figure
+from rctpl_utils.prompts import Prompts
 from rctpl_utils.results import BASELINES, data_note, write_csv
-from rctpl_utils.variants import HANDWRITTEN
+from rctpl_utils.variants import HANDWRITTEN, VARIANTS
 from rctpl_utils.workspace import Workspace
 
 OURS = ("RC-TPL", "RC-TPL+")
@@ -34,8 +37,11 @@ def method_map(workspace: Workspace) -> pd.DataFrame:
     Returns:
         method, group, seconds (a seed; 0 without training), auc and pointing_game with intervals;
         NaN where a method has no such row.
+
+    Raises:
+        InputError: a notebook that leaves draws or costs has not run.
     """
-    costs = pd.read_csv(workspace.results / COST).set_index("method")
+    costs = training_costs(workspace)
     names = [*HANDWRITTEN, *OURS, *(name for name in costs.index if name not in OURS)]
     draws = {file: load_draws(workspace.results, file) for file, _ in AXES.values()}
     rows = []
@@ -49,6 +55,44 @@ def method_map(workspace: Workspace) -> pd.DataFrame:
     table = pd.DataFrame(rows)
     write_csv(workspace.figures / "method_map.csv", table)
     return table
+
+
+def training_costs(workspace: Workspace) -> pd.DataFrame:
+    """The costs of all trained methods: what notebooks 04b and 04c left, then RC-TPL's (04).
+
+    Returns:
+        by method: the columns of `baselines.report.save_costs`.
+
+    Raises:
+        InputError: a notebook that writes a part has not run.
+    """
+    rows = [row for part in COSTS for row in _read_costs(workspace, part)]
+    rows += [_prompt_cost(workspace, *each) for each in zip(OURS, VARIANTS, strict=True)]
+    return pd.DataFrame(rows).set_index("method")
+
+
+def _read_costs(workspace: Workspace, part: str) -> list[dict[str, object]]:
+    path = cost_file(workspace, part)
+    if not path.exists():
+        raise InputError("no training costs there", f"Run notebook {COSTS[part]} first.", file=path)
+    return pd.read_csv(path).to_dict("records")
+
+
+def _prompt_cost(workspace: Workspace, name: str, variant: str) -> dict[str, object]:
+    paths = [
+        workspace.prompts / f"{variant}-{seed}.history.json"
+        for seed in workspace.profile.prompts.seeds
+    ]
+    seconds = [read_json(path)[-1]["seconds"] for path in paths]
+    prompts = workspace.prompts / f"{variant}-{workspace.profile.prompts.seeds[0]}.safetensors"
+    return {
+        "method": name,
+        "parameters": Prompts.load(prompts).parameters,
+        "views": 0,
+        "tokens": 0,
+        "labeled images a class": 0,
+        "seconds": float(np.mean(seconds)),
+    }
 
 
 def _group(name: str, costs: pd.DataFrame) -> str:

@@ -6,8 +6,8 @@ image, so that a metric is computed for all resamples at once.
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import csr_array
 from scipy.stats import norm
-from sklearn.metrics import precision_recall_curve
 
 FEW = 10  # resamples in a tail below which counting them is too coarse
 
@@ -18,14 +18,16 @@ def patient_weights(
     """How often each image is drawn when patients are drawn with replacement.
 
     Returns:
-        (1 + resamples, n) float32; the first row is the sample itself, all ones.
+        (1 + resamples, n) float32 in Fortran order: an image's weights lie side by side, as
+        `weighted_auc` reads them. The first row is the sample itself, all ones.
     """
     codes, unique = pd.factorize(patients)
     counts = generator.multinomial(
         len(unique), np.full(len(unique), 1 / len(unique)), size=resamples
     )
-    drawn = counts[:, codes].astype(np.float32)
-    return np.concatenate([np.ones((1, len(codes)), np.float32), drawn])
+    weights = np.ones((1 + resamples, len(codes)), np.float32, order="F")
+    weights[1:] = counts[:, codes]
+    return weights
 
 
 def weighted_auc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -34,20 +36,32 @@ def weighted_auc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) ->
     Args:
         labels: (n,), 1 or 0, NaN where unknown (left out).
         scores: (n,).
-        weights: (R, n).
+        weights: (R, n), fastest in Fortran order; sums of whole numbers are exact.
 
     Returns:
         (R,), NaN where a resample lacks one of the two labels.
     """
-    places = {value: np.flatnonzero(labels == value) for value in (0, 1)}
-    order = places[0][np.argsort(scores[places[0]], kind="stable")]  # negatives, ascending
-    ranked, positive = scores[order], weights[:, places[1]]
-    below = np.zeros((len(weights), len(order) + 1))
-    np.cumsum(weights[:, order], axis=1, out=below[:, 1:])  # weight of the k lowest negatives
-    first, last = (np.searchsorted(ranked, scores[places[1]], side=s) for s in ("left", "right"))
-    wins = np.einsum("rp,rp->r", positive, (below[:, first] + below[:, last]) / 2)
-    pairs = positive.sum(axis=1, dtype=np.float64) * below[:, -1]
+    positives, negatives = (np.flatnonzero(labels == value) for value in (1, 0))
+    steps, own = np.unique(scores[positives], return_inverse=True)  # K distinct scores
+    # A negative is below all steps from `last` on and level with one in between, if there is any:
+    # one half from `first` on, the other half from `last` on.
+    first, last = (np.searchsorted(steps, scores[negatives], side=s) for s in ("left", "right"))
+    size = len(steps) + 1  # the last place is for negatives above all steps
+    positive = _summed(own, positives, 1, size, weights)
+    halves = np.r_[first, last], np.r_[negatives, negatives]
+    below = np.cumsum(_summed(*halves, 0.5, size, weights), axis=0, dtype=np.float64)
+    wins = np.einsum("kr,kr->r", positive, below)
+    pairs = positive.sum(axis=0, dtype=np.float64) * below[-1]
     return np.divide(wins, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
+
+
+def _summed(
+    places: np.ndarray, images: np.ndarray, share: float, size: int, weights: np.ndarray
+) -> np.ndarray:
+    """A share of each image's weights, summed by place: (size, R); one pass over the weights."""
+    shares = np.full(len(places), share, weights.dtype)
+    shape = (size, weights.shape[1])
+    return csr_array((shares, (places, images)), shape=shape) @ weights.T
 
 
 def macro_auc(labels: np.ndarray, scores: np.ndarray) -> float:
@@ -62,28 +76,47 @@ def macro_auc(labels: np.ndarray, scores: np.ndarray) -> float:
 
 
 def weighted_accuracy(
-    labels: np.ndarray, scores: np.ndarray, threshold: float, weights: np.ndarray
+    labels: np.ndarray, scores: np.ndarray, threshold: float | np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
-    """The share of images on the right side of a threshold in every resample: (R,)."""
+    """The share of images on the right side of a threshold in every resample.
+
+    Args:
+        labels: (n,) or, for L classes in one product, (n, L); NaN where unknown (left out).
+        scores: of the same shape.
+        threshold: one a class, (L,).
+        weights: (R, n).
+
+    Returns:
+        (R,) or (R, L).
+    """
     known = ~np.isnan(labels)
-    right = (scores[known] >= threshold) == (labels[known] == 1)
-    part = weights if known.all() else weights[:, known]  # a copy costs more than the product
-    return part @ right / part.sum(axis=1)
+    right = ((scores >= threshold) == (labels == 1)) & known
+    return (weights @ right.astype(weights.dtype)) / (weights @ known.astype(weights.dtype))
 
 
 def best_f1_threshold(labels: np.ndarray, scores: np.ndarray) -> float:
     """The threshold with the best F1, MedKLIP's rule; on a test set it is an oracle.
 
+    Every score is tried as a threshold; of equally good ones the lowest is taken. F1 comes from
+    precision and recall, as in MedKLIP's test script, so that rounding decides ties as it does
+    there.
+
     Raises:
         ValueError: no positive label.
     """
     known = ~np.isnan(labels)
-    if not (labels[known] == 1).any():
+    positive, scores = labels[known] == 1, scores[known]
+    if not positive.any():
         raise ValueError("a threshold needs at least one positive label")
-    precision, recall, thresholds = precision_recall_curve(labels[known] == 1, scores[known])
+    order = np.argsort(scores, kind="stable")
+    ranked = scores[order]
+    firsts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])  # of each distinct score
+    reached = np.r_[0, np.cumsum(positive[order])]
+    hits = reached[-1] - reached[firsts]  # positives at the threshold or above it
+    precision, recall = hits / (len(ranked) - firsts), hits / reached[-1]
     total = precision + recall
     f1 = np.divide(2 * precision * recall, total, out=np.zeros_like(total), where=total > 0)
-    return float(thresholds[np.argmax(f1[:-1])])
+    return float(ranked[firsts[np.argmax(f1)]])
 
 
 def scorable(labels: np.ndarray) -> bool:

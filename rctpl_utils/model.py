@@ -11,7 +11,7 @@ from rctpl_utils.calibration import Calibration
 from rctpl_utils.encoders.base import Encoder, ImageFeatures
 from rctpl_utils.encoders.loading import named_encoder
 from rctpl_utils.errors import InputError
-from rctpl_utils.heat_maps import crop_of, on_squares
+from rctpl_utils.heat_maps import frame_of, on_squares
 from rctpl_utils.prompts import Prompts
 from rctpl_utils.scoring import fuse, similarity_maps
 from rctpl_utils.vocabulary import CONCEPTS
@@ -91,7 +91,7 @@ class RCTPL:
         dense = self._encode(images).dense_features  # (n, h, w, d)
         maps = similarity_maps(dense.flatten(1, 2), embedding)  # (n, h * w, 1)
         maps = maps.reshape(dense.shape[:3]).cpu()
-        return on_squares(maps, [each.shape for each in images], crop_of(self.encoder)).numpy()
+        return on_squares(maps, [each.shape for each in images], frame_of(self.encoder)).numpy()
 
     def explain(
         self, image: np.ndarray, concepts: Sequence[str] = CONCEPTS, source: str = "kb"

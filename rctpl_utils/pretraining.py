@@ -6,6 +6,7 @@ cannot be shipped; it makes an encoder of the same kind, from the same kind of d
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,17 +16,16 @@ from tqdm import tqdm
 
 from rctpl_utils.encoders.base import freeze
 from rctpl_utils.encoders.standin import StandIn, standardize
-from rctpl_utils.encoders.text_tower import TextTower
 from rctpl_utils.precision import autocast
 from rctpl_utils.pretraining_texts import TextBank
 from rctpl_utils.profiles import Pretraining
 from rctpl_utils.scoring import aggregate
+from rctpl_utils.word_states import word_states
 
 TARGET_TEMPERATURE = 0.1  # of the soft targets
 LOCAL_TEMPERATURE = 0.03  # tau of the spatial softmax while pre-training
 LOCAL_WEIGHT = 0.5
 TEXTS_PER_IMAGE = 3
-TEXT_BATCH = 256
 WEIGHT_DECAY = 1e-2
 
 
@@ -36,18 +36,23 @@ class Pairs:
     Attributes:
         images: (n, S, S) uint8.
         reports: (n,) row of the image's report in `bank`.
-        bank: the texts.
+        bank: what the reports say.
+        texts: all training texts, the bank's first (`pretraining_texts.training_texts`).
     """
 
     images: np.ndarray
     reports: np.ndarray
     bank: TextBank
+    texts: list[str]
 
 
 def pretrain(
-    pairs: Pairs, image_size: int, settings: Pretraining, device: torch.device
+    pairs: Pairs, image_size: int, settings: Pretraining, features: Path, device: torch.device
 ) -> tuple[StandIn, list[dict[str, float]]]:
     """Train the image tower and the text projection; MiniLM stays frozen.
+
+    Args:
+        features: the feature cache, which keeps the texts' word states.
 
     Returns:
         the frozen encoder and one row an epoch with its losses.
@@ -55,7 +60,7 @@ def pretrain(
     torch.manual_seed(settings.seed)
     generator = np.random.default_rng(settings.seed)
     model = StandIn(image_size).to(device)
-    pooled = pooled_texts(model.text, pairs.bank.texts)
+    pooled = _pooled(model, pairs, features)
     spread_texts(model.text.projection, pooled)
     learned = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(learned, settings.learning_rate, weight_decay=WEIGHT_DECAY)
@@ -84,6 +89,15 @@ def pretrain(
             history.append({"epoch": epoch + 1, "global_loss": means[0], "local_loss": means[1]})
             bar.set_postfix(loss=f"{means.sum():.3f}")
     return freeze(model), history
+
+
+def _pooled(model: StandIn, pairs: Pairs, features: Path) -> np.ndarray:
+    """The bank's texts before the projection, which MiniLM gives once: (n, W) float32.
+
+    The texts that only baselines read go through MiniLM with them: both then find one file.
+    """
+    words, _ = word_states(model.text, pairs.texts, features)
+    return words.means(np.arange(len(pairs.bank.texts)))
 
 
 def _losses(
@@ -149,21 +163,6 @@ def spread_texts(projection: torch.nn.Linear, pooled: np.ndarray) -> None:
 
 def _project(model: StandIn, pooled: np.ndarray) -> Tensor:
     return model.text.project(torch.from_numpy(pooled).to(model.device))
-
-
-@torch.no_grad()
-def pooled_texts(tower: TextTower, texts: list[str]) -> np.ndarray:
-    """The tower's features before the projection, once since MiniLM is frozen: (n, W) float32."""
-    order = np.argsort([len(text) for text in texts], kind="stable")
-    pooled = np.empty((len(texts), tower.bert.config.hidden_size), np.float32)
-    with tqdm(total=len(texts), desc="reading texts", unit="text") as bar:
-        for start in range(0, len(order), TEXT_BATCH):
-            rows = order[start : start + TEXT_BATCH]
-            with autocast(tower.device):
-                batch = tower.pooled([texts[row] for row in rows])
-            pooled[rows] = batch.float().cpu().numpy()
-            bar.update(len(rows))
-    return pooled
 
 
 def soft_targets(images: np.ndarray, texts: np.ndarray, device: torch.device) -> Tensor:

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from rctpl_utils.datasets import ChestXrayDataset, open_dataset
 from rctpl_utils.encoders.standin import pad_to_square
 from rctpl_utils.pretraining import Pairs
-from rctpl_utils.pretraining_texts import build_text_bank
+from rctpl_utils.pretraining_texts import build_text_bank, training_texts
 from rctpl_utils.reports import Report
 
 
@@ -28,7 +28,8 @@ def load_pairs(data_root: Path, reports: list[Report], triplets: pd.DataFrame, s
     studies = dataset.records["study"].map(rows)
     kept = np.flatnonzero(studies.notna())
     images = load_images(dataset, kept, size)
-    return Pairs(images, studies.iloc[kept].to_numpy(int), bank)
+    texts, _ = training_texts(bank, [report.impression for report in reports])
+    return Pairs(images, studies.iloc[kept].to_numpy(int), bank, texts)
 
 
 def load_images(dataset: ChestXrayDataset, rows: np.ndarray, size: int) -> np.ndarray:

@@ -6,7 +6,7 @@ are the soft targets of MedCLIP's semantic matching (Wang et al. 2022, section 3
 labels to places so that a sentence about a left lung matches left lungs best.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -111,6 +111,24 @@ def build_text_bank(
         finding_rows.append(np.array([r for r in rows[-1] if (vectors[r][:-1] > 0).any()], int))
     texts = [text for text, _ in index]
     return TextBank(texts, np.stack(vectors), rows, finding_rows, np.stack(report_vectors))
+
+
+def training_texts(bank: TextBank, impressions: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """All texts that anything learns from, in one order: the bank's, then the impressions.
+
+    Args:
+        impressions: of the bank's reports; empty where a report has none.
+
+    Returns:
+        the texts, and for each report the row of its impression (of the whole report where it has
+        none).
+    """
+    texts, rows = list(bank.texts), []
+    for own, impression in zip(bank.rows, impressions, strict=True):
+        rows.append(len(texts) if impression else own[0])
+        if impression:
+            texts.append(impression)
+    return texts, np.array(rows)
 
 
 def finding_phrase(concept: str, location: str | None, positive: str) -> str:

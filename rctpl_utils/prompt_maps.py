@@ -31,7 +31,7 @@ from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.errors import InputError
 from rctpl_utils.features import IMAGE_BATCH, image_features
 from rctpl_utils.grounding_metrics import pointing_hit
-from rctpl_utils.heat_maps import crop_of, on_film, on_square
+from rctpl_utils.heat_maps import Frame, frame_of, on_film, on_square
 from rctpl_utils.metrics import (
     named_interval,
     over_seeds,
@@ -68,14 +68,14 @@ def cell_maps(workspace: Workspace, encoder: Encoder, boxed: Boxed, embeddings: 
 
 
 def hits(
-    boxed: Boxed, cases: list[Case], runs: Tensor, crop: float | None = None
+    boxed: Boxed, cases: list[Case], runs: Tensor, frame: Frame | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Whether the own map and the other map of each case point into its box.
 
     Args:
         cases: C of them.
         runs: maps of K runs, (K, n, L, h, w).
-        crop: of the encoder (`heat_maps.crop_of`).
+        frame: of the encoder (`heat_maps.frame_of`).
 
     Returns:
         own and other, bool (K, C) each.
@@ -85,7 +85,7 @@ def hits(
         mask = boxed.mask(case.film, case.concept)
         pair = (runs[:, case.film, case.concept], runs[:, case.other_film, case.other_concept])
         for which, cells in enumerate(pair):
-            cells = on_square(cells, mask.shape, crop)
+            cells = on_square(cells, mask.shape, frame)
             heats = on_film(cells, mask.shape).numpy()  # (K, H, W)
             found[which, :, k] = [pointing_hit(heat, mask) for heat in heats]
     return found[0], found[1]
@@ -121,7 +121,7 @@ def compare_maps(
         picks = seed_picks(len(embeddings), len(weights), generator)
         for (other, own), cases in zip(COMPARISONS.items(), pairs, strict=True):
             drawn = weights[:, [case.film for case in cases]]  # (1 + R, C)
-            measured = hits(boxed, cases, maps, crop_of(encoder))
+            measured = hits(boxed, cases, maps, frame_of(encoder))
             for kind, found in zip((own, other), measured, strict=True):
                 share = (found @ drawn.T) / drawn.sum(axis=1)  # (K, 1 + R)
                 series = over_seeds(share, picks)

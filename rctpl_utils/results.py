@@ -32,6 +32,16 @@ def data_note(workspace: Workspace) -> str:
     return f"Real radiographs, {workspace.profile.encoder}."
 
 
+def table_note(workspace: Workspace) -> str:
+    """`data_note`, and where this run trained the baselines itself, what their rows are."""
+    if workspace.profile.baselines is None:
+        return data_note(workspace)
+    return (
+        f"{data_note(workspace)} The baselines' rows are miniatures, trained on the stand-in's "
+        "frozen lower layers under one budget (notebook 04b)."
+    )
+
+
 def write_csv(path: str | Path, rows: pd.DataFrame) -> Path:
     """Write rows atomically; six decimals, `\\n` line ends: equal results give equal bytes."""
     with atomic_path(path) as temporary:

@@ -1,7 +1,8 @@
 """Run the notebooks in order: `python -m rctpl_utils.run --profile smoke` (design, section 8).
 
-Fresh notebooks are skipped, a killed run resumes where it stopped, a failing notebook stops the
-run with its cell, its error and what to do. Exit status: 0 all is up to date, 1 a notebook
+Each starts as soon as what it needs is done, two at a time on a processor. Fresh notebooks are
+skipped, a killed run resumes where it stopped, a failing notebook stops the run with its cell, its
+error and what to do. Exit status: 0 all is up to date, 1 a notebook
 failed, 2 the request was refused before anything ran.
 """
 
@@ -15,26 +16,12 @@ from typing import Any
 from rctpl_utils.errors import InputError
 from rctpl_utils.runner.atlas import write_figures_readme, write_readme_map
 from rctpl_utils.runner.busy import check_writable, exclusive_run
-from rctpl_utils.runner.execution import (
-    NotebookFailure,
-    check_parameters,
-    execute,
-    files_made,
-    save_outputs,
-    snapshot,
-)
-from rctpl_utils.runner.freshness import (
-    Marker,
-    Step,
-    find_notebooks,
-    marker_path,
-    plan,
-    read_marker,
-    select,
-    write_marker,
-)
+from rctpl_utils.runner.execution import check_parameters, save_outputs
+from rctpl_utils.runner.freshness import Step, find_notebooks, plan, read_marker, select
 from rctpl_utils.runner.options import build_parser
 from rctpl_utils.runner.provenance import write_manifest
+from rctpl_utils.runner.schedule import default_jobs
+from rctpl_utils.runner.steps import run_steps
 from rctpl_utils.runner.summary import closing_table, listing
 from rctpl_utils.workspace import NOTEBOOKS, PROJECT, Workspace
 
@@ -78,7 +65,7 @@ def _run(options: Namespace, folder: Path) -> int:
         for step in steps:
             if step.selected and not step.fresh:
                 check_parameters(step.notebook, parameters)
-        return _run_steps(workspace, steps, parameters, options.save_outputs)
+        return _run_steps(workspace, steps, parameters, options)
 
 
 def _open_workspace(options: Namespace) -> Workspace:
@@ -129,62 +116,28 @@ def _parameters(options: Namespace, workspace: Workspace) -> dict[str, Any]:
 
 
 def _run_steps(
-    workspace: Workspace, steps: Sequence[Step], parameters: dict[str, Any], save: bool
+    workspace: Workspace, steps: Sequence[Step], parameters: dict[str, Any], options: Namespace
 ) -> int:
     chosen = [step for step in steps if step.selected]
     _warn_of_gaps(steps)
-    status: dict[str, str] = {}
-    failure: NotebookFailure | None = None
-    for number, step in enumerate(chosen, start=1):
-        name, label = step.notebook.stem, f"[{number}/{len(chosen)}] {step.notebook.stem}"
-        if step.fresh:
-            status[name] = "up to date"
-            print(f"{label}: up to date", flush=True)
-            continue
-        try:
-            marker = _run_one(workspace, step, parameters, label)
-        except NotebookFailure as error:
-            status[name], failure = "failed", error
-            break
-        status[name] = "done"
-        print(
-            f"{label}: done in {marker.seconds:.0f} s, peak {marker.peak_memory / 1e9:.1f} GB, "
-            f"{len(marker.made)} files made",
-            flush=True,
-        )
+    jobs = options.jobs or default_jobs(workspace)
+    outcome = run_steps(workspace, steps, parameters, jobs)
     markers = [read_marker(workspace, step.notebook) for step in steps]
-    if failure is None:
-        write_manifest(workspace, [marker for marker in markers if marker])
+    if not outcome.failures:
+        write_manifest(workspace, [marker for marker in markers if marker], jobs)
         write_figures_readme(workspace)
-        if save:
+        if options.save_outputs:
             write_readme_map(workspace)
             for step in chosen:
                 save_outputs(step.notebook, workspace.executed / step.notebook.name)
-    print(closing_table(workspace, chosen, status))
+    print(closing_table(workspace, chosen, outcome))
     if workspace.skip_bad or workspace.allow_partial:
         from rctpl_utils.omissions import summary  # pandas and torch take seconds
 
         print(summary(workspace))
-    if failure is not None:
+    for failure in outcome.failures:
         print(f"\n{failure}", file=sys.stderr)
-    return 0 if failure is None else 1
-
-
-def _run_one(workspace: Workspace, step: Step, parameters: dict[str, Any], label: str) -> Marker:
-    """Run one notebook; its completion marker goes first and comes back last."""
-    marker_path(workspace, step.notebook).unlink(missing_ok=True)
-    progress: dict | bool = False
-    if sys.stderr.isatty():
-        progress = {"desc": label, "leave": False}
-    else:
-        print(f"{label}: running", flush=True)
-    before = snapshot(workspace)
-    copy = workspace.executed / step.notebook.name
-    seconds, peak = execute(step.notebook, copy, parameters, progress)
-    made = files_made(before, snapshot(workspace))
-    marker = Marker(step.notebook.stem, step.hash, seconds, peak, made)
-    write_marker(workspace, step.notebook, marker)
-    return marker
+    return 1 if outcome.failures else 0
 
 
 def _warn_of_gaps(steps: Sequence[Step]) -> None:

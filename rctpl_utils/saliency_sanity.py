@@ -22,7 +22,7 @@ from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.gradcam import gradcam_maps
 from rctpl_utils.grounding_metrics import pointing_hit
 from rctpl_utils.handwritten import NONSENSE
-from rctpl_utils.heat_maps import crop_of, on_film, on_square
+from rctpl_utils.heat_maps import Frame, frame_of, on_film, on_square
 from rctpl_utils.metrics import named_interval, patient_weights
 from rctpl_utils.prompt_maps import DATASET
 from rctpl_utils.prompts import Prompts
@@ -164,10 +164,10 @@ def check_saliency(workspace: Workspace, encoder: Encoder, prompts: Prompts) -> 
     generator = np.random.default_rng(BOOTSTRAP_SEED)
     weights = patient_weights(boxed.patients.iloc[films], workspace.profile.bootstrap, generator)
     return Sanity(
-        rows=_measure(maps, masks, weights, crop_of(encoder)),
+        rows=_measure(maps, masks, weights, frame_of(encoder)),
         changes=tuple(change for _, change in maps["cosine map"]),
         maps={
-            kind: _placed([d[0][0] for d in each.values()], masks[0].shape, crop_of(encoder))
+            kind: _placed([d[0][0] for d in each.values()], masks[0].shape, frame_of(encoder))
             for kind, each in maps.items()
         },
         pixels=pixels[0],
@@ -180,7 +180,7 @@ def _measure(
     maps: dict[str, dict[tuple[str, str], list[np.ndarray]]],
     masks: list[np.ndarray],
     weights: np.ndarray,
-    crop: float | None,
+    frame: Frame | None,
 ) -> pd.DataFrame:
     """The rows of `Sanity`; `weights` of the films in every resample, (1 + R, n)."""
     rows = []
@@ -189,7 +189,7 @@ def _measure(
         for (of, change), drawn in changed.items():
             films_values = {
                 "similarity": np.mean([rank_correlation(original, m) for m in drawn], axis=0),
-                "pointing_game": np.mean([_hits(m, masks, crop) for m in drawn], axis=0),
+                "pointing_game": np.mean([_hits(m, masks, frame) for m in drawn], axis=0),
             }
             for metric, values in films_values.items():
                 series = weights @ values / weights.sum(axis=1)
@@ -223,13 +223,13 @@ def _maps_under_changes(
     return found
 
 
-def _placed(maps: list[np.ndarray], size: tuple[int, int], crop: float | None) -> np.ndarray:
-    return on_square(torch.from_numpy(np.stack(maps)), size, crop).numpy()
+def _placed(maps: list[np.ndarray], size: tuple[int, int], frame: Frame | None) -> np.ndarray:
+    return on_square(torch.from_numpy(np.stack(maps)), size, frame).numpy()
 
 
-def _hits(maps: np.ndarray, masks: list[np.ndarray], crop: float | None) -> np.ndarray:
+def _hits(maps: np.ndarray, masks: list[np.ndarray], frame: Frame | None) -> np.ndarray:
     heats = (
-        on_film(on_square(torch.from_numpy(cells[None]), mask.shape, crop), mask.shape)[0].numpy()
+        on_film(on_square(torch.from_numpy(cells[None]), mask.shape, frame), mask.shape)[0].numpy()
         for cells, mask in zip(maps, masks, strict=True)
     )
     return np.array([pointing_hit(*each) for each in zip(heats, masks, strict=True)], float)

@@ -77,6 +77,11 @@ class ShardStore:
         """Shards that are not part of the finished files yet."""
         return self.paths[0].with_suffix(".shards")
 
+    @property
+    def lock(self) -> Path:
+        """Held by the one who makes the arrays (`features.sole_maker`); it may stay behind."""
+        return self.paths[0].with_suffix(".lock")
+
     def whole(self) -> bool:
         """Whether the finished files are there and every shard fits its checksum.
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -53,8 +54,10 @@ def classify(
     Args:
         others: rows that are no class embeddings, by name: one function a seed.
     """
-    concepts, test = _score(workspace, encoder, dataset, "test", methods, others or {})
-    _, validation = _score(workspace, encoder, dataset, "validation", methods, others or {})
+    embed = lru_cache(maxsize=None)(lambda embedder, asked: embedder(asked))  # once for both splits
+    given = methods, others or {}, embed
+    concepts, test = _score(workspace, encoder, dataset, "test", *given)
+    _, validation = _score(workspace, encoder, dataset, "validation", *given)
     patients = open_split(workspace, dataset, "test").records["patient_id"]
     generator = np.random.default_rng(BOOTSTRAP_SEED)
     weights = patient_weights(patients, workspace.profile.bootstrap, generator)
@@ -68,13 +71,14 @@ def _score(
     split: str,
     methods: Sequence[Method],
     others: Mapping[str, Sequence[Scorer]],
+    embed: Callable[[Embedder, tuple[str, ...]], ClassEmbeddings],
 ) -> tuple[tuple[str, ...], Split]:
     dataset = open_split(workspace, name, split)
     features = image_features(encoder, dataset, workspace.features)
     asked, shown = asked_concepts(dataset), shown_concepts(dataset)
     # in the methods' order: the columns of a product decide the last bits of its entries
     embedders = dict.fromkeys(each for method in methods for each in method.embedders)
-    scored = score_images(features, {each: each(asked) for each in embedders})
+    scored = score_images(features, {each: embed(each, asked) for each in embedders})
     scores = {
         method.name: [
             shown_scores(scored[each], method.branch, asked, shown) for each in method.embedders

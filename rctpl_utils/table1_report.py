@@ -17,6 +17,7 @@ from rctpl_utils.results import (
     data_note,
     reported_table1,
     stacked,
+    table_note,
     wide_table,
     with_absent,
     with_reported,
@@ -54,7 +55,7 @@ def save_table1(workspace: Workspace, outcomes: Mapping[str, Classification]) ->
     save_draws(workspace.results, "table1", {k: v for part in draws for k, v in part.items()})
     wide = wide_table(table, reasons=why_absent(workspace))
     caption = (
-        f"Table 1. Zero-shot classification, value [95 % interval]. {data_note(workspace)} "
+        f"Table 1. Zero-shot classification, value [95 % interval]. {table_note(workspace)} "
         "acc_oracle: threshold chosen on the test set; acc_validation: on the validation split. "
         "Columns 'reported': the paper's numbers, on real data with other encoders, not reruns."
     )

@@ -8,9 +8,9 @@ from rctpl_utils.baselines.roster import why_absent
 from rctpl_utils.draws import save_draws
 from rctpl_utils.metrics import holm, named_interval, paired_p_value
 from rctpl_utils.results import (
-    data_note,
     reported_retrieval,
     stacked,
+    table_note,
     wide_table,
     with_reported,
     write_csv,
@@ -54,7 +54,7 @@ def save_table5(
     wide = wide[[column for column in order if column in wide.columns]]
     caption = (
         f"Table 5. Image-text retrieval on CheXpert-5x200, value [95 % interval]. "
-        f"{data_note(workspace)} Right is what is of the query's class. Class-score rows compare "
+        f"{table_note(workspace)} Right is what is of the query's class. Class-score rows compare "
         "scores standardized over the pool, as are the baselines' own vectors; 'plain cosine' rows "
         "do not. Columns 'reported': the "
         "paper's numbers, on real data with other encoders and sentences, not reruns."

@@ -1,4 +1,4 @@
-"""The rows of Table 1: hand-written class embeddings, RC-TPL by branch, RC-TPL+, the bounds."""
+"""RC-TPL and RC-TPL+ as a run learns them, and their rows of Table 1 with the hand-written ones."""
 
 from collections.abc import Callable, Mapping, Sequence
 

@@ -3,9 +3,11 @@
 import pytest
 import torch
 from hypothesis import settings
+from toy_project import FIRST, SECOND, THIRD, write_notebook
 
 from rctpl_utils.encoders.base import freeze
 from rctpl_utils.encoders.standin import StandIn
+from rctpl_utils.runner import freshness
 
 settings.register_profile("busy", deadline=None)
 settings.load_profile("busy")
@@ -16,3 +18,13 @@ def encoder() -> StandIn:
     """A stand-in with random image weights, 64 pixels."""
     torch.manual_seed(7)
     return freeze(StandIn(64))
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """The folder of three tiny notebooks; the runner's output goes to `out` beside it."""
+    monkeypatch.setattr(freshness, "package_hash", lambda: "package")  # it may be under edit
+    folder = tmp_path / "notebooks"
+    for name, source in (("00_first", FIRST), ("01_second", SECOND), ("02_third", THIRD)):
+        write_notebook(folder, name, source)
+    return folder

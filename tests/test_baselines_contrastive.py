@@ -27,22 +27,21 @@ from rctpl_utils.baselines.biovil import (
 )
 from rctpl_utils.baselines.chexzero import CheXzero, pair_probability
 from rctpl_utils.baselines.convirt import ConVIRT, convirt_loss
-from rctpl_utils.baselines.gloria import (
-    GLoRIA,
-    attended_cosines,
-    attention,
-    by_text,
-    gloria_loss,
-    pooled_words,
-    text_scores,
-    without_special_tokens,
-)
+from rctpl_utils.baselines.gloria import GLoRIA, gloria_loss
 from rctpl_utils.baselines.material import draw_batch
 from rctpl_utils.baselines.medclip_vit import MedCLIPViT, medclip_loss, unpaired_rows
 from rctpl_utils.baselines.towers import Setup
 from rctpl_utils.baselines.training import train, validation_auc
-from rctpl_utils.baselines.words import Words
+from rctpl_utils.baselines.word_attention import (
+    attended_cosines,
+    attention,
+    by_text,
+    pooled_words,
+    text_scores,
+    without_special_tokens,
+)
 from rctpl_utils.profiles import BaselineTraining
+from rctpl_utils.word_states import Words
 
 CPU = torch.device("cpu")
 SETTINGS = BaselineTraining(views=3200, batch_size=32)

@@ -28,7 +28,7 @@ from rctpl_utils.encoders.base import state_hash
 from rctpl_utils.encoders.biovil import IMAGE_WEIGHTS, BioViL, stretched
 from rctpl_utils.encoders.loading import check_checkpoint, open_encoder
 from rctpl_utils.errors import InputError
-from rctpl_utils.heat_maps import SQUARE, crop_of, on_film, on_square, peak
+from rctpl_utils.heat_maps import SQUARE, Frame, frame_of, on_film, on_square, peak
 from rctpl_utils.model import RCTPL
 from rctpl_utils.prompts import Prompts
 from rctpl_utils.saliency_sanity import blocks
@@ -308,7 +308,7 @@ def test_a_cell_lands_on_the_film_where_its_pixels_came_from(model, size, place)
     spot = np.exp(-((down - row) ** 2 + (across - column) ** 2) / (2 * (short / 20) ** 2))
     seen = model.preprocess(spot.astype(np.float32))  # (1, 480, 480), resized and cropped
     cells = functional.avg_pool2d(seen[None], 32)[0]  # (1, 15, 15), as the ResNet's strides do
-    heat = on_film(on_square(cells, size, crop_of(model)), size)[0].numpy()
+    heat = on_film(on_square(cells, size, frame_of(model)), size)[0].numpy()
     found = peak(heat)
     cell = 15 / 16 * short / 15
     assert abs(found[0] + 0.5 - row) < 0.75 * cell and abs(found[1] + 0.5 - column) < 0.75 * cell
@@ -316,9 +316,9 @@ def test_a_cell_lands_on_the_film_where_its_pixels_came_from(model, size, place)
 
 def test_outside_the_crop_a_map_has_its_minimum(model):
     cells = 1 + torch.rand(1, 15, 15, generator=torch.Generator().manual_seed(0))
-    heat = on_film(on_square(cells, (400, 800), crop_of(model)), (400, 800))[0]
+    heat = on_film(on_square(cells, (400, 800), frame_of(model)), (400, 800))[0]
     side = 400 * 15 / 16
-    assert crop_of(model) == 15 / 16
+    assert frame_of(model) == Frame("short", 15 / 16)
     inside = np.flatnonzero((heat[200] > cells.min() + 1e-6).numpy())
     assert inside[0] == pytest.approx(400 - side / 2, abs=8)
     assert inside[-1] == pytest.approx(400 + side / 2, abs=8)

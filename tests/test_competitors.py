@@ -1,5 +1,6 @@
 """From competitors to rows of the tables: their scores, maps and vectors reach the right place."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,8 +13,7 @@ from scipy.special import softmax
 from rctpl_utils.baselines import roster
 from rctpl_utils.baselines import rows as module
 from rctpl_utils.baselines.base import CLASSIFY, GROUND
-from rctpl_utils.baselines.released.base import Frame
-from rctpl_utils.baselines.report import curve, rate_table
+from rctpl_utils.baselines.report import cost_file, curve, rate_table, save_costs, save_curves
 from rctpl_utils.baselines.roster import why_absent
 from rctpl_utils.baselines.rows import (
     Competitor,
@@ -22,11 +22,20 @@ from rctpl_utils.baselines.rows import (
     retrieval_pairs,
     scorers,
 )
-from rctpl_utils.method_map import _group, _mean_over_sets
+from rctpl_utils.errors import InputError
+from rctpl_utils.files import write_json
+from rctpl_utils.grounding_report import save_grounding_tables
+from rctpl_utils.heat_maps import Frame
+from rctpl_utils.method_map import _group, _mean_over_sets, training_costs
 from rctpl_utils.profiles import get_profile
+from rctpl_utils.prompts import Prompts
+from rctpl_utils.results import data_note, table_note
 from rctpl_utils.retrieval import standardized, unit
 from rctpl_utils.retrieval_sides import Side
 from rctpl_utils.table1 import COVID_FILMS
+from rctpl_utils.table1_report import save_table1
+from rctpl_utils.table5_report import save_table5
+from rctpl_utils.workspace import Workspace
 
 FILMS = np.random.default_rng(0).normal(size=(300, 3)).astype(np.float32)  # more than a batch
 
@@ -77,6 +86,24 @@ def test_scores_are_the_models_own_a_run_a_seed():
     assert len(found) == 2
     dataset = Films(("Edema", "Mass"))
     assert found[0](dataset, dataset.concepts) == pytest.approx(FILMS[:, :2])
+
+
+def test_a_data_set_is_opened_once_for_all_models_and_seeds():
+    opened, dataset = [], Films(("Edema", "Mass"))
+
+    def noted(asked):
+        opened.append(asked)
+        return read(asked)
+
+    competitors = [Competitor(name, (Model(), Model()), noted) for name in "ab"]
+    for run in [run for runs in scorers(competitors).values() for run in runs]:
+        assert run(dataset, dataset.concepts) == pytest.approx(FILMS[:, :2])
+    asked = SimpleNamespace(dataset=dataset, rows=np.array([0, 2]), concept="Edema")
+    for row in grounders(competitors):
+        assert all(len(maker(asked)) == 2 for maker in row.makers)
+    assert opened == [dataset]
+    scorers(competitors)["a"][0](Films(("Edema", "Mass")), dataset.concepts)
+    assert len(opened) == 2
 
 
 def test_films_that_exclude_each_other_meet_a_softmax_with_the_models_sharpness():
@@ -137,6 +164,20 @@ def test_a_profile_with_its_own_training_lacks_no_baseline(tmp_path):
     assert found["CheXzero"] == "weights not there" and "GLoRIA" not in found
 
 
+def test_captions_say_what_the_baselines_are_where_this_run_trained_them(tmp_path):
+    smoke = Workspace.open("smoke", output=tmp_path, device="cpu")
+    released = SimpleNamespace(profile=replace(smoke.profile, baselines=None))
+    assert table_note(released) == data_note(smoke)
+    said = table_note(smoke).removeprefix(data_note(smoke))
+    assert "miniatures" in said and "one budget (notebook 04b)." in said
+    save_table1(smoke, {})
+    save_grounding_tables(smoke, {})
+    save_table5(smoke, None)
+    for number in range(1, 6):
+        for kind in ("md", "tex"):
+            assert said in (smoke.figures / f"table{number}.{kind}").read_text(encoding="utf-8")
+
+
 def test_rates_and_curves_show_what_was_kept():
     run = {
         "unit": "views",
@@ -149,6 +190,53 @@ def test_rates_and_curves_show_what_was_kept():
     (line,) = curve({"a": run}, "a").axes[0].lines
     assert line.get_xdata().tolist() == [64, 128, 192]
     assert curve({}, "a") is None
+
+
+def test_without_runs_there_is_nothing_to_show(tmp_path):
+    workspace = Workspace.open("smoke", output=tmp_path, device="cpu")
+    assert rate_table({}).empty and save_curves(workspace, {}, "baseline_curves") is None
+    assert not list(workspace.figures.iterdir())
+
+
+def a_run(seconds: float, parameters: int, **seen: int) -> dict:
+    """Two seeds of two steps; the last step counts."""
+    history = [
+        {"seed": seed, "step": step, "seconds": step * seconds + seed} | seen
+        for seed in (0, 1)
+        for step in (1, 2)
+    ]
+    return {"parameters": parameters, "history": history}
+
+
+@pytest.mark.parametrize(
+    "order", [("baselines", "prompt_learners"), ("prompt_learners", "baselines")]
+)
+def test_costs_are_whole_whichever_notebook_ran_first(tmp_path, order):
+    workspace = Workspace.open("smoke", output=tmp_path, device="cpu")
+    for variant, seconds in (("rc-tpl", 4.0), ("rc-tpl-plus", 5.0)):
+        for seed in workspace.profile.prompts.seeds:
+            path = workspace.prompts / f"{variant}-{seed}.safetensors"
+            Prompts(torch.zeros(2, 3), torch.zeros(2, 3), {}).save(path)
+            write_json(path.with_suffix(".history.json"), [{"seconds": 1}, {"seconds": seconds}])
+    given = {
+        "baselines": ({"ConVIRT": a_run(1.0, 7, views=64, tokens=9)},),
+        "prompt_learners": ({"TaI-DPT": a_run(2.0, 5), "CoOp, 4": a_run(3.0, 6)}, {"CoOp, 4": 4}),
+    }
+    first, second = order
+    save_costs(workspace, first, *given[first])
+    before = cost_file(workspace, first).read_bytes()
+    with pytest.raises(InputError, match=r"Run notebook 04[bc] first"):
+        training_costs(workspace)
+    save_costs(workspace, second, *given[second])
+    assert cost_file(workspace, first).read_bytes() == before
+    costs = training_costs(workspace)
+    assert list(costs.index) == ["ConVIRT", "TaI-DPT", "CoOp, 4", "RC-TPL", "RC-TPL+"]
+    assert costs["seconds"].tolist() == [2.5, 4.5, 6.5, 4.0, 5.0]
+    assert costs["parameters"].tolist() == [7, 5, 6, 12, 12]
+    assert costs["labeled images a class"].tolist() == [0, 0, 4, 0, 0]
+    assert costs.loc["ConVIRT", ["views", "tokens"]].tolist() == [64, 9]
+    save_costs(workspace, "baselines", {})  # a profile that trains none
+    assert list(training_costs(workspace).index) == ["TaI-DPT", "CoOp, 4", "RC-TPL", "RC-TPL+"]
 
 
 def test_the_map_of_methods_groups_and_averages():

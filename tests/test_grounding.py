@@ -17,7 +17,9 @@ from rctpl_utils.embedded.outlines import split_lungs, square
 from rctpl_utils.features import ImageFeatureFile
 from rctpl_utils.grounders import Films, Grounder, lung_centers, mean_mask
 from rctpl_utils.grounding import METRICS, best_threshold, ground, resample
+from rctpl_utils.heat_maps import on_film, stretch
 from rctpl_utils.metrics import patient_weights
+from rctpl_utils.scoring import ClassEmbeddings
 
 SIDE = 32
 
@@ -134,6 +136,38 @@ def test_random_maps_repeat_and_differ_by_film_and_seed(encoder):
     assert torch.equal(first(films), first(films))
     assert not torch.equal(first(films)[0], first(films)[1])
     assert not torch.equal(first(films), second(films))
+
+
+@pytest.mark.parametrize("held", [1, 3000, 2**18])
+def test_maps_measured_together_are_those_of_each_alone(monkeypatch, held):
+    monkeypatch.setattr(grounding, "HELD", held)
+    generator = torch.Generator().manual_seed(0)
+    sides = (8, 4, 8, 8, 4)
+    maps = [torch.rand(side, side, generator=generator, dtype=torch.float64) for side in sides]
+    found = {}
+    for part, heats in grounding.film_heats(maps, (24, SIDE)):
+        assert len(part) == len(heats) and (len(part) == 1 or len(part) * SIDE**2 <= held)
+        found |= dict(zip(part, heats, strict=True))
+    assert sorted(found) == list(range(5))
+    for which, cells in enumerate(maps):
+        assert np.array_equal(found[which], stretch(on_film(cells[None], (24, SIDE)))[0].numpy())
+
+
+def test_a_class_is_embedded_once_for_all_batches(encoder):
+    asked = []
+
+    def embedder(concepts):
+        asked.append(concepts)
+        vectors = torch.nn.functional.one_hot(torch.tensor([1]), 4).float()
+        return ClassEmbeddings(vectors, vectors)
+
+    maker = grounders.dense_similarity(embedder)
+    dense = np.random.default_rng(0).random((12, 8, 8, 4)).astype(np.float16)
+    file = ImageFeatureFile(np.zeros((12, 4), np.float32), dense)
+    for rows in ([0, 1], [2]):
+        films = Films(encoder, Squares(), file, np.array(rows), "Pneumonia")
+        assert maker(films).shape == (len(rows), 8, 8)
+    assert asked == [["Pneumonia"]]
 
 
 def test_the_mean_mask_is_the_mean_of_the_masks():

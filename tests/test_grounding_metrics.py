@@ -6,12 +6,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy import ndimage
 
 from rctpl_utils.grounding_metrics import (
     THRESHOLDS,
+    Lesions,
+    all_pixel_counts,
     dice,
+    levels,
+    matched_regions,
     pixel_counts,
     pointing_hit,
+    pointing_hits,
     region_counts,
 )
 from rctpl_utils.heat_maps import on_film, peak, stretch
@@ -83,6 +89,48 @@ def test_pixel_counts_are_the_literal_ones(heat, mask):
         assert [each[k] for each in counts] == expected
 
 
+NEAR = [
+    float(side)
+    for threshold in THRESHOLDS.astype(np.float32)
+    for side in (np.nextafter(threshold, np.float32(0)), threshold, np.nextafter(threshold, 1))
+]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_levels_count_thresholds_on_either_side_of_each(dtype):
+    heat = np.array([0, 1, 1e-9, 0.019999, 0.979999, *NEAR, *THRESHOLDS], dtype)
+    assert levels(heat).tolist() == [int((each >= THRESHOLDS).sum()) for each in heat]
+
+
+SOME = arrays(np.float32, (3, 5, 7), elements=st.sampled_from([0, 0.25, 0.5, 1, *NEAR]))
+
+
+@given(SOME, arrays(bool, (5, 7)))
+def test_several_maps_are_counted_as_each_alone(heats, mask):
+    hits, pixels = pointing_hits(heats, mask), all_pixel_counts(heats, mask)
+    for heat, hit, found in zip(heats, hits, pixels, strict=True):
+        assert hit == (heat.min() < heat.max() and mask[heat == heat.max()].any())
+        region = heat[None] >= THRESHOLDS[:, None, None]
+        expected = [region & mask, region & ~mask, ~region & mask]
+        assert found.tolist() == [each.sum(axis=(1, 2)).tolist() for each in expected]
+
+
+@given(arrays(bool, (6, 6)), arrays(bool, (6, 6)), st.sampled_from([0.1, 0.3, 0.5]))
+def test_regions_are_the_literal_ones(region, mask, iou):
+    regions, lesions = (
+        [labels == k for k in range(1, count + 1)]
+        for labels, count in (ndimage.label(each, np.ones((3, 3))) for each in (region, mask))
+    )
+    match = np.zeros((len(regions), len(lesions)), bool)
+    for i, one in enumerate(regions):
+        for j, other in enumerate(lesions):
+            match[i, j] = (one & other).sum() >= iou * (one | other).sum()
+    right, found = match.any(axis=1).sum(), match.any(axis=0).sum()
+    expected = (right, len(regions) - right, found, len(lesions) - found)
+    assert region_counts(region, mask, iou) == expected
+    assert matched_regions(region, Lesions.of(mask), iou) == expected
+
+
 @given(arrays(bool, (6, 6)), arrays(bool, (6, 6)))
 def test_regions_and_lesions_change_places_with_their_arguments(region, mask):
     forth, back = region_counts(region, mask), region_counts(mask, region)
@@ -108,3 +156,5 @@ def test_stretch_uses_the_whole_range_and_flattens_constants():
     assert found[0].min() == 0 and found[0].max() == pytest.approx(1)
     assert found[0, 1, 0] == pytest.approx(0.5)
     assert (found[1] == 0).all()
+    spread = maps[0].max() - maps[0].min()
+    assert torch.equal(found[0], (maps[0] - maps[0].min()) / spread)

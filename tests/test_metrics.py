@@ -1,11 +1,14 @@
 """Metrics against scikit-learn and against values worked out by hand."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
+from hypothesis.extra.numpy import arrays
+from sklearn.metrics import accuracy_score, f1_score, precision_recall_curve, roc_auc_score
 
 from rctpl_utils.metrics import (
     best_f1_threshold,
@@ -30,6 +33,25 @@ def test_weighted_auc_is_scikit_learns_with_ties_and_weights(rows):
         assert ours == pytest.approx(roc_auc_score(labels, scores, sample_weight=weights))
 
 
+SCORES = arrays(np.float32, 9, elements=st.sampled_from([-1.0, 0.0, 0.25, 0.5, 2.0]))
+
+
+@given(
+    arrays(float, 9, elements=st.sampled_from([0.0, 1.0, np.nan])),
+    SCORES,
+    arrays(np.float32, (4, 9), elements=st.integers(0, 3).map(float)),
+    st.sampled_from("CF"),
+)
+def test_weighted_auc_is_the_literal_one_bit_by_bit(labels, scores, weights, layout):
+    found = weighted_auc(labels, scores, np.asarray(weights, order=layout))
+    for row, value in zip(weights.astype(float), found, strict=True):
+        wins = pairs = 0.0
+        for i, j in itertools.product(np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)):
+            pairs += row[i] * row[j]
+            wins += row[i] * row[j] * ((scores[i] > scores[j]) + (scores[i] == scores[j]) / 2)
+        assert value == wins / pairs if pairs else np.isnan(value)
+
+
 def test_unknown_labels_are_left_out():
     labels, scores = np.array([1, 0, np.nan]), np.array([0.9, 0.1, 0.5])
     assert weighted_auc(labels, scores, np.ones((1, 3)))[0] == 1
@@ -49,6 +71,32 @@ def test_accuracy_is_scikit_learns():
     assert weighted_accuracy(labels, scores, 0.4, weights)[0] == pytest.approx(expected)
 
 
+def test_accuracy_of_several_classes_is_that_of_each():
+    generator = np.random.default_rng(1)
+    labels = generator.choice([0, 1, np.nan], (40, 3))
+    scores, cuts = generator.random((40, 3)), np.array([0.2, 0.5, 0.8])
+    weights = generator.integers(0, 3, (5, 40)).astype(np.float32)
+    found = weighted_accuracy(labels, scores, cuts, weights)
+    assert found.shape == (5, 3)
+    for (r, k), value in np.ndenumerate(found):
+        known = ~np.isnan(labels[:, k])
+        expected = accuracy_score(
+            labels[known, k], scores[known, k] >= cuts[k], sample_weight=weights[r, known]
+        )
+        assert value == pytest.approx(expected)
+
+
+@given(arrays(float, 9, elements=st.sampled_from([0.0, 1.0, np.nan])), SCORES)
+def test_best_f1_threshold_is_that_of_scikit_learns_curve(labels, scores):
+    known = ~np.isnan(labels)
+    if not (labels == 1).any():
+        return
+    precision, recall, thresholds = precision_recall_curve(labels[known] == 1, scores[known])
+    total = precision + recall
+    f1 = np.divide(2 * precision * recall, total, out=np.zeros_like(total), where=total > 0)
+    assert best_f1_threshold(labels, scores) == thresholds[np.argmax(f1[:-1])]
+
+
 def test_best_f1_threshold_beats_every_other():
     generator = np.random.default_rng(3)
     labels = generator.integers(0, 2, 80).astype(float)
@@ -66,7 +114,9 @@ def test_a_threshold_needs_a_positive():
 def test_patients_are_drawn_whole():
     patients = pd.Series(["a", "a", "b", "c", "c", "c"])
     weights = patient_weights(patients, 50, np.random.default_rng(0))
-    assert (weights[0] == 1).all()
+    assert (weights[0] == 1).all() and weights.dtype == np.float32
+    counts = np.random.default_rng(0).multinomial(3, np.full(3, 1 / 3), size=50)
+    assert np.array_equal(weights[1:], counts[:, [0, 0, 1, 2, 2, 2]])
     assert (weights[:, 0] == weights[:, 1]).all() and (weights[:, 3] == weights[:, 5]).all()
     assert (weights[1:, [0, 2, 3]].sum(axis=1) == 3).all()
 

@@ -8,6 +8,7 @@ import pytest
 
 from rctpl_utils.runner.execution import check_parameters
 from rctpl_utils.runner.freshness import find_notebooks
+from rctpl_utils.runner.schedule import needs_of, number_of
 from rctpl_utils.workspace import NOTEBOOKS, PROJECT
 
 PARAMETERS = {
@@ -18,6 +19,19 @@ PARAMETERS = {
     "device": "auto",
     "skip_bad": False,
     "allow_partial": False,
+}
+# What a notebook's source asks for, and the notebooks that make it.
+READS = {
+    "run_reports(": {"00"},
+    "open_split(": {"00"},
+    "can_run(": {"00"},
+    "read_parquet(workspace.triplets)": {"01"},
+    "load_encoder(": {"03"},
+    "load_prompts(": {"04"},
+    "load_competitors(": {"04b", "04c"},
+    "method_map(": {"04", "04b", "04c", "05", "06"},
+    "save_reproduction(": {"05", "06", "07"},
+    "save_claims(": {"05", "06", "07", "08", "09"},
 }
 
 
@@ -37,6 +51,23 @@ def test_it_opens_with_a_title_and_prose(notebook):
     title, *prose = first.source.splitlines()
     assert title.startswith("# ")
     assert len(" ".join(prose).split()) >= 20, "say what it needs, makes and costs"
+
+
+def test_it_says_in_bullets_what_it_needs_makes_and_costs(notebook):
+    first = cells(notebook)[0].source
+    assert re.findall(r"^\* \*\*(\w+)\*\*", first, re.MULTILINE) == ["needs", "makes", "costs"]
+
+
+def test_it_names_every_notebook_whose_files_it_reads(notebook):
+    source = "\n".join(cell.source for cell in cells(notebook, "code"))
+    read = set().union(*(made for asked, made in READS.items() if asked in source))
+    bullet = re.search(r"\* \*\*needs\*\*(.*?)\n\* ", cells(notebook)[0].source, re.DOTALL)[1]
+    assert read <= set(re.findall(r"\((\w+)\)", bullet))
+
+
+def test_what_is_needed_comes_before(notebook):
+    needs = {number_of(one) for one in needs_of(find_notebooks(NOTEBOOKS))[notebook]}
+    assert all(number < number_of(notebook) for number in needs)
 
 
 def test_it_has_one_parameters_cell_with_the_common_defaults(notebook):

@@ -89,6 +89,7 @@ def test_figures_of_absent_sets_are_not_drawn(finished):
     stems = {path.stem for path in finished.figures.glob("*.png")}
     assert {"fig1", "fig2", "fig4", "grounding_gallery", "claims", "reproduction"} <= stems
     assert not {"fig3", "fig5", "fig6", "saliency_sanity", "retrieval_examples"} & stems
+    assert "prompt_learner_curves" in stems and "baseline_curves" not in stems  # none is trained
 
 
 def test_claims_on_absent_sets_are_not_tested_and_name_them(finished):

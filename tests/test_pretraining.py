@@ -1,13 +1,18 @@
 """The stand-in's objective against literal loops, and that it learns a toy problem."""
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tiny_world import write_mimic
 
+from rctpl_utils.baselines.material import build_material
 from rctpl_utils.encoders.base import state_hash
+from rctpl_utils.frozen import pretrained_standin
 from rctpl_utils.pretraining import (
     TARGET_TEMPERATURE,
     Pairs,
@@ -24,9 +29,12 @@ from rctpl_utils.pretraining_texts import (
     build_text_bank,
     finding_phrase,
     label_vector,
+    training_texts,
 )
-from rctpl_utils.profiles import Pretraining
+from rctpl_utils.profiles import Pretraining, get_profile
+from rctpl_utils.reports import Report
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS
+from rctpl_utils.workspace import Workspace
 
 CPU = torch.device("cpu")
 
@@ -68,6 +76,15 @@ def test_the_text_bank_holds_reports_sentences_and_phrases():
     ]  # fmt: skip
     assert len(bank.finding_rows[1]) == 0
     assert bank.report_vectors.shape == (2, WIDTH)
+
+
+def test_impressions_follow_the_banks_texts_and_a_report_without_one_stands_for_itself():
+    triplets = pd.DataFrame(columns=["report_id", "sentence", "concept", "location", "positive"])
+    bank = build_text_bank(["a", "b", "c"], ["One.", "Two.", "Three."], triplets)
+    texts, rows = training_texts(bank, ["First.", "", "Third."])
+    assert texts == ["One.", "Two.", "Three.", "First.", "Third."]
+    assert rows.tolist() == [3, 1, 4]
+    assert bank.texts == ["One.", "Two.", "Three."], "the bank stays as it is"
 
 
 def test_no_knowledge_description_is_among_the_texts():
@@ -120,7 +137,7 @@ def test_augmented_images_are_standardized_and_differ():
     assert not torch.allclose(one, other)
 
 
-def test_it_learns_a_toy_problem_repeats_itself_and_ends_frozen():
+def test_it_learns_a_toy_problem_repeats_itself_and_ends_frozen(tmp_path):
     concepts, count = ("Edema", "Fracture"), 64
     reports = [f"r{k}" for k in range(count)]
     kinds = np.arange(count) % 2
@@ -137,9 +154,9 @@ def test_it_learns_a_toy_problem_repeats_itself_and_ends_frozen():
     images[kinds == 0, :16] = 200
     images[kinds == 1, 16:] = 200
     bank = build_text_bank(reports, list(triplets["sentence"]), triplets)
-    pairs = Pairs(images, np.arange(count), bank)
+    pairs = Pairs(images, np.arange(count), bank, bank.texts)
     settings = Pretraining(epochs=8, batch_size=16, learning_rate=2e-3)
-    encoder, history = pretrain(pairs, 32, settings, CPU)
+    encoder, history = pretrain(pairs, 32, settings, tmp_path, CPU)
     assert history[-1]["global_loss"] < history[0]["global_loss"]
     assert not any(parameter.requires_grad for parameter in encoder.parameters())
     tops = torch.stack([encoder.preprocess(images[k] / 255) for k in (0, 1)])
@@ -147,5 +164,37 @@ def test_it_learns_a_toy_problem_repeats_itself_and_ends_frozen():
         encoder.encode_image(tops).global_features @ encoder.encode_text(["edema", "fracture"]).T
     )
     assert scores[0, 0] > scores[1, 0] and scores[1, 1] > scores[0, 1]
-    again, _ = pretrain(pairs, 32, settings, CPU)
+    again, _ = pretrain(pairs, 32, settings, tmp_path, CPU)
     assert state_hash(again) == state_hash(encoder)
+
+
+def test_pretraining_and_the_baselines_read_the_texts_from_one_file(tmp_path):
+    write_mimic(tmp_path / "data")
+    profile = replace(
+        get_profile("smoke"), pretraining=Pretraining(epochs=1, batch_size=2, learning_rate=1e-3)
+    )
+    workspace = Workspace(profile, tmp_path, tmp_path / "data", None, CPU)
+    reports = [
+        Report("s50000001", "p10000001", "Edema is seen. No mass.", "Edema.", "train"),
+        Report("s50000009", "p10000009", "No mass.", "", "train"),  # without a film
+        Report("s50000002", "p10000002", "A text of the validation split.", "No.", "validation"),
+    ]
+    triplets = pd.DataFrame(
+        [
+            ("s50000001", "Edema is seen.", "Edema", None, "present"),
+            ("s50000001", "No mass.", "Mass", None, "absent"),
+            ("s50000009", "No mass.", "Mass", None, "absent"),
+        ],
+        columns=["report_id", "sentence", "concept", "location", "positive"],
+    )
+    encoder, _ = pretrained_standin(workspace, reports, triplets)
+    (path,) = workspace.features.glob("words-*.npy")
+    written = path.stat().st_mtime_ns
+    material = build_material(workspace, encoder, reports, triplets)
+    assert path.stat().st_mtime_ns == written
+    assert Path(material.words.states.filename) == path.resolve()
+    assert material.impressions.tolist() == [len(material.words.lengths) - 1, material.whole[1]]
+    assert material.text_vectors[-1].tolist() == material.report_vectors[0].tolist()
+    others = set(workspace.features.glob("words-*.npy")) - {path}
+    assert [Path(material.masked.states.filename)] == [each.resolve() for each in others]
+    assert len(material.text_vectors) == len(material.words.lengths) == len(np.load(path))

@@ -6,8 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rctpl_utils.baselines.released.base import Frame, eight_bits, on_square
+from rctpl_utils.baselines.released.base import eight_bits
 from rctpl_utils.errors import InputError
+from rctpl_utils.heat_maps import Frame, on_square
 
 SQUARE = Frame("square")
 sides = st.integers(1, 40)
@@ -25,7 +26,7 @@ def test_boxes_by_hand():
 @given(height=sides, width=sides, cells=st.integers(1, 9))
 def test_what_the_model_did_not_see_has_the_minimum(height, width, cells):
     maps = torch.tensor([[[-3.0, -1.0], [-2.0, -4.0]]])
-    found = on_square(maps, Frame("short", 0.5), (height, width), cells)[0]
+    found = on_square(maps, (height, width), Frame("short", 0.5), cells)[0]
     top, left, tall, wide = Frame("short", 0.5).box((height, width))
     above, before, side, _ = SQUARE.box((height, width))
     for row, column in np.ndindex(cells, cells):
@@ -40,7 +41,7 @@ def test_what_the_model_did_not_see_has_the_minimum(height, width, cells):
 @given(height=sides, width=sides)
 def test_maps_of_the_padded_square_stay_as_they_are(height, width):
     maps = torch.randn(2, 5, 5, generator=torch.Generator().manual_seed(0))
-    assert torch.allclose(on_square(maps, SQUARE, (height, width), 5), maps, atol=1e-5)
+    assert torch.allclose(on_square(maps, (height, width), SQUARE, 5), maps, atol=1e-5)
 
 
 def test_other_frames_are_set_into_the_square_by_hand():
@@ -49,11 +50,11 @@ def test_other_frames_are_set_into_the_square_by_hand():
     wanted = torch.tensor(
         [[1.0, 1.0, 1.0, 1.0], [1.0, 1.25, 1.75, 2.0], [3.0, 3.25, 3.75, 4.0], [1.0, 1.0, 1.0, 1.0]]
     )
-    assert torch.allclose(on_square(maps, Frame("film"), (4, 8), 4)[0], wanted)
+    assert torch.allclose(on_square(maps, (4, 8), Frame("film"), 4)[0], wanted)
     # the square on the shorter side is 4 x 4 pixels in the middle: exactly the 2 x 2 middle cells
     wanted = torch.ones(4, 4)
     wanted[1:3, 1:3] = maps[0]
-    assert torch.allclose(on_square(maps, Frame("short"), (4, 8), 4)[0], wanted)
+    assert torch.allclose(on_square(maps, (4, 8), Frame("short"), 4)[0], wanted)
 
 
 def test_levels_are_rounded_and_other_pixels_refused():

@@ -9,49 +9,20 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import nbformat
 import numpy as np
 import psutil
 import pytest
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from nbformat.v4 import new_output
 from PIL import Image
+from toy_project import SECOND, THIRD, start, statuses, write_notebook
 
 from rctpl_utils import run
 from rctpl_utils.errors import InputError
 from rctpl_utils.runner import execution, freshness
 from rctpl_utils.runner.busy import exclusive_run
 from rctpl_utils.workspace import PROJECT
-
-PARAMETERS = """profile = "embedded"
-output = None
-data_root = None
-checkpoint = None
-skip_bad = False
-allow_partial = False
-"""
-FIRST = """from pathlib import Path
-folder = Path(output) / "figures" / profile
-(folder / "first.csv").write_text("a,b\\n1,2\\n")
-"""
-SECOND = """from pathlib import Path
-text = (Path(output) / "figures" / profile / "first.csv").read_text()
-(Path(output) / "build" / profile / "second.txt").write_text(text)
-"""
-THIRD = "print(1 + 1)"
-
-
-def write_notebook(folder: Path, name: str, *cells: str, device: str = 'device = "auto"') -> Path:
-    parameters = new_code_cell(PARAMETERS + device, metadata={"tags": ["parameters"]})
-    cells = [new_markdown_cell("# Title"), parameters, *map(new_code_cell, cells)]
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    notebook = new_notebook(cells=cells, metadata={"kernelspec": kernel})
-    path = folder / f"{name}.ipynb"
-    path.parent.mkdir(exist_ok=True)
-    nbformat.write(notebook, path)
-    return path
-
 
 # In a process of its own: the package's hash held fixed, as the fixture below does here.
 COMMAND = """import sys, pathlib, signal
@@ -61,27 +32,6 @@ freshness.package_hash = lambda: "package"
 signal.signal(signal.SIGTERM, run._terminate)
 sys.exit(run.main(sys.argv[2:], pathlib.Path(sys.argv[1])))
 """
-
-
-@pytest.fixture
-def project(tmp_path, monkeypatch):
-    monkeypatch.setattr(freshness, "package_hash", lambda: "package")  # it may be under edit
-    folder = tmp_path / "notebooks"
-    for name, source in (("00_first", FIRST), ("01_second", SECOND), ("02_third", THIRD)):
-        write_notebook(folder, name, source)
-    return folder
-
-
-def start(project: Path, *options: str) -> int:
-    output = project.parent / "out"
-    return run.main(["--profile", "smoke", "--output", str(output), *options], project)
-
-
-def statuses(printed: str) -> dict[str, str]:
-    """The closing table as {notebook: status}."""
-    rows = printed.split("notebook  ")[-1].splitlines()
-    table = [line.split("  ") for line in rows if line[:2].isdigit()]
-    return {row[0]: next(cell for cell in row[1:] if cell).strip() for row in table}
 
 
 def test_a_second_run_is_skipped_and_a_change_reaches_what_follows(project, capsys):
@@ -169,15 +119,16 @@ def test_a_killed_run_resumes(project, capsys):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
-def test_an_interrupted_run_leaves_no_kernel(project, tmp_path):
+@pytest.mark.parametrize(("sent", "status"), [("SIGTERM", 130), ("SIGKILL", -9)])
+def test_an_interrupted_run_leaves_no_kernel(project, tmp_path, sent, status):
     note = tmp_path / "kernel.pid"
     source = f"import os, pathlib, time\npathlib.Path({str(note)!r}).write_text(str(os.getpid()))"
     write_notebook(project, "00_first", source + "\ntime.sleep(120)")
     command = [sys.executable, "-c", COMMAND, str(project), "--profile", "smoke", "--output"]
     process = subprocess.Popen([*command, str(tmp_path / "out")], cwd=PROJECT)
     kernel = int(wait_for(lambda: note.exists() and note.read_text(encoding="utf-8")))
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=120) == 130
+    process.send_signal(getattr(signal, sent))
+    assert process.wait(timeout=120) == status
     assert wait_for(lambda: not alive(kernel))
 
 

@@ -1,10 +1,13 @@
 """Sharded arrays: right rows, resumed where they stopped, damage found and mended alone."""
 
 import hashlib
+import multiprocessing
+import time
 import tracemalloc
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -59,7 +62,8 @@ def test_rows_come_in_order_and_are_made_once(tmp_path):
     right(make(tmp_path, maker))
     assert maker.asked == ORDER.tolist()
     right(make(tmp_path, Maker(fails_at=0)))  # asked for nothing
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a-d.npy", "a-g.json", "a-g.npy"]
+    left = {path.name for path in tmp_path.iterdir()} - {"a-g.lock"}  # which may stay behind
+    assert left == {"a-d.npy", "a-g.json", "a-g.npy"}
 
 
 def test_an_interrupted_run_goes_on_at_the_shard_where_it_stopped(tmp_path):
@@ -69,6 +73,48 @@ def test_an_interrupted_run_goes_on_at_the_shard_where_it_stopped(tmp_path):
     maker = Maker()
     right(make(tmp_path, maker))
     assert maker.asked == [7, 1, 8, 2, 6, 4]
+
+
+class Slow(Maker):
+    """Takes its time, so that two programs would surely make the same rows."""
+
+    def __call__(self, rows):
+        time.sleep(0.05)
+        return super().__call__(rows)
+
+
+def program(folder, start, told):
+    """What one of two programs does at the same time as the other."""
+    maker = Slow()
+    start.wait()
+    arrays = make(folder, maker)
+    right(arrays)
+    told.put(maker.asked)
+
+
+def test_of_two_programs_one_makes_the_arrays_and_the_other_waits(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    start, told = context.Barrier(2), context.Queue()
+    both = [context.Process(target=program, args=(tmp_path, start, told)) for _ in range(2)]
+    for each in both:
+        each.start()
+    asked = sorted((told.get(timeout=20) for _ in both), key=len)
+    for each in both:
+        each.join()
+    assert [each.exitcode for each in both] == [0, 0]
+    assert asked == [[], ORDER.tolist()]
+
+
+def test_a_lock_that_was_left_behind_stops_nobody(tmp_path):
+    (tmp_path / "a-g.lock").write_bytes(b"left behind")
+    right(make(tmp_path, Maker()))
+    right(make(tmp_path, Maker(fails_at=0)))
+
+
+def test_whole_arrays_are_opened_while_another_holds_their_lock(tmp_path):
+    right(make(tmp_path, Maker()))
+    with FileLock(tmp_path / "a-g.lock"):
+        right(make(tmp_path, Maker(fails_at=0)))
 
 
 @pytest.mark.parametrize("damage", ["flip data", "flip header", "truncate", "empty", "other shard"])

@@ -31,6 +31,7 @@ EXPECTED = (
     "grounding_gallery.png",
     "saliency_sanity.png",
     "baseline_curves.png",
+    "prompt_learner_curves.png",
     "method_map.csv",
     "method_map.png",
     "reproduction.md",

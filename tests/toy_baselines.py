@@ -7,7 +7,7 @@ import torch
 
 from rctpl_utils.baselines.material import Material
 from rctpl_utils.baselines.training import Validation
-from rctpl_utils.baselines.words import WordFile, Words
+from rctpl_utils.word_states import WordFile, Words
 
 CONCEPTS = ("Edema", "Pneumothorax")
 PLACES = ("left apex", "right base")
@@ -106,7 +106,6 @@ def toy_material(count: int = 256, seed: int = 0) -> Material:
         sentences=sentences,
         text_vectors=np.stack(vectors),
         report_vectors=np.stack(report_vectors),
-        labels=labels,
         stated=labels,
         positions=positions,
         concepts=CONCEPTS,

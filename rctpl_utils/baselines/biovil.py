@@ -42,7 +42,7 @@ from rctpl_utils.baselines.towers import (
     TextTop,
     symmetric_loss,
 )
-from rctpl_utils.baselines.words import Words
+from rctpl_utils.word_states import Words
 
 MASKED_WEIGHT = 0.1  # lambda
 GUESSED = 8  # texts with hidden words a step

@@ -31,23 +31,23 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rctpl_utils.baselines.base import CLASSIFY, RETRIEVE
-from rctpl_utils.baselines.material import Batch, all_cells
+from rctpl_utils.baselines.material import Batch
 from rctpl_utils.baselines.towers import (
     DIMENSION,
     WIDTH,
-    Baseline,
     PatchTransformer,
     Setup,
     TextTop,
+    TransformerBaseline,
     symmetric_loss,
 )
-from rctpl_utils.baselines.words import Words
 from rctpl_utils.vocabulary import prompt_name
+from rctpl_utils.word_states import Words
 
 POSITIVE, NEGATIVE = "{}", "no {}"
 
 
-class CheXzero(Baseline):
+class CheXzero(TransformerBaseline):
     """See the module."""
 
     name = "CheXzero"
@@ -83,7 +83,7 @@ class CheXzero(Baseline):
     @torch.no_grad()
     def classify(self, films: Tensor, concepts: Sequence[str]) -> Tensor:
         """The probability of each class against its absence: (n, L)."""
-        image = self.image_vectors(*all_cells(films))[0]
+        image = self.film_vectors(films)[0]
         positive, negative = (
             self.text_vectors(self.read([prompt.format(prompt_name(c)) for c in concepts]))
             for prompt in (POSITIVE, NEGATIVE)

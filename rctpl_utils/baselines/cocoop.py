@@ -17,7 +17,7 @@ Here it is two, so that few films are seen in few steps: CoCoOp sees fewer films
 bottleneck's activations, and g(t_i) a smooth one of these: a parabola along each of them through
 three points, the training films' mean and two standard deviations to either side, added up and
 brought back to unit length, replaces it. That takes 1 + 2 d / 16 prompts a class for any number of
-films, and a film's score does not depend on the films beside it. `error` measures what it misses.
+films, and a film's score does not depend on the films beside it.
 
 **Left out**: the initial context "a photo of a", which says nothing of a radiograph (ours is
 N(0, 0.02^2), as the others'); augmentation; SGD and 10 epochs.
@@ -26,7 +26,6 @@ N(0, 0.02^2), as the others'); augmentation; SGD and 10 epochs.
 extension; in retrieval a sentence's feature conditions its prompts, as a film's does.
 """
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -35,15 +34,9 @@ from torch.nn import functional
 
 from rctpl_utils.baselines.coop import names_cross_entropy
 from rctpl_utils.baselines.few_shot import FilmBatch, LabeledFilms
-from rctpl_utils.baselines.prompt_learning import (
-    PromptModel,
-    PromptSettings,
-    learn,
-    logit_scale,
-    new_context,
-)
+from rctpl_utils.baselines.prompt_learning import PromptModel, PromptSettings, learn, new_context
 from rctpl_utils.encoders.base import Encoder, ImageFeatures
-from rctpl_utils.vocabulary import TRAINING_CONCEPTS, prompt_name
+from rctpl_utils.vocabulary import prompt_name
 
 CONTEXT_LENGTH = 4  # M
 REDUCTION = 16  # d over the bottleneck's width
@@ -57,26 +50,15 @@ class CoCoOp(PromptModel):
 
     method = "CoCoOp"
 
-    def __init__(
-        self,
-        encoder: Encoder,
-        seed: int,
-        concepts: Sequence[str] = TRAINING_CONCEPTS,
-        shots: int | None = None,
-    ) -> None:
-        super().__init__(encoder, concepts, shots)
-        generator = torch.Generator().manual_seed(seed)
+    def begin(self, generator: torch.Generator) -> None:
+        """The context (M, W) and the net's two layers; no parabolas yet."""
+        encoder = self.encoder
         width = max(encoder.dimension // REDUCTION, 1)
-        self.context = new_context(CONTEXT_LENGTH, encoder, generator)  # (M, W)
+        self.context = new_context(CONTEXT_LENGTH, encoder, generator)
         self.squeeze = _linear(encoder.dimension, width, generator).to(encoder.device)
         self.expand = _linear(width, encoder.context_width, generator).to(encoder.device)
         for buffer in ("middle", "reach"):  # of the activations; see `settle`
             self.register_buffer(buffer, torch.zeros(width, device=encoder.device))
-
-    @property
-    def sharpness(self) -> float:
-        """1 / tau of Eq. 3."""
-        return logit_scale(self.encoder)
 
     def activations(self, features: Tensor) -> Tensor:
         """The bottleneck of n global features (n, d): (n, d / 16)."""
@@ -130,14 +112,6 @@ class CoCoOp(PromptModel):
         return functional.normalize(middle + moved + bent, dim=-1)
 
     @torch.no_grad()
-    def error(self, features: Tensor, concepts: Sequence[str]) -> float:
-        """The largest error that the parabolas make in a score of these films (n, d)."""
-        names = [prompt_name(concept) for concept in concepts]
-        exact = self.prompted(self.activations(features), names)
-        missed = self.conditioned(features, concepts) - exact
-        return torch.einsum("nd,nld->nl", features, missed).abs().max().item()
-
-    @torch.no_grad()
     def classify(self, films: ImageFeatures, concepts: Sequence[str]) -> Tensor:
         """Cosines (n, L), the logits of Eq. 3 without 1 / tau."""
         features = films.global_features
@@ -153,8 +127,8 @@ class CoCoOp(PromptModel):
 def _linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
     """A linear layer in PyTorch's initialization, +-1 / sqrt(inputs), from a generator."""
     layer = nn.Linear(inputs, outputs)
+    bound = inputs**-0.5
     for parameter in layer.parameters():
-        bound = 1 / math.sqrt(inputs)
         nn.init.uniform_(parameter, -bound, bound, generator=generator)
     return layer
 
@@ -165,6 +139,5 @@ def learn_cocoop(
     """Learn context and net from labeled films; the model and one history row a step."""
     model = CoCoOp(encoder, seed, films.concepts, films.shots)
     history = learn(model, films, settings, seed)
-    features = torch.from_numpy(films.features.global_features).to(encoder.device)
-    model.settle(features)
+    model.settle(torch.from_numpy(films.features.global_features).to(encoder.device))
     return model, history

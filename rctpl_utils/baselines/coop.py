@@ -30,16 +30,9 @@ import torch
 from torch import Tensor
 
 from rctpl_utils.baselines.few_shot import FilmBatch, LabeledFilms
-from rctpl_utils.baselines.prompt_learning import (
-    PromptModel,
-    PromptSettings,
-    learn,
-    logit_scale,
-    new_context,
-)
+from rctpl_utils.baselines.prompt_learning import PromptModel, PromptSettings, learn, new_context
 from rctpl_utils.encoders.base import Encoder, ImageFeatures
 from rctpl_utils.scoring import report_scores, similarity_maps
-from rctpl_utils.vocabulary import TRAINING_CONCEPTS
 
 CONTEXT_LENGTH = 16  # M of the paper's main experiments
 SETTINGS = PromptSettings(steps=20, batch_size=32, learning_rate=1e-2)
@@ -50,21 +43,9 @@ class CoOp(PromptModel):
 
     method = "CoOp"
 
-    def __init__(
-        self,
-        encoder: Encoder,
-        seed: int,
-        concepts: Sequence[str] = TRAINING_CONCEPTS,
-        shots: int | None = None,
-    ) -> None:
-        super().__init__(encoder, concepts, shots)
-        generator = torch.Generator().manual_seed(seed)
-        self.context = new_context(CONTEXT_LENGTH, encoder, generator)  # (M, W)
-
-    @property
-    def sharpness(self) -> float:
-        """1 / tau of Eq. 3."""
-        return logit_scale(self.encoder)
+    def begin(self, generator: torch.Generator) -> None:
+        """The context, (M, W)."""
+        self.context = new_context(CONTEXT_LENGTH, self.encoder, generator)
 
     def encode(self, names: Sequence[str]) -> tuple[Tensor]:
         """g(t_i): (L, d)."""

@@ -45,7 +45,6 @@ from rctpl_utils.baselines.prompt_learning import (
 from rctpl_utils.encoders.base import Encoder, ImageFeatures
 from rctpl_utils.scoring import similarity_maps
 from rctpl_utils.training import embed_classes
-from rctpl_utils.vocabulary import TRAINING_CONCEPTS
 
 CONTEXT_LENGTH = 16  # M of each context
 REGION_SCALE = 20.0  # 1 / tau_s
@@ -60,17 +59,10 @@ class DualCoOp(PromptModel):
     method = "DualCoOp"
     sharpness = 1.0  # scores are logits
 
-    def __init__(
-        self,
-        encoder: Encoder,
-        seed: int,
-        concepts: Sequence[str] = TRAINING_CONCEPTS,
-        shots: int | None = None,
-    ) -> None:
-        super().__init__(encoder, concepts, shots)
-        generator = torch.Generator().manual_seed(seed)
-        self.positive = new_context(CONTEXT_LENGTH, encoder, generator)  # (M, W)
-        self.negative = new_context(CONTEXT_LENGTH, encoder, generator)  # (M, W)
+    def begin(self, generator: torch.Generator) -> None:
+        """Both contexts, (M, W) each."""
+        self.positive = new_context(CONTEXT_LENGTH, self.encoder, generator)
+        self.negative = new_context(CONTEXT_LENGTH, self.encoder, generator)
 
     def encode(self, names: Sequence[str]) -> tuple[Tensor, Tensor]:
         """G+ and G-: two (L, d)."""

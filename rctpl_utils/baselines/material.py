@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from rctpl_utils.baselines.trunk import trunk_maps
-from rctpl_utils.baselines.words import WordFile, word_states
 from rctpl_utils.concepts import merge_mentions, report_labels
 from rctpl_utils.encoders.standin import StandIn
 from rctpl_utils.pretraining import balanced_chances
-from rctpl_utils.pretraining_texts import build_text_bank
+from rctpl_utils.pretraining_texts import build_text_bank, training_texts
 from rctpl_utils.reports import Report
 from rctpl_utils.table1 import open_split
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS
+from rctpl_utils.word_states import WordFile, word_states
 from rctpl_utils.workspace import Workspace
 
 MASKED_TEXTS = 1024  # reports whose words are hidden for masked language modeling
@@ -42,7 +42,6 @@ class Material:
         sentences: for each report, its sentences and phrases that name a concept; never empty.
         text_vectors: what each text says, (t, V) (`pretraining_texts`).
         report_vectors: the same of each report, (R, V).
-        labels: (R, L): 1 present, 0 absent or unmentioned, NaN uncertain.
         stated: (R, L): 1 present, 0 absent, NaN uncertain or unmentioned.
         positions: (R, L, P) bool: the places that a report names for a present concept.
         concepts: the L names; `places`: the P names.
@@ -57,7 +56,6 @@ class Material:
     sentences: Sequence[np.ndarray]
     text_vectors: np.ndarray
     report_vectors: np.ndarray
-    labels: np.ndarray
     stated: np.ndarray
     positions: np.ndarray
     concepts: tuple[str, ...]
@@ -72,11 +70,12 @@ class Material:
 
     @cached_property
     def key(self) -> str:
-        """A hash of films, texts and labels."""
+        """A hash of films, texts and what these say."""
         digest = hashlib.sha256(repr((self.concepts, self.places)).encode())
         arrays = (
             self.maps, self.reports, self.words.ids, self.whole, self.impressions,
-            *self.sentences, self.labels, self.stated, self.positions, self.masked_words,
+            *self.sentences, self.text_vectors, self.report_vectors, self.stated, self.positions,
+            self.masked_words,
         )  # fmt: skip
         for array in arrays:
             digest.update(np.ascontiguousarray(array))
@@ -156,13 +155,9 @@ def build_material(
     training = [report for report in reports if report.split == "train"]
     identifiers = [report.report_id for report in training]
     bank = build_text_bank(identifiers, [report.text for report in training], triplets)
-    texts, vectors = list(bank.texts), [*bank.vectors]
-    impressions = []
-    for row, report in enumerate(training):
-        impressions.append(len(texts) if report.impression else bank.rows[row][0])
-        if report.impression:
-            texts.append(report.impression)
-            vectors.append(bank.report_vectors[row])
+    texts, impressions = training_texts(bank, [report.impression for report in training])
+    whole = np.array([each[0] for each in bank.rows])
+    own = bank.report_vectors[impressions != whole]  # an impression says what its report does
     words, _ = word_states(encoder.text, texts, workspace.features)
     chosen = [report.text for report in training[:MASKED_TEXTS]]
     masked, hidden = word_states(encoder.text, chosen, workspace.features, masked_by=0)
@@ -175,12 +170,11 @@ def build_material(
         maps=np.asarray(trunk_maps(encoder, dataset, workspace.features))[kept],
         reports=rows.iloc[kept].to_numpy(int),
         words=words,
-        whole=np.array([each[0] for each in bank.rows]),
-        impressions=np.array(impressions),
+        whole=whole,
+        impressions=impressions,
         sentences=[each[1:] if len(each) > 1 else each for each in bank.rows],
-        text_vectors=np.stack(vectors),
+        text_vectors=np.concatenate([bank.vectors, own]),
         report_vectors=bank.report_vectors,
-        labels=labels,
         stated=stated_labels(triplets, identifiers, labels),
         positions=positions,
         concepts=TRAINING_CONCEPTS,

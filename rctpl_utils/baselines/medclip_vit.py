@@ -30,16 +30,16 @@ from rctpl_utils.baselines.material import Batch
 from rctpl_utils.baselines.towers import (
     DIMENSION,
     WIDTH,
-    Baseline,
     PatchTransformer,
     Setup,
     TextTop,
+    TransformerBaseline,
 )
-from rctpl_utils.baselines.words import Words
 from rctpl_utils.pretraining import semantic_matching
+from rctpl_utils.word_states import Words
 
 
-class MedCLIPViT(Baseline):
+class MedCLIPViT(TransformerBaseline):
     """See the module."""
 
     name = "MedCLIP-ViT"

@@ -30,15 +30,21 @@ from torch.nn import functional
 
 from rctpl_utils.baselines import towers
 from rctpl_utils.baselines.base import CLASSIFY
-from rctpl_utils.baselines.material import Batch, all_cells
-from rctpl_utils.baselines.towers import DIMENSION, WIDTH, Baseline, PatchTransformer, Setup
-from rctpl_utils.baselines.words import Words
+from rctpl_utils.baselines.material import Batch
+from rctpl_utils.baselines.towers import (
+    DIMENSION,
+    WIDTH,
+    PatchTransformer,
+    Setup,
+    TransformerBaseline,
+)
 from rctpl_utils.vocabulary import prompt_name
+from rctpl_utils.word_states import Words
 
 NARROW = 16  # the net's hidden layer is so many times narrower than its output, as 768 -> 48
 
 
-class MedPromptViT(Baseline):
+class MedPromptViT(TransformerBaseline):
     """See the module."""
 
     name = "MedPrompt-ViT"
@@ -93,13 +99,13 @@ class MedPromptViT(Baseline):
     @torch.no_grad()
     def classify(self, films: Tensor, concepts: Sequence[str]) -> Tensor:
         """Cosines of films, as trunk maps (n, h, w, c), and their prompts: (n, L)."""
-        image, _ = self.image_vectors(*all_cells(films))
+        image, _ = self.film_vectors(films)
         return self._prompted(image, self._states("{}", concepts))
 
     @torch.no_grad()
     def ground(self, films: Tensor, concept: str) -> Tensor:
         """The cosine of each cell and the film's prompt: (n, h, w)."""
-        image, local = self.image_vectors(*all_cells(films))
+        image, local = self.film_vectors(films)
         prompt = self.prompts(image, self._states("{}", [concept]))
         return (local @ prompt.transpose(1, 2)).reshape(films.shape[:3])
 

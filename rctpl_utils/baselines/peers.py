@@ -10,11 +10,11 @@ import pandas as pd
 from safetensors.torch import load_file, save_file
 
 from rctpl_utils.availability import can_run_on_training_films, has_training_films
-from rctpl_utils.baselines import cocoop, coop, dualcoop, few_shot, prompt_learning, tai_dpt
+from rctpl_utils.baselines import cocoop, coop, dualcoop, few_shot, prompt_learning, tai_dpt, tokens
 from rctpl_utils.baselines.few_shot import SHOTS, few_shot_films, film_labels
 from rctpl_utils.baselines.prompt_learning import PromptModel, PromptSettings
 from rctpl_utils.baselines.rows import Competitor, Reader
-from rctpl_utils.baselines.tai_dpt import token_corpus
+from rctpl_utils.baselines.tokens import token_corpus
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.features import image_features
 from rctpl_utils.files import atomic_path, hash_of, read_json, sha256_file, write_json
@@ -32,7 +32,7 @@ _LABELED: dict[str, tuple[type[PromptModel], Learn, PromptSettings]] = {
     "dualcoop": (dualcoop.DualCoOp, dualcoop.learn_dualcoop, dualcoop.SETTINGS),
 }
 _TEXT_ONLY = "tai-dpt"
-_MODULES = (cocoop, coop, dualcoop, few_shot, prompt_learning, tai_dpt)
+_MODULES = (cocoop, coop, dualcoop, few_shot, prompt_learning, tai_dpt, tokens)
 
 
 def learn_peers(

@@ -66,13 +66,15 @@ class PromptModel(nn.Module, ABC):
     def __init__(
         self,
         encoder: Encoder,
+        seed: int,
         concepts: Sequence[str] = TRAINING_CONCEPTS,
         shots: int | None = None,
     ) -> None:
-        """Hold what does not learn.
+        """Hold what does not learn, then begin with what does.
 
         Args:
             encoder: frozen.
+            seed: of what learns, as it is before.
             concepts: the L columns of the labels that `loss` gets.
             shots: labeled films a class, for the name; None where no label of a film was used.
         """
@@ -80,6 +82,7 @@ class PromptModel(nn.Module, ABC):
         object.__setattr__(self, "encoder", encoder)  # past nn.Module: not a part that learns
         self.concepts, self.shots = tuple(concepts), shots
         self._kept: dict[tuple[str, ...], tuple[Tensor, ...]] = {}
+        self.begin(torch.Generator().manual_seed(seed))
 
     @property
     def name(self) -> str:
@@ -87,6 +90,15 @@ class PromptModel(nn.Module, ABC):
         if self.shots is None:
             return self.method
         return f"{self.method}, {self.shots} label{'s' * (self.shots > 1)} a class"
+
+    @property
+    def sharpness(self) -> float:
+        """What scores are multiplied with in a softmax over names: 1 / tau, for cosines."""
+        return logit_scale(self.encoder)
+
+    @abstractmethod
+    def begin(self, generator: torch.Generator) -> None:
+        """Make the tensors that learn."""
 
     @abstractmethod
     def encode(self, names: Sequence[str]) -> tuple[Tensor, ...]:

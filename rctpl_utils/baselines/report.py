@@ -1,23 +1,26 @@
-"""What notebook 04b shows: curves, chosen rates, and what every method cost to train."""
+"""What notebooks 04b and 04c show: curves, chosen rates, and what every method cost to train.
 
-from collections.abc import Mapping, Sequence
+The two may run at the same time, so each writes its costs to a file of its own;
+`method_map.training_costs` puts them together.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rctpl_utils.baselines.rows import Competitor
-from rctpl_utils.files import read_json
 from rctpl_utils.plots import COLUMN_WIDTH, save_figure
-from rctpl_utils.prompts import Prompts
 from rctpl_utils.results import data_note, write_csv
-from rctpl_utils.variants import VARIANTS
 from rctpl_utils.workspace import Workspace
 
-COST = "training_cost.csv"
+COSTS = {"baselines": "04b", "prompt_learners": "04c"}  # a file's part, and who writes it
+COLUMNS = ("method", "parameters", "views", "tokens", "labeled images a class", "seconds")
+NO_LABELS: Mapping[str, int] = MappingProxyType({})
 Run = Mapping[str, object]  # what is kept of a method's training: history, rate, rates
 
 
@@ -32,8 +35,16 @@ def curve(runs: Mapping[str, Run], name: str) -> Figure | None:
     return figure
 
 
-def save_curves(workspace: Workspace, runs: Mapping[str, Run]) -> Figure:
-    """Draw `baseline_curves`: training loss against what was seen, one panel a method."""
+def save_curves(workspace: Workspace, runs: Mapping[str, Run], stem: str) -> Figure | None:
+    """Draw training loss against what was seen, one panel a method; nothing without runs.
+
+    Args:
+        workspace: takes the figure `stem`, as PNG and PDF.
+        runs: by the methods' names.
+        stem: `baseline_curves` or `prompt_learner_curves`.
+    """
+    if not runs:
+        return None
     columns = 4
     lines = -(-len(runs) // columns)
     figure, axes = plt.subplots(
@@ -49,7 +60,7 @@ def save_curves(workspace: Workspace, runs: Mapping[str, Run]) -> Figure:
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), fontsize=7)
     figure.supxlabel(f"{data_note(workspace)} Each loss has a unit of its own.", fontsize=6)
-    save_figure(figure, workspace.figures / "baseline_curves")
+    save_figure(figure, workspace.figures / stem)
     return figure
 
 
@@ -68,52 +79,45 @@ def _draw(axis: Axes, name: str, run: Run) -> None:
 def rate_table(runs: Mapping[str, Run]) -> pd.DataFrame:
     """Validation AUC of the first seed's runs by learning rate; the best of each row was taken."""
     rows = [{"method": name, **rate} for name, run in runs.items() for rate in run["rates"]]
-    return pd.DataFrame(rows).pivot(index="method", columns="learning_rate", values="auc")
+    table = pd.DataFrame(rows, columns=["method", "learning_rate", "auc"])
+    return table.pivot(index="method", columns="learning_rate", values="auc")
+
+
+def cost_file(workspace: Workspace, part: str) -> Path:
+    """Where the costs of a part of `COSTS` lie."""
+    return workspace.results / f"training_cost_{part}.csv"
 
 
 def save_costs(
-    workspace: Workspace, competitors: Sequence[Competitor], runs: Mapping[str, Run]
+    workspace: Workspace, part: str, runs: Mapping[str, Run], labeled: Mapping[str, int] = NO_LABELS
 ) -> pd.DataFrame:
-    """Write what each method learned from and how long one seed took, RC-TPL among them.
+    """Write what each method learned from and how long one seed took.
+
+    Args:
+        workspace: takes the file, in its results.
+        part: of `COSTS`; its file is written anew, the others are left alone.
+        runs: by the methods' names; none leave an empty table.
+        labeled: labeled images a class, of the methods that used labels.
 
     Returns:
         by method: learned parameters, film views, tokens read, labeled images a class, seconds a
         seed on this machine (features of frozen layers cached, their own cost not in it).
     """
-    rows = [_cost(each, runs[each.name]) for each in competitors if each.name in runs]
-    rows += [_prompt_cost(workspace, variant) for variant in VARIANTS]
-    table = pd.DataFrame(rows).set_index("method")
-    write_csv(workspace.results / COST, table.reset_index())
-    return table
+    rows = [_cost(name, run, labeled.get(name, 0)) for name, run in runs.items()]
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    write_csv(cost_file(workspace, part), table)
+    return table.set_index("method")
 
 
-def _cost(competitor: Competitor, run: Run) -> dict[str, object]:
+def _cost(name: str, run: Run, labeled: int) -> dict[str, object]:
     last = pd.DataFrame(run["history"]).groupby("seed").last()
     seen = {
         column: int(last[column].mean()) if column in last else 0 for column in ("views", "tokens")
     }
     return {
-        "method": competitor.name,
+        "method": name,
         "parameters": run["parameters"],
         **seen,
-        "labeled images a class": competitor.labeled,
+        "labeled images a class": labeled,
         "seconds": last["seconds"].mean(),
-    }
-
-
-def _prompt_cost(workspace: Workspace, variant: str) -> dict[str, object]:
-    names = dict(zip(VARIANTS, ("RC-TPL", "RC-TPL+"), strict=True))
-    paths = [
-        workspace.prompts / f"{variant}-{seed}.history.json"
-        for seed in workspace.profile.prompts.seeds
-    ]
-    seconds = [read_json(path)[-1]["seconds"] for path in paths]
-    prompts = workspace.prompts / f"{variant}-{workspace.profile.prompts.seeds[0]}.safetensors"
-    return {
-        "method": names[variant],
-        "parameters": Prompts.load(prompts).parameters,
-        "views": 0,
-        "tokens": 0,
-        "labeled images a class": 0,
-        "seconds": float(np.mean(seconds)),
     }

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -10,17 +11,16 @@ import torch
 from scipy.special import softmax
 
 from rctpl_utils.baselines.base import GROUND, RETRIEVE, ZeroShotModel
-from rctpl_utils.baselines.released.base import Frame, on_square
 from rctpl_utils.datasets.base import ChestXrayDataset
 from rctpl_utils.datasets.images import image_size
 from rctpl_utils.grounders import Films, Grounder, MapMaker
-from rctpl_utils.heat_maps import SQUARE
+from rctpl_utils.heat_maps import Frame, on_squares
 from rctpl_utils.retrieval import Pair, standardized, unit
 from rctpl_utils.retrieval_sides import DATASET, Side
 from rctpl_utils.table1 import Scorer, asked_concepts, open_split
 from rctpl_utils.workspace import Workspace
 
-BATCH = 128  # films or sentences at once
+BATCH = 32  # films or sentences at once
 Reader = Callable[[ChestXrayDataset], Callable[[np.ndarray], Any]]
 
 
@@ -47,6 +47,12 @@ class Competitor:
         return ability in self.models[0].native
 
 
+@lru_cache(maxsize=4)
+def _opened(films: Reader, dataset: ChestXrayDataset) -> Callable[[np.ndarray], Any]:
+    """A reader on a data set, kept: opening stamps every file, and all models read the same."""
+    return films(dataset)
+
+
 def scorers(competitors: Sequence[Competitor]) -> dict[str, list[Scorer]]:
     """For Table 1: by name, one function a seed from a data set to scores (n, L)."""
     return {
@@ -56,7 +62,7 @@ def scorers(competitors: Sequence[Competitor]) -> dict[str, list[Scorer]]:
 
 def _scorer(model: ZeroShotModel, films: Reader) -> Scorer:
     def score(dataset: ChestXrayDataset, shown: Sequence[str]) -> np.ndarray:
-        asked, read = asked_concepts(dataset), films(dataset)
+        asked, read = asked_concepts(dataset), _opened(films, dataset)
         scores = _joined([model.classify(read(rows), asked) for rows in _parts(dataset)])
         if tuple(asked) != tuple(shown):  # films that exclude each other: as RC-TPL's rows
             scores = softmax(scores * model.sharpness, axis=1)
@@ -83,14 +89,11 @@ def grounders(competitors: Sequence[Competitor]) -> list[Grounder]:
 
 def _maker(model: ZeroShotModel, films: Reader, frame: Frame | None) -> MapMaker:
     def maker(asked: Films) -> torch.Tensor:
-        maps = model.ground(films(asked.dataset)(asked.rows), asked.concept).float()
+        maps = model.ground(_opened(films, asked.dataset)(asked.rows), asked.concept).float()
         if frame is None:
             return maps
         sizes = [image_size(path) for path in asked.dataset.records["path"].iloc[asked.rows]]
-        placed = [
-            on_square(one[None], frame, size, SQUARE) for one, size in zip(maps, sizes, strict=True)
-        ]
-        return torch.cat(placed)
+        return on_squares(maps, sizes, frame)
 
     return maker
 

@@ -27,22 +27,13 @@ cosine map and class scores are our extensions.
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from rctpl_utils.baselines.prompt_learning import PromptModel, PromptSettings, learn, new_context
-from rctpl_utils.concepts import report_labels
 from rctpl_utils.corpus import TextBatch, TextCorpus
 from rctpl_utils.encoders.base import Encoder, ImageFeatures
-from rctpl_utils.encoders.text_tower import MAX_TOKENS, TextTower
-from rctpl_utils.features import make_arrays, text_features
-from rctpl_utils.files import hash_of
-from rctpl_utils.reports import Report
 from rctpl_utils.scoring import (
     IMAGE_TEMPERATURE,
     TEXT_TEMPERATURE,
@@ -50,7 +41,6 @@ from rctpl_utils.scoring import (
     fuse,
     similarity_maps,
 )
-from rctpl_utils.shards import Plan
 from rctpl_utils.training import batch_losses, embed_classes
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS
 from rctpl_utils.zero_shot import branch_scores
@@ -58,7 +48,6 @@ from rctpl_utils.zero_shot import branch_scores
 CONTEXT_LENGTH = 16  # M
 MARGIN = 1.0  # m; the scale of 4 is `training.SCORE_SCALE`
 SETTINGS = PromptSettings(steps=20, batch_size=512, learning_rate=1e-2)
-TOKEN_BATCH, TOKEN_SHARD = 64, 16  # texts in a pass; passes in a shard, 20 MB at d = 128
 
 
 class TaIDPT(PromptModel):
@@ -67,13 +56,10 @@ class TaIDPT(PromptModel):
     method = "TaI-DPT"
     sharpness = 1 / IMAGE_TEMPERATURE  # as RC-TPL's scores
 
-    def __init__(
-        self, encoder: Encoder, seed: int, concepts: Sequence[str] = TRAINING_CONCEPTS
-    ) -> None:
-        super().__init__(encoder, concepts)
-        generator = torch.Generator().manual_seed(seed)
-        self.whole = new_context(CONTEXT_LENGTH, encoder, generator)  # (M, W), global
-        self.local = new_context(CONTEXT_LENGTH, encoder, generator)  # (M, W)
+    def begin(self, generator: torch.Generator) -> None:
+        """The global and the local context, (M, W) each."""
+        self.whole = new_context(CONTEXT_LENGTH, self.encoder, generator)
+        self.local = new_context(CONTEXT_LENGTH, self.encoder, generator)
 
     def encode(self, names: Sequence[str]) -> ClassEmbeddings:
         """G and L: two (L, d)."""
@@ -81,7 +67,7 @@ class TaIDPT(PromptModel):
         return ClassEmbeddings(**embed_classes(self.encoder, contexts, list(names)))
 
     def loss(self, batch: TextBatch) -> Tensor:
-        """Both ranking losses; the batch's descriptions are tokens (`token_corpus`)."""
+        """Both ranking losses; the batch's descriptions are tokens (`tokens.token_corpus`)."""
         batch = dataclasses.replace(batch, descriptions=batch.descriptions.float())
         embedded = self.encoded(self.concepts)._asdict()
         return sum(batch_losses(batch, embedded, TEXT_TEMPERATURE, MARGIN).values())
@@ -97,65 +83,6 @@ class TaIDPT(PromptModel):
         return similarity_maps(films.dense_features, self.encoded([concept]).concept)[..., 0]
 
 
-@torch.no_grad()
-def token_states(text: TextTower, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Each token's projected state: (n, T, d) unit vectors, and which are no padding, (n, T)."""
-    tokens = text.tokenize(texts)
-    states = text.bert(**tokens, output_hidden_states=True).hidden_states
-    pooled = torch.stack([states[layer] for layer in text.layers]).mean(dim=0)
-    return functional.normalize(text.projection(pooled), dim=-1), tokens["attention_mask"].bool()
-
-
-def token_features(
-    encoder: Encoder, texts: Sequence[str], folder: Path
-) -> tuple[np.ndarray, np.ndarray]:
-    """Token features of distinct texts, made once, in batches of like length.
-
-    Returns:
-        (n, 77, d) float16, memory-mapped, zero after a text's last token, and the counts (n,).
-    """
-    key = hash_of("tokens", encoder.text_key, list(texts))[:20]
-    paths = [folder / f"tokens-{key}-{part}.npy" for part in ("states", "counts")]
-    order = np.array(sorted(range(len(texts)), key=lambda i: (len(texts[i]), i)), int)
-
-    def encode(rows: np.ndarray) -> tuple[np.ndarray, ...]:
-        states, seen = token_states(encoder.text, [texts[i] for i in rows.tolist()])
-        padded = np.zeros((len(rows), MAX_TOKENS, states.shape[-1]), np.float16)
-        padded[:, : states.shape[1]] = (states * seen.unsqueeze(-1)).cpu().numpy()
-        return padded, seen.sum(dim=1).cpu().numpy()
-
-    plan = Plan(order, TOKEN_BATCH, TOKEN_SHARD)
-    states, counts = make_arrays(paths, plan, encode, label="encoding tokens", unit="text")
-    return states, counts
-
-
-def token_corpus(
-    encoder: Encoder,
-    reports: list[Report],
-    triplets: pd.DataFrame,
-    concepts: tuple[str, ...],
-    folder: Path,
-) -> TextCorpus:
-    """The reports and labels of `corpus_building.build_corpus`, tokens in place of descriptions.
-
-    Only reports with a present concept are taken apart into tokens; the others have no loss.
-    """
-    texts = list(dict.fromkeys(report.text for report in reports))
-    place = {text: row for row, text in enumerate(texts)}
-    labels = report_labels(triplets, [report.report_id for report in reports], concepts)
-    labels = labels.to_numpy(np.float32)
-    positive = (labels == 1).any(axis=1)
-    rows = np.array([place[report.text] for report in reports])[positive]
-    used, own = np.unique(rows, return_inverse=True)
-    states, counts = token_features(encoder, [texts[row] for row in used], folder)
-    return TextCorpus(
-        text_features(encoder, texts, folder)[rows],
-        states.reshape(-1, states.shape[-1]),
-        [MAX_TOKENS * row + np.arange(counts[row]) for row in own],
-        labels[positive],
-    )
-
-
 def learn_tai_dpt(
     encoder: Encoder,
     corpus: TextCorpus,
@@ -163,6 +90,6 @@ def learn_tai_dpt(
     seed: int = 0,
     concepts: Sequence[str] = TRAINING_CONCEPTS,
 ) -> tuple[TaIDPT, list[dict[str, float]]]:
-    """Learn both contexts from a `token_corpus` with these label columns; model and history."""
+    """Learn both contexts from a `token_corpus` with these label columns; the model and history."""
     model = TaIDPT(encoder, seed, concepts)
     return model, learn(model, corpus, settings, seed)

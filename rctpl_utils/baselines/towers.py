@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rctpl_utils.baselines.material import Batch, Material, all_cells
-from rctpl_utils.baselines.words import Reader, Words
+from rctpl_utils.baselines.words import Reader
 from rctpl_utils.vocabulary import prompt_name
+from rctpl_utils.word_states import Words
 
 WIDTH = 192  # of an image tower's cells
 HEADS = 4
@@ -158,6 +159,10 @@ class Baseline(nn.Module):
         """Texts to unit vectors (B, d)."""
         raise NotImplementedError
 
+    def film_vectors(self, films: Tensor) -> tuple[Tensor, Tensor]:
+        """Whole films, as trunk maps (n, h, w, c), to unit vectors: (n, d), (n, h * w, d)."""
+        return self.image_vectors(*all_cells(films))
+
     def class_vectors(self, concepts: Sequence[str]) -> Tensor:
         """One unit vector a class: the mean over `PHRASES` (Radford et al. 2021, 3.1.4): (L, d)."""
         each = [
@@ -169,18 +174,18 @@ class Baseline(nn.Module):
     @torch.no_grad()
     def classify(self, films: Tensor, concepts: Sequence[str]) -> Tensor:
         """Cosines of films, as trunk maps (n, h, w, c), and classes: (n, L)."""
-        return self.image_vectors(*all_cells(films))[0] @ self.class_vectors(concepts).T
+        return self.film_vectors(films)[0] @ self.class_vectors(concepts).T
 
     @torch.no_grad()
     def ground(self, films: Tensor, concept: str) -> Tensor:
         """The cosine of each cell and the class: (n, h, w)."""
-        local = self.image_vectors(*all_cells(films))[1]
+        local = self.film_vectors(films)[1]
         return (local @ self.class_vectors([concept])[0]).reshape(films.shape[:3])
 
     @torch.no_grad()
     def embed_images(self, films: Tensor) -> Tensor:
         """Global vectors: (n, d)."""
-        return self.image_vectors(*all_cells(films))[0]
+        return self.film_vectors(films)[0]
 
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
@@ -190,6 +195,34 @@ class Baseline(nn.Module):
     def read(self, texts: Sequence[str]) -> Words:
         """Word states of the frozen text tower, on this model's device."""
         return Words(*(each.to(self.device) for each in self.setup.reader.words(texts)))
+
+
+class TransformerBaseline(Baseline):
+    """A method whose image tower is a `PatchTransformer`."""
+
+    def film_vectors(self, films: Tensor) -> tuple[Tensor, Tensor]:
+        """A whole film as four views of a quarter of its cells, each like those of training.
+
+        Attention was learned among so many cells; among four times as many it would be another
+        function, and a dearer one. The film's vector is the mean of its views'.
+        """
+        cells, places = four_views(films)
+        whole, local = self.image_vectors(cells, places)
+        whole = functional.normalize(whole.unflatten(0, (-1, 4)).mean(dim=1), dim=-1)
+        order = places[:4].flatten().argsort()
+        return whole, local.unflatten(0, (-1, 4)).flatten(1, 2)[:, order]
+
+
+def four_views(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Each film's four views, one cell of every 2 x 2 block in each, as `material.draw_batch`.
+
+    Maps (n, h, w, c) to cells (4 n, h * w / 4, c) with their numbers (4 n, h * w / 4).
+    """
+    count, height, width, _ = maps.shape
+    numbers = torch.arange(height * width, device=maps.device)
+    numbers = numbers.reshape(height // 2, 2, width // 2, 2).permute(1, 3, 0, 2).reshape(4, -1)
+    cells = maps.flatten(1, 2).float()[:, numbers]
+    return cells.flatten(0, 1), numbers.repeat(count, 1)
 
 
 PHRASES = ("{}", "there is {}", "findings are consistent with {}")  # ours, the same for all

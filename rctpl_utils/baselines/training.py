@@ -14,17 +14,20 @@ from tqdm import tqdm
 
 from rctpl_utils.baselines.material import Material, draw_batch
 from rctpl_utils.baselines.towers import Baseline, MakeBaseline, Setup
-from rctpl_utils.baselines.words import WordFile, Words
 from rctpl_utils.datasets.base import ChestXrayDataset
 from rctpl_utils.files import atomic_path, hash_of, read_json, sha256_file, write_json
 from rctpl_utils.metrics import macro_auc
 from rctpl_utils.profiles import BaselineTraining
+from rctpl_utils.word_states import WordFile, Words
 from rctpl_utils.workspace import PACKAGE_DATA, PROJECT
 
 WEIGHT_DECAY = 1e-2
 WARM_UP = 0.1  # of the steps
 SCORED = 256  # films scored at once
-_CODE = ("base", "material", "queries", "towers", "training", "trunk", "words")
+_CODE = (
+    "base", "material", "queries", "towers", "training", "trunk", "word_attention", "words",
+)  # fmt: skip
+_SHARED = ("pretraining", "word_states")  # MedCLIP's soft cross-entropy; the states of the texts
 
 
 @dataclass(frozen=True)
@@ -81,8 +84,8 @@ def train_baseline(
     slug = file_stem(name)
     code = [*_CODE, make.__module__.rsplit(".", 1)[-1]]
     files = [PROJECT / "rctpl_utils" / "baselines" / f"{each}.py" for each in code]
-    # the queries' texts, MedCLIP's soft cross-entropy
-    files += [PACKAGE_DATA / "knowledge.json", PROJECT / "rctpl_utils" / "pretraining.py"]
+    files += [PROJECT / "rctpl_utils" / f"{each}.py" for each in _SHARED]
+    files.append(PACKAGE_DATA / "knowledge.json")  # the queries' texts
     key = hash_of(material.key, settings, [sha256_file(file) for file in files])
     record = folder / f"{slug}.json"
     weights = [folder / f"{slug}-{seed}.safetensors" for seed in settings.seeds]

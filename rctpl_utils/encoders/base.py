@@ -23,8 +23,7 @@ class Encoder(Protocol):
     """A frozen vision-language model: text and images into one space of d dimensions.
 
     The dense map covers the film padded to a square. An encoder that sees less has an attribute
-    `crop`: the side of the square at the film's center that its map covers, as a share of the
-    film's shorter side (`heat_maps.on_square`).
+    `frame`, which says what its map covers (`heat_maps.Frame`).
     """
 
     name: str

@@ -14,6 +14,7 @@ from rctpl_utils.encoders.base import freeze
 from rctpl_utils.encoders.checkpoint import WEIGHTS, Layout, match_state, read_state
 from rctpl_utils.encoders.text_tower import TextTower, untrained_bert
 from rctpl_utils.encoders.two_towers import MapTower, TwoTowers, check_pixels, resnet50_trunk
+from rctpl_utils.heat_maps import Frame
 
 DIMENSION = 128
 RESIZE, CROP = 512, 480  # health_multimodal/image/utils.py
@@ -27,13 +28,13 @@ class BioViL(TwoTowers):
     """CXR-BERT's [CLS] and a ResNet-50's 15 x 15 patches in one space of 128 dimensions.
 
     The global vector is the mean of the projected patches, which are not linear in the ResNet's.
-    The map covers the square crop at the film's center, not the padded film: `crop` says so, and
+    The map covers the square crop at the film's center, not the padded film: `frame` says so, and
     `heat_maps.on_square` puts it there.
     """
 
     name = "BioViL (ResNet-50, CXR-BERT)"
     dimension = DIMENSION
-    crop = CROP / RESIZE  # 15/16 of the film's shorter side
+    frame = Frame("short", CROP / RESIZE)  # 15/16 of the film's shorter side
     preprocessing = "min-max 8 bits, bilinear 512, crop 480"
 
     def __init__(self, folder: str | Path) -> None:

@@ -66,6 +66,11 @@ class TextTower(nn.Module):
         layers = [] if self.layers == LAST else [self.layers]
         return hash_of(state_hash(self), self._tokenizer_key, MAX_TOKENS, self.pooling, *layers)
 
+    @property
+    def bert_key(self) -> str:
+        """A hash of all that decides a text's hidden states: no pooling, no projection."""
+        return hash_of(state_hash(self.bert), self._tokenizer_key, MAX_TOKENS)
+
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Token ids and mask, (n, T), padded to the longest of the batch, at most 77 tokens."""
         tokens = self.tokenizer(

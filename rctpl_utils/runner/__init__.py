@@ -1,1 +1,1 @@
-"""What `rctpl_utils.run` is made of: options, freshness, execution, resources, provenance."""
+"""What `rctpl_utils.run` is made of, from its options to the record of what it did."""

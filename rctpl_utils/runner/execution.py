@@ -13,8 +13,7 @@ from PIL import Image
 
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import atomic_path
-from rctpl_utils.runner.resources import PeakMemory, kernel_environment
-from rctpl_utils.workspace import Workspace
+from rctpl_utils.runner.resources import PeakMemory
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
@@ -25,7 +24,11 @@ class NotebookFailure(RuntimeError):
     def __init__(self, notebook: Path, cell: int | None, lines: str, cure: str) -> None:
         place = f"{notebook.name}, cell {cell}" if cell is not None else notebook.name
         super().__init__(f"{place} failed.\n\n{lines}\n\n{cure}")
-        self.notebook, self.cell = notebook, cell
+        self.parts = (notebook, cell, lines, cure)
+
+    def __reduce__(self) -> tuple:
+        """Exceptions are made anew from their arguments when they come from another process."""
+        return (type(self), self.parts)
 
 
 def check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> None:
@@ -70,7 +73,7 @@ def execute(
 
     copy.parent.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
-    with kernel_environment(), PeakMemory() as memory:
+    with PeakMemory() as memory:
         try:
             execute_notebook(
                 notebook,
@@ -108,24 +111,6 @@ def _source_cell(notebook: Path, source: str) -> int | None:
     """The cell's number in the source notebook, from 0, whatever was injected when it ran."""
     cells = nbformat.read(notebook, as_version=4).cells
     return next((i for i, cell in enumerate(cells) if cell.source == source), None)
-
-
-def snapshot(workspace: Workspace) -> dict[str, tuple[int, int]]:
-    """Every file of the profile's folders with its time and size, executed copies left out."""
-    return {
-        path.relative_to(workspace.output).as_posix(): (
-            path.stat().st_mtime_ns,
-            path.stat().st_size,
-        )
-        for folder in (workspace.figures, workspace.build)
-        for path in folder.rglob("*")
-        if path.is_file() and workspace.executed not in path.parents
-    }
-
-
-def files_made(before: Mapping, after: Mapping) -> tuple[str, ...]:
-    """Name the files that are new or changed between two snapshots, in order."""
-    return tuple(sorted(name for name, state in after.items() if before.get(name) != state))
 
 
 def save_outputs(notebook: Path, copy: Path) -> None:

@@ -11,6 +11,12 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}. See ./run_all.sh --help for the options.\n")
 
 
+def _jobs(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of notebooks, 1 or more")
+    return int(text)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the runner's argument parser."""
     parser = _Parser(
@@ -38,6 +44,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="accept real data sets that are not complete; what is missing is counted",
     )
     add("--device", default="auto", help="auto (default), cpu, cuda, cuda:1, mps")
+    add(
+        "--jobs",
+        type=_jobs,
+        metavar="N",
+        help="notebooks at a time (default: 2 on a processor, 1 on an accelerator)",
+    )
     add("--output", metavar="DIR", help="where build/ and figures/ go (default: this project)")
     which = parser.add_mutually_exclusive_group()
     which.add_argument(

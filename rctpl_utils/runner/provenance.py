@@ -38,8 +38,12 @@ _PACKAGES = (
 )
 
 
-def write_manifest(workspace: Workspace, markers: Iterable[Marker]) -> Path:
-    """Write the manifest of the profile's figures; it holds no date, so equal runs agree."""
+def write_manifest(workspace: Workspace, markers: Iterable[Marker], jobs: int) -> Path:
+    """Write the manifest of the profile's figures; it holds no date, so equal runs agree.
+
+    Args:
+        jobs: how many notebooks ran at a time; their seconds overlap.
+    """
     target = workspace.figures / "manifest.json"
     profile = workspace.profile
     results = sorted(path for path in workspace.figures.rglob("*") if path.is_file())
@@ -53,6 +57,7 @@ def write_manifest(workspace: Workspace, markers: Iterable[Marker]) -> Path:
         },
         "device": str(workspace.device),
         "machine": describe_machine(),
+        "jobs": jobs,
         "versions": versions(),
         "hashes": {
             "package": package_hash(),

@@ -4,10 +4,12 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 
 import psutil
 
+from rctpl_utils.files import WRITES
 from rctpl_utils.workspace import PROJECT
 
 
@@ -58,22 +60,24 @@ def descendants_memory() -> int:
 
 
 @contextmanager
-def kernel_environment() -> Iterator[None]:
+def kernel_environment(threads: int, writes: Path) -> Iterator[None]:
     """Set what the kernels inherit, and put the old values back afterwards.
 
-    One thread a core (two jobs with more slow each other many times over), no network for model
-    hubs, no forked tokenizer threads, figures in the notebook without a display.
+    No more threads than cores (two jobs with more slow each other many times over), no network for
+    model hubs, no forked tokenizer threads, figures in the notebook without a display.
+
+    Args:
+        threads: of matrix products, unless the user has set `OMP_NUM_THREADS`.
+        writes: gets the names of the files that are written (`files.atomic_path`).
     """
-    cores = str(
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    )
     paths = [str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]
     wanted = {
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", cores),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "PYTHONPATH": os.pathsep.join(paths),
+        WRITES: str(writes),
     }
     old = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)

@@ -1,8 +1,9 @@
 """What the runner prints: the list of notebooks, and the closing table."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from rctpl_utils.runner.freshness import Step, read_marker
+from rctpl_utils.runner.steps import Outcome
 from rctpl_utils.workspace import Workspace
 
 
@@ -16,7 +17,7 @@ def listing(steps: Sequence[Step]) -> str:
     return _table(rows)
 
 
-def closing_table(workspace: Workspace, steps: Sequence[Step], status: Mapping[str, str]) -> str:
+def closing_table(workspace: Workspace, steps: Sequence[Step], outcome: Outcome) -> str:
     """Show what became of each chosen notebook: its status, its seconds, what it made where."""
     rows = [("notebook", "status", "seconds", "made")]
     for step in steps:
@@ -25,8 +26,10 @@ def closing_table(workspace: Workspace, steps: Sequence[Step], status: Mapping[s
         seconds, made = (
             (f"{marker.seconds:.0f}", _made(workspace, marker.made)) if marker else ("", "")
         )
-        rows.append((name, status.get(name, "not reached"), seconds, made))
-    return f"\n{_table(rows)}\n\nAll below {workspace.output}"
+        rows.append((name, outcome.status.get(name, "not reached"), seconds, made))
+    ran = sum(state == "done" for state in outcome.status.values())
+    took = f"{ran} notebook{'s' * (ran != 1)} in {outcome.seconds:.0f} s" if ran else "Nothing run"
+    return f"\n{_table(rows)}\n\n{took}. All below {workspace.output}"
 
 
 def _made(workspace: Workspace, names: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ import torch
 
 from rctpl_utils.baselines.released import chexzero, gloria, medklip, medslip
 from rctpl_utils.baselines.released.adapters import ReleasedBioViL, ReleasedMedCLIP
-from rctpl_utils.baselines.released.base import Frame, ReleasedModel, on_square
+from rctpl_utils.baselines.released.base import ReleasedModel
 from rctpl_utils.baselines.released.entities import TEXTS
 from rctpl_utils.encoders.biovil import IMAGE_WEIGHTS
 from rctpl_utils.errors import InputError
@@ -22,11 +22,9 @@ from rctpl_utils.errors import InputError
 __all__ = [
     "NO_PUBLIC_WEIGHTS",
     "PUBLIC",
-    "Frame",
     "ReleasedModel",
     "is_provided",
     "load_released",
-    "on_square",
     "weights_folder",
 ]
 

@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from rctpl_utils.baselines.base import CLASSIFY, GROUND, RETRIEVE
-from rctpl_utils.baselines.released.base import Frame
 from rctpl_utils.encoders.biovil import CROP, RESIZE, BioViL
 from rctpl_utils.encoders.medclip import MedCLIP
 from rctpl_utils.encoders.two_towers import TwoTowers
+from rctpl_utils.heat_maps import Frame
 from rctpl_utils.knowledge import ensemble
 from rctpl_utils.scoring import IMAGE_TEMPERATURE
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rctpl_utils.baselines.base import CLASSIFY, GROUND, RETRIEVE
-from rctpl_utils.baselines.released.base import Frame, eight_bits
+from rctpl_utils.baselines.released.base import eight_bits
 from rctpl_utils.baselines.released.checkpoints import load_matched, nested_state, position_ids
 from rctpl_utils.baselines.released.gloria_words import Caption, best_word, look, read_captions
 from rctpl_utils.encoders.base import freeze
@@ -33,6 +33,7 @@ from rctpl_utils.encoders.checkpoint import Layout
 from rctpl_utils.encoders.medclip_text import FOLDER
 from rctpl_utils.encoders.text_tower import untrained_bert
 from rctpl_utils.encoders.two_towers import resnet50_trunk
+from rctpl_utils.heat_maps import Frame
 from rctpl_utils.knowledge import ensemble
 from rctpl_utils.vocabulary import prompt_name
 

@@ -26,7 +26,7 @@ from torch.nn import functional
 from torchvision.models import resnet50
 
 from rctpl_utils.baselines.base import CLASSIFY, GROUND
-from rctpl_utils.baselines.released.base import Frame, eight_bits
+from rctpl_utils.baselines.released.base import eight_bits
 from rctpl_utils.baselines.released.checkpoints import (
     load_matched,
     nested_state,
@@ -36,6 +36,7 @@ from rctpl_utils.baselines.released.entities import CONCEPT_ENTITIES, ENTITIES, 
 from rctpl_utils.baselines.released.query_decoder import WIDTH, QueryDecoder
 from rctpl_utils.encoders.base import freeze
 from rctpl_utils.encoders.checkpoint import Layout
+from rctpl_utils.heat_maps import Frame
 
 WEIGHTS = "checkpoint_final.pth"
 SIDE = 224  # pixels

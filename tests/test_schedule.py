@@ -1,0 +1,156 @@
+"""Which notebooks run beside each other, with how many threads, and who made which file."""
+
+import json
+import os
+
+import pytest
+from toy_project import THIRD, start, statuses, write_notebook
+
+from rctpl_utils.errors import InputError
+from rctpl_utils.runner import schedule
+from rctpl_utils.runner.freshness import find_notebooks
+from rctpl_utils.runner.schedule import needs_of, number_of, threads_for
+from rctpl_utils.runner.steps import files_made
+from rctpl_utils.workspace import NOTEBOOKS, Workspace
+
+# It ends only if the other runs at the same time: each waits for a file that the other writes.
+MEETING = """import time
+from pathlib import Path
+from rctpl_utils.files import write_text
+folder = Path(output) / "figures" / profile
+write_text(folder / "{mine}", "here")
+for _ in range(600):
+    if (folder / "{other}").exists():
+        break
+    time.sleep(0.1)
+else:
+    raise TimeoutError("alone")
+"""
+
+
+def write_project(folder, **needs):
+    return [write_notebook(folder, f"{n[1:]}_x", "1", needs=text) for n, text in needs.items()]
+
+
+def by_number(needs):
+    return {number_of(one): {number_of(each) for each in all_} for one, all_ in needs.items()}
+
+
+def test_needs_are_read_from_the_first_cell_and_followed(tmp_path):
+    notebooks = write_project(
+        tmp_path, n00="nothing (yet)", n01="the data (00)", n01b="the data (00)",
+        n02="what\n  came (01)\n  before", n04="the end (02),\n  and the side (01b)",
+    )  # fmt: skip
+    assert by_number(needs_of(notebooks)) == {
+        "00": set(), "01": {"00"}, "01b": {"00"}, "02": {"00", "01"},
+        "04": {"00", "01", "01b", "02"},
+    }  # fmt: skip
+
+
+def test_without_the_sentence_a_notebook_needs_all_before_it(tmp_path):
+    notebooks = write_project(tmp_path, n00="", n01="the data (00)", n02="")
+    assert by_number(needs_of(notebooks))["02"] == {"00", "01"}
+
+
+def test_pretraining_waits_for_all_before_it_and_all_after_wait_for_it(tmp_path):
+    notebooks = write_project(
+        tmp_path, n00="nothing", n01="data (00)", n02="data (00)", n03="data (00)", n04="data (00)"
+    )
+    needs = by_number(needs_of(notebooks))
+    assert needs["03"] == {"00", "01", "02"}
+    assert needs["04"] == {"00", "01", "02", "03"}
+
+
+@pytest.mark.parametrize("number", ["07", "02", "01"])
+def test_a_need_that_does_not_come_before_is_refused(tmp_path, number):
+    notebooks = write_project(tmp_path, n00="nothing", n01=f"the end ({number})", n02="")
+    with pytest.raises(InputError, match=f"needs {number}, which do not come before"):
+        needs_of(notebooks)
+
+
+def test_only_notebooks_with_company_share_the_cores(tmp_path, monkeypatch):
+    monkeypatch.setattr(schedule, "available_cores", lambda: 6)
+    notebooks = write_project(
+        tmp_path, n00="nothing", n01="the data (00)", n02="the data (00)", n04="(01), (02)"
+    )
+    needs = needs_of(notebooks)
+    assert [threads_for(one, needs, 2) for one in notebooks] == [6, 3, 3, 6]
+    assert [threads_for(one, needs, 1) for one in notebooks] == [6, 6, 6, 6]
+    assert [threads_for(one, needs, 9) for one in notebooks] == [6, 1, 1, 6]
+
+
+def test_the_projects_notebooks_say_what_they_need():
+    needs = by_number(needs_of(find_notebooks(NOTEBOOKS)))
+    assert needs["00"] == set()
+    assert all("00" in each for number, each in needs.items() if number != "00")
+    assert needs["05"] >= {"03", "04", "04b"}
+    assert "05" not in needs["06"] and "06" not in needs["05"]
+    assert needs["10"] >= {"05", "06", "07", "08", "09"}
+    assert needs["04"] >= {"03"} and "04b" not in needs["04"] and "04" not in needs["08"]
+
+
+def test_independent_notebooks_run_at_the_same_time_and_keep_their_files_apart(
+    project,
+    capsys,
+):
+    for name, mine, other in (("01_second", "a", "b"), ("02_third", "b", "a")):
+        write_notebook(project, name, MEETING.format(mine=mine, other=other), needs="data (00)")
+    assert start(project, "--jobs", "2") == 0
+    printed = capsys.readouterr().out
+    assert set(statuses(printed).values()) == {"done"}
+    assert "3 notebooks in " in printed
+    out = project.parent / "out"
+    manifest = json.loads((out / "figures/smoke/manifest.json").read_text(encoding="utf-8"))
+    assert manifest["jobs"] == 2
+    made = {name: record["made"] for name, record in manifest["notebooks"].items()}
+    assert made == {
+        "00_first": ["figures/smoke/first.csv"],
+        "01_second": ["figures/smoke/a"],
+        "02_third": ["figures/smoke/b"],
+    }
+    assert not list(out.rglob("*.writes"))
+
+
+def test_one_job_keeps_the_order(project, capsys):
+    write_notebook(project, "01_second", THIRD, needs="data (00)")
+    write_notebook(project, "02_third", THIRD, needs="data (00)")
+    assert start(project, "--jobs", "1") == 0
+    lines = [
+        line.split(":")[0][6:] for line in capsys.readouterr().out.splitlines() if ": " in line
+    ]
+    assert lines[:6] == ["00_first"] * 2 + ["01_second"] * 2 + ["02_third"] * 2
+
+
+def test_a_failure_lets_the_neighbor_finish_and_starts_no_other(project, capsys):
+    gone = 'import os, time\nwhile not os.path.exists(str(output) + "/gone"): time.sleep(0.1)'
+    here = 'open(str(output) + "/gone", "w").close()\nraise ValueError("cold")'
+    write_notebook(project, "01_second", gone, needs="data (00)")
+    write_notebook(project, "02_third", here, needs="data (00)")
+    write_notebook(project, "04_fourth", THIRD, needs="(01), (02)")
+    assert start(project, "--jobs", "2") == 1
+    captured = capsys.readouterr()
+    assert statuses(captured.out) == {
+        "00_first": "done", "01_second": "done", "02_third": "failed", "04_fourth": "not reached",
+    }  # fmt: skip
+    assert "02_third.ipynb, cell 2 failed" in captured.err
+    assert "ValueError: cold" in captured.err
+
+
+@pytest.mark.parametrize("jobs", ["0", "-1", "two"])
+def test_a_number_of_jobs_that_is_none_is_refused(project, capsys, jobs):
+    with pytest.raises(SystemExit):
+        start(project, f"--jobs={jobs}")
+    assert f"'{jobs}' is no number of notebooks" in capsys.readouterr().err
+
+
+def test_files_that_went_again_or_lie_elsewhere_are_not_counted_as_made(tmp_path):
+    workspace = Workspace.open("smoke", output=tmp_path)
+    kept, elsewhere = workspace.figures / "kept.csv", tmp_path / "elsewhere.csv"
+    for path in (kept, elsewhere):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x", encoding="utf-8")
+    writes = tmp_path / "writes"
+    lines = [kept, workspace.build / "gone.csv", elsewhere, kept]
+    writes.write_text("".join(f"{os.fspath(line)}\n" for line in lines), encoding="utf-8")
+    assert files_made(workspace, writes) == ("figures/smoke/kept.csv",)
+    assert files_made(workspace, tmp_path / "nothing") == ()
