@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Sets the environment up and runs the notebooks in order (or, with `test`, the tests).
+# Sets the environment up and runs the notebooks (or, with `test`, the tests).
 set -euo pipefail
 cd "$(dirname "$0")"
 
 usage() {
   cat <<'TEXT'
-Usage: ./run_all.sh [--no-venv] [options]     set up, then run the notebooks in order
+Usage: ./run_all.sh [--no-venv] [options]     set up, then run the notebooks
        ./run_all.sh [--no-venv] test          set up, then lint, run the smoke profile and all tests
 
 Set-up makes .venv with Python 3.10 to 3.13 and installs requirements.lock into it; later runs
@@ -86,14 +86,15 @@ run_tests() {
   local failed="" executed=build/test-output/build/smoke/executed
   "$PYTHON" -m ruff check . || failed="$failed ruff-check"
   "$PYTHON" -m ruff format --check . || failed="$failed ruff-format"
+  # One thread a process: two with more slow each other many times over, and last bits depend on it.
+  export OMP_NUM_THREADS=1
   "$PYTHON" -m rctpl_utils.run --profile smoke --output build/test-output ||
     failed="$failed smoke-run"
   [ -z "$failed" ] || say "failed so far:$failed"
   set -- tests
   # The executed smoke copies run once more as tests, cell by cell.
   if [ -d "$executed" ]; then set -- "$@" "$executed"; fi
-  # A process a core, each with one thread: two with more slow each other many times over.
-  OMP_NUM_THREADS=1 "$PYTHON" -m pytest -n auto --maxprocesses=4 --dist=loadfile \
+  "$PYTHON" -m pytest -n auto --maxprocesses=4 --dist=loadfile \
     --nbval-lax --nbval-current-env --nbval-cell-timeout=300 "$@" || failed="$failed pytest"
   [ -z "$failed" ]
 }

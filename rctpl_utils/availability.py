@@ -3,7 +3,8 @@
 A data set is absent when its folder below the data root does not exist. Its cells in tables are
 then "not run", claims on it "not tested", its figures left out, and the rest runs. MIMIC-CXR cannot
 be absent: prompts are learned from its reports. Its films are another download, and may be absent:
-only a check of the encoder and Figure 1 look at them. The embedded world has all data sets.
+only a check of the encoder, the prompt learners with labels and Figure 1 look at them. The embedded
+world has all data sets.
 """
 
 from collections.abc import Iterable

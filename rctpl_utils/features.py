@@ -137,7 +137,7 @@ def sole_maker(store: ShardStore, group: Processes) -> Iterator[None]:
 
     A group's first process takes the lock for all and every member starts when it has it, so that
     the members see the same files. The system frees a lock however its process ends; its file
-    stays behind. Nothing is locked, and nothing is written, where the arrays are whole.
+    stays behind. A process alone locks and writes nothing where the arrays are whole.
     """
     if group.count == 1 and store.whole():
         yield

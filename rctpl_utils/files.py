@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -12,12 +12,19 @@ from typing import Any
 WRITES = "RCTPL_WRITES"  # the environment's name of a file that lists what a process has written
 
 
+def note_written(paths: Iterable[str | Path]) -> None:
+    """Add files to the list of what was written, where the environment names one (`WRITES`)."""
+    if listed := os.environ.get(WRITES):
+        with open(listed, "a", encoding="utf-8") as stream:
+            stream.writelines(f"{os.path.abspath(path)}\n" for path in paths)
+
+
 @contextmanager
 def atomic_path(target: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `target`; move it into place only when the block succeeds.
 
     The suffix is kept, so that writers that choose a format by the file's name work unchanged.
-    Where the environment names a file in `WRITES`, the target's name is added to it.
+    The target is then noted as written (`note_written`).
 
     Raises:
         OSError: what the writer raised (a full disk, say); `target` is then untouched.
@@ -30,9 +37,7 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
-    if listed := os.environ.get(WRITES):
-        with open(listed, "a", encoding="utf-8") as stream:
-            stream.write(f"{os.path.abspath(target)}\n")
+    note_written([target])
 
 
 def write_text(target: str | Path, text: str) -> Path:

@@ -23,10 +23,10 @@ from rctpl_utils.grounding_metrics import (
     THRESHOLDS,
     Lesions,
     PixelCounts,
-    all_pixel_counts,
     dice,
-    matched_regions,
+    pixel_counts,
     pointing_hits,
+    region_counts,
 )
 from rctpl_utils.heat_maps import on_film, stretch
 from rctpl_utils.metrics import named_interval, over_seeds, patient_weights, seed_picks
@@ -159,9 +159,9 @@ def measure(
                 lesions = Lesions.of(mask)
                 for part, heats in film_heats([each[k] for each in maps], mask.shape):
                     hits[part, start + k] = pointing_hits(heats, mask)
-                    pixels[part, start + k] = all_pixel_counts(heats, mask)
+                    pixels[part, start + k] = pixel_counts(heats, mask)
                     for r, heat in zip(part if cuts else (), heats, strict=False):
-                        regions[r, start + k] = matched_regions(heat >= cuts[r], lesions)
+                        regions[r, start + k] = region_counts(heat >= cuts[r], lesions)
                 bar.update()
     found: dict[str, list[Measured]] = {method.name: [] for method in methods}
     for r, (name, _) in enumerate(runs):

@@ -46,13 +46,15 @@ def pointing_hits(heats: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return (flat.min(axis=1) < highest) & (inside == highest)
 
 
-def pixel_counts(heat: np.ndarray, mask: np.ndarray) -> PixelCounts:
-    """True positive, false positive and false negative pixels at every threshold, in one pass."""
-    return PixelCounts(*all_pixel_counts(heat[None], mask)[0])
+def pixel_counts(heats: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Hit, false and missed pixels of n maps of one film at every threshold, in one pass.
 
+    Args:
+        heats: (n, H, W).
 
-def all_pixel_counts(heats: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """`pixel_counts` of n maps of one film, (n, H, W): (n, 3, T) int64."""
+    Returns:
+        (n, 3, T) int64, each film's part as `PixelCounts`.
+    """
     bins = len(THRESHOLDS) + 1
     places = levels(heats).reshape(len(heats), -1) + np.uint8(bins) * mask.ravel()  # below 100
     counts = np.stack([np.bincount(each, minlength=2 * bins) for each in places])
@@ -83,15 +85,6 @@ def dice(counts: PixelCounts) -> np.ndarray:
     return np.divide(2 * counts.hit, total, out=np.ones(len(total)), where=total > 0)
 
 
-def region_counts(region: np.ndarray, mask: np.ndarray, iou: float = IOU) -> RegionCounts:
-    """Match 8-connected components of a prediction with those of a mask.
-
-    A region is right when it overlaps some lesion with intersection over union >= `iou`; a lesion
-    is found when some region overlaps it so.
-    """
-    return matched_regions(region, Lesions.of(mask), iou)
-
-
 class Lesions(NamedTuple):
     """The lesions of a mask, labeled once for all predictions on its film.
 
@@ -118,8 +111,12 @@ def components(region: np.ndarray) -> tuple[np.ndarray, int]:
     return labels, count - 1  # without the background
 
 
-def matched_regions(region: np.ndarray, lesions: Lesions, iou: float = IOU) -> RegionCounts:
-    """`region_counts` with lesions that are labeled already."""
+def region_counts(region: np.ndarray, lesions: Lesions, iou: float = IOU) -> RegionCounts:
+    """Match 8-connected components of a prediction with the lesions of a mask.
+
+    A region is right when it overlaps some lesion with intersection over union >= `iou`; a lesion
+    is found when some region overlaps it so.
+    """
     labels, predicted = components(region)
     labels, drawn = labels.ravel(), len(lesions.areas)
     areas = np.bincount(labels, minlength=predicted + 1)

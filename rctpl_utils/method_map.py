@@ -122,7 +122,7 @@ def save_method_map(workspace: Workspace, table: pd.DataFrame) -> Figure:
             _draw(axis, number, row, column, colors[row["group"]], markers[row["group"]])
         axis.set(xscale="log")
         axis.set_ylabel(_LABELS[column], fontsize=8)
-        axis.set_xlabel("training of one seed, seconds on this machine", fontsize=8)
+        axis.set_xlabel("training of one seed, seconds by the clock", fontsize=8)
         axis.tick_params(labelsize=7)
     handles = [
         plt.Line2D([], [], color=colors[group], marker=markers[group], ls="", ms=5, label=group)
@@ -154,5 +154,6 @@ def _note(workspace: Workspace, methods: Sequence[str]) -> str:
     return (
         f"{data_note(workspace)} {listed}. Bars: 95 % bootstrap intervals over patients and seeds. "
         f"Without training: drawn at {NOTHING} s. Cached features of frozen layers cost extra, the "
-        "frozen encoder's pre-training too; no cost of reports, films or labels is in it."
+        "frozen encoder's pre-training too; no cost of reports, films or labels is in it. Clock "
+        "times, other notebooks running beside: magnitudes, not benchmarks."
     )

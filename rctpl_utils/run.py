@@ -1,9 +1,9 @@
-"""Run the notebooks in order: `python -m rctpl_utils.run --profile smoke` (design, section 8).
+"""Run the notebooks, each as soon as what it needs is done: `python -m rctpl_utils.run`.
 
-Each starts as soon as what it needs is done, two at a time on a processor. Fresh notebooks are
-skipped, a killed run resumes where it stopped, a failing notebook stops the run with its cell, its
-error and what to do. Exit status: 0 all is up to date, 1 a notebook
-failed, 2 the request was refused before anything ran.
+On a processor two run at a time (design, section 8). Fresh notebooks are skipped, a killed run
+resumes where it stopped, a failing notebook stops the run with its cell, its error and what to do.
+Exit status: 0 all is up to date, 1 a notebook failed, 2 the request was refused before anything
+ran.
 """
 
 import signal
@@ -124,7 +124,7 @@ def _run_steps(
     outcome = run_steps(workspace, steps, parameters, jobs)
     markers = [read_marker(workspace, step.notebook) for step in steps]
     if not outcome.failures:
-        write_manifest(workspace, [marker for marker in markers if marker], jobs)
+        write_manifest(workspace, [marker for marker in markers if marker])
         write_figures_readme(workspace)
         if options.save_outputs:
             write_readme_map(workspace)

@@ -16,7 +16,7 @@ from torch import Tensor
 from rctpl_utils.encoders.text_tower import MAX_TOKENS, TextTower
 from rctpl_utils.features import TEXT_BATCH, make_arrays
 from rctpl_utils.files import hash_of
-from rctpl_utils.precision import autocast
+from rctpl_utils.precision import autocast, fast_dtype
 from rctpl_utils.shards import Plan
 
 _SHARD = 1  # batch, 256 texts, 15 MB: small, for it is written and read back as a whole
@@ -95,7 +95,11 @@ def word_states(
         hidden = (generator.random(ids.shape) < MASKED_SHARE) & ~special
     given = np.where(hidden, tower.tokenizer.mask_token_id, ids)
     order = np.argsort(lengths, kind="stable")
-    path = folder / f"words-{hash_of(tower.bert_key, list(texts), masked_by)[:20]}.npy"
+    dtype = str(fast_dtype(tower.device))
+    path = (
+        folder
+        / f"words-{hash_of(tower.bert_key, list(texts), masked_by, MASKED_SHARE, dtype)[:20]}.npy"
+    )
 
     def encode(rows: np.ndarray) -> tuple[np.ndarray, ...]:
         longest = int(lengths[rows].max())

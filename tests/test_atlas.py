@@ -106,7 +106,7 @@ def test_a_run_leaves_the_map_and_touches_no_other_readme_unless_told(tmp_path):
     workspace = Workspace.open("smoke", output=tmp_path, device="cpu")
     (workspace.figures / "table1.csv").write_text("a\n", encoding="utf-8")
     made = ("figures/smoke/table1.csv",)
-    write_manifest(workspace, [Marker("05_some", "hash", 1.6, 10**9, made)], jobs=1)
+    write_manifest(workspace, [Marker("05_some", "hash", 1.6, 1, 10**9, made)])
     assert atlas.write_figures_readme(workspace) == tmp_path / "figures" / "README.md"
     text = (tmp_path / "figures" / "README.md").read_text(encoding="utf-8")
     assert "| `table1.csv` | `05_some` | `./run_all.sh --only 05` | 2 |" in text

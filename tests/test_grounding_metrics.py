@@ -9,12 +9,12 @@ from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
 from rctpl_utils.grounding_metrics import (
+    IOU,
     THRESHOLDS,
     Lesions,
-    all_pixel_counts,
+    PixelCounts,
     dice,
     levels,
-    matched_regions,
     pixel_counts,
     pointing_hit,
     pointing_hits,
@@ -33,6 +33,14 @@ def heat_at(*places, size=(8, 10)):
     return heat
 
 
+def pixels_of(heat, mask):
+    return PixelCounts(*pixel_counts(heat[None], mask)[0])
+
+
+def regions_of(region, mask, iou=IOU):
+    return region_counts(region, Lesions.of(mask), iou)
+
+
 def test_the_pointing_game_by_hand():
     assert pointing_hit(heat_at((3, 4)), MASK)
     assert not pointing_hit(heat_at((7, 0)), MASK)
@@ -44,8 +52,8 @@ def test_the_pointing_game_by_hand():
 def test_a_lesion_of_one_pixel_can_be_hit_and_matched():
     mask = heat_at((5, 5)).astype(bool)
     assert pointing_hit(heat_at((5, 5)), mask)
-    assert region_counts(mask, mask) == (1, 0, 1, 0)
-    assert dice(pixel_counts(heat_at((5, 5)), mask)).tolist() == [1] * len(THRESHOLDS)
+    assert regions_of(mask, mask) == (1, 0, 1, 0)
+    assert dice(pixels_of(heat_at((5, 5)), mask)).tolist() == [1] * len(THRESHOLDS)
 
 
 def test_regions_of_two_lesions():
@@ -54,27 +62,27 @@ def test_regions_of_two_lesions():
     region = np.zeros_like(two)
     region[2:5, 3:5] = True  # half of the first lesion: IoU 6 / 12
     region[0, 0] = True  # touches nothing
-    assert region_counts(region, two) == (1, 1, 1, 1)
-    assert region_counts(np.zeros_like(two), two) == (0, 0, 0, 2)
-    assert region_counts(two, np.zeros_like(two)) == (0, 2, 0, 0)
+    assert regions_of(region, two) == (1, 1, 1, 1)
+    assert regions_of(np.zeros_like(two), two) == (0, 0, 0, 2)
+    assert regions_of(two, np.zeros_like(two)) == (0, 2, 0, 0)
 
 
 def test_one_region_over_two_lesions_finds_both_where_the_overlap_suffices():
     two = np.zeros((4, 9), bool)
     two[1:3, 1:4] = two[1:3, 5:8] = True
-    assert region_counts(np.ones_like(two), two) == (1, 0, 2, 0)  # IoU 6 / 36 each
-    assert region_counts(np.ones_like(two), two, iou=0.2) == (0, 1, 0, 2)
+    assert regions_of(np.ones_like(two), two) == (1, 0, 2, 0)  # IoU 6 / 36 each
+    assert regions_of(np.ones_like(two), two, iou=0.2) == (0, 1, 0, 2)
 
 
 def test_neighbors_across_a_corner_are_one_component():
     diagonal = np.eye(3, dtype=bool)
-    assert region_counts(diagonal, diagonal) == (1, 0, 1, 0)
+    assert regions_of(diagonal, diagonal) == (1, 0, 1, 0)
 
 
 def test_two_empty_regions_agree():
     empty = np.zeros_like(MASK)
-    assert dice(pixel_counts(np.zeros(MASK.shape), empty)).tolist() == [1] * len(THRESHOLDS)
-    assert dice(pixel_counts(np.zeros(MASK.shape), MASK)).tolist() == [0] * len(THRESHOLDS)
+    assert dice(pixels_of(np.zeros(MASK.shape), empty)).tolist() == [1] * len(THRESHOLDS)
+    assert dice(pixels_of(np.zeros(MASK.shape), MASK)).tolist() == [0] * len(THRESHOLDS)
 
 
 @given(
@@ -82,7 +90,7 @@ def test_two_empty_regions_agree():
     arrays(bool, (5, 7)),
 )
 def test_pixel_counts_are_the_literal_ones(heat, mask):
-    counts = pixel_counts(heat, mask)
+    counts = pixels_of(heat, mask)
     for k, threshold in enumerate(THRESHOLDS):
         region = heat >= threshold
         expected = [(region & mask).sum(), (region & ~mask).sum(), (~region & mask).sum()]
@@ -107,7 +115,7 @@ SOME = arrays(np.float32, (3, 5, 7), elements=st.sampled_from([0, 0.25, 0.5, 1, 
 
 @given(SOME, arrays(bool, (5, 7)))
 def test_several_maps_are_counted_as_each_alone(heats, mask):
-    hits, pixels = pointing_hits(heats, mask), all_pixel_counts(heats, mask)
+    hits, pixels = pointing_hits(heats, mask), pixel_counts(heats, mask)
     for heat, hit, found in zip(heats, hits, pixels, strict=True):
         assert hit == (heat.min() < heat.max() and mask[heat == heat.max()].any())
         region = heat[None] >= THRESHOLDS[:, None, None]
@@ -127,13 +135,12 @@ def test_regions_are_the_literal_ones(region, mask, iou):
             match[i, j] = (one & other).sum() >= iou * (one | other).sum()
     right, found = match.any(axis=1).sum(), match.any(axis=0).sum()
     expected = (right, len(regions) - right, found, len(lesions) - found)
-    assert region_counts(region, mask, iou) == expected
-    assert matched_regions(region, Lesions.of(mask), iou) == expected
+    assert regions_of(region, mask, iou) == expected
 
 
 @given(arrays(bool, (6, 6)), arrays(bool, (6, 6)))
 def test_regions_and_lesions_change_places_with_their_arguments(region, mask):
-    forth, back = region_counts(region, mask), region_counts(mask, region)
+    forth, back = regions_of(region, mask), regions_of(mask, region)
     assert (*forth[2:], *forth[:2]) == back
 
 

@@ -120,16 +120,18 @@ def test_a_killed_run_resumes(project, capsys):
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 @pytest.mark.parametrize(("sent", "status"), [("SIGTERM", 130), ("SIGKILL", -9)])
-def test_an_interrupted_run_leaves_no_kernel(project, tmp_path, sent, status):
+def test_an_interrupted_run_leaves_no_process(project, tmp_path, sent, status):
     note = tmp_path / "kernel.pid"
     source = f"import os, pathlib, time\npathlib.Path({str(note)!r}).write_text(str(os.getpid()))"
     write_notebook(project, "00_first", source + "\ntime.sleep(120)")
     command = [sys.executable, "-c", COMMAND, str(project), "--profile", "smoke", "--output"]
     process = subprocess.Popen([*command, str(tmp_path / "out")], cwd=PROJECT)
     kernel = int(wait_for(lambda: note.exists() and note.read_text(encoding="utf-8")))
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert kernel in [each.pid for each in family] and len(family) > 1  # a worker, at least
     process.send_signal(getattr(signal, sent))
     assert process.wait(timeout=120) == status
-    assert wait_for(lambda: not alive(kernel))
+    assert wait_for(lambda: not any(alive(each.pid) for each in family))
 
 
 def wait_for(condition, seconds: float = 60):

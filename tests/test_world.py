@@ -14,7 +14,7 @@ from rctpl_utils.embedded.manifest import concept_table, manifest_table
 from rctpl_utils.embedded.radiograph import Radiograph
 from rctpl_utils.embedded.world import NAMES, build_world, code_hash, dataset_key
 from rctpl_utils.errors import InputError
-from rctpl_utils.files import read_json
+from rctpl_utils.files import WRITES, read_json
 from rctpl_utils.profiles import PROFILES, WorldSize
 from rctpl_utils.workspace import Workspace
 
@@ -76,6 +76,17 @@ def stamps(root):
 
 def test_two_builds_give_the_same_bytes(built, tmp_path, stub_anatomy):
     assert build(tmp_path) == read_json(built.data_root / "manifest.json")
+
+
+def test_every_file_of_the_world_is_noted_where_it_lies_in_the_end(
+    tmp_path, stub_anatomy, monkeypatch
+):
+    monkeypatch.setenv(WRITES, str(tmp_path / "writes"))
+    build(tmp_path)
+    noted = (tmp_path / "writes").read_text(encoding="utf-8").splitlines()
+    root = open_workspace(tmp_path).data_root
+    assert set(map(str, stamps(root))) <= set(noted)
+    assert len(stamps(root)) > 200
 
 
 def test_another_seed_gives_other_bytes(built, tmp_path, stub_anatomy):

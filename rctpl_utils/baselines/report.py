@@ -6,7 +6,6 @@ The two may run at the same time, so each writes its costs to a file of its own;
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -20,7 +19,6 @@ from rctpl_utils.workspace import Workspace
 
 COSTS = {"baselines": "04b", "prompt_learners": "04c"}  # a file's part, and who writes it
 COLUMNS = ("method", "parameters", "views", "tokens", "labeled images a class", "seconds")
-NO_LABELS: Mapping[str, int] = MappingProxyType({})
 Run = Mapping[str, object]  # what is kept of a method's training: history, rate, rates
 
 
@@ -89,7 +87,10 @@ def cost_file(workspace: Workspace, part: str) -> Path:
 
 
 def save_costs(
-    workspace: Workspace, part: str, runs: Mapping[str, Run], labeled: Mapping[str, int] = NO_LABELS
+    workspace: Workspace,
+    part: str,
+    runs: Mapping[str, Run],
+    labeled: Mapping[str, int] | None = None,
 ) -> pd.DataFrame:
     """Write what each method learned from and how long one seed took.
 
@@ -101,9 +102,10 @@ def save_costs(
 
     Returns:
         by method: learned parameters, film views, tokens read, labeled images a class, seconds a
-        seed on this machine (features of frozen layers cached, their own cost not in it).
+        seed by the clock on this machine, with the threads of this notebook and perhaps another
+        notebook beside it (features of frozen layers cached, their own cost not in it).
     """
-    rows = [_cost(name, run, labeled.get(name, 0)) for name, run in runs.items()]
+    rows = [_cost(name, run, (labeled or {}).get(name, 0)) for name, run in runs.items()]
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     write_csv(cost_file(workspace, part), table)
     return table.set_index("method")

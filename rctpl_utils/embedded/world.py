@@ -19,7 +19,7 @@ from rctpl_utils.embedded.manifest import report_counts, summarize, world_manife
 from rctpl_utils.embedded.production import Renderer, Studio, open_studio
 from rctpl_utils.embedded.radiograph import render
 from rctpl_utils.errors import InputError
-from rctpl_utils.files import hash_of, read_json, sha256_file, write_json
+from rctpl_utils.files import hash_of, note_written, read_json, sha256_file, write_json
 from rctpl_utils.profiles import WorldSize
 from rctpl_utils.workspace import PACKAGE_DATA, Workspace
 
@@ -99,6 +99,7 @@ def _write_dataset(name: str, root: Path, key: str, size: WorldSize, studio: Stu
         summary = write(name, partial, size, studio)
         shutil.rmtree(final, ignore_errors=True)
         partial.replace(final)
+        note_written(path for path in final.rglob("*") if path.is_file())
         write_json(marker, {"key": key, "summary": summary})
     finally:
         shutil.rmtree(root / _UNFINISHED, ignore_errors=True)

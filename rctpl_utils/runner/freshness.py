@@ -19,7 +19,8 @@ class Marker:
 
     Attributes:
         hash: the hash of all that went into the run (see `plan`).
-        seconds: wall-clock time.
+        seconds: wall-clock time; other notebooks may have run beside it.
+        threads: of its kernel.
         peak_memory: bytes; the largest summed resident size of the notebook's processes.
         made: files written, relative to the workspace's output folder, with `/`.
     """
@@ -27,6 +28,7 @@ class Marker:
     notebook: str
     hash: str
     seconds: float
+    threads: int
     peak_memory: int
     made: tuple[str, ...]
 

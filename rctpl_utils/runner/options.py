@@ -22,7 +22,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="./run_all.sh",
         allow_abbrev=False,
-        description="Run the notebooks in order; those that are up to date are skipped.",
+        description="Run the notebooks that are not up to date, each when what it needs is done.",
     )
     add = parser.add_argument
     add(

@@ -38,12 +38,8 @@ _PACKAGES = (
 )
 
 
-def write_manifest(workspace: Workspace, markers: Iterable[Marker], jobs: int) -> Path:
-    """Write the manifest of the profile's figures; it holds no date, so equal runs agree.
-
-    Args:
-        jobs: how many notebooks ran at a time; their seconds overlap.
-    """
+def write_manifest(workspace: Workspace, markers: Iterable[Marker]) -> Path:
+    """Write the manifest of the profile's figures; it holds no date, so equal runs agree."""
     target = workspace.figures / "manifest.json"
     profile = workspace.profile
     results = sorted(path for path in workspace.figures.rglob("*") if path.is_file())
@@ -57,7 +53,6 @@ def write_manifest(workspace: Workspace, markers: Iterable[Marker], jobs: int) -
         },
         "device": str(workspace.device),
         "machine": describe_machine(),
-        "jobs": jobs,
         "versions": versions(),
         "hashes": {
             "package": package_hash(),
@@ -68,6 +63,7 @@ def write_manifest(workspace: Workspace, markers: Iterable[Marker], jobs: int) -
         "notebooks": {
             marker.notebook: {
                 "seconds": round(marker.seconds, 1),
+                "threads": marker.threads,
                 "peak_memory_gb": round(marker.peak_memory / 1e9, 2),
                 "hash": marker.hash,
                 "made": [name for name in marker.made if name.startswith("figures/")],

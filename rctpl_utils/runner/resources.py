@@ -63,16 +63,18 @@ def descendants_memory() -> int:
 def kernel_environment(threads: int, writes: Path) -> Iterator[None]:
     """Set what the kernels inherit, and put the old values back afterwards.
 
-    No more threads than cores (two jobs with more slow each other many times over), no network for
-    model hubs, no forked tokenizer threads, figures in the notebook without a display.
+    No more threads than its share of the cores (two jobs with more slow each other many times
+    over), no network for model hubs, no forked tokenizer threads, figures in the notebook without
+    a display.
 
     Args:
-        threads: of matrix products, unless the user has set `OMP_NUM_THREADS`.
+        threads: of matrix products, unless the user has set `OMP_NUM_THREADS`, and of OpenCV.
         writes: gets the names of the files that are written (`files.atomic_path`).
     """
     paths = [str(PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]
     wanted = {
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
+        "OPENCV_FOR_THREADS_NUM": str(threads),
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",

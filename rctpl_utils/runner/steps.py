@@ -3,15 +3,18 @@
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from rctpl_utils.runner.execution import NotebookFailure
 from rctpl_utils.runner.freshness import Marker, Step, marker_path, write_marker
+from rctpl_utils.runner.resources import PeakMemory
 from rctpl_utils.runner.schedule import Needs, needs_of, threads_for
-from rctpl_utils.runner.workers import Result, Workers, result_of, workers
+from rctpl_utils.runner.workers import Result, result_of, run_notebook, workers
 from rctpl_utils.workspace import Workspace
 
 
@@ -23,11 +26,13 @@ class Outcome:
         status: by notebook: "done", "up to date" or "failed"; those not reached are absent.
         failures: what stopped it.
         seconds: wall-clock time of all.
+        peak_memory: bytes; the largest summed resident size of all that ran at once.
     """
 
     status: dict[str, str] = field(default_factory=dict)
     failures: list[NotebookFailure] = field(default_factory=list)
     seconds: float = 0
+    peak_memory: int = 0
 
 
 def run_steps(
@@ -35,7 +40,8 @@ def run_steps(
 ) -> Outcome:
     """Run what is selected and not fresh, `jobs` notebooks at a time.
 
-    After a failure no other notebook starts; those that run are waited for and kept.
+    After a failure no other notebook starts; those that run are waited for and kept (but for the
+    end of a process itself, which takes the others along).
     """
     start, outcome = time.perf_counter(), Outcome()
     chosen = [step for step in steps if step.selected]
@@ -47,11 +53,12 @@ def run_steps(
     for step in chosen:
         if step.fresh:
             outcome.status[step.notebook.stem] = "up to date"
-            print(f"{labels[step.notebook]}: up to date", flush=True)
+            _say(f"{labels[step.notebook]}: up to date")
     waiting = [step for step in chosen if not step.fresh]
     if waiting:
-        with workers(jobs) as pool:
+        with PeakMemory() as memory, workers(jobs) as pool:
             _Run(workspace, parameters, needs, labels, jobs, pool, outcome).go(waiting)
+        outcome.peak_memory = memory.bytes
     outcome.seconds = time.perf_counter() - start
     return outcome
 
@@ -63,7 +70,7 @@ class _Run:
     needs: Needs
     labels: Mapping[Path, str]
     jobs: int
-    pool: Workers
+    pool: Executor
     outcome: Outcome
     running: dict[Future[Result], tuple[Step, int]] = field(default_factory=dict)  # with its place
 
@@ -97,13 +104,15 @@ class _Run:
         if sys.stderr.isatty():
             progress = {"desc": label, "leave": False, "position": place}
         else:
-            print(f"{label}: running", flush=True)
+            _say(f"{label}: running")
         writes = self._writes(notebook)
         writes.parent.mkdir(parents=True, exist_ok=True)
         writes.unlink(missing_ok=True)
         copy = self.workspace.executed / notebook.name
         threads = threads_for(notebook, self.needs, self.jobs)
-        future = self.pool.submit(notebook, copy, self.parameters, threads, writes, progress)
+        future = self.pool.submit(
+            run_notebook, notebook, copy, dict(self.parameters), threads, writes, progress
+        )
         self.running[future] = (step, place)
 
     def _end(self, future: Future[Result]) -> None:
@@ -118,13 +127,13 @@ class _Run:
         finally:
             made = files_made(self.workspace, writes)
             writes.unlink(missing_ok=True)
-        marker = Marker(name, step.hash, seconds, peak, made)
+        threads = threads_for(step.notebook, self.needs, self.jobs)
+        marker = Marker(name, step.hash, seconds, threads, peak, made)
         write_marker(self.workspace, step.notebook, marker)
         self.outcome.status[name] = "done"
-        print(
+        _say(
             f"{self.labels[step.notebook]}: done in {seconds:.0f} s, "
-            f"peak {peak / 1e9:.1f} GB, {len(made)} files made",
-            flush=True,
+            f"peak {peak / 1e9:.1f} GB, {len(made)} files made"
         )
 
     def _writes(self, notebook: Path) -> Path:
@@ -149,3 +158,9 @@ def files_made(workspace: Workspace, writes: Path) -> tuple[str, ...]:
 
 def _within(path: Path, *folders: Path) -> bool:
     return any(folder in path.parents for folder in folders)
+
+
+def _say(line: str) -> None:
+    """Print above the progress bars, at once."""
+    tqdm.write(line)
+    sys.stdout.flush()

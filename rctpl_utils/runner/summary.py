@@ -27,8 +27,9 @@ def closing_table(workspace: Workspace, steps: Sequence[Step], outcome: Outcome)
             (f"{marker.seconds:.0f}", _made(workspace, marker.made)) if marker else ("", "")
         )
         rows.append((name, outcome.status.get(name, "not reached"), seconds, made))
-    ran = sum(state == "done" for state in outcome.status.values())
-    took = f"{ran} notebook{'s' * (ran != 1)} in {outcome.seconds:.0f} s" if ran else "Nothing run"
+    done = sum(state == "done" for state in outcome.status.values())
+    took = f"{done} notebook{'s' * (done != 1)} done in {outcome.seconds:.0f} s"
+    took += f", peak {outcome.peak_memory / 1e9:.1f} GB" if outcome.peak_memory else ""
     return f"\n{_table(rows)}\n\n{took}. All below {workspace.output}"
 
 

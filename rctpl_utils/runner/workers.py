@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
@@ -21,54 +21,59 @@ from rctpl_utils.runner.resources import kernel_environment
 Result = tuple[float, int]  # seconds, peak memory in bytes
 
 
-class Workers:
-    """Up to `jobs` notebooks at a time."""
-
-    def __init__(self, executor: ProcessPoolExecutor) -> None:
-        self._executor = executor
-
-    def submit(
-        self,
-        notebook: Path,
-        copy: Path,
-        parameters: Mapping[str, Any],
-        threads: int,
-        writes: Path,
-        progress: dict | bool,
-    ) -> Future[Result]:
-        """Start a notebook (see `execution.execute`).
-
-        Args:
-            threads: of its kernel.
-            writes: a file that gets the names of all that the notebook writes.
-        """
-        return self._executor.submit(
-            _execute, notebook, copy, dict(parameters), threads, writes, progress
-        )
-
-
 @contextmanager
-def workers(jobs: int) -> Iterator[Workers]:
-    """Start the processes; when the block is left by an exception, stop what runs."""
+def workers(jobs: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes for `run_notebook`; an exception in the block stops what runs."""
+    before = set(psutil.Process().children())
     context = get_context("spawn")  # a fork would copy locks that threads hold
     executor = ProcessPoolExecutor(
         jobs, mp_context=context, initializer=_start, initargs=(context.RLock(),)
     )
     try:
-        yield Workers(executor)
+        yield executor
     except BaseException:
-        for child in psutil.Process().children():
-            child.terminate()
+        for child in set(psutil.Process().children()) - before:
+            with suppress(psutil.NoSuchProcess):  # it has just ended
+                child.terminate()
         raise
     finally:
         executor.shutdown(cancel_futures=True)
+
+
+def run_notebook(
+    notebook: Path,
+    copy: Path,
+    parameters: Mapping[str, Any],
+    threads: int,
+    writes: Path,
+    progress: dict | bool,
+) -> Result:
+    """Run a notebook in this worker (see `execution.execute`).
+
+    Args:
+        threads: of its kernel.
+        writes: a file that gets the names of all that the notebook writes.
+
+    Raises:
+        NotebookFailure: it stopped, or could not even be started.
+    """
+    try:
+        with kernel_environment(threads, writes):
+            return execute(notebook, copy, parameters, progress)
+    except NotebookFailure:
+        raise
+    except SystemExit as request:  # the kernel has gone by now; the pool would keep the process
+        os._exit(request.code)
+    except Exception as error:
+        cure = "Mend the cause (a full disk, say), then run the same command again."
+        raise NotebookFailure(notebook, None, f"{type(error).__name__}: {error}", cure) from error
 
 
 def result_of(future: Future[Result], notebook: Path) -> Result:
     """What a finished notebook took.
 
     Raises:
-        NotebookFailure: as `execution.execute`; or the process that ran it is gone.
+        NotebookFailure: as `run_notebook`; or a process of the pool is gone, which ends them all.
     """
     try:
         return future.result()
@@ -76,21 +81,9 @@ def result_of(future: Future[Result], notebook: Path) -> Result:
         raise NotebookFailure(
             notebook,
             None,
-            "The process that ran it ended without a word.",
+            "A process that runs notebooks ended without a word; the others were stopped with it.",
             "Most often the memory ran out: close other programs, or use --jobs 1.",
         ) from error
-
-
-def _execute(
-    notebook: Path,
-    copy: Path,
-    parameters: dict[str, Any],
-    threads: int,
-    writes: Path,
-    progress: dict | bool,
-) -> Result:
-    with kernel_environment(threads, writes):
-        return execute(notebook, copy, parameters, progress)
 
 
 def _start(lock: Any) -> None:
