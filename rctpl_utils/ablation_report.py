@@ -74,7 +74,7 @@ def save_ablations(
          "value": times[f"M={m}"]}
         for m in LENGTHS
     ]  # fmt: skip
-    count = len(workspace.profile.ablations.seeds)
+    count = len(workspace.profile.seeds)
     table = pd.concat([table, pd.DataFrame(timed)], ignore_index=True).assign(seeds=count)
     save_draws(workspace.results, "ablations", draws)
     write_csv(workspace.figures / "ablations.csv", table)
@@ -96,7 +96,7 @@ def figure4(workspace: Workspace, table: pd.DataFrame) -> Figure:
         axis.set_xlabel(TITLES[dataset], fontsize=7)
         _say_absent(axis, part)
     axes[2].set_yticklabels([])
-    count = len(workspace.profile.ablations.seeds)
+    count = len(workspace.profile.seeds)
     note = (
         f"{data_note(workspace)} Mean of {count} seeds, bars: 95 % bootstrap intervals over "
         "patients and seeds;\nhollow: the reference. Shorter training than for Table 1, the same "

@@ -38,7 +38,7 @@ def learn_all(
         prompts by seed, and the learning curves with columns variant, seed, epoch and losses.
     """
     found, curves = {}, []
-    for seed in workspace.profile.prompts.seeds:
+    for seed in workspace.profile.seeds:
         path = workspace.prompts / f"{variant}-{seed}.safetensors"
         curve = path.with_suffix(".history.json")
         wanted = hash_of(key, encoder.text_key, corpus.key, seed, workspace.profile.prompts)
@@ -48,7 +48,7 @@ def learn_all(
             metadata = {
                 "variant": variant,
                 "encoder": encoder.name,
-                **encoder_notes(workspace),
+                **encoder_notes(workspace, seed),
                 "text_key": encoder.text_key,
                 "classes": json.dumps(TRAINING_CONCEPTS),
                 "seed": str(seed),

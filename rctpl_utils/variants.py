@@ -89,7 +89,7 @@ def load_prompts(workspace: Workspace) -> dict[str, dict[int, Prompts]]:
     return {
         variant: {
             seed: Prompts.load(workspace.prompts / f"{variant}-{seed}.safetensors")
-            for seed in workspace.profile.prompts.seeds
+            for seed in workspace.profile.seeds
         }
         for variant in VARIANTS
     }

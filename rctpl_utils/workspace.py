@@ -105,10 +105,9 @@ class Workspace:
         """The knowledge-rich sentences, one row a distinct text."""
         return self.build / "descriptions.parquet"
 
-    @property
-    def encoder(self) -> Path:
-        """The frozen encoder's weights."""
-        return self.build / "encoder.safetensors"
+    def encoder(self, seed: int) -> Path:
+        """The weights of a seed's frozen stand-in."""
+        return self.build / "encoders" / f"standin-{seed}.safetensors"
 
     @property
     def features(self) -> Path:

@@ -52,7 +52,7 @@ def learn_peers(
     """
     if not can_run_on_training_films(workspace, "Prompt learners"):
         return {}, pd.DataFrame(columns=["shots", "seed", "concept", "drawn"])
-    seeds = workspace.profile.peers.seeds
+    seeds = workspace.profile.seeds
     corpus = token_corpus(encoder, list(reports), triplets, TRAINING_CONCEPTS, workspace.features)
     films = open_split(workspace, "mimic-cxr", "train")
     labels = film_labels(films, triplets, TRAINING_CONCEPTS)
@@ -76,7 +76,7 @@ def load_peers(workspace: Workspace, encoder: Encoder) -> list[Competitor]:
     """The learned ones, ready for the tables; none without films of MIMIC-CXR."""
     if not has_training_films(workspace):
         return []
-    seeds = workspace.profile.peers.seeds
+    seeds = workspace.profile.seeds
     films = feature_reader(workspace, encoder)
     rows = [Competitor(tai_dpt.TaIDPT.method, tuple(
         _read(tai_dpt.TaIDPT(encoder, seed), workspace, _TEXT_ONLY, seed) for seed in seeds

@@ -77,7 +77,7 @@ def load_miniatures(workspace: Workspace, encoder: StandIn) -> list[Competitor]:
             tuple(
                 _model(make(setup), folder / f"{file_stem(make.name)}-{seed}.safetensors")
                 .to(workspace.device)
-                for seed in workspace.profile.baselines.seeds
+                for seed in workspace.profile.seeds
             ),
             films,
         )

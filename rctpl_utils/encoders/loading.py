@@ -28,14 +28,29 @@ _CHECK: dict[str, Callable[[str | Path], None]] = {
 }
 
 
-def load_encoder(workspace: Workspace) -> Encoder:
-    """The run's frozen encoder on its device: the stand-in it made, or the one in its checkpoint.
+def load_encoder(workspace: Workspace, seed: int | None = None) -> Encoder:
+    """A seed's frozen encoder on the run's device: its stand-in, or the one in the checkpoint.
+
+    Args:
+        seed: the profile's first by default; without effect where a checkpoint serves all seeds.
 
     Raises:
         InputError: files that are absent, damaged, or of another model.
     """
     kind = workspace.profile.encoder
-    return open_encoder(kind, _file(workspace), workspace.device)
+    return open_encoder(kind, _file(workspace, seed), workspace.device)
+
+
+def load_encoders(workspace: Workspace) -> tuple[Encoder, ...]:
+    """One frozen encoder a seed of the profile; a checkpoint's is the same object for all.
+
+    Raises:
+        InputError: as `load_encoder`.
+    """
+    seeds = workspace.profile.seeds
+    if workspace.profile.encoder != STANDIN:
+        return (load_encoder(workspace),) * len(seeds)
+    return tuple(load_encoder(workspace, seed) for seed in seeds)
 
 
 def open_encoder(kind: str, path: str | Path, device: str | torch.device = "cpu") -> Encoder:
@@ -78,13 +93,13 @@ def check_encoder(workspace: Workspace) -> None:
         check_checkpoint(workspace.profile.encoder, _file(workspace))
 
 
-def encoder_notes(workspace: Workspace) -> dict[str, str]:
+def encoder_notes(workspace: Workspace, seed: int) -> dict[str, str]:
     """What a prompt file's metadata say of its encoder: `encoder_kind` and `encoder_file`.
 
     The file is relative to the prompts' folder, so that a run may be moved as a whole and no
     user's folders are told to those who are given the prompts alone.
     """
-    relative = os.path.relpath(_file(workspace), workspace.prompts)
+    relative = os.path.relpath(_file(workspace, seed), workspace.prompts)
     return {"encoder_kind": workspace.profile.encoder, "encoder_file": Path(relative).as_posix()}
 
 
@@ -106,14 +121,14 @@ def named_encoder(prompt_file: str | Path, metadata: dict[str, str]) -> Encoder:
     return open_encoder(kind, path)
 
 
-def _file(workspace: Workspace) -> Path:
-    """Where the run's encoder is.
+def _file(workspace: Workspace, seed: int | None = None) -> Path:
+    """Where a seed's encoder is, the first seed's by default.
 
     Raises:
         InputError: a profile that needs a checkpoint, and none was given.
     """
     if workspace.profile.encoder == STANDIN:
-        return workspace.encoder
+        return workspace.encoder(workspace.profile.seeds[0] if seed is None else seed)
     if workspace.checkpoint is None:
         raise InputError("this profile needs a checkpoint", "Give it with --checkpoint FILE.")
     return workspace.checkpoint

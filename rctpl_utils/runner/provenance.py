@@ -49,7 +49,7 @@ def write_manifest(workspace: Workspace, markers: Iterable[Marker]) -> Path:
         "seeds": {
             "world": profile.world.seed if profile.world else None,
             "pretraining": profile.pretraining.seed if profile.pretraining else None,
-            "prompts": profile.prompts.seeds,
+            "prompts": profile.seeds,
         },
         "device": str(workspace.device),
         "machine": describe_machine(),
