@@ -21,3 +21,10 @@ def autocast(device: torch.device) -> torch.autocast:
     """Mixed precision for image towers: `fast_dtype` for products, float32 for the rest."""
     dtype = fast_dtype(device)
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype is torch.bfloat16)
+
+
+def describe_device(device: torch.device) -> str:
+    """A device in words, for records."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} threads"

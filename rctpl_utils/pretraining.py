@@ -2,143 +2,256 @@
 
 This is not part of RC-TPL: the paper takes a pre-trained MedCLIP. It exists since MedCLIP's weights
 cannot be shipped; it makes an encoder of the same kind, from the same kind of data.
+
+All randomness of a step comes from (seed, step), so a training that was killed goes on from its
+checkpoint as if nothing had happened.
 """
 
 import math
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from rctpl_utils.encoders.base import freeze
-from rctpl_utils.encoders.standin import StandIn, standardize
+from rctpl_utils.encoders.image_tower import DIMENSION, ImageTower, standardize
+from rctpl_utils.files import atomic_path
 from rctpl_utils.precision import autocast
-from rctpl_utils.pretraining_texts import TextBank
 from rctpl_utils.profiles import Pretraining
 from rctpl_utils.scoring import aggregate
-from rctpl_utils.word_states import word_states
 
 TARGET_TEMPERATURE = 0.1  # of the soft targets
-LOCAL_TEMPERATURE = 0.03  # tau of the spatial softmax while pre-training
-LOCAL_WEIGHT = 0.5
 TEXTS_PER_IMAGE = 3
 WEIGHT_DECAY = 1e-2
+WARM_UP = 0.05  # of the steps
+RECORDS = 40  # rows of the learning curve
+CHECKPOINT_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class TextLists:
+    """For each of n things some of the texts, as one table that whole batches are drawn from.
+
+    Attributes:
+        rows: (n, m) rows of the texts, each list padded to the longest.
+        counts: (n,) how many there are; none is allowed.
+    """
+
+    rows: np.ndarray
+    counts: np.ndarray
+
+    @classmethod
+    def of(cls, lists: list[np.ndarray]) -> "TextLists":
+        """From n lists of rows."""
+        counts = np.array([len(each) for each in lists])
+        rows = np.zeros((len(lists), max(counts.max(initial=0), 1)), np.int64)
+        for place, each in enumerate(lists):
+            rows[place, : len(each)] = each
+        return cls(rows, counts)
+
+    def draw(self, which: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
+        """`count` random texts, with replacement, of each named thing that has any, in order."""
+        places = (generator.random((len(which), count)) * self.counts[which, None]).astype(int)
+        drawn = self.rows[which[:, None], places]
+        return drawn[self.counts[which] > 0].ravel()
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Training images with the report of each.
+    """Training images with what is said of each.
 
     Attributes:
         images: (n, S, S) uint8.
-        reports: (n,) row of the image's report in `bank`.
-        bank: what the reports say.
-        texts: all training texts, the bank's first (`pretraining_texts.training_texts`).
+        reports: (n,) row of the image's report.
+        image_vectors: what each image shows, (n, WIDTH) (`pretraining_texts`).
+        pooled: the texts before the projection, which MiniLM gives once, (t, W) float16.
+        vectors: what each text says, (t, WIDTH).
+        texts, findings: of each report, all its texts and those that name a present finding.
+        looks: of each image, the attribute sentences of what is drawn.
     """
 
     images: np.ndarray
     reports: np.ndarray
-    bank: TextBank
-    texts: list[str]
+    image_vectors: np.ndarray
+    pooled: np.ndarray
+    vectors: np.ndarray
+    texts: TextLists
+    findings: TextLists
+    looks: TextLists
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.images)
+
+
+class Learned(nn.Module):
+    """What pre-training learns of a `StandIn`, under the same names; MiniLM stays frozen."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.image = ImageTower(DIMENSION).to(memory_format=torch.channels_last)
+        self.text = nn.ModuleDict({"projection": nn.Linear(width, DIMENSION, bias=False)})
+        self.logit_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
+
+    def project(self, pooled: Tensor) -> Tensor:
+        """Pooled texts (t, W) to (t, d) unit vectors."""
+        return functional.normalize(self.text["projection"](pooled), dim=-1)
 
 
 def pretrain(
-    pairs: Pairs, image_size: int, settings: Pretraining, features: Path, device: torch.device
-) -> tuple[StandIn, list[dict[str, float]]]:
-    """Train the image tower and the text projection; MiniLM stays frozen.
+    pairs: Pairs,
+    settings: Pretraining,
+    seed: int,
+    device: torch.device,
+    checkpoint: Path | None = None,
+) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
+    """Train the image tower and the text projection.
 
     Args:
-        features: the feature cache, which keeps the texts' word states.
+        checkpoint: where a training that may be killed keeps its state; deleted at the end.
 
     Returns:
-        the frozen encoder and one row an epoch with its losses.
+        the learned weights by their names in `StandIn`, on the CPU, and the learning curve: views,
+        seconds, global_loss, local_loss.
     """
-    torch.manual_seed(settings.seed)
-    generator = np.random.default_rng(settings.seed)
-    model = StandIn(image_size).to(device)
-    pooled = _pooled(model, pairs, features)
-    spread_texts(model.text.projection, pooled)
-    learned = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(learned, settings.learning_rate, weight_decay=WEIGHT_DECAY)
-    steps = settings.epochs * math.ceil(len(pairs.images) / settings.batch_size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, settings.learning_rate, total_steps=steps, pct_start=0.15
+    torch.manual_seed(seed)
+    data = _Data(pairs, device)
+    model = Learned(pairs.pooled.shape[1])
+    spread_texts(model.text["projection"], pairs.pooled.astype(np.float32))
+    model.to(device).train()
+    fused = device.type == "cuda"
+    optimizer = torch.optim.AdamW(
+        model.parameters(), settings.learning_rate, weight_decay=WEIGHT_DECAY, fused=fused
     )
-    chances = balanced_chances(pairs.bank.report_vectors[pairs.reports])
-    history = []
-    model.train()
-    with tqdm(total=len(pairs.images) * settings.epochs, desc="pre-training", unit="image") as bar:
-        for epoch in range(settings.epochs):
-            losses = []
-            order = generator.choice(len(pairs.images), len(pairs.images), p=chances)
-            for start in range(0, len(order), settings.batch_size):
-                rows = order[start : start + settings.batch_size]
-                both = _losses(model, pairs, pooled, rows, generator)
-                loss = both[0] + LOCAL_WEIGHT * both[1]
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-                losses.append([each.item() for each in both])
-                bar.update(len(rows))
-            means = np.mean(losses, axis=0)
-            history.append({"epoch": epoch + 1, "global_loss": means[0], "local_loss": means[1]})
-            bar.set_postfix(loss=f"{means.sum():.3f}")
-    return freeze(model), history
+    steps = math.ceil(settings.views / settings.batch_size)
+    state = Progress(model, optimizer, checkpoint)
+    done, history = state.restore(device)
+    row_every, sums, begun, saved = max(steps // RECORDS, 1), [], time.perf_counter(), 0.0
+    earlier = history[-1]["seconds"] if history else 0.0
+    with tqdm(total=settings.views, initial=min(done * settings.batch_size, settings.views),
+              desc=f"stand-in {seed}", unit="view", mininterval=2) as bar:  # fmt: skip
+        for step in range(done, steps):
+            for group in optimizer.param_groups:
+                group["lr"] = settings.learning_rate * rate_at(step, steps)
+            both = data.losses(model, settings, np.random.default_rng([seed, step]))
+            optimizer.zero_grad(set_to_none=True)
+            (both[0] + settings.local_weight * both[1]).backward()
+            optimizer.step()
+            sums.append(both.detach())
+            bar.update(min(settings.batch_size, settings.views - step * settings.batch_size))
+            seconds = earlier + time.perf_counter() - begun
+            if (step + 1) % row_every == 0 or step + 1 == steps:
+                means = torch.stack(sums).mean(dim=0).tolist()
+                sums = []
+                names = {"global_loss": means[0], "local_loss": means[1]}
+                views = min((step + 1) * settings.batch_size, settings.views)
+                history.append({"views": views, "seconds": round(seconds, 1), **names})
+                bar.set_postfix(loss=f"{sum(means):.3f}")
+                if seconds - saved > CHECKPOINT_SECONDS:  # at rows of the curve: no sum is lost
+                    state.store(step + 1, history)
+                    saved = seconds
+    state.remove()
+    weights = {name: value.detach().cpu() for name, value in model.state_dict().items()}
+    return weights, history
 
 
-def _pooled(model: StandIn, pairs: Pairs, features: Path) -> np.ndarray:
-    """The bank's texts before the projection, which MiniLM gives once: (n, W) float32.
+@dataclass(frozen=True)
+class Progress:
+    """A training's state on disk; nothing is kept where `path` is None."""
 
-    The texts that only baselines read go through MiniLM with them: both then find one file.
-    """
-    words, _ = word_states(model.text, pairs.texts, features)
-    return words.means(np.arange(len(pairs.bank.texts)))
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    path: Path | None
+
+    def restore(self, device: torch.device) -> tuple[int, list[dict[str, float]]]:
+        """The number of steps done and the curve so far; 0 and an empty one from the start."""
+        if self.path is None or not self.path.exists():
+            return 0, []
+        stored = torch.load(self.path, map_location=device, weights_only=True)
+        self.model.load_state_dict(stored["model"])
+        self.optimizer.load_state_dict(stored["optimizer"])
+        return stored["step"], stored["history"]
+
+    def store(self, step: int, history: list[dict[str, float]]) -> None:
+        """Write everything that the next step depends on, atomically."""
+        if self.path is None:
+            return
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": step,
+            "history": history,
+        }
+        with atomic_path(self.path) as temporary:
+            torch.save(state, temporary)
+
+    def remove(self) -> None:
+        """Forget the state of a finished training."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
 
 
-def _losses(
-    model: StandIn,
-    pairs: Pairs,
-    pooled: np.ndarray,
-    rows: np.ndarray,
-    generator: np.random.Generator,
-) -> tuple[Tensor, Tensor]:
-    device = model.device
-    reports = pairs.reports[rows]
-    images = torch.from_numpy(pairs.images[rows]).to(device)
-    with autocast(device):
-        features = model.image(augment(images).to(memory_format=torch.channels_last))
-    seen = pairs.bank.report_vectors[reports]
-    scale = model.logit_scale.exp().clamp(max=100)
-    texts = _draw(pairs.bank.rows, reports, generator)
-    whole = scale * features.global_features @ _project(model, pooled[texts]).T
-    findings = _draw(pairs.bank.finding_rows, reports, generator)
-    cells = features.dense_features.flatten(1, 2)  # (B, h * w, d)
-    local = scale * aggregate(cells @ _project(model, pooled[findings]).T, LOCAL_TEMPERATURE)
-    vectors = pairs.bank.vectors
-    return (
-        semantic_matching(whole, soft_targets(seen, vectors[texts], device)),
-        semantic_matching(local, soft_targets(seen, vectors[findings], device)),
-    )
+def rate_at(step: int, steps: int, warm_up: float = WARM_UP) -> float:
+    """The share of the learning rate at a step: a linear warm-up, then a cosine to zero."""
+    begin = max(round(warm_up * steps), 1)
+    if step < begin:
+        return (step + 1) / begin
+    return 0.5 * (1 + math.cos(math.pi * (step - begin) / max(steps - begin, 1)))
 
 
-def _draw(
-    rows: list[np.ndarray], reports: np.ndarray, generator: np.random.Generator
-) -> np.ndarray:
-    """Up to `TEXTS_PER_IMAGE` of each report's texts."""
-    drawn = [generator.permutation(rows[report])[:TEXTS_PER_IMAGE] for report in reports]
-    return np.unique(np.concatenate(drawn))
+class _Data:
+    """The pairs where a step needs them: on a GPU they all fit into its memory."""
+
+    def __init__(self, pairs: Pairs, device: torch.device) -> None:
+        self.pairs, self.device = pairs, device
+        images = torch.from_numpy(pairs.images)
+        self.images = images.to(device) if device.type == "cuda" else images
+        self.pooled = torch.from_numpy(pairs.pooled.astype(np.float32)).to(device)
+        self.vectors = functional.normalize(torch.from_numpy(pairs.vectors).to(device), dim=1)
+        shown = torch.from_numpy(pairs.image_vectors).to(device)
+        self.image_vectors = functional.normalize(shown, dim=1)
+        self.up_to = np.cumsum(balanced_chances(pairs.image_vectors))
+
+    def losses(
+        self, model: Learned, settings: Pretraining, generator: np.random.Generator
+    ) -> Tensor:
+        """The global and the local loss of one random batch: (2,)."""
+        pairs, device = self.pairs, self.device
+        rows = np.searchsorted(self.up_to, generator.random(settings.batch_size))
+        rows = np.minimum(rows, len(pairs) - 1)
+        reports = pairs.reports[rows]
+        looks = pairs.looks.draw(rows, settings.looks, generator)
+        texts = pairs.texts.draw(reports, TEXTS_PER_IMAGE, generator)
+        found = pairs.findings.draw(reports, TEXTS_PER_IMAGE, generator)
+        texts, found = (torch.from_numpy(np.unique(np.r_[t, looks])) for t in (texts, found))
+        texts, found, rows = (each.to(device) for each in (texts, found, torch.from_numpy(rows)))
+        images = self.images[rows.to(self.images.device)].to(device)
+        images = augment(images, generator)
+        with autocast(device):
+            features = model.image(images.to(memory_format=torch.channels_last))
+        shown = self.image_vectors[rows]
+        scale = model.logit_scale.exp().clamp(max=100)
+        whole = scale * features.global_features @ model.project(self.pooled[texts]).T
+        cells = features.dense_features.flatten(1, 2)  # (B, h * w, d)
+        near = cells @ model.project(self.pooled[found]).T  # (B, h * w, T)
+        local = scale * aggregate(near, settings.local_temperature)
+        return torch.stack(
+            [
+                semantic_matching(whole, shown @ self.vectors[texts].T / TARGET_TEMPERATURE),
+                semantic_matching(local, shown @ self.vectors[found].T / TARGET_TEMPERATURE),
+            ]
+        )
 
 
 def balanced_chances(vectors: np.ndarray) -> np.ndarray:
     """How often to draw each image: more often, the rarer its rarest entry (square root).
 
     Args:
-        vectors: what each image's report says, (n, WIDTH).
+        vectors: what each image shows or its report says, (n, WIDTH).
 
     Returns:
         (n,), summing to one.
@@ -149,7 +262,7 @@ def balanced_chances(vectors: np.ndarray) -> np.ndarray:
 
 
 @torch.no_grad()
-def spread_texts(projection: torch.nn.Linear, pooled: np.ndarray) -> None:
+def spread_texts(projection: nn.Linear, pooled: np.ndarray) -> None:
     """Start from a projection in which the texts already differ in all directions (whitening).
 
     Mean-pooled sentence features share a large common part; from random weights the text tower
@@ -159,17 +272,6 @@ def spread_texts(projection: torch.nn.Linear, pooled: np.ndarray) -> None:
     top = slice(-projection.out_features, None)
     weight = directions[:, top].T / np.sqrt(values[top, None])
     projection.weight.copy_(torch.from_numpy(weight).to(projection.weight))
-
-
-def _project(model: StandIn, pooled: np.ndarray) -> Tensor:
-    return model.text.project(torch.from_numpy(pooled).to(model.device))
-
-
-def soft_targets(images: np.ndarray, texts: np.ndarray, device: torch.device) -> Tensor:
-    """Cosines of label vectors, (B, WIDTH) and (T, WIDTH), over a temperature: (B, T) logits."""
-    seen, said = (torch.from_numpy(each).to(device) for each in (images, texts))
-    cosines = functional.normalize(seen, dim=1) @ functional.normalize(said, dim=1).T
-    return cosines / TARGET_TEMPERATURE
 
 
 def semantic_matching(logits: Tensor, targets: Tensor) -> Tensor:
@@ -184,25 +286,25 @@ def semantic_matching(logits: Tensor, targets: Tensor) -> Tensor:
     return (by_image + by_text) / 2
 
 
-def augment(images: Tensor) -> Tensor:
+def augment(images: Tensor, generator: np.random.Generator) -> Tensor:
     """(B, S, S) uint8 to standardized (B, 1, S, S): small affine moves, gamma, noise.
 
     Never a mirror image: left and right mean something.
     """
+    count, device = len(images), images.device
+    angle = generator.uniform(-0.09, 0.09, count)  # radians
+    zoom = generator.uniform(0.92, 1.08, (count, 1, 1))
+    turn = np.stack([np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)], axis=1)
+    shift = generator.uniform(-0.06, 0.06, (count, 2, 1))
+    moves = np.concatenate([zoom * turn.reshape(count, 2, 2), shift], axis=2).astype(np.float32)
+    gamma = np.exp(generator.uniform(-0.35, 0.35, (count, 1, 1, 1))).astype(np.float32)
+    noise = generator.uniform(0, 0.03, (count, 1, 1, 1)).astype(np.float32)
     x = images.float().unsqueeze(1) / 255
-    count = len(x)
-    angle = torch.empty(count).uniform_(-0.09, 0.09)  # radians
-    zoom = torch.empty(count, 1, 1).uniform_(0.92, 1.08)
-    turn = torch.stack(
-        [torch.stack([angle.cos(), -angle.sin()], -1), torch.stack([angle.sin(), angle.cos()], -1)],
-        1,
-    )
-    shift = torch.empty(count, 2, 1).uniform_(-0.06, 0.06)
     grid = functional.affine_grid(
-        torch.cat([zoom * turn, shift], -1).to(x.device), list(x.shape), align_corners=False
+        torch.from_numpy(moves).to(device), list(x.shape), align_corners=False
     )
     x = functional.grid_sample(x, grid, padding_mode="border", align_corners=False)
-    gamma = torch.empty(count, 1, 1, 1, device=x.device).uniform_(-0.35, 0.35).exp()
-    noise = torch.empty(count, 1, 1, 1, device=x.device).uniform_(0, 0.03)
-    x = x.clamp(1e-4, 1) ** gamma
-    return standardize(x + noise * torch.randn_like(x))
+    x = x.clamp(1e-4, 1) ** torch.from_numpy(gamma).to(device)
+    grain = torch.Generator(device).manual_seed(int(generator.integers(2**62)))
+    grain = torch.randn(x.shape, generator=grain, device=device)
+    return standardize(x + torch.from_numpy(noise).to(device) * grain)

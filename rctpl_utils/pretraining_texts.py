@@ -1,9 +1,10 @@
 """The texts that the stand-in learns from, each with what it says as a vector.
 
 A label vector has, for each concept, one entry for its presence, two for its side and three for its
-zone; a last entry says "nothing found". Absent concepts count negatively. Cosines of such vectors
-are the soft targets of MedCLIP's semantic matching (Wang et al. 2022, section 3.3), extended from
-labels to places so that a sentence about a left lung matches left lungs best.
+zone; then one for each visual attribute; a last entry says "nothing found". Absent concepts count
+negatively. Cosines of such vectors are the soft targets of MedCLIP's semantic matching (Wang et al.
+2022, section 3.3), extended from labels to places so that a sentence about a left lung matches left
+lungs best.
 """
 
 from collections.abc import Iterable, Sequence
@@ -28,7 +29,15 @@ ZONES = {
 }
 PLACE_WEIGHT = 0.5
 ENTRIES = 1 + len(PLACES)  # a concept's entries: presence, then places
-WIDTH = len(TRAINING_CONCEPTS) * ENTRIES + 1
+# How findings look and spread; only the attribute sentences of `embedded.appearances` speak of it.
+ATTRIBUTES = (
+    "hazy", "patchy", "dense", "streaky", "reticular", "linear", "round", "fluid", "lucent",
+    "mild", "gross", "bilateral", "peripheral", "central",
+)  # fmt: skip
+ATTRIBUTE_WEIGHT = 0.7
+WIDTH = len(TRAINING_CONCEPTS) * ENTRIES + len(ATTRIBUTES) + 1
+ATTRIBUTE_ENTRIES = np.arange(WIDTH) >= len(TRAINING_CONCEPTS) * ENTRIES
+ATTRIBUTE_ENTRIES[-1] = False
 
 
 def label_vector(findings: Iterable[tuple[str, str | None, str]]) -> np.ndarray:
@@ -48,9 +57,32 @@ def label_vector(findings: Iterable[tuple[str, str | None, str]]) -> np.ndarray:
     return vector
 
 
+def attribute_vector(
+    concept: str, side: str | None, zone: str | None, attributes: Iterable[str]
+) -> np.ndarray:
+    """What a sentence about looks says: the concept that it gives away, its place, its attributes.
+
+    Args:
+        concept: present with its parents, at side and zone.
+        attributes: of `ATTRIBUTES`.
+
+    Returns:
+        (WIDTH,) float32.
+    """
+    vector = np.zeros(WIDTH, np.float32)
+    for each in with_parents([concept]):
+        _mark_place(vector, TRAINING_CONCEPTS.index(each) * ENTRIES, side, zone)
+    for each in attributes:
+        vector[len(TRAINING_CONCEPTS) * ENTRIES + ATTRIBUTES.index(each)] = ATTRIBUTE_WEIGHT
+    return vector
+
+
 def _mark(vector: np.ndarray, start: int, location: str | None) -> None:
+    _mark_place(vector, start, *(split_location(location) if location else (None, None)))
+
+
+def _mark_place(vector: np.ndarray, start: int, side: str | None, zone: str | None) -> None:
     vector[start] = 1
-    side, zone = split_location(location) if location else (None, None)
     sides = ("left", "right") if side == "bilateral" else (side,)
     for place in (*sides, ZONES.get(zone or "")):
         if place in PLACES:

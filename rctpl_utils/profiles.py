@@ -13,7 +13,8 @@ class WorldSize:
     """How many simulated radiographs the embedded world holds; sizes in pixels and images."""
 
     image_size: int = 128
-    pretraining: int = 8000  # simulated MIMIC-CXR images, all splits
+    studies: int = 4000  # real reports, at most; 3,802 can be drawn
+    pretraining: int = 0  # simulated MIMIC-CXR films, all splits; at least one a study
     chestxray14: int = 1600  # test images; validation sets are a third of the test set
     chexpert: int = 1200
     chexpert_5x200: int = 200  # images a class
@@ -28,10 +29,12 @@ class WorldSize:
 class Pretraining:
     """How the stand-in for MedCLIP is pre-trained."""
 
-    epochs: int = 10
-    batch_size: int = 64
+    views: int = 1_536_000  # of films: 75 minutes of two cores
+    batch_size: int = 256
     learning_rate: float = 3e-3
-    seed: int = 0
+    local_weight: float = 1.5  # of the loss on the map's cells
+    local_temperature: float = 0.03  # tau of its spatial softmax
+    looks: int = 1  # attribute sentences drawn for a film
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,29 @@ class PromptLearning:
 
 @dataclass(frozen=True)
 class BaselineTraining:
-    """How the paper's baselines are trained on the stand-in's frozen lower layers."""
+    """How the paper's baselines are trained on the stand-in's frozen lower layers.
 
-    views: int = 8_000  # film views a run, the same for every method
-    batch_size: int = 64
+    Views are of films, and multiples of `batch_size`; every method has the same.
+    """
+
+    films: int = 30_000  # at most; their cached maps take 3 GB
+    views: int = 230_400  # the limit; a method stops before it when its plateau is reached
+    look_every: int = 12_800  # views between looks at the validation films
+    patience: int = 6  # looks without an improvement of the AUC by `tolerance`: the plateau
+    tolerance: float = 0.002
+    overfit: float = 0.05  # of AUC, that the last look may be below the best one
+    cool_down: int = 51_200  # views after the plateau, in which the rate falls to zero
+    batch_size: int = 128
     rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)  # the first seed chooses, on validation films
+
+
+@dataclass(frozen=True)
+class ReferenceTraining:
+    """How the supervised reference is trained, from the stand-in's image tower."""
+
+    views: int = 512_000  # of films
+    batch_size: int = 128
+    learning_rate: float = 1e-3
 
 
 @dataclass(frozen=True)
@@ -75,6 +96,10 @@ class Profile:
     ablations: PromptLearning = field(default_factory=PromptLearning)  # shorter: there are many
     peers: PeerLearning = field(default_factory=PeerLearning)
     baselines: BaselineTraining | None = None  # None: released checkpoints only
+    reference: ReferenceTraining = field(default_factory=ReferenceTraining)
+    # Whose stand-ins, baselines and references: "package" (the release), "self" (the run trains
+    # them), or a profile's name.
+    weights: str = "self"
     # Seed k is stand-in k, prompts k, baseline k: intervals hold all that chance touches. A
     # checkpoint is one encoder for all seeds.
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -95,6 +120,7 @@ PROFILES = {
         encoder="standin",
         world=WorldSize(
             image_size=64,
+            studies=330,
             pretraining=600,
             chestxray14=240,
             chexpert=200,
@@ -104,11 +130,14 @@ PROFILES = {
             siim=60,
             covid_rural=30,
         ),
-        pretraining=Pretraining(epochs=2),
+        pretraining=Pretraining(views=1_000, batch_size=64),
         prompts=PromptLearning(epochs=2, batch_size=512, learning_rate=1e-2),
         ablations=PromptLearning(epochs=1, batch_size=512, learning_rate=1e-2),
         peers=PeerLearning(share=0.1, trial_share=0.1, rates=(1e-2,)),
-        baselines=BaselineTraining(views=320, rates=(1e-3, 3e-3)),
+        baselines=BaselineTraining(
+            views=320, look_every=160, patience=2, cool_down=160, batch_size=32, rates=(1e-3, 3e-3)
+        ),
+        reference=ReferenceTraining(views=1_000, batch_size=64),
         bootstrap=200,
         seeds=(0, 1),
     ),
@@ -121,6 +150,23 @@ PROFILES = {
         prompts=PromptLearning(epochs=10, batch_size=512, learning_rate=1e-2),
         ablations=PromptLearning(epochs=3, batch_size=512, learning_rate=1e-2),
         baselines=BaselineTraining(),
+        weights="package",
+    ),
+    # What the release is trained on: the same reports, many films of each; no notebook runs on it.
+    "release": Profile(
+        name="release",
+        encoder="standin",
+        world=WorldSize(
+            pretraining=110_000,
+            chestxray14=3_600,
+            chexpert=2_700,
+            covidx=1_800,
+            rsna=2_800,
+            siim=2_000,
+            covid_rural=1_200,
+        ),
+        pretraining=Pretraining(),
+        baselines=BaselineTraining(),
     ),
     "paper": Profile(
         name="paper",
@@ -131,6 +177,8 @@ PROFILES = {
         validation_films=10_000,
     ),
 }
+# --retrain: the default run on weights that this machine trains
+PROFILES["retrained"] = replace(PROFILES["embedded"], name="retrained", weights="release")
 # The same with MedCLIP's other image tower, a Swin transformer.
 PROFILES["paper-vit"] = replace(PROFILES["paper"], name="paper-vit", encoder="medclip-vit")
 

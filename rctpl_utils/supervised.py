@@ -4,56 +4,74 @@ It is not zero-shot: it starts from the frozen encoder's image tower and is trai
 the training films and of the validation films of Table 1's test sets (so it knows each hospital's
 style, and COVID-19). Its logits are its rows in Tables 1 and 5, its class activation maps those in
 Tables 2 to 4 (`supervised_rows`). It shows which concepts are hard to see. It is no strict bound:
-after a few epochs it can be worse than the frozen encoder on a rare class. It is for the stand-in
-only, whose size and budget it shares: a run with another encoder leaves the rows out.
+it can be worse than the frozen encoder on a rare class. It is for the stand-in only, whose size it
+shares: a run with another encoder leaves the rows out.
 """
 
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
 from rctpl_utils.availability import present
+from rctpl_utils.code_hash import code_of
 from rctpl_utils.concepts import report_labels
 from rctpl_utils.datasets import ChestXrayDataset
 from rctpl_utils.encoders.base import Encoder
+from rctpl_utils.encoders.image_tower import DIMENSION, ImageTower
 from rctpl_utils.encoders.standin import StandIn
 from rctpl_utils.features import file_stamps
-from rctpl_utils.files import atomic_path, hash_of, sha256_file
-from rctpl_utils.precision import autocast
-from rctpl_utils.pretraining import augment
+from rctpl_utils.files import hash_of
+from rctpl_utils.precision import autocast, describe_device
+from rctpl_utils.pretraining import CHECKPOINT_SECONDS, RECORDS, Progress, augment, rate_at
 from rctpl_utils.pretraining_data import load_images
+from rctpl_utils.profiles import ReferenceTraining
+from rctpl_utils.release import (
+    add_file,
+    check_probe,
+    fit,
+    is_current,
+    probe_films,
+    read_weights,
+    released_file,
+)
 from rctpl_utils.table1 import TABLE1_DATASETS, open_split
 from rctpl_utils.vocabulary import CONCEPTS
 from rctpl_utils.workspace import Workspace
 
-EPOCHS = 3
-BATCH = 64
-LEARNING_RATE = 1e-3
+BATCH = 64  # films scored at once
 
 
-class SupervisedBound(nn.Module):
-    """The image tower with one linear layer on the mean and the maximum of its cells."""
+class LabelNetwork(nn.Module):
+    """An image tower with one linear layer on the mean and the maximum of its cells."""
 
-    def __init__(self, encoder: StandIn) -> None:
+    def __init__(self, tower: ImageTower) -> None:
         super().__init__()
-        self.encoder = encoder
-        self.tower = deepcopy(encoder.image).requires_grad_(True)
+        self.tower = deepcopy(tower).requires_grad_(True)
         self.head = nn.Linear(2 * self.tower.projection.in_features, len(CONCEPTS))
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, 1, S, S) to logits (n, 21), one a concept, COVID-19 last."""
         flat = self.tower.cells(x.to(memory_format=torch.channels_last)).flatten(1, 2)
         return self.head(torch.cat([flat.mean(dim=1), flat.amax(dim=1)], dim=-1)).float()
+
+
+@dataclass(frozen=True)
+class SupervisedBound:
+    """A trained label network beside the encoder that it started from."""
+
+    encoder: StandIn
+    network: LabelNetwork
 
     @torch.no_grad()
     def scores(self, dataset: ChestXrayDataset, concepts: Sequence[str]) -> np.ndarray:
@@ -62,8 +80,7 @@ class SupervisedBound(nn.Module):
         for start in range(0, len(dataset), BATCH):
             rows = range(start, min(start + BATCH, len(dataset)))
             batch = torch.stack([self.encoder.preprocess(dataset.pixels(i)) for i in rows])
-            with autocast(self.encoder.device):
-                parts.append(self(batch.to(self.encoder.device)))
+            parts.append(self.network(batch.to(self.encoder.device)))
         columns = [CONCEPTS.index(concept) for concept in concepts]
         return torch.cat(parts).cpu().numpy()[:, columns]
 
@@ -81,88 +98,211 @@ class SupervisedBound(nn.Module):
             (n, S / 8, S / 8).
         """
         batch = images.to(self.encoder.device, memory_format=torch.channels_last)
-        weight = self.head.weight[CONCEPTS.index(concept)].unflatten(0, (2, -1)).sum(dim=0)
-        return self.tower.cells(batch).float() @ weight
+        weight = self.network.head.weight[CONCEPTS.index(concept)].unflatten(0, (2, -1)).sum(dim=0)
+        return self.network.tower.cells(batch).float() @ weight
 
 
-def load_reference(
-    workspace: Workspace, encoder: Encoder, triplets: pd.DataFrame
-) -> SupervisedBound | None:
-    """The reference of a run, trained once; None for encoders other than the stand-in."""
-    if not isinstance(encoder, StandIn):
-        return None
-    stamps = [file_stamps(dataset) for dataset in _labeled_sets(workspace)]
-    records = triplets[["report_id", "concept", "positive"]].to_csv(index=False)
-    code = sha256_file(__file__)
-    key = hash_of(encoder.image_key, stamps, records, EPOCHS, BATCH, LEARNING_RATE, code)
-    path = workspace.build / "supervised.safetensors"
-    if not path.exists() or _stored_key(path) != key:
-        trained = train_bound(workspace, encoder, triplets)
-        state = {
-            name: value.cpu().contiguous()
-            for name, value in trained.state_dict().items()
-            if not name.startswith("encoder.")
-        }
-        with atomic_path(path) as temporary:
-            save_file(state, temporary, {"key": key})
-    model = SupervisedBound(encoder)
-    model.load_state_dict(model.state_dict() | load_file(path))  # the encoder's are its own
-    return model.to(encoder.device).eval().requires_grad_(False)
+@dataclass(frozen=True)
+class LabeledImages:
+    """Films with labels.
+
+    Attributes:
+        images: (n, S, S) uint8.
+        labels: (n, 21): 1, 0, or NaN where unknown.
+        training: how many of them, the first, are MIMIC-CXR's; the others are validation films.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    training: int
+
+    @property
+    def chances(self) -> np.ndarray:
+        """Half of a batch from either kind, however few films one has: (n,), sum one."""
+        other = len(self.images) - self.training
+        kinds = [np.full(count, 0.5 / count) for count in (self.training, other) if count]
+        chances = np.concatenate(kinds)
+        return chances / chances.sum()
 
 
-def _stored_key(path: Path) -> str | None:
-    with safe_open(path, "pt") as stored:
-        return (stored.metadata() or {}).get("key")
+def train_reference(
+    tower: ImageTower,
+    films: LabeledImages,
+    settings: ReferenceTraining,
+    seed: int,
+    device: torch.device,
+    checkpoint: Path | None = None,
+) -> tuple[LabelNetwork, list[dict[str, float]]]:
+    """Train on labels: binary cross-entropy, unknown labels masked.
 
+    All randomness of a step comes from (seed, step).
 
-def train_bound(
-    workspace: Workspace, encoder: StandIn, triplets: pd.DataFrame, seed: int = 0
-) -> SupervisedBound:
-    """Train on labels: binary cross-entropy, unknown labels masked, `EPOCHS` passes."""
+    Args:
+        tower: where training starts; left as it is.
+        checkpoint: where a training that may be killed keeps its state; deleted at the end.
+
+    Returns:
+        the frozen network, and rows of views, loss and seconds.
+    """
     torch.manual_seed(seed)
-    images, labels = _labeled_films(workspace, encoder.image_size, triplets)
-    model = SupervisedBound(encoder).to(encoder.device).train()
-    learned = [*model.tower.parameters(), *model.head.parameters()]
-    optimizer = torch.optim.AdamW(learned, LEARNING_RATE, weight_decay=1e-2)
-    steps = EPOCHS * math.ceil(len(images) / BATCH)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
-    generator = np.random.default_rng(seed)
-    with tqdm(total=EPOCHS * len(images), desc="supervised reference", unit="image") as bar:
-        for _ in range(EPOCHS):
-            order = generator.permutation(len(images))
-            for start in range(0, len(order), BATCH):
-                rows = order[start : start + BATCH]
-                target = torch.from_numpy(labels[rows]).to(encoder.device)
-                with autocast(encoder.device):
-                    logits = model(augment(torch.from_numpy(images[rows]).to(encoder.device)))
-                loss = functional.binary_cross_entropy_with_logits(
-                    logits, target.nan_to_num(), weight=(~target.isnan()).float()
-                )
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-                bar.update(len(rows))
-    return model.eval()
+    network = LabelNetwork(tower).to(device).train()
+    optimizer = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=1e-2)
+    steps, size = math.ceil(settings.views / settings.batch_size), settings.batch_size
+    progress = Progress(network, optimizer, checkpoint)
+    done, history = progress.restore(device)
+    up_to = np.cumsum(films.chances)
+    images = torch.from_numpy(films.images)
+    images = images.to(device) if device.type == "cuda" else images
+    earlier = history[-1]["seconds"] if history else 0.0
+    begun, saved, losses = time.perf_counter(), 0.0, []
+    with tqdm(total=steps * size, initial=done * size, desc=f"supervised reference {seed}",
+              unit="view", mininterval=2) as bar:  # fmt: skip
+        for step in range(done, steps):
+            generator = np.random.default_rng([seed, step])
+            rows = np.minimum(np.searchsorted(up_to, generator.random(size)), len(up_to) - 1)
+            target = torch.from_numpy(films.labels[rows].astype(np.float32)).to(device)
+            batch = images[torch.from_numpy(rows).to(images.device)].to(device)
+            with autocast(device):
+                logits = network(augment(batch, generator))
+            loss = functional.binary_cross_entropy_with_logits(
+                logits, target.nan_to_num(), weight=(~target.isnan()).float()
+            )
+            for group in optimizer.param_groups:
+                group["lr"] = settings.learning_rate * rate_at(step, steps)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.detach())
+            bar.update(size)
+            if (step + 1) % max(steps // RECORDS, 1) == 0 or step + 1 == steps:
+                seconds = round(earlier + time.perf_counter() - begun, 1)
+                mean = torch.stack(losses).mean().item()
+                history.append({"views": (step + 1) * size, "loss": mean, "seconds": seconds})
+                losses = []
+                if seconds - saved > CHECKPOINT_SECONDS:
+                    progress.store(step + 1, history)
+                    saved = seconds
+    progress.remove()
+    return network.eval().requires_grad_(False), history
 
 
-def _labeled_sets(workspace: Workspace) -> list[ChestXrayDataset]:
-    """The training films, then every test set's validation films."""
+def labeled_images(workspace: Workspace, size: int, triplets: pd.DataFrame) -> LabeledImages:
+    """The training films, then the validation films of every test set of Table 1.
+
+    Args:
+        size: S, of the image tower in pixels.
+        triplets: of the reports, which tell the training films' labels.
+    """
     training = open_split(workspace, "mimic-cxr", "train")
     names = present(workspace, TABLE1_DATASETS)
-    return [training, *(open_split(workspace, name, "validation") for name in names)]
-
-
-def _labeled_films(
-    workspace: Workspace, size: int, triplets: pd.DataFrame
-) -> tuple[np.ndarray, np.ndarray]:
-    images, labels = [], []
-    training, *others = _labeled_sets(workspace)
+    others = [open_split(workspace, name, "validation") for name in names]
+    # reports tell all concepts, the CheXpert table only thirteen
     by_report = report_labels(triplets, list(training.records["study"].unique()), CONCEPTS)
-    for dataset in (training, *others):
-        images.append(load_images(dataset, np.arange(len(dataset)), size))
-        if dataset is training:  # reports tell all concepts, the CheXpert table only thirteen
-            labels.append(by_report.loc[dataset.records["study"]].to_numpy(np.float32))
-        else:
-            labels.append(dataset.records.reindex(columns=list(CONCEPTS)).to_numpy(np.float32))
-    return np.concatenate(images), np.concatenate(labels)
+    labels = [by_report.loc[training.records["study"]].to_numpy(np.float32)]
+    labels += [s.records.reindex(columns=list(CONCEPTS)).to_numpy(np.float32) for s in others]
+    images = [load_images(each, np.arange(len(each)), size) for each in (training, *others)]
+    return LabeledImages(np.concatenate(images), np.concatenate(labels), len(training))
+
+
+def load_references(
+    workspace: Workspace, encoders: Sequence[Encoder], triplets: pd.DataFrame
+) -> tuple[SupervisedBound, ...]:
+    """The reference of each seed, trained first where a profile says so; none beside a checkpoint.
+
+    Args:
+        encoders: one a seed of the profile.
+        triplets: of the reports, for training.
+
+    Raises:
+        InputError: released weights that are absent, damaged or of other code.
+    """
+    if workspace.profile.encoder != "standin":
+        return ()
+    if workspace.profile.weights == "self":
+        train_references(workspace, encoders, triplets)
+    return tuple(
+        load_reference(encoder, seed, workspace.weights)
+        for seed, encoder in zip(workspace.profile.seeds, encoders, strict=True)
+    )
+
+
+def load_reference(encoder: StandIn, seed: int, folder: Path) -> SupervisedBound:
+    """One seed's reference, verified, frozen, on the encoder's device.
+
+    Raises:
+        InputError: its file is absent, damaged, of another architecture, or made for other code.
+    """
+    path = released_file(reference_name(seed), folder)
+    network = assemble_reference(path)
+    check_probe(path.name, probe_reference(network, encoder.image_size), folder)
+    return SupervisedBound(encoder, network.to(encoder.device))
+
+
+def train_references(
+    workspace: Workspace, encoders: Sequence[StandIn], triplets: pd.DataFrame
+) -> None:
+    """Train the reference of every seed of the profile that is missing or out of date."""
+    settings, folder = workspace.profile.reference, workspace.weights
+    sets = [open_split(workspace, "mimic-cxr", "train")]
+    names = present(workspace, TABLE1_DATASETS)
+    sets += [open_split(workspace, name, "validation") for name in names]
+    records = triplets[["report_id", "concept", "positive"]].to_csv(index=False)
+    key = hash_of([file_stamps(each) for each in sets], records, settings, code_of(train_reference))
+    keys = [hash_of(key, seed, each.image_key)
+            for seed, each in zip(workspace.profile.seeds, encoders, strict=True)]  # fmt: skip
+    stale = [not is_current(folder, reference_name(seed), own)
+             for seed, own in zip(workspace.profile.seeds, keys, strict=True)]  # fmt: skip
+    if not any(stale):
+        return
+    films = labeled_images(workspace, encoders[0].image_size, triplets)
+    for seed, encoder, own, old in zip(workspace.profile.seeds, encoders, keys, stale, strict=True):
+        if not old:
+            continue
+        part = workspace.build / "checkpoints" / f"{reference_name(seed)}-{own[:12]}.part"
+        device = workspace.device
+        network, curve = train_reference(encoder.image, films, settings, seed, device, part)
+        notes = {
+            "kind": "supervised reference",
+            "seed": seed,
+            "key": own,
+            "image_size": encoder.image_size,
+            "trained_on": f"{films.training} labeled training films and "
+            f"{len(films.images) - films.training} validation films",
+            "settings": settings,
+            "views": curve[-1]["views"],
+            "seconds": curve[-1]["seconds"],
+            "device": describe_device(device),
+            "curve": curve,
+        }
+        add_reference(folder, network.state_dict(), notes)
+
+
+def add_reference(folder: Path, weights: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
+    """Write a trained reference into a folder of weights."""
+    size = notes["image_size"]
+    add_file(
+        folder, reference_name(notes["seed"]), weights, notes,
+        lambda path: probe_reference(assemble_reference(path), size),
+    )  # fmt: skip
+
+
+def assemble_reference(path: Path) -> LabelNetwork:
+    """A file's weights in a label network, frozen, on the CPU.
+
+    Raises:
+        InputError: weights of another architecture.
+    """
+    network = LabelNetwork(ImageTower(DIMENSION))
+    fit(network, read_weights(path), path)
+    return network.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def probe_reference(network: LabelNetwork, side: int) -> np.ndarray:
+    """Some logits of two made-up films: (6,)."""
+    return network(probe_films(side))[:, :3].flatten().numpy()
+
+
+def reference_name(seed: int) -> str:
+    """The file of a seed's reference."""
+    return f"reference-{seed}.safetensors"

@@ -5,7 +5,7 @@ one file: its name holds what decides the states (`TextTower.bert_key`), and no 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,22 +45,26 @@ class WordFile:
     """Word states of n texts.
 
     Attributes:
-        states: (n, 77, W) float16, memory-mapped, zero beyond a text's end.
-        ids: (n, 77) token numbers.
+        states: (n, 77, W) float16, memory-mapped or on a device, zero beyond a text's end.
+        ids: (n, 77) token numbers, in the same place.
         lengths: (n,) tokens in each text.
     """
 
-    states: np.ndarray
-    ids: np.ndarray
+    states: np.ndarray | Tensor
+    ids: np.ndarray | Tensor
     lengths: np.ndarray
 
     def batch(self, rows: np.ndarray, device: torch.device) -> Words:
         """Some texts, by row."""
         longest = int(self.lengths[rows].max())
-        states = torch.from_numpy(self.states[rows, :longest].astype(np.float32))
-        seen = np.arange(longest) < self.lengths[rows][:, None]
-        ids = torch.from_numpy(self.ids[rows, :longest].astype(np.int64))
-        return Words(states.to(device), torch.from_numpy(seen).to(device), ids.to(device))
+        states, ids = (gather(each, rows)[:, :longest] for each in (self.states, self.ids))
+        seen = torch.from_numpy(np.arange(longest) < self.lengths[rows][:, None])
+        return Words(states.to(device).float(), seen.to(device), ids.to(device).long())
+
+    def on(self, device: torch.device) -> "WordFile":
+        """The same, its arrays held by the device: for training on an accelerator."""
+        states, ids = (torch.from_numpy(each).to(device) for each in (self.states, self.ids))
+        return replace(self, states=states, ids=ids)
 
     def means(self, rows: np.ndarray) -> np.ndarray:
         """Each text's mean state over what is seen, by row, a batch at a time: (m, W) float32."""
@@ -70,6 +74,13 @@ class WordFile:
             part = order[start : start + TEXT_BATCH]
             found[part] = self.batch(rows[part], torch.device("cpu")).pooled().numpy()
         return found
+
+
+def gather(array: np.ndarray | Tensor, *rows: np.ndarray) -> Tensor:
+    """Index an array in memory, on disk or on a device; the result stays where the array is."""
+    if isinstance(array, Tensor):
+        return array[tuple(torch.from_numpy(each).to(array.device) for each in rows)]
+    return torch.from_numpy(array[rows])
 
 
 @torch.no_grad()

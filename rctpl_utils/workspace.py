@@ -105,9 +105,18 @@ class Workspace:
         """The knowledge-rich sentences, one row a distinct text."""
         return self.build / "descriptions.parquet"
 
+    @property
+    def weights(self) -> Path:
+        """The stand-ins, baselines and supervised references with their manifest."""
+        source = self.profile.weights
+        if source == "package":
+            return PACKAGE_DATA / "release"
+        name = self.profile.name if source == "self" else source
+        return self.output / "build" / name / "weights"
+
     def encoder(self, seed: int) -> Path:
         """The weights of a seed's frozen stand-in."""
-        return self.build / "encoders" / f"standin-{seed}.safetensors"
+        return self.weights / f"standin-{seed}.safetensors"
 
     @property
     def features(self) -> Path:

@@ -55,6 +55,7 @@ class BioViL(Baseline):
 
     name = "BioViL"
     native = frozenset({CLASSIFY, GROUND, RETRIEVE})
+    training_only = ("guess.",)
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)

@@ -5,7 +5,7 @@ One object serves all of them, so that none sees a film, a report or a label tha
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -17,12 +17,12 @@ from torch import Tensor
 from rctpl_utils.baselines.trunk import trunk_maps
 from rctpl_utils.concepts import merge_mentions, report_labels
 from rctpl_utils.encoders.standin import StandIn
-from rctpl_utils.pretraining import balanced_chances
+from rctpl_utils.pretraining import TextLists, balanced_chances
 from rctpl_utils.pretraining_texts import build_text_bank, training_texts
 from rctpl_utils.reports import Report
 from rctpl_utils.table1 import open_split
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS
-from rctpl_utils.word_states import WordFile, word_states
+from rctpl_utils.word_states import WordFile, gather, word_states
 from rctpl_utils.workspace import Workspace
 
 MASKED_TEXTS = 1024  # reports whose words are hidden for masked language modeling
@@ -34,7 +34,7 @@ class Material:
     """n training films, R reports, t texts, L concepts, P places.
 
     Attributes:
-        maps: the frozen trunk's maps, (n, h, w, c).
+        maps: the frozen trunk's maps, (n, h, w, c), in memory, on disk or on a device.
         reports: (n,) each film's report.
         words: word states of the t texts.
         whole, impressions: (R,) the text of each report, and of its impression alone (the whole
@@ -48,7 +48,7 @@ class Material:
         masked, masked_words: texts of which words were hidden, and which words, (m, 77).
     """
 
-    maps: np.ndarray
+    maps: np.ndarray | Tensor
     reports: np.ndarray
     words: WordFile
     whole: np.ndarray
@@ -67,6 +67,20 @@ class Material:
     def chances(self) -> np.ndarray:
         """How often each film is drawn: more often, the rarer what it shows; (n,), sum one."""
         return balanced_chances(self.report_vectors[self.reports])
+
+    @cached_property
+    def sentence_lists(self) -> TextLists:
+        """`sentences` as one table."""
+        return TextLists.of(list(self.sentences))
+
+    def on(self, device: torch.device) -> "Material":
+        """The same, with maps and texts held by the device: for training on an accelerator."""
+        return replace(
+            self,
+            maps=torch.from_numpy(np.asarray(self.maps)).to(device),
+            words=self.words.on(device),
+            masked=self.masked.on(device),
+        )
 
     @cached_property
     def key(self) -> str:
@@ -103,8 +117,7 @@ class Batch(NamedTuple):
 
     def sentence_rows(self) -> np.ndarray:
         """One random sentence of each film's report: (B,) rows of the words."""
-        lists = [self.material.sentences[report] for report in self.reports]
-        return np.array([self.generator.choice(each) for each in lists])
+        return self.material.sentence_lists.draw(self.reports, 1, self.generator)
 
 
 def draw_batch(
@@ -124,9 +137,8 @@ def draw_batch(
     )
     places = (down * width + across).reshape(len(films), -1)
     flat = material.maps.reshape(len(material.maps), height * width, -1)
-    cells = flat[films[:, None], places].astype(np.float32)
     return Batch(
-        torch.from_numpy(cells).to(device),
+        gather(flat, films[:, None], places).to(device).float(),
         torch.from_numpy(places).to(device),
         films,
         material.reports[films],
@@ -143,11 +155,16 @@ def all_cells(maps: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def build_material(
-    workspace: Workspace, encoder: StandIn, reports: Sequence[Report], triplets: pd.DataFrame
+    workspace: Workspace,
+    encoder: StandIn,
+    reports: Sequence[Report],
+    triplets: pd.DataFrame,
+    most: int,
 ) -> Material:
     """The training films of MIMIC-CXR and their reports, with features cached.
 
     Args:
+        most: films that take part, drawn by a hash of their names where there are more.
         encoder: its frozen lower layers and text tower are shared by all.
         reports: all reports; those of the training split are used.
         triplets: their triplets.
@@ -161,7 +178,7 @@ def build_material(
     words, _ = word_states(encoder.text, texts, workspace.features)
     chosen = [report.text for report in training[:MASKED_TEXTS]]
     masked, hidden = word_states(encoder.text, chosen, workspace.features, masked_by=0)
-    dataset = open_split(workspace, "mimic-cxr", "train")
+    dataset = open_split(workspace, "mimic-cxr", "train").sample(most)
     rows = dataset.records["study"].map({name: row for row, name in enumerate(identifiers)})
     kept = np.flatnonzero(rows.notna())
     labels = report_labels(triplets, identifiers, TRAINING_CONCEPTS).to_numpy(np.float32)

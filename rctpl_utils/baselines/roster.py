@@ -1,23 +1,12 @@
 """All competitors of a run: trained here on the stand-in, or read from released checkpoints."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
-from safetensors.torch import load_file, save_file
 
-from rctpl_utils.baselines.biovil import BioViL
-from rctpl_utils.baselines.chexzero import CheXzero
-from rctpl_utils.baselines.convirt import ConVIRT
-from rctpl_utils.baselines.gloria import GLoRIA
-from rctpl_utils.baselines.material import build_material
-from rctpl_utils.baselines.medclip_vit import MedCLIPViT
-from rctpl_utils.baselines.medklip import MedKLIP
-from rctpl_utils.baselines.medprompt import MedPromptViT
-from rctpl_utils.baselines.medslip import MeDSLIP
+from rctpl_utils.baselines.miniatures import MINIATURES, load_miniature
 from rctpl_utils.baselines.peers import load_peers
 from rctpl_utils.baselines.released import (
     NO_PUBLIC_WEIGHTS,
@@ -27,62 +16,24 @@ from rctpl_utils.baselines.released import (
     load_released,
 )
 from rctpl_utils.baselines.rows import Competitor, Reader
-from rctpl_utils.baselines.towers import Baseline, MakeBaseline, Setup
-from rctpl_utils.baselines.training import Validation, file_stem, train_baseline
 from rctpl_utils.baselines.trunk import trunk_maps
-from rctpl_utils.baselines.words import Reader as TextReader
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.encoders.standin import StandIn
-from rctpl_utils.files import atomic_path, read_json, write_json
-from rctpl_utils.reports import Report
-from rctpl_utils.table1 import open_split
 from rctpl_utils.workspace import Workspace
 
-MINIATURES: tuple[MakeBaseline, ...] = (
-    ConVIRT, GLoRIA, MedCLIPViT, BioViL, CheXzero, MedKLIP, MedPromptViT, MeDSLIP,
-)  # fmt: skip
 
-
-def train_miniatures(
-    workspace: Workspace, encoder: StandIn, reports: Sequence[Report], triplets: pd.DataFrame
-) -> dict[str, dict[str, Any]]:
-    """Train the paper's eight baselines on the stand-in's frozen layers, or find them current.
-
-    Returns:
-        the runs by name (`training.train_baseline`); none in a profile whose rows come from
-        released checkpoints.
-    """
-    if workspace.profile.baselines is None:
-        return {}
-    material = build_material(workspace, encoder, reports, triplets)
-    setup = Setup.of(material, TextReader(encoder.text))
-    _save_setup(setup, _folder(workspace))
-    held_out = open_split(workspace, "mimic-cxr", "validation")
-    validation = Validation.of(held_out, trunk_maps(encoder, held_out, workspace.features))
-    settings, device = workspace.profile.baselines, workspace.device
-    runs = [
-        train_baseline(make, material, setup, validation, settings, _folder(workspace), device)
-        for make in MINIATURES
-    ]
-    return {run["name"]: run for run in runs}
-
-
-def load_miniatures(workspace: Workspace, encoder: StandIn) -> list[Competitor]:
-    """The trained baselines, ready for the tables."""
-    folder = _folder(workspace)
-    setup, films = _read_setup(encoder, folder), map_reader(workspace, encoder)
+def load_miniatures(workspace: Workspace, encoders: Sequence[StandIn]) -> list[Competitor]:
+    """The trained baselines, ready for the tables: model k reads the trunk maps of stand-in k."""
+    films = tuple(map_reader(workspace, encoder) for encoder in encoders)
+    runs = tuple(zip(encoders, workspace.profile.seeds, strict=True))
     return [
         Competitor(
             make.name,
-            tuple(
-                _model(make(setup), folder / f"{file_stem(make.name)}-{seed}.safetensors")
-                .to(workspace.device)
-                for seed in workspace.profile.seeds
-            ),
+            tuple(load_miniature(make, *run, workspace.weights) for run in runs),
             films,
         )
         for make in MINIATURES
-    ]  # fmt: skip
+    ]
 
 
 def load_competitors(workspace: Workspace, encoder: Encoder) -> list[Competitor]:
@@ -134,32 +85,3 @@ def map_reader(workspace: Workspace, encoder: StandIn) -> Reader:
         return lambda rows: torch.from_numpy(np.array(maps[rows])).to(workspace.device)
 
     return films
-
-
-def _folder(workspace: Workspace) -> Path:
-    return workspace.build / "baselines"
-
-
-def _save_setup(setup: Setup, folder: Path) -> None:
-    with atomic_path(folder / "setup.safetensors") as temporary:
-        save_file({"mean": setup.mean, "deviation": setup.deviation}, temporary)
-    names = {"concepts": setup.concepts, "places": setup.places}
-    write_json(folder / "setup.json", {"channels": setup.channels, "grid": setup.grid, **names})
-
-
-def _read_setup(encoder: StandIn, folder: Path) -> Setup:
-    notes, arrays = read_json(folder / "setup.json"), load_file(folder / "setup.safetensors")
-    return Setup(
-        notes["channels"],
-        tuple(notes["grid"]),
-        arrays["mean"],
-        arrays["deviation"],
-        TextReader(encoder.text),
-        tuple(notes["concepts"]),
-        tuple(notes["places"]),
-    )
-
-
-def _model(model: Baseline, path: Path) -> Baseline:
-    model.load_state_dict(load_file(path))
-    return model.eval().requires_grad_(False)

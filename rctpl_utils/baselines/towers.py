@@ -120,12 +120,14 @@ class TextTop(nn.Module):
 class Baseline(nn.Module):
     """A method: what it trains, its loss, its inference (`base.ZeroShotModel` over trunk maps).
 
-    Subclasses set `name` and `native`, define `loss` and whatever of the rest differs from a dual
+    Subclasses set `name` and `native` (and `training_only`, the names of layers that inference
+    does not need), define `loss` and whatever of the rest differs from a dual
     encoder with cosine scores: `image_vectors`, `text_vectors`, `class_vectors`.
     """
 
     name: str
     native: frozenset[str]
+    training_only: tuple[str, ...] = ()
 
     def __init__(self, setup: Setup) -> None:
         super().__init__()

@@ -1,40 +1,41 @@
-"""One loop for all baselines: the same views, batches, seeds, schedule and grid of rates."""
+"""One loop for all baselines: the same films, batches, seeds, schedule and grid of rates.
 
-import math
+A method trains at a constant rate (after a warm-up) until its AUC on validation films has stopped
+improving, then cools down to a rate of zero; the model at the end stays. Where that is worse than
+an earlier look by more than looks differ by chance, the method has overfitted, and the model of the
+best look stays (`kept_look`). All randomness of a step comes from (seed, step), so
+that a training that was killed goes on from its checkpoint as if nothing had happened.
+"""
+
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from torch import Tensor
 from tqdm import tqdm
 
-from rctpl_utils.baselines.material import Material, draw_batch
+from rctpl_utils.baselines.material import Batch, Material, draw_batch
 from rctpl_utils.baselines.towers import Baseline, MakeBaseline, Setup
 from rctpl_utils.datasets.base import ChestXrayDataset
-from rctpl_utils.files import atomic_path, hash_of, read_json, sha256_file, write_json
+from rctpl_utils.files import atomic_path
 from rctpl_utils.metrics import macro_auc
+from rctpl_utils.pretraining import CHECKPOINT_SECONDS, WEIGHT_DECAY, Progress
 from rctpl_utils.profiles import BaselineTraining
-from rctpl_utils.word_states import WordFile, Words
-from rctpl_utils.workspace import PACKAGE_DATA, PROJECT
+from rctpl_utils.word_states import WordFile, Words, gather
 
-WEIGHT_DECAY = 1e-2
-WARM_UP = 0.1  # of the steps
 SCORED = 256  # films scored at once
-_CODE = (
-    "base", "material", "queries", "towers", "training", "trunk", "word_attention", "words",
-)  # fmt: skip
-_SHARED = ("pretraining", "word_states")  # MedCLIP's soft cross-entropy; the states of the texts
+Row = dict[str, float]
 
 
 @dataclass(frozen=True)
 class Validation:
-    """Films that choose the learning rates: maps (n, h, w, c) and labels (n, L)."""
+    """Films that tell when to stop and which rate to take: maps (n, h, w, c) and labels (n, L)."""
 
-    maps: np.ndarray
+    maps: np.ndarray | Tensor
     labels: np.ndarray
     concepts: tuple[str, ...]
 
@@ -53,118 +54,183 @@ class CountedWords(WordFile):
 
     def batch(self, rows: np.ndarray, device: torch.device) -> Words:
         """Some texts, by row."""
-        words = super().batch(rows, device)
-        self.read.append(int(words.seen.sum()))
-        return words
+        self.read.append(int(self.lengths[rows].sum()))
+        return super().batch(rows, device)
 
 
-def train_baseline(
+class Trained(NamedTuple):
+    """A trained baseline.
+
+    Attributes:
+        model: frozen.
+        history: rows of views, tokens, loss, auc (on the validation films), seconds.
+        plateau: whether the AUC stopped improving before the limit of views.
+        kept: the row of the history whose model this is.
+    """
+
+    model: Baseline
+    history: list[Row]
+    plateau: bool
+    kept: int
+
+
+def train_best_rate(
     make: MakeBaseline,
     material: Material,
     setup: Setup,
     validation: Validation,
     settings: BaselineTraining,
-    folder: Path,
+    seed: int,
     device: torch.device,
-) -> dict[str, Any]:
-    """Choose a learning rate, then train every seed; or find all current.
-
-    The first seed is trained in full at every rate; the model with the best AUC on the validation
-    films stays, and the other seeds take its rate.
+    folder: Path | None = None,
+) -> tuple[float, list[Row], Trained]:
+    """Train one seed in full at every rate; the model with the best validation AUC stays.
 
     Args:
-        make: from a set-up to an untrained model.
-        folder: keeps weights, curves and the chosen rate by content.
+        folder: takes checkpoints of trainings that may be killed.
 
     Returns:
-        name, unit ("views"), parameters, rates (learning_rate and the validation AUC of the first
-        seed's run with it), rate (the chosen one) and history (seed, views, tokens, loss, seconds).
+        the chosen rate, rows of learning_rate and auc, and the model trained with it.
     """
-    name = make(setup).name
-    slug = file_stem(name)
-    code = [*_CODE, make.__module__.rsplit(".", 1)[-1]]
-    files = [PROJECT / "rctpl_utils" / "baselines" / f"{each}.py" for each in code]
-    files += [PROJECT / "rctpl_utils" / f"{each}.py" for each in _SHARED]
-    files.append(PACKAGE_DATA / "knowledge.json")  # the queries' texts
-    key = hash_of(material.key, settings, [sha256_file(file) for file in files])
-    record = folder / f"{slug}.json"
-    weights = [folder / f"{slug}-{seed}.safetensors" for seed in settings.seeds]
-    if not record.exists() or read_json(record)["key"] != key or not _all(weights):
-        first, *others = settings.seeds
-        tried = []
-        for rate in settings.rates:
-            model, curve = train(make, material, setup, settings, rate, first, device)
-            tried.append((validation_auc(model, validation, device), rate, model, curve))
-        _, rate, *best = max(tried, key=lambda each: each[0])
-        runs = [best, *(train(make, material, setup, settings, rate, s, device) for s in others)]
-        history = []
-        for seed, path, (model, curve) in zip(settings.seeds, weights, runs, strict=True):
-            history += [{"seed": seed, **row} for row in curve]
-            with atomic_path(path) as temporary:
-                save_file(_state(model), temporary, {"key": key})
-        rates = [{"learning_rate": rate, "auc": auc} for auc, rate, *_ in tried]
-        count = sum(each.numel() for each in make(setup).parameters())
-        write_json(
-            record,
-            {
-                "name": name,
-                "key": key,
-                "unit": "views",
-                "parameters": count,
-                "rate": rate,
-                "rates": rates,
-                "history": history,
-            },
-        )
-    return read_json(record)
+    tried = []
+    for rate in settings.rates:
+        file = folder and folder / f"{file_stem(make(setup).name)}-{seed}-{rate:g}.part"
+        trained = train(make, material, setup, validation, settings, rate, seed, device, file)
+        tried.append((trained.history[trained.kept]["auc"], rate, trained))
+    _, rate, best = max(tried, key=lambda each: each[0])
+    return rate, [{"learning_rate": each, "auc": auc} for auc, each, _ in tried], best
 
 
 def train(
     make: MakeBaseline,
     material: Material,
     setup: Setup,
+    validation: Validation,
     settings: BaselineTraining,
     rate: float,
     seed: int,
     device: torch.device,
-) -> tuple[Baseline, list[dict[str, float]]]:
-    """AdamW with a warm-up and a cosine over the profile's film views."""
+    checkpoint: Path | None = None,
+) -> Trained:
+    """AdamW until the plateau or the limit of views, then the cool-down.
+
+    Args:
+        checkpoint: where a training that may be killed keeps its state; deleted at the end.
+    """
     torch.manual_seed(seed)
-    generator = np.random.default_rng(seed)
     model = make(setup).to(device).train()
-    words = CountedWords(*_fields(material.words))
-    masked = CountedWords(*_fields(material.masked))
+    words, masked = (_counted(each) for each in (material.words, material.masked))
     material = replace(material, words=words, masked=masked)
-    steps = math.ceil(settings.views / settings.batch_size)
-    optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, rate, total_steps=steps, pct_start=WARM_UP
+    chances = np.cumsum(material.chances)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), rate, weight_decay=WEIGHT_DECAY, fused=device.type == "cuda"
     )
-    history, start = [], time.perf_counter()
-    recent: list[float] = []
-    with tqdm(
-        total=steps * settings.batch_size, desc=f"{model.name}, seed {seed}", unit="view"
-    ) as bar:
-        for step in range(1, steps + 1):
-            films = generator.choice(len(material.maps), settings.batch_size, p=material.chances)
-            loss = model.loss(draw_batch(material, films, generator, device))
+    progress = Progress(model, optimizer, checkpoint)
+    step, history = progress.restore(device)
+    best = BestLook(checkpoint and checkpoint.with_suffix(".best"))
+    earlier = history[-1] if history else {"tokens": 0, "seconds": 0.0}
+    begun, saved, losses = time.perf_counter(), 0.0, []
+    with tqdm(total=settings.views, initial=step * settings.batch_size, unit="view", mininterval=2,
+              desc=f"{model.name}, seed {seed}, rate {rate:g}") as bar:  # fmt: skip
+        while not finished(history, settings):
+            factor = rate_factor(step * settings.batch_size, history, settings)
+            for group in optimizer.param_groups:
+                group["lr"] = rate * factor
+            loss = model.loss(_draw(material, chances, settings.batch_size, seed, step, device))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-            schedule.step()
-            recent.append(loss.item())
+            losses.append(loss.detach())
+            step += 1
             bar.update(settings.batch_size)
-            if step % max(steps // 20, 1) == 0 or step == steps:
+            if step * settings.batch_size % settings.look_every == 0:
+                seconds = earlier["seconds"] + time.perf_counter() - begun
                 history.append(
                     {
                         "views": step * settings.batch_size,
-                        "tokens": sum(words.read) + sum(masked.read),
-                        "loss": float(np.mean(recent)),
-                        "seconds": time.perf_counter() - start,
+                        "tokens": earlier["tokens"] + sum(words.read) + sum(masked.read),
+                        "loss": torch.stack(losses).mean().item(),
+                        "auc": _looked_at(model, validation, device),
+                        "seconds": round(seconds, 1),
                     }
                 )
-                recent = []
-    return model.eval().requires_grad_(False), history
+                losses = []
+                best.offer(model, history)
+                bar.set_postfix(auc=f"{history[-1]['auc']:.3f}")
+                if seconds - saved > CHECKPOINT_SECONDS:  # at looks: no sum is lost
+                    progress.store(step, history)
+                    saved = seconds
+    kept = kept_look(history, settings)
+    if kept < len(history) - 1:
+        best.give(model)
+    best.forget()
+    progress.remove()
+    plateau = cool_down_begins(history, settings) < settings.views
+    return Trained(model.eval().requires_grad_(False), history, plateau, kept)
+
+
+class BestLook:
+    """The weights of the best look so far, in memory and, for resumption, in a file."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.state: dict[str, Tensor] | None = None
+        if path is not None and path.exists():
+            self.state = torch.load(path, weights_only=True)
+
+    def offer(self, model: Baseline, history: Sequence[Row]) -> None:
+        """Take the weights of the last look if its AUC is the highest."""
+        if history[-1]["auc"] < max(row["auc"] for row in history):
+            return
+        self.state = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        if self.path is not None:
+            with atomic_path(self.path) as temporary:
+                torch.save(self.state, temporary)
+
+    def give(self, model: Baseline) -> None:
+        """Put the weights back."""
+        model.load_state_dict(self.state)
+
+    def forget(self) -> None:
+        """Delete the file."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+
+
+def kept_look(history: Sequence[Row], settings: BaselineTraining) -> int:
+    """The look whose model stays: the last, unless the best is better by `overfit` (see above)."""
+    values = [row["auc"] for row in history]
+    best = int(np.argmax(values))
+    return best if values[best] - values[-1] > settings.overfit else len(values) - 1
+
+
+def cool_down_begins(history: Sequence[Row], settings: BaselineTraining) -> float:
+    """The views at which the rate begins to fall: the plateau, or the limit; inf before either.
+
+    The plateau is the first look after which `patience` looks in a row were no better than the
+    best before them by `tolerance`.
+    """
+    best, stale = -np.inf, 0
+    for row in history:
+        better = row["auc"] > best + settings.tolerance
+        best, stale = (row["auc"], 0) if better else (best, stale + 1)
+        if stale >= settings.patience or row["views"] >= settings.views:
+            return row["views"]
+    return np.inf
+
+
+def finished(history: Sequence[Row], settings: BaselineTraining) -> bool:
+    """Whether the cool-down is over."""
+    begin = cool_down_begins(history, settings)
+    return bool(history) and history[-1]["views"] >= begin + settings.cool_down
+
+
+def rate_factor(views: int, history: Sequence[Row], settings: BaselineTraining) -> float:
+    """The share of the learning rate after so many views: warm-up, one, then down to zero."""
+    begin = cool_down_begins(history, settings)
+    if views >= begin:
+        return max(1 - (views - begin) / settings.cool_down, 0.0)
+    return min((views + settings.batch_size) / settings.look_every, 1.0)
 
 
 def validation_auc(model: Baseline, validation: Validation, device: torch.device) -> float:
@@ -174,13 +240,13 @@ def validation_auc(model: Baseline, validation: Validation, device: torch.device
 
 
 def score_maps(
-    model: Baseline, maps: np.ndarray, concepts: Sequence[str], device: torch.device
+    model: Baseline, maps: np.ndarray | Tensor, concepts: Sequence[str], device: torch.device
 ) -> np.ndarray:
     """Scores of n films, a part at a time: (n, L)."""
     parts = []
     for start in range(0, len(maps), SCORED):
-        films = torch.from_numpy(np.array(maps[start : start + SCORED])).to(device)
-        parts.append(model.classify(films, concepts).cpu().numpy())
+        rows = np.arange(start, min(start + SCORED, len(maps)))
+        parts.append(model.classify(gather(maps, rows).to(device), concepts).cpu().numpy())
     return np.concatenate(parts)
 
 
@@ -189,13 +255,34 @@ def file_stem(name: str) -> str:
     return name.lower().replace(" ", "-")
 
 
-def _state(model: Baseline) -> dict[str, torch.Tensor]:
-    return {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
+def state_of(model: Baseline) -> dict[str, Tensor]:
+    """What inference needs of a trained baseline: all but the layers of `training_only`."""
+    return {
+        name: value.cpu().contiguous()
+        for name, value in model.state_dict().items()
+        if not name.startswith(model.training_only)
+    }
 
 
-def _fields(file: WordFile) -> tuple[np.ndarray, ...]:
-    return file.states, file.ids, file.lengths
+def _draw(
+    material: Material,
+    chances: np.ndarray,
+    size: int,
+    seed: int,
+    step: int,
+    device: torch.device,
+) -> Batch:
+    generator = np.random.default_rng([seed, step])
+    films = np.minimum(np.searchsorted(chances, generator.random(size)), len(chances) - 1)
+    return draw_batch(material, films, generator, device)
 
 
-def _all(paths: Sequence[Path]) -> bool:
-    return all(path.exists() for path in paths)
+def _looked_at(model: Baseline, validation: Validation, device: torch.device) -> float:
+    model.eval()
+    value = validation_auc(model, validation, device)
+    model.train()
+    return value
+
+
+def _counted(file: WordFile) -> CountedWords:
+    return CountedWords(file.states, file.ids, file.lengths)

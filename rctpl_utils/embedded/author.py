@@ -23,7 +23,6 @@ from rctpl_utils.profiles import WorldSize
 ENOUGH = (
     80  # training reports of a concept in a world of all reports; with fewer, templates fill up
 )
-_TEMPLATED_SHARE = 0.1  # of the training films, about; the real reports get the rest
 
 
 @cache
@@ -47,7 +46,7 @@ def training_films(size: WorldSize) -> list[tuple[Study, Case]]:
     """The films of the training studies, real and templated."""
     rng, illustrator = np.random.default_rng([size.seed, 0]), load_illustrator()
     everything = real_studies(openi_reports())
-    studies = select_studies(everything, round(size.pretraining * (1 - _TEMPLATED_SHARE)))
+    studies = select_studies(everything, size.studies)
     enough = max(2, round(ENOUGH * len(studies) / len(everything)))
     companions = [labels for patient in chestxray14_patients() for labels in patient if labels]
     made = templated_studies(studies, enough, companions, illustrator, rng)

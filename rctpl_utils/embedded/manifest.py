@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from rctpl_utils.embedded.casebook import QUOTA, QUOTA_SHARE, RSNA_PNEUMONIA, SIIM_PNEUMOTHORAX
-from rctpl_utils.embedded.cases import SPLITS, Case
+from rctpl_utils.embedded.cases import SPLITS, Case, Lesion
 from rctpl_utils.embedded.layouts_labels import case_labels
 from rctpl_utils.embedded.mimic_cases import Study, why_left_out
 from rctpl_utils.embedded.sources import SOURCES
@@ -84,13 +84,25 @@ def report_counts(studies: Iterable[Study], reports: Iterable[OpenIReport]) -> d
 
 
 def write_drawn(folder: Path, cases: Iterable[Case]) -> None:
-    """Write `drawn.csv`: each lesion that was asked for. Simulation truth, not part of a layout."""
+    """Write `drawn.csv`: each lesion that was asked for. Simulation truth, not part of a layout.
+
+    `x` and `y` are the center of its real box in widths and heights of the film, empty without one.
+    """
     rows = [
-        (c.image_id, c.split, x.concept, x.side or "", x.zone or "", round(x.severity, 4))
+        (
+            c.image_id,
+            c.split,
+            x.concept,
+            x.side or "",
+            x.zone or "",
+            round(x.severity, 4),
+            *_center(x),
+        )
         for c in cases
         for x in c.lesions
     ]
-    table = pd.DataFrame(rows, columns=["image", "split", "concept", "side", "zone", "severity"])
+    columns = ["image", "split", "concept", "side", "zone", "severity", "x", "y"]
+    table = pd.DataFrame(rows, columns=columns)
     write_text(folder / DRAWN_TABLE, table.to_csv(index=False, lineterminator="\n"))
 
 
@@ -136,6 +148,13 @@ def _counts(cases: Sequence[Case]) -> dict[str, Any]:
         "without_finding": sum(not case.lesions for case in cases),
         "concepts": dict(sorted(concepts.items())),
     }
+
+
+def _center(lesion: Lesion) -> tuple[float | str, float | str]:
+    if lesion.box is None:
+        return "", ""
+    x, y, width, height = lesion.box
+    return round(x + width / 2, 3), round(y + height / 2, 3)
 
 
 def _has(cases: Iterable[Case], split: str) -> bool:

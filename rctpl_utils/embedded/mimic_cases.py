@@ -94,10 +94,9 @@ def reported_places(reports: Iterable[OpenIReport]) -> dict[str, list[Place]]:
     return places
 
 
-def select_studies(studies: Sequence[Study], images: int) -> list[Study]:
-    """As many studies as `images` films need: one film without findings, two and more with."""
-    needed = sum(2 if study.reported else 1 for study in studies)
-    share = min(1.0, images / needed)
+def select_studies(studies: Sequence[Study], count: int) -> list[Study]:
+    """About `count` studies, with and without findings as often as among all."""
+    share = min(1.0, count / len(studies))
     found = [study for study in studies if study.reported]
     clear = [study for study in studies if not study.reported]
     return found[: round(share * len(found))] + clear[: round(share * len(clear))]

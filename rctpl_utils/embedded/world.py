@@ -28,7 +28,7 @@ NAMES = (TRAINING, *LAYOUTS)
 MANIFEST = "manifest.json"
 _MARKERS, _UNFINISHED = ".complete", ".unfinished"
 # name -> its field in `WorldSize`, where the name differs; chexpert has two
-_FIELDS = {TRAINING: ("pretraining",), "chexpert": ("chexpert", "chexpert_5x200")}
+_FIELDS = {TRAINING: ("studies", "pretraining"), "chexpert": ("chexpert", "chexpert_5x200")}
 _NOT_DRAWING = {"world.py", "production.py", "sheet.py", "overview.py"}  # no pixel depends on them
 
 

@@ -6,6 +6,8 @@ from torch.nn import functional
 
 from rctpl_utils.encoders.base import ImageFeatures
 
+DIMENSION = 128  # d of the joint space
+
 
 class Residual(nn.Module):
     """Two 3 x 3 convolutions with a shortcut (He et al. 2016, basic block)."""
@@ -83,3 +85,10 @@ def with_detail(x: Tensor) -> Tensor:
     across = line.expand(len(x), 1, side, side)
     channels = [x, 2 * (x - smooth), across, across.transpose(2, 3)]
     return torch.cat(channels, dim=1).contiguous(memory_format=torch.channels_last)
+
+
+def standardize(images: Tensor) -> Tensor:
+    """(n, 1, S, S): each image to mean 0 and deviation 1, which removes exposure and gain."""
+    mean = images.mean(dim=(1, 2, 3), keepdim=True)
+    deviation = images.std(dim=(1, 2, 3), keepdim=True).clamp_min(1e-3)
+    return (images - mean) / deviation

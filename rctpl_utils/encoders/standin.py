@@ -1,23 +1,22 @@
 """The stand-in for MedCLIP: MiniLM and a small ResNet in one space, one small file on disk."""
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rctpl_utils.encoders.base import ImageFeatures, freeze, state_hash
-from rctpl_utils.encoders.image_tower import ImageTower
+from rctpl_utils.encoders.image_tower import DIMENSION, ImageTower, standardize
 from rctpl_utils.encoders.text_tower import MINILM, TextTower
 from rctpl_utils.errors import InputError
-from rctpl_utils.files import atomic_path, hash_of, sha256_file
+from rctpl_utils.files import hash_of, sha256_file
 from rctpl_utils.precision import autocast
+from rctpl_utils.release import check_probe, fit, manifest, probe_films, read_weights, released_file
 
-DIMENSION = 128  # d of the joint space
 # model.safetensors of sentence-transformers/all-MiniLM-L6-v2, as its authors publish it
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
@@ -109,48 +108,42 @@ class StandIn(nn.Module):
         with autocast(self.device):
             return self.image(batch)
 
-    def save(self, path: str | Path, metadata: dict[str, str]) -> None:
-        """Write what was pre-trained (MiniLM's own weights stay in their package), atomically."""
-        state = {
-            name: value.detach().cpu().contiguous()
-            for name, value in self.state_dict().items()
-            if not name.startswith("text.bert.")
-        }
-        notes = {"image_size": str(self.image_size), "minilm_sha256": MINILM_SHA256, **metadata}
-        with atomic_path(path) as temporary:
-            save_file(state, temporary, notes)
-
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "cpu") -> "StandIn":
-        """Read a saved stand-in, frozen and ready.
+        """Read a stand-in's file, verified by the manifest beside it: frozen and ready.
 
         Raises:
-            InputError: an absent or unreadable file, weights of another shape, another MiniLM.
+            InputError: an absent, damaged or altered file, weights of another shape, another
+                MiniLM, weights that were made for other code.
         """
-        path = Path(path)
-        if not path.exists():
-            raise InputError("no encoder there", "Run notebook 03 first.", file=path)
+        path = released_file(Path(path).name, Path(path).parent)
         check_minilm()
-        try:
-            with safe_open(path, "pt") as stored:
-                model = cls(int((stored.metadata() or {})["image_size"]))
-                state = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-        except (SafetensorError, KeyError) as error:
-            raise InputError(
-                f"not a saved stand-in ({error})", "Delete it and run notebook 03.", file=path
-            ) from error
+        notes = manifest(path.parent)["files"][path.name]
+        model = cls.assemble(path, notes["image_size"])
+        check_probe(path.name, model.probe(), path.parent)
+        return model.to(device)
+
+    @classmethod
+    def assemble(cls, path: Path, image_size: int) -> "StandIn":
+        """Learned weights from a file and MiniLM's from its package, frozen, on the CPU.
+
+        Raises:
+            InputError: no safetensors, or weights of another architecture.
+        """
+        model = cls(image_size)
         bert = {f"text.bert.{key}": value for key, value in model.text.bert.state_dict().items()}
-        try:
-            model.load_state_dict(state | bert)
-        except RuntimeError as error:
-            raise InputError(
-                f"weights of another architecture ({str(error).splitlines()[1].strip()})",
-                "Delete it and run notebook 03.",
-                file=path,
-            ) from error
-        return freeze(model).to(device)
+        fit(model, read_weights(path) | bert, path)
+        return freeze(model)
+
+    def probe(self) -> np.ndarray:
+        """What the encoder answers to two made-up films and a word, on the CPU: (6,)."""
+        features = self.encode_image(probe_films(self.image_size))
+        text = self.encode_text(["effusion"])
+        cosines = torch.cat([features.global_features, features.dense_features[:, 1, 2]]) @ text.T
+        return torch.cat([cosines[:, 0], features.global_features[:, 0]]).cpu().numpy()
 
 
+@cache
 def check_minilm() -> None:
     """Compare the packaged MiniLM weights with the hash that their authors publish.
 
@@ -173,10 +166,3 @@ def pad_to_square(pixels: np.ndarray) -> np.ndarray:
     square = np.zeros((side, side), pixels.dtype)
     square[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
     return square
-
-
-def standardize(images: Tensor) -> Tensor:
-    """(n, 1, S, S): each image to mean 0 and deviation 1, which removes exposure and gain."""
-    mean = images.mean(dim=(1, 2, 3), keepdim=True)
-    deviation = images.std(dim=(1, 2, 3), keepdim=True).clamp_min(1e-3)
-    return (images - mean) / deviation

@@ -1,0 +1,160 @@
+"""The release: what is frozen is shipped, and checked before it is used.
+
+`data/release/` holds the stand-ins, the eight baselines trained on each, and the supervised
+references, one safetensors file a model and seed, matrices in half precision. `manifest.json`
+says of each what it was trained on, for how long, its learning curve, its SHA-256, and what it
+answers to a fixed probe: weights that answer otherwise were made for other code.
+`release_making` makes all of it.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rctpl_utils.errors import InputError
+from rctpl_utils.files import atomic_path, read_json, sha256_file, write_json
+from rctpl_utils.workspace import PACKAGE_DATA
+
+RELEASE = PACKAGE_DATA / "release"
+MANIFEST = "manifest.json"
+SAME = 2e-3  # how far answers to a probe may differ, another processor's rounding included
+CURE = "Restore it (git checkout, or install the package again), or train anew with --retrain."
+
+
+def manifest(folder: Path = RELEASE) -> dict[str, Any]:
+    """What a release says of itself.
+
+    Raises:
+        InputError: there is none, or it cannot be read.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise InputError("there are no released weights", CURE, file=path)
+    try:
+        return read_json(path)
+    except ValueError as error:
+        raise InputError(f"not a release's manifest ({error})", CURE, file=path) from error
+
+
+def released_file(name: str, folder: Path = RELEASE) -> Path:
+    """A released file, verified against the manifest.
+
+    Raises:
+        InputError: not in the manifest, absent, truncated, or of another hash.
+    """
+    files = manifest(folder)["files"]
+    path = folder / name
+    if name not in files:
+        raise InputError(f"the release has no {name}", CURE, file=folder / MANIFEST)
+    if not path.is_file():
+        raise InputError("the released weights are not there", CURE, file=path)
+    size, wanted = path.stat().st_size, files[name]["bytes"]
+    if size < wanted:
+        raise InputError(f"truncated: {size} of {wanted} bytes", CURE, file=path)
+    if sha256_file(path) != files[name]["sha256"]:
+        raise InputError("its SHA-256 is not the manifest's", CURE, file=path)
+    return path
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file, half precision as single.
+
+    Raises:
+        InputError: not a safetensors file.
+    """
+    try:
+        stored = load_file(path)
+    except SafetensorError as error:
+        raise InputError(f"not a file of weights ({error})", CURE, file=path) from error
+    return {name: _single(value) for name, value in stored.items()}
+
+
+def fit(model: torch.nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Put weights into a model.
+
+    Raises:
+        InputError: they are another architecture's.
+    """
+    own = model.state_dict()
+    unlike = [name for name, value in own.items()
+              if name not in weights or weights[name].shape != value.shape]  # fmt: skip
+    unlike += [name for name in weights if name not in own]
+    if unlike:
+        raise InputError(
+            f"weights of another architecture ({unlike[0]} and {len(unlike) - 1} more)",
+            CURE,
+            file=path,
+        )
+    model.load_state_dict(weights)
+
+
+def add_file(folder: Path, name: str, weights: Mapping[str, Tensor], notes: Mapping[str, Any],
+             answer: Callable[[Path], np.ndarray]) -> None:  # fmt: skip
+    """Add a model to a release, or replace it: the file first, then the manifest that names it.
+
+    Args:
+        weights: matrices are stored in half precision.
+        notes: kind, seed, views, seconds, curve, ...
+        answer: from the written file to what its model answers to the probe.
+    """
+    path = folder / name
+    with atomic_path(path) as temporary:
+        save_file({key: _half(value) for key, value in weights.items()}, temporary)
+    about = manifest(folder) if (folder / MANIFEST).is_file() else {"files": {}}
+    about["files"][name] = {
+        **notes,
+        "sha256": sha256_file(path),
+        "bytes": path.stat().st_size,
+        "probe": [round(float(value), 5) for value in answer(path)],
+    }
+    about["files"] = dict(sorted(about["files"].items()))
+    write_json(folder / MANIFEST, about)
+
+
+def is_current(folder: Path, name: str, key: str) -> bool:
+    """Whether a folder of weights holds a file that was made from what `key` stands for."""
+    if not (folder / MANIFEST).is_file():
+        return False
+    notes = manifest(folder)["files"].get(name, {})
+    path = folder / name
+    return notes.get("key") == key and path.is_file() and sha256_file(path) == notes["sha256"]
+
+
+def check_probe(name: str, answer: np.ndarray, folder: Path = RELEASE) -> None:
+    """Compare what a loaded model answers to the probe with what it answered when it was made.
+
+    Raises:
+        InputError: they differ, so the weights were made for other code.
+    """
+    wanted = np.array(manifest(folder)["files"][name]["probe"])
+    far = np.abs(answer - wanted).max() if answer.shape == wanted.shape else np.inf
+    if not far <= SAME:
+        raise InputError(
+            f"made for other code: it answers a probe {far:.3g} away from what it did then",
+            "Use the version of this package that made it, or train anew with --retrain.",
+            file=folder / name,
+        )
+
+
+def probe_films(side: int) -> Tensor:
+    """Two made-up films for probes, smooth and not alike: (2, 1, side, side), standardized."""
+    line = torch.linspace(-1, 1, side)
+    across, down = line.expand(side, side), line[:, None].expand(side, side)
+    films = torch.stack([torch.sin(5 * across) * down, torch.cos(7 * down + across)])
+    films = (films - films.mean(dim=(1, 2), keepdim=True)) / films.std(dim=(1, 2), keepdim=True)
+    return films[:, None]
+
+
+def _half(value: Tensor) -> Tensor:
+    value = value.detach().cpu().contiguous()
+    return value.half() if value.is_floating_point() and value.ndim >= 2 else value
+
+
+def _single(value: Tensor) -> Tensor:
+    return value.float() if value.is_floating_point() else value
