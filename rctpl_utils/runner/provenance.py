@@ -48,7 +48,6 @@ def write_manifest(workspace: Workspace, markers: Iterable[Marker]) -> Path:
         "simulated": profile.simulated,
         "seeds": {
             "world": profile.world.seed if profile.world else None,
-            "pretraining": profile.pretraining.seed if profile.pretraining else None,
             "prompts": profile.seeds,
         },
         "device": str(workspace.device),
@@ -58,7 +57,7 @@ def write_manifest(workspace: Workspace, markers: Iterable[Marker]) -> Path:
             "package": package_hash(),
             "lock": lock_hash(),
             "world": _hash(workspace.data_root / "manifest.json"),
-            "encoder": _hash(workspace.checkpoint or workspace.encoder),
+            "encoder": _hash(workspace.checkpoint or workspace.weights / "manifest.json"),
         },
         "notebooks": {
             marker.notebook: {
