@@ -67,17 +67,18 @@ def train_miniatures(
     return {run["name"]: run for run in runs}
 
 
-def load_miniatures(workspace: Workspace, encoder: StandIn) -> list[Competitor]:
-    """The trained baselines, ready for the tables."""
-    folder = _folder(workspace)
-    setup, films = _read_setup(encoder, folder), map_reader(workspace, encoder)
+def load_miniatures(workspace: Workspace, encoders: Sequence[StandIn]) -> list[Competitor]:
+    """The trained baselines, ready for the tables: model k reads the trunk maps of stand-in k."""
+    folder, seeds = _folder(workspace), workspace.profile.seeds
+    setups = [_read_setup(encoder, folder) for encoder in encoders]
+    films = tuple(map_reader(workspace, encoder) for encoder in encoders)
     return [
         Competitor(
             make.name,
             tuple(
                 _model(make(setup), folder / f"{file_stem(make.name)}-{seed}.safetensors")
                 .to(workspace.device)
-                for seed in workspace.profile.seeds
+                for setup, seed in zip(setups, seeds, strict=True)
             ),
             films,
         )
@@ -85,11 +86,11 @@ def load_miniatures(workspace: Workspace, encoder: StandIn) -> list[Competitor]:
     ]  # fmt: skip
 
 
-def load_competitors(workspace: Workspace, encoder: Encoder) -> list[Competitor]:
+def load_competitors(workspace: Workspace, encoders: Sequence[Encoder]) -> list[Competitor]:
     """The rows that stand beside RC-TPL: the paper's baselines, then the prompt learners."""
     if workspace.profile.baselines is None:
-        return [*load_checkpoints(workspace), *load_peers(workspace, encoder)]
-    return [*load_miniatures(workspace, encoder), *load_peers(workspace, encoder)]
+        return [*load_checkpoints(workspace), *load_peers(workspace, encoders)]
+    return [*load_miniatures(workspace, encoders), *load_peers(workspace, encoders)]
 
 
 def load_checkpoints(workspace: Workspace) -> list[Competitor]:
@@ -97,7 +98,8 @@ def load_checkpoints(workspace: Workspace) -> list[Competitor]:
     provided = [name for name in PUBLIC if is_provided(name, workspace.data_root)]
     models = [load_released(name, workspace.data_root, workspace.device) for name in provided]
     return [
-        Competitor(model.name, (model,), pixel_reader(model), frame=model.frame) for model in models
+        Competitor(model.name, (model,), (pixel_reader(model),), frame=model.frame)
+        for model in models
     ]
 
 
