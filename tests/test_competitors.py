@@ -133,7 +133,7 @@ def test_a_map_of_the_whole_film_is_set_into_the_padded_square(tmp_path):
     dataset = Films(("Edema",), ["wide"], [str(path)])
     films = np.array([[3, 0, 0]], np.float32)  # the lower right quarter of the film
     competitor = Competitor(
-        "m", (Model(),), lambda d: lambda r: torch.from_numpy(films[r]), frame=Frame("film")
+        "m", (Model(),), (lambda d: lambda r: torch.from_numpy(films[r]),), frame=Frame("film")
     )
     asked = SimpleNamespace(dataset=dataset, rows=np.array([0]), concept="Edema")
     placed = grounders([competitor])[0].makers[0](asked)[0]

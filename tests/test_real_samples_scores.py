@@ -8,7 +8,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from rctpl_utils import real_samples
+from rctpl_utils import table1
 from rctpl_utils.datasets import Radiographs
 from rctpl_utils.features import ImageFeatureFile
 from rctpl_utils.real_samples import open_samples, sample_auc, sample_pointing, scored_concepts
@@ -48,7 +48,7 @@ def sample(monkeypatch):
     dense = np.zeros((COUNT, 4, 4, 4), np.float16)
     dense[:, 0, 0, 0] = 1
     file = ImageFeatureFile(features, dense)
-    monkeypatch.setattr(real_samples, "image_features", lambda *_: file)
+    monkeypatch.setattr(table1, "image_features", lambda *_: file)
     return dataset, features
 
 
