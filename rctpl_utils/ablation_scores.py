@@ -1,6 +1,6 @@
 """The ablations on films: CheXpert and COVID-19 classification, COVID Rural grounding."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,7 @@ from rctpl_utils.availability import present
 from rctpl_utils.datasets import ChestXrayDataset
 from rctpl_utils.draws import Draws
 from rctpl_utils.encoders.base import Encoder
-from rctpl_utils.features import ImageFeatureFile, image_features
+from rctpl_utils.features import ImageFeatureFile
 from rctpl_utils.grounders import Films
 from rctpl_utils.grounding import BATCH, GROUNDING_DATASETS
 from rctpl_utils.grounding_metrics import pointing_hit
@@ -22,31 +22,38 @@ from rctpl_utils.metrics import over_seeds, patient_weights, scorable, seed_pick
 from rctpl_utils.scoring import similarity_maps
 from rctpl_utils.table1 import (
     BOOTSTRAP_SEED,
+    Method,
     asked_concepts,
+    film_features,
     open_split,
+    score_runs,
     shown_concepts,
     shown_scores,
 )
 from rctpl_utils.workspace import Workspace
-from rctpl_utils.zero_shot import score_images
 
 CLASSIFIED = ("chexpert", "covidx")
 GROUNDED = "covid-rural"
 
 
-def score_trials(workspace: Workspace, encoder: Encoder, trials: Mapping[str, Trial]) -> Draws:
+def score_trials(
+    workspace: Workspace, encoders: Sequence[Encoder], trials: Mapping[str, Trial]
+) -> Draws:
     """Macro AUC on two sets and the pointing game on one, in the sample and in every resample.
 
     Absent data sets have no draws; trials that are the same object under several labels are
     scored once.
+
+    Args:
+        encoders: one a seed; run k of a trial meets the films of encoder k.
     """
     distinct = list(dict.fromkeys(trials.values()))
     found: Draws = {}
     for name in present(workspace, (*CLASSIFIED, GROUNDED)):
         grounded = name == GROUNDED
         values, metric = (
-            _pointing(workspace, encoder, distinct) if grounded
-            else _auc(workspace, encoder, name, distinct),
+            _pointing(workspace, encoders, distinct) if grounded
+            else _auc(workspace, encoders, name, distinct),
             "pointing_game" if grounded else "auc",
         )  # fmt: skip
         generator = np.random.default_rng(BOOTSTRAP_SEED)
@@ -58,43 +65,70 @@ def score_trials(workspace: Workspace, encoder: Encoder, trials: Mapping[str, Tr
 
 
 def _auc(
-    workspace: Workspace, encoder: Encoder, name: str, trials: list[Trial]
+    workspace: Workspace, encoders: Sequence[Encoder], name: str, trials: list[Trial]
 ) -> list[np.ndarray]:
     """Macro AUC of each trial, (seeds, 1 + R)."""
     dataset = open_split(workspace, name, "test")
-    file = image_features(encoder, dataset, workspace.features)
+    films = film_features(workspace, dataset)
     asked, shown = asked_concepts(dataset), shown_concepts(dataset)
     labels = dataset.records[list(shown)].to_numpy(float)
     columns = [k for k in range(len(shown)) if scorable(labels[:, k])]
     weights = _weights(workspace, dataset.records["patient_id"])
     found = []
     for trial in tqdm(trials, desc=f"ablations on {name}", unit="arm"):
-        embeddings = {k: each(asked) for k, each in enumerate(trial.embedders)}
-        scored = score_images(file, embeddings, trial.temperature)
+        scored = score_runs(encoders, films, [trial], lambda each: each(asked), trial.temperature)
         runs = []
-        for scores in scored.values():
-            chosen = shown_scores(scores, trial.branch, asked, shown)
+        for embedder in trial.embedders:
+            chosen = shown_scores(scored[embedder], trial.branch, asked, shown)
             aucs = [weighted_auc(labels[:, k], chosen[:, k], weights) for k in columns]
             runs.append(np.mean(aucs, axis=0))
         found.append(np.stack(runs))
     return found
 
 
-def _pointing(workspace: Workspace, encoder: Encoder, trials: list[Trial]) -> list[np.ndarray]:
+def _pointing(
+    workspace: Workspace, encoders: Sequence[Encoder], trials: list[Trial]
+) -> list[np.ndarray]:
     """The pointing game of each trial, (seeds, 1 + R)."""
     concept, _ = GROUNDING_DATASETS[GROUNDED]
     dataset = open_split(workspace, GROUNDED, "test")
-    file = image_features(encoder, dataset, workspace.features)
-    embeddings = []
-    for trial in trials:
-        branch = "report" if trial.branch == "report" else "concept"
-        embeddings += [getattr(each([concept]), branch) for each in trial.embedders]
-    hits = pointing_hits(encoder, dataset, file, concept, torch.cat(embeddings))
+    hits = pointing_of_runs(encoders, dataset, film_features(workspace, dataset), concept, trials)
     patients = dataset.records["patient_id"][dataset.annotated(concept)]
     weights = _weights(workspace, patients)
-    resampled = (hits @ weights.T) / weights.sum(axis=1)  # (runs, 1 + R)
-    ends = np.cumsum([len(trial.embedders) for trial in trials])
-    return np.split(resampled, ends[:-1])
+    return [(each @ weights.T) / weights.sum(axis=1) for each in hits]
+
+
+def pointing_of_runs(
+    encoders: Sequence[Encoder],
+    dataset: ChestXrayDataset,
+    films: Callable[[Encoder], ImageFeatureFile],
+    concept: str,
+    trials: Sequence[Trial | Method],
+) -> list[np.ndarray]:
+    """The pointing game of every run, each on its own encoder's maps: (seeds, n) a trial.
+
+    Args:
+        encoders: one a seed.
+        films: an encoder's features of the data set.
+    """
+    found: dict[tuple[int, int], np.ndarray] = {}  # trial, seed
+    for encoder in dict.fromkeys(encoders):
+        runs = [
+            (t, k) for t, trial in enumerate(trials) for k in range(len(trial.embedders))
+            if encoders[k] is encoder
+        ]  # fmt: skip
+        embeddings = torch.cat([_asked(trials[t], k, concept) for t, k in runs])
+        hits = pointing_hits(encoder, dataset, films(encoder), concept, embeddings)
+        found |= dict(zip(runs, hits, strict=True))
+    return [
+        np.stack([found[t, k] for k in range(len(trial.embedders))])
+        for t, trial in enumerate(trials)
+    ]
+
+
+def _asked(trial: Trial | Method, seed: int, concept: str) -> Tensor:
+    branch = "report" if trial.branch == "report" else "concept"
+    return getattr(trial.embedders[seed]([concept]), branch)
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import partial
 
 import pandas as pd
 import torch
@@ -18,7 +19,7 @@ from rctpl_utils.ablation_arms import (
 )
 from rctpl_utils.corpus import TextCorpus
 from rctpl_utils.corpus_building import build_corpus
-from rctpl_utils.encoders.base import Encoder
+from rctpl_utils.encoders.base import Encoder, per_encoder
 from rctpl_utils.files import hash_of
 from rctpl_utils.knowledge import describe
 from rctpl_utils.prompt_runs import learn_all
@@ -38,7 +39,7 @@ class Trial:
     """What is scored on films: prompts with a way to ask.
 
     Attributes:
-        embedders: one a seed.
+        embedders: run k belongs to encoder k.
         branch: "report", "concept" or "both".
         temperature: tau_c at test time.
     """
@@ -49,11 +50,15 @@ class Trial:
 
 
 def learn_arms(
-    workspace: Workspace, encoder: Encoder, reports: list[Report], triplets: pd.DataFrame
+    workspace: Workspace,
+    encoders: Sequence[Encoder],
+    reports: list[Report],
+    triplets: pd.DataFrame,
 ) -> tuple[dict[str, Runs], pd.DataFrame]:
     """Train every arm for as many steps as the reference, or read those that are current.
 
     Args:
+        encoders: one a seed of the profile.
         reports: those of the training split that enter prompt learning.
         triplets: of all reports.
 
@@ -63,12 +68,14 @@ def learn_arms(
     learned: dict[str, Runs] = {}
     seconds, steps = [], 0
     for arm in training_arms(workspace.profile.ablations, len(reports)):
-        tower = with_pooling(encoder, arm.pooling)
-        corpus = arm_corpus(workspace, tower, reports, triplets, arm)
-        batches = math.ceil(len(corpus) / arm.settings.batch_size)
+        towers = per_encoder(encoders, partial(with_pooling, pooling=arm.pooling))
+        corpora = per_encoder(
+            towers, lambda each, arm=arm: arm_corpus(workspace, each, reports, triplets, arm)
+        )
+        batches = math.ceil(len(corpora[0]) / arm.settings.batch_size)
         steps = steps or arm.settings.epochs * batches  # the first arm is the reference
         settings = replace(arm.settings, epochs=max(round(steps / batches), 1))
-        runs, curves = _learn(workspace, tower, corpus, replace(arm, settings=settings))
+        runs, curves = _learn(workspace, towers, corpora, replace(arm, settings=settings))
         learned[arm.label] = {
             seed: run if len(arm.branches) == 2 else _joined(learned[REFERENCE][seed], run)
             for seed, run in runs.items()
@@ -111,31 +118,32 @@ def with_pooling(encoder: Encoder, pooling: str) -> Encoder:
     return other
 
 
-def make_trials(encoder: Encoder, learned: Mapping[str, Runs], available: int) -> dict[str, Trial]:
+def make_trials(
+    encoders: Sequence[Encoder], learned: Mapping[str, Runs], available: int
+) -> dict[str, Trial]:
     """Everything that `ablation_arms.factors` names, ready to be scored.
 
     Args:
+        encoders: one a seed; prompts of seed k are asked through encoder k.
         available: number of training reports.
     """
     trials = {}
     for label, runs in learned.items():
-        tower = with_pooling(encoder, "cls" if "[CLS]" in label else "mean")
-        trials[label] = Trial(tuple(_embedder(tower, each) for each in runs.values()))
+        pooling = "cls" if "[CLS]" in label else "mean"
+        towers = per_encoder(encoders, partial(with_pooling, pooling=pooling))
+        asked = zip(towers, runs.values(), strict=True)
+        trials[label] = Trial(tuple(partial(each.embed, tower) for tower, each in asked))
     reference = trials[REFERENCE]
     for branch in ("report", "concept"):
         trials[f"M=12, {branch} branch"] = Trial(reference.embedders, branch)
     for inverse in (5, 10, 160):
         trials[f"test tau: 1/{inverse}"] = Trial(reference.embedders, temperature=1 / inverse)
-    runs = learned[REFERENCE].values()
-    trials["asked by description"] = Trial(tuple(_describing(encoder, each) for each in runs))
+    asked = zip(encoders, learned[REFERENCE].values(), strict=True)
+    trials["asked by description"] = Trial(tuple(_describing(*each) for each in asked))
     for first, *_ in factors(available).values():
         trials[first] = reference
     trials["pooling: mean"] = trials.get(f"reports: {POOLING_REPORTS}", reference)
     return trials
-
-
-def _embedder(encoder: Encoder, prompts: Prompts) -> Embedder:
-    return lambda concepts: prompts.embed(encoder, concepts)
 
 
 def _describing(encoder: Encoder, prompts: Prompts) -> Embedder:
@@ -155,9 +163,9 @@ def _joined(reference: Prompts, run: Prompts) -> Prompts:
 
 
 def _learn(
-    workspace: Workspace, encoder: Encoder, corpus: TextCorpus, arm: Arm
+    workspace: Workspace, encoders: Sequence[Encoder], corpora: Sequence[TextCorpus], arm: Arm
 ) -> tuple[Runs, pd.DataFrame]:
-    def learner(seed: int) -> Learned:
+    def learner(encoder: Encoder, corpus: TextCorpus, seed: int) -> Learned:
         return learn_prompts(
             encoder,
             corpus,
@@ -170,4 +178,4 @@ def _learn(
 
     name = "ablation-" + re.sub(r"[^a-z0-9]+", "-", arm.label.lower()).strip("-")
     key = hash_of(arm.settings, arm.branches, arm.temperature)
-    return learn_all(workspace, encoder, name, corpus, learner, key)
+    return learn_all(workspace, encoders, name, corpora, learner, key)

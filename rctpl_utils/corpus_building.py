@@ -1,6 +1,6 @@
 """From reports and triplets to the features and labels that prompts learn from (Eq. 1 and 6)."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +8,7 @@ import pandas as pd
 
 from rctpl_utils.concepts import report_labels
 from rctpl_utils.corpus import TextCorpus
-from rctpl_utils.encoders.base import Encoder
+from rctpl_utils.encoders.base import Encoder, per_encoder
 from rctpl_utils.features import text_features
 from rctpl_utils.knowledge import Knowledge, describe_triplets
 from rctpl_utils.reports import Report
@@ -56,4 +56,17 @@ def build_corpus(
         np.asarray(text_features(encoder, list(described["text"]), folder)),
         [rows[identifier] for identifier in identifiers],
         labels[positive].to_numpy(np.float32),
+    )
+
+
+def build_corpora(
+    encoders: Sequence[Encoder],
+    reports: list[Report],
+    triplets: pd.DataFrame,
+    concepts: tuple[str, ...],
+    folder: Path,
+) -> tuple[TextCorpus, ...]:
+    """`build_corpus` in the features of each seed's encoder."""
+    return per_encoder(
+        encoders, lambda each: build_corpus(each, reports, triplets, concepts, folder)
     )

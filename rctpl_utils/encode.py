@@ -16,10 +16,10 @@ import pandas as pd
 
 from rctpl_utils.availability import REPORTS, has_training_films
 from rctpl_utils.corpus import TextCorpus
-from rctpl_utils.corpus_building import build_corpus
+from rctpl_utils.corpus_building import build_corpora
 from rctpl_utils.datasets import DATASETS, present_datasets
 from rctpl_utils.encoders.base import Encoder
-from rctpl_utils.encoders.loading import load_encoder
+from rctpl_utils.encoders.loading import load_encoders
 from rctpl_utils.errors import InputError
 from rctpl_utils.features import image_features
 from rctpl_utils.parallel_training import processes
@@ -77,8 +77,16 @@ def open_run(options: argparse.Namespace) -> Workspace:
     )
 
 
-def load_corpora(workspace: Workspace, encoder: Encoder) -> tuple[TextCorpus, TextCorpus]:
+def load_corpora(
+    workspace: Workspace, encoders: Sequence[Encoder]
+) -> tuple[tuple[TextCorpus, ...], tuple[TextCorpus, ...]]:
     """The training and the validation corpus of notebook 04, encoded where they are not yet.
+
+    Args:
+        encoders: one a seed.
+
+    Returns:
+        both corpora in each encoder's features.
 
     Raises:
         InputError: no triplets, no reports.
@@ -88,8 +96,8 @@ def load_corpora(workspace: Workspace, encoder: Encoder) -> tuple[TextCorpus, Te
     triplets = pd.read_parquet(workspace.triplets)
     reports = with_enough_concepts(run_reports(workspace), triplets)
     training, validation = (
-        build_corpus(
-            encoder,
+        build_corpora(
+            encoders,
             [report for report in reports if report.split == split],
             triplets,
             TRAINING_CONCEPTS,
@@ -113,10 +121,11 @@ def encode(workspace: Workspace, what: Sequence[str]) -> list[str]:
     if unknown:
         known = ", ".join((TEXTS, *DATASETS))
         raise InputError(f"nothing is called {unknown[0]!r}", f"Choose of: {known}.")
-    encoder, lines = load_encoder(workspace), []
+    encoders, lines = load_encoders(workspace), []
     if not what or TEXTS in what:
-        training, validation = load_corpora(workspace, encoder)
-        lines.append(f"texts of {len(training)} training and {len(validation)} validation reports")
+        training, validation = load_corpora(workspace, encoders)
+        counts = f"{len(training[0])} training and {len(validation[0])} validation reports"
+        lines.append(f"texts of {counts}")
     for name in what or DATASETS:
         if name == TEXTS:
             continue
@@ -125,10 +134,10 @@ def encode(workspace: Workspace, what: Sequence[str]) -> list[str]:
             lines.append(f"{name}: not there")
             continue
         for split in SPLITS:
-            features = image_features(
-                encoder, open_split(workspace, name, split), workspace.features
-            )
-            lines.append(f"{name}, {split}: {len(features)} images")
+            dataset = open_split(workspace, name, split)
+            for encoder in dict.fromkeys(encoders):
+                image_features(encoder, dataset, workspace.features)
+            lines.append(f"{name}, {split}: {len(dataset)} images")
     return lines
 
 

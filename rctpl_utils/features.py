@@ -33,8 +33,10 @@ IMAGE_SHARD = 8  # batches, 512 images: 25 MB of 7 x 7 maps at d = 512
 def text_features(encoder: Encoder, texts: Sequence[str], folder: Path) -> np.ndarray:
     """Features of distinct texts, computed once, in the order given.
 
-    Texts are encoded in batches of like length (padding costs nothing), then put in order. The
-    batches are the same however many processes share them, so the features are too.
+    Encoders with a `pooled_key` share their BERT: it reads a text once for all of them, and each
+    projects what was read. Texts are encoded in batches of like length (padding costs nothing),
+    then put in order. The batches are the same however many processes share them, so the features
+    are too.
 
     Args:
         texts: n distinct texts.
@@ -48,12 +50,36 @@ def text_features(encoder: Encoder, texts: Sequence[str], folder: Path) -> np.nd
     path = folder / f"text-{hash_of(encoder.text_key, list(texts))[:20]}.npy"
     order = np.array(sorted(range(len(texts)), key=lambda i: (len(texts[i]), i)), int)
 
-    def encode(rows: np.ndarray) -> tuple[np.ndarray, ...]:
-        return (encoder.encode_text([texts[i] for i in rows.tolist()]).cpu().numpy(),)
-
     plan = Plan(order, TEXT_BATCH, TEXT_SHARD)
-    (features,) = make_arrays([path], plan, encode, label="encoding texts", unit="text")
+    pooled = _pooled_states(encoder, texts, folder, plan)
+
+    def encode(rows: np.ndarray) -> tuple[np.ndarray, ...]:
+        if pooled is None:
+            return (encoder.encode_text([texts[i] for i in rows.tolist()]).cpu().numpy(),)
+        with torch.no_grad():
+            states = torch.from_numpy(pooled[rows]).to(encoder.device)
+            return (encoder.text.project(states).cpu().numpy(),)
+
+    label = "encoding texts" if pooled is None else "projecting texts"
+    (features,) = make_arrays([path], plan, encode, label=label, unit="text")
     return features
+
+
+def _pooled_states(
+    encoder: Encoder, texts: Sequence[str], folder: Path, plan: Plan
+) -> np.ndarray | None:
+    """What the shared BERT makes of each text, (n, W); None for an encoder with one of its own."""
+    shared = getattr(encoder, "pooled_key", None)
+    if shared is None:
+        return None
+    path = folder / f"pooled-{hash_of(shared, list(texts))[:20]}.npy"
+
+    def read(rows: np.ndarray) -> tuple[np.ndarray, ...]:
+        with torch.no_grad():
+            return (encoder.text.pooled([texts[i] for i in rows.tolist()]).cpu().numpy(),)
+
+    (states,) = make_arrays([path], plan, read, label="reading texts", unit="text")
+    return states
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ A maker turns a batch of films into cell maps (n, h, w) on the padded square tha
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -20,7 +20,6 @@ from rctpl_utils.encoders.standin import pad_to_square
 from rctpl_utils.features import ImageFeatureFile
 from rctpl_utils.gradcam import gradcam_maps
 from rctpl_utils.heat_maps import frame_of, on_squares
-from rctpl_utils.prompts import Prompts
 from rctpl_utils.scoring import ClassEmbeddings, similarity_maps
 from rctpl_utils.table1 import Embedder, Method
 
@@ -84,7 +83,7 @@ class Grounder:
 
     Attributes:
         name: as the tables print it.
-        makers: one a seed.
+        makers: one a seed; the films of run k come with encoder k.
         native: whether the paper's method grounds so; false for controls and extensions.
     """
 
@@ -163,31 +162,24 @@ def gradcam(embedder: Embedder) -> MapMaker:
 
 
 def table_grounders(
-    encoder: Encoder,
-    methods: Sequence[Method],
-    prompts: Mapping[int, Prompts],
-    prior: np.ndarray,
+    methods: Sequence[Method], prior: np.ndarray, seeds: Sequence[int]
 ) -> list[Grounder]:
     """The rows of Tables 2 to 4 that we can run, floors first.
 
     Args:
-        methods: the rows of Table 1; RC-TPL's fused row gives way to its concept branch.
-        prompts: RC-TPL's, by seed, for Grad-CAM.
-        prior: see `floors`.
+        methods: the rows of Table 1; RC-TPL's fused row gives way to its concept branch, and
+            stands for Grad-CAM as well.
+        prior, seeds: see `floors`.
     """
-    rows = floors(prior, list(prompts))
+    rows = floors(prior, seeds)
     for method in methods:
         if method.name == "RC-TPL, concept branch":
             continue  # the paper's own way to ground: the row "RC-TPL"
         branch = "report" if method.branch == "report" else "concept"
         makers = tuple(dense_similarity(each, branch) for each in method.embedders)
         rows.append(Grounder(method.name, makers, native=method.name in ("RC-TPL", "RC-TPL+")))
-    cams = tuple(gradcam(_embedder(each, encoder)) for each in prompts.values())
-    return [*rows, Grounder("RC-TPL, Grad-CAM", cams)]
-
-
-def _embedder(prompts: Prompts, encoder: Encoder) -> Embedder:
-    return lambda concepts: prompts.embed(encoder, concepts)
+    own = next(method for method in methods if method.name == "RC-TPL")
+    return [*rows, Grounder("RC-TPL, Grad-CAM", tuple(map(gradcam, own.embedders)))]
 
 
 def _remembered(embedder: Embedder) -> Callable[[str], ClassEmbeddings]:

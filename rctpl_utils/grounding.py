@@ -92,22 +92,23 @@ class Grounding:
 
 
 def ground(
-    workspace: Workspace, encoder: Encoder, name: str, methods: Sequence[Grounder]
+    workspace: Workspace, encoders: Sequence[Encoder], name: str, methods: Sequence[Grounder]
 ) -> Grounding:
     """Ground one data set with all methods and evaluate them.
 
     Args:
+        encoders: one a seed.
         name: a key of `GROUNDING_DATASETS`.
     """
     concept, _ = GROUNDING_DATASETS[name]
     held_out = open_split(workspace, name, "validation")
-    validation = measure(workspace, encoder, held_out, concept, methods)
+    validation = measure(workspace, encoders, held_out, concept, methods)
     thresholds = {
         method: [float(THRESHOLDS[best_threshold(run)]) for run in runs]
         for method, runs in validation.items()
     }
     test = open_split(workspace, name, "test")
-    measured = measure(workspace, encoder, test, concept, methods, thresholds)
+    measured = measure(workspace, encoders, test, concept, methods, thresholds)
     films = np.flatnonzero(test.annotated(concept))
     generator = np.random.default_rng(BOOTSTRAP_SEED)
     patients = test.records["patient_id"].iloc[films]
@@ -132,7 +133,7 @@ def ground(
 @torch.no_grad()
 def measure(
     workspace: Workspace,
-    encoder: Encoder,
+    encoders: Sequence[Encoder],
     dataset: ChestXrayDataset,
     concept: str,
     methods: Sequence[Grounder],
@@ -143,18 +144,23 @@ def measure(
     Args:
         thresholds: of each run, for the regions; without them regions are not counted.
     """
-    file = image_features(encoder, dataset, workspace.features)
+    files = {each: image_features(each, dataset, workspace.features) for each in encoders}
     films = np.flatnonzero(dataset.annotated(concept))
-    runs = [(method.name, maker) for method in methods for maker in method.makers]
+    runs = [
+        (method.name, encoder, maker)
+        for method in methods
+        for encoder, maker in zip(encoders, method.makers, strict=False)  # one run: the first
+    ]
     cuts = [cut for each in methods for cut in (thresholds or {}).get(each.name, [])]
     hits = np.zeros((len(runs), len(films)), bool)
     pixels = np.zeros((len(runs), len(films), 3, len(THRESHOLDS)), np.int64)
     regions = np.zeros((len(runs), len(films), 4), np.int64)
     with tqdm(total=len(films), desc=f"grounding {dataset.name}", unit="film") as bar:
         for start in range(0, len(films), BATCH):
-            batch = Films(encoder, dataset, file, films[start : start + BATCH], concept)
-            maps = [maker(batch).cpu() for _, maker in runs]
-            for k, row in enumerate(batch.rows):
+            rows = films[start : start + BATCH]
+            asked = {e: Films(e, dataset, file, rows, concept) for e, file in files.items()}
+            maps = [maker(asked[encoder]).cpu() for _, encoder, maker in runs]
+            for k, row in enumerate(rows):
                 mask = dataset.mask(row, concept)
                 lesions = Lesions.of(mask)
                 for part, heats in film_heats([each[k] for each in maps], mask.shape):
@@ -164,7 +170,7 @@ def measure(
                         regions[r, start + k] = region_counts(heat >= cuts[r], lesions)
                 bar.update()
     found: dict[str, list[Measured]] = {method.name: [] for method in methods}
-    for r, (name, _) in enumerate(runs):
+    for r, (name, *_) in enumerate(runs):
         found[name].append(Measured(hits[r], pixels[r], regions[r]))
     return found
 

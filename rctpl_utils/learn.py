@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from rctpl_utils.encode import add_run_options, load_corpora, run_command
-from rctpl_utils.encoders.loading import load_encoder
+from rctpl_utils.encoders.loading import load_encoders
 from rctpl_utils.variants import VARIANTS, learn_rctpl, learn_rctpl_plus
 from rctpl_utils.workspace import Workspace
 
@@ -39,11 +39,11 @@ def learn(workspace: Workspace, variants: Sequence[str] = VARIANTS) -> list[str]
     Returns:
         a line a variant: the last epoch's losses, averaged over seeds.
     """
-    encoder = load_encoder(workspace)
-    training, validation = load_corpora(workspace, encoder)
+    encoders = load_encoders(workspace)
+    training, validation = load_corpora(workspace, encoders)
     lines = []
     for variant in variants:
-        prompts, curves = LEARNERS[variant](workspace, encoder, training, validation)
+        prompts, curves = LEARNERS[variant](workspace, encoders, training, validation)
         last = curves[curves["epoch"] == curves["epoch"].max()]
         losses = ", ".join(
             f"{name.removesuffix('_loss')} {last[name].mean():.3f}"

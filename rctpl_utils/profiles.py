@@ -77,11 +77,13 @@ class ReferenceTraining:
 
 @dataclass(frozen=True)
 class PeerLearning:
-    """How TaI-DPT, CoOp, CoCoOp and DualCoOp learn; each module states its own number of steps."""
+    """How TaI-DPT, CoOp, CoCoOp and DualCoOp learn: until validation AUC stops improving."""
 
-    share: float = 1.0  # of those steps
-    trial_share: float = 0.4  # of those steps, in the runs that choose a rate on validation films
-    rates: tuple[float, ...] = (3e-3, 1e-2, 3e-2)
+    labeled: tuple[str, ...] = ("coop", "cocoop", "dualcoop")  # which of those with labels
+    shots: tuple[int, ...] = (1, 4, 16)  # labeled films a class
+    steps: int = 2000  # at most
+    every: int = 20  # steps between two looks at the validation films
+    patience: int = 5  # looks without a better one, after which a run ends
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ PROFILES = {
         pretraining=Pretraining(views=1_000, batch_size=64),
         prompts=PromptLearning(epochs=2, batch_size=512, learning_rate=1e-2),
         ablations=PromptLearning(epochs=1, batch_size=512, learning_rate=1e-2),
-        peers=PeerLearning(share=0.1, trial_share=0.1, rates=(1e-2,)),
+        peers=PeerLearning(shots=(1, 16), steps=2, every=1, patience=1),
         baselines=BaselineTraining(
             views=320, look_every=160, patience=2, cool_down=160, batch_size=32, rates=(1e-3, 3e-3)
         ),
@@ -149,6 +151,10 @@ PROFILES = {
         # Cached features make a step's cost independent of the batch: larger batches, fewer steps.
         prompts=PromptLearning(epochs=10, batch_size=512, learning_rate=1e-2),
         ablations=PromptLearning(epochs=3, batch_size=512, learning_rate=1e-2),
+        # CoCoOp would need hours on two cores: each film and class is a prompt of its own.
+        peers=PeerLearning(
+            labeled=("coop", "dualcoop"), shots=(1, 16), steps=120, every=4, patience=4
+        ),
         baselines=BaselineTraining(),
         weights="package",
     ),
@@ -173,7 +179,6 @@ PROFILES = {
         encoder="medclip-resnet50",
         prompts=PromptLearning(learning_rate=2e-5),
         ablations=PromptLearning(learning_rate=2e-5),
-        peers=PeerLearning(share=20, trial_share=4, rates=(3e-4, 1e-3, 3e-3)),
         validation_films=10_000,
     ),
 }

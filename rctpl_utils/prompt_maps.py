@@ -16,7 +16,7 @@ belong together, as do "M, own map (films of one concept)" and "M, map of anothe
 was measured in the same boxes and on the same resampled patients.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -92,11 +92,14 @@ def hits(
 
 
 def compare_maps(
-    workspace: Workspace, encoder: Encoder, prompts: Mapping[str, Mapping[int, Prompts]]
+    workspace: Workspace,
+    encoders: Sequence[Encoder],
+    prompts: Mapping[str, Mapping[int, Prompts]],
 ) -> pd.DataFrame:
     """Measure both comparisons, write `prompt_maps.csv` and the draws.
 
     Args:
+        encoders: one a seed; prompts of seed k look at the maps of encoder k.
         prompts: variant -> seed -> prompts (`variants.load_prompts`).
 
     Returns:
@@ -115,20 +118,22 @@ def compare_maps(
         raise InputError("too few boxes for a comparison", "Use a larger test split.")
     rows, draws = [], {}
     for variant, name in NAMES.items():
-        seeds = prompts[variant].values()
-        embeddings = [each.embed(encoder, boxed.concepts).concept for each in seeds]
-        maps = torch.stack([cell_maps(workspace, encoder, boxed, each) for each in embeddings])
-        picks = seed_picks(len(embeddings), len(weights), generator)
+        runs = list(zip(encoders, prompts[variant].values(), strict=True))
+        maps = torch.stack([
+            cell_maps(workspace, encoder, boxed, each.embed(encoder, boxed.concepts).concept)
+            for encoder, each in runs
+        ])  # fmt: skip
+        picks = seed_picks(len(runs), len(weights), generator)
         for (other, own), cases in zip(COMPARISONS.items(), pairs, strict=True):
             drawn = weights[:, [case.film for case in cases]]  # (1 + R, C)
-            measured = hits(boxed, cases, maps, frame_of(encoder))
+            measured = hits(boxed, cases, maps, frame_of(encoders[0]))
             for kind, found in zip((own, other), measured, strict=True):
                 share = (found @ drawn.T) / drawn.sum(axis=1)  # (K, 1 + R)
                 series = over_seeds(share, picks)
                 key = (DATASET, f"{name}, {kind}", "pointing_game")
                 draws[key] = series
                 about = dict(zip(("dataset", "method", "metric"), key, strict=True))
-                count = {"seeds": len(embeddings), "n": len(cases), "native": kind == own}
+                count = {"seeds": len(runs), "n": len(cases), "native": kind == own}
                 rows.append({**about, **named_interval(series), **count})
     return _save(workspace, rows, draws)
 

@@ -1,7 +1,7 @@
 """The learned prompts of a run: one file a variant and seed, kept by content."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pandas as pd
 
@@ -15,36 +15,38 @@ from rctpl_utils.training import Learned
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS
 from rctpl_utils.workspace import Workspace
 
-Learner = Callable[[int], Learned]  # from a seed to what was learned
+Learner = Callable[[Encoder, TextCorpus, int], Learned]  # of one seed: what was learned
 
 
 def learn_all(
     workspace: Workspace,
-    encoder: Encoder,
+    encoders: Sequence[Encoder],
     variant: str,
-    corpus: TextCorpus,
+    corpora: Sequence[TextCorpus],
     learner: Learner,
     key: str,
 ) -> tuple[dict[int, Prompts], pd.DataFrame]:
     """Learn a variant's prompts for every seed of the profile, or read those that are current.
 
     Args:
+        encoders: one a seed of the profile.
         variant: names the files, `prompts/<variant>-<seed>.safetensors`.
-        corpus: the training corpus, for the key only.
-        learner: trains one seed.
+        corpora: the training corpus in each encoder's features.
+        learner: trains one seed, on its encoder and corpus.
         key: a hash of all that the result depends on besides corpus, encoder and seed.
 
     Returns:
         prompts by seed, and the learning curves with columns variant, seed, epoch and losses.
     """
     found, curves = {}, []
-    for seed in workspace.profile.seeds:
+    runs = zip(workspace.profile.seeds, encoders, corpora, strict=True)
+    for seed, encoder, corpus in runs:
         path = workspace.prompts / f"{variant}-{seed}.safetensors"
         curve = path.with_suffix(".history.json")
         wanted = hash_of(key, encoder.text_key, corpus.key, seed, workspace.profile.prompts)
         stored = path.exists() and curve.exists()
         if not stored or Prompts.load(path).metadata.get("key") != wanted:
-            result = learner(seed)
+            result = learner(encoder, corpus, seed)
             metadata = {
                 "variant": variant,
                 "encoder": encoder.name,

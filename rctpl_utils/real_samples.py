@@ -11,13 +11,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from rctpl_utils.ablation_scores import pointing_hits
+from rctpl_utils.ablation_scores import pointing_of_runs
 from rctpl_utils.datasets import ChestXrayDataset
 from rctpl_utils.datasets.chestxray14 import open_chestxray14
 from rctpl_utils.datasets.covidx import open_covidx
 from rctpl_utils.datasets.rsna import open_rsna
 from rctpl_utils.encoders.base import Encoder
-from rctpl_utils.features import image_features
 from rctpl_utils.grounders import lung_centers
 from rctpl_utils.grounding_metrics import pointing_hit
 from rctpl_utils.heat_maps import on_film
@@ -32,11 +31,12 @@ from rctpl_utils.table1 import (
     BOOTSTRAP_SEED,
     Method,
     asked_concepts,
+    film_features,
+    score_runs,
     shown_concepts,
     shown_scores,
 )
 from rctpl_utils.workspace import PROJECT, Workspace
-from rctpl_utils.zero_shot import score_images
 
 SAMPLES = PROJECT.parent / "shared" / "data"
 OPENERS = {
@@ -65,7 +65,7 @@ def scored_concepts(dataset: ChestXrayDataset) -> tuple[str, ...]:
 
 def sample_auc(
     workspace: Workspace,
-    encoder: Encoder,
+    encoders: Sequence[Encoder],
     methods: Sequence[Method],
     samples: Mapping[str, ChestXrayDataset],
 ) -> pd.DataFrame:
@@ -76,17 +76,17 @@ def sample_auc(
     """
     rows = []
     for name, dataset in samples.items():
-        file = image_features(encoder, dataset, workspace.features)
+        films = film_features(workspace, dataset)
         asked, shown = asked_concepts(dataset), shown_concepts(dataset)
         labels = dataset.records[list(shown)].to_numpy(float)
         columns = [shown.index(concept) for concept in scored_concepts(dataset)]
         generator = np.random.default_rng(BOOTSTRAP_SEED)
         patients = dataset.records["patient_id"]
         weights = patient_weights(patients, workspace.profile.bootstrap, generator)
+        scored = score_runs(encoders, films, methods, lambda each, asked=asked: each(asked))
         for method in methods:
-            scored = score_images(file, {each: each(asked) for each in method.embedders})
             shown_by_seed = (
-                shown_scores(each, method.branch, asked, shown) for each in scored.values()
+                shown_scores(scored[each], method.branch, asked, shown) for each in method.embedders
             )
             runs = np.stack([_macro(labels, of, columns, weights) for of in shown_by_seed])
             rows.append(_row(name, method.name, "auc", runs, len(dataset), generator))
@@ -95,7 +95,7 @@ def sample_auc(
 
 def sample_pointing(
     workspace: Workspace,
-    encoder: Encoder,
+    encoders: Sequence[Encoder],
     methods: Sequence[Method],
     samples: Mapping[str, ChestXrayDataset],
 ) -> pd.DataFrame:
@@ -108,7 +108,6 @@ def sample_pointing(
         return pd.DataFrame()
     dataset = samples[name]
     rows = np.flatnonzero(dataset.annotated(concept))
-    file = image_features(encoder, dataset, workspace.features)
     hits, cover = {}, []
     for row in rows:
         mask = dataset.mask(row, concept)
@@ -116,10 +115,9 @@ def sample_pointing(
         heat = on_film(torch.from_numpy(lung_centers())[None], mask.shape)[0].numpy()
         hits.setdefault("lung-center prior", []).append(pointing_hit(heat, mask))
     hits = {"random point": np.array([cover]), **{k: np.array([v]) for k, v in hits.items()}}
-    for method in methods:
-        branch = "report" if method.branch == "report" else "concept"
-        stacked = torch.cat([getattr(each([concept]), branch) for each in method.embedders])
-        hits[method.name] = pointing_hits(encoder, dataset, file, concept, stacked)
+    films = film_features(workspace, dataset)
+    pointed = pointing_of_runs(encoders, dataset, films, concept, methods)
+    hits |= {method.name: each for method, each in zip(methods, pointed, strict=True)}
     generator = np.random.default_rng(BOOTSTRAP_SEED)
     patients = dataset.records["patient_id"].iloc[rows]
     weights = patient_weights(patients, workspace.profile.bootstrap, generator)

@@ -74,9 +74,10 @@ def standardized(vectors: np.ndarray) -> np.ndarray:
 
 def represent(images: Side, sentences: Side) -> dict[str, list[Pair]]:
     """The rows of Table 5: for each the vectors that it compares, one pair a seed."""
+    embedded = list(zip(images.embeddings, sentences.embeddings, strict=True))
     rows = {
-        RAW: [Pair(images.embeddings, sentences.embeddings)],
-        RAW_STANDARDIZED: [_pair(images.embeddings, sentences.embeddings, standardized)],
+        RAW: [Pair(*each) for each in embedded],
+        RAW_STANDARDIZED: [_pair(*each, standardized) for each in embedded],
     }
     for name in images.scores:
         both = list(zip(images.scores[name], sentences.scores[name], strict=True))
@@ -215,7 +216,7 @@ def rule_comparison(images: Side, sentences: Side) -> pd.DataFrame:
         nonsense words left out.
     """
     rules = {"plain": lambda vectors: vectors, "centered": centered, "standardized": standardized}
-    scored = {RAW: [(images.embeddings, sentences.embeddings)]}
+    scored = {RAW: list(zip(images.embeddings, sentences.embeddings, strict=True))}
     for name, runs in images.scores.items():
         scored[name] = list(zip(runs, sentences.scores[name], strict=True))
     table = pd.DataFrame({

@@ -63,7 +63,7 @@ def compare_pools(outcomes: Mapping[str, Retrieval]) -> pd.DataFrame:
 def random_map_precision(
     films: Side, sentences: Side, widths: Sequence[int], draws: int = 5
 ) -> pd.DataFrame:
-    """Precision, image to text, by cosine after random linear maps of both embeddings.
+    """Precision, image to text, by cosine after random linear maps of both embeddings, first seed.
 
     Args:
         films, sentences: the pool.
@@ -78,8 +78,8 @@ def random_map_precision(
     for width in widths:
         found = []
         for _ in range(draws):
-            directions = generator.normal(size=(films.embeddings.shape[1], width))
-            both = (side.embeddings @ directions for side in (films, sentences))
+            directions = generator.normal(size=(films.embeddings[0].shape[1], width))
+            both = (side.embeddings[0] @ directions for side in (films, sentences))
             best = top(*(unit(standardized(scores)) for scores in both))
             found.append(precisions(best, films.classes, sentences.classes).mean(axis=0))
         rows[width] = np.mean(found, axis=0)

@@ -1,6 +1,6 @@
 """The two sides of image-text retrieval, films and sentences, embedded and scored (paper 4.2.3).
 
-Each side holds the frozen encoder's embeddings and, for each method, the class scores that RC-TPL
+Each side holds the frozen encoders' embeddings and, for each method, the class scores that RC-TPL
 retrieves by: the mean of both branches (paper 3.4), a sentence being its own only region.
 `retrieval` compares the sides.
 """
@@ -15,11 +15,18 @@ import torch
 
 from rctpl_utils.datasets.chexpert import COMPETITION
 from rctpl_utils.encoders.base import Encoder
-from rctpl_utils.features import image_features, text_features
+from rctpl_utils.features import text_features
 from rctpl_utils.scoring import ClassEmbeddings, report_scores
-from rctpl_utils.table1 import Embedder, Method, open_split
+from rctpl_utils.table1 import (
+    Embedder,
+    Method,
+    by_encoder,
+    film_features,
+    open_split,
+    score_runs,
+)
 from rctpl_utils.workspace import Workspace
-from rctpl_utils.zero_shot import BranchScores, score_images
+from rctpl_utils.zero_shot import BranchScores
 
 DATASET = "chexpert5x200"
 
@@ -30,12 +37,12 @@ class Side:
 
     Attributes:
         records: item_id, patient_id, concept, and what else is known; index 0..n-1.
-        embeddings: the frozen encoder's, (n, d) unit vectors.
+        embeddings: the frozen encoders', (n, d) unit vectors each.
         scores: for each method its class scores, one (n, L) a seed.
     """
 
     records: pd.DataFrame
-    embeddings: np.ndarray
+    embeddings: list[np.ndarray]
     scores: Mapping[str, list[np.ndarray]]
 
     @property
@@ -47,7 +54,8 @@ class Side:
         """Some of the items, by index or by a boolean array (n,)."""
         scores = {name: [run[rows] for run in runs] for name, runs in self.scores.items()}
         records = self.records[rows] if rows.dtype == bool else self.records.iloc[rows]
-        return Side(records.reset_index(drop=True), self.embeddings[rows], scores)
+        embeddings = [each[rows] for each in self.embeddings]
+        return Side(records.reset_index(drop=True), embeddings, scores)
 
 
 class Pair(NamedTuple):
@@ -66,42 +74,48 @@ def embed_classes(
 
 def image_side(
     workspace: Workspace,
-    encoder: Encoder,
+    encoders: Sequence[Encoder],
     methods: Sequence[Method],
     embeddings: Mapping[Embedder, ClassEmbeddings],
     split: str = "test",
 ) -> Side:
     """Embed and score the films of CheXpert-5x200."""
     dataset = open_split(workspace, DATASET, split)
-    features = image_features(encoder, dataset, workspace.features)
     records = dataset.records.rename(columns={"image_id": "item_id"})
     records["concept"] = records[list(COMPETITION)].idxmax(axis=1)
-    scored = score_images(features, embeddings)
-    return _side(records, np.array(features.global_features), scored, methods)
+    features = film_features(workspace, dataset)
+    scored = score_runs(encoders, features, methods, embeddings.__getitem__)
+    encoded = [np.array(features(each).global_features) for each in dict.fromkeys(encoders)]
+    return _side(records, encoded, scored, methods)
 
 
 @torch.no_grad()
 def sentence_side(
     workspace: Workspace,
-    encoder: Encoder,
+    encoders: Sequence[Encoder],
     methods: Sequence[Method],
     embeddings: Mapping[Embedder, ClassEmbeddings],
     sentences: pd.DataFrame,
 ) -> Side:
     """Embed and score sentences (`retrieval_sentences.select_sentences`): Eq. 7 with one region."""
     codes, texts = pd.factorize(sentences["sentence"])
-    encoded = np.array(text_features(encoder, list(texts), workspace.features))[codes]  # (m, d)
-    features = torch.from_numpy(encoded).to(encoder.device)
-    scored = {
-        embedder: BranchScores(*(report_scores(features, each).cpu().numpy() for each in classes))
-        for embedder, classes in embeddings.items()
+    encoded = {
+        encoder: np.array(text_features(encoder, list(texts), workspace.features))[codes]  # (m, d)
+        for encoder in dict.fromkeys(encoders)
     }
-    return _side(sentences.rename(columns={"sentence_id": "item_id"}), encoded, scored, methods)
+    scored = {}
+    for encoder, embedders in by_encoder(encoders, methods).items():
+        features = torch.from_numpy(encoded[encoder]).to(encoder.device)
+        for embedder in embedders:
+            both = (report_scores(features, each).cpu().numpy() for each in embeddings[embedder])
+            scored[embedder] = BranchScores(*both)
+    records = sentences.rename(columns={"sentence_id": "item_id"})
+    return _side(records, list(encoded.values()), scored, methods)
 
 
 def _side(
     records: pd.DataFrame,
-    encoded: np.ndarray,
+    encoded: list[np.ndarray],
     scored: Mapping[Embedder, BranchScores],
     methods: Sequence[Method],
 ) -> Side:

@@ -16,15 +16,15 @@ INVERSE_TEMPERATURES = (5, 10, 20, 40, 80, 160)
 
 
 def temperature_sensitivity(
-    workspace: Workspace, encoder: Encoder, methods: Sequence[Method], dataset: str
+    workspace: Workspace, encoders: Sequence[Encoder], methods: Sequence[Method], dataset: str
 ) -> pd.DataFrame:
     """Macro AUC of the concept branch on validation films by 1 / tau_c, one row a method.
 
     Args:
-        methods: their first seed is used.
+        encoders, methods: their first seed is used.
     """
     films = open_split(workspace, dataset, "validation")
-    features = image_features(encoder, films, workspace.features)
+    features = image_features(encoders[0], films, workspace.features)
     labels = films.records[list(films.concepts)].to_numpy(float)
     columns = [k for k in range(labels.shape[1]) if scorable(labels[:, k])]
     ones = np.ones((1, len(films)), np.float32)

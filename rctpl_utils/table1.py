@@ -1,6 +1,6 @@
 """Every method on every classification set, by the same code (paper 4.2.1: Table 1)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -11,7 +11,7 @@ from scipy.special import softmax
 from rctpl_utils.classification import Classification, Split, evaluate
 from rctpl_utils.datasets import ChestXrayDataset, open_dataset
 from rctpl_utils.encoders.base import Encoder
-from rctpl_utils.features import image_features
+from rctpl_utils.features import ImageFeatureFile, image_features
 from rctpl_utils.metrics import patient_weights, weighted_auc
 from rctpl_utils.scoring import IMAGE_TEMPERATURE, ClassEmbeddings
 from rctpl_utils.vocabulary import NO_FINDING
@@ -33,7 +33,7 @@ class Method:
 
     Attributes:
         name: as the table prints it.
-        embedders: from concepts to class embeddings, one a seed.
+        embedders: from concepts to class embeddings; run k belongs to encoder k.
         branch: "report", "concept" or "both".
     """
 
@@ -44,7 +44,7 @@ class Method:
 
 def classify(
     workspace: Workspace,
-    encoder: Encoder,
+    encoders: Sequence[Encoder],
     dataset: str,
     methods: Sequence[Method],
     others: Mapping[str, Sequence[Scorer]] | None = None,
@@ -52,12 +52,13 @@ def classify(
     """Score one data set's test and validation images with all methods and evaluate them.
 
     Args:
+        encoders: one a seed; class embeddings of run k meet the films of encoder k.
         others: rows that are no class embeddings, by name: one function a seed.
     """
     embed = lru_cache(maxsize=None)(lambda embedder, asked: embedder(asked))  # once for both splits
     given = methods, others or {}, embed
-    concepts, test = _score(workspace, encoder, dataset, "test", *given)
-    _, validation = _score(workspace, encoder, dataset, "validation", *given)
+    concepts, test = _score(workspace, encoders, dataset, "test", *given)
+    _, validation = _score(workspace, encoders, dataset, "validation", *given)
     patients = open_split(workspace, dataset, "test").records["patient_id"]
     generator = np.random.default_rng(BOOTSTRAP_SEED)
     weights = patient_weights(patients, workspace.profile.bootstrap, generator)
@@ -66,7 +67,7 @@ def classify(
 
 def _score(
     workspace: Workspace,
-    encoder: Encoder,
+    encoders: Sequence[Encoder],
     name: str,
     split: str,
     methods: Sequence[Method],
@@ -74,11 +75,9 @@ def _score(
     embed: Callable[[Embedder, tuple[str, ...]], ClassEmbeddings],
 ) -> tuple[tuple[str, ...], Split]:
     dataset = open_split(workspace, name, split)
-    features = image_features(encoder, dataset, workspace.features)
     asked, shown = asked_concepts(dataset), shown_concepts(dataset)
-    # in the methods' order: the columns of a product decide the last bits of its entries
-    embedders = dict.fromkeys(each for method in methods for each in method.embedders)
-    scored = score_images(features, {each: embed(each, asked) for each in embedders})
+    films = film_features(workspace, dataset)
+    scored = score_runs(encoders, films, methods, lambda each: embed(each, asked))
     scores = {
         method.name: [
             shown_scores(scored[each], method.branch, asked, shown) for each in method.embedders
@@ -88,6 +87,58 @@ def _score(
     for label, runs in others.items():
         scores[label] = [run(dataset, shown) for run in runs]
     return shown, Split(dataset.records[list(shown)].to_numpy(float), scores)
+
+
+def by_encoder(
+    encoders: Sequence[Encoder], methods: Iterable[Method]
+) -> dict[Encoder, list[Embedder]]:
+    """Which class embeddings meet which encoder's films: run k of every method encoder k's.
+
+    In the methods' order: the columns of a product decide the last bits of its entries.
+
+    Raises:
+        ValueError: a method with more runs than there are encoders.
+    """
+    found: dict[Encoder, dict[Embedder, None]] = {encoder: {} for encoder in encoders}
+    for method in methods:
+        if len(method.embedders) > len(encoders):
+            raise ValueError(f"{len(method.embedders)} runs, but {len(encoders)} encoders")
+        for encoder, embedder in zip(encoders, method.embedders, strict=False):
+            found[encoder][embedder] = None
+    return {encoder: list(embedders) for encoder, embedders in found.items() if embedders}
+
+
+def film_features(
+    workspace: Workspace, dataset: ChestXrayDataset
+) -> Callable[[Encoder], ImageFeatureFile]:
+    """From an encoder to a data set's cached features; the set is opened once an encoder."""
+    return lru_cache(maxsize=None)(
+        lambda encoder: image_features(encoder, dataset, workspace.features)
+    )
+
+
+def score_runs(
+    encoders: Sequence[Encoder],
+    films: Callable[[Encoder], ImageFeatureFile],
+    methods: Iterable[Method],
+    embed: Callable[[Embedder], ClassEmbeddings],
+    temperature: float = IMAGE_TEMPERATURE,
+) -> dict[Embedder, BranchScores]:
+    """Score films by every run of the methods, each on its own encoder's features.
+
+    Args:
+        encoders: one a seed.
+        films: an encoder's features of the n films.
+        embed: a run's class embeddings of the L classes asked for.
+
+    Returns:
+        for each run its branch scores, (n, L).
+    """
+    scored: dict[Embedder, BranchScores] = {}
+    for encoder, embedders in by_encoder(encoders, methods).items():
+        embedded = {each: embed(each) for each in embedders}
+        scored |= score_images(films(encoder), embedded, temperature)
+    return scored
 
 
 def open_split(workspace: Workspace, name: str, split: str) -> ChestXrayDataset:
@@ -132,17 +183,16 @@ def shown_scores(
 
 
 def single_name_auc(
-    workspace: Workspace, encoder: Encoder, methods: Sequence[Method]
+    workspace: Workspace, encoders: Sequence[Encoder], methods: Sequence[Method]
 ) -> pd.DataFrame:
     """AUC of COVID-19 against all other films from its own score alone, without the softmax."""
     dataset = open_split(workspace, "covidx", "test")
-    features = image_features(encoder, dataset, workspace.features)
+    films = film_features(workspace, dataset)
+    scored = score_runs(encoders, films, methods, lambda each: each(COVID_FILMS))
     labels = dataset.records["COVID-19"].to_numpy(float)
     ones = np.ones((1, len(dataset)), np.float32)
     rows = {}
     for method in methods:
-        embeddings = {each: each(COVID_FILMS) for each in method.embedders}
-        scored = score_images(features, embeddings)
         values = [
             weighted_auc(labels, getattr(scored[each], method.branch)[:, -1], ones)[0]
             for each in method.embedders

@@ -79,11 +79,9 @@ def learn_prompts(
     """
     generator = torch.Generator().manual_seed(seed)
     device = encoder.device
+    drawn = initial_contexts(settings.context_length, encoder.context_width, generator)
     contexts = {
-        branch: initial_context(settings.context_length, encoder.context_width, generator)
-        .to(device)
-        .requires_grad_(branch in branches)
-        for branch in BRANCHES
+        branch: each.to(device).requires_grad_(branch in branches) for branch, each in drawn.items()
     }
     learning = {branch: contexts[branch] for branch in branches}
     optimizer = torch.optim.AdamW(learning.values(), lr=settings.learning_rate)
@@ -121,6 +119,11 @@ def learn_prompts(
                 row |= {f"validation_{name}_loss": value for name, value in held_out.items()}
             history.append({"epoch": epoch + 1, "seconds": time.perf_counter() - start, **row})
     return Learned(contexts["report"].detach(), contexts["concept"].detach(), history)
+
+
+def initial_contexts(length: int, width: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """What both contexts are before the first step: branch -> (M, W)."""
+    return {branch: initial_context(length, width, generator) for branch in BRANCHES}
 
 
 def embed_classes(

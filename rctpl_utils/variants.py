@@ -1,6 +1,7 @@
 """RC-TPL and RC-TPL+ as a run learns them, and their rows of Table 1 with the hand-written ones."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import pandas as pd
 import torch
@@ -11,27 +12,43 @@ from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.files import hash_of
 from rctpl_utils.prompt_runs import learn_all
 from rctpl_utils.prompts import Prompts
-from rctpl_utils.scoring import ClassEmbeddings
-from rctpl_utils.table1 import Embedder, Method
-from rctpl_utils.training import Learned, Regularizer, learn_prompts
+from rctpl_utils.table1 import Method
+from rctpl_utils.training import (
+    BRANCHES,
+    Learned,
+    Regularizer,
+    initial_contexts,
+    learn_prompts,
+)
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS
 from rctpl_utils.workspace import Workspace
 
 HANDWRITTEN = ("class names", "prompt ensemble", "descriptions")
 NONSENSE = "nonsense words"
+UNTRAINED = "untrained contexts"
 PULL = 20.0  # strength of the pull, chosen on validation data
 VARIANTS = ("rc-tpl", "rc-tpl-plus")
 
 
 def learn_rctpl(
-    workspace: Workspace, encoder: Encoder, corpus: TextCorpus, validation: TextCorpus
+    workspace: Workspace,
+    encoders: Sequence[Encoder],
+    corpora: Sequence[TextCorpus],
+    validation: Sequence[TextCorpus],
 ) -> tuple[dict[int, Prompts], pd.DataFrame]:
-    """The paper's method, one run a seed: Eq. 9 and nothing else."""
-    return _learn(workspace, encoder, corpus, validation, VARIANTS[0], None)
+    """The paper's method, one run a seed: Eq. 9 and nothing else.
+
+    Args:
+        encoders: one a seed of the profile; the corpora are their features of the same reports.
+    """
+    return _learn(workspace, encoders, corpora, validation, VARIANTS[0], 0)
 
 
 def learn_rctpl_plus(
-    workspace: Workspace, encoder: Encoder, corpus: TextCorpus, validation: TextCorpus
+    workspace: Workspace,
+    encoders: Sequence[Encoder],
+    corpora: Sequence[TextCorpus],
+    validation: Sequence[TextCorpus],
 ) -> tuple[dict[int, Prompts], pd.DataFrame]:
     """Our variant: Eq. 9 plus a pull of each class embedding towards what a person would write.
 
@@ -40,8 +57,7 @@ def learn_rctpl_plus(
     directions of the joint space images use: without the pull the concept branch fits the style of
     descriptions and leaves the dense map behind.
     """
-    target = anchors(encoder, TRAINING_CONCEPTS)
-    return _learn(workspace, encoder, corpus, validation, VARIANTS[1], pull_towards(target, PULL))
+    return _learn(workspace, encoders, corpora, validation, VARIANTS[1], PULL)
 
 
 def anchors(encoder: Encoder, concepts: Sequence[str]) -> torch.Tensor:
@@ -63,25 +79,27 @@ def pull_towards(target: torch.Tensor, strength: float) -> Regularizer:
 
 def _learn(
     workspace: Workspace,
-    encoder: Encoder,
-    corpus: TextCorpus,
-    validation: TextCorpus,
+    encoders: Sequence[Encoder],
+    corpora: Sequence[TextCorpus],
+    validation: Sequence[TextCorpus],
     variant: str,
-    regularizer: Regularizer | None,
+    pull: float,
 ) -> tuple[dict[int, Prompts], pd.DataFrame]:
-    def learner(seed: int) -> Learned:
+    held_out = dict(zip(encoders, validation, strict=True))
+
+    def learner(encoder: Encoder, corpus: TextCorpus, seed: int) -> Learned:
+        target = anchors(encoder, TRAINING_CONCEPTS) if pull else None
         return learn_prompts(
             encoder,
             corpus,
             TRAINING_CONCEPTS,
             workspace.profile.prompts,
             seed,
-            validation=validation,
-            regularizer=regularizer,
+            validation=held_out[encoder],
+            regularizer=pull_towards(target, pull) if pull else None,
         )
 
-    key = hash_of(variant, PULL if regularizer else 0)
-    return learn_all(workspace, encoder, variant, corpus, learner, key)
+    return learn_all(workspace, encoders, variant, corpora, learner, hash_of(variant, pull))
 
 
 def load_prompts(workspace: Workspace) -> dict[str, dict[int, Prompts]]:
@@ -95,30 +113,50 @@ def load_prompts(workspace: Workspace) -> dict[str, dict[int, Prompts]]:
     }
 
 
-def table1_methods(encoder: Encoder, prompts: Mapping[str, Mapping[int, Prompts]]) -> list[Method]:
-    """The rows of Table 1 that we can run, floor first."""
+def table1_methods(
+    encoders: Sequence[Encoder], prompts: Mapping[str, Mapping[int, Prompts]]
+) -> list[Method]:
+    """The rows of Table 1 that we can run, floor first.
+
+    Args:
+        encoders: one a seed. A method written by hand has one run an encoder, one that learns a
+            run a seed; so has RC-TPL before its first step.
+        prompts: variant -> seed -> prompts (`load_prompts`).
+    """
     written = {
         NONSENSE: handwritten.nonsense_words,
         "class names": handwritten.class_names,
         "prompt ensemble": handwritten.prompt_ensemble,
         "descriptions": handwritten.descriptions,
     }
-    rows = [Method(name, (_fixed(function, encoder),)) for name, function in written.items()]
-    paper, ours = (
-        tuple(_learned(each, encoder) for each in prompts[variant].values()) for variant in VARIANTS
-    )
-    rows += [
-        Method("RC-TPL, report branch", paper, "report"),
-        Method("RC-TPL, concept branch", paper, "concept"),
-        Method("RC-TPL", paper),
-        Method("RC-TPL+", ours),
+    distinct = list(dict.fromkeys(encoders))
+    rows = [
+        Method(name, tuple(partial(function, encoder) for encoder in distinct))
+        for name, function in written.items()
     ]
-    return rows
+    paper, ours = (tuple(prompts[variant].items()) for variant in VARIANTS)
+    first, learned, plus = (
+        tuple(partial(each.embed, encoder) for each, encoder in zip(runs, encoders, strict=True))
+        for runs in (
+            [untrained(seed, each) for seed, each in paper],
+            *([each for _, each in runs] for runs in (paper, ours)),
+        )
+    )
+    return [
+        *rows,
+        Method(UNTRAINED, first),
+        Method("RC-TPL, report branch", learned, "report"),
+        Method("RC-TPL, concept branch", learned, "concept"),
+        Method("RC-TPL", learned),
+        Method("RC-TPL+", plus),
+    ]
 
 
-def _fixed(function: Callable[..., ClassEmbeddings], encoder: Encoder) -> Embedder:
-    return lambda concepts: function(encoder, concepts)
+def untrained(seed: int, learned: Prompts) -> Prompts:
+    """The contexts that a seed's training began with: what no step has changed.
 
-
-def _learned(prompts: Prompts, encoder: Encoder) -> Embedder:
-    return lambda concepts: prompts.embed(encoder, concepts)
+    Args:
+        learned: what became of them, for their shape and device.
+    """
+    drawn = initial_contexts(*learned.report.shape, torch.Generator().manual_seed(seed))
+    return Prompts(*(drawn[branch].to(learned.report.device) for branch in BRANCHES), {})

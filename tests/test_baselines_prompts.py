@@ -11,25 +11,27 @@ from torch import nn
 from torch.nn import functional
 from transformers import BertConfig, BertModel
 
-from rctpl_utils.baselines.cocoop import CoCoOp, learn_cocoop
-from rctpl_utils.baselines.coop import CoOp, learn_coop, names_cross_entropy
-from rctpl_utils.baselines.dualcoop import DualCoOp, asymmetric_loss, learn_dualcoop, region_margin
+from rctpl_utils.baselines.cocoop import CoCoOp
+from rctpl_utils.baselines.coop import CoOp, names_cross_entropy
+from rctpl_utils.baselines.dualcoop import DualCoOp, asymmetric_loss, region_margin
 from rctpl_utils.baselines.few_shot import LabeledFilms
-from rctpl_utils.baselines.prompt_learning import PromptSettings, logit_scale
-from rctpl_utils.baselines.tai_dpt import TaIDPT, learn_tai_dpt
-from rctpl_utils.baselines.tokens import token_corpus, token_features
+from rctpl_utils.baselines.prompt_learning import PromptSettings, learn, logit_scale, stop
+from rctpl_utils.baselines.tai_dpt import TaIDPT
+from rctpl_utils.baselines.tokens import token_corpora, token_features
 from rctpl_utils.corpus_building import build_corpus
 from rctpl_utils.encoders.base import ImageFeatures, freeze
 from rctpl_utils.encoders.text_tower import TextTower
 from rctpl_utils.errors import InputError
 from rctpl_utils.features import ImageFeatureFile
+from rctpl_utils.profiles import PeerLearning
 from rctpl_utils.reports import Report
 
 CONCEPTS = ("Edema", "Pneumothorax")
 CPU = torch.device("cpu")
 WIDTH = 64  # d, and W
-ON_FILMS = {CoOp: learn_coop, CoCoOp: learn_cocoop, DualCoOp: learn_dualcoop}
-SETTINGS = PromptSettings(steps=40, batch_size=64, learning_rate=3e-2)
+ON_FILMS = (CoOp, CoCoOp, DualCoOp)
+SETTINGS = PromptSettings(batch_size=64, learning_rate=3e-2)
+LIMITS = PeerLearning(steps=40, every=40, patience=3)
 TEXTS = {
     "Edema": ["Both lungs are wet.", "The lungs are congested and full of fluid on both sides."],
     "Pneumothorax": ["Air in the pleural space.", "The lung has come off the wall of the chest."],
@@ -97,11 +99,31 @@ def everything(films):
     return films.batch(np.arange(len(films)), CPU)
 
 
+class Judge:
+    """Tells the values that it was given, one a look; then ever better ones."""
+
+    def __init__(self, *values):
+        self.values, self.states = list(values), []
+
+    def __call__(self, model):
+        assert not model.training
+        self.states.append(model.state())
+        looks = len(self.states)
+        return self.values[looks - 1] if looks <= len(self.values) else float(looks)
+
+
+def learn_on(encoder, kind, data, settings=SETTINGS, seed=0, limits=LIMITS):
+    """A model that has taken all its steps, and its history."""
+    shots = getattr(data, "shots", None)
+    model = kind(encoder, seed, CONCEPTS, shots)
+    return model, learn(model, data, settings, limits, seed, Judge())
+
+
 @pytest.fixture(scope="module")
 def learned(tiny):
     """Each learner on films: model, history."""
     films = toy_films(0)
-    return {kind: learn(tiny, films, SETTINGS, 0) for kind, learn in ON_FILMS.items()}
+    return {kind: learn_on(tiny, kind, films) for kind in ON_FILMS}
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +153,9 @@ def triplets():
 
 @pytest.fixture(scope="module")
 def corpus(tiny, reports, triplets, tmp_path_factory):
-    return token_corpus(tiny, reports, triplets, CONCEPTS, tmp_path_factory.mktemp("tokens"))
+    folder = tmp_path_factory.mktemp("tokens")
+    (made,) = token_corpora((tiny,), reports, triplets, CONCEPTS, folder)
+    return made
 
 
 # losses against literal versions
@@ -247,7 +271,7 @@ def test_tai_dpts_loss_is_its_formula_over_tokens(tiny, reports, corpus):
 
 def test_tokens_are_those_of_each_text_alone_and_padding_is_zero(tiny, tmp_path):
     texts = ["mass", *TEXTS["Edema"], "a " * 100]
-    states, counts = token_features(tiny, texts, tmp_path)
+    states, counts = token_features((tiny,), texts, tmp_path)[tiny]
     assert states.shape == (4, 77, WIDTH) and states.dtype == np.float16
     for text, found, count in zip(texts, states, counts, strict=True):
         tokens = tiny.text.tokenize([text])
@@ -260,9 +284,9 @@ def test_tokens_are_those_of_each_text_alone_and_padding_is_zero(tiny, tmp_path)
 
 
 def test_tokens_are_made_once(tiny, tmp_path, monkeypatch):
-    states, counts = token_features(tiny, TEXTS["Edema"], tmp_path)
+    states, counts = token_features((tiny,), TEXTS["Edema"], tmp_path)[tiny]
     monkeypatch.setattr("rctpl_utils.baselines.tokens.token_states", None)
-    again = token_features(tiny, TEXTS["Edema"], tmp_path)
+    again = token_features((tiny,), TEXTS["Edema"], tmp_path)[tiny]
     assert np.array_equal(states, again[0]) and np.array_equal(counts, again[1])
 
 
@@ -302,18 +326,48 @@ def test_it_learns_from_films(tiny, learned, kind):
     model, history = learned[kind]
     beginner = kind(tiny, 0, CONCEPTS)
     if kind is CoCoOp:
-        beginner.settle(everything(toy_films(0)).features.global_features)
+        beginner.settle(toy_films(0))
     unseen = toy_films(1)
     assert right(beginner.eval(), unseen) < 0.75
     assert right(model, unseen) > 0.85
-    assert [row["step"] for row in history] == list(range(1, SETTINGS.steps + 1))
-    assert history[-1]["loss"] < 0.6 * history[0]["loss"]
+    assert [row["step"] for row in history] == list(range(LIMITS.steps + 1))
+    assert history[-1]["loss"] < 0.6 * history[1]["loss"]
     assert model.name.endswith("32 labels a class") and model.native == {"classify"}
 
 
+def test_a_run_ends_on_its_plateau_and_keeps_the_best_state(tiny):
+    limits = PeerLearning(steps=40, every=2, patience=3)
+    model, judge = CoOp(tiny, 0, CONCEPTS), Judge(0.5, 0.6, 0.7, 0.7, 0.65, 0.6)
+    history = learn(model, toy_films(0), SETTINGS, limits, 0, judge)
+    assert [row["step"] for row in history if "validation_auc" in row] == [0, 2, 4, 6, 8, 10]
+    ended = stop(history, limits)  # of equals the earlier one is the best
+    assert ended == {"steps": 10, "best_step": 4, "validation_auc": 0.7, "plateau": True}
+    assert torch.equal(model.context, judge.states[2]["context"]) and not model.training
+    assert not torch.equal(model.context, judge.states[-1]["context"])
+
+
+def test_a_run_that_meets_its_limit_has_no_plateau(tiny):
+    limits = PeerLearning(steps=5, every=2, patience=3)
+    model = CoOp(tiny, 0, CONCEPTS)
+    history = learn(model, toy_films(0), SETTINGS, limits, 0, Judge())
+    assert [row["step"] for row in history if "validation_auc" in row] == [0, 2, 4, 5]
+    assert stop(history, limits) == {
+        "steps": 5, "best_step": 5, "validation_auc": 4.0, "plateau": False
+    }  # fmt: skip
+
+
+def test_steps_that_only_harm_are_undone(tiny):
+    limits = PeerLearning(steps=40, every=1, patience=2)
+    model, judge = CoOp(tiny, 0, CONCEPTS), Judge(0.9, 0.8, 0.7)
+    history = learn(model, toy_films(0), SETTINGS, limits, 0, judge)
+    assert stop(history, limits)["best_step"] == 0 and len(history) == 3
+    assert torch.equal(model.context, CoOp(tiny, 0, CONCEPTS).context)
+
+
 def test_tai_dpt_learns_from_captions_and_sees_films(tiny, corpus):
-    model, history = learn_tai_dpt(tiny, corpus, PromptSettings(30, 8, 1e-2), 0, CONCEPTS)
-    assert history[-1]["loss"] < 0.8 * history[0]["loss"] and model.name == "TaI-DPT"
+    limits = PeerLearning(steps=30, every=30)
+    model, history = learn_on(tiny, TaIDPT, corpus, PromptSettings(8, 1e-2), limits=limits)
+    assert history[-1]["loss"] < 0.8 * history[1]["loss"] and model.name == "TaI-DPT"
     texts = ["The lungs are wet on both sides.", "There is air in the pleural space."]
     scores = model.score_texts(texts, CONCEPTS)
     assert (scores.argmax(dim=1) == torch.arange(2)).all(), "paraphrases of the two findings"
@@ -325,10 +379,10 @@ def test_names_say_how_many_labels_were_used(tiny):
 
 
 def test_a_seed_repeats_itself(tiny, learned):
-    again, history = learn_coop(tiny, toy_films(0), SETTINGS, 0)
+    again, history = learn_on(tiny, CoOp, toy_films(0))
     assert torch.equal(again.context, learned[CoOp][0].context)
-    assert [r["loss"] for r in history] == [r["loss"] for r in learned[CoOp][1]]
-    other, _ = learn_coop(tiny, toy_films(0), PromptSettings(2, 4, 1e-2), 1)
+    assert [r["loss"] for r in history[1:]] == [r["loss"] for r in learned[CoOp][1][1:]]
+    other, _ = learn_on(tiny, CoOp, toy_films(0), seed=1)
     assert not torch.equal(other.context, again.context)
 
 
@@ -399,7 +453,8 @@ def test_cocoops_parabolas_go_through_their_points(learned):
 def test_cocoops_parabolas_stand_for_the_text_encoder(encoder):
     """MiniLM, films that it did not learn from: errors are small beside what the shift does."""
     films = toy_films(0, width=encoder.dimension)
-    model, _ = learn_cocoop(encoder, films, PromptSettings(8, 2, 3e-3), 0)
+    limits = PeerLearning(steps=8, every=8)
+    model, _ = learn_on(encoder, CoCoOp, films, PromptSettings(2, 3e-3), limits=limits)
     shown = everything(toy_films(1, 16, encoder.dimension)).features
     whole, names = shown.global_features, ["edema", "pneumothorax"]
     with torch.no_grad():

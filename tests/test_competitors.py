@@ -78,7 +78,7 @@ def read(dataset):
     return lambda rows: torch.from_numpy(FILMS[rows])
 
 
-COMPETITOR = Competitor("model", (Model(), Model()), read)
+COMPETITOR = Competitor("model", (Model(), Model()), (read, read))
 
 
 def test_scores_are_the_models_own_a_run_a_seed():
@@ -95,7 +95,7 @@ def test_a_data_set_is_opened_once_for_all_models_and_seeds():
         opened.append(asked)
         return read(asked)
 
-    competitors = [Competitor(name, (Model(), Model()), noted) for name in "ab"]
+    competitors = [Competitor(name, (Model(), Model()), (noted, noted)) for name in "ab"]
     for run in [run for runs in scorers(competitors).values() for run in runs]:
         assert run(dataset, dataset.concepts) == pytest.approx(FILMS[:, :2])
     asked = SimpleNamespace(dataset=dataset, rows=np.array([0, 2]), concept="Edema")
@@ -118,11 +118,13 @@ def test_maps_say_whether_they_are_the_methods_own():
     assert row.name == "model" and len(row.makers) == 2 and not row.native
     asked = SimpleNamespace(dataset=Films(("Edema",)), rows=np.array([0, 2]), concept="Edema")
     films = np.array([[3, 0, 0], [0, 0, 0], [1, 0, 0]], np.float32)
-    maker = grounders([Competitor("m", (Model(),), lambda d: lambda r: torch.from_numpy(films[r]))])
+    maker = grounders(
+        [Competitor("m", (Model(),), (lambda d: lambda r: torch.from_numpy(films[r]),))]
+    )
     assert maker[0].makers[0](asked).flatten(1).argmax(dim=1).tolist() == [3, 1]
     grounds = Model()
     grounds.native = frozenset({GROUND})
-    assert grounders([Competitor("m", (grounds,), read)])[0].native
+    assert grounders([Competitor("m", (grounds,), (read,))])[0].native
 
 
 def test_a_map_of_the_whole_film_is_set_into_the_padded_square(tmp_path):
@@ -131,7 +133,7 @@ def test_a_map_of_the_whole_film_is_set_into_the_padded_square(tmp_path):
     dataset = Films(("Edema",), ["wide"], [str(path)])
     films = np.array([[3, 0, 0]], np.float32)  # the lower right quarter of the film
     competitor = Competitor(
-        "m", (Model(),), lambda d: lambda r: torch.from_numpy(films[r]), frame=Frame("film")
+        "m", (Model(),), (lambda d: lambda r: torch.from_numpy(films[r]),), frame=Frame("film")
     )
     asked = SimpleNamespace(dataset=dataset, rows=np.array([0]), concept="Edema")
     placed = grounders([competitor])[0].makers[0](asked)[0]
@@ -214,7 +216,7 @@ def a_run(seconds: float, parameters: int, **seen: int) -> dict:
 def test_costs_are_whole_whichever_notebook_ran_first(tmp_path, order):
     workspace = Workspace.open("smoke", output=tmp_path, device="cpu")
     for variant, seconds in (("rc-tpl", 4.0), ("rc-tpl-plus", 5.0)):
-        for seed in workspace.profile.prompts.seeds:
+        for seed in workspace.profile.seeds:
             path = workspace.prompts / f"{variant}-{seed}.safetensors"
             Prompts(torch.zeros(2, 3), torch.zeros(2, 3), {}).save(path)
             write_json(path.with_suffix(".history.json"), [{"seconds": 1}, {"seconds": seconds}])

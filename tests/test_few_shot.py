@@ -1,12 +1,14 @@
 """Few labeled films a class: draws that repeat, nest and count; features of drawn films only."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
-from rctpl_utils.baselines.few_shot import draw_films, few_shot_films, film_labels
+from rctpl_utils.baselines.few_shot import draw_films, draw_table, few_shot_films, film_labels
 from rctpl_utils.datasets import Radiographs
 from rctpl_utils.errors import InputError
 from rctpl_utils.features import image_features
@@ -96,27 +98,37 @@ def test_labels_are_those_of_the_films_reports(films, triplets):
 def test_drawn_films_carry_their_own_features_and_labels(encoder, films, triplets, tmp_path):
     concepts = ("Edema", "Mass")
     labels = film_labels(films, triplets, concepts)
-    drawn, table = few_shot_films(
-        encoder, films, labels, concepts, tmp_path, seeds=(0, 1), shots=(1, 2)
-    )
-    assert set(drawn) == {(1, 0), (1, 1), (2, 0), (2, 1)}
     everything = image_features(encoder, films, tmp_path)
+    draws = {(k, s): draw_films(labels, concepts, k, s) for k in (1, 2) for s in (0, 1)}
+    drawn = {
+        (k, s): few_shot_films(encoder, films, labels, concepts, tmp_path, {k: draws[k, s]})[k]
+        for k, s in draws
+    }
     for (shots, seed), part in drawn.items():
-        rows = draw_films(labels, concepts, shots, seed).rows
+        rows = draws[shots, seed].rows
         assert part.shots == shots and part.concepts == concepts
         assert np.array_equal(part.labels, labels[rows])
         whole, dense = everything.global_features[rows], everything.dense_features[rows]
         assert np.allclose(part.features.global_features, whole, atol=1e-5)
         assert np.allclose(part.features.dense_features, dense, atol=2e-3)  # float16
-    counts = table.set_index(["shots", "seed", "concept"])["drawn"]
+    counts = draw_table(draws).set_index(["shots", "seed", "concept"])["drawn"]
     assert counts[2, 1, "Mass"] == 2 and counts[1, 0, "Edema"] == 1 and len(counts) == 8
+
+
+def test_only_drawn_films_are_opened(encoder, films, triplets, tmp_path):
+    labels = film_labels(films, triplets, ("Mass",))
+    draws = {shots: draw_films(labels, ("Mass",), shots, 0) for shots in (1, 2)}
+    for row in set(range(len(films))) - set(draws[2].rows.tolist()):
+        Path(films.records["path"][row]).unlink()
+    found = few_shot_films(encoder, films, labels, ("Mass",), tmp_path, draws)
+    assert {shots: len(part) for shots, part in found.items()} == {1: 1, 2: 2}
 
 
 def test_a_batch_is_float32_with_its_labels(encoder, films, triplets, tmp_path):
     labels = film_labels(films, triplets, ("Edema",))
-    drawn, _ = few_shot_films(encoder, films, labels, ("Edema",), tmp_path, seeds=(0,), shots=(4,))
-    part = drawn[4, 0]
-    assert len(part) == 4 and part.key == drawn[4, 0].key
+    draws = {4: draw_films(labels, ("Edema",), 4, 0)}
+    (part,) = few_shot_films(encoder, films, labels, ("Edema",), tmp_path, draws).values()
+    assert len(part) == 4
     batch = part.batch(np.array([2, 0]), torch.device("cpu"))
     assert batch.features.dense_features.dtype == batch.labels.dtype == torch.float32
     assert batch.features.dense_features.shape == (2, 8, 8, encoder.dimension)

@@ -73,7 +73,7 @@ def outcome(encoder):
         workspace = SimpleNamespace(profile=SimpleNamespace(bootstrap=100), features=None)
         random = grounders.floors(mean_mask(Squares(), "Pneumonia"), (0, 1))
         rows = [Grounder("truth", (truth, truth)), Grounder("constant", (constant,)), *random]
-        return ground(workspace, encoder, "rsna", rows)
+        return ground(workspace, (encoder, encoder), "rsna", rows)
 
 
 def value(outcome, method, metric):

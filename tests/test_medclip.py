@@ -42,7 +42,7 @@ from rctpl_utils.model import RCTPL
 from rctpl_utils.profiles import PROFILES
 from rctpl_utils.prompts import Prompts, nearest_words
 from rctpl_utils.saliency_sanity import blocks, randomize
-from rctpl_utils.supervised import load_reference
+from rctpl_utils.supervised import load_references
 from rctpl_utils.workspace import Workspace
 
 LAYERS = 3
@@ -392,7 +392,7 @@ def test_the_other_tower_is_named(tmp_path, kind, name, says):
 
 
 def test_the_supervised_reference_is_for_the_stand_in(models):
-    assert load_reference(None, models["vit"], None) is None, "the row is left out"
+    assert load_references(None, (models["vit"],)) == (), "the row is left out"
 
 
 @pytest.mark.parametrize(
@@ -464,7 +464,7 @@ def test_the_paper_profile_loads_its_checkpoint_and_prompts_name_it(models, fold
     check_encoder(workspace)
     encoder = load_encoder(workspace)
     assert encoder.text_key == models["resnet50"].text_key
-    metadata = {"text_key": encoder.text_key, **encoder_notes(workspace)}
+    metadata = {"text_key": encoder.text_key, **encoder_notes(workspace, 0)}
     assert metadata["encoder_file"] == "../../../weights"
     context = torch.randn(4, 768, generator=torch.Generator().manual_seed(0))
     path = Prompts(context, -context, metadata).save(workspace.prompts / "p.safetensors")

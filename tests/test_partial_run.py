@@ -20,7 +20,7 @@ from rctpl_utils.workspace import NOTEBOOKS, Workspace
 pytestmark = pytest.mark.slow
 PRESENT, ABSENT = ("covidx", "rsna", "covid-rural"), ("chestxray14", "chexpert", "siim")
 PROFILE = "paper-in-small"
-SHORT = PromptLearning(epochs=1, batch_size=512, learning_rate=2e-5, seeds=(0,))
+SHORT = PromptLearning(epochs=1, batch_size=512, learning_rate=2e-5)
 
 
 def run_cells(notebook, parameters: dict) -> None:
@@ -53,7 +53,7 @@ def finished(tmp_path_factory):
     broken.write_bytes(b"\xff\xfe\xfa not text")
     short = replace(
         PROFILES["paper"], name=PROFILE, prompts=SHORT, ablations=SHORT, bootstrap=20,
-        validation_films=8, peers=replace(PROFILES["smoke"].peers, seeds=(0,)),
+        validation_films=8, peers=PROFILES["smoke"].peers, seeds=(0,),
     )  # fmt: skip
     matplotlib.use("Agg")
     with pytest.MonkeyPatch.context() as patch:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from rctpl_utils import real_samples
+from rctpl_utils import table1
 from rctpl_utils.datasets import Radiographs
 from rctpl_utils.features import ImageFeatureFile
 from rctpl_utils.real_samples import open_samples, sample_auc, sample_pointing, scored_concepts
@@ -48,7 +48,7 @@ def sample(monkeypatch):
     dense = np.zeros((COUNT, 4, 4, 4), np.float16)
     dense[:, 0, 0, 0] = 1
     file = ImageFeatureFile(features, dense)
-    monkeypatch.setattr(real_samples, "image_features", lambda *_: file)
+    monkeypatch.setattr(table1, "image_features", lambda *_: file)
     return dataset, features
 
 
@@ -71,7 +71,7 @@ def test_a_class_without_enough_films_is_not_scored(sample):
 
 def test_the_auc_is_scikit_learns(encoder, sample):
     dataset, features = sample
-    rows = sample_auc(workspace(), encoder, [method(0)], {"rsna-mini": dataset})
+    rows = sample_auc(workspace(), (encoder, encoder), [method(0)], {"rsna-mini": dataset})
     expected = roc_auc_score(dataset.records["Pneumonia"], features[:, 0])
     assert rows["value"].tolist() == [pytest.approx(expected)]
     assert rows["seeds"].iloc[0] == 2 and rows["n"].iloc[0] == COUNT
@@ -79,7 +79,9 @@ def test_the_auc_is_scikit_learns(encoder, sample):
 
 
 def test_the_pointing_game_and_its_floors(encoder, sample):
-    rows = sample_pointing(workspace(), encoder, [method(0), method(1)], {"rsna-mini": sample[0]})
+    rows = sample_pointing(
+        workspace(), (encoder, encoder), [method(0), method(1)], {"rsna-mini": sample[0]}
+    )
     values = rows.set_index("method")["value"]
     assert values["random point"] == pytest.approx(0.25)  # 8 x 8 of 16 x 16 pixels
     assert set(rows["n"]) == {COUNT // 2}
@@ -88,12 +90,12 @@ def test_the_pointing_game_and_its_floors(encoder, sample):
 def test_a_map_that_peaks_in_the_box_hits_and_a_constant_one_misses(encoder, sample):
     for direction, expected in ((0, 1.0), (1, 0.0)):
         rows = sample_pointing(
-            workspace(), encoder, [method(direction)], {"rsna-mini": sample[0]}
+            workspace(), (encoder, encoder), [method(direction)], {"rsna-mini": sample[0]}
         ).set_index("method")
         assert rows.loc["toy", "value"] == expected
 
 
 def test_without_samples_there_is_nothing(tmp_path, encoder):
     assert open_samples(tmp_path) == {}
-    assert sample_auc(workspace(), encoder, [method(0)], {}).empty
-    assert sample_pointing(workspace(), encoder, [method(0)], {}).empty
+    assert sample_auc(workspace(), (encoder, encoder), [method(0)], {}).empty
+    assert sample_pointing(workspace(), (encoder, encoder), [method(0)], {}).empty

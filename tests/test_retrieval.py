@@ -224,7 +224,7 @@ def side(generator, name: str, size: int, noise: float, seeds: int = 2) -> Side:
         * (1 if method == "class names" else seeds)
         for method in names
     }
-    return Side(records, unit(generator.normal(size=(len(classes), 8))), scores)
+    return Side(records, [unit(generator.normal(size=(len(classes), 8)))], scores)
 
 
 @pytest.fixture(scope="module")
@@ -317,10 +317,10 @@ def test_a_sentence_is_its_own_only_region(encoder, tmp_path):
     pool = select_sentences(small_candidates(), 2)
     workspace = SimpleNamespace(features=tmp_path)
     classes = retrieval_sides.embed_classes(methods)
-    scored = retrieval_sides.sentence_side(workspace, encoder, methods, classes, pool)
+    scored = retrieval_sides.sentence_side(workspace, (encoder,), methods, classes, pool)
     assert scored.records["item_id"].tolist() == sorted(pool["sentence_id"])
     text = encoder.encode_text(scored.records["sentence"].tolist())
-    np.testing.assert_allclose(scored.embeddings, text, atol=1e-5)
+    np.testing.assert_allclose(scored.embeddings[0], text, atol=1e-5)
     for branch, expected in (
         ("report", text @ report.T),
         ("concept", text @ concept.T),

@@ -207,7 +207,8 @@ def test_an_unknown_thing_to_encode_is_refused(tmp_path, capsys):
 def run(tmp_path, encoder):
     """A run with six reports, their triplets, an encoder and one image set."""
     workspace = Workspace.open("smoke", output=tmp_path)
-    encoder.save(workspace.encoder, {})
+    for seed in workspace.profile.seeds:
+        encoder.save(workspace.encoder(seed), {})
     root = workspace.data_root / "mimic-cxr"
     rows = []
     for k, split in enumerate(["train"] * 4 + ["validate"] * 2):
@@ -241,8 +242,9 @@ def test_all_that_is_there_is_encoded_and_the_rest_is_named(run, monkeypatch):
 
 
 def test_prompts_are_learned_where_notebook_04_looks(run):
-    settings = dataclasses.replace(run.profile.prompts, epochs=1, seeds=(0,), context_length=2)
-    run = dataclasses.replace(run, profile=dataclasses.replace(run.profile, prompts=settings))
+    settings = dataclasses.replace(run.profile.prompts, epochs=1, context_length=2)
+    profile = dataclasses.replace(run.profile, prompts=settings, seeds=(0,))
+    run = dataclasses.replace(run, profile=profile)
     (line,) = learn.learn(run, ["rc-tpl"])
     assert line.startswith("rc-tpl: 1 seeds, ranking loss of the last epoch: report ")
     prompts = Prompts.load(run.prompts / "rc-tpl-0.safetensors")

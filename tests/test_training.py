@@ -18,9 +18,7 @@ from rctpl_utils.profiles import PromptLearning
 from rctpl_utils.prompts import Prompts, classes_of, nearest_words
 
 CONCEPTS = ("Edema", "Pneumothorax", "Fracture")
-SETTINGS = PromptLearning(
-    context_length=4, epochs=4, batch_size=8, learning_rate=5e-3, margin=1.0, seeds=(0,)
-)
+SETTINGS = PromptLearning(context_length=4, epochs=4, batch_size=8, learning_rate=5e-3, margin=1.0)
 
 
 @pytest.fixture(scope="module")

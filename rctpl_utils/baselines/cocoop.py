@@ -11,7 +11,8 @@ net h turns a film's global feature f into a shift pi = h(f) of every context ve
 spread over the present classes as in `coop`.
 
 **Cost**: every film and class is a prompt of its own, and the authors train with one film a step.
-Here it is two, so that few films are seen in few steps: CoCoOp sees fewer films than CoOp does.
+Here it is eight, which a GPU takes at once; on two cores a plateau would take hours, and profiles
+for them leave the method out (`profiles.PeerLearning`).
 
 **At test** no film goes through the text encoder. The shift is a function of d / 16 numbers a, the
 bottleneck's activations, and g(t_i) a smooth one of these: a parabola along each of them through
@@ -28,19 +29,20 @@ extension; in retrieval a sentence's feature conditions its prompts, as a film's
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from rctpl_utils.baselines.coop import names_cross_entropy
 from rctpl_utils.baselines.few_shot import FilmBatch, LabeledFilms
-from rctpl_utils.baselines.prompt_learning import PromptModel, PromptSettings, learn, new_context
-from rctpl_utils.encoders.base import Encoder, ImageFeatures
+from rctpl_utils.baselines.prompt_learning import PromptModel, PromptSettings, new_context
+from rctpl_utils.encoders.base import ImageFeatures
 from rctpl_utils.vocabulary import prompt_name
 
 CONTEXT_LENGTH = 4  # M
 REDUCTION = 16  # d over the bottleneck's width
-SETTINGS = PromptSettings(steps=14, batch_size=2, learning_rate=3e-3)
+SETTINGS = PromptSettings(batch_size=8, learning_rate=3e-3)
 REACH = 2.0  # standard deviations from the middle to the outer points of a parabola
 LEAST_REACH = 0.02  # for units that no training film moves; few films elsewhere do
 
@@ -82,9 +84,10 @@ class CoCoOp(PromptModel):
         return names_cross_entropy(self.sharpness * scores, batch.labels)
 
     @torch.no_grad()
-    def settle(self, features: Tensor) -> None:
+    def settle(self, data: LabeledFilms) -> None:
         """Place the parabolas where the training films are, by their global features (n, d)."""
-        seen = self.activations(features)
+        features = torch.from_numpy(np.array(data.features.global_features))
+        seen = self.activations(features.to(self.encoder.device))
         self.middle.copy_(seen.mean(dim=0))
         self.reach.copy_((REACH * seen.std(dim=0, correction=0)).clamp(min=LEAST_REACH))
 
@@ -131,13 +134,3 @@ def _linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
     for parameter in layer.parameters():
         nn.init.uniform_(parameter, -bound, bound, generator=generator)
     return layer
-
-
-def learn_cocoop(
-    encoder: Encoder, films: LabeledFilms, settings: PromptSettings = SETTINGS, seed: int = 0
-) -> tuple[CoCoOp, list[dict[str, float]]]:
-    """Learn context and net from labeled films; the model and one history row a step."""
-    model = CoCoOp(encoder, seed, films.concepts, films.shots)
-    history = learn(model, films, settings, seed)
-    model.settle(torch.from_numpy(films.features.global_features).to(encoder.device))
-    return model, history

@@ -17,7 +17,7 @@ cross-entropy for each class would need a bias that CoOp does not have: cosines 
 Such a loss compares classes within a film, and nothing sets the level of one film against another.
 
 **Left out**: class-specific contexts, which no unseen class could use; image augmentation, since
-features are cached; SGD and 50 to 200 epochs, for the shared loop's few steps.
+features are cached; SGD and 50 to 200 epochs, for the shared loop and its end.
 
 **Fair**: encoder, classes, initial deviation, optimizer and scoring of the maps are RC-TPL's; the
 labels are an advantage, and said so in the row's name. Grounding (the cosine of each cell) is our
@@ -29,13 +29,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rctpl_utils.baselines.few_shot import FilmBatch, LabeledFilms
-from rctpl_utils.baselines.prompt_learning import PromptModel, PromptSettings, learn, new_context
-from rctpl_utils.encoders.base import Encoder, ImageFeatures
+from rctpl_utils.baselines.few_shot import FilmBatch
+from rctpl_utils.baselines.prompt_learning import PromptModel, PromptSettings, new_context
+from rctpl_utils.encoders.base import ImageFeatures
 from rctpl_utils.scoring import report_scores, similarity_maps
 
 CONTEXT_LENGTH = 16  # M of the paper's main experiments
-SETTINGS = PromptSettings(steps=20, batch_size=32, learning_rate=1e-2)
+SETTINGS = PromptSettings(batch_size=32, learning_rate=1e-2)
 
 
 class CoOp(PromptModel):
@@ -82,11 +82,3 @@ def names_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     counts = present.sum(dim=1)
     each = -torch.where(labels == 1, logarithms, 0).sum(dim=1) / counts.clamp(min=1)
     return each.sum() / (counts > 0).sum().clamp(min=1)
-
-
-def learn_coop(
-    encoder: Encoder, films: LabeledFilms, settings: PromptSettings = SETTINGS, seed: int = 0
-) -> tuple[CoOp, list[dict[str, float]]]:
-    """Learn the context from labeled films; the model and one history row a step."""
-    model = CoOp(encoder, seed, films.concepts, films.shots)
-    return model, learn(model, films, settings, seed)

@@ -34,22 +34,21 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rctpl_utils.baselines.few_shot import FilmBatch, LabeledFilms
+from rctpl_utils.baselines.few_shot import FilmBatch
 from rctpl_utils.baselines.prompt_learning import (
     PromptModel,
     PromptSettings,
-    learn,
     logit_scale,
     new_context,
 )
-from rctpl_utils.encoders.base import Encoder, ImageFeatures
+from rctpl_utils.encoders.base import ImageFeatures
 from rctpl_utils.scoring import similarity_maps
 from rctpl_utils.training import embed_classes
 
 CONTEXT_LENGTH = 16  # M of each context
 REGION_SCALE = 20.0  # 1 / tau_s
 FOCUS_PRESENT, FOCUS_ABSENT, CLIP = 1.0, 2.0, 0.05  # g+, g-, c
-SETTINGS = PromptSettings(steps=12, batch_size=32, learning_rate=1e-2)
+SETTINGS = PromptSettings(batch_size=32, learning_rate=1e-2)
 _TINY = 1e-8  # the least probability whose logarithm is taken
 
 
@@ -112,11 +111,3 @@ def asymmetric_loss(logits: Tensor, labels: Tensor) -> Tensor:
     chosen = torch.where(labels == 1, present, absent)
     terms = -focus * chosen.clamp(min=_TINY).log()
     return terms.masked_fill(labels.isnan(), 0).sum() / len(labels)
-
-
-def learn_dualcoop(
-    encoder: Encoder, films: LabeledFilms, settings: PromptSettings = SETTINGS, seed: int = 0
-) -> tuple[DualCoOp, list[dict[str, float]]]:
-    """Learn both contexts from labeled films; the model and one history row a step."""
-    model = DualCoOp(encoder, seed, films.concepts, films.shots)
-    return model, learn(model, films, settings, seed)

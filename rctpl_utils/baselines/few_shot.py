@@ -22,8 +22,6 @@ from rctpl_utils.encoders.base import Encoder, ImageFeatures
 from rctpl_utils.errors import InputError
 from rctpl_utils.features import ImageFeatureFile, image_features
 
-SHOTS = (1, 4, 16)  # labeled films a class, of CoOp's 1, 2, 4, 8 and 16
-
 
 class FilmBatch(NamedTuple):
     """B films.
@@ -130,38 +128,39 @@ def draw_films(labels: np.ndarray, concepts: Sequence[str], shots: int, seed: in
     return Draw(np.unique(np.concatenate(rows)), drawn)
 
 
+def draw_table(draws: Mapping[tuple[int, int], Draw]) -> pd.DataFrame:
+    """What was drawn, by (shots, seed): shots, seed, concept, drawn."""
+    return pd.DataFrame([
+        {"shots": shots, "seed": seed, "concept": concept, "drawn": count}
+        for (shots, seed), draw in draws.items()
+        for concept, count in draw.drawn.items()
+    ])  # fmt: skip
+
+
 def few_shot_films(
     encoder: Encoder,
     dataset: ChestXrayDataset,
     labels: np.ndarray,
     concepts: Sequence[str],
     folder: Path,
-    seeds: Sequence[int],
-    shots: Sequence[int] = SHOTS,
-) -> tuple[dict[tuple[int, int], LabeledFilms], pd.DataFrame]:
-    """Draw for every number of shots and every seed; encode the films that were drawn, once.
+    draws: Mapping[int, Draw],
+) -> dict[int, LabeledFilms]:
+    """Encode the films that were drawn for one seed, once for all numbers of shots.
 
     Args:
-        dataset: n training films.
+        dataset: n training films; no other of them than the drawn ones is opened.
         labels: (n, L) from `film_labels`.
         folder: the feature cache.
-
-    Returns:
-        the films by (shots, seed), and a table of what was drawn: shots, seed, concept, drawn.
+        draws: by shots.
     """
-    draws = {(k, seed): draw_films(labels, concepts, k, seed) for k in shots for seed in seeds}
     pool = np.unique(np.concatenate([draw.rows for draw in draws.values()]))
     chosen = Radiographs(
         dataset.name, dataset.split, dataset.concepts, dataset.records.iloc[pool]
     )  # what is not drawn is never encoded
     encoded = image_features(encoder, chosen, folder)
-    films, table = {}, []
-    for (k, seed), draw in draws.items():
+    films = {}
+    for shots, draw in draws.items():
         place = np.searchsorted(pool, draw.rows)
         part = ImageFeatureFile(encoded.global_features[place], encoded.dense_features[place])
-        films[k, seed] = LabeledFilms(part, labels[draw.rows], tuple(concepts), k)
-        table += [
-            {"shots": k, "seed": seed, "concept": concept, "drawn": count}
-            for concept, count in draw.drawn.items()
-        ]
-    return films, pd.DataFrame(table)
+        films[shots] = LabeledFilms(part, labels[draw.rows], tuple(concepts), shots)
+    return films

@@ -1,21 +1,36 @@
-"""The prompt learners of a run, on RC-TPL's frozen encoder: learned once, kept by content."""
+"""The prompt learners of a run, on RC-TPL's frozen encoders: learned once, kept by content."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from safetensors.torch import load_file, save_file
 
-from rctpl_utils.availability import can_run_on_training_films, has_training_films
+from rctpl_utils.availability import REPORTS, can_run_on_training_films, has_training_films
 from rctpl_utils.baselines import cocoop, coop, dualcoop, few_shot, prompt_learning, tai_dpt, tokens
-from rctpl_utils.baselines.few_shot import SHOTS, few_shot_films, film_labels
-from rctpl_utils.baselines.prompt_learning import PromptModel, PromptSettings
+from rctpl_utils.baselines.few_shot import (
+    Draw,
+    LabeledFilms,
+    draw_films,
+    draw_table,
+    few_shot_films,
+    film_labels,
+)
+from rctpl_utils.baselines.prompt_learning import (
+    Judge,
+    PromptModel,
+    PromptSettings,
+    learn,
+    stop,
+)
 from rctpl_utils.baselines.rows import Competitor, Reader
-from rctpl_utils.baselines.tokens import token_corpus
-from rctpl_utils.encoders.base import Encoder
+from rctpl_utils.baselines.tokens import token_corpora
+from rctpl_utils.corpus import TextCorpus
+from rctpl_utils.datasets import DATASETS, ChestXrayDataset
+from rctpl_utils.datasets.mimic_cxr import list_mimic_cxr
+from rctpl_utils.encoders.base import Encoder, per_encoder
 from rctpl_utils.features import image_features
 from rctpl_utils.files import atomic_path, hash_of, read_json, sha256_file, write_json
 from rctpl_utils.metrics import macro_auc
@@ -24,75 +39,112 @@ from rctpl_utils.table1 import open_split
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS
 from rctpl_utils.workspace import Workspace
 
-Learn = Callable[..., tuple[PromptModel, list[dict[str, float]]]]
-# with labels: the class and the function that learns it
-_LABELED: dict[str, tuple[type[PromptModel], Learn, PromptSettings]] = {
-    "coop": (coop.CoOp, coop.learn_coop, coop.SETTINGS),
-    "cocoop": (cocoop.CoCoOp, cocoop.learn_cocoop, cocoop.SETTINGS),
-    "dualcoop": (dualcoop.DualCoOp, dualcoop.learn_dualcoop, dualcoop.SETTINGS),
+_LABELED: dict[str, tuple[type[PromptModel], PromptSettings]] = {
+    "coop": (coop.CoOp, coop.SETTINGS),
+    "cocoop": (cocoop.CoCoOp, cocoop.SETTINGS),
+    "dualcoop": (dualcoop.DualCoOp, dualcoop.SETTINGS),
 }
 _TEXT_ONLY = "tai-dpt"
 _MODULES = (cocoop, coop, dualcoop, few_shot, prompt_learning, tai_dpt, tokens)
+Example = tuple[int, Encoder, TextCorpus | LabeledFilms]  # seed, its encoder, what it learns from
 
 
 def learn_peers(
-    workspace: Workspace, encoder: Encoder, reports: Sequence[Report], triplets: pd.DataFrame
+    workspace: Workspace,
+    encoders: Sequence[Encoder],
+    reports: Sequence[Report],
+    triplets: pd.DataFrame,
 ) -> tuple[dict[str, dict[str, Any]], pd.DataFrame]:
-    """Learn all of them for every seed, or find them current.
-
-    A method's rate is chosen once, with the most labels and the first seed.
+    """Learn all of them for every seed, each on its own encoder, or find them current.
 
     Args:
+        encoders: one a seed.
         reports: those of the training split that RC-TPL learns from.
         triplets: of all reports.
 
     Returns:
-        the runs by name (history, rate, rates, unit), and how many labeled films were drawn; none
+        the runs by name (history, rate, unit, stops), and how many labeled films were drawn; none
         where no film of MIMIC-CXR is there.
     """
     if not can_run_on_training_films(workspace, "Prompt learners"):
         return {}, pd.DataFrame(columns=["shots", "seed", "concept", "drawn"])
-    seeds = workspace.profile.seeds
-    corpus = token_corpus(encoder, list(reports), triplets, TRAINING_CONCEPTS, workspace.features)
-    films = open_split(workspace, "mimic-cxr", "train")
+    seeds, folder = workspace.profile.seeds, workspace.features
+    corpora = token_corpora(encoders, list(reports), triplets, TRAINING_CONCEPTS, folder)
+    films, labels, draws = drawn_films(workspace, triplets)
+    shared = _Runs(workspace, encoders)
+    examples = list(zip(seeds, encoders, corpora, strict=True))
+    runs = dict([shared.run(_TEXT_ONLY, tai_dpt.TaIDPT, tai_dpt.SETTINGS, None, examples)])
+    encoded = [
+        few_shot_films(encoder, films, labels, TRAINING_CONCEPTS, folder, _of_seed(draws, seed))
+        for seed, encoder in zip(seeds, encoders, strict=True)
+    ]
+    for slug in workspace.profile.peers.labeled:
+        for shots in workspace.profile.peers.shots:
+            data = [each[shots] for each in encoded]
+            examples = list(zip(seeds, encoders, data, strict=True))
+            name, run = shared.run(f"{slug}-{shots}", *_LABELED[slug], shots, examples)
+            runs[name] = run
+    return runs, draw_table(draws)
+
+
+def drawn_films(
+    workspace: Workspace, triplets: pd.DataFrame
+) -> tuple[ChestXrayDataset, np.ndarray, dict[tuple[int, int], Draw]]:
+    """Which training films the labeled ones learn from: by tables and reports, no film is opened.
+
+    Returns:
+        all training films, their labels (n, L), and the draws by (shots, seed).
+    """
+    films = _training_films(workspace)
     labels = film_labels(films, triplets, TRAINING_CONCEPTS)
-    drawn, counts = few_shot_films(
-        encoder, films, labels, TRAINING_CONCEPTS, workspace.features, seeds
-    )
-    shared = _Runs(workspace, encoder)
-    runs = dict([shared.run(_TEXT_ONLY, tai_dpt.learn_tai_dpt, tai_dpt.SETTINGS, {
-        seed: corpus for seed in seeds
-    })])  # fmt: skip
-    for slug, (_, learn, settings) in _LABELED.items():
-        rate = None
-        for shots in sorted(SHOTS, reverse=True):
-            data = {seed: drawn[shots, seed] for seed in seeds}
-            name, run = shared.run(f"{slug}-{shots}", learn, settings, data, rate)
-            runs[name], rate = run, run["rate"]
-    return runs, counts
+    draws = {
+        (shots, seed): draw_films(labels, TRAINING_CONCEPTS, shots, seed)
+        for shots in workspace.profile.peers.shots
+        for seed in workspace.profile.seeds
+    }
+    return films, labels, draws
 
 
-def load_peers(workspace: Workspace, encoder: Encoder) -> list[Competitor]:
-    """The learned ones, ready for the tables; none without films of MIMIC-CXR."""
+def _training_films(workspace: Workspace) -> ChestXrayDataset:
+    """All that the tables name; of an incomplete data set those that are there."""
+    if workspace.allow_partial:
+        return open_split(workspace, "mimic-cxr", "train")
+    root = workspace.data_root / DATASETS[REPORTS][0]
+    return list_mimic_cxr(root, "train", skip_bad=workspace.skip_bad)
+
+
+def _of_seed(draws: Mapping[tuple[int, int], Draw], seed: int) -> dict[int, Draw]:
+    return {shots: draw for (shots, of), draw in draws.items() if of == seed}
+
+
+def load_peers(workspace: Workspace, encoders: Sequence[Encoder]) -> list[Competitor]:
+    """The learned ones, ready for the tables; none without films of MIMIC-CXR.
+
+    Args:
+        encoders: one a seed.
+    """
     if not has_training_films(workspace):
         return []
-    seeds = workspace.profile.seeds
-    films = feature_reader(workspace, encoder)
-    rows = [Competitor(tai_dpt.TaIDPT.method, tuple(
-        _read(tai_dpt.TaIDPT(encoder, seed), workspace, _TEXT_ONLY, seed) for seed in seeds
-    ), films)]  # fmt: skip
-    for slug, (kind, _, _) in _LABELED.items():
-        for shots in SHOTS:
-            models = tuple(
-                _read(kind(encoder, seed, shots=shots), workspace, f"{slug}-{shots}", seed)
-                for seed in seeds
-            )
-            rows.append(Competitor(models[0].name, models, films, labeled=shots))
+    films = per_encoder(encoders, lambda each: feature_reader(workspace, each))
+    peers = workspace.profile.peers
+    kinds = [(_TEXT_ONLY, tai_dpt.TaIDPT, None)]
+    kinds += [
+        (f"{slug}-{shots}", _LABELED[slug][0], shots)
+        for slug in peers.labeled
+        for shots in peers.shots
+    ]
+    rows = []
+    for slug, kind, shots in kinds:
+        models = tuple(
+            _read(kind(encoder, seed, shots=shots), _path(workspace, slug, seed))
+            for seed, encoder in zip(workspace.profile.seeds, encoders, strict=True)
+        )
+        rows.append(Competitor(models[0].name, models, films, labeled=shots or 0))
     return rows
 
 
 def feature_reader(workspace: Workspace, encoder: Encoder) -> Reader:
-    """From a data set to its films as the frozen encoder's cached features."""
+    """From a data set to its films as a frozen encoder's cached features."""
 
     def films(dataset: Any) -> Callable[[np.ndarray], Any]:
         file = image_features(encoder, dataset, workspace.features)
@@ -101,54 +153,54 @@ def feature_reader(workspace: Workspace, encoder: Encoder) -> Reader:
     return films
 
 
-def _path(workspace: Workspace, slug: str, seed: int) -> Any:
+def _path(workspace: Workspace, slug: str, seed: int) -> Path:
     return workspace.prompts / f"{slug}-{seed}.safetensors"
 
 
-def _read(model: PromptModel, workspace: Workspace, slug: str, seed: int) -> PromptModel:
-    return model.load(load_file(_path(workspace, slug, seed))).to(model.encoder.device)
+def _read(model: PromptModel, path: Path) -> PromptModel:
+    return model.load(load_file(path)).to(model.encoder.device)
+
+
+def stop_table(runs: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """Where each run ended: method, seed, steps, best_step, validation_auc, plateau."""
+    columns = ["method", "seed", "steps", "best_step", "validation_auc", "plateau"]
+    rows = [{"method": name, **each} for name, run in runs.items() for each in run["stops"]]
+    return pd.DataFrame(rows, columns=columns)
 
 
 class _Runs:
-    """Learns methods one after the other with the same grid, trial and cache."""
+    """Learns methods one after the other with the same limits, validation films and cache."""
 
-    def __init__(self, workspace: Workspace, encoder: Encoder) -> None:
-        self.workspace, self.encoder = workspace, encoder
-        self.code = [sha256_file(module.__file__) for module in (*_MODULES,)]
-        self.validation = open_split(workspace, "mimic-cxr", "validation")
+    def __init__(self, workspace: Workspace, encoders: Sequence[Encoder]) -> None:
+        self.workspace = workspace
+        self.code = [sha256_file(module.__file__) for module in _MODULES]
+        self.films = open_split(workspace, "mimic-cxr", "validation")
+        self.judges = dict(zip(encoders, per_encoder(encoders, self._judge), strict=True))
 
     def run(
         self,
         slug: str,
-        learn: Learn,
+        kind: type[PromptModel],
         settings: PromptSettings,
-        data: Mapping[int, Any],
-        rate: float | None = None,
+        shots: int | None,
+        examples: Sequence[Example],
     ) -> tuple[str, dict[str, Any]]:
-        """Choose a rate unless one is given, then learn every seed; or read what is current."""
-        options = self.workspace.profile.peers
+        """Learn every seed; or read what is current."""
+        limits = self.workspace.profile.peers
         record = self.workspace.prompts / f"{slug}.peer.json"
-        weights = [_path(self.workspace, slug, seed) for seed in data]
-        keys = [each.key for each in data.values()]  # one corpus may serve all seeds
-        key = hash_of(
-            self.encoder.text_key, self.encoder.image_key, keys, settings, options, rate, self.code
-        )
+        weights = [_path(self.workspace, slug, seed) for seed, *_ in examples]
+        keys = [(s, each.text_key, each.image_key, data.key) for s, each, data in examples]
+        key = hash_of(keys, settings, limits, self.code)
         whole = record.exists() and all(path.exists() for path in weights)
         if whole and read_json(record)["key"] == key:
             stored = read_json(record)
             return stored["name"], stored
-        first = next(iter(data))
-        learn = partial(learn, self.encoder)
-        rates = []
-        for value in options.rates if rate is None else ():
-            trial = _scaled(settings, options.trial_share, value)
-            model, _ = learn(data[first], trial, first)
-            rates.append({"learning_rate": value, "auc": self.auc(model)})
-        chosen = rate or max(rates, key=lambda each: each["auc"])["learning_rate"]
-        history = []
-        for (seed, each), path in zip(data.items(), weights, strict=True):
-            model, curve = learn(each, _scaled(settings, options.share, chosen), seed)
+        history, stops = [], []
+        for (seed, encoder, data), path in zip(examples, weights, strict=True):
+            model = kind(encoder, seed, TRAINING_CONCEPTS, shots)
+            curve = learn(model, data, settings, limits, seed, self.judges[encoder])
             history += [{"seed": seed, **row} for row in curve]
+            stops.append({"seed": seed, **stop(curve, limits)})
             with atomic_path(path) as temporary:
                 save_file(model.state(), temporary, {"key": key})
         stored = {
@@ -156,22 +208,17 @@ class _Runs:
             "key": key,
             "unit": "step",
             "parameters": sum(each.numel() for each in model.parameters()),
-            "rate": chosen,
-            "rates": rates,
+            "rate": settings.learning_rate,
             "history": history,
+            "stops": stops,
         }
         write_json(record, stored)
         return model.name, stored
 
-    def auc(self, model: PromptModel) -> float:
-        """Macro AUC on MIMIC-CXR's validation films, without an interval."""
-        file = image_features(self.encoder, self.validation, self.workspace.features)
-        concepts = self.validation.concepts
-        films = file.batch(np.arange(len(file)), self.encoder.device)
-        scores = model.classify(films, concepts).cpu().numpy()
-        labels = self.validation.records[list(concepts)].to_numpy(float)
-        return macro_auc(labels, scores)
-
-
-def _scaled(settings: PromptSettings, share: float, rate: float) -> PromptSettings:
-    return replace(settings, steps=max(1, round(share * settings.steps)), learning_rate=rate)
+    def _judge(self, encoder: Encoder) -> Judge:
+        """From a model to its macro AUC on MIMIC-CXR's validation films, without an interval."""
+        file = image_features(encoder, self.films, self.workspace.features)
+        films = file.batch(np.arange(len(file)), encoder.device)
+        concepts = self.films.concepts
+        labels = self.films.records[list(concepts)].to_numpy(float)
+        return lambda model: macro_auc(labels, model.classify(films, concepts).cpu().numpy())

@@ -1,16 +1,16 @@
 """What the prompt learners beside RC-TPL share: one base, one set of options, one training loop.
 
 TaI-DPT, CoOp, CoCoOp and DualCoOp learn context vectors for the same frozen encoder as RC-TPL.
-Their losses and scores are their own; optimizer, schedule and order of the data are the same here
-(and RC-TPL's: AdamW and a cosine schedule, where the four papers use SGD), so that only the
-objective and what it learns from differ. A class name ends the prompt without CLIP's full stop, as
-in RC-TPL's Eq. 2.
+Their losses and scores are their own; optimizer (AdamW, where the four papers use SGD), order of
+the data and the rule that ends a run are the same here, so that only the objective and what it
+learns from differ: each learns until the AUC on validation films has stopped improving, and the
+best state is kept. A class name ends the prompt without CLIP's full stop, as in RC-TPL's Eq. 2.
 """
 
 import itertools
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -26,6 +26,7 @@ from rctpl_utils.corpus import TextCorpus
 from rctpl_utils.datasets.chexpert import COMPETITION
 from rctpl_utils.encoders.base import Encoder, ImageFeatures
 from rctpl_utils.errors import InputError
+from rctpl_utils.profiles import PeerLearning
 from rctpl_utils.prompts import initial_context
 from rctpl_utils.training import shuffled_batches
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS, prompt_name
@@ -35,17 +36,18 @@ CLIP_SCALE = 100.0  # the largest inverse temperature that CLIP allows itself (R
 
 @dataclass(frozen=True)
 class PromptSettings:
-    """How long and how fast a context learns.
+    """How fast a context learns.
 
     Attributes:
-        steps: updates; the text encoder runs in each, so they decide the cost.
         batch_size: reports or films in a step.
-        learning_rate: of AdamW at the start; a cosine takes it to zero.
+        learning_rate: of AdamW, constant: where a run ends is not known before.
     """
 
-    steps: int
     batch_size: int
     learning_rate: float
+
+
+Judge = Callable[["PromptModel"], float]  # validation AUC of a model, higher is better
 
 
 class PromptModel(nn.Module, ABC):
@@ -111,6 +113,9 @@ class PromptModel(nn.Module, ABC):
     @abstractmethod
     def classify(self, films: ImageFeatures, concepts: Sequence[str]) -> Tensor:
         """Scores (n, L)."""
+
+    def settle(self, data: Any) -> None:
+        """Take from the examples what scoring needs besides the learned tensors; mostly nothing."""
 
     def encoded(self, concepts: Sequence[str]) -> tuple[Tensor, ...]:
         """`encode` of the concepts' prompt names; kept in evaluation mode."""
@@ -179,32 +184,71 @@ def logit_scale(encoder: Encoder) -> float:
 
 
 def learn(
-    model: PromptModel, data: TextCorpus | LabeledFilms, settings: PromptSettings, seed: int
+    model: PromptModel,
+    data: TextCorpus | LabeledFilms,
+    settings: PromptSettings,
+    limits: PeerLearning,
+    seed: int,
+    judge: Judge,
 ) -> list[dict[str, float]]:
-    """Minimize the model's loss over its own tensors; leaves the model in evaluation mode.
+    """Minimize the model's loss until validation stops improving; keep the best state.
 
     Args:
+        limits: when to look at validation films, and when to end.
         seed: decides the order of the examples (the model's constructor takes its own).
+        judge: the validation AUC; asked before the first step too.
 
     Returns:
-        one row a step: step, seconds since the start, loss.
+        one row a step: step, seconds since the start, loss (step 0 has none), and validation_auc
+        where the films were looked at. `stop` reads the end from them.
     """
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, settings.steps)
-    history, start = [], time.perf_counter()
-    batches = itertools.islice(_passes(len(data), settings.batch_size, generator), settings.steps)
-    model.train()
-    for rows in tqdm(batches, total=settings.steps, desc=f"{model.name}, seed {seed}", unit="step"):
+    start, best = time.perf_counter(), _looked(model, data, judge)
+    history = [{"step": 0, "seconds": 0.0, "validation_auc": best[0]}]
+    batches = itertools.islice(_passes(len(data), settings.batch_size, generator), limits.steps)
+    for step, rows in enumerate(
+        tqdm(batches, total=limits.steps, desc=f"{model.name}, seed {seed}", unit="step"), start=1
+    ):
+        model.train()
         loss = model.loss(data.batch(rows, model.encoder.device))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        schedule.step()
-        seconds = time.perf_counter() - start
-        history.append({"step": len(history) + 1, "seconds": seconds, "loss": loss.item()})
-    model.eval()
+        row = {"step": step, "loss": loss.item()}
+        if step % limits.every == 0 or step == limits.steps:
+            found = _looked(model, data, judge)
+            row["validation_auc"] = found[0]
+            best = max(best, found, key=lambda each: each[0])  # of equals the earlier one
+        history.append(row | {"seconds": time.perf_counter() - start})
+        if stop(history, limits)["plateau"]:
+            break
+    model.load(best[1])
     return history
+
+
+def _looked(model: PromptModel, data: Any, judge: Judge) -> tuple[float, dict[str, Tensor]]:
+    model.eval()
+    model.settle(data)
+    return judge(model), {name: value.clone() for name, value in model.state().items()}
+
+
+def stop(history: Sequence[Mapping[str, float]], limits: PeerLearning) -> dict[str, Any]:
+    """How a run ended: steps, best_step, its validation_auc, and whether a plateau was reached.
+
+    Args:
+        history: rows of one seed (`learn`).
+        limits: a plateau is `patience` looks in a row without a better one.
+    """
+    looks = [row for row in history if "validation_auc" in row]
+    best = max(looks, key=lambda row: row["validation_auc"])
+    since = len(looks) - 1 - looks.index(best)
+    return {
+        "steps": history[-1]["step"],
+        "best_step": best["step"],
+        "validation_auc": best["validation_auc"],
+        "plateau": since >= limits.patience,
+    }
 
 
 def _passes(count: int, size: int, generator: torch.Generator) -> Iterator[np.ndarray]:

@@ -36,11 +36,11 @@ def load_miniatures(workspace: Workspace, encoders: Sequence[StandIn]) -> list[C
     ]
 
 
-def load_competitors(workspace: Workspace, encoder: Encoder) -> list[Competitor]:
+def load_competitors(workspace: Workspace, encoders: Sequence[Encoder]) -> list[Competitor]:
     """The rows that stand beside RC-TPL: the paper's baselines, then the prompt learners."""
     if workspace.profile.baselines is None:
-        return [*load_checkpoints(workspace), *load_peers(workspace, encoder)]
-    return [*load_miniatures(workspace, encoder), *load_peers(workspace, encoder)]
+        return [*load_checkpoints(workspace), *load_peers(workspace, encoders)]
+    return [*load_miniatures(workspace, encoders), *load_peers(workspace, encoders)]
 
 
 def load_checkpoints(workspace: Workspace) -> list[Competitor]:
@@ -48,7 +48,8 @@ def load_checkpoints(workspace: Workspace) -> list[Competitor]:
     provided = [name for name in PUBLIC if is_provided(name, workspace.data_root)]
     models = [load_released(name, workspace.data_root, workspace.device) for name in provided]
     return [
-        Competitor(model.name, (model,), pixel_reader(model), frame=model.frame) for model in models
+        Competitor(model.name, (model,), (pixel_reader(model),), frame=model.frame)
+        for model in models
     ]
 
 

@@ -31,14 +31,14 @@ class Competitor:
     Attributes:
         name: as the tables print it.
         models: one a seed.
-        films: from a data set to a function from row numbers to a batch for the models.
+        films: for each model, from a data set to a function from row numbers to its batches.
         labeled: labeled images a class that it learned from; 0 for a zero-shot method.
         frame: the part of a film that its maps cover; None for the padded square.
     """
 
     name: str
     models: tuple[ZeroShotModel, ...]
-    films: Reader
+    films: tuple[Reader, ...]
     labeled: int = 0
     frame: Frame | None = None
 
@@ -47,16 +47,17 @@ class Competitor:
         return ability in self.models[0].native
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def _opened(films: Reader, dataset: ChestXrayDataset) -> Callable[[np.ndarray], Any]:
-    """A reader on a data set, kept: opening stamps every file, and all models read the same."""
+    """A reader on a data set, kept: opening stamps every file, and a seed's models share it."""
     return films(dataset)
 
 
 def scorers(competitors: Sequence[Competitor]) -> dict[str, list[Scorer]]:
     """For Table 1: by name, one function a seed from a data set to scores (n, L)."""
     return {
-        each.name: [_scorer(model, each.films) for model in each.models] for each in competitors
+        each.name: [_scorer(*run) for run in zip(each.models, each.films, strict=True)]
+        for each in competitors
     }
 
 
@@ -80,7 +81,7 @@ def grounders(competitors: Sequence[Competitor]) -> list[Grounder]:
     return [
         Grounder(
             each.name,
-            tuple(_maker(model, each.films, each.frame) for model in each.models),
+            tuple(_maker(*run, each.frame) for run in zip(each.models, each.films, strict=True)),
             native=each.native(GROUND),
         )
         for each in competitors
@@ -110,15 +111,12 @@ def retrieval_pairs(
     codes, texts = pd.factorize(sentences.records["sentence"])
     found = {}
     for each in competitors:
-        read = each.films(dataset)
-        runs = [
-            (
-                _joined([model.embed_images(read(places[rows])) for rows in _parts(places)]),
-                _joined([model.embed_texts(list(texts[rows])) for rows in _parts(texts)])[codes],
-            )
-            for model in each.models
-        ]
-        found[each.name] = [Pair(*(unit(standardized(side)) for side in run)) for run in runs]
+        found[each.name] = []
+        for model, films in zip(each.models, each.films, strict=True):
+            read = _opened(films, dataset)
+            seen = _joined([model.embed_images(read(places[rows])) for rows in _parts(places)])
+            said = _joined([model.embed_texts(list(texts[rows])) for rows in _parts(texts)])
+            found[each.name].append(Pair(*(unit(standardized(s)) for s in (seen, said[codes]))))
     return found
 
 

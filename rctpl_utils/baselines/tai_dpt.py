@@ -18,7 +18,7 @@ cells; batches of 512; the mean of the two branches at test.
 **Changed**: classes of a caption are nouns there, the labels of a report's triplets here
 (`report_labels`): the ones that RC-TPL ranks, of the same reports. A token's state is the one that
 the encoder pools, so that the global feature is, before normalization, the mean of the projected
-tokens where the encoder pools by the mean (CLIP takes its last token's). No SGD, and few steps.
+tokens where the encoder pools by the mean (CLIP takes its last token's). No SGD.
 
 **Fair**: against RC-TPL only the local features (tokens in place of knowledge-rich descriptions), M
 and the number of steps differ. Neither grounding nor retrieval is the paper's: the local branch's
@@ -31,9 +31,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rctpl_utils.baselines.prompt_learning import PromptModel, PromptSettings, learn, new_context
-from rctpl_utils.corpus import TextBatch, TextCorpus
-from rctpl_utils.encoders.base import Encoder, ImageFeatures
+from rctpl_utils.baselines.prompt_learning import PromptModel, PromptSettings, new_context
+from rctpl_utils.corpus import TextBatch
+from rctpl_utils.encoders.base import ImageFeatures
 from rctpl_utils.scoring import (
     IMAGE_TEMPERATURE,
     TEXT_TEMPERATURE,
@@ -42,12 +42,11 @@ from rctpl_utils.scoring import (
     similarity_maps,
 )
 from rctpl_utils.training import batch_losses, embed_classes
-from rctpl_utils.vocabulary import TRAINING_CONCEPTS
 from rctpl_utils.zero_shot import branch_scores
 
 CONTEXT_LENGTH = 16  # M
 MARGIN = 1.0  # m; the scale of 4 is `training.SCORE_SCALE`
-SETTINGS = PromptSettings(steps=20, batch_size=512, learning_rate=1e-2)
+SETTINGS = PromptSettings(batch_size=512, learning_rate=1e-2)
 
 
 class TaIDPT(PromptModel):
@@ -81,15 +80,3 @@ class TaIDPT(PromptModel):
     def ground(self, films: ImageFeatures, concept: str) -> Tensor:
         """P of the image's cells, our extension: (n, h, w)."""
         return similarity_maps(films.dense_features, self.encoded([concept]).concept)[..., 0]
-
-
-def learn_tai_dpt(
-    encoder: Encoder,
-    corpus: TextCorpus,
-    settings: PromptSettings = SETTINGS,
-    seed: int = 0,
-    concepts: Sequence[str] = TRAINING_CONCEPTS,
-) -> tuple[TaIDPT, list[dict[str, float]]]:
-    """Learn both contexts from a `token_corpus` with these label columns; the model and history."""
-    model = TaIDPT(encoder, seed, concepts)
-    return model, learn(model, corpus, settings, seed)

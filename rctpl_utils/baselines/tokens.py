@@ -7,11 +7,10 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from rctpl_utils.concepts import report_labels
 from rctpl_utils.corpus import TextCorpus
-from rctpl_utils.encoders.base import Encoder
+from rctpl_utils.encoders.base import Encoder, per_encoder
 from rctpl_utils.encoders.text_tower import MAX_TOKENS, TextTower
 from rctpl_utils.features import make_arrays, text_features
 from rctpl_utils.files import hash_of
@@ -23,46 +22,73 @@ TOKEN_BATCH, TOKEN_SHARD = 64, 16  # texts in a pass; passes in a shard, 20 MB a
 
 @torch.no_grad()
 def token_states(text: TextTower, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Each token's projected state: (n, T, d) unit vectors, and which are no padding, (n, T)."""
+    """Each token's state as the tower pools it: (n, T, W), and which are no padding, (n, T)."""
     tokens = text.tokenize(texts)
     states = text.bert(**tokens, output_hidden_states=True).hidden_states
     pooled = torch.stack([states[layer] for layer in text.layers]).mean(dim=0)
-    return functional.normalize(text.projection(pooled), dim=-1), tokens["attention_mask"].bool()
+    return pooled, tokens["attention_mask"].bool()
 
 
 def token_features(
-    encoder: Encoder, texts: Sequence[str], folder: Path
-) -> tuple[np.ndarray, np.ndarray]:
+    encoders: Sequence[Encoder], texts: Sequence[str], folder: Path
+) -> dict[Encoder, tuple[np.ndarray, np.ndarray]]:
     """Token features of distinct texts, made once, in batches of like length.
 
+    Encoders that share their BERT (`pooled_key`) read the texts together.
+
     Returns:
-        (n, 77, d) float16, memory-mapped, zero after a text's last token, and the counts (n,).
+        for each encoder (n, 77, d) float16, memory-mapped, unit vectors, zero after a text's last
+        token, and the counts (n,).
     """
-    key = hash_of("tokens", encoder.text_key, list(texts))[:20]
-    paths = [folder / f"tokens-{key}-{part}.npy" for part in ("states", "counts")]
+    groups: dict[str, list[Encoder]] = {}
+    for encoder in dict.fromkeys(encoders):
+        shared = getattr(encoder, "pooled_key", encoder.text_key)
+        groups.setdefault(shared, []).append(encoder)
+    found = {}
+    for group in groups.values():
+        *states, counts = _read_tokens(group, texts, folder)
+        found |= {encoder: (each, counts) for encoder, each in zip(group, states, strict=True)}
+    return found
+
+
+def _read_tokens(group: list[Encoder], texts: Sequence[str], folder: Path) -> list[np.ndarray]:
+    """One array of states an encoder of one BERT, then the counts."""
+    stems = [hash_of("tokens", each.text_key, list(texts))[:20] for each in group]
+    paths = [folder / f"tokens-{stem}-states.npy" for stem in stems]
     order = np.array(sorted(range(len(texts)), key=lambda i: (len(texts[i]), i)), int)
 
+    @torch.no_grad()
     def encode(rows: np.ndarray) -> tuple[np.ndarray, ...]:
-        states, seen = token_states(encoder.text, [texts[i] for i in rows.tolist()])
-        padded = np.zeros((len(rows), MAX_TOKENS, states.shape[-1]), np.float16)
-        padded[:, : states.shape[1]] = (states * seen.unsqueeze(-1)).cpu().numpy()
-        return padded, seen.sum(dim=1).cpu().numpy()
+        states, seen = token_states(group[0].text, [texts[i] for i in rows.tolist()])
+        made = []
+        for encoder in group:
+            projected = encoder.text.project(states) * seen.unsqueeze(-1)
+            padded = np.zeros((len(rows), MAX_TOKENS, projected.shape[-1]), np.float16)
+            padded[:, : projected.shape[1]] = projected.cpu().numpy()
+            made.append(padded)
+        return *made, seen.sum(dim=1).cpu().numpy()
 
     plan = Plan(order, TOKEN_BATCH, TOKEN_SHARD)
-    states, counts = make_arrays(paths, plan, encode, label="encoding tokens", unit="text")
-    return states, counts
+    paths.append(folder / f"tokens-{hash_of(stems)[:20]}-counts.npy")
+    return make_arrays(paths, plan, encode, label="encoding tokens", unit="text")
 
 
-def token_corpus(
-    encoder: Encoder,
+def token_corpora(
+    encoders: Sequence[Encoder],
     reports: list[Report],
     triplets: pd.DataFrame,
     concepts: tuple[str, ...],
     folder: Path,
-) -> TextCorpus:
+) -> tuple[TextCorpus, ...]:
     """The reports and labels of `corpus_building.build_corpus`, tokens in place of descriptions.
 
     Only reports with a present concept are taken apart into tokens; the others have no loss.
+
+    Args:
+        encoders: one a seed.
+
+    Returns:
+        the corpus in each encoder's features.
     """
     texts = list(dict.fromkeys(report.text for report in reports))
     place = {text: row for row, text in enumerate(texts)}
@@ -71,10 +97,15 @@ def token_corpus(
     positive = (labels == 1).any(axis=1)
     rows = np.array([place[report.text] for report in reports])[positive]
     used, own = np.unique(rows, return_inverse=True)
-    states, counts = token_features(encoder, [texts[row] for row in used], folder)
-    return TextCorpus(
-        text_features(encoder, texts, folder)[rows],
-        states.reshape(-1, states.shape[-1]),
-        [MAX_TOKENS * row + np.arange(counts[row]) for row in own],
-        labels[positive],
-    )
+    tokens = token_features(encoders, [texts[row] for row in used], folder)
+
+    def corpus(encoder: Encoder) -> TextCorpus:
+        states, counts = tokens[encoder]
+        return TextCorpus(
+            text_features(encoder, texts, folder)[rows],
+            states.reshape(-1, states.shape[-1]),
+            [MAX_TOKENS * row + np.arange(counts[row]) for row in own],
+            labels[positive],
+        )
+
+    return per_encoder(encoders, corpus)

@@ -47,6 +47,26 @@ def open_mimic_cxr(
         InputError: a missing file or column, an image without view or labels, a duplicate, a
             patient on both sides of the split, a path outside the folder.
     """
+    records, left_out, screen = _listed(root, split, skip_bad)
+    present = [os.path.isfile(path) for path in records["path"]]
+    records, missing = keep_present(records, present, allow_partial=allow_partial, file=root)
+    left_out[MISSING] = missing
+    concepts = CHEXPERT_CONCEPTS
+    return Radiographs("mimic-cxr", split, concepts, records, left_out=left_out, screen=screen)
+
+
+def list_mimic_cxr(root: Path, split: str, *, skip_bad: bool = False) -> Radiographs:
+    """As `open_mimic_cxr`, by the tables alone: no image file is looked for.
+
+    For those who choose among films before there are any, or of which only the chosen are there.
+    """
+    records, left_out, screen = _listed(root, split, skip_bad)
+    concepts = CHEXPERT_CONCEPTS
+    return Radiographs("mimic-cxr", split, concepts, records, left_out=left_out, screen=screen)
+
+
+def _listed(root: Path, split: str, skip_bad: bool) -> tuple[pd.DataFrame, dict[str, int], Screen]:
+    """The films of a split that the tables name, what was left out of them, and the screen."""
     screen = Screen(skip_bad)
     table = _split_table(root / SPLIT_TABLE, screen)
     table = table[table["split"] == PARTS[split]]
@@ -59,16 +79,9 @@ def open_mimic_cxr(
     records["path"] = [f"{root.as_posix()}/{mimic_image_path(*ids)}" for ids in identifiers]
     records["study"] = "s" + table["study_id"].to_numpy()
     labels, unlabeled = _labels(root / _TABLE.format("chexpert"), table, screen)
-    records = pd.concat([records, labels], axis=1)[~unlabeled]
-    present = [os.path.isfile(path) for path in records["path"]]
-    records, missing = keep_present(records, present, allow_partial=allow_partial, file=root)
-    left_out = {
-        "not a frontal view": lateral,
-        "study without labels": int(unlabeled.sum()),
-        MISSING: missing,
-    }
-    concepts = CHEXPERT_CONCEPTS
-    return Radiographs("mimic-cxr", split, concepts, records, left_out=left_out, screen=screen)
+    records = pd.concat([records, labels], axis=1)[~unlabeled].reset_index(drop=True)
+    left_out = {"not a frontal view": lateral, "study without labels": int(unlabeled.sum())}
+    return records, left_out, screen
 
 
 def _split_table(file: Path, screen: Screen) -> pd.DataFrame:

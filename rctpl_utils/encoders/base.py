@@ -1,8 +1,8 @@
 """What every frozen vision-language model offers to the rest of the package (paper 3.2)."""
 
 import hashlib
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -10,6 +10,9 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from rctpl_utils.encoders.text_tower import TextTower
+
+
+Made = TypeVar("Made")
 
 
 class ImageFeatures(NamedTuple):
@@ -47,6 +50,12 @@ class Encoder(Protocol):
 
     def encode_image(self, batch: Tensor) -> ImageFeatures:
         """A batch (n, C, S, S) to its global and dense features; no gradient (Eq. 10)."""
+
+
+def per_encoder(encoders: Sequence[Encoder], make: Callable[[Encoder], Made]) -> tuple[Made, ...]:
+    """What is made of each seed's encoder, in their order; once where seeds share an encoder."""
+    made = {encoder: make(encoder) for encoder in dict.fromkeys(encoders)}
+    return tuple(made[encoder] for encoder in encoders)
 
 
 def state_hash(module: torch.nn.Module) -> str:

@@ -60,6 +60,11 @@ class StandIn(nn.Module):
         return hash_of(state_hash(self.image), self.image_size, "standardize")
 
     @property
+    def pooled_key(self) -> str:
+        """A hash of all that decides a text before the projection: all stand-ins share it."""
+        return hash_of(self.text.bert_key, self.text.pooling, self.text.layers)
+
+    @property
     def image_module(self) -> nn.Module:
         """Enc_I as a module: (n, 1, S, S) to ImageFeatures."""
         return self.image

@@ -1,0 +1,262 @@
+"""Seed k stands on encoder k: class embeddings, maps, vectors and prompts meet their own films."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from rctpl_utils import ablation_scores, grounding, retrieval_sides, table1
+from rctpl_utils.ablations import Trial
+from rctpl_utils.baselines.rows import Competitor, scorers
+from rctpl_utils.baselines.tokens import token_features
+from rctpl_utils.encoders.base import per_encoder
+from rctpl_utils.encoders.standin import StandIn
+from rctpl_utils.features import ImageFeatureFile, text_features
+from rctpl_utils.grounders import dense_similarity, table_grounders
+from rctpl_utils.prompt_runs import learn_all
+from rctpl_utils.prompts import Prompts
+from rctpl_utils.scoring import ClassEmbeddings
+from rctpl_utils.table1 import Method, by_encoder, score_runs
+from rctpl_utils.training import Learned
+from rctpl_utils.variants import UNTRAINED, VARIANTS, table1_methods
+from rctpl_utils.vocabulary import TRAINING_CONCEPTS
+
+CPU = torch.device("cpu")
+TEXTS = ["edema", "a much longer text about the pleura and the lungs", "mass"]
+
+
+def encoder_of(number: int) -> SimpleNamespace:
+    """Hashable by identity, with features of its own."""
+
+    class Encoder:
+        device = CPU
+        dimension = 4
+        name, text_key, image_key = f"e{number}", f"text{number}", f"image{number}"
+        cell = number
+
+    return Encoder()
+
+
+def films_of(encoder) -> ImageFeatureFile:
+    """Three films that point along the axis of their encoder's number, in the cell of it."""
+    whole = np.zeros((3, 4), np.float32)
+    whole[:, encoder.cell] = 1
+    dense = np.zeros((3, 2, 2, 4), np.float16)
+    dense.reshape(3, 4, 4)[:, encoder.cell, encoder.cell] = 1
+    return ImageFeatureFile(whole, dense)
+
+
+def along(axis: int):
+    vectors = torch.nn.functional.one_hot(torch.tensor([axis]), 4).float()
+    return lambda concepts: ClassEmbeddings(*(vectors.expand(len(concepts), 4),) * 2)
+
+
+@pytest.fixture
+def encoders():
+    return tuple(encoder_of(number) for number in range(3))
+
+
+def test_what_is_made_of_a_shared_encoder_is_made_once(encoders):
+    asked = []
+    made = per_encoder((*encoders, encoders[0]), lambda each: asked.append(each) or len(asked))
+    assert made == (1, 2, 3, 1) and asked == list(encoders)
+
+
+def test_run_k_belongs_to_encoder_k_and_a_single_run_to_the_first(encoders):
+    fixed, runs = along(0), tuple(along(k) for k in range(3))
+    methods = [Method("fixed", (fixed,)), Method("runs", runs), Method("branch", runs, "report")]
+    found = by_encoder(encoders, methods)
+    assert list(found.values()) == [[fixed, runs[0]], [runs[1]], [runs[2]]]
+    shared = by_encoder(encoders[:1] * 3, methods)  # a checkpoint serves all seeds
+    assert shared == {encoders[0]: [fixed, *runs]}
+    with pytest.raises(ValueError, match="3 runs, but 2 encoders"):
+        by_encoder(encoders[:2], methods)
+
+
+def test_each_run_is_scored_on_its_own_encoders_films(encoders):
+    right, wrong = (tuple(along((k + shift) % 3) for k in range(3)) for shift in (0, 1))
+    methods = [Method("right", right), Method("wrong", wrong)]
+    found = score_runs(encoders, films_of, methods, lambda each: each(("Edema",)))
+    assert all((found[each].report == 1).all() for each in right)
+    assert all((found[each].report == 0).all() for each in wrong)
+
+
+class Squares:
+    """Three films; the lesion of all is the given quarter."""
+
+    name, split, concepts = "covid-rural", "test", ("COVID-19",)
+
+    def __init__(self, cell: int = 0) -> None:
+        names = ["a", "b", "c"]
+        self.records = pd.DataFrame({"image_id": names, "patient_id": names, "path": ""})
+        self.cell = cell
+
+    def __len__(self):
+        return 3
+
+    def annotated(self, concept):
+        return np.ones(3, bool)
+
+    def mask(self, index, concept):
+        quarter = np.zeros(4, bool)
+        quarter[self.cell] = True
+        return np.kron(quarter.reshape(2, 2), np.ones((8, 8), bool))
+
+
+def test_maps_of_a_run_are_those_of_its_encoder(encoders, monkeypatch):
+    monkeypatch.setattr(grounding, "image_features", lambda encoder, *_: films_of(encoder))
+    makers = tuple(dense_similarity(along(k)) for k in range(3))
+    rows = [grounding.Grounder("runs", makers), grounding.Grounder("fixed", makers[:1])]
+    workspace = SimpleNamespace(features=None)
+    found = grounding.measure(workspace, encoders, Squares(cell=1), "COVID-19", rows)
+    assert [run.hits.mean() for run in found["runs"]] == [0, 1, 0]
+    assert len(found["fixed"]) == 1
+
+
+def test_trials_point_on_their_encoders_maps(encoders):
+    trials = [Trial(tuple(along(k) for k in range(3))), Trial((along(0),))]
+    found = ablation_scores.pointing_of_runs(encoders, Squares(2), films_of, "COVID-19", trials)
+    assert found[0].mean(axis=1).tolist() == [0, 0, 1] and found[1].shape == (1, 3)
+    shared = ablation_scores.pointing_of_runs(
+        encoders[:1] * 3, Squares(0), films_of, "COVID-19", trials
+    )
+    assert shared[0].mean(axis=1).tolist() == [1, 0, 0]  # the others look along empty axes
+
+
+def test_sides_hold_every_encoders_embeddings(encoders, monkeypatch):
+    records = pd.DataFrame({"image_id": ["b", "a", "c"], "patient_id": ["p"] * 3})
+    names = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
+    for name in names:
+        records[name] = float(name == "Edema")
+    dataset = SimpleNamespace(records=records)
+    monkeypatch.setattr(retrieval_sides, "open_split", lambda *_: dataset)
+    monkeypatch.setattr(table1, "image_features", lambda encoder, *_: films_of(encoder))
+    methods = [Method("runs", tuple(along(k) for k in range(3)))]
+    classes = retrieval_sides.embed_classes(methods)
+    workspace = SimpleNamespace(features=None)
+    side = retrieval_sides.image_side(workspace, encoders, methods, classes)
+    assert [each.argmax(axis=1).tolist() for each in side.embeddings] == [[0] * 3, [1] * 3, [2] * 3]
+    assert len(side.scores["runs"]) == 3 and len(side.take(np.array([1])).embeddings[2]) == 1
+
+
+def test_model_k_reads_the_films_of_encoder_k():
+    def reader(number):
+        return lambda dataset: lambda rows: torch.full((len(rows), 1), float(number))
+
+    class Model:
+        sharpness = 1.0
+
+        def classify(self, films, concepts):
+            return films
+
+    dataset = Squares()
+    dataset.concepts = ("Edema",)
+    competitor = Competitor("m", (Model(), Model()), (reader(5), reader(6)))
+    first, second = scorers([competitor])["m"]
+    assert (first(dataset, ("Edema",)) == 5).all() and (second(dataset, ("Edema",)) == 6).all()
+
+
+# texts are read once for all stand-ins
+
+
+@pytest.fixture(scope="module")
+def standins(encoder):
+    """Two stand-ins with one MiniLM and projections of their own."""
+    other = StandIn(encoder.image_size).eval().requires_grad_(False)
+    other.text.projection.weight.normal_(generator=torch.Generator().manual_seed(7))
+    return encoder, other
+
+
+def test_standins_share_what_minilm_read(standins, tmp_path, monkeypatch):
+    first, second = standins
+    found = text_features(first, TEXTS, tmp_path)
+    monkeypatch.setattr(type(first.text), "pooled", None)  # no text is read again
+    other = text_features(second, TEXTS, tmp_path)
+    monkeypatch.undo()
+    assert len(list(tmp_path.glob("pooled-*.npy"))) == 1
+    assert np.allclose(found, first.encode_text(TEXTS), atol=1e-5)
+    assert np.allclose(other, second.encode_text(TEXTS), atol=1e-5)
+    assert not np.allclose(found, other, atol=1e-2)
+
+
+def test_other_pooling_is_read_anew(encoder, tmp_path):
+    key = encoder.pooled_key
+    encoder.text.pooling = "cls"
+    try:
+        assert encoder.pooled_key != key
+    finally:
+        encoder.text.pooling = "mean"
+
+
+def test_an_encoder_of_its_own_reads_its_texts_itself(encoders, tmp_path):
+    encoder = encoders[0]
+    encoder.encode_text = lambda texts: torch.ones(len(texts), 4)
+    assert (text_features(encoder, TEXTS, tmp_path) == 1).all()
+    assert not list(tmp_path.glob("pooled-*"))
+
+
+def test_tokens_of_two_standins_are_those_of_each_alone(standins, tmp_path):
+    together = token_features(standins, TEXTS, tmp_path / "both")
+    for each in standins:
+        states, counts = token_features((each,), TEXTS, tmp_path / each.text_key[:8])[each]
+        assert np.allclose(together[each][0], states, atol=2e-3)  # float16
+        assert np.array_equal(together[each][1], counts)
+
+
+# prompts
+
+
+def test_seed_k_learns_on_encoder_k(encoders, tmp_path):
+    profile = SimpleNamespace(name="toy", seeds=(4, 5, 6), prompts=None, encoder="standin")
+    workspace = SimpleNamespace(
+        profile=profile, prompts=tmp_path, encoder=lambda seed: tmp_path / f"{seed}.safetensors"
+    )
+    corpora = [SimpleNamespace(key=f"corpus{k}") for k in range(3)]
+    seen = []
+
+    def learner(encoder, corpus, seed):
+        seen.append((encoder.name, corpus.key, seed))
+        return Learned(torch.zeros(2, 3), torch.zeros(2, 3), [{"epoch": 1, "seconds": 0.0}])
+
+    found, curves = learn_all(workspace, encoders, "rc-tpl", corpora, learner, "key")
+    assert seen == [("e0", "corpus0", 4), ("e1", "corpus1", 5), ("e2", "corpus2", 6)]
+    assert found[5].metadata["text_key"] == "text1"
+    assert found[5].metadata["encoder_file"] == "5.safetensors"
+    assert curves["seed"].tolist() == [4, 5, 6]
+    learn_all(workspace, encoders, "rc-tpl", corpora, learner, "key")
+    assert len(seen) == 3
+    changed = (encoders[0], encoder_of(9), encoders[2])  # another stand-in, of one seed
+    learn_all(workspace, changed, "rc-tpl", corpora, learner, "key")
+    assert seen[3:] == [("e9", "corpus1", 5)]
+
+
+def test_rows_have_a_run_an_encoder_and_untrained_contexts_are_the_drawn_ones(standins):
+    seeds = (3, 4)
+    drawn = {
+        seed: [torch.randn(2, 384, generator=g) * 0.02 for _ in "rc"]
+        for seed, g in ((s, torch.Generator().manual_seed(s)) for s in seeds)
+    }
+    learned = {seed: Prompts(torch.ones(2, 384), torch.ones(2, 384), {}) for seed in seeds}
+    prompts = dict.fromkeys(VARIANTS, learned)
+    rows = {each.name: each for each in table1_methods(standins, prompts)}
+    assert {len(each.embedders) for each in rows.values()} == {2}
+    for k, seed in enumerate(seeds):
+        found = rows[UNTRAINED].embedders[k](TRAINING_CONCEPTS[:2])
+        expected = Prompts(*drawn[seed], {}).embed(standins[k], TRAINING_CONCEPTS[:2])
+        assert torch.allclose(found.report, expected.report, atol=1e-6)
+        assert torch.allclose(found.concept, expected.concept, atol=1e-6)
+    one = {each.name: each for each in table1_methods(standins[:1] * 2, prompts)}
+    assert len(one["class names"].embedders) == 1 and len(one["RC-TPL"].embedders) == 2
+    grounders = {each.name: each for each in table_grounders(rows.values(), np.ones((4, 4)), seeds)}
+    assert len(grounders["RC-TPL, Grad-CAM"].makers) == len(grounders[UNTRAINED].makers) == 2
+
+
+def test_features_of_films_are_opened_once_an_encoder(encoders, monkeypatch):
+    opened = []
+    monkeypatch.setattr(table1, "image_features", lambda encoder, *_: opened.append(encoder))
+    films = table1.film_features(SimpleNamespace(features=None), Squares())
+    for encoder in (*encoders, *encoders):
+        films(encoder)
+    assert opened == list(encoders)
