@@ -66,14 +66,21 @@ def kept(
     Raises:
         OSError: a file or the record could not be written; the result then counts as not made.
     """
-    if record.exists() and all(path.exists() for path in files):
-        stored = read_json(record)
-        if stored["key"] == key:
-            return stored
+    if (stored := _read(record)).get("key") == key and all(path.exists() for path in files):
+        return stored
     record.unlink(missing_ok=True)
     stored = {**make(), "key": key}
     write_json(record, stored)
     return stored
+
+
+def _read(record: Path) -> dict[str, Any]:
+    """A record; an empty one where there is none, or none that this version can read."""
+    try:
+        stored = read_json(record)
+    except (FileNotFoundError, ValueError):
+        return {}
+    return stored if isinstance(stored, dict) else {}
 
 
 def _collect(name: str, path: Path, found: dict[str, str]) -> None:

@@ -80,10 +80,9 @@ def _read_costs(workspace: Workspace, part: str) -> list[dict[str, object]]:
 
 def _prompt_cost(workspace: Workspace, name: str, variant: str) -> dict[str, object]:
     paths = [
-        workspace.prompts / f"{variant}-{seed}.history.json"
-        for seed in workspace.profile.seeds
+        workspace.prompts / f"{variant}-{seed}.history.json" for seed in workspace.profile.seeds
     ]
-    seconds = [read_json(path)[-1]["seconds"] for path in paths]
+    seconds = [read_json(path)["history"][-1]["seconds"] for path in paths]
     prompts = workspace.prompts / f"{variant}-{workspace.profile.seeds[0]}.safetensors"
     return {
         "method": name,

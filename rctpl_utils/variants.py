@@ -1,11 +1,12 @@
 """RC-TPL and RC-TPL+ as a run learns them, and their rows of Table 1 with the hand-written ones."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from types import ModuleType
 
 import pandas as pd
-import torch
 
-from rctpl_utils import handwritten
+from rctpl_utils import anchors, handwritten, training
+from rctpl_utils.code_hash import code_of
 from rctpl_utils.corpus import TextCorpus
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.files import hash_of
@@ -19,7 +20,6 @@ from rctpl_utils.workspace import Workspace
 
 HANDWRITTEN = ("class names", "prompt ensemble", "descriptions")
 NONSENSE = "nonsense words"
-PULL = 20.0  # strength of the pull, chosen on validation data
 VARIANTS = ("rc-tpl", "rc-tpl-plus")
 
 
@@ -27,7 +27,7 @@ def learn_rctpl(
     workspace: Workspace, encoder: Encoder, corpus: TextCorpus, validation: TextCorpus
 ) -> tuple[dict[int, Prompts], pd.DataFrame]:
     """The paper's method, one run a seed: Eq. 9 and nothing else."""
-    return _learn(workspace, encoder, corpus, validation, VARIANTS[0], None)
+    return _learn(workspace, encoder, corpus, validation, VARIANTS[0], None, training)
 
 
 def learn_rctpl_plus(
@@ -35,30 +35,14 @@ def learn_rctpl_plus(
 ) -> tuple[dict[int, Prompts], pd.DataFrame]:
     """Our variant: Eq. 9 plus a pull of each class embedding towards what a person would write.
 
-    With A_i the anchor of class i (`anchors`), the loss gains
+    With A_i the anchor of class i (`anchors.class_anchors`), the loss gains
     `PULL * mean_i [(1 - <E^R_i, A_i>) + (1 - <E^C_i, A_i>)]`. Text alone does not say which
     directions of the joint space images use: without the pull the concept branch fits the style of
     descriptions and leaves the dense map behind.
     """
-    target = anchors(encoder, TRAINING_CONCEPTS)
-    return _learn(workspace, encoder, corpus, validation, VARIANTS[1], pull_towards(target, PULL))
-
-
-def anchors(encoder: Encoder, concepts: Sequence[str]) -> torch.Tensor:
-    """The direction of name, description and hand-written phrasings together: (L, d)."""
-    written = (handwritten.class_names, handwritten.descriptions, handwritten.prompt_ensemble)
-    total = torch.stack([function(encoder, concepts).report for function in written]).sum(dim=0)
-    return torch.nn.functional.normalize(total, dim=-1)
-
-
-def pull_towards(target: torch.Tensor, strength: float) -> Regularizer:
-    """The regularizer of RC-TPL+; `target` (L, d) unit vectors."""
-
-    def regularizer(embeddings: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        similar = ((each * target).sum(dim=-1).mean() for each in embeddings.values())
-        return strength * sum(1 - each for each in similar)
-
-    return regularizer
+    target = anchors.class_anchors(encoder, TRAINING_CONCEPTS)
+    pull = anchors.pull_towards(target, anchors.PULL)
+    return _learn(workspace, encoder, corpus, validation, VARIANTS[1], pull, anchors)
 
 
 def _learn(
@@ -68,19 +52,22 @@ def _learn(
     validation: TextCorpus,
     variant: str,
     regularizer: Regularizer | None,
+    code: ModuleType,
 ) -> tuple[dict[int, Prompts], pd.DataFrame]:
+    settings = workspace.profile.prompts
+
     def learner(seed: int) -> Learned:
         return learn_prompts(
             encoder,
             corpus,
             TRAINING_CONCEPTS,
-            workspace.profile.prompts,
+            settings,
             seed,
             validation=validation,
             regularizer=regularizer,
         )
 
-    key = hash_of(variant, PULL if regularizer else 0)
+    key = hash_of(variant, settings, validation.key, code_of(code))
     return learn_all(workspace, encoder, variant, corpus, learner, key)
 
 

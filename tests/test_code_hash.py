@@ -1,7 +1,6 @@
 """A key follows the code that a result is made by: what it imports, and nothing else."""
 
 import json
-import shutil
 
 import pytest
 
@@ -48,25 +47,6 @@ def source(tmp_path, monkeypatch):
     monkeypatch.setattr(code_hash, "ROOT", tmp_path)
     for name, text in TOY.items():
         edit(name, text)
-    yield edit
-    code_hash._scan.cache_clear()
-
-
-@pytest.fixture
-def copied(tmp_path, monkeypatch):
-    """A copy of this package; returns a function that edits one of its files."""
-    copy = tmp_path / "copy" / "rctpl_utils"
-    ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(code_hash.ROOT / "rctpl_utils", copy, ignore=ignored)
-    monkeypatch.setattr(code_hash, "ROOT", copy.parent)
-    code_hash._scan.cache_clear()
-
-    def edit(name, old, new):
-        text = (copy / name).read_text(encoding="utf-8")
-        assert old in text
-        (copy / name).write_text(text.replace(old, new), encoding="utf-8")
-        code_hash._scan.cache_clear()
-
     yield edit
     code_hash._scan.cache_clear()
 

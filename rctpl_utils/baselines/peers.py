@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,14 +11,15 @@ import pandas as pd
 from safetensors.torch import load_file, save_file
 
 from rctpl_utils.availability import can_run_on_training_films, has_training_films
-from rctpl_utils.baselines import cocoop, coop, dualcoop, few_shot, prompt_learning, tai_dpt, tokens
+from rctpl_utils.baselines import cocoop, coop, dualcoop, tai_dpt
 from rctpl_utils.baselines.few_shot import SHOTS, few_shot_films, film_labels
 from rctpl_utils.baselines.prompt_learning import PromptModel, PromptSettings
 from rctpl_utils.baselines.rows import Competitor, Reader
 from rctpl_utils.baselines.tokens import token_corpus
+from rctpl_utils.code_hash import code_of, kept
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.features import image_features
-from rctpl_utils.files import atomic_path, hash_of, read_json, sha256_file, write_json
+from rctpl_utils.files import atomic_path, hash_of
 from rctpl_utils.metrics import macro_auc
 from rctpl_utils.reports import Report
 from rctpl_utils.table1 import open_split
@@ -32,7 +34,6 @@ _LABELED: dict[str, tuple[type[PromptModel], Learn, PromptSettings]] = {
     "dualcoop": (dualcoop.DualCoOp, dualcoop.learn_dualcoop, dualcoop.SETTINGS),
 }
 _TEXT_ONLY = "tai-dpt"
-_MODULES = (cocoop, coop, dualcoop, few_shot, prompt_learning, tai_dpt, tokens)
 
 
 def learn_peers(
@@ -114,7 +115,6 @@ class _Runs:
 
     def __init__(self, workspace: Workspace, encoder: Encoder) -> None:
         self.workspace, self.encoder = workspace, encoder
-        self.code = [sha256_file(module.__file__) for module in (*_MODULES,)]
         self.validation = open_split(workspace, "mimic-cxr", "validation")
 
     def run(
@@ -127,18 +127,28 @@ class _Runs:
     ) -> tuple[str, dict[str, Any]]:
         """Choose a rate unless one is given, then learn every seed; or read what is current."""
         options = self.workspace.profile.peers
-        record = self.workspace.prompts / f"{slug}.peer.json"
-        weights = [_path(self.workspace, slug, seed) for seed in data]
         keys = [each.key for each in data.values()]  # one corpus may serve all seeds
+        code = code_of(type(self), learn, type(self.encoder))
         key = hash_of(
-            self.encoder.text_key, self.encoder.image_key, keys, settings, options, rate, self.code
+            self.encoder.text_key, self.encoder.image_key, keys, settings, options, rate, code
         )
-        whole = record.exists() and all(path.exists() for path in weights)
-        if whole and read_json(record)["key"] == key:
-            stored = read_json(record)
-            return stored["name"], stored
+        record = self.workspace.prompts / f"{slug}.peer.json"
+        weights = {seed: _path(self.workspace, slug, seed) for seed in data}
+        make = partial(self.learn, weights, partial(learn, self.encoder), settings, data, rate)
+        stored = kept(record, list(weights.values()), key, make)
+        return stored["name"], stored
+
+    def learn(
+        self,
+        weights: Mapping[int, Path],
+        learn: Learn,
+        settings: PromptSettings,
+        data: Mapping[int, Any],
+        rate: float | None,
+    ) -> dict[str, Any]:
+        """Choose a rate unless one is given, then learn every seed and write its weights."""
+        options = self.workspace.profile.peers
         first = next(iter(data))
-        learn = partial(learn, self.encoder)
         rates = []
         for value in options.rates if rate is None else ():
             trial = _scaled(settings, options.trial_share, value)
@@ -146,22 +156,19 @@ class _Runs:
             rates.append({"learning_rate": value, "auc": self.auc(model)})
         chosen = rate or max(rates, key=lambda each: each["auc"])["learning_rate"]
         history = []
-        for (seed, each), path in zip(data.items(), weights, strict=True):
+        for seed, each in data.items():
             model, curve = learn(each, _scaled(settings, options.share, chosen), seed)
             history += [{"seed": seed, **row} for row in curve]
-            with atomic_path(path) as temporary:
-                save_file(model.state(), temporary, {"key": key})
-        stored = {
+            with atomic_path(weights[seed]) as temporary:
+                save_file(model.state(), temporary)
+        return {
             "name": model.name,
-            "key": key,
             "unit": "step",
             "parameters": sum(each.numel() for each in model.parameters()),
             "rate": chosen,
             "rates": rates,
             "history": history,
         }
-        write_json(record, stored)
-        return model.name, stored
 
     def auc(self, model: PromptModel) -> float:
         """Macro AUC on MIMIC-CXR's validation films, without an interval."""
