@@ -17,6 +17,7 @@ from rctpl_utils.ablation_arms import (
     factors,
     training_arms,
 )
+from rctpl_utils.code_hash import code_of
 from rctpl_utils.corpus import TextCorpus
 from rctpl_utils.corpus_building import build_corpus
 from rctpl_utils.encoders.base import Encoder, per_encoder
@@ -177,5 +178,5 @@ def _learn(
         )
 
     name = "ablation-" + re.sub(r"[^a-z0-9]+", "-", arm.label.lower()).strip("-")
-    key = hash_of(arm.settings, arm.branches, arm.temperature)
+    key = hash_of(arm.settings, arm.branches, arm.temperature, code_of(learn_prompts))
     return learn_all(workspace, encoders, name, corpora, learner, key)

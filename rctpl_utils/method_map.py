@@ -82,7 +82,7 @@ def _prompt_cost(workspace: Workspace, name: str, variant: str) -> dict[str, obj
     paths = [
         workspace.prompts / f"{variant}-{seed}.history.json" for seed in workspace.profile.seeds
     ]
-    seconds = [read_json(path)[-1]["seconds"] for path in paths]
+    seconds = [read_json(path)["history"][-1]["seconds"] for path in paths]
     prompts = workspace.prompts / f"{variant}-{workspace.profile.seeds[0]}.safetensors"
     return {
         "method": name,

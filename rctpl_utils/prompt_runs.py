@@ -2,14 +2,18 @@
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from rctpl_utils import __version__
+from rctpl_utils.code_hash import code_of, kept
 from rctpl_utils.corpus import TextCorpus
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.encoders.loading import encoder_notes
-from rctpl_utils.files import hash_of, read_json, write_json
+from rctpl_utils.files import hash_of
 from rctpl_utils.prompts import Prompts
 from rctpl_utils.training import Learned
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS
@@ -33,7 +37,8 @@ def learn_all(
         variant: names the files, `prompts/<variant>-<seed>.safetensors`.
         corpora: the training corpus in each encoder's features.
         learner: trains one seed, on its encoder and corpus.
-        key: a hash of all that the result depends on besides corpus, encoder and seed.
+        key: a hash of all that the result depends on besides corpus, encoder and seed: settings
+            and the code that learns (`code_hash.code_of`).
 
     Returns:
         prompts by seed, and the learning curves with columns variant, seed, epoch and losses.
@@ -42,24 +47,36 @@ def learn_all(
     runs = zip(workspace.profile.seeds, encoders, corpora, strict=True)
     for seed, encoder, corpus in runs:
         path = workspace.prompts / f"{variant}-{seed}.safetensors"
-        curve = path.with_suffix(".history.json")
-        wanted = hash_of(key, encoder.text_key, corpus.key, seed, workspace.profile.prompts)
-        stored = path.exists() and curve.exists()
-        if not stored or Prompts.load(path).metadata.get("key") != wanted:
-            result = learner(encoder, corpus, seed)
-            metadata = {
-                "variant": variant,
-                "encoder": encoder.name,
-                **encoder_notes(workspace, seed),
-                "text_key": encoder.text_key,
-                "classes": json.dumps(TRAINING_CONCEPTS),
-                "seed": str(seed),
-                "profile": workspace.profile.name,
-                "version": __version__,
-                "key": wanted,
-            }
-            write_json(curve, result.history)
-            Prompts(result.report, result.concept, metadata).save(path)
+        wanted = hash_of(key, code_of(type(encoder)), encoder.text_key, corpus.key, seed)
+        learn = partial(learner, encoder, corpus, seed)
+        make = partial(_learn, workspace, encoder, variant, learn, seed, wanted, path)
+        stored = kept(path.with_suffix(".history.json"), [path], wanted, make)
         found[seed] = Prompts.load(path)
-        curves.append(pd.DataFrame(read_json(curve)).assign(variant=variant, seed=seed))
+        curves.append(pd.DataFrame(stored["history"]).assign(variant=variant, seed=seed))
     return found, pd.concat(curves, ignore_index=True)
+
+
+def _learn(
+    workspace: Workspace,
+    encoder: Encoder,
+    variant: str,
+    learn: Callable[[], Learned],
+    seed: int,
+    key: str,
+    path: Path,
+) -> dict[str, Any]:
+    """Learn one seed's prompts and write them with what they were learned by."""
+    result = learn()
+    metadata = {
+        "variant": variant,
+        "encoder": encoder.name,
+        **encoder_notes(workspace, seed),
+        "text_key": encoder.text_key,
+        "classes": json.dumps(TRAINING_CONCEPTS),
+        "seed": str(seed),
+        "profile": workspace.profile.name,
+        "version": __version__,
+        "key": key,
+    }
+    Prompts(result.report, result.concept, metadata).save(path)
+    return {"history": result.history}

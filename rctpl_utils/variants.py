@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from types import ModuleType
 
 import pandas as pd
 import torch
 
-from rctpl_utils import handwritten
+from rctpl_utils import anchors, handwritten, training
+from rctpl_utils.code_hash import code_of
 from rctpl_utils.corpus import TextCorpus
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.files import hash_of
@@ -16,7 +18,6 @@ from rctpl_utils.table1 import Method
 from rctpl_utils.training import (
     BRANCHES,
     Learned,
-    Regularizer,
     initial_contexts,
     learn_prompts,
 )
@@ -26,7 +27,6 @@ from rctpl_utils.workspace import Workspace
 HANDWRITTEN = ("class names", "prompt ensemble", "descriptions")
 NONSENSE = "nonsense words"
 UNTRAINED = "untrained contexts"
-PULL = 20.0  # strength of the pull, chosen on validation data
 VARIANTS = ("rc-tpl", "rc-tpl-plus")
 
 
@@ -41,7 +41,7 @@ def learn_rctpl(
     Args:
         encoders: one a seed of the profile; the corpora are their features of the same reports.
     """
-    return _learn(workspace, encoders, corpora, validation, VARIANTS[0], 0)
+    return _learn(workspace, encoders, corpora, validation, VARIANTS[0], 0, training)
 
 
 def learn_rctpl_plus(
@@ -52,29 +52,12 @@ def learn_rctpl_plus(
 ) -> tuple[dict[int, Prompts], pd.DataFrame]:
     """Our variant: Eq. 9 plus a pull of each class embedding towards what a person would write.
 
-    With A_i the anchor of class i (`anchors`), the loss gains
+    With A_i the anchor of class i (`anchors.class_anchors`), the loss gains
     `PULL * mean_i [(1 - <E^R_i, A_i>) + (1 - <E^C_i, A_i>)]`. Text alone does not say which
     directions of the joint space images use: without the pull the concept branch fits the style of
     descriptions and leaves the dense map behind.
     """
-    return _learn(workspace, encoders, corpora, validation, VARIANTS[1], PULL)
-
-
-def anchors(encoder: Encoder, concepts: Sequence[str]) -> torch.Tensor:
-    """The direction of name, description and hand-written phrasings together: (L, d)."""
-    written = (handwritten.class_names, handwritten.descriptions, handwritten.prompt_ensemble)
-    total = torch.stack([function(encoder, concepts).report for function in written]).sum(dim=0)
-    return torch.nn.functional.normalize(total, dim=-1)
-
-
-def pull_towards(target: torch.Tensor, strength: float) -> Regularizer:
-    """The regularizer of RC-TPL+; `target` (L, d) unit vectors."""
-
-    def regularizer(embeddings: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        similar = ((each * target).sum(dim=-1).mean() for each in embeddings.values())
-        return strength * sum(1 - each for each in similar)
-
-    return regularizer
+    return _learn(workspace, encoders, corpora, validation, VARIANTS[1], anchors.PULL, anchors)
 
 
 def _learn(
@@ -84,22 +67,28 @@ def _learn(
     validation: Sequence[TextCorpus],
     variant: str,
     pull: float,
+    code: ModuleType,
 ) -> tuple[dict[int, Prompts], pd.DataFrame]:
-    held_out = dict(zip(encoders, validation, strict=True))
+    settings, held_out = workspace.profile.prompts, dict(zip(encoders, validation, strict=True))
 
     def learner(encoder: Encoder, corpus: TextCorpus, seed: int) -> Learned:
-        target = anchors(encoder, TRAINING_CONCEPTS) if pull else None
+        regularizer = None
+        if pull:
+            target = anchors.class_anchors(encoder, TRAINING_CONCEPTS)
+            regularizer = anchors.pull_towards(target, pull)
         return learn_prompts(
             encoder,
             corpus,
             TRAINING_CONCEPTS,
-            workspace.profile.prompts,
+            settings,
             seed,
             validation=held_out[encoder],
-            regularizer=pull_towards(target, pull) if pull else None,
+            regularizer=regularizer,
         )
 
-    return learn_all(workspace, encoders, variant, corpora, learner, hash_of(variant, pull))
+    keys = [each.key for each in validation]
+    key = hash_of(variant, pull, settings, keys, code_of(code))
+    return learn_all(workspace, encoders, variant, corpora, learner, key)
 
 
 def load_prompts(workspace: Workspace) -> dict[str, dict[int, Prompts]]:

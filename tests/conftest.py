@@ -1,10 +1,13 @@
 """Fixtures that several test files share."""
 
+import shutil
+
 import pytest
 import torch
 from hypothesis import settings
 from toy_project import FIRST, SECOND, THIRD, write_notebook
 
+from rctpl_utils import code_hash
 from rctpl_utils.encoders.base import freeze
 from rctpl_utils.encoders.standin import StandIn
 from rctpl_utils.runner import freshness
@@ -28,3 +31,22 @@ def project(tmp_path, monkeypatch):
     for name, source in (("00_first", FIRST), ("01_second", SECOND), ("02_third", THIRD)):
         write_notebook(folder, name, source)
     return folder
+
+
+@pytest.fixture
+def copied(tmp_path, monkeypatch):
+    """A copy of this package; returns a function that edits one of its files."""
+    copy = tmp_path / "copy" / "rctpl_utils"
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(code_hash.ROOT / "rctpl_utils", copy, ignore=ignored)
+    monkeypatch.setattr(code_hash, "ROOT", copy.parent)
+    code_hash._scan.cache_clear()
+
+    def edit(name, old, new):
+        text = (copy / name).read_text(encoding="utf-8")
+        assert old in text
+        (copy / name).write_text(text.replace(old, new), encoding="utf-8")
+        code_hash._scan.cache_clear()
+
+    yield edit
+    code_hash._scan.cache_clear()

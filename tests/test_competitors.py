@@ -219,7 +219,8 @@ def test_costs_are_whole_whichever_notebook_ran_first(tmp_path, order):
         for seed in workspace.profile.seeds:
             path = workspace.prompts / f"{variant}-{seed}.safetensors"
             Prompts(torch.zeros(2, 3), torch.zeros(2, 3), {}).save(path)
-            write_json(path.with_suffix(".history.json"), [{"seconds": 1}, {"seconds": seconds}])
+            curve = {"history": [{"seconds": 1}, {"seconds": seconds}]}
+            write_json(path.with_suffix(".history.json"), curve)
     given = {
         "baselines": ({"ConVIRT": a_run(1.0, 7, views=64, tokens=9)},),
         "prompt_learners": ({"TaI-DPT": a_run(2.0, 5), "CoOp, 4": a_run(3.0, 6)}, {"CoOp, 4": 4}),

@@ -9,7 +9,7 @@ import pandas as pd
 from safetensors.torch import load_file, save_file
 
 from rctpl_utils.availability import REPORTS, can_run_on_training_films, has_training_films
-from rctpl_utils.baselines import cocoop, coop, dualcoop, few_shot, prompt_learning, tai_dpt, tokens
+from rctpl_utils.baselines import cocoop, coop, dualcoop, tai_dpt
 from rctpl_utils.baselines.few_shot import (
     Draw,
     LabeledFilms,
@@ -27,12 +27,13 @@ from rctpl_utils.baselines.prompt_learning import (
 )
 from rctpl_utils.baselines.rows import Competitor, Reader
 from rctpl_utils.baselines.tokens import token_corpora
+from rctpl_utils.code_hash import code_of, kept
 from rctpl_utils.corpus import TextCorpus
 from rctpl_utils.datasets import DATASETS, ChestXrayDataset
 from rctpl_utils.datasets.mimic_cxr import list_mimic_cxr
 from rctpl_utils.encoders.base import Encoder, per_encoder
 from rctpl_utils.features import image_features
-from rctpl_utils.files import atomic_path, hash_of, read_json, sha256_file, write_json
+from rctpl_utils.files import atomic_path, hash_of
 from rctpl_utils.metrics import macro_auc
 from rctpl_utils.reports import Report
 from rctpl_utils.table1 import open_split
@@ -45,7 +46,6 @@ _LABELED: dict[str, tuple[type[PromptModel], PromptSettings]] = {
     "dualcoop": (dualcoop.DualCoOp, dualcoop.SETTINGS),
 }
 _TEXT_ONLY = "tai-dpt"
-_MODULES = (cocoop, coop, dualcoop, few_shot, prompt_learning, tai_dpt, tokens)
 Example = tuple[int, Encoder, TextCorpus | LabeledFilms]  # seed, its encoder, what it learns from
 
 
@@ -173,7 +173,6 @@ class _Runs:
 
     def __init__(self, workspace: Workspace, encoders: Sequence[Encoder]) -> None:
         self.workspace = workspace
-        self.code = [sha256_file(module.__file__) for module in _MODULES]
         self.films = open_split(workspace, "mimic-cxr", "validation")
         self.judges = dict(zip(encoders, per_encoder(encoders, self._judge), strict=True))
 
@@ -190,30 +189,28 @@ class _Runs:
         record = self.workspace.prompts / f"{slug}.peer.json"
         weights = [_path(self.workspace, slug, seed) for seed, *_ in examples]
         keys = [(s, each.text_key, each.image_key, data.key) for s, each, data in examples]
-        key = hash_of(keys, settings, limits, self.code)
-        whole = record.exists() and all(path.exists() for path in weights)
-        if whole and read_json(record)["key"] == key:
-            stored = read_json(record)
-            return stored["name"], stored
-        history, stops = [], []
-        for (seed, encoder, data), path in zip(examples, weights, strict=True):
-            model = kind(encoder, seed, TRAINING_CONCEPTS, shots)
-            curve = learn(model, data, settings, limits, seed, self.judges[encoder])
-            history += [{"seed": seed, **row} for row in curve]
-            stops.append({"seed": seed, **stop(curve, limits)})
-            with atomic_path(path) as temporary:
-                save_file(model.state(), temporary, {"key": key})
-        stored = {
-            "name": model.name,
-            "key": key,
-            "unit": "step",
-            "parameters": sum(each.numel() for each in model.parameters()),
-            "rate": settings.learning_rate,
-            "history": history,
-            "stops": stops,
-        }
-        write_json(record, stored)
-        return model.name, stored
+        key = hash_of(keys, settings, limits, code_of(type(self), kind, type(examples[0][1])))
+
+        def make() -> dict[str, Any]:
+            history, stops = [], []
+            for (seed, encoder, data), path in zip(examples, weights, strict=True):
+                model = kind(encoder, seed, TRAINING_CONCEPTS, shots)
+                curve = learn(model, data, settings, limits, seed, self.judges[encoder])
+                history += [{"seed": seed, **row} for row in curve]
+                stops.append({"seed": seed, **stop(curve, limits)})
+                with atomic_path(path) as temporary:
+                    save_file(model.state(), temporary)
+            return {
+                "name": model.name,
+                "unit": "step",
+                "parameters": sum(each.numel() for each in model.parameters()),
+                "rate": settings.learning_rate,
+                "history": history,
+                "stops": stops,
+            }
+
+        stored = kept(record, weights, key, make)
+        return stored["name"], stored
 
     def _judge(self, encoder: Encoder) -> Judge:
         """From a model to its macro AUC on MIMIC-CXR's validation films, without an interval."""

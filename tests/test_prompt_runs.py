@@ -1,0 +1,100 @@
+"""Prompts are learned anew where the code that learns them has changed, and only then."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from rctpl_utils import variants
+from rctpl_utils.corpus import TextCorpus
+from rctpl_utils.profiles import PromptLearning
+from rctpl_utils.prompts import Prompts
+from rctpl_utils.training import Learned
+from rctpl_utils.workspace import Workspace
+
+
+@pytest.fixture
+def run(encoder, tmp_path, monkeypatch):
+    """Asks for the prompts of both variants; returns which were learned for it, seed by seed."""
+    opened = Workspace.open("smoke", output=tmp_path / "out", device="cpu")
+    settings = PromptLearning(context_length=2, epochs=1)
+    learned = []
+
+    def learn(encoder, corpus, concepts, settings, seed, *, regularizer, **_):
+        learned.append(("rc-tpl-plus" if regularizer else "rc-tpl", seed))
+        row = {"epoch": 1, "seconds": 0.1, "report_loss": 1.0, "concept_loss": 1.0}
+        context = torch.full((2, 4), float(len(learned)))
+        return Learned(context, context.clone(), [row])
+
+    monkeypatch.setattr(variants, "learn_prompts", learn)
+    monkeypatch.setattr(type(encoder), "text_key", "weights")  # hashing them takes a second
+    monkeypatch.setattr(variants.anchors, "class_anchors", lambda *_: torch.zeros(20, 4))
+
+    def ask(text="edema", **changes):
+        corpus = TextCorpus(
+            encoder.encode_text([text]).numpy(), encoder.encode_text(["mass"]).numpy(),
+            [np.array([0])], np.eye(1, 20, dtype=np.float32),
+        )  # fmt: skip
+        profile = replace(opened.profile, prompts=replace(settings, **changes))
+        workspace = replace(opened, profile=profile)
+        learned.clear()
+        for each in (variants.learn_rctpl, variants.learn_rctpl_plus):
+            prompts, curves = each(workspace, encoder, corpus, corpus)
+            assert sorted(prompts) == [0, 1] and len(curves) == 2
+        return list(learned)
+
+    ask.folder = opened.prompts
+    return ask
+
+
+RCTPL, PLUS = ([(variant, seed) for seed in (0, 1)] for variant in variants.VARIANTS)
+
+
+def test_prompts_are_learned_once(run):
+    assert run() == RCTPL + PLUS
+    assert run() == []
+    stored = Prompts.load(run.folder / "rc-tpl-1.safetensors")
+    assert stored.report[0, 0] == 2 and stored.metadata["seed"] == "1"
+
+
+def test_an_edit_of_the_loss_learns_all_anew(run, copied):
+    run()
+    copied("scoring.py", "torch.relu(", "torch.nn.functional.softplus(")
+    assert run() == RCTPL + PLUS
+    assert run() == []
+
+
+@pytest.mark.parametrize("module", ["encoders/text_tower.py", "encoders/standin.py"])
+def test_so_does_an_edit_of_the_encoder(run, copied, module):
+    run()
+    copied(module, "\nimport ", "\nimport this\nimport ")
+    assert run() == RCTPL + PLUS
+
+
+@pytest.mark.parametrize("module", ["plots.py", "prompt_figures.py", "metrics.py", "table1.py"])
+def test_an_edit_of_figures_and_scores_learns_nothing(run, copied, module):
+    run()
+    copied(module, "\nimport ", "\nimport this\nimport ")
+    assert run() == []
+
+
+@pytest.mark.parametrize("file", ["data/ensemble.json", "data/knowledge.json", "handwritten.py"])
+def test_an_edit_of_what_a_person_wrote_reaches_the_variant_that_uses_it(run, copied, file):
+    run()
+    copied(file, "\n", "\n ") if file.endswith("json") else copied(file, ".mean(", ".sum(")
+    assert run() == PLUS
+
+
+def test_settings_and_texts_count(run):
+    run()
+    assert run(epochs=2) == RCTPL + PLUS
+    assert run("mass", epochs=2) == RCTPL + PLUS
+
+
+def test_prompts_without_their_record_are_learned_again(run):
+    run()
+    (run.folder / "rc-tpl-1.history.json").unlink()
+    assert run() == RCTPL[1:]
+    (run.folder / "rc-tpl-plus-0.history.json").write_text('[{"seconds": 1.0}]')  # an old version's
+    assert run() == PLUS[:1]
