@@ -44,9 +44,18 @@ def frozen_encoders(
     """
     if workspace.profile.weights == "self" and workspace.profile.pretraining is not None:
         train_stand_ins(workspace, reports, triplets)
+    if workspace.profile.weights == "release":
+        _make_release(workspace)
     if workspace.profile.encoder != "standin":
         return load_encoders(workspace), pd.DataFrame()
     return load_encoders(workspace), stand_in_curves(workspace)
+
+
+def _make_release(workspace: Workspace) -> None:
+    from rctpl_utils.release_making import make_release  # it makes what this module opens
+
+    where = {"output": workspace.output, "device": str(workspace.device)}
+    make_release(Workspace.open("release", **where))
 
 
 def train_stand_ins(

@@ -70,9 +70,13 @@ def _run(options: Namespace, folder: Path) -> int:
 
 def _open_workspace(options: Namespace) -> Workspace:
     output = Path(options.output).expanduser().resolve() if options.output else PROJECT
+    if options.retrain and options.profile != "embedded":
+        raise InputError(
+            "--retrain belongs to the default profile", "Leave out --profile, or --retrain."
+        )
     try:
         workspace = Workspace.open(
-            options.profile,
+            "retrained" if options.retrain else options.profile,
             output=output,
             data_root=options.data_root,
             checkpoint=options.checkpoint,

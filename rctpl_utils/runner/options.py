@@ -51,6 +51,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="notebooks at a time (default: 2 on a processor, 1 on an accelerator)",
     )
     add("--output", metavar="DIR", help="where build/ and figures/ go (default: this project)")
+    add(
+        "--retrain",
+        action="store_true",
+        help="train all weights on this machine (hours on a processor) and use them instead of "
+        "the released ones; results go to figures/retrained/",
+    )
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--only", action="append", metavar="NN", help="only this notebook, such as 05; repeatable"
