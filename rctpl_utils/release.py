@@ -24,7 +24,10 @@ from rctpl_utils.workspace import PACKAGE_DATA
 RELEASE = PACKAGE_DATA / "release"
 MANIFEST = "manifest.json"
 SAME = 2e-3  # how far answers to a probe may differ, another processor's rounding included
-CURE = "Restore it (git checkout, or install the package again), or train anew with --retrain."
+CURE = (
+    "Released weights: restore them (git checkout, or install the package again), or train anew "
+    "with --retrain. A run's own: run notebooks 03 and 04b."
+)
 
 
 def manifest(folder: Path = RELEASE) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import settings
 from toy_project import FIRST, SECOND, THIRD, write_notebook
+from weights import rounded
 
 from rctpl_utils import code_hash
 from rctpl_utils.encoders.base import freeze
@@ -20,7 +21,7 @@ settings.load_profile("busy")
 def encoder() -> StandIn:
     """A stand-in with random image weights, 64 pixels."""
     torch.manual_seed(7)
-    return freeze(StandIn(64))
+    return freeze(rounded(StandIn(64)))
 
 
 @pytest.fixture

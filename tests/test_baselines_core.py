@@ -13,17 +13,29 @@ from rctpl_utils.baselines.chexzero import CheXzero
 from rctpl_utils.baselines.convirt import ConVIRT
 from rctpl_utils.baselines.material import all_cells, draw_batch, stated_labels, stated_places
 from rctpl_utils.baselines.towers import PatchTransformer, Setup, TextTop
-from rctpl_utils.baselines.training import CountedWords, score_maps, train_baseline
+from rctpl_utils.baselines.training import (
+    CountedWords,
+    cool_down_begins,
+    finished,
+    kept_look,
+    rate_factor,
+    score_maps,
+    train,
+    train_best_rate,
+)
 from rctpl_utils.baselines.trunk import trunk
 from rctpl_utils.baselines.words import Reader
 from rctpl_utils.concepts import report_labels
 from rctpl_utils.encoders.standin import StandIn
+from rctpl_utils.pretraining import Progress
 from rctpl_utils.profiles import BaselineTraining
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS
 from rctpl_utils.word_states import MASKED_SHARE, word_states
 
 CPU = torch.device("cpu")
-QUICK = BaselineTraining(views=64, batch_size=16, rates=(1e-3, 3e-3), seeds=(0, 1))
+QUICK = BaselineTraining(
+    views=64, look_every=16, patience=3, cool_down=32, batch_size=16, rates=(1e-3, 3e-3)
+)
 TEXTS = ["left pleural effusion.", "no pneumothorax", "heart size is normal. " * 5]
 
 
@@ -199,32 +211,67 @@ def test_tokens_are_counted(material):
     assert sum(words.read) == lengths[0] + 2 * lengths[1]
 
 
+def looks(*values: float, every: int = 16) -> list[dict[str, float]]:
+    return [{"views": (k + 1) * every, "auc": value} for k, value in enumerate(values)]
+
+
+def test_the_cool_down_begins_at_the_plateau_or_at_the_limit():
+    settings = replace(QUICK, views=96, patience=2, tolerance=0.01)
+    assert cool_down_begins(looks(0.5, 0.6, 0.605), settings) == np.inf  # one stale look
+    assert cool_down_begins(looks(0.5, 0.6, 0.605, 0.609, 0.9), settings) == 64
+    assert cool_down_begins(looks(0.5, 0.6, 0.7, 0.8, 0.9, 0.95), settings) == 96
+    assert not finished(looks(0.5, 0.6, 0.6, 0.6), settings)
+    assert finished(looks(0.5, 0.6, 0.6, 0.6, 0.6, 0.6), settings)
+
+
+def test_the_rate_warms_up_stays_and_falls():
+    settings = replace(QUICK, views=96, patience=2, batch_size=4)
+    assert [rate_factor(v, [], settings) for v in (0, 4, 12, 40)] == [0.25, 0.5, 1, 1]
+    over = looks(0.5, 0.5, 0.5)
+    assert [rate_factor(v, over, settings) for v in (48, 64, 76)] == [1, 0.5, 0.125]
+
+
+def test_an_overfitted_model_gives_way_to_the_best_look():
+    settings = replace(QUICK, overfit=0.05)
+    assert kept_look(looks(0.5, 0.7, 0.66), settings) == 2
+    assert kept_look(looks(0.5, 0.7, 0.64), settings) == 1
+
+
 @pytest.fixture(scope="module")
-def trained(material, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("baselines")
-    setup = Setup.of(material, ToyReader())
-    validation, _ = toy_validation(40)
-    return train_baseline(ConVIRT, material, setup, validation, QUICK, folder, CPU), folder, setup
+def given(material):
+    return material, Setup.of(material, ToyReader()), toy_validation(40)[0], QUICK
 
 
-def test_the_best_rate_on_validation_films_is_taken(trained):
-    run, _, _ = trained
-    best = max(run["rates"], key=lambda each: each["auc"])
-    assert run["rate"] == best["learning_rate"]
-    assert [each["learning_rate"] for each in run["rates"]] == list(QUICK.rates)
-    assert {row["seed"] for row in run["history"]} == {0, 1}
-    assert max(row["views"] for row in run["history"]) == QUICK.views
+def test_the_best_rate_on_validation_films_is_taken(given):
+    rate, rates, run = train_best_rate(ConVIRT, *given, 0, CPU)
+    best = max(rates, key=lambda each: each["auc"])
+    assert rate == best["learning_rate"]
+    assert [each["learning_rate"] for each in rates] == list(QUICK.rates)
+    assert run.history[run.kept]["auc"] == best["auc"]
+    assert run.history[-1]["views"] <= QUICK.views + QUICK.cool_down
 
 
-def test_a_second_run_trains_nothing_and_a_changed_one_everything(trained, material, monkeypatch):
-    run, folder, setup = trained
-    validation, _ = toy_validation(40)
-    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    assert train_baseline(ConVIRT, material, setup, validation, QUICK, folder, CPU) == run
-    assert before == {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    changed = replace(material, stated=material.stated[::-1].copy())
-    train_baseline(ConVIRT, changed, setup, validation, QUICK, folder, CPU)
-    assert all(path.stat().st_mtime_ns > before[path] for path in folder.iterdir())
+def test_a_killed_training_goes_on_and_ends_as_an_undisturbed_one(given, tmp_path, monkeypatch):
+    undisturbed = train(ConVIRT, *given, 1e-3, 0, CPU)
+    monkeypatch.setattr("rctpl_utils.baselines.training.CHECKPOINT_SECONDS", 0.0)
+    part, stored = tmp_path / "part", Progress.store
+
+    def killed(self, step, history):
+        stored(self, step, history)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Progress, "store", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(ConVIRT, *given, 1e-3, 0, CPU, part)
+    resumed = train(ConVIRT, *given, 1e-3, 0, CPU, part)
+    for one, other in zip(undisturbed.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert [row["auc"] for row in resumed.history] == [row["auc"] for row in undisturbed.history]
+    assert [row["tokens"] for row in resumed.history] == [
+        row["tokens"] for row in undisturbed.history
+    ]
+    assert not list(tmp_path.iterdir())
 
 
 def test_scores_do_not_depend_on_the_part_they_are_made_in(material, monkeypatch):

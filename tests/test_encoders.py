@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from weights import save_stand_in
 
 from rctpl_utils.encoders.base import state_hash
 from rctpl_utils.encoders.standin import StandIn, pad_to_square
@@ -43,7 +44,7 @@ def test_gradient_reaches_the_context_only(encoder):
 
 def test_save_and_load(encoder, tmp_path):
     path = tmp_path / "encoder.safetensors"
-    encoder.save(path, {"profile": "test"})
+    save_stand_in(encoder, path)
     loaded = StandIn.load(path)
     assert state_hash(loaded) == state_hash(encoder)
     assert (loaded.text_key, loaded.image_key) == (encoder.text_key, encoder.image_key)
@@ -55,27 +56,6 @@ def test_keys_change_with_weights():
     one, other = StandIn(64), StandIn(64)
     assert one.text_key != other.text_key
     assert one.image_key != other.image_key
-
-
-def test_an_absent_or_damaged_file_is_named(tmp_path):
-    path = tmp_path / "encoder.safetensors"
-    with pytest.raises(InputError, match="Run notebook 03"):
-        StandIn.load(path)
-    path.write_bytes(b"not safetensors")
-    with pytest.raises(InputError, match="not a saved stand-in"):
-        StandIn.load(path)
-
-
-def test_weights_of_another_shape_are_refused(encoder, tmp_path):
-    from safetensors.torch import load_file, save_file
-
-    path = tmp_path / "encoder.safetensors"
-    encoder.save(path, {})
-    state = load_file(path)
-    state["text.projection.weight"] = torch.zeros(3, 384)
-    save_file(state, path, {"image_size": "64"})
-    with pytest.raises(InputError, match="another architecture"):
-        StandIn.load(path)
 
 
 @pytest.mark.parametrize("pixels", [np.full((4, 4), 255.0), np.zeros((4, 4, 3)), -np.ones((4, 4))])

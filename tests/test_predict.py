@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
+from weights import save_stand_in
 
 from rctpl_utils.calibration import Calibration, calibration_path
 from rctpl_utils.encoders.standin import StandIn
@@ -24,7 +25,7 @@ ASKED = ["--concepts", "Edema", "Pleural Effusion"]
 def prompts(encoder: StandIn, tmp_path_factory) -> Path:
     """Random prompts with their encoder and a calibration of one concept."""
     folder = tmp_path_factory.mktemp("model")
-    encoder.save(folder / "encoder.safetensors", {})
+    save_stand_in(encoder, folder / "encoder.safetensors")
     generator = torch.Generator().manual_seed(1)
     report, concept = (torch.randn(2, encoder.context_width, generator=generator) for _ in "ab")
     metadata = {

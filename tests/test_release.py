@@ -1,0 +1,134 @@
+"""Released weights: what is verified, what is refused, and that what is shipped is in order."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from weights import save_stand_in
+
+from rctpl_utils.baselines.miniatures import MINIATURES, load_miniature, weights_name
+from rctpl_utils.encoders.standin import StandIn
+from rctpl_utils.errors import InputError
+from rctpl_utils.files import read_json, sha256_file, write_json
+from rctpl_utils.frozen import stand_in_name
+from rctpl_utils.profiles import get_profile
+from rctpl_utils.release import MANIFEST, RELEASE, is_current, manifest, released_file
+from rctpl_utils.release_making import publish
+from rctpl_utils.supervised import load_reference, reference_name
+
+NAME = stand_in_name(0)
+
+
+@pytest.fixture
+def folder(encoder, tmp_path):
+    save_stand_in(encoder, tmp_path / "made" / NAME)
+    return tmp_path / "made"
+
+
+def change(folder, **notes):
+    about = read_json(folder / MANIFEST)
+    about["files"][NAME] |= notes
+    write_json(folder / MANIFEST, about)
+
+
+def test_without_a_manifest_there_is_no_release(tmp_path):
+    with pytest.raises(InputError, match="no released weights"):
+        StandIn.load(tmp_path / NAME)
+    (tmp_path / MANIFEST).write_text("{")
+    with pytest.raises(InputError, match="not a release"):
+        manifest(tmp_path)
+
+
+def test_an_absent_file_a_truncated_one_and_one_of_another_hash_are_named(folder):
+    with pytest.raises(InputError, match="the release has no standin-9"):
+        StandIn.load(folder / "standin-9.safetensors")
+    path, whole = folder / NAME, (folder / NAME).read_bytes()
+    path.write_bytes(whole[:-10])
+    with pytest.raises(InputError, match=f"truncated: {len(whole) - 10} of {len(whole)} bytes"):
+        StandIn.load(path)
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(InputError, match="SHA-256"):
+        StandIn.load(path)
+    path.unlink()
+    with pytest.raises(InputError, match="not there"):
+        StandIn.load(path)
+
+
+def test_another_architecture_is_refused(folder):
+    state = load_file(folder / NAME)
+    state["text.projection.weight"] = torch.zeros(3, 384)
+    save_file(state, folder / NAME)
+    size = (folder / NAME).stat().st_size
+    change(folder, sha256=sha256_file(folder / NAME), bytes=size)
+    with pytest.raises(InputError, match="another architecture"):
+        StandIn.load(folder / NAME)
+
+
+def test_a_file_that_is_no_safetensors_is_refused(folder):
+    (folder / NAME).write_bytes(b"not safetensors")
+    change(folder, sha256=sha256_file(folder / NAME), bytes=15)
+    with pytest.raises(InputError, match="not a file of weights"):
+        StandIn.load(folder / NAME)
+
+
+def test_weights_that_answer_otherwise_were_made_for_other_code(folder):
+    answer = read_json(folder / MANIFEST)["files"][NAME]["probe"]
+    change(folder, probe=[answer[0] + 0.01, *answer[1:]])
+    with pytest.raises(InputError, match="made for other code"):
+        StandIn.load(folder / NAME)
+
+
+def test_what_is_current_depends_on_key_and_bytes(folder):
+    change(folder, key="k")
+    assert is_current(folder, NAME, "k") and not is_current(folder, NAME, "other")
+    (folder / NAME).write_bytes(b"damaged")
+    assert not is_current(folder, NAME, "k")
+    assert not is_current(folder / "nowhere", NAME, "k")
+
+
+def test_publishing_replaces_the_release_whole_or_not_at_all(folder, tmp_path, monkeypatch):
+    target = tmp_path / "release"
+    publish(folder, target)
+    assert {path.name for path in target.iterdir()} == {NAME, MANIFEST}
+    before = {path.name: sha256_file(path) for path in target.iterdir()}
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "copyfile", full)
+        with pytest.raises(OSError, match="No space"):
+            publish(folder, target)
+    assert {path.name: sha256_file(path) for path in target.iterdir()} == before
+    (folder / NAME).write_bytes(b"damaged")
+    with pytest.raises(InputError):
+        publish(folder, target)
+    assert {path.name: sha256_file(path) for path in target.iterdir()} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["made", "release"]
+
+
+def test_what_is_shipped_is_whole_and_small():
+    seeds = get_profile("embedded").seeds
+    wanted = {name(seed) for name in (stand_in_name, reference_name) for seed in seeds}
+    wanted |= {weights_name(make, seed) for make in MINIATURES for seed in seeds}
+    assert set(manifest()["files"]) == wanted
+    paths = [released_file(name) for name in wanted]
+    assert sum(path.stat().st_size for path in RELEASE.iterdir()) < 40e6
+    assert {path.name for path in RELEASE.iterdir()} == {MANIFEST, *(path.name for path in paths)}
+
+
+def test_what_is_shipped_says_what_it_was_trained_on():
+    for name, notes in manifest()["files"].items():
+        assert {"kind", "seed", "views", "seconds", "device", "curve", "trained_on"} <= set(notes)
+        assert notes["curve"][-1]["views"] >= notes["views"] > 0, name
+
+
+def test_what_is_shipped_opens_with_the_code_beside_it():
+    encoder = StandIn.load(RELEASE / NAME)
+    for make in MINIATURES:
+        model = load_miniature(make, encoder, 0, RELEASE)
+        assert not any(each.requires_grad for each in model.parameters())
+    network = load_reference(encoder, 0, RELEASE).network
+    assert np.isfinite(network.head.weight.numpy()).all()
