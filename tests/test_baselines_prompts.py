@@ -107,7 +107,7 @@ class Judge:
 
     def __call__(self, model):
         assert not model.training
-        self.states.append(model.state())
+        self.states.append({name: value.clone() for name, value in model.state().items()})
         looks = len(self.states)
         return self.values[looks - 1] if looks <= len(self.values) else float(looks)
 
