@@ -8,6 +8,7 @@ usage() {
 Usage: ./run_all.sh [--no-venv] [options]     set up, then run the notebooks
        ./run_all.sh [--no-venv] test          set up, then lint, run the smoke profile and all tests
        ./run_all.sh [--no-venv] release       set up, then train all released weights anew (hours)
+       ./run_all.sh [--no-venv] check         compare this run with the committed results
 
 Set-up makes .venv with Python 3.10 to 3.13 and installs requirements.lock into it; later runs
 find it done. --no-venv (to be given first) installs into the active conda or virtual
@@ -113,6 +114,10 @@ case "${1:-}" in
 esac
 if [ -n "$NO_VENV" ]; then use_active_environment; else use_own_environment; fi
 install
+if [ "${1:-}" = "check" ]; then
+  shift
+  exec "$PYTHON" -m rctpl_utils.check "$@"
+fi
 if [ "${1:-}" = "release" ]; then
   shift
   exec "$PYTHON" -m rctpl_utils.release_making "$@"

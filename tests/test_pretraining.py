@@ -140,7 +140,7 @@ def test_the_rate_warms_up_and_falls_to_zero():
 
 
 def toy_pairs(count: int = 64) -> Pairs:
-    """Two kinds of films, each with a text of its own; MiniLM's place is taken by random vectors."""
+    """Two kinds of films, each with a text of its own; random vectors for MiniLM's."""
     kinds = np.arange(count) % 2
     images = np.zeros((count, 32, 32), np.uint8)
     images[kinds == 0, :16] = 200
