@@ -59,7 +59,7 @@ def save_ablations(
                 base, series = (draws[dataset, each, metric] for each in (labels[0], label))
                 row |= named_interval(series)
                 if label != labels[0]:
-                    change = named_interval(series - base)
+                    change = named_interval(series - base, None)
                     row |= dict(
                         zip(("difference", "diff_low", "diff_high"), change.values(), strict=True)
                     )
@@ -98,8 +98,8 @@ def figure4(workspace: Workspace, table: pd.DataFrame) -> Figure:
     axes[2].set_yticklabels([])
     count = len(workspace.profile.seeds)
     note = (
-        f"{data_note(workspace)} Mean of {count} seeds, bars: 95 % bootstrap intervals over "
-        "patients and seeds;\nhollow: the reference. Shorter training than for Table 1, the same "
+        f"{data_note(workspace)} Mean of {count} seeds, bars: 95 % intervals over patients "
+        "and seeds;\nhollow: the reference. Shorter training than for Table 1, the same "
         "for every point."
     )
     figure.supxlabel(note, fontsize=6)

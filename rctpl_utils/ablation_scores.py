@@ -18,7 +18,7 @@ from rctpl_utils.grounders import Films
 from rctpl_utils.grounding import BATCH, GROUNDING_DATASETS
 from rctpl_utils.grounding_metrics import pointing_hit
 from rctpl_utils.heat_maps import frame_of, on_film, on_square
-from rctpl_utils.metrics import over_seeds, patient_weights, scorable, seed_picks, weighted_auc
+from rctpl_utils.metrics import patient_weights, scorable, weighted_auc
 from rctpl_utils.scoring import similarity_maps
 from rctpl_utils.table1 import (
     BOOTSTRAP_SEED,
@@ -56,11 +56,9 @@ def score_trials(
             else _auc(workspace, encoders, name, distinct),
             "pointing_game" if grounded else "auc",
         )  # fmt: skip
-        generator = np.random.default_rng(BOOTSTRAP_SEED)
         for trial, runs in zip(distinct, values, strict=True):
-            series = over_seeds(runs, seed_picks(len(runs), runs.shape[1], generator))
             labels = [label for label, each in trials.items() if each is trial]
-            found |= {(name, label, metric): series for label in labels}
+            found |= {(name, label, metric): runs for label in labels}
     return found
 
 

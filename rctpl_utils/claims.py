@@ -3,6 +3,12 @@
 Supported: the claimed direction, p below 0.05 after Holm's correction. Not supported: the opposite
 direction (for an equivalence: outside its margin), as sure. Undecided: neither. Not tested: a data
 set or a method that the claim needs was not run; the note says which.
+
+A comparison counts only where it can tell: on a column whose supervised reference lies inside the
+floor's range, or reaches less than 0.75 of AUC, the *instrument is invalid*; a rival below its own
+starting point (plain class names on the encoder that it stands on; for prompt learners, contexts
+without a step) is *untrained*, and neither a win nor a loss against it says anything. Such parts are
+left out and listed; a claim that has no others gets that verdict.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -14,10 +20,18 @@ import pandas as pd
 from rctpl_utils.availability import absence
 from rctpl_utils.claims_ledger import Claim, Comparison, Operand
 from rctpl_utils.draws import Draws, Key
-from rctpl_utils.metrics import holm, tail_p_value
+from rctpl_utils.metrics import holm, interval, tail_p_value
 
-VERDICTS = ("supported", "not supported", "undecided", "not tested")
+INVALID, UNTRAINED_RIVAL = "instrument invalid", "rival untrained"
+VERDICTS = ("supported", "not supported", "undecided", "not tested", INVALID, UNTRAINED_RIVAL)
+ENOUGH = 0.75  # AUC of the supervised reference
+FLOORS = ("floor: random class vectors", "floor: random words")
+BASELINES = (
+    "ConVIRT", "GLoRIA", "MedCLIP-ViT", "BioViL", "CheXzero", "MedKLIP", "MedPrompt-ViT", "MeDSLIP",
+)  # fmt: skip
+LEARNERS = ("TaI-DPT", "CoOp", "CoCoOp", "DualCoOp")  # names begin so
 ALPHA = 0.05
+SUPERVISED = "supervised reference"
 
 
 def evaluate(
@@ -46,11 +60,14 @@ def evaluate(
     rows = [_judge(claim, tested[claim.id], gaps[claim.id]) for claim in claims]
     verdicts = pd.DataFrame(rows)
     known = verdicts["p_value"].notna()
+    why = verdicts.pop("left_out")
     verdicts["p_holm"] = np.nan
     verdicts.loc[known, "p_holm"] = holm(verdicts.loc[known, "p_value"].to_numpy())
     sure = verdicts["p_holm"] < ALPHA
     verdicts["verdict"] = np.select(
-        [~known, sure & verdicts["holds"], sure], ["not tested", *VERDICTS[:2]], "undecided"
+        [why != "", ~known, sure & verdicts["holds"], sure],
+        [why, "not tested", *VERDICTS[:2]],
+        "undecided",
     )
     parts = [{"claim": name, **part} for name, found in tested.items() for part in found]
     return verdicts.drop(columns="holds"), pd.DataFrame(parts)
@@ -66,25 +83,64 @@ def compare(part: Comparison, draws: Draws) -> dict[str, Any]:
         KeyError: a series that is not among the draws; its key says which.
     """
     left, right = _series(part.left, part, draws), _series(part.right[0], part, draws)
+    if not isinstance(part.right[0], str) and "constant" in part.right[0]:
+        right = np.zeros_like(left) + right
     with np.errstate(divide="ignore", invalid="ignore"):
         effect = left / right - 1 if part.kind == "ratio" else left - right
-    finite = effect[1:][np.isfinite(effect[1:])]
-    if not np.isfinite(effect[0]) or not len(finite):
+    if not np.isfinite(effect[:, 0]).all() or not np.isfinite(effect[:, 1:].mean(axis=0)).any():
         return {"effect": np.nan, "ci_low": np.nan, "ci_high": np.nan, "p_for": 1, "p_against": 1}
-    low, high = np.percentile(finite, [2.5, 97.5])
+    value, low, high = interval(effect, None)
     if part.kind == "equivalent":  # two one-sided tests (Schuirmann 1987)
         inside = max(tail_p_value(part.margin - effect), tail_p_value(effect + part.margin))
         outside = min(tail_p_value(effect - part.margin), tail_p_value(-part.margin - effect))
     else:
         inside, outside = tail_p_value(effect), tail_p_value(-effect)
     return {
-        "effect": effect[0], "ci_low": low, "ci_high": high, "p_for": inside, "p_against": outside
+        "effect": value, "ci_low": low, "ci_high": high, "p_for": inside, "p_against": outside
     }  # fmt: skip
 
 
 def _test_parts(claim: Claim, draws: Mapping[str, Draws]) -> list[dict[str, Any]]:
     """The rows of a claim's parts."""
-    return [{"test": part.words(), **compare(part, draws[part.draws])} for part in claim.parts()]
+    return [
+        {
+            "test": part.words(),
+            **compare(part, draws[part.draws]),
+            "left_out": left_out(part, draws),
+        }
+        for part in claim.parts()
+    ]
+
+
+def left_out(part: Comparison, draws: Mapping[str, Draws]) -> str:
+    """Why a comparison decides nothing: `INVALID`, `UNTRAINED_RIVAL`, or "" where it counts."""
+    keys = [key for operand in (part.left, part.right[0]) for key in _keys(operand, part)]
+    if any(_invalid(dataset, metric, draws) for dataset, _, metric in keys):
+        return INVALID
+    return UNTRAINED_RIVAL if any(_untrained(key, draws[part.draws]) for key in keys) else ""
+
+
+def _invalid(dataset: str, metric: str, draws: Mapping[str, Draws]) -> bool:
+    """Whether a column cannot tell; one without a supervised reference or floors is taken as is."""
+    for found in draws.values():
+        reference = found.get((dataset, SUPERVISED, metric))
+        floors = [found[key] for kind in FLOORS if (key := (dataset, kind, metric)) in found]
+        if reference is not None and floors:
+            value = reference[:, 0].mean()
+            inside = any(value <= interval(floor)[2] for floor in floors)
+            return inside or (metric == "auc" and value < ENOUGH)
+    return False
+
+
+def _untrained(key: Key, draws: Draws) -> bool:
+    dataset, name, metric = key
+    if name in BASELINES:
+        start = draws.get((dataset, "class names", metric))
+    elif name.startswith(LEARNERS):
+        start = draws.get((dataset, "untrained contexts", metric))
+    else:
+        return False
+    return start is not None and draws[key][:, 0].mean() < start[:, 0].mean()
 
 
 def _gap(claim: Claim, draws: Mapping[str, Draws], absent: Collection[str]) -> str | None:
@@ -116,16 +172,28 @@ def _judge(claim: Claim, parts: list[dict[str, Any]], gap: str | None) -> dict[s
         "test": "; ".join(test.words() for test in claim.tests),
     }
     unknown = dict.fromkeys(("effect", "ci_low", "ci_high", "p_value"), np.nan)
+    reasons = [part["left_out"] for part in parts if part["left_out"]]
+    total, parts = len(parts), [part for part in parts if not part["left_out"]]
     if not parts:
-        return {**row, **unknown, "holds": False, "note": gap}
+        why = max(reasons, key=reasons.count) if reasons else ""
+        note = f"all {total} comparisons left out" if reasons else gap
+        return {**row, **unknown, "holds": False, "note": note, "left_out": why}
     against = min(1.0, len(parts) * min(part["p_against"] for part in parts))
     hardest = max(parts, key=lambda part: (part["p_for"], -part["p_against"]))
     refuted = against < hardest["p_for"]
     decides = min(parts, key=lambda part: part["p_against"]) if refuted else hardest
-    note = f"part shown: {decides['test']}" if len(parts) > 1 else ""
+    notes = [f"part shown: {decides['test']}"] if len(parts) > 1 else []
+    notes += [f"{len(reasons)} of {total} comparisons left out"] if reasons else []
     shown = {name: decides[name] for name in ("effect", "ci_low", "ci_high")}
     p_value = min(hardest["p_for"], against)
-    return {**row, **shown, "p_value": p_value, "holds": not refuted, "note": note}
+    return {
+        **row,
+        **shown,
+        "p_value": p_value,
+        "holds": not refuted,
+        "note": "; ".join(notes),
+        "left_out": "",
+    }
 
 
 def _series(operand: Operand, part: Comparison, draws: Draws) -> np.ndarray:
@@ -135,8 +203,6 @@ def _series(operand: Operand, part: Comparison, draws: Draws) -> np.ndarray:
         return found[0]
     if "constant" in operand:
         return np.float64(operand["constant"])
-    if "best" in operand:
-        return np.max(found, axis=0)
     above, below = found
     with np.errstate(divide="ignore", invalid="ignore"):
         return above / below
@@ -145,6 +211,6 @@ def _series(operand: Operand, part: Comparison, draws: Draws) -> np.ndarray:
 def _keys(operand: Operand, part: Comparison) -> list[Key]:
     """The series that an operand of a part is made from; none for a constant."""
     own = {} if isinstance(operand, str) else operand
-    names = [operand] if isinstance(operand, str) else own.get("best", own.get("gain", []))
+    names = [operand] if isinstance(operand, str) else own.get("gain", [])
     dataset, metric = own.get("dataset", part.datasets[0]), own.get("metric", part.metrics[0])
     return [(dataset, name, metric) for name in names]

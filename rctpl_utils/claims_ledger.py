@@ -21,8 +21,8 @@ KINDS = ("greater", "equivalent", "ratio")
 _CURE = "Mend the ledger; the docstring of rctpl_utils.claims_ledger says what it holds."
 
 Operand = str | dict[str, Any]
-"""A series' name, or `{"constant": x}`, `{"best": [names]}` (the highest in every resample), or
-`{"gain": [a, b]}` (a over b, where wanted on a `dataset` and `metric` of its own)."""
+"""A series' name, or `{"constant": x}`, or `{"gain": [a, b]}` (a over b, where wanted on a
+`dataset` and `metric` of its own)."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +108,6 @@ def _words(operand: Operand) -> str:
         return operand
     if "constant" in operand:
         return str(operand["constant"])
-    if "best" in operand:
-        return f"the best of ({', '.join(operand['best'])})"
     place = ", ".join(operand[key] for key in ("dataset", "metric") if key in operand)
     return f"gain of ({operand['gain'][0]}) over ({operand['gain'][1]})" + (
         f" on {place}" if place else ""
@@ -139,7 +137,7 @@ def _comparison(record: dict[str, Any], path: Path, name: str | int) -> Comparis
         problem = "a margin above zero belongs to kind 'equivalent', and to no other"
         raise InputError(problem, _CURE, file=path, row=name)
     for operand in (found.left, *found.right):
-        if not isinstance(operand, str) and not {"constant", "best", "gain"} & set(operand):
+        if not isinstance(operand, str) and not {"constant", "gain"} & set(operand):
             raise InputError(f"no series: {operand!r}", _CURE, file=path, row=name)
     return replace(
         found,

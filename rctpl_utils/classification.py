@@ -9,10 +9,8 @@ from rctpl_utils.draws import Draws
 from rctpl_utils.metrics import (
     best_f1_threshold,
     named_interval,
-    over_seeds,
     paired_p_value,
     scorable,
-    seed_picks,
     weighted_accuracy,
     weighted_auc,
 )
@@ -44,7 +42,7 @@ class Classification:
         rows: tidy macro rows: dataset, method, metric, value, ci_low, ci_high, seeds, n, native.
         per_class: the same with a `concept`, AUC only.
         per_seed: method, metric, seed, value.
-        draws: each method's macro metrics in the sample and in every resample, (1 + R,).
+        draws: each method's macro metrics in the sample and in every resample, (K, 1 + R).
     """
 
     rows: pd.DataFrame
@@ -59,12 +57,10 @@ def evaluate(
     test: Split,
     validation: Split,
     weights: np.ndarray,
-    generator: np.random.Generator,
 ) -> Classification:
     """AUC, accuracy at the oracle threshold and at the validation threshold, for each method.
 
-    A class without both labels in either split is left out of the macro averages. Each resample
-    draws patients (`weights`) and, where a method has several seeds, seeds as well.
+    A class without both labels in either split is left out of the macro averages.
 
     Args:
         weights: (1 + R, n) from `metrics.patient_weights`.
@@ -77,10 +73,9 @@ def evaluate(
     rows, per_class, per_seed, draws = [], [], [], {}
     for method, runs in test.scores.items():
         base = {"dataset": dataset, "method": method, "seeds": len(runs), "n": len(test.labels)}
-        picks = seed_picks(len(runs), len(weights), generator)
         by_metric = _resample(test, validation, method, columns, weights)  # metric -> (seeds, R, L)
         for metric, values in by_metric.items():
-            macro = over_seeds(values.mean(axis=2), picks)
+            macro = values.mean(axis=2)
             rows.append({**base, "metric": metric, **named_interval(macro)})
             per_seed += [
                 {"dataset": dataset, "method": method, "metric": metric, "seed": s, "value": v}
@@ -89,7 +84,7 @@ def evaluate(
             draws[dataset, method, metric] = macro
             if metric == "auc":
                 for position, k in enumerate(columns):
-                    one = over_seeds(values[:, :, position], picks)
+                    one = values[:, :, position]
                     per_class.append(
                         {**base, "concept": concepts[k], "metric": "auc", **named_interval(one)}
                     )
@@ -107,7 +102,7 @@ def compare(outcome: Classification, method: str, others: list[str]) -> pd.DataF
                 "dataset": dataset,
                 "method": method,
                 "against": other,
-                **named_interval(difference),
+                **named_interval(difference, None),
                 "p_value": paired_p_value(difference),
             }
         )

@@ -1,8 +1,9 @@
 """Bootstrap draws on disk, so that claims are tested on the very resamples behind the tables.
 
-A series of draws belongs to (dataset, method, metric) and holds the value in the sample itself,
-then one value a resample. On one data set all methods meet the same resampled patients, so the
-difference of two series is a paired comparison.
+A series of draws belongs to (dataset, method, metric) and holds, for each of K runs (seeds), the
+value in the sample itself, then one value a resample. On one data set all methods and runs meet the
+same resampled patients, and run k of every method stands on encoder k, so the difference of two
+series is a paired comparison. A method with one run is compared with every run of another.
 """
 
 from collections.abc import Mapping
@@ -15,13 +16,16 @@ from rctpl_utils.errors import InputError
 from rctpl_utils.files import atomic_path
 
 Key = tuple[str, str, str]  # dataset, method, metric
-Draws = dict[Key, np.ndarray]  # (1 + R,) each
+Draws = dict[Key, np.ndarray]  # (K, 1 + R) each
 _SUFFIX = "_draws.parquet"
 
 
 def save_draws(folder: Path, name: str, draws: Mapping[Key, np.ndarray]) -> Path:
     """Write `folder/<name>_draws.parquet`, one row a series."""
-    rows = [(*key, np.asarray(series, np.float64)) for key, series in draws.items()]
+    rows = [
+        (*key, np.atleast_2d(np.asarray(series, np.float64)).tolist())
+        for key, series in draws.items()
+    ]
     path = folder / f"{name}{_SUFFIX}"
     with atomic_path(path) as temporary:
         frame = pd.DataFrame(rows, columns=["dataset", "method", "metric", "draws"])
@@ -39,4 +43,4 @@ def load_draws(folder: Path, name: str) -> Draws:
     if not path.exists():
         raise InputError("no results there", "Run the notebooks before this one first.", file=path)
     rows = pd.read_parquet(path).itertuples(index=False)
-    return {(row.dataset, row.method, row.metric): np.asarray(row.draws) for row in rows}
+    return {(row.dataset, row.method, row.metric): np.stack(row.draws) for row in rows}

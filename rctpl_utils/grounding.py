@@ -29,7 +29,7 @@ from rctpl_utils.grounding_metrics import (
     region_counts,
 )
 from rctpl_utils.heat_maps import on_film, stretch
-from rctpl_utils.metrics import named_interval, over_seeds, patient_weights, seed_picks
+from rctpl_utils.metrics import named_interval, patient_weights
 from rctpl_utils.table1 import BOOTSTRAP_SEED, open_split
 from rctpl_utils.workspace import Workspace
 
@@ -116,13 +116,12 @@ def ground(
     rows, draws = [], {}
     for method in methods:
         runs = measured[method.name]
-        picks = seed_picks(len(runs), len(weights), generator)
         chosen = [np.flatnonzero(each == THRESHOLDS)[0] for each in thresholds[method.name]]
         resampled = [
             resample(run, at, weights) for run, at in zip(runs, chosen, strict=True)
         ]  # a dict of (1 + R,) a seed
         for metric in METRICS:
-            series = over_seeds(np.stack([each[metric] for each in resampled]), picks)
+            series = np.stack([each[metric] for each in resampled])
             draws[name, method.name, metric] = series
             about = {"dataset": name, "method": method.name, "metric": metric}
             count = {"seeds": len(runs), "n": len(films), "native": method.native}

@@ -99,7 +99,7 @@ def grounding_tests(
                 difference = outcome.draws[keys[0]] - outcome.draws[keys[1]]
                 about = {"dataset": name, "method": method, "against": other}
                 p_value = paired_p_value(difference)
-                rows.append({**about, **named_interval(difference), "p_value": p_value})
+                rows.append({**about, **named_interval(difference, None), "p_value": p_value})
     tests = pd.DataFrame(rows, columns=list(TEST_COLUMNS[:-1]))
     tests["p_holm"] = holm(tests["p_value"].to_numpy(float))
     write_csv(workspace.results / "grounding_paired_tests.csv", tests)

@@ -34,10 +34,8 @@ from rctpl_utils.grounding_metrics import pointing_hit
 from rctpl_utils.heat_maps import Frame, frame_of, on_film, on_square
 from rctpl_utils.metrics import (
     named_interval,
-    over_seeds,
     paired_p_value,
     patient_weights,
-    seed_picks,
 )
 from rctpl_utils.prompts import Prompts
 from rctpl_utils.results import write_csv
@@ -123,13 +121,12 @@ def compare_maps(
             cell_maps(workspace, encoder, boxed, each.embed(encoder, boxed.concepts).concept)
             for encoder, each in runs
         ])  # fmt: skip
-        picks = seed_picks(len(runs), len(weights), generator)
         for (other, own), cases in zip(COMPARISONS.items(), pairs, strict=True):
             drawn = weights[:, [case.film for case in cases]]  # (1 + R, C)
             measured = hits(boxed, cases, maps, frame_of(encoders[0]))
             for kind, found in zip((own, other), measured, strict=True):
                 share = (found @ drawn.T) / drawn.sum(axis=1)  # (K, 1 + R)
-                series = over_seeds(share, picks)
+                series = share
                 key = (DATASET, f"{name}, {kind}", "pointing_game")
                 draws[key] = series
                 about = dict(zip(("dataset", "method", "metric"), key, strict=True))
@@ -159,5 +156,5 @@ def map_differences(draws: Draws) -> pd.DataFrame:
             first, second = (draws[DATASET, f"{name}, {k}", "pointing_game"] for k in (own, other))
             about = {"method": name, "own map against": other}
             tested = {"p_value": paired_p_value(first - second)}
-            rows.append({**about, **named_interval(first - second), **tested})
+            rows.append({**about, **named_interval(first - second, None), **tested})
     return pd.DataFrame(rows)

@@ -24,10 +24,9 @@ import pandas as pd
 from rctpl_utils.datasets.chexpert import COMPETITION
 from rctpl_utils.draws import Draws
 from rctpl_utils.errors import InputError
-from rctpl_utils.metrics import named_interval, over_seeds, patient_weights, seed_picks
+from rctpl_utils.metrics import named_interval, patient_weights
 from rctpl_utils.retrieval_sides import DATASET, Pair, Side
 from rctpl_utils.table1 import BOOTSTRAP_SEED
-from rctpl_utils.variants import NONSENSE
 
 RANKS = (1, 2, 5, 10)  # K of Precision@K
 RAW, RAW_STANDARDIZED, CHANCE = "raw embeddings", "raw embeddings, standardized", "chance"
@@ -161,8 +160,8 @@ def retrieve(
 ) -> Retrieval:
     """Precision@K of all rows in both directions, with 95 % intervals.
 
-    A resample draws the queries' patients (a sentence's is its report's), and seeds where prompts
-    were learned; what is searched stays whole. Repeats of a sentence are drawn together.
+    A resample draws the queries' patients (a sentence's is its report's); what is searched stays
+    whole. Repeats of a sentence are drawn together.
 
     Args:
         others: rows with vectors of their own, by name: one pair a seed.
@@ -183,9 +182,8 @@ def retrieve(
                 for run in ordered
             ])  # fmt: skip
         for name, per_run in values.items():
-            picks = seed_picks(len(per_run), len(weights), generator)
             for k, rank in enumerate(RANKS):
-                series = over_seeds(per_run[:, :, k], picks)
+                series = per_run[:, :, k]
                 key = {"dataset": DATASET, "method": name, "metric": f"{metric}{rank}"}
                 counts = {"seeds": len(per_run), "n": len(queries.records)}
                 rows.append({**key, **named_interval(series), **counts})
@@ -212,8 +210,7 @@ def rule_comparison(images: Side, sentences: Side) -> pd.DataFrame:
     The classes weigh the same, since validation films are few and their classes of unequal size.
 
     Returns:
-        one row a method and one column a rule; then their mean over the class-score methods, the
-        nonsense words left out.
+        one row a method and one column a rule; then their mean over the class-score methods.
     """
     rules = {"plain": lambda vectors: vectors, "centered": centered, "standardized": standardized}
     scored = {RAW: list(zip(images.embeddings, sentences.embeddings, strict=True))}
@@ -226,8 +223,7 @@ def rule_comparison(images: Side, sentences: Side) -> pd.DataFrame:
         }
         for label, rule in rules.items()
     })  # fmt: skip
-    asked = [name for name in images.scores if name != NONSENSE]
-    table.loc["mean of class scores"] = table.loc[asked].mean()
+    table.loc["mean of class scores"] = table.loc[list(images.scores)].mean()
     return table
 
 

@@ -62,7 +62,7 @@ def classify(
     patients = open_split(workspace, dataset, "test").records["patient_id"]
     generator = np.random.default_rng(BOOTSTRAP_SEED)
     weights = patient_weights(patients, workspace.profile.bootstrap, generator)
-    return evaluate(dataset, concepts, test, validation, weights, generator)
+    return evaluate(dataset, concepts, test, validation, weights)
 
 
 def _score(

@@ -82,7 +82,7 @@ def retrieval_tests(
                 key = {"dataset": DATASET, "method": method, "against": other, "metric": metric}
                 difference = one - two
                 p_value = paired_p_value(difference)
-                rows.append({**key, **named_interval(difference), "p_value": p_value})
+                rows.append({**key, **named_interval(difference, None), "p_value": p_value})
     tests = pd.DataFrame(rows)
     tests["p_holm"] = holm(tests["p_value"].to_numpy())
     write_csv(workspace.results / "table5_paired_tests.csv", tests)

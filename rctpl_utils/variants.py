@@ -25,7 +25,6 @@ from rctpl_utils.vocabulary import TRAINING_CONCEPTS
 from rctpl_utils.workspace import Workspace
 
 HANDWRITTEN = ("class names", "prompt ensemble", "descriptions")
-NONSENSE = "nonsense words"
 UNTRAINED = "untrained contexts"
 VARIANTS = ("rc-tpl", "rc-tpl-plus")
 
@@ -113,7 +112,6 @@ def table1_methods(
         prompts: variant -> seed -> prompts (`load_prompts`).
     """
     written = {
-        NONSENSE: handwritten.nonsense_words,
         "class names": handwritten.class_names,
         "prompt ensemble": handwritten.prompt_ensemble,
         "descriptions": handwritten.descriptions,
