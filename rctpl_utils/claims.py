@@ -7,8 +7,8 @@ set or a method that the claim needs was not run; the note says which.
 A comparison counts only where it can tell: on a column whose supervised reference lies inside the
 floor's range, or reaches less than 0.75 of AUC, the *instrument is invalid*; a rival below its own
 starting point (plain class names on the encoder that it stands on; for prompt learners, contexts
-without a step) is *untrained*, and neither a win nor a loss against it says anything. Such parts are
-left out and listed; a claim that has no others gets that verdict.
+without a step) is *untrained*, and neither a win nor a loss against it says anything. Such parts
+are left out and listed; a claim that has no others gets that verdict.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -126,7 +126,7 @@ def _invalid(dataset: str, metric: str, draws: Mapping[str, Draws]) -> bool:
         reference = found.get((dataset, SUPERVISED, metric))
         floors = [found[key] for kind in FLOORS if (key := (dataset, kind, metric)) in found]
         if reference is not None and floors:
-            value = reference[:, 0].mean()
+            value = _value(reference)
             inside = any(value <= interval(floor)[2] for floor in floors)
             return inside or (metric == "auc" and value < ENOUGH)
     return False
@@ -140,7 +140,7 @@ def _untrained(key: Key, draws: Draws) -> bool:
         start = draws.get((dataset, "untrained contexts", metric))
     else:
         return False
-    return start is not None and draws[key][:, 0].mean() < start[:, 0].mean()
+    return start is not None and _value(draws[key]) < _value(start)
 
 
 def _gap(claim: Claim, draws: Mapping[str, Draws], absent: Collection[str]) -> str | None:
@@ -161,6 +161,10 @@ def _gap(claim: Claim, draws: Mapping[str, Draws], absent: Collection[str]) -> s
             dict.fromkeys(f"{name} on {dataset}" for dataset, name in unmet)
         )
     return claim.waits_for if unmet or not needed else None
+
+
+def _value(series: np.ndarray) -> float:
+    return float(np.atleast_2d(series)[:, 0].mean())
 
 
 def _judge(claim: Claim, parts: list[dict[str, Any]], gap: str | None) -> dict[str, Any]:
@@ -198,7 +202,7 @@ def _judge(claim: Claim, parts: list[dict[str, Any]], gap: str | None) -> dict[s
 
 def _series(operand: Operand, part: Comparison, draws: Draws) -> np.ndarray:
     """The operand's values in the sample and in every resample; a constant has one for all."""
-    found = [draws[key] for key in _keys(operand, part)]
+    found = [np.atleast_2d(draws[key]) for key in _keys(operand, part)]
     if isinstance(operand, str):
         return found[0]
     if "constant" in operand:

@@ -35,10 +35,5 @@ def descriptions(encoder: Encoder, concepts: Sequence[str], source: str = "kb") 
     return _both(encoder.encode_text([describe(concept, source=source) for concept in concepts]))
 
 
-def nonsense_words(encoder: Encoder, concepts: Sequence[str]) -> ClassEmbeddings:
-    """A word without meaning a class: what a score is worth that knows nothing of the class."""
-    return _both(encoder.encode_text(NONSENSE[: len(concepts)]))
-
-
 def _both(embedded: Tensor) -> ClassEmbeddings:
     return ClassEmbeddings(embedded, embedded)

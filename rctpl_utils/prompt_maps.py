@@ -126,12 +126,11 @@ def compare_maps(
             measured = hits(boxed, cases, maps, frame_of(encoders[0]))
             for kind, found in zip((own, other), measured, strict=True):
                 share = (found @ drawn.T) / drawn.sum(axis=1)  # (K, 1 + R)
-                series = share
                 key = (DATASET, f"{name}, {kind}", "pointing_game")
-                draws[key] = series
+                draws[key] = share
                 about = dict(zip(("dataset", "method", "metric"), key, strict=True))
                 count = {"seeds": len(runs), "n": len(cases), "native": kind == own}
-                rows.append({**about, **named_interval(series), **count})
+                rows.append({**about, **named_interval(share), **count})
     return _save(workspace, rows, draws)
 
 

@@ -87,7 +87,7 @@ def sample_auc(
                 shown_scores(scored[each], method.branch, asked, shown) for each in method.embedders
             )
             runs = np.stack([_macro(labels, of, columns, weights) for of in shown_by_seed])
-            rows.append(_row(name, method.name, "auc", runs, len(dataset), generator))
+            rows.append(_row(name, method.name, "auc", runs, len(dataset)))
     return pd.DataFrame(rows)
 
 
@@ -121,10 +121,7 @@ def sample_pointing(
     weights = patient_weights(patients, workspace.profile.bootstrap, generator)
     found = {method: (of @ weights.T) / weights.sum(axis=1) for method, of in hits.items()}
     return pd.DataFrame(
-        [
-            _row(name, method, "pointing_game", runs, len(rows), generator)
-            for method, runs in found.items()
-        ]
+        [_row(name, method, "pointing_game", runs, len(rows)) for method, runs in found.items()]
     )
 
 
@@ -140,7 +137,6 @@ def _row(
     metric: str,
     runs: np.ndarray,
     count: int,
-    generator: np.random.Generator,
 ) -> dict[str, object]:
     about = {"dataset": dataset, "method": method, "metric": metric}
     return {**about, **named_interval(runs), "seeds": len(runs), "n": count}

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy.stats import t as student
 from sklearn.metrics import accuracy_score, f1_score, precision_recall_curve, roc_auc_score
 
 from rctpl_utils.metrics import (
@@ -17,6 +18,8 @@ from rctpl_utils.metrics import (
     paired_p_value,
     patient_weights,
     scorable,
+    seed_error,
+    tail_p_value,
     weighted_accuracy,
     weighted_auc,
 )
@@ -126,6 +129,60 @@ def test_interval_and_p_value():
     assert interval(values) == pytest.approx((0.5, 0.025, 0.975))
     assert paired_p_value(np.r_[0.1, np.full(99, 0.1)]) == pytest.approx(2 / 100)
     assert paired_p_value(np.r_[0.0, np.linspace(-1, 1, 99)]) == 1
+
+
+def test_several_runs_by_hand():
+    runs = np.array([[0.5, 0.4, 0.6], [0.6, 0.5, 0.7], [0.7, 0.6, 0.8]])
+    patients, seeds = np.var([0.5, 0.7], ddof=1), 0.01 / 3
+    error = np.sqrt(patients + seeds)
+    degrees = (patients + seeds) ** 2 / (seeds**2 / 2)
+    reach = student.ppf(0.975, degrees) * error
+    assert seed_error(runs) == pytest.approx((0.6, error, degrees))
+    assert interval(runs, None) == pytest.approx((0.6, 0.6 - reach, 0.6 + reach))
+    assert interval(runs) == pytest.approx((0.6, max(0.6 - reach, 0), min(0.6 + reach, 1)))
+    assert tail_p_value(runs) == pytest.approx(2 * student.sf(0.6 / error, degrees))
+    assert tail_p_value(-runs) == 1
+
+
+def test_equal_runs_have_no_difference():
+    runs = np.random.default_rng(0).random((3, 101))
+    assert interval(runs - runs, None) == (0, 0, 0)
+    assert paired_p_value(runs - runs) == 1
+
+
+def experiment(generator, patients, seeds, noise):
+    """K = 3 runs on 60 patients: a metric whose true value is zero, in sample and resamples."""
+    count, runs, resamples = 60, 3, 200
+    each = (
+        generator.normal(0, patients, (1, count))
+        + generator.normal(0, seeds, (runs, 1))
+        + generator.normal(0, noise, (runs, count))
+    )
+    weights = np.ones((1 + resamples, count))
+    weights[1:] = generator.multinomial(count, np.full(count, 1 / count), size=resamples)
+    return each @ weights.T / count
+
+
+@pytest.mark.parametrize(
+    ("patients", "seeds", "noise"), [(0.1, 1.0, 0.1), (8.0, 0.05, 1.0), (8.0, 1.0, 3.0)]
+)
+def test_the_interval_covers_the_truth(patients, seeds, noise):
+    generator = np.random.default_rng(1)
+    drawn = [experiment(generator, patients, seeds, noise) for _ in range(1500)]
+    covered = [low <= 0 <= high for _, low, high in (interval(each, None) for each in drawn)]
+    assert np.mean(covered) >= 0.93
+    assert np.mean([paired_p_value(each) < 0.001 for each in drawn]) <= 0.004
+
+
+def test_a_percentile_bootstrap_over_three_seeds_would_not():
+    generator, covered = np.random.default_rng(2), []
+    for _ in range(600):
+        runs = experiment(generator, 0.1, 1.0, 0.1)
+        picks = generator.integers(3, size=(200, 3))
+        resampled = runs[picks, np.arange(1, 201)[:, None]].mean(axis=1)
+        low, high = np.percentile(resampled, [2.5, 97.5])
+        covered.append(low <= 0 <= high)
+    assert np.mean(covered) < 0.8
 
 
 def test_scorable():
