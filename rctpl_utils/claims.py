@@ -5,10 +5,11 @@ direction (for an equivalence: outside its margin), as sure. Undecided: neither.
 set or a method that the claim needs was not run; the note says which.
 
 A comparison counts only where it can tell: on a column whose supervised reference lies inside the
-floor's range, or reaches less than 0.75 of AUC, the *instrument is invalid*; a rival below its own
-starting point (plain class names on the encoder that it stands on; for prompt learners, contexts
-without a step) is *untrained*, and neither a win nor a loss against it says anything. Such parts
-are left out and listed; a claim that has no others gets that verdict.
+floor's range, or reaches less than 0.75 of AUC, the *instrument is invalid* (an accuracy stands or
+falls with the AUC of its scores); a rival below its own starting point (for miniatures, plain class
+names on the stand-in whose lower layers they share; for prompt learners, contexts without a step)
+is *untrained*, and neither a win nor a loss against it says anything. Such parts are left out and
+listed; a claim that has no others gets that verdict.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -21,21 +22,23 @@ from rctpl_utils.availability import absence
 from rctpl_utils.claims_ledger import Claim, Comparison, Operand
 from rctpl_utils.draws import Draws, Key
 from rctpl_utils.metrics import holm, interval, tail_p_value
+from rctpl_utils.results import BASELINES
 
 INVALID, UNTRAINED_RIVAL = "instrument invalid", "rival untrained"
 VERDICTS = ("supported", "not supported", "undecided", "not tested", INVALID, UNTRAINED_RIVAL)
 ENOUGH = 0.75  # AUC of the supervised reference
 FLOORS = ("floor: random class vectors", "floor: random words")
-BASELINES = (
-    "ConVIRT", "GLoRIA", "MedCLIP-ViT", "BioViL", "CheXzero", "MedKLIP", "MedPrompt-ViT", "MeDSLIP",
-)  # fmt: skip
 LEARNERS = ("TaI-DPT", "CoOp", "CoCoOp", "DualCoOp")  # names begin so
 ALPHA = 0.05
 SUPERVISED = "supervised reference"
+_JUDGED_BY = {"acc_oracle": "auc", "acc_validation": "auc"}  # columns made of the same scores
 
 
 def evaluate(
-    claims: Sequence[Claim], draws: Mapping[str, Draws], absent: Collection[str] = ()
+    claims: Sequence[Claim],
+    draws: Mapping[str, Draws],
+    absent: Collection[str] = (),
+    miniatures: bool = True,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Test every claim, Holm-corrected over all that could be tested.
 
@@ -47,6 +50,8 @@ def evaluate(
     Args:
         draws: for each file's name its series.
         absent: data sets on which nothing is tested, whatever an earlier run left.
+        miniatures: whether the baselines were trained on the stand-in, so that its class names are
+            their starting point; a released checkpoint has none here.
 
     Returns:
         the verdicts, one row a claim, whose effect is that of the part which decides; and the
@@ -54,7 +59,7 @@ def evaluate(
     """
     gaps = {claim.id: _gap(claim, draws, absent) for claim in claims}
     tested = {
-        claim.id: [] if gaps[claim.id] or not claim.tests else _test_parts(claim, draws)
+        claim.id: [] if gaps[claim.id] or not claim.tests else _test_parts(claim, draws, miniatures)
         for claim in claims
     }
     rows = [_judge(claim, tested[claim.id], gaps[claim.id]) for claim in claims]
@@ -100,28 +105,32 @@ def compare(part: Comparison, draws: Draws) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _test_parts(claim: Claim, draws: Mapping[str, Draws]) -> list[dict[str, Any]]:
+def _test_parts(
+    claim: Claim, draws: Mapping[str, Draws], miniatures: bool
+) -> list[dict[str, Any]]:
     """The rows of a claim's parts."""
     return [
         {
             "test": part.words(),
             **compare(part, draws[part.draws]),
-            "left_out": left_out(part, draws),
+            "left_out": left_out(part, draws, miniatures),
         }
         for part in claim.parts()
     ]
 
 
-def left_out(part: Comparison, draws: Mapping[str, Draws]) -> str:
+def left_out(part: Comparison, draws: Mapping[str, Draws], miniatures: bool = True) -> str:
     """Why a comparison decides nothing: `INVALID`, `UNTRAINED_RIVAL`, or "" where it counts."""
     keys = [key for operand in (part.left, part.right[0]) for key in _keys(operand, part)]
     if any(_invalid(dataset, metric, draws) for dataset, _, metric in keys):
         return INVALID
-    return UNTRAINED_RIVAL if any(_untrained(key, draws[part.draws]) for key in keys) else ""
+    poor = any(_untrained(key, draws[part.draws], miniatures) for key in keys)
+    return UNTRAINED_RIVAL if poor else ""
 
 
 def _invalid(dataset: str, metric: str, draws: Mapping[str, Draws]) -> bool:
     """Whether a column cannot tell; one without a supervised reference or floors is taken as is."""
+    metric = _JUDGED_BY.get(metric, metric)
     for found in draws.values():
         reference = found.get((dataset, SUPERVISED, metric))
         floors = [found[key] for kind in FLOORS if (key := (dataset, kind, metric)) in found]
@@ -132,10 +141,10 @@ def _invalid(dataset: str, metric: str, draws: Mapping[str, Draws]) -> bool:
     return False
 
 
-def _untrained(key: Key, draws: Draws) -> bool:
+def _untrained(key: Key, draws: Draws, miniatures: bool) -> bool:
     dataset, name, metric = key
     if name in BASELINES:
-        start = draws.get((dataset, "class names", metric))
+        start = draws.get((dataset, "class names", metric)) if miniatures else None
     elif name.startswith(LEARNERS):
         start = draws.get((dataset, "untrained contexts", metric))
     else:
@@ -176,18 +185,22 @@ def _judge(claim: Claim, parts: list[dict[str, Any]], gap: str | None) -> dict[s
         "test": "; ".join(test.words() for test in claim.tests),
     }
     unknown = dict.fromkeys(("effect", "ci_low", "ci_high", "p_value"), np.nan)
-    reasons = [part["left_out"] for part in parts if part["left_out"]]
+    gone = [part for part in parts if part["left_out"]]
     total, parts = len(parts), [part for part in parts if not part["left_out"]]
+    omitted = f"left out, {len(gone)} of {total}: " + "; ".join(
+        f"{part['test']} ({part['left_out']})" for part in gone
+    )
     if not parts:
-        why = max(reasons, key=reasons.count) if reasons else ""
-        note = f"all {total} comparisons left out" if reasons else gap
+        reasons = [part["left_out"] for part in gone]
+        why = max(reasons, key=reasons.count) if gone else ""
+        note = omitted if gone else gap
         return {**row, **unknown, "holds": False, "note": note, "left_out": why}
     against = min(1.0, len(parts) * min(part["p_against"] for part in parts))
     hardest = max(parts, key=lambda part: (part["p_for"], -part["p_against"]))
     refuted = against < hardest["p_for"]
     decides = min(parts, key=lambda part: part["p_against"]) if refuted else hardest
     notes = [f"part shown: {decides['test']}"] if len(parts) > 1 else []
-    notes += [f"{len(reasons)} of {total} comparisons left out"] if reasons else []
+    notes += [omitted] if gone else []
     shown = {name: decides[name] for name in ("effect", "ci_low", "ci_high")}
     p_value = min(hardest["p_for"], against)
     return {

@@ -16,7 +16,7 @@ from rctpl_utils.datasets import DATASETS
 from rctpl_utils.draws import load_draws
 from rctpl_utils.files import write_text
 from rctpl_utils.plots import COLUMN_WIDTH, save_figure
-from rctpl_utils.results import data_note, write_csv
+from rctpl_utils.results import INTERVALS, data_note, write_csv
 from rctpl_utils.workspace import Workspace
 
 LOOKS = {  # Okabe and Ito's palette; shapes differ too, for prints without color
@@ -24,6 +24,7 @@ LOOKS = {  # Okabe and Ito's palette; shapes differ too, for prints without colo
     "not supported": ("#D55E00", "X"),
     "undecided": ("#767676", "s"),
 }
+TESTED = tuple(LOOKS)  # verdicts that a test gave; the others say why there was none
 _COLUMNS = (
     "claim", "in_words", "quote", "section", "test", "effect", "ci_low", "ci_high", "p_value",
     "p_holm", "verdict", "note",
@@ -45,6 +46,7 @@ def save_claims(workspace: Workspace) -> pd.DataFrame:
         claims,
         {name: load_draws(workspace.results, name) for name in names},
         absent(workspace, DATASETS),
+        miniatures=workspace.profile.baselines is not None,
     )
     verdicts = verdicts[list(_COLUMNS)]
     write_csv(workspace.figures / "claims.csv", verdicts)
@@ -66,10 +68,12 @@ def summary(workspace: Workspace, verdicts: pd.DataFrame) -> str:
     found = {
         name: verdicts.loc[verdicts["verdict"] == name, "in_words"].tolist() for name in VERDICTS
     }
-    *tested, absent = (len(names) for names in found.values())
-    counts = ", ".join(f"{n} {name}" for n, name in zip(tested, VERDICTS[:3], strict=True))
+    counts = {name: f"{len(names)} {name}" for name, names in found.items()}
+    tested = ", ".join(counts[name] for name in TESTED)
+    others = ", ".join(count for name, count in counts.items() if name not in TESTED)
+    total = sum(len(found[name]) for name in TESTED)
     lines = [
-        f"{len(verdicts)} claims, {sum(tested)} tested: {counts}; {absent} not tested.",
+        f"{len(verdicts)} claims, {total} tested: {tested}; {others}.",
         scope(workspace),
         *(f"{name.capitalize()}: {'; '.join(names)}." for name, names in found.items() if names),
     ]
@@ -78,7 +82,7 @@ def summary(workspace: Workspace, verdicts: pd.DataFrame) -> str:
 
 def claims_figure(workspace: Workspace, verdicts: pd.DataFrame) -> Figure:
     """The tested claims' effects with intervals, colored by verdict; claims.png and claims.pdf."""
-    tested = verdicts[verdicts["verdict"] != "not tested"].reset_index(drop=True)
+    tested = verdicts[verdicts["verdict"].isin(TESTED)].reset_index(drop=True)
     margins = {
         claim.id: part.margin for claim in load_claims() for part in claim.parts() if part.margin
     }
@@ -139,8 +143,10 @@ def _markdown(claims: list[Claim], verdicts: pd.DataFrame, where: str) -> str:
         "",
         "Each test was fixed in the ledger (`rctpl_utils/data/claims.json`) before the run; "
         "those on Table 1 when an earlier run's Table 1 was known. Effect: left minus right (a "
-        "ratio minus 1), with a 95 % bootstrap interval; p after Holm's correction over all "
-        "tested claims.",
+        "ratio minus 1), the part that decides. p after Holm's correction over all tested "
+        f"claims. {INTERVALS} Where the supervised reference lies inside the floor's range or "
+        "below an AUC of 0.75, or a rival below its own starting point, a comparison counts "
+        "neither way.",
         "",
         "| claim | the paper's words (section) | test | why this test | effect | p (Holm) "
         "| verdict |",

@@ -23,6 +23,7 @@ from rctpl_utils.heat_maps import on_film, peak, stretch
 from rctpl_utils.metrics import holm, named_interval, paired_p_value
 from rctpl_utils.plots import COLUMN_WIDTH, MASK_COLOR, REGION_COLOR, save_figure
 from rctpl_utils.results import (
+    FLOORS_NOTE,
     data_note,
     reported_grounding,
     stacked,
@@ -64,6 +65,7 @@ def save_grounding_tables(
         caption = (
             f"Table {number}. Zero-shot grounding of {concept} ({kind}) on {name}, value [95 % "
             f"interval]. {table_note(workspace)} {_films(outcomes.get(name))}. "
+            f"{FLOORS_NOTE} "
             f"Regions: 8-connected, matched at IoU >= {IOU}; precision, recall and dice_validation "
             "at the threshold with the best Dice on validation films; dice_oracle: threshold "
             "chosen on the test films. The priors never look at the film. Columns 'reported': the "

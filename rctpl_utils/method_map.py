@@ -151,7 +151,7 @@ def _draw(
 def _note(workspace: Workspace, methods: Sequence[str]) -> str:
     listed = ", ".join(f"{number} {name}" for number, name in enumerate(methods, start=1))
     return (
-        f"{data_note(workspace)} {listed}. Bars: 95 % bootstrap intervals over patients and seeds. "
+        f"{data_note(workspace)} {listed}. Bars: 95 % intervals over patients and seeds. "
         f"Without training: drawn at {NOTHING} s. Cached features of frozen layers cost extra, the "
         "frozen encoder's pre-training too; no cost of reports, films or labels is in it. Clock "
         "times, other notebooks running beside: magnitudes, not benchmarks."

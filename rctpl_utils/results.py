@@ -16,6 +16,11 @@ BASELINES = (
     "ConVIRT", "GLoRIA", "MedCLIP-ViT", "BioViL", "CheXzero", "MedKLIP", "MedPrompt-ViT", "MeDSLIP",
 )  # fmt: skip
 NOT_RUN = "not run"
+INTERVALS = (
+    "95 % intervals: t on seed means combined with the variance over resampled patients; seed k "
+    "has its own encoder."
+)
+FLOORS_NOTE = "Floors: mean and the range of 95 % of at least 200 random draws."
 
 
 def stacked(parts: Iterable[pd.DataFrame]) -> pd.DataFrame:
@@ -33,11 +38,11 @@ def data_note(workspace: Workspace) -> str:
 
 
 def table_note(workspace: Workspace) -> str:
-    """`data_note`, and where this run trained the baselines itself, what their rows are."""
+    """`data_note`, the rule of the intervals, and what baselines that this run trained are."""
     if workspace.profile.baselines is None:
-        return data_note(workspace)
+        return f"{data_note(workspace)} {INTERVALS}"
     return (
-        f"{data_note(workspace)} The baselines' rows are miniatures, trained on the stand-in's "
+        f"{data_note(workspace)} {INTERVALS} The baselines' rows are miniatures, trained on the stand-in's "
         "frozen lower layers under one budget (notebook 04b)."
     )
 

@@ -14,6 +14,7 @@ from rctpl_utils.metrics import holm
 from rctpl_utils.plots import per_class_auc, save_figure
 from rctpl_utils.results import (
     BASELINES,
+    FLOORS_NOTE,
     data_note,
     reported_table1,
     stacked,
@@ -56,7 +57,7 @@ def save_table1(workspace: Workspace, outcomes: Mapping[str, Classification]) ->
     wide = wide_table(table, reasons=why_absent(workspace))
     caption = (
         f"Table 1. Zero-shot classification, value [95 % interval]. {table_note(workspace)} "
-        "acc_oracle: threshold chosen on the test set; acc_validation: on the validation split. "
+        f"{FLOORS_NOTE} acc_oracle: threshold chosen on the test set; acc_validation: on the validation split. "
         "Columns 'reported': the paper's numbers, on real data with other encoders, not reruns."
     )
     write_table(workspace.figures / "table1", wide, caption)
@@ -118,7 +119,7 @@ def save_figure3(workspace: Workspace, outcomes: Mapping[str, Classification]) -
     methods = [name for name in methods if (rows["method"] == name).any()]
     rivals = [name for name in BASELINES if (rows["method"] == name).any()]
     note = (
-        f"{data_note(workspace)} Bars: 95 % bootstrap intervals over patients (and seeds). "
+        f"{data_note(workspace)} Bars: 95 % intervals over patients and seeds. "
         "Gray: the baselines, their intervals are in the results' files."
     )
     figure = per_class_auc(rows, methods, {"chestxray14": outside}, note, rivals)
