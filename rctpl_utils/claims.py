@@ -105,9 +105,7 @@ def compare(part: Comparison, draws: Draws) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _test_parts(
-    claim: Claim, draws: Mapping[str, Draws], miniatures: bool
-) -> list[dict[str, Any]]:
+def _test_parts(claim: Claim, draws: Mapping[str, Draws], miniatures: bool) -> list[dict[str, Any]]:
     """The rows of a claim's parts."""
     return [
         {

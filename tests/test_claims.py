@@ -11,15 +11,26 @@ from hypothesis.extra.numpy import arrays
 from scipy.stats import norm
 
 from rctpl_utils import claims_report, reproduction, results
-from rctpl_utils.claims import compare, evaluate
+from rctpl_utils.claims import (
+    FLOORS,
+    INVALID,
+    SUPERVISED,
+    UNTRAINED_RIVAL,
+    VERDICTS,
+    compare,
+    evaluate,
+    left_out,
+)
 from rctpl_utils.claims_ledger import Claim, Comparison, load_claims
-from rctpl_utils.draws import save_draws
+from rctpl_utils.draws import load_draws, save_draws
 from rctpl_utils.errors import InputError
 from rctpl_utils.metrics import paired_p_value, tail_p_value
 from rctpl_utils.results import BASELINES
 from rctpl_utils.workspace import Workspace
 
-PAPER_SECTIONS = {"1", "2.2", "4.1.5", "4.2.1", "4.2.2", "4.2.3", "4.3.1", "4.3.2", "4.3.3", "5"}
+PAPER_SECTIONS = {
+    "Abstract", "1", "2.2", "3.2", "4.1.5", "4.2.1", "4.2.2", "4.2.3", "4.3.1", "4.3.2", "4.3.3", "5",
+}  # fmt: skip
 
 
 def series(value: float, spread: float = 0.01, seed: int = 0, resamples: int = 400) -> np.ndarray:
@@ -180,14 +191,121 @@ def test_the_price_of_many_parts_is_paid_when_one_refutes():
     assert three["p_value"] == pytest.approx(min(1, 3 * one["p_value"]))
 
 
-def test_best_is_taken_in_every_resample():
-    draws = {("d", name, "m"): value for name, value in {
-        "a": np.array([0.6, 0.5, 0.8]), "x": np.array([0.5, 0.7, 0.1]),
-        "y": np.array([0.4, 0.2, 0.6]),
-    }.items()}  # fmt: skip
-    found = compare(comparison(right=[{"best": ["x", "y"]}]), draws)
-    low, high = np.percentile([0.5 - 0.7, 0.8 - 0.6], [2.5, 97.5])
-    assert [found["effect"], found["ci_low"], found["ci_high"]] == pytest.approx([0.1, low, high])
+def test_many_equal_rivals_are_no_evidence_against():
+    """The best of eight equal rivals beats a ninth equal; one test a rival does not say so."""
+    generator, refuted = np.random.default_rng(5), 0
+    for _ in range(100):
+        values = {f"r{k}": series(0.7 + generator.normal(0, 0.01), seed=k) for k in range(8)}
+        values["a"] = series(0.7 + generator.normal(0, 0.01), seed=9)
+        found = verdict([comparison(right=[f"r{k}" for k in range(8)])], values)
+        refuted += found["verdict"] == "not supported"
+    assert refuted <= 10
+
+
+def runs(values: list[float], spread: float = 0.01, seed: int = 0) -> np.ndarray:
+    """One series a seed, on the same resamples."""
+    return np.stack([series(value, spread, seed) for value in values])
+
+
+def test_seeds_are_paired():
+    values = {"a": runs([0.6, 0.7, 0.8]), "b": runs([0.59, 0.69, 0.79])}
+    paired = verdict([comparison()], values)
+    assert paired["verdict"] == "supported" and paired["ci_low"] == pytest.approx(0.01)
+    values["b"] = values["b"][[1, 2, 0]]
+    assert verdict([comparison()], values)["verdict"] == "undecided"
+
+
+def test_one_run_meets_every_run_of_another():
+    draws = {("d", "a", "m"): runs([0.6, 0.7, 0.8]), ("d", "b", "m"): series(0.5)}
+    assert compare(comparison(), draws)["effect"] == pytest.approx(0.2)
+    constant = compare(comparison(right=[{"constant": 0.5}]), draws)
+    assert constant["effect"] == pytest.approx(0.2)
+    assert constant["ci_low"] < 0.1 < 0.3 < constant["ci_high"]  # t of two degrees of freedom
+
+
+def test_the_same_series_differs_by_nothing(tmp_path):
+    same = runs([0.6, 0.7, 0.8], 0.05)
+    save_draws(tmp_path, "x", {("d", "a", "m"): same, ("d", "b", "m"): same.copy()})
+    found = compare(comparison(), load_draws(tmp_path, "x"))
+    assert (found["effect"], found["ci_low"], found["ci_high"]) == (0, 0, 0)
+    assert found["p_for"] == found["p_against"] == 1
+
+
+# --- what decides nothing -------------------------------------------------------------------
+
+
+def column(reference: float, floor: tuple[float, float] = (0.4, 0.6)) -> dict:
+    """The supervised reference and the floors of set d's AUC; methods a and b."""
+    floors = np.r_[np.mean(floor), np.linspace(*floor, 201)][None]
+    rows = {SUPERVISED: runs([reference] * 3), "a": runs([0.9] * 3), "b": runs([0.6] * 3, seed=1)}
+    return {
+        ("d", name, "auc"): each for name, each in (rows | dict.fromkeys(FLOORS, floors)).items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("reference", "floor", "expected"),
+    [
+        (0.8, (0.4, 0.6), "supported"),
+        (0.8, (0.2, 0.9), INVALID),  # inside the floor's range
+        (0.7, (0.4, 0.6), INVALID),  # below 0.75
+    ],
+)
+def test_a_column_that_cannot_tell_decides_nothing(reference, floor, expected):
+    auc = column(reference, floor)
+    accuracy = {(d, name, "acc_oracle"): each for (d, name, _), each in auc.items()}
+    for metric in ("auc", "acc_oracle"):
+        tested = claim(comparison(metrics=(metric,)))
+        verdicts, parts = evaluate([tested], {"table1": auc | accuracy})
+        assert verdicts["verdict"][0] == expected
+        invalid = expected == INVALID
+        assert parts["left_out"][0] == (INVALID if invalid else "")
+        assert np.isnan(verdicts["p_holm"][0]) == invalid
+        note = f"left out, 1 of 1: d: {metric} of a > b (instrument invalid)"
+        assert verdicts["note"][0] == (note if invalid else "")
+
+
+def test_other_files_of_draws_are_judged_by_table1s_column():
+    own = {("d", name, "auc"): runs([value] * 3) for name, value in (("a", 0.9), ("b", 0.6))}
+    part = comparison(draws="ablations", metrics=("auc",))
+    draws = {"table1": column(0.7), "ablations": own}
+    assert left_out(part, draws) == INVALID
+
+
+def test_a_rival_below_its_own_start_counts_neither_way():
+    values = {"a": runs([0.7] * 3), "class names": runs([0.8] * 3, seed=1)}
+    values |= {"GLoRIA": runs([0.5] * 3, seed=2), "MedKLIP": runs([0.85] * 3, seed=3)}
+    draws = {"table1": {("d", name, "m"): each for name, each in values.items()}}
+    against = {name: claim(comparison(right=[name])) for name in ("GLoRIA", "MedKLIP")}
+    found, _ = evaluate([against["GLoRIA"]], draws)
+    assert found["verdict"][0] == UNTRAINED_RIVAL and "GLoRIA (rival untrained)" in found["note"][0]
+    both, parts = evaluate([claim(comparison(right=["GLoRIA", "MedKLIP"]))], draws)
+    assert both["verdict"][0] == "not supported"  # 0.7 against 0.85, the one that counts
+    assert both["note"][0].endswith("left out, 1 of 2: d: m of a > GLoRIA (rival untrained)")
+    assert parts["left_out"].tolist() == [UNTRAINED_RIVAL, ""]
+    released, _ = evaluate([against["GLoRIA"]], draws, miniatures=False)
+    assert released["verdict"][0] == "supported"  # no stand-in is its starting point
+
+
+def test_prompt_learners_start_from_contexts_without_a_step():
+    part = comparison(right=["CoOp, 1 label a class"])
+    values = {"a": 0.9, "CoOp, 1 label a class": 0.6, "class names": 0.95}
+    draws = {("d", name, "m"): runs([value] * 3) for name, value in values.items()}
+    assert left_out(part, {"table1": draws}) == ""
+    draws["d", "untrained contexts", "m"] = runs([0.65] * 3)
+    assert left_out(part, {"table1": draws}) == UNTRAINED_RIVAL
+
+
+def test_what_is_left_out_costs_no_correction():
+    draws = column(0.7)
+    rows = {"a": 0.72, "b": 0.69}
+    draws |= {("e", name, "auc"): series(v, seed=k) for k, (name, v) in enumerate(rows.items())}
+    claims = [
+        claim(comparison(datasets=(name,), metrics=("auc",)), name=name) for name in ("d", "e")
+    ]
+    verdicts, _ = evaluate(claims, {"table1": draws})
+    assert verdicts["verdict"][0] == INVALID
+    assert verdicts["p_holm"][1] == verdicts["p_value"][1]
 
 
 def test_gains_are_compared_across_data_sets():
@@ -226,8 +344,8 @@ def test_what_a_claim_waits_for_is_tested_once_it_is_there():
 def test_a_claim_without_its_results_is_not_tested_and_says_what_is_missing():
     found = verdict([comparison(right=["b", "c"])], {"a": series(0.7), "c": series(0.5)})
     assert (found["verdict"], found["note"]) == ("not tested", "no results of b on d")
-    best = verdict([comparison(right=[{"best": ["b", "e"]}])], {"a": series(0.7)})
-    assert best["note"] == "no results of b on d, e on d"
+    gain = verdict([comparison("ratio", {"gain": ["b", "e"]}, ["a"])], {"a": series(0.7)})
+    assert gain["note"] == "no results of b on d, e on d"
 
 
 def test_on_an_absent_data_set_nothing_is_tested_whatever_an_earlier_run_left():
@@ -252,7 +370,7 @@ def test_on_an_absent_data_set_nothing_is_tested_whatever_an_earlier_run_left():
 
 
 def names(operand) -> list[str]:
-    return [operand] if isinstance(operand, str) else operand.get("best", operand.get("gain", []))
+    return [operand] if isinstance(operand, str) else operand.get("gain", [])
 
 
 @pytest.fixture(scope="module")
@@ -284,6 +402,10 @@ def workspace(tmp_path_factory) -> Workspace:
     return found
 
 
+def counts_of(verdicts: pd.DataFrame, name: str) -> int:
+    return int((verdicts["verdict"] == name).sum())
+
+
 def test_claims_are_written_and_summed_up(workspace):
     verdicts = claims_report.save_claims(workspace)
     written = pd.read_csv(workspace.figures / "claims.csv")
@@ -294,6 +416,7 @@ def test_claims_are_written_and_summed_up(workspace):
     assert found["baselines-covid"] == "supported"  # the draws of its rivals are there
     assert found["length-cost"] == "not tested"
     text = claims_report.summary(workspace, verdicts)
+    assert f"; {counts_of(verdicts, 'not tested')} not tested, 0 instrument invalid" in text
     counts = verdicts["verdict"].value_counts()
     assert text.startswith(f"{len(found)} claims, {len(found) - counts['not tested']} tested: ")
     assert f"{counts['supported']} supported" in text
@@ -311,6 +434,18 @@ def test_the_forest_has_a_line_for_every_tested_claim(workspace):
     tested = verdicts[verdicts["verdict"] != "not tested"]
     assert labels == tested["in_words"].tolist()
     assert (workspace.figures / "claims.pdf").stat().st_size > 0
+
+
+def test_claims_without_a_test_are_counted_and_not_drawn(workspace):
+    verdicts = claims_report.save_claims(workspace)
+    verdicts.loc[[0, 1], "verdict"] = [INVALID, UNTRAINED_RIVAL]
+    text = claims_report.summary(workspace, verdicts)
+    assert "1 instrument invalid, 1 rival untrained." in text.splitlines()[0]
+    assert f"Instrument invalid: {verdicts['in_words'][0]}." in text
+    figure = claims_report.claims_figure(workspace, verdicts)
+    drawn = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert not {*verdicts["in_words"][:2]} & set(drawn)
+    assert set(claims_report.TESTED) < set(VERDICTS)
 
 
 def test_the_forest_says_what_is_not_defined(workspace):
