@@ -127,7 +127,10 @@ def other_ablations(workspace: Workspace, table: pd.DataFrame) -> Figure:
         for start in starts[1:]:
             axis.axhline(start - 0.5, color="0.85", lw=0.6)
     axes[0].invert_yaxis()
-    note = f"{data_note(workspace)} Hollow: the reference of its group. 95 % intervals over patients and seeds."
+    note = (
+        f"{data_note(workspace)} Hollow: the reference of its group. 95 % intervals over patients "
+        "and seeds."
+    )
     figure.supxlabel(note, fontsize=6)
     save_figure(figure, workspace.figures / "ablations")
     return figure

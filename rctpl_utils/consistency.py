@@ -1,16 +1,16 @@
 """Is the premise true: are text features consistent with image features of the same semantics?
 
-The paper learns prompts from texts in place of images because, after pre-training, "textual features
-have achieved complete consistency with image features of the same semantics" (3.2). Here that is
-measured on validation films, on the frozen encoder alone: the mean image feature of each class's
-films against the text feature of every class, by cosine. Consistent is an encoder whose films lie
-nearer to their own class's text than to the others'; *complete* is one where each class's films lie
-nearest to their own.
+The paper learns prompts from texts in place of images because, after pre-training, "textual
+features have achieved complete consistency with image features of the same semantics" (3.2). Here
+that is measured on validation films, on the frozen encoder alone: the mean image feature of each
+class's films against the text feature of every class, by cosine. Consistent is an encoder whose
+films lie nearer to their own class's text than to the others'; *complete* is one where each class's
+films lie nearest to their own.
 
 Films and texts lie in two separate cones of the joint space (the modality gap: Liang et al.,
-NeurIPS 2022), which plain cosines mostly show. Centered ones take the mean over the set's films from
-the films, and the mean over the classes from the texts; they are the fairer test. A film of several
-classes counts in each, which blurs the classes and makes the test stricter.
+NeurIPS 2022), which plain cosines mostly show. Centered ones take the mean over the set's films
+from the films, and the mean over the classes from the texts; they are the fairer test. A film of
+several classes counts in each, which blurs the classes and makes the test stricter.
 """
 
 from collections.abc import Callable, Sequence
@@ -69,7 +69,7 @@ def class_cosines(
 
 
 def agreement(cosines: np.ndarray) -> dict[str, np.ndarray]:
-    """What the matrices say: mean cosine with the own text, with others', share of own ones nearest.
+    """Mean cosine with the own text, with others', and the share of classes nearest to their own.
 
     Args:
         cosines: (R, L, L), L > 1, from `class_cosines`; rows of NaN are left out.
@@ -110,7 +110,7 @@ def measure_consistency(workspace: Workspace, encoders: Sequence[Encoder]) -> pd
 
 
 def _series(workspace: Workspace, encoders: Sequence[Encoder], name: str) -> tuple[Draws, int, int]:
-    """A data set's draws, (K, 1 + R) each; its number of films and of classes that some film has."""
+    """A data set's draws, (K, 1 + R) each; its numbers of films and of classes that films have."""
     dataset = open_split(workspace, name, "validation")
     read = film_features(workspace, dataset)
     labels = dataset.records[list(dataset.concepts)].to_numpy(float)

@@ -25,6 +25,7 @@ from rctpl_utils.metrics import (
     patient_weights,
     weighted_auc,
 )
+from rctpl_utils.results import write_csv
 from rctpl_utils.table1 import (
     BOOTSTRAP_SEED,
     Method,
@@ -123,6 +124,21 @@ def sample_pointing(
     return pd.DataFrame(
         [_row(name, method, "pointing_game", runs, len(rows)) for method, runs in found.items()]
     )
+
+
+def save_samples(workspace: Workspace, rows: Sequence[pd.DataFrame]) -> None:
+    """Write real_samples.csv; without a sample remove what an earlier run left, and say so.
+
+    Args:
+        rows: of `sample_auc` and `sample_pointing`, empty where there is no sample.
+    """
+    path = workspace.figures / "real_samples.csv"
+    found = [each for each in rows if len(each)]
+    if found:
+        write_csv(path, pd.concat(found))
+    elif path.exists():
+        path.unlink()
+        print(f"{path.name}: removed, an earlier run made it and this one has no real samples.")
 
 
 def _macro(

@@ -42,8 +42,8 @@ def table_note(workspace: Workspace) -> str:
     if workspace.profile.baselines is None:
         return f"{data_note(workspace)} {INTERVALS}"
     return (
-        f"{data_note(workspace)} {INTERVALS} The baselines' rows are miniatures, trained on the stand-in's "
-        "frozen lower layers under one budget (notebook 04b)."
+        f"{data_note(workspace)} {INTERVALS} The baselines' rows are miniatures, trained on the "
+        "stand-in's frozen lower layers under one budget (notebook 04b)."
     )
 
 

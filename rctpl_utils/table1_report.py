@@ -57,7 +57,8 @@ def save_table1(workspace: Workspace, outcomes: Mapping[str, Classification]) ->
     wide = wide_table(table, reasons=why_absent(workspace))
     caption = (
         f"Table 1. Zero-shot classification, value [95 % interval]. {table_note(workspace)} "
-        f"{FLOORS_NOTE} acc_oracle: threshold chosen on the test set; acc_validation: on the validation split. "
+        f"{FLOORS_NOTE} acc_oracle: threshold chosen on the test set; acc_validation: on the "
+        "validation split. "
         "Columns 'reported': the paper's numbers, on real data with other encoders, not reruns."
     )
     write_table(workspace.figures / "table1", wide, caption)

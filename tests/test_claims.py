@@ -29,7 +29,8 @@ from rctpl_utils.results import BASELINES
 from rctpl_utils.workspace import Workspace
 
 PAPER_SECTIONS = {
-    "Abstract", "1", "2.2", "3.2", "4.1.5", "4.2.1", "4.2.2", "4.2.3", "4.3.1", "4.3.2", "4.3.3", "5",
+    "Abstract", "1", "2.2", "3.2", "4.1.5", "4.2.1", "4.2.2", "4.2.3", "4.3.1", "4.3.2", "4.3.3",
+    "5",
 }  # fmt: skip
 
 

@@ -11,7 +11,13 @@ from sklearn.metrics import roc_auc_score
 from rctpl_utils import table1
 from rctpl_utils.datasets import Radiographs
 from rctpl_utils.features import ImageFeatureFile
-from rctpl_utils.real_samples import open_samples, sample_auc, sample_pointing, scored_concepts
+from rctpl_utils.real_samples import (
+    open_samples,
+    sample_auc,
+    sample_pointing,
+    save_samples,
+    scored_concepts,
+)
 from rctpl_utils.scoring import ClassEmbeddings
 from rctpl_utils.table1 import Method
 
@@ -99,3 +105,15 @@ def test_without_samples_there_is_nothing(tmp_path, encoder):
     assert open_samples(tmp_path) == {}
     assert sample_auc(workspace(), (encoder, encoder), [method(0)], {}).empty
     assert sample_pointing(workspace(), (encoder, encoder), [method(0)], {}).empty
+
+
+def test_a_result_that_this_run_did_not_make_does_not_stay(tmp_path, capsys):
+    path, rows = tmp_path / "real_samples.csv", pd.DataFrame({"value": [0.5]})
+    workspace = SimpleNamespace(figures=tmp_path)
+    save_samples(workspace, [pd.DataFrame(), pd.DataFrame()])
+    assert not path.exists() and capsys.readouterr().out == ""
+    save_samples(workspace, [rows, pd.DataFrame()])
+    assert pd.read_csv(path).equals(rows)
+    save_samples(workspace, [pd.DataFrame(), pd.DataFrame()])
+    assert not path.exists()
+    assert capsys.readouterr().out.startswith("real_samples.csv: removed")

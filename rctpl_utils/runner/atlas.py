@@ -26,6 +26,7 @@ ITEMS = {  # a file's stem: the paper's item (or section), and what the file sho
     "fig4": ("Figure 4", "prompt length, branches, knowledge"),
     "fig5": ("Figure 5", "one film, several concepts"),
     "fig6": ("Figure 6", "one concept, several films"),
+    "consistency": ("3.2", "films beside the texts of their own and of other classes"),
     "baseline_curves": ("4.1.5", "training curves of the eight baselines"),
     "method_map": ("4.2", "every method by AUC, pointing game and training cost"),
     "grounding_gallery": ("4.2.2", "best, median and worst heat maps with masks"),

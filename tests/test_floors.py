@@ -1,0 +1,139 @@
+"""Floors: draws that know nothing, their range, and the rows that they become."""
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from zlib import crc32
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from rctpl_utils import floors
+from rctpl_utils.classification import Classification
+from rctpl_utils.datasets import Radiographs
+from rctpl_utils.features import ImageFeatureFile
+from rctpl_utils.floors import (
+    DRAWS,
+    KINDS,
+    VECTORS,
+    WORDS,
+    auc_floor,
+    random_vectors,
+    random_words,
+    with_auc_floor,
+    with_pointing_floor,
+)
+from rctpl_utils.grounding import Grounding
+
+COUNT, WIDTH = 200, 16
+
+
+@dataclass(eq=False)
+class Toy:
+    """An encoder of a few words, whose text features are those of its words' letters."""
+
+    dimension: int = WIDTH
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    read: list[str] = field(default_factory=list)
+
+    @property
+    def text(self):
+        names = ("lung", "heart", "opaque", "##ing", "[CLS]", "42", "of", "clear")
+        return SimpleNamespace(tokenizer=SimpleNamespace(get_vocab=lambda: dict.fromkeys(names)))
+
+    def encode_text(self, texts):
+        self.read += texts
+        drawn = [
+            torch.randn(WIDTH, generator=torch.Generator().manual_seed(crc32(t.encode())))
+            for t in texts
+        ]
+        return torch.nn.functional.normalize(torch.stack(drawn), dim=-1)
+
+
+@pytest.fixture
+def dataset(monkeypatch) -> Radiographs:
+    """Films whose features are normal noise: no vector can tell what they show."""
+    generator = np.random.default_rng(0)
+    records = pd.DataFrame({
+        "image_id": [f"f{k}" for k in range(COUNT)], "patient_id": [f"p{k}" for k in range(COUNT)],
+        "path": "", "Edema": np.arange(COUNT) % 2, "Mass": np.arange(COUNT) % 3 == 0,
+    })  # fmt: skip
+    found = Radiographs("chexpert", "test", ("Edema", "Mass"), records)
+    features = generator.normal(size=(COUNT, WIDTH)).astype(np.float32)
+    file = ImageFeatureFile(features, np.zeros((COUNT, 1, 1, WIDTH), np.float16))
+    monkeypatch.setattr(floors, "image_features", lambda *_: file)
+    monkeypatch.setattr(floors, "open_split", lambda *_: found)
+    return found
+
+
+def test_vectors_are_isotropic_units_and_repeat():
+    drawn = random_vectors(Toy(), 4000, 3, torch.Generator().manual_seed(1))
+    assert drawn.shape == (4000, 3, WIDTH)
+    np.testing.assert_allclose(drawn.norm(dim=-1), 1, rtol=1e-5)
+    flat = drawn.flatten(0, 1)
+    np.testing.assert_allclose(flat.mean(dim=0), 0, atol=0.01)
+    np.testing.assert_allclose(flat.T @ flat / len(flat), np.eye(WIDTH) / WIDTH, atol=0.005)
+    again = random_vectors(Toy(), 4000, 3, torch.Generator().manual_seed(1))
+    assert torch.equal(drawn, again)
+
+
+def test_words_are_three_whole_ones_of_the_vocabulary():
+    encoder = Toy()
+    drawn = random_words(encoder, 50, 4, torch.Generator().manual_seed(1))
+    assert drawn.shape == (50, 4, WIDTH)
+    words = [text.split() for text in encoder.read]
+    assert len(words) == 200 and {len(each) for each in words} == {3}
+    assert {word for each in words for word in each} == {"lung", "heart", "opaque", "clear"}
+    assert torch.equal(drawn[0, 0], encoder.encode_text([encoder.read[0]])[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_floor_of_noise_lies_about_one_half(dataset, kind):
+    encoders = (Toy(), Toy(), Toy())
+    values = auc_floor(SimpleNamespace(features=None), encoders, dataset, kind)
+    assert len(values) == 3 * 67 >= 200
+    assert values.mean() == pytest.approx(0.5, abs=0.03)
+    # one class's AUC without knowledge has this deviation (Hanley and McNeil 1982)
+    one = np.sqrt((COUNT + 1) / (12 * COUNT / 2 * COUNT / 2))
+    assert 0.3 * one < values.std() < 1.5 * one
+
+
+def test_one_encoder_for_all_seeds_draws_all(dataset):
+    encoder = Toy()
+    values = auc_floor(SimpleNamespace(features=None), (encoder,) * 3, dataset, VECTORS)
+    assert len(values) == DRAWS
+
+
+def test_the_row_is_the_range_of_the_draws(dataset):
+    nothing = Classification(
+        pd.DataFrame([{"dataset": "chexpert", "method": "RC-TPL", "metric": "auc", "value": 0.8}]),
+        pd.DataFrame(), pd.DataFrame(), {},
+    )  # fmt: skip
+    workspace, encoders = SimpleNamespace(features=None), (Toy(), Toy())
+    found = with_auc_floor(workspace, encoders, nothing)
+    rows = found.rows.set_index("method")
+    assert list(rows.index) == ["RC-TPL", VECTORS, WORDS]
+    for kind in KINDS:
+        values = auc_floor(workspace, encoders, dataset, kind)
+        shown = rows.loc[kind, ["value", "ci_low", "ci_high"]].astype(float)
+        expected = [values.mean(), *np.percentile(values, [2.5, 97.5])]
+        assert shown.tolist() == pytest.approx(expected)
+        assert found.draws["chexpert", kind, "auc"].shape == (1, 1 + len(values))
+    assert rows.loc[VECTORS, "seeds"] == 2 and rows.loc[VECTORS, "n"] == COUNT
+
+
+def test_the_floor_of_pointing_is_the_share_of_hits(dataset, monkeypatch):
+    """A draw's first coordinate decides where it points: every other film of the four."""
+
+    def hits(encoder, data, file, concept, drawn):
+        return np.where(drawn[:, :1] > 0, [1, 1, 0, 0], 0)
+
+    monkeypatch.setattr(floors, "pointing_hits", hits)
+    rows = pd.DataFrame([{"dataset": "rsna", "method": "RC-TPL", "metric": "pointing_game"}])
+    outcome = Grounding(rows, {}, np.arange(4), {}, {})
+    found = with_pointing_floor(SimpleNamespace(features=None), (Toy(), Toy()), outcome)
+    series = found.draws["rsna", VECTORS, "pointing_game"][0]
+    assert set(series[1:]) == {0, 0.5} and series[0] == pytest.approx(series[1:].mean())
+    row = found.rows.set_index("method").loc[VECTORS]
+    assert (row["ci_low"], row["ci_high"], row["n"]) == (0, 0.5, 4) and row["native"]
