@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy.stats import norm, ttest_1samp
 from scipy.stats import t as student
 from sklearn.metrics import accuracy_score, f1_score, precision_recall_curve, roc_auc_score
 
@@ -18,8 +19,8 @@ from rctpl_utils.metrics import (
     paired_p_value,
     patient_weights,
     scorable,
-    seed_error,
     tail_p_value,
+    variances,
     weighted_accuracy,
     weighted_auc,
 )
@@ -134,14 +135,37 @@ def test_interval_and_p_value():
 def test_several_runs_by_hand():
     runs = np.array([[0.5, 0.4, 0.6], [0.6, 0.5, 0.7], [0.7, 0.6, 0.8]])
     patients, seeds = np.var([0.5, 0.7], ddof=1), 0.01 / 3
-    error = np.sqrt(patients + seeds)
-    degrees = (patients + seeds) ** 2 / (seeds**2 / 2)
-    reach = student.ppf(0.975, degrees) * error
-    assert seed_error(runs) == pytest.approx((0.6, error, degrees))
+    assert variances(runs) == pytest.approx((0.6, patients, seeds))
+    reach = np.sqrt(norm.isf(0.025) ** 2 * patients + student.isf(0.025, 2) ** 2 * seeds)
     assert interval(runs, None) == pytest.approx((0.6, 0.6 - reach, 0.6 + reach))
     assert interval(runs) == pytest.approx((0.6, max(0.6 - reach, 0), min(0.6 + reach, 1)))
-    assert tail_p_value(runs) == pytest.approx(2 * student.sf(0.6 / error, degrees))
     assert tail_p_value(-runs) == 1
+
+
+def test_one_source_of_chance_alone_is_its_textbook_test():
+    seeds = np.repeat([[0.1], [0.2], [0.3]], 51, axis=1)  # patients bring nothing
+    assert paired_p_value(seeds) == pytest.approx(ttest_1samp([0.1, 0.2, 0.3], 0).pvalue)
+    low, high = ttest_1samp([0.1, 0.2, 0.3], 0).confidence_interval(0.95)
+    assert interval(seeds, None) == pytest.approx((0.2, low, high))
+    patients = np.repeat([np.r_[0.2, np.linspace(0.1, 0.3, 50)]], 3, axis=0)  # seeds bring nothing
+    spread = np.linspace(0.1, 0.3, 50).std(ddof=1)
+    assert paired_p_value(patients) == pytest.approx(2 * norm.sf(0.2 / spread))
+
+
+@given(arrays(float, (3, 41), elements=st.floats(-1, 1).map(lambda value: round(value, 3))))
+def test_the_interval_excludes_zero_where_p_is_below_its_level(runs):
+    _, low, high = interval(runs, None)
+    if low != high and min(abs(low), abs(high)) > 1e-6:
+        assert (paired_p_value(runs) < 0.05) == (not low < 0 < high)
+
+
+def test_a_difference_far_beyond_chance_has_a_small_p_value_and_no_error():
+    assert 0 < paired_p_value(np.array([[1, 1, 1], [1, 1 + 1e-9, 1]])) < 1e-6
+
+
+def test_resamples_that_are_not_finite_are_left_out():
+    runs = np.array([[0.5, 0.4, 0.6, np.nan], [0.6, 0.5, 0.7, 0.9]])
+    assert interval(runs) == interval(runs[:, :3])
 
 
 def test_equal_runs_have_no_difference():
@@ -164,14 +188,35 @@ def experiment(generator, patients, seeds, noise):
 
 
 @pytest.mark.parametrize(
-    ("patients", "seeds", "noise"), [(0.1, 1.0, 0.1), (8.0, 0.05, 1.0), (8.0, 1.0, 3.0)]
+    ("patients", "seeds", "noise"),
+    [
+        (0.1, 1.0, 0.1),  # seeds dominate
+        (1.4, 1.0, 0.1),  # patients bring a tenth of the variance: the worst for Satterthwaite's
+        (4.5, 1.0, 0.1),  # as much as seeds
+        (8.0, 0.05, 1.0),  # patients dominate
+        (8.0, 1.0, 3.0),
+    ],
 )
 def test_the_interval_covers_the_truth(patients, seeds, noise):
     generator = np.random.default_rng(1)
-    drawn = [experiment(generator, patients, seeds, noise) for _ in range(1500)]
+    drawn = [experiment(generator, patients, seeds, noise) for _ in range(1000)]
     covered = [low <= 0 <= high for _, low, high in (interval(each, None) for each in drawn)]
     assert np.mean(covered) >= 0.93
-    assert np.mean([paired_p_value(each) < 0.001 for each in drawn]) <= 0.004
+    assert np.mean([paired_p_value(each) < 0.001 for each in drawn]) <= 0.003
+
+
+def test_satterthwaites_degrees_of_freedom_would_not_do():
+    """Why `interval` has no common degrees of freedom: the same null, V known, by formulas."""
+    generator, count = np.random.default_rng(3), 100_000
+    runs = generator.normal(0, np.sqrt(3), (count, 3))  # the mean's variance over seeds is 1
+    patients = 0.1
+    value = np.abs(runs.mean(axis=1) + generator.normal(0, np.sqrt(patients), count))
+    seeds = runs.var(axis=1, ddof=1) / 3
+    error, degrees = np.sqrt(patients + seeds), (patients + seeds) ** 2 / (seeds**2 / 2)
+    assert np.mean(value / error > student.isf(0.0005, degrees)) > 0.01  # ten times too often
+    for level, bound in ((0.05, 0.05), (0.001, 0.001)):
+        normal, wide = norm.isf(level / 2), student.isf(level / 2, 2)
+        assert np.mean(value > np.sqrt(normal**2 * patients + wide**2 * seeds)) <= bound
 
 
 def test_a_percentile_bootstrap_over_three_seeds_would_not():
