@@ -16,7 +16,7 @@ from rctpl_utils.datasets import DATASETS
 from rctpl_utils.draws import load_draws
 from rctpl_utils.files import write_text
 from rctpl_utils.plots import COLUMN_WIDTH, save_figure
-from rctpl_utils.results import INTERVALS, data_note, write_csv
+from rctpl_utils.results import data_note, intervals_note, write_csv
 from rctpl_utils.workspace import Workspace
 
 LOOKS = {  # Okabe and Ito's palette; shapes differ too, for prints without color
@@ -51,7 +51,8 @@ def save_claims(workspace: Workspace) -> pd.DataFrame:
     verdicts = verdicts[list(_COLUMNS)]
     write_csv(workspace.figures / "claims.csv", verdicts)
     write_csv(workspace.figures / "claims_parts.csv", parts)
-    write_text(workspace.figures / "claims.md", _markdown(claims, verdicts, scope(workspace)))
+    page = _markdown(claims, verdicts, scope(workspace), intervals_note(workspace))
+    write_text(workspace.figures / "claims.md", page)
     return verdicts
 
 
@@ -136,7 +137,7 @@ def _legend() -> list[Line2D]:
     return [*marks, margin]
 
 
-def _markdown(claims: list[Claim], verdicts: pd.DataFrame, where: str) -> str:
+def _markdown(claims: list[Claim], verdicts: pd.DataFrame, where: str, intervals: str) -> str:
     why = {claim.id: claim.why for claim in claims}
     lines = [
         f"**Claims of the paper and what this run says of them. {where}**",
@@ -144,7 +145,7 @@ def _markdown(claims: list[Claim], verdicts: pd.DataFrame, where: str) -> str:
         "Each test was fixed in the ledger (`rctpl_utils/data/claims.json`) before the run; "
         "those on Table 1 when an earlier run's Table 1 was known. Effect: left minus right (a "
         "ratio minus 1), the part that decides. p after Holm's correction over all tested "
-        f"claims. {INTERVALS} Where the supervised reference lies inside the floor's range or "
+        f"claims. {intervals} Where the supervised reference lies inside the floor's range or "
         "below an AUC of 0.75, or a rival below its own starting point, a comparison counts "
         "neither way.",
         "",

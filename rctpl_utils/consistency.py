@@ -36,6 +36,9 @@ TEXTS: dict[str, Callable[[Encoder, Sequence[str]], ClassEmbeddings]] = {
 KINDS = {"cosine": False, "centered_cosine": True}  # metric -> whether both sides are centered
 OWN, OTHERS, NEAREST = "own class", "other classes", "nearest is the own class"
 _BOUNDS = (-1, 1)
+_COLUMNS = (
+    "dataset", "method", "metric", "value", "ci_low", "ci_high", "seeds", "n", "classes",
+)  # fmt: skip
 
 
 def class_cosines(
@@ -103,7 +106,7 @@ def measure_consistency(workspace: Workspace, encoders: Sequence[Encoder]) -> pd
             count = {"seeds": len(series), "n": films, "classes": classes}
             bounds = (0, 1) if key[1].endswith(NEAREST) else _BOUNDS
             rows.append({**about, **named_interval(series, bounds), **count})
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows, columns=list(_COLUMNS))
     save_draws(workspace.results, "consistency", draws)
     write_csv(workspace.figures / "consistency.csv", table)
     return table

@@ -16,10 +16,6 @@ BASELINES = (
     "ConVIRT", "GLoRIA", "MedCLIP-ViT", "BioViL", "CheXzero", "MedKLIP", "MedPrompt-ViT", "MeDSLIP",
 )  # fmt: skip
 NOT_RUN = "not run"
-INTERVALS = (
-    "95 % intervals: t on seed means combined with the variance over resampled patients; seed k "
-    "has its own encoder."
-)
 FLOORS_NOTE = "Floors: mean and the range of 95 % of at least 200 random draws."
 
 
@@ -37,13 +33,21 @@ def data_note(workspace: Workspace) -> str:
     return f"Real radiographs, {workspace.profile.encoder}."
 
 
+def intervals_note(workspace: Workspace) -> str:
+    """One sentence that says what the intervals hold (see `metrics.interval`)."""
+    rule = "95 % intervals: t on seed means combined with the variance over resampled patients"
+    if workspace.profile.simulated:
+        return f"{rule}; seed k has its own encoder."
+    return f"{rule}; all seeds share the encoder."
+
+
 def table_note(workspace: Workspace) -> str:
     """`data_note`, the rule of the intervals, and what baselines that this run trained are."""
     if workspace.profile.baselines is None:
-        return f"{data_note(workspace)} {INTERVALS}"
+        return f"{data_note(workspace)} {intervals_note(workspace)}"
     return (
-        f"{data_note(workspace)} {INTERVALS} The baselines' rows are miniatures, trained on the "
-        "stand-in's frozen lower layers under one budget (notebook 04b)."
+        f"{data_note(workspace)} {intervals_note(workspace)} The baselines' rows are miniatures, "
+        "trained on the stand-in's frozen lower layers under one budget (notebook 04b)."
     )
 
 

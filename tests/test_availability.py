@@ -20,6 +20,7 @@ from rctpl_utils.availability import (
     require_reports,
 )
 from rctpl_utils.claims_report import claims_figure, save_claims
+from rctpl_utils.consistency import measure_consistency
 from rctpl_utils.datasets import open_dataset
 from rctpl_utils.datasets.counts import count
 from rctpl_utils.datasets.official import OFFICIAL
@@ -287,6 +288,7 @@ def test_without_any_film_all_tables_say_not_run(tmp_path):
     assert tables[2].loc["RC-TPL", "pointing_game"] == "not run"
     assert grounding_tests(workspace, {}).empty
     assert save_table5(workspace, None).loc["RC-TPL", "precision_at_1"] == "not run"
+    assert measure_consistency(workspace, None).empty
     assert compare_maps(workspace, None, {}).empty
     assert map_differences(load_draws(workspace.results, "prompt_maps")).empty
     save_draws(workspace.results, "ablations", {})  # as where no trial was scored

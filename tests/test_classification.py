@@ -25,7 +25,7 @@ def outcome():
     scores = {"good": [good], "noise": noise}
     split = Split(labels, scores)
     weights = patient_weights(pd.Series(range(120)), 200, generator)
-    return split, evaluate("toy", ("A", "B", "C"), split, split, weights, generator)
+    return split, evaluate("toy", ("A", "B", "C"), split, split, weights)
 
 
 def test_macro_auc_is_scikit_learns_over_scorable_classes(outcome):
@@ -45,6 +45,8 @@ def test_several_seeds_give_their_mean(outcome):
     assert len(seeds) == row["seeds"] == 3
     assert row["value"] == pytest.approx(seeds["value"].mean())
     assert row["ci_low"] < row["value"] < row["ci_high"]
+    series = found.draws["toy", "noise", "auc"]
+    assert series.shape == (3, 201) and series[:, 0].tolist() == seeds["value"].tolist()
 
 
 def test_the_oracle_is_no_worse_than_chance_accuracy_and_intervals_hold_values(outcome):

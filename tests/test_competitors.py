@@ -29,7 +29,7 @@ from rctpl_utils.heat_maps import Frame
 from rctpl_utils.method_map import _group, _mean_over_sets, training_costs
 from rctpl_utils.profiles import get_profile
 from rctpl_utils.prompts import Prompts
-from rctpl_utils.results import data_note, table_note
+from rctpl_utils.results import data_note, intervals_note, table_note
 from rctpl_utils.retrieval import standardized, unit
 from rctpl_utils.retrieval_sides import Side
 from rctpl_utils.table1 import COVID_FILMS
@@ -169,7 +169,10 @@ def test_a_profile_with_its_own_training_lacks_no_baseline(tmp_path):
 def test_captions_say_what_the_baselines_are_where_this_run_trained_them(tmp_path):
     smoke = Workspace.open("smoke", output=tmp_path, device="cpu")
     released = SimpleNamespace(profile=replace(smoke.profile, baselines=None))
-    assert table_note(released) == data_note(smoke)
+    assert table_note(released) == f"{data_note(smoke)} {intervals_note(smoke)}"
+    real = SimpleNamespace(profile=replace(smoke.profile, world=None))
+    assert "seed k has its own encoder" in intervals_note(smoke)
+    assert "all seeds share the encoder" in intervals_note(real)
     said = table_note(smoke).removeprefix(data_note(smoke))
     assert "miniatures" in said and "one budget (notebook 04b)." in said
     save_table1(smoke, {})
@@ -177,7 +180,8 @@ def test_captions_say_what_the_baselines_are_where_this_run_trained_them(tmp_pat
     save_table5(smoke, None)
     for number in range(1, 6):
         for kind in ("md", "tex"):
-            assert said in (smoke.figures / f"table{number}.{kind}").read_text(encoding="utf-8")
+            shown = said if kind == "md" else said.replace("%", "\\%")
+            assert shown in (smoke.figures / f"table{number}.{kind}").read_text(encoding="utf-8")
 
 
 def test_rates_and_curves_show_what_was_kept():

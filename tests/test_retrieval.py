@@ -251,7 +251,7 @@ def test_random_scores_are_at_chance_and_class_scores_are_right(pools):
     assert counts["precision_at_1"] == 150 and counts["text_to_image_precision_at_1"] == 200
     assert rows.loc[("RC-TPL", "precision_at_1"), "seeds"] == 2
     series = outcome.draws["chexpert5x200", "raw embeddings", "precision_at_10"]
-    assert series.shape == (51,) and series[0] == random["value"]
+    assert series.shape == (1, 51) and series[0, 0] == random["value"]
     assert np.ptp(series) > 0
 
 
@@ -351,7 +351,7 @@ def test_table_and_tests(pools, tmp_path):
     assert "Simulated" in written and "| chexpert5x200 precision_at_1 |" in written
     tests = retrieval_tests(workspace, outcome).set_index(["method", "against", "metric"])
     won = tests.loc[("RC-TPL", "raw embeddings", "precision_at_1")]
-    lost = outcome.draws["chexpert5x200", "raw embeddings", "precision_at_1"][0]
+    lost = outcome.draws["chexpert5x200", "raw embeddings", "precision_at_1"][0, 0]
     assert won["value"] == pytest.approx(1 - lost) and won["p_holm"] >= won["p_value"]
     assert tests.loc[("RC-TPL", "class names", "precision_at_1"), "p_value"] == 1  # both all right
 
