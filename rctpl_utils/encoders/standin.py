@@ -15,7 +15,7 @@ from rctpl_utils.encoders.image_tower import ImageTower
 from rctpl_utils.encoders.text_tower import MINILM, TextTower
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import atomic_path, hash_of, sha256_file
-from rctpl_utils.precision import autocast
+from rctpl_utils.precision import evaluation
 
 DIMENSION = 128  # d of the joint space
 # model.safetensors of sentence-transformers/all-MiniLM-L6-v2, as its authors publish it
@@ -106,7 +106,7 @@ class StandIn(nn.Module):
     def encode_image(self, batch: Tensor) -> ImageFeatures:
         """(n, 1, S, S) to (n, d) and (n, S / 8, S / 8, d) unit vectors (Eq. 10)."""
         batch = batch.to(self.device, memory_format=torch.channels_last)
-        with autocast(self.device):
+        with evaluation(self.device):
             return self.image(batch)
 
     def save(self, path: str | Path, metadata: dict[str, str]) -> None:
