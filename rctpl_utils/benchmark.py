@@ -24,7 +24,6 @@ from rctpl_utils.encoders.base import freeze
 from rctpl_utils.encoders.standin import StandIn
 from rctpl_utils.knowledge import describe_triplets
 from rctpl_utils.openi import openi_archive, read_openi
-from rctpl_utils.precision import fast_dtype
 from rctpl_utils.profiles import PromptLearning
 from rctpl_utils.prompts import initial_context
 from rctpl_utils.reports import Report, with_enough_concepts
@@ -53,8 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.manual_seed(0)
     encoder = freeze(StandIn(workspace.profile.world.image_size)).to(workspace.device)
     reports = _openi_reports()
-    print(f"{torch.get_num_threads()} threads, device {workspace.device}, "
-          f"image towers in {fast_dtype(workspace.device)}\n")  # fmt: skip
+    print(f"{torch.get_num_threads()} threads, device {workspace.device}, features in float32\n")
     triplets = _extraction(reports)
     chosen = with_enough_concepts(reports, triplets)
     _prompt_training(encoder, chosen[:LOOP_REPORTS], triplets)

@@ -108,7 +108,7 @@ class ImageFeatureFile:
 
 def image_features(encoder: Encoder, dataset: ChestXrayDataset, folder: Path) -> ImageFeatureFile:
     """Global and dense features of a data set, computed once, in batches."""
-    key = hash_of(encoder.image_key, file_stamps(dataset))[:20]
+    key = hash_of(encoder.image_key, file_stamps(dataset), "float32")[:20]  # `evaluation`
     paths = [folder / f"image-{dataset.name}-{dataset.split}-{key}-{k}.npy" for k in "gd"]
 
     def encode(rows: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -1,4 +1,7 @@
-"""Which number format the matrix products run in, decided once a device."""
+"""Which number format the matrix products run in: training may be fast, evaluation is exact."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -17,8 +20,22 @@ def fast_dtype(device: torch.device) -> torch.dtype:
     return torch.float32
 
 
+@contextmanager
+def evaluation(device: torch.device) -> Iterator[None]:
+    """Float32 products, whatever surrounds them, for all that a table is computed from.
+
+    Between two instruction sets float32 features differ by 1e-6 of the largest, bfloat16 ones by
+    1e-2; the number of threads changes neither (`tests/rounding.py`). On CUDA, cuDNN's
+    convolutions would take TensorFloat-32 otherwise, which keeps 10 bits.
+    """
+    cudnn = torch.backends.cudnn
+    exact = cudnn.flags(enabled=cudnn.enabled, deterministic=True, allow_tf32=False)
+    with torch.autocast(device.type, enabled=False), exact:
+        yield
+
+
 def autocast(device: torch.device) -> torch.autocast:
-    """Mixed precision for image towers: `fast_dtype` for products, float32 for the rest."""
+    """Mixed precision for training: `fast_dtype` for products, float32 for the rest."""
     dtype = fast_dtype(device)
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype is torch.bfloat16)
 

@@ -18,7 +18,7 @@ from rctpl_utils.encoders.image_tower import with_detail
 from rctpl_utils.encoders.standin import StandIn
 from rctpl_utils.features import IMAGE_BATCH, IMAGE_SHARD, file_stamps, make_arrays
 from rctpl_utils.files import hash_of
-from rctpl_utils.precision import autocast
+from rctpl_utils.precision import evaluation
 from rctpl_utils.shards import Plan
 
 
@@ -26,7 +26,7 @@ from rctpl_utils.shards import Plan
 def trunk(encoder: StandIn, batch: Tensor) -> Tensor:
     """Preprocessed films (n, 1, S, S) to the map below the last two layers: (n, h, w, c)."""
     batch = batch.to(encoder.device, memory_format=torch.channels_last)
-    with autocast(encoder.device):
+    with evaluation(encoder.device):
         cells = encoder.image.stages(encoder.image.stem(with_detail(batch)))
     return cells.permute(0, 2, 3, 1)
 

@@ -14,7 +14,7 @@ from rctpl_utils.encoders.image_tower import DIMENSION, ImageTower, standardize
 from rctpl_utils.encoders.text_tower import MINILM, TextTower
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import hash_of, sha256_file
-from rctpl_utils.precision import autocast
+from rctpl_utils.precision import evaluation
 from rctpl_utils.release import check_probe, fit, manifest, probe_films, read_weights, released_file
 
 # model.safetensors of sentence-transformers/all-MiniLM-L6-v2, as its authors publish it
@@ -110,7 +110,7 @@ class StandIn(nn.Module):
     def encode_image(self, batch: Tensor) -> ImageFeatures:
         """(n, 1, S, S) to (n, d) and (n, S / 8, S / 8, d) unit vectors (Eq. 10)."""
         batch = batch.to(self.device, memory_format=torch.channels_last)
-        with autocast(self.device):
+        with evaluation(self.device):
             return self.image(batch)
 
     @classmethod

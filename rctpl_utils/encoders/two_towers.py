@@ -13,7 +13,7 @@ from rctpl_utils.encoders.base import ImageFeatures, state_hash
 from rctpl_utils.encoders.text_tower import TextTower
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import hash_of
-from rctpl_utils.precision import fast_dtype
+from rctpl_utils.precision import evaluation
 
 
 class MapTower(nn.Module):
@@ -106,12 +106,9 @@ class TwoTowers(nn.Module):
     def encode_image(self, batch: Tensor) -> ImageFeatures:
         """(n, 1, S, S) to (n, d) and (n, h, w, d) unit vectors (Eq. 10).
 
-        Float32 on a CPU, so that the features are the published package's; bfloat16 products on a
-        GPU that has them.
+        Float32 products, so that the features are the published package's.
         """
-        kind = self.device.type
-        mixed = kind == "cuda" and fast_dtype(self.device) is torch.bfloat16
-        with torch.autocast(kind, torch.bfloat16, enabled=mixed):
+        with evaluation(self.device):
             return self.image(batch.to(self.device))
 
 
