@@ -8,9 +8,9 @@ usage() {
 Usage: ./run_all.sh [--no-venv] [options]     set up, then run the notebooks
        ./run_all.sh [--no-venv] test          set up, then lint, run the smoke profile and all tests
 
-Set-up makes .venv with Python 3.10 to 3.13, installs requirements.lock into it and fetches the
-chest CT; later runs find it done and need no network. --no-venv (to be given first) installs into the active conda or virtual
-environment instead.
+Set-up makes .venv with Python 3.10 to 3.13 and installs requirements.lock into it; later runs
+find it done. It also fetches the chest CT: from then on no network is needed. --no-venv (to be
+given first) installs into the active conda or virtual environment instead.
 
 TEXT
   if PYTHON=$(find_python); then "$PYTHON" rctpl_utils/runner/options.py; fi
@@ -124,8 +124,8 @@ case "${1:-}" in
     ;;
 esac
 if [ -n "$NO_VENV" ]; then use_active_environment; else use_own_environment; fi
-install
 fetch_ct
+install
 if [ "${1:-}" = "test" ]; then
   [ $# -eq 1 ] || die "test takes no further options. Use pytest itself to choose among the tests."
   run_tests
