@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from tiny_world import write
 from weights import save_stand_in
 
-from rctpl_utils import encode, features, learn, parallel_training, scale
+from benchmarks import growth
+from rctpl_utils import encode, features, learn, parallel_training
 from rctpl_utils.concepts import triplets_frame
 from rctpl_utils.concepts.spacy_extractor import SpacyExtractor
 from rctpl_utils.corpus import TextCorpus
@@ -33,7 +34,7 @@ TEXTS = [f"The {'very ' * (k % 5)}small finding number {k} is new." for k in ran
 
 def one_epoch(folder: Path):
     """Features in many small shards, then an epoch of 22 reports in batches of 7, 7, 7 and 1."""
-    encoder = scale.SmallEncoder()
+    encoder = growth.SmallEncoder()
     found = features.text_features(encoder, TEXTS, folder)
     kinds = np.arange(22) % 3
     corpus = TextCorpus(
@@ -71,13 +72,13 @@ def worker(index: int, port: int, folder: Path):
     torch.set_num_threads(1)
     small_shards()
     asked = []
-    encode_text = scale.SmallEncoder.encode_text
+    encode_text = growth.SmallEncoder.encode_text
 
     def noted(self, texts):
         asked.extend(texts)
         return encode_text(self, texts)
 
-    scale.SmallEncoder.encode_text = noted
+    growth.SmallEncoder.encode_text = noted
     found, learned = one_epoch(folder)
     group = processes()
     torch.save(
@@ -109,7 +110,7 @@ def test_two_processes_give_the_prompts_of_one_and_the_same_features(tmp_path, m
     # each encoded its part: shards of six texts by length, turn by turn, none twice
     assert sorted(pair[0]["asked"] + pair[1]["asked"]) == sorted(TEXTS)
     assert [len(each["asked"]) for each in pair] == [12, 10]
-    start = scale.SmallEncoder()
+    start = growth.SmallEncoder()
     for index, branch in enumerate(("report", "concept")):
         one = getattr(alone, branch)
         first, second = (each["contexts"][index] for each in pair)
@@ -160,33 +161,33 @@ def test_without_a_launcher_there_is_one_process(monkeypatch):
 
 
 def test_resampled_reports_hold_sentences_of_openi_only():
-    reports = scale.resampled_reports(50)
-    assert [r.text for r in reports] == [r.text for r in scale.resampled_reports(50)]
+    reports = growth.resampled_reports(50)
+    assert [r.text for r in reports] == [r.text for r in growth.resampled_reports(50)]
     assert len({r.report_id for r in reports}) == 50 and all(r.split == "train" for r in reports)
     assert len({r.text for r in reports}) > 40
     whole = " ".join(
-        f"{r.findings} {r.impression}".strip() for r in scale.read_openi(scale.openi_archive())
+        f"{r.findings} {r.impression}".strip() for r in growth.read_openi(growth.openi_archive())
     )
-    sentences = [s.text for r in reports[:5] for s in scale.build_splitter()(r.text).sents]
+    sentences = [s.text for r in reports[:5] for s in growth.build_splitter()(r.text).sents]
     assert sentences and all(sentence.rstrip(".") in whole for sentence in sentences)
     with pytest.raises(InputError, match="at least one"):
-        scale.resampled_reports(0)
+        growth.resampled_reports(0)
     with pytest.raises(InputError, match="at least four"):
-        scale.measure_growth(3)
+        growth.measure_growth(3)
 
 
 def test_stages_run_and_growth_is_the_exponent(tmp_path):
-    row = scale.run_stages(60, tmp_path, torch.get_num_threads())
+    row = growth.run_stages(60, tmp_path, torch.get_num_threads())
     assert row["reports"] == 60 and row["triplets"] >= row["distinct sentences with a finding"] > 10
     assert 0 < row["reports in the epoch"] <= 60 and len(list(tmp_path.glob("text-*.npy"))) == 2
-    assert all(row[stage] > 0 for stage in scale.STAGES)
+    assert all(row[stage] > 0 for stage in growth.STAGES)
     rows = pd.DataFrame(
         [
             {**row, "reports": n, "extraction": n, "encoding": n**2, "peak GB": 0.5}
             for n in (10, 20, 40)
         ]
     )
-    lines = dict(line.split(maxsplit=1) for line in scale.growth_table(rows).splitlines())
+    lines = dict(line.split(maxsplit=1) for line in growth.growth_table(rows).splitlines())
     assert lines["extraction"].endswith("growth 1.00") and "40:    40.0 s" in lines["extraction"]
     assert lines["encoding"].endswith("growth 2.00") and lines["description"].endswith("0.00")
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rctpl_utils.encoders.base import ImageFeatures, freeze, state_hash
 from rctpl_utils.encoders.image_tower import DIMENSION, ImageTower, standardize
-from rctpl_utils.encoders.text_tower import MINILM, TextTower
+from rctpl_utils.encoders.text_tower import TextTower, minilm_folder
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import hash_of, sha256_file
 from rctpl_utils.precision import evaluation
@@ -155,7 +155,7 @@ def check_minilm() -> None:
     Raises:
         InputError: the file differs.
     """
-    file = MINILM / "model.safetensors"
+    file = minilm_folder() / "model.safetensors"
     if sha256_file(file) != MINILM_SHA256:
         raise InputError(
             "not the published all-MiniLM-L6-v2 weights",

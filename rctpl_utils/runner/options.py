@@ -64,7 +64,11 @@ def build_parser() -> argparse.ArgumentParser:
     which.add_argument(
         "--from", dest="first", metavar="NN", help="this notebook and those after it"
     )
-    add("--force", action="store_true", help="run the chosen notebooks even if up to date")
+    add(
+        "--force",
+        action="store_true",
+        help="run the chosen notebooks even if up to date; they read kept results that are current",
+    )
     add("--list", action="store_true", help="show the notebooks and whether they are up to date")
     add(
         "--save-outputs",

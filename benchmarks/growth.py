@@ -1,4 +1,4 @@
-"""How time and memory grow with the corpus: `python -m rctpl_utils.benchmark --reports N`.
+"""How time and memory grow with the corpus: `python -m benchmarks.growth --reports N`.
 
 N synthetic reports, each a few sentences drawn from Open-I's, go through everything that text goes
 through: extraction (Eq. 1), description and de-duplication, cached features of a small random
@@ -6,9 +6,10 @@ encoder (Eq. 6), one epoch of prompt learning (Eq. 9). Each size runs in a proce
 
 Two limits of what this shows: distinct sentences number some thousands at most whatever N is,
 MIMIC-CXR's are more, and the extractor analyzes each distinct sentence once; and the rate of a
-two-layer encoder is not BERT's (`python -m rctpl_utils.benchmark` measures MiniLM's).
+two-layer encoder is not BERT's (`python -m benchmarks` measures MiniLM's).
 """
 
+import argparse
 import math
 import tempfile
 import time
@@ -29,7 +30,7 @@ from rctpl_utils.concepts.pipeline import build_splitter
 from rctpl_utils.concepts.spacy_extractor import SpacyExtractor
 from rctpl_utils.corpus_building import build_corpus
 from rctpl_utils.encoders.base import freeze
-from rctpl_utils.encoders.text_tower import MAX_TOKENS, MINILM, TextTower
+from rctpl_utils.encoders.text_tower import MAX_TOKENS, TextTower, minilm_folder
 from rctpl_utils.errors import InputError
 from rctpl_utils.knowledge import describe_triplets
 from rctpl_utils.openi import openi_archive, read_openi
@@ -60,7 +61,7 @@ class SmallEncoder:
     context_width = 64
 
     def __init__(self, seed: int = 0) -> None:
-        tokenizer = BertTokenizerFast.from_pretrained(MINILM)
+        tokenizer = BertTokenizerFast.from_pretrained(minilm_folder())
         config = BertConfig(
             vocab_size=len(tokenizer),
             hidden_size=self.context_width,
@@ -185,3 +186,17 @@ def growth_table(rows: pd.DataFrame) -> str:
     last = rows.iloc[-1]
     held = ", ".join(f"{int(last[name])} {name}" for name in HELD)
     return "\n".join([*lines, f"{'peak memory':12s} {peaks}", f"at the last size: {held}"])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print how time and memory grow with a synthetic corpus."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.growth", description=__doc__)
+    parser.add_argument(
+        "--reports", type=int, metavar="N", default=MIMIC_REPORTS,
+        help="the largest corpus; by default as many reports as MIMIC-CXR has",
+    )  # fmt: skip
+    print(growth_table(measure_growth(parser.parse_args(arguments).reports)))
+
+
+if __name__ == "__main__":
+    main()
