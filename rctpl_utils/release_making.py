@@ -45,7 +45,7 @@ def make_release(workspace: Workspace, processes: int = 2) -> Path:
     reports = run_reports(workspace)
     triplets = _triplets(workspace, reports)
     encoders, _ = frozen_encoders(workspace, reports, triplets)
-    load_references(workspace, encoders, triplets)
+    load_references(workspace, encoders)
     train_miniatures(workspace, encoders, reports, triplets)
     return workspace.weights
 

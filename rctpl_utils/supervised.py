@@ -205,13 +205,12 @@ def labeled_images(workspace: Workspace, size: int, triplets: pd.DataFrame) -> L
 
 
 def load_references(
-    workspace: Workspace, encoders: Sequence[Encoder], triplets: pd.DataFrame
+    workspace: Workspace, encoders: Sequence[Encoder]
 ) -> tuple[SupervisedBound, ...]:
     """The reference of each seed, trained first where a profile says so; none beside a checkpoint.
 
     Args:
         encoders: one a seed of the profile.
-        triplets: of the reports, for training.
 
     Raises:
         InputError: released weights that are absent, damaged or of other code.
@@ -219,7 +218,7 @@ def load_references(
     if workspace.profile.encoder != "standin":
         return ()
     if workspace.profile.weights == "self":
-        train_references(workspace, encoders, triplets)
+        train_references(workspace, encoders, pd.read_parquet(workspace.triplets))
     return tuple(
         load_reference(encoder, seed, workspace.weights)
         for seed, encoder in zip(workspace.profile.seeds, encoders, strict=True)
