@@ -116,6 +116,11 @@ class Profile:
         return self.world is not None
 
 
+# CoCoOp would need hours on two cores: each film and class is a prompt of its own.
+_SHORT_PEERS = PeerLearning(
+    labeled=("coop", "dualcoop"), shots=(1, 16), steps=120, every=4, patience=4
+)
+
 PROFILES = {
     "smoke": Profile(
         name="smoke",
@@ -151,10 +156,7 @@ PROFILES = {
         # Cached features make a step's cost independent of the batch: larger batches, fewer steps.
         prompts=PromptLearning(epochs=10, batch_size=512, learning_rate=1e-2),
         ablations=PromptLearning(epochs=3, batch_size=512, learning_rate=1e-2),
-        # CoCoOp would need hours on two cores: each film and class is a prompt of its own.
-        peers=PeerLearning(
-            labeled=("coop", "dualcoop"), shots=(1, 16), steps=120, every=4, patience=4
-        ),
+        peers=_SHORT_PEERS,
         baselines=BaselineTraining(),
         weights="package",
     ),
@@ -172,6 +174,7 @@ PROFILES = {
             covid_rural=1_200,
         ),
         pretraining=Pretraining(),
+        peers=_SHORT_PEERS,
         baselines=BaselineTraining(),
     ),
     "paper": Profile(

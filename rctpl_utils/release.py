@@ -7,6 +7,7 @@ answers to a fixed probe: weights that answer otherwise were made for other code
 `release_making` makes all of it.
 """
 
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,21 @@ def add_file(folder: Path, name: str, weights: Mapping[str, Tensor], notes: Mapp
         "sha256": sha256_file(path),
         "bytes": path.stat().st_size,
         "probe": [round(float(value), 5) for value in answer(path)],
+    }
+    about["files"] = dict(sorted(about["files"].items()))
+    write_json(folder / MANIFEST, about)
+
+
+def add_plain(folder: Path, source: Path, notes: Mapping[str, Any]) -> None:
+    """Add a file as it is to a release, or replace it: a small one, without a probe."""
+    path = folder / source.name
+    with atomic_path(path) as temporary:
+        shutil.copyfile(source, temporary)
+    about = manifest(folder)
+    about["files"][path.name] = {
+        **notes,
+        "sha256": sha256_file(path),
+        "bytes": path.stat().st_size,
     }
     about["files"] = dict(sorted(about["files"].items()))
     write_json(folder / MANIFEST, about)

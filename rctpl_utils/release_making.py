@@ -2,9 +2,9 @@
 
 Draws the films, reads the reports, then trains, each as a unit of its own whose weights are written
 as it ends: the stand-in of every seed, the supervised references, the eight baselines on each
-stand-in. A killed run goes on where it stopped. Two cores need about 75 minutes for a stand-in, 30
-for a reference, 80 for the baselines of a seed (three times that for the first, which tries every
-learning rate); an accelerator minutes for all.
+stand-in, the prompt learners. A killed run goes on where it stopped. Two cores need about 75
+minutes for a stand-in, 30 for a reference, 80 for the baselines of a seed (three times that for the
+first, which tries every learning rate); an accelerator minutes for all.
 
     python -m rctpl_utils.release_making            # into build/release/weights
     python -m rctpl_utils.release_making --publish  # then take them into the package
@@ -19,6 +19,7 @@ from pathlib import Path
 import pandas as pd
 
 from rctpl_utils.baselines.miniatures import train_miniatures
+from rctpl_utils.baselines.peers import learn_peers, release_peers
 from rctpl_utils.concepts import triplets_frame
 from rctpl_utils.concepts.spacy_extractor import SpacyExtractor
 from rctpl_utils.embedded.world import build_world
@@ -26,7 +27,7 @@ from rctpl_utils.errors import InputError
 from rctpl_utils.files import atomic_path
 from rctpl_utils.frozen import frozen_encoders
 from rctpl_utils.release import MANIFEST, RELEASE, manifest, released_file
-from rctpl_utils.reports import Report, run_reports
+from rctpl_utils.reports import Report, run_reports, with_enough_concepts
 from rctpl_utils.supervised import load_references
 from rctpl_utils.workspace import Workspace
 
@@ -47,6 +48,9 @@ def make_release(workspace: Workspace, processes: int = 2) -> Path:
     encoders, _ = frozen_encoders(workspace, reports, triplets)
     load_references(workspace, encoders)
     train_miniatures(workspace, encoders, reports, triplets)
+    chosen = [r for r in with_enough_concepts(reports, triplets) if r.split == "train"]
+    learn_peers(workspace, encoders, chosen, triplets)
+    release_peers(workspace)
     return workspace.weights
 
 

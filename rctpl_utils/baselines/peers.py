@@ -33,8 +33,9 @@ from rctpl_utils.datasets import DATASETS, ChestXrayDataset
 from rctpl_utils.datasets.mimic_cxr import list_mimic_cxr
 from rctpl_utils.encoders.base import Encoder, per_encoder
 from rctpl_utils.features import image_features
-from rctpl_utils.files import atomic_path, hash_of
+from rctpl_utils.files import atomic_path, hash_of, read_json
 from rctpl_utils.metrics import macro_auc
+from rctpl_utils.release import add_plain, released_file
 from rctpl_utils.reports import Report
 from rctpl_utils.table1 import open_split
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS
@@ -55,7 +56,7 @@ def learn_peers(
     reports: Sequence[Report],
     triplets: pd.DataFrame,
 ) -> tuple[dict[str, dict[str, Any]], pd.DataFrame]:
-    """Learn all of them for every seed, each on its own encoder, or find them current.
+    """Learn all of them for every seed, each on its own encoder; or read the released ones.
 
     Args:
         encoders: one a seed.
@@ -68,6 +69,8 @@ def learn_peers(
     """
     if not can_run_on_training_films(workspace, "Prompt learners"):
         return {}, pd.DataFrame(columns=["shots", "seed", "concept", "drawn"])
+    if workspace.profile.weights == "package":
+        return _released_runs(workspace), draw_table(drawn_films(workspace, triplets)[2])
     seeds, folder = workspace.profile.seeds, workspace.features
     corpora = token_corpora(encoders, list(reports), triplets, TRAINING_CONCEPTS, folder)
     films, labels, draws = drawn_films(workspace, triplets)
@@ -126,15 +129,8 @@ def load_peers(workspace: Workspace, encoders: Sequence[Encoder]) -> list[Compet
     if not has_training_films(workspace):
         return []
     films = per_encoder(encoders, lambda each: feature_reader(workspace, each))
-    peers = workspace.profile.peers
-    kinds = [(_TEXT_ONLY, tai_dpt.TaIDPT, None)]
-    kinds += [
-        (f"{slug}-{shots}", _LABELED[slug][0], shots)
-        for slug in peers.labeled
-        for shots in peers.shots
-    ]
     rows = []
-    for slug, kind, shots in kinds:
+    for slug, kind, shots in _kinds(workspace):
         models = tuple(
             _read(kind(encoder, seed, shots=shots), _path(workspace, slug, seed))
             for seed, encoder in zip(workspace.profile.seeds, encoders, strict=True)
@@ -153,8 +149,44 @@ def feature_reader(workspace: Workspace, encoder: Encoder) -> Reader:
     return films
 
 
+def _kinds(workspace: Workspace) -> list[tuple[str, type[PromptModel], int | None]]:
+    """Of each method and number of labels: its files' name, its class, the labels a class."""
+    peers = workspace.profile.peers
+    kinds = [(_TEXT_ONLY, tai_dpt.TaIDPT, None)]
+    return kinds + [
+        (f"{slug}-{shots}", _LABELED[slug][0], shots)
+        for slug in peers.labeled
+        for shots in peers.shots
+    ]
+
+
+def release_peers(workspace: Workspace) -> None:
+    """Put what `learn_peers` learned here into the run's folder of weights."""
+    for slug, kind, shots in _kinds(workspace):
+        about = {"kind": "prompt learner", "method": kind.method, "labels_a_class": shots or 0}
+        add_plain(workspace.weights, workspace.prompts / _record(slug), about)
+        for seed in workspace.profile.seeds:
+            path = workspace.prompts / _file(slug, seed)
+            add_plain(workspace.weights, path, about | {"seed": seed})
+
+
+def _released_runs(workspace: Workspace) -> dict[str, dict[str, Any]]:
+    files = [released_file(_record(slug), workspace.weights) for slug, *_ in _kinds(workspace)]
+    return {record["name"]: record for record in map(read_json, files)}
+
+
 def _path(workspace: Workspace, slug: str, seed: int) -> Path:
-    return workspace.prompts / f"{slug}-{seed}.safetensors"
+    if workspace.profile.weights == "package":
+        return released_file(_file(slug, seed), workspace.weights)
+    return workspace.prompts / _file(slug, seed)
+
+
+def _file(slug: str, seed: int) -> str:
+    return f"{slug}-{seed}.safetensors"
+
+
+def _record(slug: str) -> str:
+    return f"{slug}.peer.json"
 
 
 def _read(model: PromptModel, path: Path) -> PromptModel:
@@ -186,8 +218,8 @@ class _Runs:
     ) -> tuple[str, dict[str, Any]]:
         """Learn every seed; or read what is current."""
         limits = self.workspace.profile.peers
-        record = self.workspace.prompts / f"{slug}.peer.json"
-        weights = [_path(self.workspace, slug, seed) for seed, *_ in examples]
+        record = self.workspace.prompts / _record(slug)
+        weights = [self.workspace.prompts / _file(slug, seed) for seed, *_ in examples]
         keys = [(s, each.text_key, each.image_key, data.key) for s, each, data in examples]
         key = hash_of(keys, settings, limits, code_of(type(self), kind, type(examples[0][1])))
 
