@@ -40,7 +40,7 @@ def run(encoder, tmp_path, monkeypatch):
         workspace = replace(opened, profile=profile)
         learned.clear()
         for each in (variants.learn_rctpl, variants.learn_rctpl_plus):
-            prompts, curves = each(workspace, encoder, corpus, corpus)
+            prompts, curves = each(workspace, (encoder,) * 2, (corpus,) * 2, (corpus,) * 2)
             assert sorted(prompts) == [0, 1] and len(curves) == 2
         return list(learned)
 
