@@ -39,7 +39,7 @@ def manifest(folder: Path = RELEASE) -> dict[str, Any]:
     """
     path = folder / MANIFEST
     if not path.is_file():
-        raise InputError("there are no released weights", CURE, file=path)
+        raise InputError("there are no weights", CURE, file=path)
     try:
         return read_json(path)
     except ValueError as error:

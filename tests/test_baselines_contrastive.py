@@ -44,7 +44,7 @@ from rctpl_utils.profiles import BaselineTraining
 from rctpl_utils.word_states import Words
 
 CPU = torch.device("cpu")
-SETTINGS = BaselineTraining(views=3200, batch_size=32)
+SETTINGS = BaselineTraining(views=3200, look_every=800, cool_down=1600, batch_size=32)
 BASELINES = (ConVIRT, GLoRIA, MedCLIPViT, BioViL, CheXzero)
 NEVER_LOCAL = (MedCLIPViT, CheXzero)  # nothing trains a transformer's patch to speak for its place
 
@@ -93,8 +93,9 @@ def cross_entropy(logits, right) -> float:
 @pytest.mark.parametrize("make", BASELINES)
 def test_it_learns_two_concepts_and_where_they_are(make, material, setup, monkeypatch):
     monkeypatch.setattr(towers, "PHRASES", ("{}",))  # the toy's words stand for nothing but names
-    model, history = train(make, material, setup, SETTINGS, 1e-3, 0, CPU)
     validation, blocks = toy_validation()
+    trained = train(make, material, setup, validation, SETTINGS, 1e-3, 0, CPU)
+    model, history = trained.model, trained.history
     assert validation_auc(model, validation, CPU) > 0.8
     assert history[-1]["loss"] < history[0]["loss"]
     if make not in NEVER_LOCAL:

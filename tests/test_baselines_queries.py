@@ -30,7 +30,7 @@ from rctpl_utils.profiles import BaselineTraining
 
 CPU = torch.device("cpu")
 NAN = float("nan")
-SETTINGS = BaselineTraining(views=3200, batch_size=32)
+SETTINGS = BaselineTraining(views=3200, look_every=800, cool_down=1600, batch_size=32)
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +47,9 @@ def setup(material):
 def test_it_learns_two_concepts_and_where_they_are(make, material, monkeypatch):
     monkeypatch.setattr(towers, "PHRASES", ("{}",))  # the toy's words stand for nothing but names
     setup = Setup.of(material, ToyReader())
-    model, history = train(make, material, setup, SETTINGS, 3e-3, 0, CPU)
     validation, blocks = toy_validation()
+    trained = train(make, material, setup, validation, SETTINGS, 3e-3, 0, CPU)
+    model, history = trained.model, trained.history
     assert validation_auc(model, validation, CPU) > 0.8
     assert history[-1]["loss"] < history[0]["loss"]
     if GROUND in model.native:

@@ -34,7 +34,7 @@ def change(folder, **notes):
 
 
 def test_without_a_manifest_there_is_no_release(tmp_path):
-    with pytest.raises(InputError, match="no released weights"):
+    with pytest.raises(InputError, match="no weights"):
         StandIn.load(tmp_path / NAME)
     (tmp_path / MANIFEST).write_text("{")
     with pytest.raises(InputError, match="not a release"):

@@ -61,7 +61,7 @@ def test_the_manifest_tells_versions_hashes_and_costs(project):
         (project.parent / "out/figures/smoke/manifest.json").read_text(encoding="utf-8")
     )
     assert manifest["simulated"] is True
-    assert manifest["seeds"]["prompts"] == [0, 1, 2]
+    assert manifest["seeds"]["runs"] == [0, 1]
     assert manifest["versions"]["python"].split(".")[0] == "3"
     assert manifest["notebooks"]["00_first"]["seconds"] > 0
     assert manifest["notebooks"]["00_first"]["peak_memory_gb"] > 0.01  # a kernel takes 50 MB
@@ -162,7 +162,7 @@ def test_a_busy_folder_is_refused_with_the_process_that_holds_it(project, capsys
         (["--from", "x"], "--from x matches no notebook"),
         (
             ["--profile", "big"],
-            "no profile 'big'. Choose one of: embedded, paper, paper-vit, smoke",
+            "no profile 'big'. Choose one of: embedded, paper, paper-vit, release, retrained, smoke",
         ),
         (["--profile", "paper"], "needs a data root. Give it with --data-root DIR"),
         (["--profile", "paper", "--data-root", "nowhere"], "the data root does not exist"),

@@ -195,7 +195,7 @@ def test_stages_run_and_growth_is_the_exponent(tmp_path):
 @pytest.mark.parametrize("command", [encode, learn])
 def test_bad_input_is_one_line_and_exit_2(command, tmp_path, capsys):
     assert command.main(["--output", str(tmp_path), "--profile", "smoke"]) == 2
-    assert "notebook 03" in capsys.readouterr().err
+    assert "run notebooks 03" in capsys.readouterr().err
     assert command.main(["--output", str(tmp_path), "--profile", "none"]) == 2
     assert "no profile" in capsys.readouterr().err
 

@@ -48,7 +48,7 @@ def write_manifest(workspace: Workspace, markers: Iterable[Marker]) -> Path:
         "simulated": profile.simulated,
         "seeds": {
             "world": profile.world.seed if profile.world else None,
-            "prompts": profile.seeds,
+            "runs": profile.seeds,
         },
         "device": str(workspace.device),
         "machine": describe_machine(),
