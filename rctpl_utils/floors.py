@@ -26,7 +26,7 @@ from rctpl_utils.table1 import asked_concepts, open_split, shown_concepts, shown
 from rctpl_utils.workspace import Workspace
 from rctpl_utils.zero_shot import score_images
 
-DRAWS = 201  # over all encoders: at least 200
+RESAMPLES_A_DRAW = 5  # of the profile's resamples: 201 draws for a thousand, over all encoders
 VECTORS, WORDS = "floor: random class vectors", "floor: random words"
 KINDS = (VECTORS, WORDS)
 WORDS_A_CLASS = 3
@@ -61,7 +61,7 @@ def auc_floor(
     asked, shown = asked_concepts(dataset), shown_concepts(dataset)
     labels = dataset.records[list(shown)].to_numpy(float)
     values = []
-    for encoder, share, generator in _shares(encoders):
+    for encoder, share, generator in _shares(workspace, encoders):
         file = image_features(encoder, dataset, workspace.features)
         drawn = DRAW[kind](encoder, share, len(asked), generator)
         for start in range(0, share, AT_ONCE):
@@ -78,7 +78,7 @@ def pointing_floor(
     """The pointing game of random class embeddings on a data set's test films: (D,)."""
     dataset = open_split(workspace, name, "test")
     values = []
-    for encoder, share, generator in _shares(encoders):
+    for encoder, share, generator in _shares(workspace, encoders):
         file = image_features(encoder, dataset, workspace.features)
         drawn = DRAW[kind](encoder, share, 1, generator)[:, 0]
         values.append(pointing_hits(encoder, dataset, file, concept, drawn).mean(axis=1))
@@ -126,9 +126,12 @@ def _rows(
     return pd.DataFrame(rows), draws
 
 
-def _shares(encoders: Sequence[Encoder]) -> list[tuple[Encoder, int, torch.Generator]]:
+def _shares(
+    workspace: Workspace, encoders: Sequence[Encoder]
+) -> list[tuple[Encoder, int, torch.Generator]]:
     distinct = list(dict.fromkeys(encoders))
-    share = -(-DRAWS // len(distinct))
+    draws = workspace.profile.bootstrap // RESAMPLES_A_DRAW + 1
+    share = -(-draws // len(distinct))
     return [
         (encoder, share, torch.Generator().manual_seed(k)) for k, encoder in enumerate(distinct)
     ]

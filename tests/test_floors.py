@@ -14,7 +14,6 @@ from rctpl_utils.classification import Classification
 from rctpl_utils.datasets import Radiographs
 from rctpl_utils.features import ImageFeatureFile
 from rctpl_utils.floors import (
-    DRAWS,
     KINDS,
     VECTORS,
     WORDS,
@@ -27,6 +26,7 @@ from rctpl_utils.floors import (
 from rctpl_utils.grounding import Grounding
 
 COUNT, WIDTH = 200, 16
+WORKSPACE = SimpleNamespace(features=None, profile=SimpleNamespace(bootstrap=1000))
 
 
 @dataclass(eq=False)
@@ -91,7 +91,7 @@ def test_words_are_three_whole_ones_of_the_vocabulary():
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_floor_of_noise_lies_about_one_half(dataset, kind):
     encoders = (Toy(), Toy(), Toy())
-    values = auc_floor(SimpleNamespace(features=None), encoders, dataset, kind)
+    values = auc_floor(WORKSPACE, encoders, dataset, kind)
     assert len(values) == 3 * 67 >= 200
     assert values.mean() == pytest.approx(0.5, abs=0.03)
     # one class's AUC without knowledge has this deviation (Hanley and McNeil 1982)
@@ -101,8 +101,8 @@ def test_the_floor_of_noise_lies_about_one_half(dataset, kind):
 
 def test_one_encoder_for_all_seeds_draws_all(dataset):
     encoder = Toy()
-    values = auc_floor(SimpleNamespace(features=None), (encoder,) * 3, dataset, VECTORS)
-    assert len(values) == DRAWS
+    values = auc_floor(WORKSPACE, (encoder,) * 3, dataset, VECTORS)
+    assert len(values) == 201
 
 
 def test_the_row_is_the_range_of_the_draws(dataset):
@@ -110,7 +110,7 @@ def test_the_row_is_the_range_of_the_draws(dataset):
         pd.DataFrame([{"dataset": "chexpert", "method": "RC-TPL", "metric": "auc", "value": 0.8}]),
         pd.DataFrame(), pd.DataFrame(), {},
     )  # fmt: skip
-    workspace, encoders = SimpleNamespace(features=None), (Toy(), Toy())
+    workspace, encoders = WORKSPACE, (Toy(), Toy())
     found = with_auc_floor(workspace, encoders, nothing)
     rows = found.rows.set_index("method")
     assert list(rows.index) == ["RC-TPL", VECTORS, WORDS]
@@ -132,7 +132,7 @@ def test_the_floor_of_pointing_is_the_share_of_hits(dataset, monkeypatch):
     monkeypatch.setattr(floors, "pointing_hits", hits)
     rows = pd.DataFrame([{"dataset": "rsna", "method": "RC-TPL", "metric": "pointing_game"}])
     outcome = Grounding(rows, {}, np.arange(4), {}, {})
-    found = with_pointing_floor(SimpleNamespace(features=None), (Toy(), Toy()), outcome)
+    found = with_pointing_floor(WORKSPACE, (Toy(), Toy()), outcome)
     series = found.draws["rsna", VECTORS, "pointing_game"][0]
     assert set(series[1:]) == {0, 0.5} and series[0] == pytest.approx(series[1:].mean())
     row = found.rows.set_index("method").loc[VECTORS]

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from partial_root import write_checkpoint, write_root
 
+from rctpl_utils import real_samples
 from rctpl_utils.profiles import PROFILES, PromptLearning
 from rctpl_utils.runner.freshness import find_notebooks
 from rctpl_utils.workspace import NOTEBOOKS, Workspace
@@ -58,6 +59,8 @@ def finished(tmp_path_factory):
     matplotlib.use("Agg")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PROFILES, PROFILE, short)
+        # 900 real films through a full ResNet-50 take minutes; the smoke run reads them
+        patch.setattr(real_samples, "OPENERS", {})
         for notebook in find_notebooks(NOTEBOOKS):
             run_cells(notebook, parameters)
         yield Workspace.open(**parameters)

@@ -162,7 +162,7 @@ def test_a_busy_folder_is_refused_with_the_process_that_holds_it(project, capsys
         (["--from", "x"], "--from x matches no notebook"),
         (
             ["--profile", "big"],
-            "no profile 'big'. Choose one of: embedded, paper, paper-vit, release, retrained, smoke",
+            "no profile 'big'. Choose one of: embedded, paper, paper-vit, release, retrained",
         ),
         (["--profile", "paper"], "needs a data root. Give it with --data-root DIR"),
         (["--profile", "paper", "--data-root", "nowhere"], "the data root does not exist"),
