@@ -5,7 +5,8 @@ import pytest
 import torch
 from weights import save_stand_in
 
-from rctpl_utils.encoders.base import state_hash
+from rctpl_utils.encoders import base
+from rctpl_utils.encoders.base import known_hash, state_hash
 from rctpl_utils.encoders.standin import StandIn, pad_to_square
 from rctpl_utils.errors import InputError
 
@@ -49,6 +50,22 @@ def test_save_and_load(encoder, tmp_path):
     assert state_hash(loaded) == state_hash(encoder)
     assert (loaded.text_key, loaded.image_key) == (encoder.text_key, encoder.image_key)
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
+
+
+def test_a_known_hash_is_read_once_and_anew_after_a_write(monkeypatch):
+    read = []
+    monkeypatch.setattr(
+        base, "state_hash", lambda module: read.append(module) or state_hash(module)
+    )
+    layer = torch.nn.Linear(3, 2)
+    assert known_hash(layer) == known_hash(layer) == state_hash(layer) and len(read) == 1
+    with torch.no_grad():
+        layer.weight[0, 0] += 1
+    assert known_hash(layer) == state_hash(layer) and len(read) == 2
+    layer.bias = torch.nn.Parameter(torch.ones(2))
+    assert known_hash(layer) == state_hash(layer) and len(read) == 3
+    layer.load_state_dict(torch.nn.Linear(3, 2).state_dict())
+    assert known_hash(layer) == state_hash(layer) and len(read) == 4
 
 
 def test_keys_change_with_weights():

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rctpl_utils.datasets.base import ChestXrayDataset
-from rctpl_utils.encoders.base import state_hash
+from rctpl_utils.encoders.base import known_hash
 from rctpl_utils.encoders.image_tower import with_detail
 from rctpl_utils.encoders.standin import StandIn
 from rctpl_utils.features import IMAGE_BATCH, IMAGE_SHARD, file_stamps, make_arrays
@@ -33,7 +33,7 @@ def trunk(encoder: StandIn, batch: Tensor) -> Tensor:
 
 def trunk_maps(encoder: StandIn, dataset: ChestXrayDataset, folder: Path) -> np.ndarray:
     """The maps of a data set's films, computed once: (n, h, w, c) float16, memory-mapped."""
-    weights = [state_hash(each) for each in (encoder.image.stem, encoder.image.stages)]
+    weights = [known_hash(each) for each in (encoder.image.stem, encoder.image.stages)]
     key = hash_of(weights, encoder.image_size, file_stamps(dataset))[:20]
     path = folder / f"trunk-{dataset.name}-{dataset.split}-{key}.npy"
 

@@ -5,6 +5,8 @@ of voxels, here the frontal planes, which every ray crosses steeply.
 """
 
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 
 import cv2
 import numpy as np
@@ -60,20 +62,16 @@ def project(volume: Volume, pose: Pose, pixels: int, *, field: float = FIELD) ->
     source, ray = _rays(pose, pixels, field)
     step_z, step_y, step_x = volume.spacing
     middle_z, middle_y, middle_x = volume.center
-    groups = [slice(c, c + 4) for c in range(0, len(volume.values), 4)]  # as many as cv2 takes
-    totals = [np.zeros((pixels, pixels, len(volume.values[g])), np.float32) for g in groups]
-    for k in range(volume.values.shape[2]):
+    total = np.zeros((len(volume.values), pixels, pixels), np.float32)
+    for k, planes in groupby(volume.planes, key=itemgetter(0)):
         reach = ((k - middle_y) * step_y - source[1]) / ray[..., 1]  # where the ray meets it
         x = np.float32((source[0] + reach * ray[..., 0]) / step_x + middle_x)
         z = np.float32((source[2] + reach * ray[..., 2]) / step_z + middle_z)
-        for group, total in zip(groups, totals, strict=True):
-            plane = volume.values[group, :, k]  # (<= 4, Z, X)
-            if plane.any():
-                image = np.ascontiguousarray(plane.transpose(1, 2, 0))
-                total += cv2.remap(image, x, z, cv2.INTER_LINEAR).reshape(total.shape)
+        for _, group, plane in planes:
+            image = cv2.remap(plane, x, z, cv2.INTER_LINEAR).reshape(pixels, pixels, -1)
+            total[group] += image.transpose(2, 0, 1)
     lengths = step_y * np.linalg.norm(ray, axis=-1) / np.abs(ray[..., 1])
-    image = np.concatenate(totals, -1) * lengths[..., None]  # (P, P, C)
-    return np.ascontiguousarray(image.transpose(2, 0, 1), np.float32)
+    return (total * lengths).astype(np.float32)
 
 
 def _rays(pose: Pose, pixels: int, field: float) -> tuple[np.ndarray, np.ndarray]:

@@ -2,6 +2,7 @@
 
 import csv
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import cv2
@@ -85,6 +86,21 @@ class Volume:
     center: tuple[float, float, float]
     ribs: np.ndarray
     channels: tuple[str, ...] = CHANNELS
+
+    @cached_property
+    def planes(self) -> list[tuple[int, slice, np.ndarray]]:
+        """Its coronal planes, the empty ones left out, four channels (as many as cv2 takes) a part.
+
+        Each with its place along y, its channels, and its values (Z, X, <= 4).
+        """
+        found = []
+        for k in range(self.values.shape[2]):
+            for first in range(0, len(self.values), 4):
+                group = slice(first, first + 4)
+                plane = self.values[group, :, k]
+                if plane.any():
+                    found.append((k, group, np.ascontiguousarray(plane.transpose(1, 2, 0))))
+        return found
 
 
 def load_volume(files: dict[str, Path], *, reduce: int = 3) -> Volume:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rctpl_utils.encoders.base import ImageFeatures, freeze, state_hash
+from rctpl_utils.encoders.base import ImageFeatures, freeze, known_hash
 from rctpl_utils.encoders.image_tower import DIMENSION, ImageTower, standardize
 from rctpl_utils.encoders.text_tower import TextTower, minilm_folder
 from rctpl_utils.errors import InputError
@@ -57,7 +57,7 @@ class StandIn(nn.Module):
     @property
     def image_key(self) -> str:
         """A hash of all that decides an image's features."""
-        return hash_of(state_hash(self.image), self.image_size, "standardize")
+        return hash_of(known_hash(self.image), self.image_size, "standardize")
 
     @property
     def pooled_key(self) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
-from rctpl_utils.encoders.base import freeze, state_hash
+from rctpl_utils.encoders.base import freeze, known_hash
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import hash_of, read_json
 
@@ -63,12 +63,12 @@ class TextTower(nn.Module):
     def key(self) -> str:
         """A hash of all that decides a text's vector."""
         layers = [] if self.layers == LAST else [self.layers]
-        return hash_of(state_hash(self), self._tokenizer_key, MAX_TOKENS, self.pooling, *layers)
+        return hash_of(known_hash(self), self._tokenizer_key, MAX_TOKENS, self.pooling, *layers)
 
     @property
     def bert_key(self) -> str:
         """A hash of all that decides a text's hidden states: no pooling, no projection."""
-        return hash_of(state_hash(self.bert), self._tokenizer_key, MAX_TOKENS)
+        return hash_of(known_hash(self.bert), self._tokenizer_key, MAX_TOKENS)
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Token ids and mask, (n, T), padded to the longest of the batch, at most 77 tokens."""

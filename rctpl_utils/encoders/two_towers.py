@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models import resnet50
 
-from rctpl_utils.encoders.base import ImageFeatures, state_hash
+from rctpl_utils.encoders.base import ImageFeatures, known_hash
 from rctpl_utils.encoders.text_tower import TextTower
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import hash_of
@@ -81,7 +81,7 @@ class TwoTowers(nn.Module):
     @property
     def image_key(self) -> str:
         """A hash of all that decides an image's features."""
-        return hash_of(state_hash(self.image), self.preprocessing)
+        return hash_of(known_hash(self.image), self.preprocessing)
 
     @property
     def image_module(self) -> nn.Module:
