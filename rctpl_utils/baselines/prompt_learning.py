@@ -165,7 +165,7 @@ class PromptModel(nn.Module, ABC):
         return self.eval()
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=512)  # a thousand sentences in batches, for each of three encoders
 def encoded_texts(encoder: Encoder, texts: tuple[str, ...]) -> Tensor:
     """`Encoder.encode_text` of sentences, remembered: all models ask for the same ones."""
     return encoder.encode_text(texts)

@@ -7,18 +7,19 @@ import torch
 from rctpl_utils.encoders.text_tower import TextTower
 from rctpl_utils.word_states import Words
 
-KEPT = 64  # batches of texts that a reader remembers
+KEPT = 256  # batches of texts that are remembered
+
+_kept: dict[tuple[str, tuple[str, ...]], Words] = {}
 
 
 class Reader:
     """Reads class prompts and sentences.
 
-    All models and seeds ask for the same ones, so the last batches are kept.
+    All models and seeds ask for the same ones and share their BERT, so the last batches are kept.
     """
 
     def __init__(self, tower: TextTower) -> None:
         self.tower = tower
-        self._kept: dict[tuple[str, ...], Words] = {}
 
     @property
     def vocabulary(self) -> int:
@@ -28,11 +29,11 @@ class Reader:
     @torch.no_grad()
     def words(self, texts: Sequence[str]) -> Words:
         """Word states of some texts, in one batch."""
-        key = tuple(texts)
-        if key not in self._kept:
-            if len(self._kept) == KEPT:
-                self._kept.pop(next(iter(self._kept)))  # the oldest
+        key = self.tower.bert_key, tuple(texts)
+        if key not in _kept:
+            if len(_kept) == KEPT:
+                _kept.pop(next(iter(_kept)))  # the oldest
             tokens = self.tower.tokenize(texts)
             states = self.tower.bert(**tokens).last_hidden_state
-            self._kept[key] = Words(states, tokens["attention_mask"].bool(), tokens["input_ids"])
-        return self._kept[key]
+            _kept[key] = Words(states, tokens["attention_mask"].bool(), tokens["input_ids"])
+        return _kept[key]
