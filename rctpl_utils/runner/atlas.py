@@ -102,7 +102,10 @@ def _data(manifest: Mapping[str, Any]) -> str:
     films = "Simulated radiographs: nothing here was measured on patients."
     machine = manifest["machine"]
     where = f"{machine['cores']} cores, {machine['system']}, device {manifest['device']}"
-    clock = "Seconds are the whole notebook's by the clock; others may have run beside it."
+    clock = (
+        "Seconds are the whole notebook's by the clock; others may have run beside it, and what "
+        "was kept from an earlier run cost nothing."
+    )
     return f"{films if manifest['simulated'] else 'Real radiographs.'} Made on {where}. {clock}"
 
 
