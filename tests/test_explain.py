@@ -172,7 +172,7 @@ def test_a_flipped_film_flips_the_side_and_keeps_the_zone(weights: np.ndarray):
 def test_a_flipped_map_flips_the_side(cells: np.ndarray):
     size = (64, 48)
     weights = region(on_film(torch.from_numpy(cells)[None], size)[0].numpy())[0]
-    assume(weights.sum() > 0)
+    assume(weights.sum() > 1e-3)  # not a plateau of ones whose rounding alone stands out
     share = weights[:, :24].sum() / weights.sum()
     center = (weights.sum(axis=1) @ (np.arange(64) + 0.5)) / weights.sum() / 64
     assume(min(abs(share - bound) for bound in (0.25, 0.75)) > 0.02)

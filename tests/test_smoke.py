@@ -9,6 +9,7 @@ import sys
 import nbformat
 import pytest
 
+from rctpl_utils.claims import VERDICTS
 from rctpl_utils.results import BASELINES
 from rctpl_utils.runner.freshness import find_notebooks
 from rctpl_utils.table1 import SUPERVISED
@@ -37,7 +38,6 @@ EXPECTED = (
     "reproduction.md",
     "claims.md",
 )
-VERDICTS = {"supported", "not supported", "undecided", "not tested"}
 
 
 def smoke_run(*options: str) -> subprocess.CompletedProcess:
