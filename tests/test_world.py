@@ -177,6 +177,14 @@ def test_chexpert_5x200_is_found_by_its_rule(built):
     assert len(open_dataset("chexpert", built.data_root, "test")) == SIZE.chexpert
 
 
+def test_packed_tables_hold_no_time_and_no_name_of_a_temporary_file(built):
+    packed = sorted((built.data_root / "mimic-cxr").glob("*.csv.gz"))
+    assert len(packed) == 3
+    for path in packed:
+        header = path.read_bytes()[:8]  # RFC 1952: byte 3 are flags, bytes 4 to 7 the time
+        assert header[3] == 0 and header[4:] == bytes(4), path.name
+
+
 def test_labels_are_closed_upwards(built):
     records = open_dataset("chexpert", built.data_root, "test").records
     for child, parent in (

@@ -4,6 +4,7 @@ Layout: Johnson et al., MIMIC-CXR and MIMIC-CXR-JPG (PhysioNet, 2019). Two colum
 table are ours: `source` (the Open-I report) and `templated` (1: we wrote the text).
 """
 
+import gzip
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -95,11 +96,11 @@ def _wrapped(text: str) -> str:
 
 
 def _write(root: Path, name: str, table: pd.DataFrame) -> None:
-    """Gzip without a time stamp, so that the same table gives the same bytes."""
-    with atomic_path(root / _TABLE.format(name)) as temporary:
-        table.to_csv(
-            temporary,
-            index=False,
-            lineterminator="\n",
-            compression={"method": "gzip", "mtime": 0},
-        )
+    """Gzip without a time stamp or a file's name, so that the same table gives the same bytes."""
+    text = table.to_csv(index=False, lineterminator="\n")
+    with (
+        atomic_path(root / _TABLE.format(name)) as temporary,
+        temporary.open("wb") as file,
+        gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed,
+    ):
+        packed.write(text.encode())
