@@ -33,6 +33,7 @@ COMPARED = {
 }
 VERDICT = "verdict"
 EXACT = ("n", "seeds", "support", "native")
+CLOCK = "training_seconds"  # a metric whose rows are clock times
 LEFT_OUT = ("seconds", "note", "in_words", "quote")  # clock times, and words about the others
 # How far numbers of two machines may be apart: what rounding was seen to move, with room.
 TOLERANCE = 0.003
@@ -83,8 +84,10 @@ class Comparison:
 def compare(title: str, committed: pd.DataFrame, found: pd.DataFrame) -> Comparison:
     """Compare two tables whose rows are named by their columns of words, in any order.
 
-    A row or column that only one of them has counts as one difference a cell.
+    A row or column that only one of them has counts as one difference a cell. Clock times are left
+    out, be they a column or rows.
     """
+    committed, found = (_untimed(table) for table in (committed, found))
     keys = [c for c in committed if not _numeric(committed[c]) and c not in (*LEFT_OUT, VERDICT)]
     keys = [c for c in keys if c not in EXACT and c in found]
     left, right = (_named(table, keys) for table in (committed, found))
@@ -142,6 +145,10 @@ def _committed(workspace: Workspace, name: str, against: Path | None) -> pd.Data
             "Run in a git clone, or give a folder of committed results with --against DIR.",
         )
     return pd.read_csv(io.BytesIO(shown.stdout))
+
+
+def _untimed(table: pd.DataFrame) -> pd.DataFrame:
+    return table[table["metric"] != CLOCK] if "metric" in table else table
 
 
 def _named(table: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:

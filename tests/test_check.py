@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from rctpl_utils import check
-from rctpl_utils.check import COMPARED, compare, main
+from rctpl_utils.check import CLOCK, COMPARED, compare, main
 from rctpl_utils.workspace import Workspace
 
 TABLE = pd.DataFrame(
@@ -29,6 +29,12 @@ def test_rows_are_matched_by_name_and_numbers_within_their_tolerance():
     outcome = compare("T", TABLE, found.iloc[::-1])
     assert outcome.compared == 9 and not outcome.differences
     assert str(outcome) == "T: 9 of 9 within 0.003"
+
+
+def test_rows_of_clock_times_are_left_out():
+    timed = pd.concat([TABLE, TABLE.iloc[:1].assign(metric=CLOCK, value=5.0)])
+    assert not compare("T", timed, timed.assign(value=[*TABLE["value"], 9.0])).differences
+    assert compare("T", timed, TABLE).compared == 9
 
 
 @pytest.mark.parametrize(
