@@ -5,19 +5,22 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
+from rctpl_utils.anchors import PULL
 from rctpl_utils.profiles import PromptLearning
-from rctpl_utils.scoring import TEXT_TEMPERATURE
+from rctpl_utils.scoring import TEXT_TEMPERATURE, ranking_loss, report_ranking_loss
+from rctpl_utils.training import Ranking
 
 LENGTHS = (1, 2, 4, 8, 12, 16, 24, 32)  # M
 REFERENCE = "M=12"
 REPORT_COUNTS = (100, 300, 1000)
 POOLING_REPORTS = 300  # [CLS] features have to be encoded anew: a sample is enough
 
-# The paper's five settings (4.3.2); all but one say where a finding lies.
+# The paper's five settings (4.3.2), and the knowledge base as one clause; all but one say where.
 KNOWLEDGE = {
     "knowledge: none": ("none", True),
     "knowledge: general": ("general", True),
     "knowledge: llm": ("llm", True),
+    "knowledge: kb as one clause": ("clause", True),
     "knowledge: kb without location": ("kb", False),
     "knowledge: kb with location": ("kb", True),
 }
@@ -47,6 +50,13 @@ class Arm:
         reports: how many training reports; None for all.
         temperature: tau_c in training.
         pooling: of the text encoder.
+        described_absent: whether H holds the descriptions of absent triplets.
+        start, ranking: as `training.learn_prompts` takes them.
+        pull: strength and branches of the pull towards what a person writes; None for none.
+        names_only: pull towards the class names alone, as KgCoOp.
+        base: the arm that lends the branch which this one does not train.
+        unseen: "name" or "looks" (`Prompts.embed`).
+        source: where the idea is from.
     """
 
     label: str
@@ -58,6 +68,14 @@ class Arm:
     reports: int | None = None
     temperature: float = TEXT_TEMPERATURE
     pooling: str = "mean"
+    described_absent: bool = True
+    start: str = "gaussian"
+    ranking: Ranking = ranking_loss
+    pull: tuple[float, tuple[str, ...]] | None = None
+    names_only: bool = False
+    base: str = REFERENCE
+    unseen: str = "name"
+    source: str = ""
 
 
 def training_arms(settings: PromptLearning, available: int) -> list[Arm]:
@@ -92,6 +110,57 @@ def training_arms(settings: PromptLearning, available: int) -> list[Arm]:
     return [*arms, Arm("pooling: [CLS]", standard, reports=few, pooling="cls")]
 
 
+RCTPL, PLUS = "RC-TPL", "RC-TPL+"
+
+
+def bridge_arms(settings: PromptLearning) -> list[Arm]:
+    """What may keep prompts that learn from text on the image: RC-TPL changed in one thing, RC-TPL+
+    without one.
+
+    Args:
+        settings: of all arms.
+    """
+    both, own = ("report", "concept"), ("concept",)
+    paper = Arm(RCTPL, settings, source="the paper", base=RCTPL)
+    plus = Arm(
+        PLUS, settings, described_absent=False, start="words", ranking=report_ranking_loss,
+        pull=(PULL, own), base=PLUS, unseen="looks", source="all of the above",
+    )  # fmt: skip
+    return [
+        paper,
+        replace(paper, label="start: words", start="words", source="CoOp, Zhou 2022"),
+        replace(
+            paper, label="rate: a tenth", source="fewer, smaller steps",
+            settings=replace(settings, learning_rate=settings.learning_rate / 10),
+        ),
+        replace(
+            paper, label="H: present findings only", branches=own, described_absent=False,
+            source="labels and H agree",
+        ),
+        replace(
+            paper, label="pull to names, both branches", pull=(20.0, both), names_only=True,
+            source="KgCoOp, Yao 2023",
+        ),
+        replace(
+            paper, label="rank reports within a class", ranking=report_ranking_loss,
+            source="what AUC measures",
+        ),
+        plus,
+        replace(plus, label="RC-TPL+, start: random", start="gaussian", source=""),
+        replace(plus, label="RC-TPL+, rank classes", ranking=ranking_loss, source=""),
+        replace(plus, label="RC-TPL+, no pull", branches=own, pull=None, source=""),
+        replace(plus, label="RC-TPL+, pull 0.3", branches=own, pull=(0.3, own), source=""),
+        replace(plus, label="RC-TPL+, pull 30", branches=own, pull=(30.0, own), source=""),
+        replace(
+            plus, label="RC-TPL+, pull on both", branches=("report",), pull=(PULL, ("report",)),
+            source="",
+        ),
+        replace(
+            plus, label="RC-TPL+, H: absent too", branches=own, described_absent=True, source="",
+        ),
+    ]  # fmt: skip
+
+
 def factors(available: int) -> dict[str, tuple[str, ...]]:
     """What is compared with what: factor -> labels, the reference's own first.
 
@@ -108,5 +177,5 @@ def factors(available: int) -> dict[str, tuple[str, ...]]:
         "tau_c at test": ("test tau: 1/40", "test tau: 1/5", "test tau: 1/10", "test tau: 1/160"),
         "training reports": ("reports: all", *counts),
         "pooling": ("pooling: mean", "pooling: [CLS]"),
-        "unseen disease": ("asked by name", "asked by description"),
+        "unseen disease": ("asked by name", "asked by looks"),
     }

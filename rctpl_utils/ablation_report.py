@@ -16,16 +16,18 @@ from rctpl_utils.plots import COLUMN_WIDTH, save_figure
 from rctpl_utils.results import NOT_RUN, data_note, write_csv
 from rctpl_utils.workspace import Workspace
 
-MEASURED = ((CLASSIFIED[0], "auc"), (CLASSIFIED[1], "auc"), (GROUNDED, "pointing_game"))
+MEASURED = (*((name, "auc") for name in CLASSIFIED), (GROUNDED, "pointing_game"))
 _COLUMNS = (
     "factor", "level", "dataset", "metric", "value", "ci_low", "ci_high", "difference", "diff_low",
     "diff_high", "p_value", "p_holm",
 )  # fmt: skip
 TITLES = {
     "chexpert": "CheXpert, macro AUC",
-    "covidx": "COVID-19, AUC",
+    "covidx-normal": "COVID-19 AUC, against normal",
+    "covidx-pneumonia": "COVID-19 AUC, against pneumonia",
     "covid-rural": "COVID Rural, pointing game",
 }
+UNSEEN = (*CLASSIFIED[1:], GROUNDED)
 # What a factor cannot change, by construction, is left out of its rows.
 UNTOUCHED = {"tau_c at test": ("covid-rural",), "unseen disease": ("chexpert",)}
 
@@ -84,18 +86,19 @@ def save_ablations(
 def figure4(workspace: Workspace, table: pd.DataFrame) -> Figure:
     """Figure 4: M and branches on CheXpert; five kinds of knowledge on the unseen disease."""
     figure, axes = plt.subplots(
-        1, 3, figsize=(COLUMN_WIDTH, 2.7), layout="constrained", width_ratios=(1.25, 1, 1)
+        1, 4, figsize=(COLUMN_WIDTH, 2.7), layout="constrained", width_ratios=(1.4, 1, 1, 1)
     )
     _draw_lengths(axes[0], table)
-    for axis, dataset in zip(axes[1:], ("covidx", "covid-rural"), strict=True):
+    for axis, dataset in zip(axes[1:], UNSEEN, strict=True):
         part = table[(table["factor"] == "knowledge") & (table["dataset"] == dataset)]
         part = part.set_index("level").loc[list(KNOWLEDGE)].reset_index()
         part = part.assign(level=part["level"].str.removeprefix("knowledge: "))
         _draw_levels(axis, part)
         axis.invert_yaxis()
-        axis.set_xlabel(TITLES[dataset], fontsize=7)
+        axis.set_xlabel(TITLES[dataset].replace(", ", ",\n"), fontsize=7)
         _say_absent(axis, part)
-    axes[2].set_yticklabels([])
+    for axis in axes[2:]:
+        axis.set_yticklabels([])
     count = len(workspace.profile.seeds)
     note = (
         f"{data_note(workspace)} Mean of {count} seeds, bars: 95 % intervals over patients "
@@ -120,7 +123,7 @@ def other_ablations(workspace: Workspace, table: pd.DataFrame) -> Figure:
         part = shown[shown["dataset"] == dataset].set_index("level").reindex(levels)
         _draw_levels(axis, part.reset_index())
         _say_absent(axis, part)
-        axis.set_xlabel(TITLES[dataset], fontsize=7)
+        axis.set_xlabel(TITLES[dataset].replace(", ", ",\n"), fontsize=7)
         starts = [
             levels.index(each) for each in shown.groupby("factor", sort=False)["level"].first()
         ]

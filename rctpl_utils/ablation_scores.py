@@ -1,6 +1,7 @@
-"""The ablations on films: CheXpert and COVID-19 classification, COVID Rural grounding."""
+"""The ablations on films: macro AUC and the pointing game."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -19,65 +20,73 @@ from rctpl_utils.grounding import BATCH, GROUNDING_DATASETS
 from rctpl_utils.grounding_metrics import pointing_hit
 from rctpl_utils.heat_maps import frame_of, on_film, on_square
 from rctpl_utils.metrics import patient_weights, scorable, weighted_auc
+from rctpl_utils.questions import QUESTIONS
 from rctpl_utils.scoring import similarity_maps
 from rctpl_utils.table1 import (
     BOOTSTRAP_SEED,
     Method,
-    asked_concepts,
     film_features,
     open_split,
     score_runs,
-    shown_concepts,
-    shown_scores,
 )
 from rctpl_utils.workspace import Workspace
 
-CLASSIFIED = ("chexpert", "covidx")
+CLASSIFIED = ("chexpert", "covidx-normal", "covidx-pneumonia")
 GROUNDED = "covid-rural"
 
 
 def score_trials(
-    workspace: Workspace, encoders: Sequence[Encoder], trials: Mapping[str, Trial]
+    workspace: Workspace,
+    encoders: Sequence[Encoder],
+    trials: Mapping[str, Trial],
+    split: str = "test",
+    classified: Sequence[str] = CLASSIFIED,
+    grounded: Sequence[str] = (GROUNDED,),
 ) -> Draws:
-    """Macro AUC on two sets and the pointing game on one, in the sample and in every resample.
+    """Macro AUC and the pointing game, in the sample and in every resample.
 
     Absent data sets have no draws; trials that are the same object under several labels are
     scored once.
 
     Args:
         encoders: one a seed; run k of a trial meets the films of encoder k.
+        classified: columns of Table 1 (`questions.QUESTIONS`).
+        grounded: data sets with lesions drawn.
     """
     distinct = list(dict.fromkeys(trials.values()))
     found: Draws = {}
-    for name in present(workspace, (*CLASSIFIED, GROUNDED)):
-        grounded = name == GROUNDED
-        values, metric = (
-            _pointing(workspace, encoders, distinct) if grounded
-            else _auc(workspace, encoders, name, distinct),
-            "pointing_game" if grounded else "auc",
-        )  # fmt: skip
-        for trial, runs in zip(distinct, values, strict=True):
-            labels = [label for label, each in trials.items() if each is trial]
-            found |= {(name, label, metric): runs for label in labels}
+    for metric, measure, names in (
+        ("auc", _auc, classified),
+        ("pointing_game", _pointing, grounded),
+    ):
+        for name in present(workspace, names):
+            values = measure(workspace, encoders, name, distinct, split)
+            for trial, runs in zip(distinct, values, strict=True):
+                labels = [label for label, each in trials.items() if each is trial]
+                found |= {(name, label, metric): runs for label in labels}
     return found
 
 
 def _auc(
-    workspace: Workspace, encoders: Sequence[Encoder], name: str, trials: list[Trial]
+    workspace: Workspace, encoders: Sequence[Encoder], name: str, trials: list[Trial], split: str
 ) -> list[np.ndarray]:
     """Macro AUC of each trial, (seeds, 1 + R)."""
-    dataset = open_split(workspace, name, "test")
-    films = film_features(workspace, dataset)
-    asked, shown = asked_concepts(dataset), shown_concepts(dataset)
-    labels = dataset.records[list(shown)].to_numpy(float)
-    columns = [k for k in range(len(shown)) if scorable(labels[:, k])]
-    weights = _weights(workspace, dataset.records["patient_id"])
+    question = QUESTIONS[name]
+    opened = [open_split(workspace, question.dataset, part) for part in (split, "validation")]
+    films = [film_features(workspace, each) for each in opened]
+    labels, asked = question.labels(opened[0]), question.asked(opened[0])
+    columns = [k for k in range(labels.shape[1]) if scorable(labels[:, k])]
+    weights = _weights(workspace, opened[0].records["patient_id"])
     found = []
     for trial in tqdm(trials, desc=f"ablations on {name}", unit="arm"):
-        scored = score_runs(encoders, films, [trial], lambda each: each(asked), trial.temperature)
+        embed = lru_cache(maxsize=None)(lambda each: each(asked))  # once for both splits
+        scored = [
+            score_runs(encoders, trial.reader(each), [trial], embed, trial.temperature)
+            for each in films
+        ]
         runs = []
         for embedder in trial.embedders:
-            chosen = shown_scores(scored[embedder], trial.branch, asked, shown)
+            chosen = question.scores(*(getattr(each[embedder], trial.branch) for each in scored))
             aucs = [weighted_auc(labels[:, k], chosen[:, k], weights) for k in columns]
             runs.append(np.mean(aucs, axis=0))
         found.append(np.stack(runs))
@@ -85,11 +94,11 @@ def _auc(
 
 
 def _pointing(
-    workspace: Workspace, encoders: Sequence[Encoder], trials: list[Trial]
+    workspace: Workspace, encoders: Sequence[Encoder], name: str, trials: list[Trial], split: str
 ) -> list[np.ndarray]:
     """The pointing game of each trial, (seeds, 1 + R)."""
-    concept, _ = GROUNDING_DATASETS[GROUNDED]
-    dataset = open_split(workspace, GROUNDED, "test")
+    concept, _ = GROUNDING_DATASETS[name]
+    dataset = open_split(workspace, name, split)
     hits = pointing_of_runs(encoders, dataset, film_features(workspace, dataset), concept, trials)
     patients = dataset.records["patient_id"][dataset.annotated(concept)]
     weights = _weights(workspace, patients)

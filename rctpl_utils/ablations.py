@@ -2,37 +2,37 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 
 import pandas as pd
-import torch
 
+from rctpl_utils import anchors, handwritten
 from rctpl_utils.ablation_arms import (
     POOLING_REPORTS,
     REFERENCE,
     Arm,
     factors,
-    training_arms,
 )
 from rctpl_utils.code_hash import code_of
 from rctpl_utils.corpus import TextCorpus
 from rctpl_utils.corpus_building import build_corpus
 from rctpl_utils.encoders.base import Encoder, per_encoder
+from rctpl_utils.features import ImageFeatureFile
 from rctpl_utils.files import hash_of
-from rctpl_utils.knowledge import describe
 from rctpl_utils.prompt_runs import learn_all
 from rctpl_utils.prompts import Prompts
 from rctpl_utils.reports import Report
-from rctpl_utils.scoring import IMAGE_TEMPERATURE, ClassEmbeddings
+from rctpl_utils.scoring import IMAGE_TEMPERATURE
 from rctpl_utils.table1 import Embedder
-from rctpl_utils.training import Learned, learn_prompts
+from rctpl_utils.training import BRANCHES, Learned, Regularizer, learn_prompts
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS
 from rctpl_utils.workspace import Workspace
 
 Runs = dict[int, Prompts]  # prompts by seed
+Reader = Callable[[Encoder], ImageFeatureFile]  # an encoder's features of a data set's films
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,13 @@ class Trial:
         embedders: run k belongs to encoder k.
         branch: "report", "concept" or "both".
         temperature: tau_c at test time.
+        reader: changes how a film's features are read.
     """
 
     embedders: tuple[Embedder, ...]
     branch: str = "both"
     temperature: float = IMAGE_TEMPERATURE
+    reader: Callable[[Reader], Reader] = lambda films: films
 
 
 def learn_arms(
@@ -55,20 +57,22 @@ def learn_arms(
     encoders: Sequence[Encoder],
     reports: list[Report],
     triplets: pd.DataFrame,
+    arms: Sequence[Arm],
 ) -> tuple[dict[str, Runs], pd.DataFrame]:
-    """Train every arm for as many steps as the reference, or read those that are current.
+    """Train every arm for as many steps as the first, or read those that are current.
 
     Args:
         encoders: one a seed of the profile.
         reports: those of the training split that enter prompt learning.
         triplets: of all reports.
+        arms: an arm's base comes before it.
 
     Returns:
         prompts by arm and seed, and the seconds a run took: seed, seconds, label.
     """
     learned: dict[str, Runs] = {}
     seconds, steps = [], 0
-    for arm in training_arms(workspace.profile.ablations, len(reports)):
+    for arm in arms:
         towers = per_encoder(encoders, partial(with_pooling, pooling=arm.pooling))
         corpora = per_encoder(
             towers, lambda each, arm=arm: arm_corpus(workspace, each, reports, triplets, arm)
@@ -78,7 +82,7 @@ def learn_arms(
         settings = replace(arm.settings, epochs=max(round(steps / batches), 1))
         runs, curves = _learn(workspace, towers, corpora, replace(arm, settings=settings))
         learned[arm.label] = {
-            seed: run if len(arm.branches) == 2 else _joined(learned[REFERENCE][seed], run)
+            seed: run if len(arm.branches) == 2 else _joined(learned[arm.base][seed], run, arm)
             for seed, run in runs.items()
         }
         last = curves.groupby("seed", as_index=False)["seconds"].last()
@@ -103,6 +107,7 @@ def arm_corpus(
     return build_corpus(
         encoder, reports, triplets, TRAINING_CONCEPTS, workspace.features,
         arm.knowledge, arm.with_location, [report.report_id for report in sample],
+        arm.described_absent,
     )  # fmt: skip
 
 
@@ -139,28 +144,17 @@ def make_trials(
         trials[f"M=12, {branch} branch"] = Trial(reference.embedders, branch)
     for inverse in (5, 10, 160):
         trials[f"test tau: 1/{inverse}"] = Trial(reference.embedders, temperature=1 / inverse)
-    asked = zip(encoders, learned[REFERENCE].values(), strict=True)
-    trials["asked by description"] = Trial(tuple(_describing(*each) for each in asked))
+    looks = [replace(each, metadata={"unseen": "looks"}) for each in learned[REFERENCE].values()]
+    asked = zip(encoders, looks, strict=True)
+    trials["asked by looks"] = Trial(tuple(partial(each.embed, tower) for tower, each in asked))
     for first, *_ in factors(available).values():
         trials[first] = reference
     trials["pooling: mean"] = trials.get(f"reports: {POOLING_REPORTS}", reference)
     return trials
 
 
-def _describing(encoder: Encoder, prompts: Prompts) -> Embedder:
-    """The class's description takes the place of its name behind the context vectors."""
-
-    def embedder(concepts: Sequence[str]) -> ClassEmbeddings:
-        texts = [describe(concept) for concept in concepts]
-        with torch.no_grad():
-            each = (encoder.encode_prompts(c, texts) for c in (prompts.report, prompts.concept))
-            return ClassEmbeddings(*each)
-
-    return embedder
-
-
-def _joined(reference: Prompts, run: Prompts) -> Prompts:
-    return Prompts(reference.report, run.concept, run.metadata)
+def _joined(base: Prompts, run: Prompts, arm: Arm) -> Prompts:
+    return replace(run, **{b: getattr(base, b) for b in BRANCHES if b not in arm.branches})
 
 
 def _learn(
@@ -175,8 +169,22 @@ def _learn(
             seed,
             branches=arm.branches,
             temperature=arm.temperature,
+            regularizer=_regularizer(encoder, arm),
+            ranking=arm.ranking,
+            start=arm.start,
         )
 
-    name = "ablation-" + re.sub(r"[^a-z0-9]+", "-", arm.label.lower()).strip("-")
-    key = hash_of(arm.settings, arm.branches, arm.temperature, code_of(learn_prompts))
-    return learn_all(workspace, encoders, name, corpora, learner, key)
+    name = "ablation-" + re.sub(r"[^a-z0-9]+", "-", arm.label.replace("+", " plus").lower()).strip(
+        "-"
+    )
+    how = (arm.start, arm.ranking.__name__, arm.pull, arm.names_only)
+    key = hash_of(arm.settings, arm.branches, arm.temperature, *how, code_of(anchors))
+    return learn_all(workspace, encoders, name, corpora, learner, key, arm.unseen)
+
+
+def _regularizer(encoder: Encoder, arm: Arm) -> Regularizer | None:
+    if arm.pull is None:
+        return None
+    written = handwritten.class_names(encoder, TRAINING_CONCEPTS).report
+    target = written if arm.names_only else anchors.class_anchors(encoder, TRAINING_CONCEPTS)
+    return anchors.pull_towards(target, *arm.pull)

@@ -11,15 +11,24 @@ from collections.abc import Iterable
 
 from rctpl_utils.datasets import DATASETS, present_datasets
 from rctpl_utils.errors import InputError
+from rctpl_utils.questions import QUESTIONS
 from rctpl_utils.workspace import Workspace
 
 REPORTS = "mimic-cxr"
 
 
 def present(workspace: Workspace, names: Iterable[str]) -> tuple[str, ...]:
-    """Those of `names` (keys of `datasets.DATASETS`) that the workspace has, in their order."""
-    simulated = workspace.profile.simulated
-    return tuple(names) if simulated else present_datasets(names, workspace.data_root)
+    """Those of `names` that the workspace has, in their order.
+
+    Args:
+        names: data sets (keys of `datasets.DATASETS`) or columns (of `questions.QUESTIONS`).
+    """
+    names = tuple(names)
+    if workspace.profile.simulated:
+        return names
+    films = {name: QUESTIONS[name].dataset if name in QUESTIONS else name for name in names}
+    there = present_datasets(dict.fromkeys(films.values()), workspace.data_root)
+    return tuple(name for name in names if films[name] in there)
 
 
 def absent(workspace: Workspace, names: Iterable[str]) -> tuple[str, ...]:

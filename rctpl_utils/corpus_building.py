@@ -1,6 +1,6 @@
 """From reports and triplets to the features and labels that prompts learn from (Eq. 1 and 6)."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ def build_corpus(
     knowledge: str | Knowledge = "kb",
     with_location: bool = True,
     sample: Collection[str] | None = None,
+    absent: bool = True,
 ) -> TextCorpus:
     """Encode reports and the descriptions of their triplets; label them (Eq. 6, Eq. 9).
 
@@ -38,6 +39,8 @@ def build_corpus(
         with_location: whether descriptions say where.
         sample: identifiers of the reports that the corpus is restricted to, None for all of them.
             The features of all `reports` are made, once for every sample.
+        absent: whether H holds the descriptions of absent triplets too, as in the paper; without
+            them it says what the labels say.
     """
     texts = list(dict.fromkeys(report.text for report in reports))
     place = {text: row for row, text in enumerate(texts)}
@@ -49,14 +52,27 @@ def build_corpus(
     reports = [report for report, kept in zip(reports, positive, strict=True) if kept]
     identifiers = [report.report_id for report in reports]
     own = triplets["concept"].isin(concepts) & triplets["report_id"].isin(identifiers)
+    if not absent:
+        own &= triplets["positive"] != "absent"
     described, mapping = describe_triplets(triplets[own], knowledge, with_location)
     rows = mapping.groupby("report_id", sort=False)["text_id"].apply(lambda ids: ids.to_numpy())
     return TextCorpus(
         encoded[[place[report.text] for report in reports]],
-        np.asarray(text_features(encoder, list(described["text"]), folder)),
+        description_features(encoder, described["sentences"], folder),
         [rows[identifier] for identifier in identifiers],
         labels[positive].to_numpy(np.float32),
     )
+
+
+def description_features(
+    encoder: Encoder, sentences: Iterable[Sequence[str]], folder: Path
+) -> np.ndarray:
+    """One unit vector a description: the mean of its sentences', each encoded alone: (m, d)."""
+    lists = [list(each) for each in sentences]
+    place = {text: row for row, text in enumerate(dict.fromkeys(t for each in lists for t in each))}
+    encoded = np.asarray(text_features(encoder, list(place), folder))
+    means = np.stack([encoded[[place[text] for text in each]].mean(axis=0) for each in lists])
+    return means / np.linalg.norm(means, axis=1, keepdims=True)
 
 
 def build_corpora(
@@ -65,8 +81,10 @@ def build_corpora(
     triplets: pd.DataFrame,
     concepts: tuple[str, ...],
     folder: Path,
+    absent: bool = True,
 ) -> tuple[TextCorpus, ...]:
     """`build_corpus` in the features of each seed's encoder."""
     return per_encoder(
-        encoders, lambda each: build_corpus(each, reports, triplets, concepts, folder)
+        encoders,
+        lambda each: build_corpus(each, reports, triplets, concepts, folder, absent=absent),
     )

@@ -78,12 +78,13 @@ def open_run(options: argparse.Namespace) -> Workspace:
 
 
 def load_corpora(
-    workspace: Workspace, encoders: Sequence[Encoder]
+    workspace: Workspace, encoders: Sequence[Encoder], absent: bool = True
 ) -> tuple[tuple[TextCorpus, ...], tuple[TextCorpus, ...]]:
     """The training and the validation corpus of notebook 04, encoded where they are not yet.
 
     Args:
         encoders: one a seed.
+        absent: whether H holds descriptions of absent triplets (RC-TPL), or not (RC-TPL+).
 
     Returns:
         both corpora in each encoder's features.
@@ -102,6 +103,7 @@ def load_corpora(
             triplets,
             TRAINING_CONCEPTS,
             workspace.features,
+            absent,
         )
         for split in ("train", "validate")
     )

@@ -15,14 +15,14 @@ from torch import Tensor
 
 from rctpl_utils.ablation_scores import pointing_hits
 from rctpl_utils.classification import Classification
-from rctpl_utils.datasets import ChestXrayDataset
 from rctpl_utils.draws import Draws
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.features import image_features
 from rctpl_utils.grounding import GROUNDING_DATASETS, Grounding
 from rctpl_utils.metrics import macro_auc, named_interval
+from rctpl_utils.questions import QUESTIONS
 from rctpl_utils.scoring import ClassEmbeddings
-from rctpl_utils.table1 import asked_concepts, open_split, shown_concepts, shown_scores
+from rctpl_utils.table1 import SPLITS, open_split
 from rctpl_utils.workspace import Workspace
 from rctpl_utils.zero_shot import score_images
 
@@ -55,20 +55,21 @@ DRAW = {VECTORS: random_vectors, WORDS: random_words}
 
 
 def auc_floor(
-    workspace: Workspace, encoders: Sequence[Encoder], dataset: ChestXrayDataset, kind: str
+    workspace: Workspace, encoders: Sequence[Encoder], column: str, kind: str
 ) -> np.ndarray:
     """Macro AUC of random class embeddings, both branches alike: (D,), an encoder after another."""
-    asked, shown = asked_concepts(dataset), shown_concepts(dataset)
-    labels = dataset.records[list(shown)].to_numpy(float)
+    question = QUESTIONS[column]
+    opened = [open_split(workspace, question.dataset, split) for split in SPLITS]
+    labels, asked = question.labels(opened[0]), question.asked(opened[0])
     values = []
     for encoder, share, generator in _shares(workspace, encoders):
-        file = image_features(encoder, dataset, workspace.features)
+        files = [image_features(encoder, each, workspace.features) for each in opened]
         drawn = DRAW[kind](encoder, share, len(asked), generator)
         for start in range(0, share, AT_ONCE):
             part = {k: ClassEmbeddings(e, e) for k, e in enumerate(drawn[start : start + AT_ONCE])}
-            for scores in score_images(file, part).values():
-                chosen = shown_scores(scores, "both", asked, shown)
-                values.append(macro_auc(labels, chosen))
+            test, validation = (score_images(file, part).values() for file in files)
+            for scores, held_out in zip(test, validation, strict=True):
+                values.append(macro_auc(labels, question.scores(scores.both, held_out.both)))
     return np.array(values)
 
 
@@ -89,10 +90,9 @@ def with_auc_floor(
     workspace: Workspace, encoders: Sequence[Encoder], outcome: Classification
 ) -> Classification:
     """A data set's outcome with the floors as rows: mean AUC and the range of 95 % of the draws."""
-    name = outcome.rows["dataset"].iloc[0]
-    dataset = open_split(workspace, name, "test")
-    found = {kind: auc_floor(workspace, encoders, dataset, kind) for kind in KINDS}
-    rows, draws = _rows(name, "auc", found, encoders, len(dataset))
+    column, films = outcome.rows[["dataset", "n"]].iloc[0]
+    found = {kind: auc_floor(workspace, encoders, column, kind) for kind in KINDS}
+    rows, draws = _rows(column, "auc", found, encoders, films)
     rows = pd.concat([outcome.rows, rows], ignore_index=True)
     return replace(outcome, rows=rows, draws=outcome.draws | draws)
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from rctpl_utils.encoders.base import Encoder
-from rctpl_utils.knowledge import describe, ensemble
+from rctpl_utils.knowledge import Knowledge, ensemble
 from rctpl_utils.scoring import ClassEmbeddings
 from rctpl_utils.vocabulary import prompt_name
 
@@ -26,13 +26,19 @@ def class_names(encoder: Encoder, concepts: Sequence[str]) -> ClassEmbeddings:
 
 def prompt_ensemble(encoder: Encoder, concepts: Sequence[str]) -> ClassEmbeddings:
     """The mean of several phrasings a class (Radford et al. 2021, section 3.1.4): two (L, d)."""
-    means = [encoder.encode_text(ensemble(concept)).mean(dim=0) for concept in concepts]
-    return _both(functional.normalize(torch.stack(means), dim=-1))
+    return _mean(encoder, [ensemble(concept) for concept in concepts])
 
 
 def descriptions(encoder: Encoder, concepts: Sequence[str], source: str = "kb") -> ClassEmbeddings:
-    """The knowledge description of each class, without a location: two (L, d)."""
-    return _both(encoder.encode_text([describe(concept, source=source) for concept in concepts]))
+    """The knowledge of each class, its sentences' mean, without a location: two (L, d)."""
+    knowledge = Knowledge.load(source)
+    return _mean(encoder, [knowledge.sentences(concept) for concept in concepts])
+
+
+def _mean(encoder: Encoder, texts: Sequence[Sequence[str]]) -> ClassEmbeddings:
+    """A class's direction is the mean of its texts', each encoded alone."""
+    means = [encoder.encode_text(list(each)).mean(dim=0) for each in texts]
+    return _both(functional.normalize(torch.stack(means), dim=-1))
 
 
 def _both(embedded: Tensor) -> ClassEmbeddings:

@@ -1,12 +1,17 @@
 """Knowledge injection (paper 3.1.2): triplets become sentences that say what a concept is.
 
-Four sources: `kb`, definitions in our own words, each with the work it follows; `llm`,
-descriptions written by a language model, each with its prompt; `general`, "a photo of ..."; and
-`none`, the bare name. Each with or without the location (paper 4.3.2).
+Five sources: `kb`, written in our own words; `llm`, written by a language model, each text with its
+prompt; `clause`, the `kb`'s definition as one clause; `general`, "a photo of ..."; and `none`, the
+bare name. Each with or without the location (paper 4.3.2).
+
+A person reads one definition (`describe`), what a disease is and how it looks. The text encoder
+reads what can be seen, and nothing of causes: a few short sentences (`sentences`), each encoded
+alone, whose unit vectors are averaged (`corpus_building.description_features`). One long clause,
+half about a virus, is pooled into a vector of neither.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -15,11 +20,11 @@ import pandas as pd
 
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import atomic_path, read_json
-from rctpl_utils.vocabulary import CONCEPTS, NO_FINDING, prompt_name
+from rctpl_utils.vocabulary import CONCEPTS, NO_FINDING, UNSEEN_CONCEPTS, prompt_name
 from rctpl_utils.workspace import PACKAGE_DATA
 
 DESCRIBED = (*CONCEPTS, NO_FINDING)
-SOURCES = ("kb", "llm", "general", "none")
+SOURCES = ("kb", "llm", "clause", "general", "none")
 
 # What follows the definition. Figure 2 shows "Not present."; the sentence for hedged findings is
 # ours: they count neither as positive nor as negative, and yet must not read like a present one.
@@ -34,11 +39,14 @@ class Knowledge:
         source: its name.
         opening: concept -> the first sentence of its descriptions.
         records: concept -> where the text comes from; empty for `general` and `none`.
+        looks: concept -> its visual attributes, a short phrase each; those that have none are read
+            by their opening.
     """
 
     source: str
     opening: Mapping[str, str]
     records: Mapping[str, Mapping[str, str]]
+    looks: Mapping[str, tuple[str, ...]]
 
     @classmethod
     def load(cls, source: str = "kb") -> "Knowledge":
@@ -53,7 +61,8 @@ class Knowledge:
     def from_texts(cls, source: str, records: Mapping[str, Mapping[str, str]]) -> "Knowledge":
         """Make a source of records {concept: {"text": ..., where it comes from}}.
 
-        This is how the live sources join in (`rctpl_utils.knowledge_live`).
+        A record may have "attributes", the phrases of `looks`. This is how the live sources join in
+        (`rctpl_utils.knowledge_live`).
 
         Raises:
             InputError: an unknown concept, an empty text.
@@ -66,7 +75,8 @@ class Knowledge:
             concept: f"{_sentence_name(concept)} refers to {_clause(record['text'])}."
             for concept, record in records.items()
         }
-        return cls(source, MappingProxyType(opening), MappingProxyType(dict(records)))
+        looks = {c: tuple(r["attributes"]) for c, r in records.items() if r.get("attributes")}
+        return cls(source, *map(MappingProxyType, (opening, dict(records), looks)))
 
     def describe(
         self,
@@ -88,15 +98,41 @@ class Knowledge:
         Raises:
             InputError: an unknown concept or status, or a concept that the source lacks.
         """
+        return self._opening(concept, positive) + _clauses(location, positive, with_location)
+
+    def sentences(
+        self,
+        concept: str,
+        location: str | None = None,
+        positive: str = "present",
+        with_location: bool = True,
+    ) -> tuple[str, ...]:
+        """What the text encoder reads of a triplet, each sentence alone.
+
+        "Mass: large rounded white opacity. It is located at ... .", one an attribute. The name of a
+        concept that no training report has tells an encoder nothing, and is left out.
+
+        Args:
+            concept, location, positive, with_location: as for `describe`.
+
+        Raises:
+            InputError: as `describe`.
+        """
+        opening = self._opening(concept, positive)
+        clauses = _clauses(location, positive, with_location)
+        if concept not in self.looks:
+            return (opening + clauses,)
+        name = "" if concept in UNSEEN_CONCEPTS else f"{prompt_name(concept)}: "
+        return tuple(_capital(f"{name}{each}.") + clauses for each in self.looks[concept])
+
+    def _opening(self, concept: str, positive: str) -> str:
         _check(concept, positive)
         if concept not in self.opening:
             raise InputError(
                 f"the source {self.source!r} does not describe {concept!r}",
                 "Choose another source.",
             )
-        where = location if with_location and positive != "absent" else None
-        clause = f" It is located at {where}." if where else ""
-        return self.opening[concept] + clause + _STATUS[positive]
+        return self.opening[concept]
 
 
 def describe(
@@ -122,8 +158,8 @@ def describe_triplets(
 
     Returns:
         descriptions: one row a distinct text, ordered by concept, status and location whatever
-            the order of the triplets: text_id (its row number), text, concept, location,
-            positive, source, triplets (how many share it).
+            the order of the triplets: text_id (its row number), text (for readers), sentences
+            (for the encoder), concept, location, positive, source, triplets (how many share it).
         mapping: the distinct pairs report_id, text_id, in the order of the triplets.
 
     Raises:
@@ -144,14 +180,15 @@ def describe_triplets(
         .reset_index()
         .sort_values(["concept", "positive", "location"], ignore_index=True)
     )
-    texts = [
-        knowledge.describe(concept, location or None, positive)
+    asked = [
+        (concept, location or None, positive)
         for concept, location, positive in distinct[list(keys.columns)].itertuples(index=False)
     ]
     descriptions = pd.DataFrame(
         {
             "text_id": range(len(distinct)),
-            "text": texts,
+            "text": [knowledge.describe(*each) for each in asked],
+            "sentences": [knowledge.sentences(*each) for each in asked],
             "concept": distinct["concept"],
             "location": [location or None for location in distinct["location"]],
             "positive": distinct["positive"],
@@ -187,7 +224,9 @@ def load_descriptions(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     for file in (path, _mapping_path(path)):
         if not file.exists():
             raise InputError("no descriptions", "Run notebook 02 first.", file=file)
-    return pd.read_parquet(path), pd.read_parquet(_mapping_path(path))
+    descriptions = pd.read_parquet(path)
+    descriptions["sentences"] = descriptions["sentences"].map(tuple)
+    return descriptions, pd.read_parquet(_mapping_path(path))
 
 
 def ensemble(concept: str) -> list[str]:
@@ -225,11 +264,13 @@ def _load(source: str) -> Knowledge:
         raise InputError(
             f"there is no knowledge source {source!r}", f"Choose one of: {', '.join(SOURCES)}."
         )
-    if source in ("kb", "llm"):
-        return Knowledge.from_texts(source, read_json(PACKAGE_DATA / "knowledge.json")[source])
+    if source in ("kb", "llm", "clause"):
+        records = read_json(PACKAGE_DATA / "knowledge.json")["kb" if source == "clause" else source]
+        known = Knowledge.from_texts(source, records)
+        return replace(known, looks=MappingProxyType({})) if source == "clause" else known
     form = "a photo of {}." if source == "general" else "{}."
     opening = {concept: form.format(prompt_name(concept)) for concept in DESCRIBED}
-    return Knowledge(source, MappingProxyType(opening), MappingProxyType({}))
+    return Knowledge(source, *map(MappingProxyType, (opening, {}, {})))
 
 
 def _check(concept: str, positive: str) -> None:
@@ -239,9 +280,17 @@ def _check(concept: str, positive: str) -> None:
         raise InputError(f"{positive!r} is no status", f"Choose one of: {', '.join(_STATUS)}.")
 
 
+def _clauses(location: str | None, positive: str, with_location: bool) -> str:
+    where = location if with_location and positive != "absent" else None
+    return (f" It is located at {where}." if where else "") + _STATUS[positive]
+
+
 def _sentence_name(concept: str) -> str:
-    name = prompt_name(concept)
-    return name[0].upper() + name[1:]
+    return _capital(prompt_name(concept))
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
 def _clause(text: str) -> str:

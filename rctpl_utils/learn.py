@@ -40,9 +40,10 @@ def learn(workspace: Workspace, variants: Sequence[str] = VARIANTS) -> list[str]
         a line a variant: the last epoch's losses, averaged over seeds.
     """
     encoders = load_encoders(workspace)
-    training, validation = load_corpora(workspace, encoders)
     lines = []
     for variant in variants:
+        absent = variant == VARIANTS[0]  # RC-TPL's H holds descriptions of absent triplets
+        training, validation = load_corpora(workspace, encoders, absent)
         prompts, curves = LEARNERS[variant](workspace, encoders, training, validation)
         last = curves[curves["epoch"] == curves["epoch"].max()]
         losses = ", ".join(

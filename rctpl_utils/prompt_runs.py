@@ -29,6 +29,7 @@ def learn_all(
     corpora: Sequence[TextCorpus],
     learner: Learner,
     key: str,
+    unseen: str = "name",
 ) -> tuple[dict[int, Prompts], pd.DataFrame]:
     """Learn a variant's prompts for every seed of the profile, or read those that are current.
 
@@ -39,6 +40,7 @@ def learn_all(
         learner: trains one seed, on its encoder and corpus.
         key: a hash of all that the result depends on besides corpus, encoder and seed: settings
             and the code that learns (`code_hash.code_of`).
+        unseen: how a class that no training report names is asked for (`Prompts.embed`).
 
     Returns:
         prompts by seed, and the learning curves with columns variant, seed, epoch and losses.
@@ -47,9 +49,9 @@ def learn_all(
     runs = zip(workspace.profile.seeds, encoders, corpora, strict=True)
     for seed, encoder, corpus in runs:
         path = workspace.prompts / f"{variant}-{seed}.safetensors"
-        wanted = hash_of(key, code_of(type(encoder)), encoder.text_key, corpus.key, seed)
+        wanted = hash_of(key, unseen, code_of(type(encoder)), encoder.text_key, corpus.key, seed)
         learn = partial(learner, encoder, corpus, seed)
-        make = partial(_learn, workspace, encoder, variant, learn, seed, wanted, path)
+        make = partial(_learn, workspace, encoder, variant, learn, seed, wanted, path, unseen)
         stored = kept(path.with_suffix(".history.json"), [path], wanted, make)
         found[seed] = Prompts.load(path)
         curves.append(pd.DataFrame(stored["history"]).assign(variant=variant, seed=seed))
@@ -64,6 +66,7 @@ def _learn(
     seed: int,
     key: str,
     path: Path,
+    unseen: str,
 ) -> dict[str, Any]:
     """Learn one seed's prompts and write them with what they were learned by."""
     result = learn()
@@ -74,6 +77,7 @@ def _learn(
         "text_key": encoder.text_key,
         "classes": json.dumps(TRAINING_CONCEPTS),
         "seed": str(seed),
+        "unseen": unseen,
         "profile": workspace.profile.name,
         "version": __version__,
         "key": key,

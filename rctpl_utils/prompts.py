@@ -8,14 +8,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import atomic_path
+from rctpl_utils.knowledge import Knowledge
 from rctpl_utils.scoring import ClassEmbeddings
-from rctpl_utils.vocabulary import prompt_name
-
-INITIAL_DEVIATION = 0.02  # paper 4.1.5: "Gaussian noise sampled from N(0.02)"
+from rctpl_utils.vocabulary import UNSEEN_CONCEPTS, prompt_name
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class Prompts:
     Attributes:
         report: (M, W), the p_j of Eq. 2.
         concept: (M, W), the p'_j of Eq. 4.
-        metadata: encoder name and key, classes, seed, profile, package version.
+        metadata: encoder name and key, classes, seed, profile, package version, and how an unseen
+            class is asked for.
     """
 
     report: Tensor
@@ -39,10 +40,17 @@ class Prompts:
 
     @torch.no_grad()
     def embed(self, encoder: Encoder, concepts: list[str] | tuple[str, ...]) -> ClassEmbeddings:
-        """E^R and E^C of the named concepts, seen in training or not (Eq. 3, 5): two (L, d)."""
-        names = [prompt_name(concept) for concept in concepts]
+        """E^R and E^C of the named concepts, seen in training or not (Eq. 3, 5): two (L, d).
+
+        Where the metadata's `unseen` is "looks" (RC-TPL+), a concept that no training report names
+        is asked for by its visual attributes, a prompt each, and their mean.
+        """
+        looks = self.metadata.get("unseen") == "looks"
+        asked = [asked_texts(concept, looks) for concept in concepts]
+        texts = list(dict.fromkeys(text for each in asked for text in each))
+        rows = [[texts.index(text) for text in each] for each in asked]
         return ClassEmbeddings(
-            encoder.encode_prompts(self.report, names), encoder.encode_prompts(self.concept, names)
+            *(_means(encoder.encode_prompts(c, texts), rows) for c in (self.report, self.concept))
         )
 
     def save(self, path: str | Path) -> Path:
@@ -82,9 +90,19 @@ class Prompts:
         return cls(report, concept, metadata)
 
 
-def initial_context(length: int, width: int, generator: torch.Generator) -> Tensor:
-    """M vectors of width W from N(0, 0.02^2)."""
-    return INITIAL_DEVIATION * torch.randn(length, width, generator=generator)
+def asked_texts(concept: str, looks: bool) -> tuple[str, ...]:
+    """What stands behind the context vectors: a class's name, or an unseen one's attributes."""
+    if looks and concept in UNSEEN_CONCEPTS:
+        return Knowledge.load("kb").looks[concept]
+    return (prompt_name(concept),)
+
+
+def _means(embedded: Tensor, rows: list[list[int]]) -> Tensor:
+    """The direction of several embeddings together, a list of rows each: (t, d) to (L, d)."""
+    return torch.stack([
+        embedded[each[0]] if len(each) == 1 else normalize(embedded[each].mean(dim=0), dim=0)
+        for each in rows
+    ])  # fmt: skip
 
 
 def nearest_words(context: Tensor, encoder: Encoder, count: int = 3) -> list[list[str]]:

@@ -25,15 +25,13 @@ from rctpl_utils.metrics import (
     patient_weights,
     weighted_auc,
 )
+from rctpl_utils.questions import COVID
 from rctpl_utils.results import write_csv
 from rctpl_utils.table1 import (
     BOOTSTRAP_SEED,
     Method,
-    asked_concepts,
     film_features,
     score_runs,
-    shown_concepts,
-    shown_scores,
 )
 from rctpl_utils.workspace import PROJECT, Workspace
 
@@ -57,9 +55,14 @@ def open_samples(folder: Path = SAMPLES) -> dict[str, ChestXrayDataset]:
 
 def scored_concepts(dataset: ChestXrayDataset) -> tuple[str, ...]:
     """The concepts with at least `FEWEST` films of either kind."""
-    labels = dataset.records[list(shown_concepts(dataset))]
+    labels = dataset.records[list(_shown(dataset))]
     enough = [c for c in labels if min((labels[c] == 1).sum(), (labels[c] == 0).sum()) >= FEWEST]
     return tuple(enough)
+
+
+def _shown(dataset: ChestXrayDataset) -> tuple[str, ...]:
+    """The classes asked for: COVID-19 alone, by its own score, where it is among them."""
+    return (COVID,) if COVID in dataset.concepts else dataset.concepts
 
 
 def sample_auc(
@@ -76,18 +79,16 @@ def sample_auc(
     rows = []
     for name, dataset in samples.items():
         films = film_features(workspace, dataset)
-        asked, shown = asked_concepts(dataset), shown_concepts(dataset)
+        shown = _shown(dataset)
         labels = dataset.records[list(shown)].to_numpy(float)
         columns = [shown.index(concept) for concept in scored_concepts(dataset)]
         generator = np.random.default_rng(BOOTSTRAP_SEED)
         patients = dataset.records["patient_id"]
         weights = patient_weights(patients, workspace.profile.bootstrap, generator)
-        scored = score_runs(encoders, films, methods, lambda each, asked=asked: each(asked))
+        scored = score_runs(encoders, films, methods, lambda each, shown=shown: each(shown))
         for method in methods:
-            shown_by_seed = (
-                shown_scores(scored[each], method.branch, asked, shown) for each in method.embedders
-            )
-            runs = np.stack([_macro(labels, of, columns, weights) for of in shown_by_seed])
+            by_seed = (getattr(scored[each], method.branch) for each in method.embedders)
+            runs = np.stack([_macro(labels, of, columns, weights) for of in by_seed])
             rows.append(_row(name, method.name, "auc", runs, len(dataset)))
     return pd.DataFrame(rows)
 

@@ -73,3 +73,20 @@ def ranking_loss(scores: Tensor, present: Tensor, absent: Tensor, margin: float)
     )  # (n, L present, L absent)
     pairs = present.unsqueeze(2) & absent.unsqueeze(1)
     return (hinge * pairs).sum(dim=(1, 2)).mean()
+
+
+def report_ranking_loss(scores: Tensor, present: Tensor, absent: Tensor, margin: float) -> Tensor:
+    """Eq. 9's hinge turned round: reports with a concept above reports without it.
+
+    Eq. 9 compares the classes of one report, so whatever its scores have in common stays free; AUC
+    compares reports within a class, and there it decides. Pairs are averaged within a class, then
+    over the classes that the batch has pairs of.
+
+    Args:
+        scores, present, absent, margin: as for `ranking_loss`.
+    """
+    hinge = torch.relu(margin - scores.unsqueeze(1) + scores.unsqueeze(0))  # (n with, n without, L)
+    pairs = present.unsqueeze(1) & absent.unsqueeze(0)
+    counts = pairs.sum(dim=(0, 1))
+    means = (hinge * pairs).sum(dim=(0, 1)) / counts.clamp(min=1)
+    return means.sum() / (counts > 0).sum().clamp(min=1)

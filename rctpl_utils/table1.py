@@ -5,26 +5,25 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import pandas as pd
-from scipy.special import softmax
 
+from rctpl_utils.availability import can_run
 from rctpl_utils.classification import Classification, Split, evaluate
 from rctpl_utils.datasets import ChestXrayDataset, open_dataset
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.features import ImageFeatureFile, image_features
-from rctpl_utils.metrics import patient_weights, weighted_auc
+from rctpl_utils.metrics import patient_weights
+from rctpl_utils.questions import QUESTIONS, Question
 from rctpl_utils.scoring import IMAGE_TEMPERATURE, ClassEmbeddings
-from rctpl_utils.vocabulary import NO_FINDING
 from rctpl_utils.workspace import Workspace
 from rctpl_utils.zero_shot import BranchScores, score_images
 
-TABLE1_DATASETS = ("chestxray14", "chexpert", "covidx", "rsna")
+TABLE1_DATASETS = tuple(dict.fromkeys(each.dataset for each in QUESTIONS.values()))
 BOOTSTRAP_SEED = 2024
 SUPERVISED = "supervised reference"
-COVID_FILMS = (NO_FINDING, "Pneumonia", "COVID-19")  # what a film of the COVID set can show
+SPLITS = ("test", "validation")
 
 Embedder = Callable[[Sequence[str]], ClassEmbeddings]
-Scorer = Callable[[ChestXrayDataset, Sequence[str]], np.ndarray]  # films, L concepts: (n, L)
+Scorer = Callable[[ChestXrayDataset, tuple[str, ...]], np.ndarray]  # films, L concepts: (n, L)
 
 
 @dataclass(frozen=True)
@@ -45,48 +44,77 @@ class Method:
 def classify(
     workspace: Workspace,
     encoders: Sequence[Encoder],
-    dataset: str,
+    column: str,
     methods: Sequence[Method],
     others: Mapping[str, Sequence[Scorer]] | None = None,
 ) -> Classification:
-    """Score one data set's test and validation images with all methods and evaluate them.
+    """Score a column's test and validation images with all methods and evaluate them.
 
     Args:
         encoders: one a seed; class embeddings of run k meet the films of encoder k.
+        column: a key of `QUESTIONS`.
         others: rows that are no class embeddings, by name: one function a seed.
     """
     embed = lru_cache(maxsize=None)(lambda embedder, asked: embedder(asked))  # once for both splits
-    given = methods, others or {}, embed
-    concepts, test = _score(workspace, encoders, dataset, "test", *given)
-    _, validation = _score(workspace, encoders, dataset, "validation", *given)
-    patients = open_split(workspace, dataset, "test").records["patient_id"]
+    question = QUESTIONS[column]
+    opened = {split: open_split(workspace, question.dataset, split) for split in SPLITS}
+    raw = {
+        split: _score(workspace, encoders, dataset, question, methods, others or {}, embed)
+        for split, dataset in opened.items()
+    }
+    test, validation = (
+        Split(question.labels(opened[split]), _shown(question, raw[split], raw["validation"]))
+        for split in SPLITS
+    )
+    patients = opened["test"].records["patient_id"]
     generator = np.random.default_rng(BOOTSTRAP_SEED)
     weights = patient_weights(patients, workspace.profile.bootstrap, generator)
-    return evaluate(dataset, concepts, test, validation, weights)
+    return evaluate(column, question.shown(opened["test"]), test, validation, weights)
+
+
+def _shown(
+    question: Question, raw: dict[str, list[np.ndarray]], held_out: dict[str, list[np.ndarray]]
+) -> dict[str, list[np.ndarray]]:
+    return {
+        name: [question.scores(*run) for run in zip(runs, held_out[name], strict=True)]
+        for name, runs in raw.items()
+    }
+
+
+def answerable(workspace: Workspace) -> list[str]:
+    """The columns that can be filled; what cannot is said in a line.
+
+    COVIDx's lists of two classes do not tell pneumonia from normal films.
+    """
+    found = []
+    for column, question in QUESTIONS.items():
+        if not can_run(workspace, f"Table 1, {column}", question.dataset):
+            continue
+        if question.can_ask(open_split(workspace, question.dataset, "test")):
+            found.append(column)
+        else:
+            print(f"Table 1, {column}: not run, {question.dataset} does not label pneumonia.")
+    return found
 
 
 def _score(
     workspace: Workspace,
     encoders: Sequence[Encoder],
-    name: str,
-    split: str,
+    dataset: ChestXrayDataset,
+    question: Question,
     methods: Sequence[Method],
     others: Mapping[str, Sequence[Scorer]],
     embed: Callable[[Embedder, tuple[str, ...]], ClassEmbeddings],
-) -> tuple[tuple[str, ...], Split]:
-    dataset = open_split(workspace, name, split)
-    asked, shown = asked_concepts(dataset), shown_concepts(dataset)
+) -> dict[str, list[np.ndarray]]:
+    """Every row's scores of the classes asked: by name, (n, classes asked) a run."""
+    asked = question.asked(dataset)
     films = film_features(workspace, dataset)
     scored = score_runs(encoders, films, methods, lambda each: embed(each, asked))
     scores = {
-        method.name: [
-            shown_scores(scored[each], method.branch, asked, shown) for each in method.embedders
-        ]
+        method.name: [getattr(scored[each], method.branch) for each in method.embedders]
         for method in methods
     }
-    for label, runs in others.items():
-        scores[label] = [run(dataset, shown) for run in runs]
-    return shown, Split(dataset.records[list(shown)].to_numpy(float), scores)
+    return scores | {label: [run(dataset, asked) for run in runs] for label, runs in others.items()}
 
 
 def by_encoder(
@@ -156,46 +184,3 @@ def open_split(workspace: Workspace, name: str, split: str) -> ChestXrayDataset:
     dataset = open_dataset(name, workspace.data_root, split, **options)
     limit = workspace.profile.validation_films if split == "validation" else None
     return dataset if limit is None else dataset.sample(limit)
-
-
-def asked_concepts(dataset: ChestXrayDataset) -> tuple[str, ...]:
-    """The class names put to the model: the set's own, or the kinds of COVID film."""
-    return COVID_FILMS if "COVID-19" in dataset.concepts else dataset.concepts
-
-
-def shown_concepts(dataset: ChestXrayDataset) -> tuple[str, ...]:
-    """The concepts that are evaluated: COVID-19 alone where it is among them."""
-    return ("COVID-19",) if "COVID-19" in dataset.concepts else dataset.concepts
-
-
-def shown_scores(
-    scores: BranchScores, branch: str, asked: Sequence[str], shown: Sequence[str]
-) -> np.ndarray:
-    """Scores (n, L); where the films exclude each other, the softmax over their kinds.
-
-    "COVID-19 against all others" would mislead: subtle films resemble each other more than any
-    word resembles COVID-19.
-    """
-    chosen = getattr(scores, branch)
-    if tuple(asked) != tuple(shown):
-        chosen = softmax(chosen / IMAGE_TEMPERATURE, axis=1)
-    return chosen[:, [list(asked).index(concept) for concept in shown]]
-
-
-def single_name_auc(
-    workspace: Workspace, encoders: Sequence[Encoder], methods: Sequence[Method]
-) -> pd.DataFrame:
-    """AUC of COVID-19 against all other films from its own score alone, without the softmax."""
-    dataset = open_split(workspace, "covidx", "test")
-    films = film_features(workspace, dataset)
-    scored = score_runs(encoders, films, methods, lambda each: each(COVID_FILMS))
-    labels = dataset.records["COVID-19"].to_numpy(float)
-    ones = np.ones((1, len(dataset)), np.float32)
-    rows = {}
-    for method in methods:
-        values = [
-            weighted_auc(labels, getattr(scored[each], method.branch)[:, -1], ones)[0]
-            for each in method.embedders
-        ]
-        rows[method.name] = np.mean(values)
-    return pd.Series(rows, name="AUC, one name").to_frame()

@@ -6,12 +6,13 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from rctpl_utils.availability import absent, can_run
+from rctpl_utils.availability import can_run
 from rctpl_utils.baselines.roster import why_absent
 from rctpl_utils.classification import TEST_COLUMNS, Classification, compare
 from rctpl_utils.draws import save_draws
 from rctpl_utils.metrics import holm
 from rctpl_utils.plots import per_class_auc, save_figure
+from rctpl_utils.questions import QUESTIONS
 from rctpl_utils.results import (
     BASELINES,
     FLOORS_NOTE,
@@ -25,7 +26,7 @@ from rctpl_utils.results import (
     write_csv,
     write_table,
 )
-from rctpl_utils.table1 import SUPERVISED, TABLE1_DATASETS
+from rctpl_utils.table1 import SUPERVISED
 from rctpl_utils.variants import HANDWRITTEN
 from rctpl_utils.vocabulary import CHESTXRAY14_CONCEPTS, CHEXPERT_CONCEPTS
 from rctpl_utils.workspace import Workspace
@@ -39,14 +40,14 @@ def save_table1(workspace: Workspace, outcomes: Mapping[str, Classification]) ->
     """Write table1.csv, .md and .tex, and the per-seed and per-class rows beside the results.
 
     Args:
-        outcomes: of the data sets that are there.
+        outcomes: by column, of the data sets that are there.
 
     Returns:
         one line a method: AUC and accuracies with intervals, and what the paper reports.
     """
     rows = stacked(outcome.rows for outcome in outcomes.values())
     rows["native"] = rows["method"] != SUPERVISED
-    rows = with_absent(rows, absent(workspace, TABLE1_DATASETS))
+    rows = with_absent(rows, [column for column in QUESTIONS if column not in outcomes])
     table = with_reported(rows, reported_table1())
     write_csv(workspace.figures / "table1.csv", table)
     for name in ("per_class", "per_seed"):

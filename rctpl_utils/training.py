@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from rctpl_utils.contexts import initial_context, word_context
 from rctpl_utils.corpus import TextBatch, TextCorpus
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.parallel_training import processes
 from rctpl_utils.profiles import PromptLearning
-from rctpl_utils.prompts import initial_context
 from rctpl_utils.scoring import (
     TEXT_TEMPERATURE,
     concept_scores,
@@ -31,6 +31,7 @@ SCORE_SCALE = 4.0  # TaI-DPT ranks cosines times 4 with margin 1 (trainers/utils
 BRANCHES = ("report", "concept")
 
 Regularizer = Callable[[Mapping[str, Tensor]], Tensor]  # of the class embeddings by branch
+Ranking = Callable[[Tensor, Tensor, Tensor, float], Tensor]  # as `scoring.ranking_loss`
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ def learn_prompts(
     validation: TextCorpus | None = None,
     temperature: float = TEXT_TEMPERATURE,
     regularizer: Regularizer | None = None,
+    ranking: Ranking = ranking_loss,
+    start: str = "gaussian",
     progress: bool = True,
 ) -> Learned:
     """Minimize L_report + L_local over the two contexts, the encoder frozen (Eq. 9).
@@ -76,12 +79,17 @@ def learn_prompts(
         validation: reports of other patients, for the curve only.
         temperature: tau_c of Eq. 8 in training.
         regularizer: an extra term on the class embeddings (RC-TPL+ uses one).
+        ranking: of classes within a report (Eq. 9), or `report_ranking_loss`.
+        start: "gaussian" (paper 4.1.5), or "words": those of `contexts.WORDS`.
     """
     generator = torch.Generator().manual_seed(seed)
     device = encoder.device
     drawn = initial_contexts(settings.context_length, encoder.context_width, generator)
+    if start == "words":
+        drawn = dict.fromkeys(BRANCHES, word_context(encoder, settings.context_length))
     contexts = {
-        branch: each.to(device).requires_grad_(branch in branches) for branch, each in drawn.items()
+        branch: each.to(device, copy=True).requires_grad_(branch in branches)
+        for branch, each in drawn.items()
     }
     learning = {branch: contexts[branch] for branch in branches}
     optimizer = torch.optim.AdamW(learning.values(), lr=settings.learning_rate)
@@ -97,10 +105,10 @@ def learn_prompts(
                 part, weight = group.share_of_batch(rows)
                 embeddings = embed_classes(encoder, learning, names)
                 losses = batch_losses(
-                    corpus.batch(part, device), embeddings, temperature, settings.margin
+                    corpus.batch(part, device), embeddings, temperature, settings.margin, ranking
                 )
-                ranking = weight * sum(losses.values())
-                loss = ranking + (regularizer(embeddings) if regularizer else 0)
+                ranked = weight * sum(losses.values())
+                loss = ranked + (regularizer(embeddings) if regularizer else 0)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 group.average_gradients(learning.values())
@@ -114,7 +122,7 @@ def learn_prompts(
             }
             if validation is not None:
                 held_out = corpus_losses(
-                    encoder, learning, names, validation, temperature, settings.margin
+                    encoder, learning, names, validation, temperature, settings.margin, ranking
                 )
                 row |= {f"validation_{name}_loss": value for name, value in held_out.items()}
             history.append({"epoch": epoch + 1, "seconds": time.perf_counter() - start, **row})
@@ -137,7 +145,11 @@ def embed_classes(
 
 
 def batch_losses(
-    batch: TextBatch, embeddings: Mapping[str, Tensor], temperature: float, margin: float
+    batch: TextBatch,
+    embeddings: Mapping[str, Tensor],
+    temperature: float,
+    margin: float,
+    ranking: Ranking = ranking_loss,
 ) -> dict[str, Tensor]:
     """L_report and L_local of one batch (Eq. 7-9), for the branches that are given."""
     losses = {}
@@ -147,7 +159,7 @@ def batch_losses(
             if branch == "report"
             else concept_scores(batch.descriptions, embedded, temperature, batch.described)
         )
-        losses[branch] = ranking_loss(SCORE_SCALE * scores, batch.present, batch.absent, margin)
+        losses[branch] = ranking(SCORE_SCALE * scores, batch.present, batch.absent, margin)
     return losses
 
 
@@ -159,10 +171,12 @@ def corpus_losses(
     corpus: TextCorpus,
     temperature: float,
     margin: float,
+    ranking: Ranking = ranking_loss,
 ) -> dict[str, float]:
     """The losses on held-out reports, by branch."""
     batch = corpus.batch(np.arange(len(corpus)), encoder.device)
-    losses = batch_losses(batch, embed_classes(encoder, contexts, names), temperature, margin)
+    embeddings = embed_classes(encoder, contexts, names)
+    losses = batch_losses(batch, embeddings, temperature, margin, ranking)
     return {branch: value.item() for branch, value in losses.items()}
 
 

@@ -3,16 +3,12 @@
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.special import softmax
 from sklearn.metrics import roc_auc_score
 
 from rctpl_utils.classification import Split, compare, evaluate
 from rctpl_utils.metrics import holm, patient_weights
 from rctpl_utils.results import NOT_RUN, reported_table1, wide_table, with_reported, write_table
-from rctpl_utils.scoring import IMAGE_TEMPERATURE
-from rctpl_utils.table1 import COVID_FILMS, shown_scores
 from rctpl_utils.table1_report import verdict
-from rctpl_utils.zero_shot import BranchScores
 
 
 @pytest.fixture(scope="module")
@@ -66,16 +62,6 @@ def test_holm_by_hand():
     assert holm(np.array([0.01, 0.04, 0.03])).tolist() == pytest.approx([0.03, 0.06, 0.06])
 
 
-def test_films_that_exclude_each_other_get_a_softmax():
-    both = np.array([[0.1, 0.2, 0.3]])
-    scores = BranchScores(both, both)
-    shown = shown_scores(scores, "both", COVID_FILMS, ("COVID-19",))
-    assert shown[0, 0] == pytest.approx(softmax(both / IMAGE_TEMPERATURE, axis=1)[0, 2])
-    assert (
-        shown_scores(scores, "report", ("A", "B", "C"), ("A", "B", "C")).tolist() == both.tolist()
-    )
-
-
 def test_the_papers_numbers_stand_beside_ours_and_missing_rows_say_so(tmp_path):
     rows = pd.DataFrame(
         {
@@ -94,5 +80,5 @@ def test_the_papers_numbers_stand_beside_ours_and_missing_rows_say_so(tmp_path):
     assert "| GLoRIA | " in markdown.read_text() and "95 \\% of all" in tex.read_text()
 
 
-def test_reported_table_has_nine_methods_on_four_sets():
-    assert len(reported_table1()) == 9 * 4 * 2
+def test_reported_table_has_nine_methods_in_five_columns():
+    assert len(reported_table1()) == 9 * 5 * 2

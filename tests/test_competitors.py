@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from scipy.special import softmax
 
 from rctpl_utils.baselines import roster
 from rctpl_utils.baselines import rows as module
@@ -32,7 +31,6 @@ from rctpl_utils.prompts import Prompts
 from rctpl_utils.results import data_note, intervals_note, table_note
 from rctpl_utils.retrieval import standardized, unit
 from rctpl_utils.retrieval_sides import Side
-from rctpl_utils.table1 import COVID_FILMS
 from rctpl_utils.table1_report import save_table1
 from rctpl_utils.table5_report import save_table5
 from rctpl_utils.workspace import Workspace
@@ -104,13 +102,6 @@ def test_a_data_set_is_opened_once_for_all_models_and_seeds():
     assert opened == [dataset]
     scorers(competitors)["a"][0](Films(("Edema", "Mass")), dataset.concepts)
     assert len(opened) == 2
-
-
-def test_films_that_exclude_each_other_meet_a_softmax_with_the_models_sharpness():
-    dataset = Films(("COVID-19",))
-    found = scorers([COMPETITOR])["model"][0](dataset, ("COVID-19",))
-    expected = softmax(2.0 * FILMS, axis=1)[:, COVID_FILMS.index("COVID-19")]
-    assert found[:, 0] == pytest.approx(expected, abs=1e-6)
 
 
 def test_maps_say_whether_they_are_the_methods_own():

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rctpl_utils.embedded.appearances import LOOKS
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import read_json
 from rctpl_utils.knowledge import (
@@ -82,6 +83,56 @@ def test_every_concept_is_described_with_its_origin(source):
             assert record["model"] == "Claude (Anthropic)"
             assert re.fullmatch(r"\d{4}-\d\d-\d\d", record["date"])
     assert len({record["text"] for record in records.values()}) == len(records)
+
+
+LUMP = ("large rounded white opacity", "large dense lobulated opacity with a visible outline")
+
+
+def test_the_encoder_reads_what_can_be_seen_a_sentence_each():
+    kb = Knowledge.load("kb")
+    assert kb.looks["Mass"] == LUMP
+    assert kb.sentences("Mass") == tuple(f"Mass: {each}." for each in LUMP)
+    where = " It is located at right middle lobe."
+    assert kb.sentences("Mass", "right middle lobe") == tuple(f"Mass: {e}.{where}" for e in LUMP)
+    assert kb.sentences("Mass", "right middle lobe", "absent") == tuple(
+        f"Mass: {each}. Not present." for each in LUMP
+    )
+    assert kb.sentences("Mass", "right middle lobe", with_location=False) == kb.sentences("Mass")
+
+
+def test_a_name_that_no_report_has_is_left_out_of_its_sentences():
+    for source in ("kb", "llm"):
+        for sentence in Knowledge.load(source).sentences("COVID-19"):
+            assert not re.search("covid|corona|sars", sentence, re.IGNORECASE)
+            assert sentence[0].isupper()
+
+
+def test_sources_without_attributes_are_read_by_their_description():
+    for source in ("clause", "general", "none"):
+        known = Knowledge.load(source)
+        for arguments in (("Mass", "right apex"), ("Edema", None, "absent"), ("COVID-19",)):
+            assert known.sentences(*arguments) == (known.describe(*arguments),)
+    assert describe("Mass", source="clause") == describe("Mass", source="kb")
+
+
+@pytest.mark.parametrize("source", ["kb", "llm"])
+def test_attributes_are_short_looks_and_no_text_of_the_pretraining(source):
+    taught = {phrase for look in LOOKS.values() for phrase in look.phrases}
+    for concept, record in RECORDS[source].items():
+        assert 2 <= len(record["attributes"]) <= 3, concept
+        for phrase in record["attributes"]:
+            assert len(phrase.split()) <= 12 and not phrase.endswith("."), phrase
+            assert not any(phrase in each or each in phrase for each in taught), phrase
+            causes = "infect|virus|disease|cancer|failure|blood|pus|scarring|tumor|treat"
+            assert not re.search(causes, phrase), phrase
+        if source == "llm":
+            assert f'"{concept}"' in record["attributes_prompt"] and record["attributes_date"]
+
+
+def test_what_was_not_read_says_so_in_its_source():
+    for record in RECORDS["kb"].values():
+        recalled = "recalled" in record["checked"]
+        assert record["source"].startswith("written from general knowledge") == recalled
 
 
 def test_kb_and_llm_are_different_texts():

@@ -21,7 +21,7 @@ def run(encoder, tmp_path, monkeypatch):
     settings = PromptLearning(context_length=2, epochs=1)
     learned = []
 
-    def learn(encoder, corpus, concepts, settings, seed, *, regularizer, **_):
+    def learn(encoder, corpus, concepts, settings, seed, *, regularizer=None, **_):
         learned.append(("rc-tpl-plus" if regularizer else "rc-tpl", seed))
         row = {"epoch": 1, "seconds": 0.1, "report_loss": 1.0, "concept_loss": 1.0}
         context = torch.full((2, 4), float(len(learned)))

@@ -10,6 +10,7 @@ from rctpl_utils.scoring import (
     concept_scores,
     fuse,
     ranking_loss,
+    report_ranking_loss,
     report_scores,
     similarity_maps,
 )
@@ -75,3 +76,30 @@ def test_scores_are_cosines_and_fuse_is_their_mean():
     assert torch.equal(report_scores(unit, unit), unit)
     assert similarity_maps(unit.expand(2, 3, 3), unit[:2]).shape == (2, 3, 2)
     assert torch.equal(fuse(unit, torch.zeros(3, 3)), unit / 2)
+
+
+def test_report_ranking_by_hand():
+    scores = torch.tensor([[0.5, 0.0], [0.2, 0.3], [0.9, 0.1]])
+    present = torch.tensor([[True, False], [False, False], [False, False]])
+    absent = torch.tensor([[False, True], [True, True], [True, False]])
+    # class 0: report 0 against 1 and 2; class 1 has no report with it and so no pair
+    expected = (max(0, 1 - 0.5 + 0.2) + max(0, 1 - 0.5 + 0.9)) / 2
+    assert report_ranking_loss(scores, present, absent, 1.0).item() == pytest.approx(expected)
+
+
+def test_report_ranking_sees_what_eq_9_cannot():
+    torch.manual_seed(0)
+    scores, present = torch.randn(6, 4), torch.rand(6, 4) > 0.5
+    shifted = scores + torch.randn(6, 1)  # one number a report, the same for all its classes
+    arguments = (present, ~present, 1.0)
+    assert torch.allclose(ranking_loss(scores, *arguments), ranking_loss(shifted, *arguments))
+    before, after = (report_ranking_loss(each, *arguments) for each in (scores, shifted))
+    assert not torch.allclose(before, after)
+
+
+def test_report_ranking_of_a_batch_without_pairs_is_zero():
+    scores = torch.randn(2, 3, requires_grad=True)
+    nothing = torch.zeros(2, 3, dtype=torch.bool)
+    loss = report_ranking_loss(scores, nothing, ~nothing, 1.0)
+    loss.backward()
+    assert loss.item() == 0 and torch.equal(scores.grad, torch.zeros(2, 3))

@@ -22,12 +22,12 @@ from tqdm import tqdm
 
 from rctpl_utils.baselines.base import CLASSIFY
 from rctpl_utils.baselines.few_shot import LabeledFilms
+from rctpl_utils.contexts import initial_context
 from rctpl_utils.corpus import TextCorpus
 from rctpl_utils.datasets.chexpert import COMPETITION
 from rctpl_utils.encoders.base import Encoder, ImageFeatures
 from rctpl_utils.errors import InputError
 from rctpl_utils.profiles import PeerLearning
-from rctpl_utils.prompts import initial_context
 from rctpl_utils.training import shuffled_batches
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS, prompt_name
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from scipy.special import softmax
 
 from rctpl_utils.baselines.base import GROUND, RETRIEVE, ZeroShotModel
 from rctpl_utils.datasets.base import ChestXrayDataset
@@ -17,7 +16,7 @@ from rctpl_utils.grounders import Films, Grounder, MapMaker
 from rctpl_utils.heat_maps import Frame, on_squares
 from rctpl_utils.retrieval import Pair, standardized, unit
 from rctpl_utils.retrieval_sides import DATASET, Side
-from rctpl_utils.table1 import Scorer, asked_concepts, open_split
+from rctpl_utils.table1 import Scorer, open_split
 from rctpl_utils.workspace import Workspace
 
 BATCH = 32  # films or sentences at once
@@ -62,12 +61,9 @@ def scorers(competitors: Sequence[Competitor]) -> dict[str, list[Scorer]]:
 
 
 def _scorer(model: ZeroShotModel, films: Reader) -> Scorer:
-    def score(dataset: ChestXrayDataset, shown: Sequence[str]) -> np.ndarray:
-        asked, read = asked_concepts(dataset), _opened(films, dataset)
-        scores = _joined([model.classify(read(rows), asked) for rows in _parts(dataset)])
-        if tuple(asked) != tuple(shown):  # films that exclude each other: as RC-TPL's rows
-            scores = softmax(scores * model.sharpness, axis=1)
-        return scores[:, [list(asked).index(concept) for concept in shown]]
+    def score(dataset: ChestXrayDataset, asked: tuple[str, ...]) -> np.ndarray:
+        read = _opened(films, dataset)
+        return _joined([model.classify(read(rows), asked) for rows in _parts(dataset)])
 
     return score
 

@@ -1,0 +1,67 @@
+"""The columns of Table 1: which films COVID-19 is told from, and by which score."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from rctpl_utils.datasets.base import Radiographs
+from rctpl_utils.questions import QUESTIONS, Question
+
+NORMAL, PNEUMONIA = QUESTIONS["covidx-normal"], QUESTIONS["covidx-pneumonia"]
+
+
+def films(**labels) -> Radiographs:
+    names = [f"film-{k}" for k in range(len(next(iter(labels.values()))))]
+    records = pd.DataFrame({"image_id": names, "patient_id": names, "path": names, **labels})
+    return Radiographs("covidx", "test", tuple(labels), records)
+
+
+THREE_KINDS = films(
+    **{"COVID-19": [1.0, 1.0, 0.0, 0.0, 0.0], "Pneumonia": [0.0, 0.0, 1.0, 0.0, 0.0]}
+)
+
+
+def test_a_sets_own_classes_are_asked_as_they_are():
+    own = Question("rsna")
+    dataset = films(Pneumonia=[1.0, 0.0, np.nan])
+    scores = np.array([[0.3], [0.1], [0.2]])
+    assert own.asked(dataset) == own.shown(dataset) == ("Pneumonia",)
+    np.testing.assert_array_equal(own.labels(dataset), [[1], [0], [np.nan]])
+    assert own.scores(scores, scores) is scores
+
+
+def test_covid_is_told_from_one_other_kind_at_a_time():
+    nan = np.nan
+    assert NORMAL.labels(THREE_KINDS).ravel() == pytest.approx([1, 1, nan, 0, 0], nan_ok=True)
+    assert PNEUMONIA.labels(THREE_KINDS).ravel() == pytest.approx([1, 1, 0, nan, nan], nan_ok=True)
+    assert THREE_KINDS.records["COVID-19"].tolist() == [1, 1, 0, 0, 0], "the records are left alone"
+    assert NORMAL.asked(THREE_KINDS) == ("COVID-19",)
+    assert PNEUMONIA.asked(THREE_KINDS) == ("COVID-19", "Pneumonia")
+    assert NORMAL.shown(THREE_KINDS) == PNEUMONIA.shown(THREE_KINDS) == ("COVID-19",)
+
+
+def test_lists_of_two_classes_cannot_tell_pneumonia():
+    two = films(**{"COVID-19": [1.0, 0.0]})
+    assert NORMAL.can_ask(two) and not PNEUMONIA.can_ask(two)
+    assert NORMAL.labels(two).ravel().tolist() == [1, 0]
+    assert PNEUMONIA.can_ask(THREE_KINDS)
+
+
+def test_the_difference_is_that_of_scores_standardized_on_validation_films():
+    held_out = np.array([[0.0, 10.0], [2.0, 30.0]])  # means 1 and 20, deviations 1 and 10
+    scores = np.array([[2.0, 20.0], [1.0, 40.0]])
+    assert PNEUMONIA.scores(scores, held_out).ravel().tolist() == [1.0, -2.0]
+    assert NORMAL.scores(scores, held_out) is scores
+    constant = np.array([[1.0, 10.0], [1.0, 30.0]])
+    assert np.isfinite(PNEUMONIA.scores(scores, constant)).all()
+
+
+def test_a_common_offset_of_a_film_cannot_pass_for_knowledge():
+    generator = np.random.default_rng(0)
+    offset = generator.normal(size=(400, 1))  # how diseased a film looks, whatever the disease
+    labels = np.r_[np.ones(200), np.zeros(200)]
+    own = np.stack([labels, 1 - labels], axis=1) + 20 * offset
+    difference = PNEUMONIA.scores(own, own)[:, 0]
+    assert roc_auc_score(labels, own[:, 0]) < 0.6
+    assert roc_auc_score(labels, difference) > 0.99
