@@ -6,7 +6,8 @@ set or a method that the claim needs was not run; the note says which.
 
 A comparison counts only where it can tell: on a column whose supervised reference lies inside the
 floor's range, or reaches less than 0.75 of AUC, the *instrument is invalid* (an accuracy stands or
-falls with the AUC of its scores); a rival below its own starting point (for miniatures, plain class
+falls with the AUC of its scores; a column of the unseen disease needs 0.85, and descriptions that
+reach 0.75); a rival below its own starting point (for miniatures, plain class
 names on the stand-in whose lower layers they share; for prompt learners, contexts without a step)
 is *untrained*, and neither a win nor a loss against it says anything. Such parts are left out and
 listed; a claim that has no others gets that verdict.
@@ -26,7 +27,9 @@ from rctpl_utils.results import BASELINES
 
 INVALID, UNTRAINED_RIVAL = "instrument invalid", "rival untrained"
 VERDICTS = ("supported", "not supported", "undecided", "not tested", INVALID, UNTRAINED_RIVAL)
-ENOUGH = 0.75  # AUC of the supervised reference
+ENOUGH = 0.75  # AUC of the supervised reference; of the descriptions, where a disease is unseen
+ENOUGH_UNSEEN = 0.85  # of the reference there
+UNSEEN, DESCRIBED = "covidx", "descriptions"
 FLOORS = ("floor: random class vectors", "floor: random words")
 LEARNERS = ("TaI-DPT", "CoOp", "CoCoOp", "DualCoOp")  # names begin so
 ALPHA = 0.05
@@ -135,8 +138,16 @@ def _invalid(dataset: str, metric: str, draws: Mapping[str, Draws]) -> bool:
         if reference is not None and floors:
             value = _value(reference)
             inside = any(value <= interval(floor)[2] for floor in floors)
-            return inside or (metric == "auc" and value < ENOUGH)
+            return inside or (metric == "auc" and value < ENOUGH) or _fails_unseen(dataset, found)
     return False
+
+
+def _fails_unseen(dataset: str, found: Draws) -> bool:
+    """Whether a column of the unseen disease cannot test knowledge: films or words do not tell."""
+    auc = {name: found.get((dataset, name, "auc")) for name in (SUPERVISED, DESCRIBED)}
+    if not dataset.startswith(UNSEEN) or any(each is None for each in auc.values()):
+        return False
+    return _value(auc[SUPERVISED]) < ENOUGH_UNSEEN or _value(auc[DESCRIBED]) < ENOUGH
 
 
 def _untrained(key: Key, draws: Draws, miniatures: bool) -> bool:

@@ -65,7 +65,7 @@ def save_grounding_tables(
         caption = (
             f"Table {number}. Zero-shot grounding of {concept} ({kind}) on {name}, value [95 % "
             f"interval]. {table_note(workspace)} {_films(outcomes.get(name))}. "
-            f"{FLOORS_NOTE} "
+            f"{FLOORS_NOTE} {_no_grounding(outcomes.get(name))}"
             f"Regions: 8-connected, matched at IoU >= {IOU}; precision, recall and dice_validation "
             "at the threshold with the best Dice on validation films; dice_oracle: threshold "
             "chosen on the test films. The priors never look at the film. Columns 'reported': the "
@@ -77,6 +77,16 @@ def save_grounding_tables(
         draws |= outcomes[name].draws if name in outcomes else {}
     save_draws(workspace.results, "grounding", draws)
     return shown
+
+
+def _no_grounding(outcome: Grounding | None) -> str:
+    """Which rows mark so much of the film that a random map's Dice is as good: no grounding."""
+    if outcome is None:
+        return ""
+    dices = outcome.rows[outcome.rows["metric"] == "dice_validation"].set_index("method")
+    level = dices.loc["random map", "ci_high"]
+    vain = [name for name in dices.index[dices["value"] <= level] if name != "random map"]
+    return f"No better in Dice than a random map, so no grounding: {', '.join(vain) or 'none'}. "
 
 
 def _films(outcome: Grounding | None) -> str:
