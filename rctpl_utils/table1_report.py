@@ -68,7 +68,7 @@ def save_table1(workspace: Workspace, outcomes: Mapping[str, Classification]) ->
 
 def paired_tests(workspace: Workspace, outcomes: Mapping[str, Classification]) -> pd.DataFrame:
     """RC-TPL and RC-TPL+ against each hand-written method on each data set, Holm-corrected."""
-    return _tests(outcomes, HANDWRITTEN, workspace.results / "table1_paired_tests.csv")
+    return _tests(outcomes, HANDWRITTEN, workspace.figures / "table1_paired_tests.csv")
 
 
 def competitor_tests(

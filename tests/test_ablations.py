@@ -91,7 +91,8 @@ def test_labels_stay_when_only_descriptions_of_absent_findings_go(encoder, tmp_p
 def test_a_concept_arm_keeps_the_report_branch_of_its_reference():
     reference = Prompts(torch.ones(2, 3), torch.ones(2, 3), {"seed": "0"})
     run = Prompts(torch.zeros(2, 3), torch.full((2, 3), 5.0), {"seed": "0"})
-    joined = _joined(reference, run)
+    arm = SimpleNamespace(branches=("concept",))
+    joined = _joined(reference, run, arm)
     assert joined.report is reference.report and joined.concept is run.concept
 
 
@@ -140,7 +141,7 @@ def test_the_figures_show_every_level(table):
     assert "Simulated" in figure.get_supxlabel()
     other = other_ablations(workspace, rows)
     shown = {t.get_text() for t in other.axes[0].get_yticklabels()}
-    assert {"negated: out", "pooling: [CLS]", "asked by description"} <= shown
+    assert {"negated: out", "pooling: [CLS]", "asked by looks"} <= shown
     assert (workspace.figures / "fig4.pdf").exists() and (
         workspace.figures / "ablations.png"
     ).exists()

@@ -5,7 +5,7 @@ import dataclasses
 import pandas as pd
 import pytest
 
-from rctpl_utils import check
+from rctpl_utils import check, headline
 from rctpl_utils.check import CLOCK, COMPARED, compare, main
 from rctpl_utils.workspace import Workspace
 
@@ -109,3 +109,8 @@ def test_the_committed_results_are_those_of_the_last_commit():
     workspace = dataclasses.replace(Workspace.open("embedded", device="cpu"))
     table = check._committed(workspace, "table1.csv", None)
     assert {"dataset", "method", "metric", "value"} <= set(table)
+
+
+def test_the_readmes_results_are_those_of_the_files():
+    readme = headline.README.read_text(encoding="utf-8")
+    assert headline.replaced(readme, headline.headline()) == readme, "-m rctpl_utils.headline"

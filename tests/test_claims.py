@@ -266,6 +266,18 @@ def test_a_column_that_cannot_tell_decides_nothing(reference, floor, expected):
         assert verdicts["note"][0] == (note if invalid else "")
 
 
+@pytest.mark.parametrize(
+    ("reference", "described", "expected"),
+    [(0.9, 0.8, ""), (0.8, 0.8, INVALID), (0.9, 0.7, INVALID)],
+)
+def test_an_unseen_disease_needs_films_and_words_that_tell(reference, described, expected):
+    rows = column(reference) | {("d", "descriptions", "auc"): runs([described] * 3)}
+    unseen = {("covidx-normal", name, metric): each for (_, name, metric), each in rows.items()}
+    part = comparison(datasets=("covidx-normal",), metrics=("auc",))
+    assert left_out(part, {"table1": unseen}) == expected
+    assert left_out(comparison(metrics=("auc",)), {"table1": rows}) == ""
+
+
 def test_other_files_of_draws_are_judged_by_table1s_column():
     own = {("d", name, "auc"): runs([value] * 3) for name, value in (("a", 0.9), ("b", 0.6))}
     part = comparison(draws="ablations", metrics=("auc",))
@@ -462,7 +474,7 @@ def test_the_forest_says_what_is_not_defined(workspace):
 
 def test_ours_stand_beside_the_reported_with_the_difference(workspace):
     cells = reproduction.save_reproduction(workspace)
-    assert len(cells) == 9 * 8 + 5 * 4 + 5 * 3 + 5 * 3 + 5 * 4
+    assert len(cells) == 9 * 10 + 5 * 4 + 5 * 3 + 5 * 3 + 5 * 4
     one = cells[(cells["table"] == 1) & (cells["method"] == "RC-TPL")]
     one = one[(one["dataset"] == "chexpert") & (one["metric"] == "auc")].iloc[0]
     bounds = one[["difference", "difference_low", "difference_high"]].tolist()
@@ -484,7 +496,7 @@ def test_the_picture_shows_every_cell_of_rctpl(workspace):
     cells = reproduction.reported_cells(workspace)
     figure = reproduction.reproduction_figure(workspace, cells)
     labels = [label.get_text() for axis in figure.axes for label in axis.get_yticklabels()]
-    assert len(labels) == 8 + 4 + 3 + 3 + 4
+    assert len(labels) == 10 + 4 + 3 + 3 + 4
     assert (workspace.figures / "reproduction.png").stat().st_size > 0
 
 

@@ -91,7 +91,7 @@ def test_words_are_three_whole_ones_of_the_vocabulary():
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_floor_of_noise_lies_about_one_half(dataset, kind):
     encoders = (Toy(), Toy(), Toy())
-    values = auc_floor(WORKSPACE, encoders, dataset, kind)
+    values = auc_floor(WORKSPACE, encoders, "chexpert", kind)
     assert len(values) == 3 * 67 >= 200
     assert values.mean() == pytest.approx(0.5, abs=0.03)
     # one class's AUC without knowledge has this deviation (Hanley and McNeil 1982)
@@ -101,21 +101,19 @@ def test_the_floor_of_noise_lies_about_one_half(dataset, kind):
 
 def test_one_encoder_for_all_seeds_draws_all(dataset):
     encoder = Toy()
-    values = auc_floor(WORKSPACE, (encoder,) * 3, dataset, VECTORS)
+    values = auc_floor(WORKSPACE, (encoder,) * 3, "chexpert", VECTORS)
     assert len(values) == 201
 
 
 def test_the_row_is_the_range_of_the_draws(dataset):
-    nothing = Classification(
-        pd.DataFrame([{"dataset": "chexpert", "method": "RC-TPL", "metric": "auc", "value": 0.8}]),
-        pd.DataFrame(), pd.DataFrame(), {},
-    )  # fmt: skip
+    row = {"dataset": "chexpert", "method": "RC-TPL", "metric": "auc", "value": 0.8, "n": COUNT}
+    nothing = Classification(pd.DataFrame([row]), pd.DataFrame(), pd.DataFrame(), {})
     workspace, encoders = WORKSPACE, (Toy(), Toy())
     found = with_auc_floor(workspace, encoders, nothing)
     rows = found.rows.set_index("method")
     assert list(rows.index) == ["RC-TPL", VECTORS, WORDS]
     for kind in KINDS:
-        values = auc_floor(workspace, encoders, dataset, kind)
+        values = auc_floor(workspace, encoders, "chexpert", kind)
         shown = rows.loc[kind, ["value", "ci_low", "ci_high"]].astype(float)
         expected = [values.mean(), *np.percentile(values, [2.5, 97.5])]
         assert shown.tolist() == pytest.approx(expected)

@@ -1,0 +1,172 @@
+"""What keeps prompts on the image: arms, text memory, pull, asking by looks, modality gap."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from rctpl_utils import anchors, training
+from rctpl_utils.ablation_arms import PLUS, RCTPL, bridge_arms
+from rctpl_utils.ablations import _joined, _regularizer
+from rctpl_utils.bridges import SHARPNESS, bridge_trials, memory_reader, wide_bridges
+from rctpl_utils.contexts import WORDS, word_context
+from rctpl_utils.corpus import TextCorpus
+from rctpl_utils.corpus_building import description_features
+from rctpl_utils.features import ImageFeatureFile
+from rctpl_utils.knowledge import Knowledge
+from rctpl_utils.modality_gap import energy, gap_table
+from rctpl_utils.profiles import PromptLearning
+from rctpl_utils.prompts import Prompts, asked_texts
+from rctpl_utils.scoring import report_ranking_loss
+from rctpl_utils.vocabulary import TRAINING_CONCEPTS
+
+SETTINGS = PromptLearning(context_length=3, epochs=1, batch_size=4)
+ARMS = {arm.label: arm for arm in bridge_arms(SETTINGS)}
+
+
+def corpus(encoder) -> TextCorpus:
+    features = encoder.encode_text(["Both lungs are wet.", "A rib is broken."]).numpy()
+    labels = np.zeros((2, len(TRAINING_CONCEPTS)), np.float32)
+    labels[0, TRAINING_CONCEPTS.index("Edema")] = labels[1, TRAINING_CONCEPTS.index("Mass")] = 1
+    return TextCorpus(features, features, [np.array([0]), np.array([1])], labels)
+
+
+def prompts(encoder, value: float = 0.01, **metadata: str) -> Prompts:
+    context = torch.full((3, encoder.context_width), value)
+    return Prompts(context, context.clone(), metadata)
+
+
+def test_every_arm_but_one_changes_one_thing_of_its_kin():
+    for label, arm in ARMS.items():
+        kin = ARMS[PLUS if label.startswith(PLUS) else RCTPL]
+        assert arm.base == kin.label, "the branch that it does not train comes from its kin"
+        fields = ("described_absent", "start", "ranking", "pull", "settings", "unseen")
+        changed = [name for name in fields if getattr(arm, name) != getattr(kin, name)]
+        assert len(changed) == (arm is not kin), label
+
+
+def test_the_arm_rctpl_plus_is_what_notebook_04_learns(encoder, monkeypatch):
+    monkeypatch.setattr("rctpl_utils.variants.learn_prompts", lambda *a, **k: k)
+    monkeypatch.setattr("rctpl_utils.variants.learn_all", lambda *a: a[4])
+    from rctpl_utils.variants import learn_rctpl_plus
+    from rctpl_utils.workspace import Workspace
+
+    texts = corpus(encoder)
+    workspace = Workspace.open("smoke", device="cpu")
+    learner = learn_rctpl_plus(workspace, (encoder,), (texts,), (texts,))
+    given = learner(encoder, texts, 0)
+    arm = ARMS[PLUS]
+    assert (given["start"], given["ranking"]) == (arm.start, arm.ranking)
+    embedded = {b: normalize(torch.randn(20, encoder.dimension), dim=-1) for b in training.BRANCHES}
+    pulled = _regularizer(encoder, arm)(embedded)
+    assert torch.equal(given["regularizer"](embedded), pulled)
+
+
+def test_the_pull_is_a_mean_distance_of_the_branches_that_are_named():
+    target = torch.eye(2, 3)
+    embedded = {"report": torch.eye(2, 3), "concept": torch.tensor([[1.0, 0, 0], [0, 0, 1.0]])}
+    assert anchors.pull_towards(target, 4.0)(embedded).item() == pytest.approx(4 * (1 - 0.5))
+    both = anchors.pull_towards(target, 4.0, ("report", "concept"))
+    assert both(embedded).item() == pytest.approx(4 * (1 - 0.5))
+    assert both({"report": -embedded["report"]}).item() == pytest.approx(4 * 2)
+
+
+def test_contexts_start_from_the_words_own_embeddings(encoder):
+    table = encoder.text.bert.get_input_embeddings().weight
+    tokens = encoder.text.tokenizer(WORDS, add_special_tokens=False)["input_ids"]
+    assert len(tokens) == 12
+    assert torch.equal(word_context(encoder, 12), table[tokens])
+    assert torch.equal(word_context(encoder, 14)[12:], table[tokens[:2]])
+    settings = replace(SETTINGS, learning_rate=0.0)
+    options = {"start": "words", "ranking": report_ranking_loss, "progress": False}
+    found = training.learn_prompts(
+        encoder, corpus(encoder), TRAINING_CONCEPTS, settings, 0, **options
+    )
+    assert torch.equal(found.report, word_context(encoder, 3))
+    assert found.report.data_ptr() != found.concept.data_ptr(), "two contexts, not one"
+
+
+def test_the_unseen_disease_is_asked_for_by_its_looks_where_the_file_says_so(encoder):
+    looks = Knowledge.load("kb").looks["COVID-19"]
+    assert asked_texts("COVID-19", True) == looks and len(looks) > 1
+    assert asked_texts("COVID-19", False) == ("COVID-19",)
+    assert asked_texts("Mass", True) == ("mass",)
+    by_looks, by_name = prompts(encoder, unseen="looks"), prompts(encoder)
+    asked = ["Mass", "COVID-19", "Edema"]
+    found, plain = (each.embed(encoder, asked) for each in (by_looks, by_name))
+    with torch.no_grad():
+        alone = encoder.encode_prompts(by_looks.concept, list(looks))
+    assert torch.allclose(found.concept[1], normalize(alone.mean(dim=0), dim=0), atol=1e-6)
+    assert torch.allclose(found.concept[[0, 2]], plain.concept[[0, 2]], atol=1e-6)
+    assert not torch.allclose(found.concept[1], plain.concept[1], atol=1e-3)
+
+
+def test_a_descriptions_feature_is_the_direction_of_its_sentences_mean(encoder, tmp_path):
+    lists = [("Mass: large.", "Mass: round."), ("Edema: haze.",), ("Mass: round.", "Mass: large.")]
+    found = description_features(encoder, lists, tmp_path)
+    with torch.no_grad():
+        one, two, haze = encoder.encode_text(["Mass: large.", "Mass: round.", "Edema: haze."])
+    assert torch.allclose(torch.from_numpy(found[0]), normalize((one + two) / 2, dim=0), atol=1e-5)
+    assert np.allclose(found[1], haze, atol=1e-5) and np.allclose(found[0], found[2])
+
+
+def test_the_text_memory_by_hand():
+    texts = np.eye(2, 3, dtype=np.float32)
+    memory = TextCorpus(texts[:1], texts[1:], [np.array([0])], np.ones((1, 1), np.float32))
+    films = np.array([[1, 0, 0], [0.6, 0.5, 0.3]], np.float32)
+    file = ImageFeatureFile(films, np.zeros((2, 1, 1, 3), np.float16))
+    read = memory_reader({"encoder": memory})(lambda _: file)("encoder")
+    weight = 1 / (1 + np.exp(-SHARPNESS * 0.1))  # of the first text for the second film
+    expected = np.array([weight, 1 - weight, 0]) / np.hypot(weight, 1 - weight)
+    assert read.global_features[1] == pytest.approx(expected, abs=1e-5)
+    assert read.dense_features is file.dense_features, "the map is left alone"
+
+
+def test_all_rows_can_be_asked(encoder):
+    texts = corpus(encoder)
+    learned = {label: {0: prompts(encoder, unseen=arm.unseen)} for label, arm in ARMS.items()}
+    trials = bridge_trials([encoder], learned, [texts])
+    assert len(trials) == len(ARMS) + 3 + 2 + 1 + 3
+    asked = {
+        label: trial.embedders[0](["COVID-19"]).concept
+        for label, trial in trials.items()
+        if label in (PLUS, "RC-TPL+, unseen by name")
+    }
+    assert not torch.allclose(*asked.values(), atol=1e-3)
+
+
+def test_a_branch_that_an_arm_does_not_train_comes_from_its_base():
+    base = Prompts(torch.ones(2, 3), torch.ones(2, 3), {})
+    run = Prompts(torch.zeros(2, 3), torch.zeros(2, 3), {"seed": "0"})
+    for branch, other in (("report", "concept"), ("concept", "report")):
+        joined = _joined(base, run, replace(ARMS[PLUS], branches=(branch,)))
+        assert getattr(joined, branch) is getattr(run, branch)
+        assert getattr(joined, other) is getattr(base, other) and joined.metadata is run.metadata
+
+
+def test_the_wide_table_keeps_the_order_of_arms_and_measures():
+    rows = [
+        {"arm": arm, "dataset": name, "metric": metric, "value": value}
+        for arm, value in (("b", 0.5), ("a", 0.25))
+        for name, metric in (("rsna", "auc"), ("rsna", "pointing_game"), ("siim", "pointing_game"))
+    ]
+    wide = wide_bridges(pd.DataFrame(rows))
+    assert wide.index.tolist() == ["b", "a"]
+    assert wide.columns.tolist() == ["AUC rsna", "pointing rsna", "pointing siim"]
+    assert wide.loc["a", "AUC rsna"] == 0.25
+
+
+def test_energy_is_the_share_in_the_cells_main_directions():
+    generator = np.random.default_rng(0)
+    cells = np.zeros((100, 4))
+    cells[:, :2] = generator.normal(size=(100, 2)) + 7  # they vary in two directions only
+    inside, outside = np.zeros((3, 4)), np.zeros((3, 4))
+    inside[:, :2], outside[:, 2:] = generator.normal(size=(2, 3, 2))
+    assert energy(inside, cells, 2) == pytest.approx(1)
+    assert energy(outside, cells, 2) == pytest.approx(0, abs=1e-12)
+    assert energy(inside + 5, cells, 2) == pytest.approx(1), "what all classes share is left out"
+    table = gap_table([({"f": cells, "cells (F)": -cells}, {"random": inside})])
+    assert table.loc["cosine of means: f, cells (F)", "seed 0"] == pytest.approx(-1)
