@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 
 from rctpl_utils.ablation_arms import KNOWLEDGE, LENGTHS, REFERENCE, factors
 from rctpl_utils.ablation_scores import CLASSIFIED, GROUNDED
-from rctpl_utils.availability import present
 from rctpl_utils.draws import Draws, save_draws
 from rctpl_utils.metrics import holm, named_interval, paired_p_value
 from rctpl_utils.plots import COLUMN_WIDTH, save_figure
@@ -45,10 +44,10 @@ def save_ablations(
     Returns:
         factor, level, dataset, metric, value with interval, seeds; and, against the factor's
         reference on the same resamples: difference with interval, p_value, p_holm (empty for
-        the reference itself). Rows of an absent data set are empty. Rows of metric
+        the reference itself). Rows of a data set without draws are empty. Rows of metric
         `training_seconds` are this machine's.
     """
-    rows, there = [], present(workspace, [dataset for dataset, _ in MEASURED])
+    rows, there = [], {dataset for dataset, *_ in draws}
     for factor, labels in factors(available).items():
         for dataset, metric in MEASURED:
             if dataset in UNTOUCHED.get(factor, ()):
@@ -84,7 +83,7 @@ def save_ablations(
 
 
 def figure4(workspace: Workspace, table: pd.DataFrame) -> Figure:
-    """Figure 4: M and branches on CheXpert; five kinds of knowledge on the unseen disease."""
+    """Figure 4: M and branches on CheXpert; kinds of knowledge on the unseen disease."""
     figure, axes = plt.subplots(
         1, 4, figsize=(COLUMN_WIDTH, 2.7), layout="constrained", width_ratios=(1.4, 1, 1, 1)
     )

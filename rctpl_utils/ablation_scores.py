@@ -45,11 +45,12 @@ def score_trials(
 ) -> Draws:
     """Macro AUC and the pointing game, in the sample and in every resample.
 
-    Absent data sets have no draws; trials that are the same object under several labels are
-    scored once.
+    Absent data sets have no draws, nor have columns whose labels cannot tell (`Question.can_ask`);
+    trials that are the same object under several labels are scored once.
 
     Args:
         encoders: one a seed; run k of a trial meets the films of encoder k.
+        split: whose films are scored, "test" or "validation".
         classified: columns of Table 1 (`questions.QUESTIONS`).
         grounded: data sets with lesions drawn.
     """
@@ -60,11 +61,18 @@ def score_trials(
         ("pointing_game", _pointing, grounded),
     ):
         for name in present(workspace, names):
+            if metric == "auc" and not _can_ask(workspace, name, split):
+                continue
             values = measure(workspace, encoders, name, distinct, split)
             for trial, runs in zip(distinct, values, strict=True):
                 labels = [label for label, each in trials.items() if each is trial]
                 found |= {(name, label, metric): runs for label in labels}
     return found
+
+
+def _can_ask(workspace: Workspace, column: str, split: str) -> bool:
+    question = QUESTIONS[column]
+    return question.can_ask(open_split(workspace, question.dataset, split))
 
 
 def _auc(

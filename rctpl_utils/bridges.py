@@ -16,7 +16,6 @@ import seaborn as sns
 import torch
 from matplotlib.figure import Figure
 
-from rctpl_utils import handwritten
 from rctpl_utils.ablation_arms import PLUS, RCTPL, bridge_arms
 from rctpl_utils.ablation_scores import score_trials
 from rctpl_utils.ablations import Reader, Runs, Trial, learn_arms
@@ -32,15 +31,10 @@ from rctpl_utils.questions import QUESTIONS
 from rctpl_utils.reports import Report
 from rctpl_utils.results import data_note, write_csv
 from rctpl_utils.training import BRANCHES
-from rctpl_utils.variants import UNTRAINED, untrained
+from rctpl_utils.variants import UNTRAINED, WRITTEN, untrained
 from rctpl_utils.workspace import Workspace
 
 GROUNDED = ("rsna", "siim", "covid-rural")
-WRITTEN = {
-    "class names": handwritten.class_names,
-    "prompt ensemble": handwritten.prompt_ensemble,
-    "descriptions": handwritten.descriptions,
-}
 MEMORY = ", text memory"
 SHARPNESS = 20.0  # of the memory's softmax; 10 and 50 were tried on validation films
 _COLUMNS = ("arm", "source", "dataset", "metric", "value", "ci_low", "ci_high", "seeds")

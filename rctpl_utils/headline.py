@@ -10,9 +10,13 @@ from pathlib import Path
 import pandas as pd
 
 from rctpl_utils.files import write_text
+from rctpl_utils.runner.atlas import replace_section
+from rctpl_utils.table1_report import OURS
+from rctpl_utils.variants import HANDWRITTEN
+from rctpl_utils.workspace import PROJECT
 
-README, FIGURES = Path("README.md"), Path("figures/embedded")
-START, END = "<!-- results: python -m rctpl_utils.headline -->", "<!-- end of results -->"
+README, FIGURES = PROJECT / "README.md", PROJECT / "figures" / "embedded"
+MARKERS = ("<!-- results: python -m rctpl_utils.headline -->", "<!-- end of results -->")
 COLUMNS = {  # file, data set, metric -> heading
     ("table1", "chestxray14", "auc"): "AUC ChestX-ray14",
     ("table1", "chexpert", "auc"): "CheXpert",
@@ -24,11 +28,9 @@ COLUMNS = {  # file, data set, metric -> heading
     ("table4", "covid-rural", "pointing_game"): "COVID Rural",
     ("table5", "chexpert5x200", "precision_at_1"): "P@1 5x200",
 }
-OURS = ("RC-TPL", "RC-TPL+")
-WRITTEN = ("class names", "prompt ensemble", "descriptions")
 ROWS = (
-    *WRITTEN, "untrained contexts", *OURS, "ConVIRT", "GLoRIA", "MedCLIP-ViT", "BioViL", "CheXzero",
-    "MedKLIP", "MedPrompt-ViT", "MeDSLIP", "TaI-DPT", "CoOp, 16 labels a class",
+    *HANDWRITTEN, "untrained contexts", *OURS, "ConVIRT", "GLoRIA", "MedCLIP-ViT", "BioViL",
+    "CheXzero", "MedKLIP", "MedPrompt-ViT", "MeDSLIP", "TaI-DPT", "CoOp, 16 labels a class",
     "DualCoOp, 16 labels a class", "lung-center prior", "supervised reference",
     "floor: random class vectors", "floor: random words",
 )  # fmt: skip
@@ -37,7 +39,7 @@ LEVEL = 0.05
 
 def headline(figures: Path = FIGURES) -> str:
     """The section between the two markers, markdown."""
-    return "\n".join([*_table(figures), "", *_sentences(figures)])
+    return "\n".join(["", *_table(figures), "", *_sentences(figures), ""])
 
 
 def _table(figures: Path) -> list[str]:
@@ -68,7 +70,7 @@ def _sentences(figures: Path) -> list[str]:
         "",
     ]
     for method in OURS:
-        for other in WRITTEN:
+        for other in HANDWRITTEN:
             part = tests[(tests["method"] == method) & (tests["against"] == other)]
             sure = part["p_holm"] < LEVEL
             said = [
@@ -91,16 +93,6 @@ def _sentences(figures: Path) -> list[str]:
     return lines
 
 
-def replaced(readme: str, section: str) -> str:
-    """The README with the section between the markers.
-
-    Raises:
-        ValueError: a marker is absent.
-    """
-    before, rest = readme.split(START)
-    _, after = rest.split(END)
-    return f"{before}{START}\n\n{section}\n\n{END}{after}"
-
-
 if __name__ == "__main__":
-    write_text(README, replaced(README.read_text(encoding="utf-8"), headline()))
+    written = replace_section(README.read_text(encoding="utf-8"), headline(), MARKERS, "the result")
+    write_text(README, written)

@@ -23,6 +23,7 @@ from rctpl_utils.encode import add_run_options, run_command
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import read_json, sha256_file
 from rctpl_utils.grounding import GROUNDING_DATASETS
+from rctpl_utils.questions import QUESTIONS
 from rctpl_utils.runner.freshness import find_notebooks
 from rctpl_utils.table1 import open_split
 from rctpl_utils.workspace import NOTEBOOKS, PROJECT, Workspace
@@ -192,7 +193,8 @@ def _films(workspace: Workspace, table: str, row: pd.Series) -> str:
         return f"none: {row['n']:.0f} sentences ask; resampled by their reports' patients"
     told = f"{row['n']:.0f} films of the test split" if "n" in row else "the test split"
     try:
-        opened = open_split(workspace, row["dataset"], "test")
+        asked = QUESTIONS.get(row["dataset"])  # a column of Table 1 names its data set
+        opened = open_split(workspace, asked.dataset if asked else row["dataset"], "test")
     except InputError:
         return f"{told}; the data are not on this machine, so patients cannot be counted"
     patients = opened.records["patient_id"]

@@ -70,7 +70,8 @@ def learn_prompts(
     a branch that is left out keeps its initial context.
 
     Where a launcher started several processes, each takes its part of every batch and the
-    gradients are averaged: the prompts are those of one process up to the order of summation.
+    gradients are averaged: the prompts are those of one process up to the order of summation. (But
+    for `report_ranking_loss`, whose pairs of reports lie within a process's part.)
 
     Args:
         corpus: text features and labels; the L columns of its labels are `concepts`.

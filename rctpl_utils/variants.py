@@ -24,7 +24,12 @@ from rctpl_utils.training import (
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS
 from rctpl_utils.workspace import Workspace
 
-HANDWRITTEN = ("class names", "prompt ensemble", "descriptions")
+WRITTEN = {
+    "class names": handwritten.class_names,
+    "prompt ensemble": handwritten.prompt_ensemble,
+    "descriptions": handwritten.descriptions,
+}
+HANDWRITTEN = tuple(WRITTEN)
 UNTRAINED = "untrained contexts"
 VARIANTS = ("rc-tpl", "rc-tpl-plus")
 
@@ -138,15 +143,10 @@ def table1_methods(
             run a seed; so has RC-TPL before its first step.
         prompts: variant -> seed -> prompts (`load_prompts`).
     """
-    written = {
-        "class names": handwritten.class_names,
-        "prompt ensemble": handwritten.prompt_ensemble,
-        "descriptions": handwritten.descriptions,
-    }
     distinct = list(dict.fromkeys(encoders))
     rows = [
         Method(name, tuple(partial(function, encoder) for encoder in distinct))
-        for name, function in written.items()
+        for name, function in WRITTEN.items()
     ]
     paper, ours = (tuple(prompts[variant].items()) for variant in VARIANTS)
     first, learned, plus = (

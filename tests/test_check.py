@@ -7,6 +7,7 @@ import pytest
 
 from rctpl_utils import check, headline
 from rctpl_utils.check import CLOCK, COMPARED, compare, main
+from rctpl_utils.runner.atlas import replace_section
 from rctpl_utils.workspace import Workspace
 
 TABLE = pd.DataFrame(
@@ -113,4 +114,6 @@ def test_the_committed_results_are_those_of_the_last_commit():
 
 def test_the_readmes_results_are_those_of_the_files():
     readme = headline.README.read_text(encoding="utf-8")
-    assert headline.replaced(readme, headline.headline()) == readme, "-m rctpl_utils.headline"
+    section = headline.headline()
+    written = replace_section(readme, section, headline.MARKERS)
+    assert written == readme, "run python -m rctpl_utils.headline"

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from rctpl_utils import ablation_scores, table1
 from rctpl_utils.datasets.base import Radiographs
 from rctpl_utils.questions import QUESTIONS, Question
 
@@ -65,3 +66,19 @@ def test_a_common_offset_of_a_film_cannot_pass_for_knowledge():
     difference = PNEUMONIA.scores(own, own)[:, 0]
     assert roc_auc_score(labels, own[:, 0]) < 0.6
     assert roc_auc_score(labels, difference) > 0.99
+
+
+def test_a_column_that_lists_of_two_classes_cannot_fill_is_left_out(monkeypatch, capsys):
+    """As the COVIDx lists that people have, which say positive or negative."""
+    two = films(**{"COVID-19": [1.0, 0.0]})
+    opened = {"covidx": two, "rsna": films(Pneumonia=[1.0, 0.0])}
+    measured = []
+    for module in (table1, ablation_scores):
+        monkeypatch.setattr(module, "open_split", lambda workspace, name, split: opened[name])
+    monkeypatch.setattr(table1, "can_run", lambda workspace, what, name: name in opened)
+    monkeypatch.setattr(ablation_scores, "present", lambda workspace, names: tuple(names))
+    monkeypatch.setattr(ablation_scores, "_auc", lambda *given: measured.append(given[2]) or [])
+    assert table1.answerable(None) == ["covidx-normal", "rsna"]
+    assert "covidx-pneumonia: not run, covidx does not label pneumonia" in capsys.readouterr().out
+    ablation_scores.score_trials(None, (), {}, "test", tuple(QUESTIONS)[2:], ())
+    assert measured == ["covidx-normal", "rsna"]

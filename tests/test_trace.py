@@ -175,3 +175,12 @@ def test_the_command_line(workspace, capsys):
     assert capsys.readouterr().out.startswith("number    RC-TPL, rsna, auc: 0.600000")
     assert main(["table1", "RCTPL", "rsna", "auc", *run]) == 2
     assert capsys.readouterr().err.startswith("error: table1 has no method 'RCTPL'")
+
+
+def test_a_column_of_covid_stands_on_the_films_of_its_set(workspace):
+    tiny_world.write("covidx", workspace.data_root)
+    films = module.open_split(workspace, "covidx", "test").records
+    row = pd.Series({"dataset": "covidx-normal", "metric": "auc", "n": 40})
+    patients = films["patient_id"].nunique()
+    told_of = module._films(workspace, "table1", row)
+    assert told_of == f"40 films of the test split: {len(films)} films of {patients} patients here"

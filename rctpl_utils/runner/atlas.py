@@ -32,6 +32,9 @@ ITEMS = {  # a file's stem: the paper's item (or section), and what the file sho
     "grounding_gallery": ("4.2.2", "best, median and worst heat maps with masks"),
     "retrieval_examples": ("4.2.3", "queries with the films that they returned"),
     "ablations": ("4.3.1, 4.3.2", "the numbers of Figure 4 and more ablations"),
+    "bridges": ("beyond", "what keeps prompts learned from text on the image, validation films"),
+    "modality_gap": ("beyond", "where texts, films and class embeddings lie"),
+    "table1_paired_tests": ("4.2.1", "RC-TPL and RC-TPL+ against what a person writes, paired"),
     "prompt_maps": ("4.3.3", "maps against those of another concept and another film"),
     "saliency_sanity": ("4.3.3", "whether heat maps depend on weights and prompt"),
     "claims": ("all", "the paper's claims and this run's verdicts"),
@@ -116,18 +119,24 @@ def readme_section(manifest: Mapping[str, Any]) -> str:
     return f"{note}\n\n{map_table(manifest)}"
 
 
-def replace_section(text: str, section: str) -> str:
+def replace_section(
+    text: str, section: str, markers: tuple[str, str] = (START, END), what: str = "the map"
+) -> str:
     """Put a section between the markers of a README.
+
+    Args:
+        what: the section, as an error calls it.
 
     Raises:
         InputError: the markers are not there once, in order.
     """
-    before, start, rest = text.partition(START)
-    inside, end, after = rest.partition(END)
-    if not (start and end) or START in inside or START in after or END in before + after:
-        problem = f"the README has no single pair {START} ... {END}"
-        raise InputError(problem, "Put the two lines back where the map belongs.")
-    return f"{before}{START}\n{section}\n{END}{after}"
+    first, last = markers
+    before, start, rest = text.partition(first)
+    inside, end, after = rest.partition(last)
+    if not (start and end) or first in inside or first in after or last in before + after:
+        problem = f"the README has no single pair {first} ... {last}"
+        raise InputError(problem, f"Put the two lines back where {what} belongs.")
+    return f"{before}{first}\n{section}\n{last}{after}"
 
 
 def write_figures_readme(workspace: Workspace) -> Path:
