@@ -5,9 +5,15 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from rctpl_utils.anchors import PULL
+from rctpl_utils import anchors
+from rctpl_utils.anchors import PULL, Anchors
 from rctpl_utils.profiles import PromptLearning
-from rctpl_utils.scoring import TEXT_TEMPERATURE, ranking_loss, report_ranking_loss
+from rctpl_utils.scoring import (
+    TEXT_TEMPERATURE,
+    no_ranking,
+    ranking_loss,
+    report_ranking_loss,
+)
 from rctpl_utils.training import Ranking
 
 LENGTHS = (1, 2, 4, 8, 12, 16, 24, 32)  # M
@@ -53,7 +59,8 @@ class Arm:
         described_absent: whether H holds the descriptions of absent triplets.
         start, ranking: as `training.learn_prompts` takes them.
         pull: strength and branches of the pull towards what a person writes; None for none.
-        names_only: pull towards the class names alone, as KgCoOp.
+        anchor: what that is.
+        kept: which contexts of a run: "last", "mean" of its steps, or "nearest" to the names.
         base: the arm that lends the branch which this one does not train.
         unseen: "name" or "looks" (`Prompts.embed`).
         source: where the idea is from.
@@ -72,7 +79,8 @@ class Arm:
     start: str = "gaussian"
     ranking: Ranking = ranking_loss
     pull: tuple[float, tuple[str, ...]] | None = None
-    names_only: bool = False
+    anchor: Anchors = anchors.class_anchors
+    kept: str = "last"
     base: str = REFERENCE
     unseen: str = "name"
     source: str = ""
@@ -138,9 +146,20 @@ def bridge_arms(settings: PromptLearning) -> list[Arm]:
             source="labels and H agree",
         ),
         replace(
-            paper, label="pull to names, both branches", pull=(20.0, both), names_only=True,
+            paper, label="pull to names, both branches", pull=(20.0, both), anchor=anchors.names,
             source="KgCoOp, Yao 2023",
         ),
+        replace(
+            paper, label="pull to a pruned ensemble", pull=(20.0, both),
+            anchor=anchors.pruned_ensemble, source="BiomedCoOp, Koleilat 2025",
+        ),
+        replace(
+            paper, label="names mapped onto descriptions", pull=(1.0, both),
+            anchor=anchors.descriptions, ranking=no_ranking, source="ProText, Khattak 2025",
+        ),
+        replace(paper, label="start: names", start="names", source="the names' own words"),
+        replace(paper, label="mean of all steps", kept="mean", source="Polyak and Juditsky 1992"),
+        replace(paper, label="step nearest to names", kept="nearest", source="stop by cosine"),
         replace(
             paper, label="rank reports within a class", ranking=report_ranking_loss,
             source="what AUC measures",

@@ -9,7 +9,7 @@ from functools import partial
 
 import pandas as pd
 
-from rctpl_utils import anchors, handwritten
+from rctpl_utils import anchors, training
 from rctpl_utils.ablation_arms import (
     POOLING_REPORTS,
     REFERENCE,
@@ -22,6 +22,7 @@ from rctpl_utils.corpus_building import build_corpus
 from rctpl_utils.encoders.base import Encoder, per_encoder
 from rctpl_utils.features import ImageFeatureFile
 from rctpl_utils.files import hash_of
+from rctpl_utils.keepers import Keeper, MeanOfSteps, NearestTo
 from rctpl_utils.prompt_runs import learn_all
 from rctpl_utils.prompts import Prompts
 from rctpl_utils.reports import Report
@@ -172,19 +173,26 @@ def _learn(
             regularizer=_regularizer(encoder, arm),
             ranking=arm.ranking,
             start=arm.start,
+            keeper=_keeper(encoder, arm),
         )
 
     name = "ablation-" + re.sub(r"[^a-z0-9]+", "-", arm.label.replace("+", " plus").lower()).strip(
         "-"
     )
-    how = (arm.start, arm.ranking.__name__, arm.pull, arm.names_only)
-    key = hash_of(arm.settings, arm.branches, arm.temperature, *how, code_of(anchors))
+    how = (arm.start, arm.ranking.__name__, arm.pull, arm.anchor.__name__, arm.kept)
+    made_by = code_of(anchors) if arm.pull or arm.kept == "nearest" else code_of(training)
+    key = hash_of(arm.settings, arm.branches, arm.temperature, *how, made_by)
     return learn_all(workspace, encoders, name, corpora, learner, key, arm.unseen)
 
 
 def _regularizer(encoder: Encoder, arm: Arm) -> Regularizer | None:
     if arm.pull is None:
         return None
-    written = handwritten.class_names(encoder, TRAINING_CONCEPTS).report
-    target = written if arm.names_only else anchors.class_anchors(encoder, TRAINING_CONCEPTS)
-    return anchors.pull_towards(target, *arm.pull)
+    return anchors.pull_towards(arm.anchor(encoder, TRAINING_CONCEPTS), *arm.pull)
+
+
+def _keeper(encoder: Encoder, arm: Arm) -> Keeper | None:
+    if arm.kept == "last":
+        return None
+    nearest = arm.kept == "nearest"
+    return NearestTo(anchors.names(encoder, TRAINING_CONCEPTS)) if nearest else MeanOfSteps()

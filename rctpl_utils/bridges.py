@@ -144,7 +144,9 @@ def wide_bridges(table: pd.DataFrame) -> pd.DataFrame:
     short = {"auc": "AUC", "pointing_game": "pointing"}
     columns = table["metric"].map(short) + " " + table["dataset"]
     wide = table.assign(column=columns).pivot(index="arm", columns="column", values="value")
-    return wide.loc[table["arm"].unique(), columns.unique()]
+    wide = wide.loc[table["arm"].unique(), columns.unique()]
+    wide.insert(0, "source", table.groupby("arm")["source"].first())
+    return wide
 
 
 def figure_bridges(workspace: Workspace, table: pd.DataFrame) -> Figure:

@@ -1,5 +1,7 @@
 """Context vectors before their first step (paper 4.1.5): noise, or real words."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -20,3 +22,11 @@ def word_context(encoder: Encoder, length: int) -> Tensor:
     tokens = encoder.text.tokenizer(WORDS, add_special_tokens=False)["input_ids"]
     rows = [tokens[k % len(tokens)] for k in range(length)]
     return encoder.text.bert.get_input_embeddings().weight[rows].detach().clone()
+
+
+def name_context(encoder: Encoder, names: Sequence[str], length: int) -> Tensor:
+    """The mean word embedding of all class names, M times: (M, W)."""
+    tokens = encoder.text.tokenizer(list(names), add_special_tokens=False)["input_ids"]
+    words = encoder.text.bert.get_input_embeddings().weight.detach()
+    mean = torch.stack([words[each].mean(dim=0) for each in tokens]).mean(dim=0)
+    return mean.repeat(length, 1)

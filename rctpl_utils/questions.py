@@ -31,10 +31,8 @@ class Question:
     against: str | None = None
 
     def asked(self, dataset: ChestXrayDataset) -> tuple[str, ...]:
-        """The classes put to a model."""
-        if self.against is None:
-            return dataset.concepts
-        return (COVID,) if self.against == "normal" else (COVID, PNEUMONIA)
+        """The classes put to a model; COVID-19's rival in both of its columns, asked once."""
+        return dataset.concepts if self.against is None else (COVID, PNEUMONIA)
 
     def shown(self, dataset: ChestXrayDataset) -> tuple[str, ...]:
         """The classes that are evaluated."""
@@ -64,7 +62,7 @@ class Question:
             held_out: the same of the validation films, (m, classes asked).
         """
         if self.against != "pneumonia":
-            return scores
+            return scores if self.against is None else scores[:, :1]
         spread = held_out.std(axis=0)
         standard = (scores - held_out.mean(axis=0)) / np.where(spread > 0, spread, 1)
         return standard[:, :1] - standard[:, 1:]

@@ -44,24 +44,39 @@ class Method:
 def classify(
     workspace: Workspace,
     encoders: Sequence[Encoder],
-    column: str,
+    name: str,
+    columns: Sequence[str],
     methods: Sequence[Method],
     others: Mapping[str, Sequence[Scorer]] | None = None,
-) -> Classification:
-    """Score a column's test and validation images with all methods and evaluate them.
+) -> dict[str, Classification]:
+    """Score a data set's test and validation images with all methods and evaluate them.
 
     Args:
         encoders: one a seed; class embeddings of run k meet the films of encoder k.
-        column: a key of `QUESTIONS`.
+        name: of the data set.
+        columns: keys of `QUESTIONS` that ask its films; all ask for the same classes.
         others: rows that are no class embeddings, by name: one function a seed.
+
+    Returns:
+        the outcome of each column.
     """
     embed = lru_cache(maxsize=None)(lambda embedder, asked: embedder(asked))  # once for both splits
-    question = QUESTIONS[column]
-    opened = {split: open_split(workspace, question.dataset, split) for split in SPLITS}
+    opened = {split: open_split(workspace, name, split) for split in SPLITS}
+    asked = QUESTIONS[columns[0]].asked(opened["test"])
     raw = {
-        split: _score(workspace, encoders, dataset, question, methods, others or {}, embed)
+        split: _score(workspace, encoders, dataset, asked, methods, others or {}, embed)
         for split, dataset in opened.items()
     }
+    return {column: _evaluated(workspace, column, opened, raw) for column in columns}
+
+
+def _evaluated(
+    workspace: Workspace,
+    column: str,
+    opened: Mapping[str, ChestXrayDataset],
+    raw: Mapping[str, dict[str, list[np.ndarray]]],
+) -> Classification:
+    question = QUESTIONS[column]
     test, validation = (
         Split(question.labels(opened[split]), _shown(question, raw[split], raw["validation"]))
         for split in SPLITS
@@ -81,17 +96,17 @@ def _shown(
     }
 
 
-def answerable(workspace: Workspace) -> list[str]:
-    """The columns that can be filled; what cannot is said in a line.
+def answerable(workspace: Workspace) -> dict[str, list[str]]:
+    """The columns that can be filled, by data set; what cannot is said in a line.
 
     COVIDx's lists of two classes do not tell pneumonia from normal films.
     """
-    found = []
+    found: dict[str, list[str]] = {}
     for column, question in QUESTIONS.items():
         if not can_run(workspace, f"Table 1, {column}", question.dataset):
             continue
         if question.can_ask(open_split(workspace, question.dataset, "test")):
-            found.append(column)
+            found.setdefault(question.dataset, []).append(column)
         else:
             print(f"Table 1, {column}: not run, {question.dataset} does not label pneumonia.")
     return found
@@ -101,13 +116,12 @@ def _score(
     workspace: Workspace,
     encoders: Sequence[Encoder],
     dataset: ChestXrayDataset,
-    question: Question,
+    asked: tuple[str, ...],
     methods: Sequence[Method],
     others: Mapping[str, Sequence[Scorer]],
     embed: Callable[[Embedder, tuple[str, ...]], ClassEmbeddings],
 ) -> dict[str, list[np.ndarray]]:
     """Every row's scores of the classes asked: by name, (n, classes asked) a run."""
-    asked = question.asked(dataset)
     films = film_features(workspace, dataset)
     scored = score_runs(encoders, films, methods, lambda each: embed(each, asked))
     scores = {

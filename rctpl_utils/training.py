@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from rctpl_utils.contexts import initial_context, word_context
+from rctpl_utils.contexts import initial_context, name_context, word_context
 from rctpl_utils.corpus import TextBatch, TextCorpus
 from rctpl_utils.encoders.base import Encoder
+from rctpl_utils.keepers import Keeper
 from rctpl_utils.parallel_training import processes
 from rctpl_utils.profiles import PromptLearning
 from rctpl_utils.scoring import (
@@ -62,6 +63,7 @@ def learn_prompts(
     regularizer: Regularizer | None = None,
     ranking: Ranking = ranking_loss,
     start: str = "gaussian",
+    keeper: Keeper | None = None,
     progress: bool = True,
 ) -> Learned:
     """Minimize L_report + L_local over the two contexts, the encoder frozen (Eq. 9).
@@ -81,13 +83,17 @@ def learn_prompts(
         temperature: tau_c of Eq. 8 in training.
         regularizer: an extra term on the class embeddings (RC-TPL+ uses one).
         ranking: of classes within a report (Eq. 9), or `report_ranking_loss`.
-        start: "gaussian" (paper 4.1.5), or "words": those of `contexts.WORDS`.
+        start: "gaussian" (paper 4.1.5), "words" (`contexts.WORDS`), or "names" (their mean).
+        keeper: sees every step and says which contexts are kept; None for those of the last step.
     """
     generator = torch.Generator().manual_seed(seed)
     device = encoder.device
+    names = [prompt_name(concept) for concept in concepts]
     drawn = initial_contexts(settings.context_length, encoder.context_width, generator)
     if start == "words":
         drawn = dict.fromkeys(BRANCHES, word_context(encoder, settings.context_length))
+    elif start == "names":
+        drawn = dict.fromkeys(BRANCHES, name_context(encoder, names, settings.context_length))
     contexts = {
         branch: each.to(device, copy=True).requires_grad_(branch in branches)
         for branch, each in drawn.items()
@@ -96,7 +102,6 @@ def learn_prompts(
     optimizer = torch.optim.AdamW(learning.values(), lr=settings.learning_rate)
     steps = settings.epochs * math.ceil(len(corpus) / settings.batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    names = [prompt_name(concept) for concept in concepts]
     history, start, group = [], time.perf_counter(), processes()
     silent = not (progress and group.first)
     with tqdm(total=steps, desc=f"prompts, seed {seed}", unit="step", disable=silent) as bar:
@@ -110,6 +115,8 @@ def learn_prompts(
                 )
                 ranked = weight * sum(losses.values())
                 loss = ranked + (regularizer(embeddings) if regularizer else 0)
+                if keeper is not None:
+                    keeper.see(learning, embeddings)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 group.average_gradients(learning.values())
@@ -127,6 +134,8 @@ def learn_prompts(
                 )
                 row |= {f"validation_{name}_loss": value for name, value in held_out.items()}
             history.append({"epoch": epoch + 1, "seconds": time.perf_counter() - start, **row})
+    if keeper is not None:
+        contexts |= keeper.kept()
     return Learned(contexts["report"].detach(), contexts["concept"].detach(), history)
 
 

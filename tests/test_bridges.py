@@ -12,15 +12,16 @@ from rctpl_utils import anchors, training
 from rctpl_utils.ablation_arms import PLUS, RCTPL, bridge_arms
 from rctpl_utils.ablations import _joined, _regularizer
 from rctpl_utils.bridges import SHARPNESS, bridge_trials, memory_reader, wide_bridges
-from rctpl_utils.contexts import WORDS, word_context
+from rctpl_utils.contexts import WORDS, name_context, word_context
 from rctpl_utils.corpus import TextCorpus
 from rctpl_utils.corpus_building import description_features
 from rctpl_utils.features import ImageFeatureFile
+from rctpl_utils.keepers import MeanOfSteps, NearestTo
 from rctpl_utils.knowledge import Knowledge
 from rctpl_utils.modality_gap import energy, gap_table
 from rctpl_utils.profiles import PromptLearning
 from rctpl_utils.prompts import Prompts, asked_texts
-from rctpl_utils.scoring import report_ranking_loss
+from rctpl_utils.scoring import no_ranking, report_ranking_loss
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS
 
 SETTINGS = PromptLearning(context_length=3, epochs=1, batch_size=4)
@@ -43,9 +44,12 @@ def test_every_arm_but_one_changes_one_thing_of_its_kin():
     for label, arm in ARMS.items():
         kin = ARMS[PLUS if label.startswith(PLUS) else RCTPL]
         assert arm.base == kin.label, "the branch that it does not train comes from its kin"
-        fields = ("described_absent", "start", "ranking", "pull", "settings", "unseen")
+        fields = ("described_absent", "start", "ranking", "pull", "settings", "unseen", "kept")
         changed = [name for name in fields if getattr(arm, name) != getattr(kin, name)]
-        assert len(changed) == (arm is not kin), label
+        if arm.ranking is no_ranking:
+            assert changed == ["ranking", "pull"], "the pull in place of the ranking"
+        else:
+            assert len(changed) == (arm is not kin), label
 
 
 def test_the_arm_rctpl_plus_is_what_notebook_04_learns(encoder, monkeypatch):
@@ -87,6 +91,55 @@ def test_contexts_start_from_the_words_own_embeddings(encoder):
     )
     assert torch.equal(found.report, word_context(encoder, 3))
     assert found.report.data_ptr() != found.concept.data_ptr(), "two contexts, not one"
+
+
+def test_contexts_may_start_from_the_names(encoder):
+    table = encoder.text.bert.get_input_embeddings().weight
+    tokens = encoder.text.tokenizer(["mass", "pleural effusion"], add_special_tokens=False)
+    means = [table[each].mean(dim=0) for each in tokens["input_ids"]]
+    found = name_context(encoder, ["mass", "pleural effusion"], 3)
+    assert torch.allclose(found, ((means[0] + means[1]) / 2).expand(3, -1))
+
+
+def test_keepers_by_hand():
+    contexts = [{"report": torch.full((1, 2), value)} for value in (0.0, 3.0, 6.0)]
+    embedded = [{"report": torch.tensor([[c, (1 - c * c) ** 0.5]])} for c in (0.2, 0.9, 0.5)]
+    mean, nearest = MeanOfSteps(), NearestTo(torch.tensor([[1.0, 0.0]]))
+    for context, embedding in zip(contexts, embedded, strict=True):
+        mean.see(context, embedding)
+        nearest.see(context, embedding)
+    assert mean.kept()["report"].tolist() == [[3.0, 3.0]]
+    assert nearest.kept()["report"].tolist() == [[3.0, 3.0]], "the second step has cosine 0.9"
+
+
+def test_a_run_keeps_what_its_keeper_says(encoder):
+    texts, options = corpus(encoder), {"progress": False}
+    settings = replace(SETTINGS, epochs=1, batch_size=len(texts))  # one step
+    start = training.initial_contexts(3, encoder.context_width, torch.Generator().manual_seed(0))
+    for keeper in (MeanOfSteps(), NearestTo(anchors.names(encoder, TRAINING_CONCEPTS))):
+        found = training.learn_prompts(
+            encoder, texts, TRAINING_CONCEPTS, settings, 0, keeper=keeper, **options
+        )
+        assert torch.equal(found.report, start["report"]), "the only step it saw is the start"
+    last = training.learn_prompts(encoder, texts, TRAINING_CONCEPTS, settings, 0, **options)
+    assert not torch.equal(last.report, start["report"])
+
+
+def test_an_outlying_phrasing_is_pruned(encoder, monkeypatch):
+    phrasings = ["mass on the left", "mass on the right", "mass seen", "mass there", "quandor"]
+    monkeypatch.setattr(anchors, "ensemble", lambda concept: phrasings)
+    vectors = torch.tensor([[1.0, 0.0], [0.99, 0.14], [0.99, -0.14], [0.98, 0.2], [0.0, 1.0]])
+    monkeypatch.setattr(encoder, "encode_text", lambda texts: normalize(vectors, dim=-1))
+    found = anchors.pruned_ensemble(encoder, ["Mass"])
+    kept = normalize(vectors, dim=-1)[:4].mean(dim=0)
+    assert torch.allclose(found[0], normalize(kept, dim=0), atol=1e-6)
+
+
+def test_mapping_names_onto_descriptions_ranks_nothing():
+    scores = torch.randn(4, 3, requires_grad=True)
+    loss = no_ranking(scores, torch.ones(4, 3).bool(), torch.zeros(4, 3).bool(), 1.0)
+    loss.backward()
+    assert loss.item() == 0 and not scores.grad.any()
 
 
 def test_the_unseen_disease_is_asked_for_by_its_looks_where_the_file_says_so(encoder):
@@ -149,13 +202,15 @@ def test_a_branch_that_an_arm_does_not_train_comes_from_its_base():
 
 def test_the_wide_table_keeps_the_order_of_arms_and_measures():
     rows = [
-        {"arm": arm, "dataset": name, "metric": metric, "value": value}
+        {"arm": arm, "source": "", "dataset": name, "metric": metric, "value": value}
         for arm, value in (("b", 0.5), ("a", 0.25))
         for name, metric in (("rsna", "auc"), ("rsna", "pointing_game"), ("siim", "pointing_game"))
     ]
     wide = wide_bridges(pd.DataFrame(rows))
     assert wide.index.tolist() == ["b", "a"]
-    assert wide.columns.tolist() == ["AUC rsna", "pointing rsna", "pointing siim"]
+    assert wide.columns.tolist() == [
+        "source", "AUC rsna", "pointing rsna", "pointing siim",
+    ]  # fmt: skip
     assert wide.loc["a", "AUC rsna"] == 0.25
 
 
