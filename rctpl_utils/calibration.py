@@ -6,21 +6,26 @@ one set of prompts and one image encoder.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from rctpl_utils.availability import present
+from rctpl_utils.domain import Domain, file_descriptors
 from rctpl_utils.errors import InputError
 from rctpl_utils.evidence import ConceptCalibration, count_films
-from rctpl_utils.features import image_features
+from rctpl_utils.features import IMAGE_BATCH, ImageFeatureFile, image_features
 from rctpl_utils.files import read_json, write_json
+from rctpl_utils.heat_maps import scale_of
 from rctpl_utils.metrics import interval, patient_weights, scorable, weighted_auc
 from rctpl_utils.results import data_note
+from rctpl_utils.scoring import similarity_maps
 from rctpl_utils.table1 import BOOTSTRAP_SEED, open_split
 from rctpl_utils.workspace import Workspace
 from rctpl_utils.zero_shot import score_images
@@ -47,12 +52,16 @@ class Calibration:
         image_key: the encoder's.
         data: what the films were, in a sentence.
         concepts: name -> calibration.
+        scale: the cosines between which heat maps are drawn; None without validation films.
+        domain: where these films lie; None without.
     """
 
     prompts_key: str
     image_key: str
     data: str
     concepts: Mapping[str, ConceptCalibration]
+    scale: tuple[float, float] | None = None
+    domain: Domain | None = None
 
     def table(self) -> pd.DataFrame:
         """One row a concept: its films and how well scores tell it apart, best first."""
@@ -74,7 +83,8 @@ class Calibration:
 
     def save(self, path: str | Path) -> Path:
         """Write one small JSON file, atomically."""
-        return write_json(path, asdict(self))
+        domain = self.domain.as_text() if self.domain else None
+        return write_json(path, asdict(replace(self, domain=None)) | {"domain": domain})
 
     @classmethod
     def load(cls, path: str | Path) -> "Calibration":
@@ -93,7 +103,13 @@ class Calibration:
                 )
                 for name, one in stored.pop("concepts").items()
             }
-            return cls(**stored, concepts=concepts)
+            scale, domain = stored.pop("scale"), stored.pop("domain")
+            return cls(
+                **stored,
+                concepts=concepts,
+                scale=scale and tuple(scale),
+                domain=domain and Domain.from_text(domain),
+            )
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise InputError(
                 f"not a calibration ({error})", "Delete it and run notebook 09.", file=path
@@ -117,15 +133,18 @@ def calibration_path(prompts: str | Path) -> Path:
     return Path(prompts).with_suffix(".calibration.json")
 
 
+@torch.no_grad()
 def calibrate(workspace: Workspace, model: "RCTPL") -> Calibration:
     """Calibrate all concepts that the validation films of `SOURCES` label; films are pooled.
 
-    Absent data sets calibrate nothing.
+    Absent data sets calibrate nothing. The same films say on which scale heat maps are drawn, and
+    which pictures are unlike them.
 
     A film belongs to one data set, so each counts once. The AUC compares films of the same data
     set only (`stratified_auc`): to tell one hospital's films from another's is no merit.
     """
     parts: dict[str, list[tuple[str, np.ndarray, np.ndarray, np.ndarray]]] = {}
+    cosines, films, patients = [], [], []
     generator = np.random.default_rng(BOOTSTRAP_SEED)
     for name in tqdm(present(workspace, SOURCES), desc="calibrating", unit="data set"):
         dataset = open_split(workspace, name, "validation")
@@ -135,6 +154,9 @@ def calibrate(workspace: Workspace, model: "RCTPL") -> Calibration:
         scores = score_images(features, {"model": embeddings})["model"].both
         resamples = workspace.profile.bootstrap
         weights = patient_weights(dataset.records["patient_id"], resamples, generator)
+        cosines.append(_cosines(features, embeddings.concept))
+        films.append(file_descriptors(features, model.encoder))
+        patients += [f"{name} {patient}" for patient in dataset.records["patient_id"]]
         for k, concept in enumerate(concepts):
             labels = dataset.records[concept].to_numpy(float)
             parts.setdefault(concept, []).append((name, labels, scores[:, k], weights))
@@ -142,7 +164,19 @@ def calibrate(workspace: Workspace, model: "RCTPL") -> Calibration:
     return Calibration(
         model.prompts.metadata["key"], model.encoder.image_key, data_note(workspace),
         {name: found for name, found in concepts.items() if found is not None},
+        scale_of(np.concatenate(cosines)) if cosines else None,
+        Domain.fit(np.concatenate(films), patients) if films else None,
     )  # fmt: skip
+
+
+def _cosines(file: ImageFeatureFile, embeddings: Tensor) -> np.ndarray:
+    """Of all cells of all films with all concepts, flat, in half precision as the cells are."""
+    parts = []
+    for start in range(0, len(file), IMAGE_BATCH):
+        batch = file.batch(slice(start, start + IMAGE_BATCH), embeddings.device)
+        cosines = similarity_maps(batch.dense_features.flatten(1, 2), embeddings)
+        parts.append(cosines.half().flatten().cpu().numpy())
+    return np.concatenate(parts)
 
 
 def _calibrate_concept(

@@ -9,7 +9,9 @@ import pandas as pd
 import torch
 
 from rctpl_utils import __version__
-from rctpl_utils.evidence import GRADES, NOT_CALIBRATED, Evidence
+from rctpl_utils.domain import KEPT, descriptors
+from rctpl_utils.encoders.base import ImageFeatures
+from rctpl_utils.evidence import GRADES, NOT_CALIBRATED, ConceptCalibration, Evidence
 from rctpl_utils.film_places import Place, peak_on_film, place_on_film
 from rctpl_utils.heat_maps import frame_of, on_square
 from rctpl_utils.knowledge import Knowledge
@@ -21,7 +23,10 @@ from rctpl_utils.zero_shot import branch_scores
 if TYPE_CHECKING:  # the model explains by this module
     from rctpl_utils.model import RCTPL
 
-ANY_PICTURE = "Any picture gets scores: the model cannot say whether it is a chest radiograph."
+ANY_PICTURE = (
+    "Any picture gets scores. Most pictures that are unlike the validation films are named as out "
+    "of domain, but not all: the model cannot say whether one is a chest radiograph."
+)
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,9 @@ class Explanation:
         findings: best first: by grade, the likelihood ratio's lower end, the score.
         size: height and width of the film in pixels.
         warning: what the model may be used for.
+        distance: from the validation films, in units of the limit that most of them keep
+            (`domain.Domain`); None where it could not be measured.
+        scale: the cosines between which heat maps are drawn; None without a calibration.
         provenance: versions, keys, seed, knowledge source, what the calibration was made on.
     """
 
@@ -76,6 +84,28 @@ class Explanation:
     size: tuple[int, int]
     warning: str
     provenance: Mapping[str, str]
+    distance: float | None = None
+    scale: tuple[float, float] | None = None
+
+    @property
+    def outside(self) -> bool:
+        """Whether the picture is out of the model's domain, so that no score says anything."""
+        return self.distance is not None and self.distance > 1
+
+    @property
+    def domain_note(self) -> str:
+        """What `distance` means, in a sentence."""
+        if self.distance is None:
+            return "Whether the picture is like those of the calibration was not measured."
+        where = (
+            f"the picture's features lie at {self.distance:.2f} times the distance within which "
+            f"{KEPT:.0%} of validation films lie."
+        )
+        return (
+            f"OUT OF DOMAIN: {where} Its scores say nothing."
+            if self.outside
+            else f"Domain: {where}"
+        )
 
     def as_record(self) -> dict[str, Any]:
         """Everything as JSON-like values, `found` and `grade` included."""
@@ -90,7 +120,8 @@ class Explanation:
             for each in self.findings
         ]
         return {
-            "warning": self.warning, "note": ANY_PICTURE, "provenance": dict(self.provenance),
+            "warning": self.warning, "note": ANY_PICTURE, "domain": self.domain_note,
+            "distance": self.distance, "outside": self.outside, "provenance": dict(self.provenance),
             "size": list(self.size), "findings": findings,
         }  # fmt: skip
 
@@ -120,7 +151,8 @@ def explain(
     """Explain one radiograph.
 
     Args:
-        model: its calibration, where it has one, tells how sure one may be.
+        model: its calibration, where it has one, tells how sure one may be; of a picture unlike
+            the films that it was made from, it says nothing.
         image: float (H, W) in [0, 1].
         concepts: canonical names, seen in training or not.
         source: of the knowledge (`knowledge.SOURCES`).
@@ -136,7 +168,7 @@ def explain(
     maps = similarity_maps(features.dense_features.flatten(1, 2), embeddings.concept)[0].T
     maps = maps.reshape(len(concepts), *features.dense_features.shape[1:3]).cpu()
     maps = on_square(maps, image.shape, frame_of(model.encoder))
-    known = model.calibration.concepts if model.calibration else {}
+    known, scale, distance = _calibrated(model, features)
     findings = [
         Finding(
             name,
@@ -155,7 +187,21 @@ def explain(
         image.shape,
         warning(model.prompts.metadata),
         _provenance(model, source),
+        distance,
+        scale,
     )
+
+
+def _calibrated(
+    model: "RCTPL", features: ImageFeatures
+) -> tuple[Mapping[str, ConceptCalibration], tuple[float, float] | None, float | None]:
+    """What tells how sure one may be of a picture's scores: nothing where it is out of domain."""
+    of = model.calibration
+    if of is None:
+        return {}, None, None
+    distance = float(of.domain.distance(descriptors(features))[0]) if of.domain else None
+    inside = distance is None or distance <= 1
+    return of.concepts if inside else {}, of.scale, distance
 
 
 def warning(metadata: Mapping[str, str]) -> str:

@@ -12,8 +12,9 @@ from matplotlib.lines import Line2D
 
 from rctpl_utils.evidence import CANNOT_TELL, NO_EVIDENCE, NOT_CALIBRATED
 from rctpl_utils.explain import ANY_PICTURE, Explanation, Finding
+from rctpl_utils.film_drawing import draw_heat
 from rctpl_utils.film_places import region
-from rctpl_utils.heat_maps import on_film
+from rctpl_utils.heat_maps import on_film, on_scale, stretch
 from rctpl_utils.plots import COLUMN_WIDTH, UNSEEN_COLOR
 
 SHOWN = 3  # findings whose regions and knowledge are shown
@@ -43,12 +44,12 @@ def draw_explanation(image: np.ndarray, explanation: Explanation, title: str = "
     shown = shown_findings(explanation)
     table_height = _LINE * (len(explanation.findings) + 3.2)
     knowledge = _knowledge_lines(shown)
-    heights = [2.75, table_height, 0.125 * len(knowledge) + 0.1, 0.72]
+    heights = [3.1, table_height, 0.125 * len(knowledge) + 0.1, 0.85]
     figure = plt.figure(figsize=(COLUMN_WIDTH, sum(heights) + 0.35), layout="constrained")
     grid = figure.add_gridspec(4, 2, height_ratios=heights, width_ratios=(1, 1.1))
     colors = sns.color_palette("colorblind", SHOWN)
     _draw_film(figure.add_subplot(grid[0, 0]), image, shown, colors)
-    _draw_maps(figure, grid[0, 1].subgridspec(1, SHOWN), image, shown)
+    _draw_maps(figure, grid[0, 1], image, explanation, shown)
     _draw_table(figure.add_subplot(grid[1, :]), explanation, shown, colors)
     _write(figure.add_subplot(grid[2, :]), knowledge)
     _draw_warning(figure.add_subplot(grid[3, :]), explanation)
@@ -85,22 +86,35 @@ def _draw_film(axis: Axes, image: np.ndarray, shown: list[Finding], colors: list
     axis.set_title("outline: region, +: its maximum; R, L: the patient's sides", fontsize=6)
 
 
-def _draw_maps(figure: Figure, grid: object, image: np.ndarray, shown: list[Finding]) -> None:
-    for k in range(SHOWN):
-        axis = figure.add_subplot(grid[0, k])
+def _draw_maps(
+    figure: Figure, place: object, image: np.ndarray, explanation: Explanation, shown: list[Finding]
+) -> None:
+    """Above on one scale for all films, where a weak map looks weak; below by their own range."""
+    if not shown:
+        axis = figure.add_subplot(place)
         axis.axis("off")
-        if k < len(shown):
-            axis.imshow(image, cmap="gray", vmin=0, vmax=1)
-            axis.imshow(film_map(shown[k], image.shape), cmap="magma", alpha=0.5)
-            axis.set_title(f"{shown[k].concept}\n{shown[k].grade}", fontsize=6)
-        elif k == 0:
-            axis.text(
-                0,
-                0.5,
-                "No concept reaches its threshold\nwith any evidence.",
-                fontsize=8,
-                va="center",
-            )
+        axis.text(0, 0.5, textwrap.fill(nothing_shown(explanation), 44), fontsize=8, va="center")
+        return
+    grid = place.subgridspec(2, SHOWN)
+    for k, finding in enumerate(shown):
+        cells = torch.from_numpy(film_map(finding, image.shape))[None]
+        above, below = figure.add_subplot(grid[0, k]), figure.add_subplot(grid[1, k])
+        if explanation.scale is not None:
+            draw_heat(above, image, on_scale(cells, explanation.scale)[0].numpy())
+        draw_heat(below, image, stretch(cells)[0].numpy())
+        above.set_title(f"{finding.concept}\n{finding.grade}", fontsize=6)
+        if k == 0 and explanation.scale is not None:
+            low, high = explanation.scale
+            above.set_ylabel(f"cosines {low:.2f} to {high:.2f}", fontsize=6)
+        if k == 0:
+            below.set_ylabel("own range", fontsize=6)
+
+
+def nothing_shown(explanation: Explanation) -> str:
+    """Why no finding is shown."""
+    if explanation.outside:
+        return explanation.domain_note
+    return "No concept reaches its threshold with any evidence."
 
 
 def _draw_table(axis: Axes, explanation: Explanation, shown: list[Finding], colors: list) -> None:
@@ -164,11 +178,13 @@ def _draw_warning(axis: Axes, explanation: Explanation) -> None:
     axis.axis("off")
     _text(axis, 0, 1, explanation.warning, fontsize=8, weight="bold", va="top", color=UNSEEN_COLOR)
     small = (
-        f"{ANY_PICTURE} Sides and zones are often wrong: notebook 09 says how often.\n"
+        f"{explanation.domain_note} {ANY_PICTURE}",
+        "Sides and zones are often wrong: notebook 09 says how often.",
         f"Prompts {of['prompts_variant']}, seed {of['prompts_seed']}, key "
         f"{of['prompts_key'][:12]}; {of['prompts_encoder']}; package {of['package_version']}; "
-        f"knowledge {of['knowledge']}.\nCalibration: {of['calibration']}"
+        f"knowledge {of['knowledge']}. Calibration: {of['calibration']}",
     )
+    small = "\n".join(textwrap.fill(each, 155) for each in small)
     _text(axis, 0, 0.62, small, fontsize=6, va="top", color="0.25")
 
 

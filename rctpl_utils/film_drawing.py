@@ -1,4 +1,4 @@
-"""Both heat maps of a concept on a film, and how a film is drawn with map, box and outlines."""
+"""The heat maps of a concept on a film, and how a film is drawn with map, box and outlines."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,16 +9,26 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from rctpl_utils.boxed_films import Boxed
+from rctpl_utils.datasets import ChestXrayDataset
 from rctpl_utils.encoders.base import Encoder
-from rctpl_utils.features import image_features
+from rctpl_utils.features import IMAGE_BATCH, ImageFeatureFile, image_features
 from rctpl_utils.gradcam import gradcam_maps
 from rctpl_utils.grounding_metrics import pointing_hit
-from rctpl_utils.heat_maps import frame_of, on_film, on_square, peak, stretch
+from rctpl_utils.heat_maps import (
+    frame_of,
+    on_film,
+    on_scale,
+    on_square,
+    peak,
+    scale_of,
+    stretch,
+)
 from rctpl_utils.prompts import Prompts
-from rctpl_utils.scoring import IMAGE_TEMPERATURE, concept_scores, similarity_maps
+from rctpl_utils.scoring import IMAGE_TEMPERATURE, aggregate, similarity_maps
+from rctpl_utils.table1 import open_split
 from rctpl_utils.workspace import Workspace
 
-KINDS = ("cosine map", "Grad-CAM")
+KINDS = ("cosines", "stretched", "Grad-CAM")  # on a fixed scale, and by the map's own range
 # Okabe and Ito's palette, for the outlines on one film
 OUTLINES = ("#56B4E9", "#E69F00", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2", "#FFFFFF")
 BOX_COLOR = OUTLINES[0]
@@ -30,9 +40,10 @@ class Look:
 
     Attributes:
         film, concept: positions in `Boxed`.
-        heats: kind of map -> (H, W) in [0, 1].
+        heats: kind of map -> (H, W), drawn from 0 to 1.
         score: p' of the concept branch.
         above: the share of the split's films that score lower.
+        scale: the cosines at 0 and 1 of the first kind.
     """
 
     film: int
@@ -40,6 +51,7 @@ class Look:
     heats: dict[str, np.ndarray]
     score: float
     above: float
+    scale: tuple[float, float]
 
     def caption(self) -> str:
         """The score in words."""
@@ -54,7 +66,7 @@ def look(
     boxed: Boxed,
     cases: Sequence[tuple[int, int]],
 ) -> dict[tuple[int, int], Look]:
-    """Make both maps and the score of each (film, concept): P of Eq. 7, and Grad-CAM of p' (Eq. 8).
+    """Make the maps and the score of each (film, concept): P of Eq. 7, and Grad-CAM of p' (Eq. 8).
 
     Args:
         prompts: of one seed.
@@ -68,34 +80,47 @@ def look(
     dense = encoder.encode_image(images).dense_features
     cosines = similarity_maps(dense.flatten(1, 2), embeddings).transpose(1, 2)
     cosines = cosines.reshape(*cosines.shape[:2], *dense.shape[1:3]).cpu()  # (n, L, h, w)
-    scores = _all_scores(workspace, encoder, boxed, embeddings)  # (N, L)
+    held_out = open_split(workspace, boxed.dataset.name, "validation")
+    scale = scale_of(_cosines(workspace, encoder, held_out, embeddings).numpy())
+    every = _cosines(workspace, encoder, boxed.dataset, embeddings)  # (N, h * w, L)
+    scores = aggregate(every, IMAGE_TEMPERATURE).numpy()  # (N, L)
     looks = {}
     for film, concept in cases:
         k, size = films.index(film), pixels[films.index(film)].shape
-        maps = zip(KINDS, (cosines[k, concept], cams[k, concept]), strict=True)
-        placed = {kind: on_square(each[None], size, frame_of(encoder)) for kind, each in maps}
-        heats = {kind: stretch(on_film(each, size))[0].numpy() for kind, each in placed.items()}
+        cells, cam = (
+            on_film(on_square(each[k, concept][None], size, frame_of(encoder)), size)
+            for each in (cosines, cams)
+        )
+        maps = (on_scale(cells, scale), stretch(cells), stretch(cam))
+        heats = {kind: each[0].numpy() for kind, each in zip(KINDS, maps, strict=True)}
         score = scores[boxed.rows[film], concept]
         above = float((scores[:, concept] < score).mean())
-        looks[film, concept] = Look(film, concept, heats, float(score), above)
+        looks[film, concept] = Look(film, concept, heats, float(score), above, scale)
     return looks
 
 
-def _all_scores(
-    workspace: Workspace, encoder: Encoder, boxed: Boxed, embeddings: Tensor
-) -> np.ndarray:
-    file = image_features(encoder, boxed.dataset, workspace.features)
+def _cosines(
+    workspace: Workspace, encoder: Encoder, dataset: ChestXrayDataset, embeddings: Tensor
+) -> Tensor:
+    """P of all films of a data set, (N, h * w, L)."""
+    file: ImageFeatureFile = image_features(encoder, dataset, workspace.features)
     parts = []
-    for start in range(0, len(file), 64):
-        cells = file.batch(slice(start, start + 64), encoder.device).dense_features.flatten(1, 2)
-        parts.append(concept_scores(cells, embeddings, IMAGE_TEMPERATURE).cpu())
-    return torch.cat(parts).numpy()
+    for start in range(0, len(file), IMAGE_BATCH):
+        batch = file.batch(slice(start, start + IMAGE_BATCH), encoder.device)
+        parts.append(similarity_maps(batch.dense_features.flatten(1, 2), embeddings).cpu())
+    return torch.cat(parts)
+
+
+def draw_heat(axis: Axes, pixels: np.ndarray, heat: np.ndarray) -> None:
+    """A film under its heat map, shown from 0 (the film alone) to 1."""
+    axis.imshow(pixels, cmap="gray", vmin=0, vmax=1)
+    axis.imshow(heat, cmap="inferno", alpha=0.65 * heat.clip(0, 1), vmin=0, vmax=1)
+    axis.set(xticks=[], yticks=[])
 
 
 def draw_map(axis: Axes, pixels: np.ndarray, heat: np.ndarray, mask: np.ndarray) -> None:
-    """A film under its heat map in [0, 1], with the box and the map's maximum; all (H, W)."""
-    axis.imshow(pixels, cmap="gray", vmin=0, vmax=1)
-    axis.imshow(heat, cmap="inferno", alpha=0.65 * heat, vmin=0, vmax=1)  # low values: the film
+    """A film under its heat map, shown from 0 to 1, with the box and the map's maximum; (H, W)."""
+    draw_heat(axis, pixels, heat)
     outline(axis, mask, BOX_COLOR)
     down, across = peak(heat)
     axis.plot(

@@ -6,20 +6,19 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rctpl_utils.availability import absent
 from rctpl_utils.baselines.roster import why_absent
 from rctpl_utils.classification import TEST_COLUMNS
-from rctpl_utils.datasets import ChestXrayDataset
 from rctpl_utils.draws import save_draws
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.features import image_features
+from rctpl_utils.film_drawing import draw_heat
 from rctpl_utils.grounders import Films, Grounder
 from rctpl_utils.grounding import GROUNDING_DATASETS, Grounding
 from rctpl_utils.grounding_metrics import IOU, THRESHOLDS
-from rctpl_utils.heat_maps import on_film, peak, stretch
+from rctpl_utils.heat_maps import on_film, on_scale, peak, scale_of, stretch
 from rctpl_utils.metrics import holm, named_interval, paired_p_value
 from rctpl_utils.plots import COLUMN_WIDTH, MASK_COLOR, REGION_COLOR, save_figure
 from rctpl_utils.results import (
@@ -126,60 +125,65 @@ def save_gallery(
 ) -> Figure:
     """Draw `grounding_gallery`: best, median and worst film of each data set, not only the best.
 
-    Cases are chosen by the film's Dice at the validation threshold, first seed.
+    Cases are chosen by the film's Dice at the validation threshold, first seed. Each is drawn by
+    its map's own range, as it is measured, and below on one scale for all films.
 
     Args:
         methods: one panel group each; their first maker is drawn.
     """
     columns = len(methods) * len(CASES)
     figure, axes = plt.subplots(
-        len(outcomes), columns, figsize=(COLUMN_WIDTH, 1.25 * len(outcomes) + 0.55),
+        2 * len(outcomes), columns, figsize=(COLUMN_WIDTH, 2.4 * len(outcomes) + 0.6),
         layout="constrained", squeeze=False,
     )  # fmt: skip
     titles = [f"{method.name}\n{case}" for method in methods for case in CASES]
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=7)
-    for line, (name, outcome) in zip(axes, outcomes.items(), strict=True):
-        dataset = open_split(workspace, name, "test")
+    for pair, (name, outcome) in zip(axes.reshape(-1, 2, columns), outcomes.items(), strict=True):
         for m, method in enumerate(methods):
-            for c, quantile in enumerate(CASES.values()):
-                axis = line[m * len(CASES) + c]
-                _draw_case(axis, workspace, encoder, dataset, outcome, method, quantile)
-        line[0].set_ylabel(f"{name}\n{GROUNDING_DATASETS[name][0]}", fontsize=7)
+            part = pair[:, m * len(CASES) :][:, : len(CASES)]
+            _draw_cases(part, workspace, encoder, name, outcome, method)
+        pair[0, 0].set_ylabel(f"{name}\n{GROUNDING_DATASETS[name][0]}\nown range", fontsize=7)
+        pair[1, 0].set_ylabel("one scale", fontsize=7)
     note = (
-        f"{data_note(workspace)} Color: heat map; dashed: region at the validation threshold; "
-        "solid: drawn lesion; cross: maximum. Under each film its Dice."
+        f"{data_note(workspace)} Color: heat map, above stretched to its own range, below on one "
+        "scale for all films of the set,\nfrom the median to the 99.9th percentile of the cells of "
+        "validation films. Dashed: region at the validation threshold;\nsolid: drawn lesion; "
+        "cross: maximum. Between them the film's Dice."
     )
     figure.supxlabel(note, fontsize=6)
     save_figure(figure, workspace.figures / "grounding_gallery")
     return figure
 
 
-def _draw_case(
-    axis: Axes,
+@torch.no_grad()
+def _draw_cases(
+    axes: np.ndarray,
     workspace: Workspace,
     encoder: Encoder,
-    dataset: ChestXrayDataset,
+    name: str,
     outcome: Grounding,
     method: Grounder,
-    quantile: float,
 ) -> None:
+    concept, maker = GROUNDING_DATASETS[name][0], method.makers[0]
+    dataset, held_out = (open_split(workspace, name, split) for split in ("test", "validation"))
+    file, other = (image_features(encoder, d, workspace.features) for d in (dataset, held_out))
+    drawn = np.flatnonzero(held_out.annotated(concept))
+    scale = scale_of(maker(Films(encoder, held_out, other, drawn, concept)).cpu().numpy())
     cut = outcome.thresholds[method.name][0]
-    at = int(np.flatnonzero(cut == THRESHOLDS)[0])
-    dices = outcome.measured[method.name][0].dice[:, at]
-    place = np.argsort(dices, kind="stable")[round(quantile * (len(dices) - 1))]
-    row = int(outcome.films[place])
-    concept = GROUNDING_DATASETS[dataset.name][0]
-    file = image_features(encoder, dataset, workspace.features)
-    batch = Films(encoder, dataset, file, np.array([row]), concept)
-    mask = dataset.mask(row, concept)
-    with torch.no_grad():
-        heat = stretch(on_film(method.makers[0](batch).cpu(), mask.shape))[0].numpy()
-    axis.imshow(dataset.pixels(row), cmap="gray", vmin=0, vmax=1)
-    axis.imshow(heat, cmap="inferno", alpha=0.6 * heat, vmin=0, vmax=1)
-    axis.contour(mask, [0.5], colors=MASK_COLOR, linewidths=0.9)
-    axis.contour(heat, [cut], colors=REGION_COLOR, linewidths=0.7, linestyles="dashed")
-    down, across = peak(heat)
-    axis.plot(across, down, "x", color="white", ms=4, mew=1)
-    axis.set(xticks=[], yticks=[])
-    axis.set_xlabel(f"{dices[place]:.2f}", fontsize=6, labelpad=2)
+    dices = outcome.measured[method.name][0].dice[:, int(np.flatnonzero(cut == THRESHOLDS)[0])]
+    order = np.argsort(dices, kind="stable")
+    for (above, below), quantile in zip(axes.T, CASES.values(), strict=True):
+        place = order[round(quantile * (len(dices) - 1))]
+        row = int(outcome.films[place])
+        mask, pixels = dataset.mask(row, concept), dataset.pixels(row)
+        cells = maker(Films(encoder, dataset, file, np.array([row]), concept)).cpu()
+        film = on_film(cells, mask.shape)
+        heat = stretch(film)[0].numpy()
+        for axis, shown in ((above, heat), (below, on_scale(film, scale)[0].numpy())):
+            draw_heat(axis, pixels, shown)
+            axis.contour(mask, [0.5], colors=MASK_COLOR, linewidths=0.9)
+            down, across = peak(heat)
+            axis.plot(across, down, "x", color="white", ms=4, mew=1)
+        above.contour(heat, [cut], colors=REGION_COLOR, linewidths=0.7, linestyles="dashed")
+        above.set_xlabel(f"{dices[place]:.2f}", fontsize=6, labelpad=2)

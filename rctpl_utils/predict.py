@@ -1,7 +1,8 @@
 """Explain one picture on a page and in numbers: `python -m rctpl_utils.predict IMAGE`.
 
-Writes <name>.pdf (or .png) and <name>.json. Any picture gets scores: the model cannot say whether
-it is a chest radiograph. Research and teaching only; not a medical device.
+Writes <name>.pdf (or .png) and <name>.json. A picture that is unlike the films of the calibration
+is named as out of domain; not every one is caught. Research and teaching only; not a medical
+device.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from rctpl_utils.calibration import Calibration, calibration_path
 from rctpl_utils.datasets.images import read_image
 from rctpl_utils.errors import InputError
 from rctpl_utils.explain import ANY_PICTURE, Explanation
-from rctpl_utils.explain_figure import draw_explanation, shown_findings
+from rctpl_utils.explain_figure import draw_explanation, nothing_shown, shown_findings
 from rctpl_utils.files import atomic_path, sha256_file, write_text
 from rctpl_utils.model import RCTPL
 from rctpl_utils.vocabulary import CONCEPTS
@@ -114,6 +115,7 @@ def _target(image: Path, folder: Path, suffix: str) -> Path:
 
 def _print(explanation: Explanation) -> None:
     print(explanation.warning)
+    print(explanation.domain_note)
     print(ANY_PICTURE)
     for finding in shown_findings(explanation):
         of = finding.evidence
@@ -121,8 +123,8 @@ def _print(explanation: Explanation) -> None:
             f"{finding.concept}: {finding.grade} evidence, {finding.place}; "
             f"{of.as_high_present} of {of.as_high} validation films that score as high show it"
         )
-    if not shown_findings(explanation):
-        print("No concept reaches its threshold with any evidence.")
+    if not shown_findings(explanation) and not explanation.outside:
+        print(nothing_shown(explanation))
 
 
 if __name__ == "__main__":

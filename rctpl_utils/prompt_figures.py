@@ -1,14 +1,17 @@
 """Figures 5 and 6: what the concept prompts look at, on films chosen by rule (paper 4.3.3).
 
-Two maps a film and concept: the cosine map P of Eq. 7 and Grad-CAM of its aggregate p' (Eq. 8).
+Three maps a film and concept: the cosine map P of Eq. 7 on one scale for all films, the same
+stretched to its own range, and Grad-CAM of its aggregate p' (Eq. 8).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from textwrap import fill
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from rctpl_utils.boxed_films import Boxed
@@ -24,8 +27,10 @@ from rctpl_utils.workspace import Workspace
 PAPER_CONCEPT = "Mass"  # the one of the paper's Figure 6
 FILMS = {"5": 2, "6": 5}  # films a figure
 LEGEND = (
-    "Color: map, stretched to its range; blue: box; cross: the map's maximum, filled where it "
-    "lies in the box. The left of a film is the patient's right."
+    "Color: map; row cosines on one scale for all films, from the median to the 99.9th percentile "
+    "of the cells of validation films, the other rows stretched to their own range, where a weak "
+    "map looks as sure as a strong one. Blue: box; cross: the map's maximum, filled where it lies "
+    "in the box. The left of a film is the patient's right."
 )
 
 
@@ -48,62 +53,66 @@ def second_concept(boxed: Boxed) -> str:
     return max(counts, key=counts.get)
 
 
-def save_figure5(workspace: Workspace, encoder: Encoder, prompts: Prompts, name: str) -> Figure:
-    """Figure 5: one film, several concepts; two films, two kinds of map each.
+def save_figure5(
+    workspace: Workspace, encoder: Encoder, prompts: Prompts, name: str, verdict: str
+) -> Figure:
+    """Figure 5: one film, several concepts; two films, three maps each.
 
     Args:
         prompts: of one seed.
         name: of the method, for the caption.
+        verdict: of the check of both kinds of map (`saliency_sanity`), for the caption.
     """
     boxed = Boxed.of(open_split(workspace, DATASET, "test"))
     films = most_boxed_films(boxed, FILMS["5"])
     cases = [(film, k) for film in films for k in np.flatnonzero(boxed.drawn[film]).tolist()]
     looks = look(workspace, encoder, prompts, boxed, cases)
     columns = 1 + max(boxed.drawn[film].sum() for film in films)
-    figure, axes = _grid(2 * len(films), columns)
+    figure, axes = _grid(len(KINDS) * len(films), columns)
     for place, film in enumerate(films):
-        lines = axes[2 * place : 2 * place + 2]
-        _draw_outlines(*lines[:, 0], boxed, film)
+        lines = axes[len(KINDS) * place :][: len(KINDS)]
+        _draw_outlines(*lines[:2, 0], boxed, film)
         for column, (_, concept) in enumerate([c for c in cases if c[0] == film], start=1):
             one = looks[film, concept]
             lines[0, column].set_title(boxed.concepts[concept], fontsize=7, pad=3)
-            _draw_both(lines[:, column], boxed, one)
+            _draw_kinds(lines[:, column], boxed, one)
         _name_rows(lines[:, 1])
     rule = (
         f"{name}, first seed. Rule: the {len(films)} test films of ChestX-ray14 with the most "
         "concepts boxed, first by image identifier; every boxed concept is shown."
     )
-    return _finish(workspace, figure, rule, "fig5")
+    return _finish(workspace, figure, looks, f"{rule} {verdict}", "fig5")
 
 
-def save_figure6(workspace: Workspace, encoder: Encoder, prompts: Prompts, name: str) -> Figure:
+def save_figure6(
+    workspace: Workspace, encoder: Encoder, prompts: Prompts, name: str, verdict: str
+) -> Figure:
     """Figure 6: one concept, several films; the paper's mass and the most boxed other concept.
 
     Args:
-        prompts: of one seed.
-        name: of the method, for the caption.
+        prompts, name, verdict: as for `save_figure5`.
     """
     boxed = Boxed.of(open_split(workspace, DATASET, "test"))
     names = [each for each in (PAPER_CONCEPT, second_concept(boxed)) if each in boxed.concepts]
     concepts = [boxed.concepts.index(each) for each in names]
     films = {k: first_films(boxed, k, FILMS["6"]) for k in concepts}
     looks = look(workspace, encoder, prompts, boxed, [(f, k) for k in films for f in films[k]])
-    figure, axes = _grid(2 * len(concepts), max(map(len, films.values())))
+    figure, axes = _grid(len(KINDS) * len(concepts), max(map(len, films.values())))
     for place, concept in enumerate(concepts):
-        lines = axes[2 * place : 2 * place + 2]
+        lines = axes[len(KINDS) * place :][: len(KINDS)]
         for column, film in enumerate(films[concept]):
             lines[0, column].set_title(_image_name(boxed, film), fontsize=6, pad=3)
-            _draw_both(lines[:, column], boxed, looks[film, concept])
+            _draw_kinds(lines[:, column], boxed, looks[film, concept])
         _name_rows(lines[:, 0], boxed.concepts[concept])
     rule = (
         f"{name}, first seed. Rule: {PAPER_CONCEPT.lower()} as in the paper, and the other concept "
         "with the most boxed films; the first films by image identifier, one a patient."
     )
-    return _finish(workspace, figure, rule, "fig6")
+    return _finish(workspace, figure, looks, f"{rule} {verdict}", "fig6")
 
 
 def _grid(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
-    height = rows * (COLUMN_WIDTH / columns + 0.16) + 0.45
+    height = rows * (COLUMN_WIDTH / columns + 0.16) + 1.05
     figure, axes = plt.subplots(
         rows, columns, figsize=(COLUMN_WIDTH, height), layout="constrained", squeeze=False
     )
@@ -113,7 +122,7 @@ def _grid(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
     return figure, axes
 
 
-def _draw_both(axes: Sequence[Axes], boxed: Boxed, one: Look) -> None:
+def _draw_kinds(axes: Sequence[Axes], boxed: Boxed, one: Look) -> None:
     pixels = boxed.dataset.pixels(int(boxed.rows[one.film]))
     mask = boxed.mask(one.film, one.concept)
     for axis, heat in zip(axes, one.heats.values(), strict=True):
@@ -141,8 +150,21 @@ def _name_rows(axes: Sequence[Axes], concept: str | None = None) -> None:
         axis.set_ylabel(f"{concept}\n{kind}" if concept else kind, fontsize=7, labelpad=2)
 
 
-def _finish(workspace: Workspace, figure: Figure, rule: str, stem: str) -> Figure:
+def _finish(
+    workspace: Workspace,
+    figure: Figure,
+    looks: Mapping[tuple[int, int], Look],
+    caption: str,
+    stem: str,
+) -> Figure:
+    scale = next(iter(looks.values())).scale
+    bar = figure.colorbar(
+        ScalarMappable(Normalize(*scale), "inferno"), ax=figure.axes, location="bottom",
+        shrink=0.35, aspect=45, pad=0.01, extend="both",
+    )  # fmt: skip
+    bar.set_label("cosine of cell and prompt (rows cosines)", fontsize=6)
+    bar.ax.tick_params(labelsize=6)
     above = "$p'$: concept score, and the share of all test films that it is above."
-    figure.supxlabel(fill(f"{data_note(workspace)} {rule} {LEGEND} {above}", 150), fontsize=6)
+    figure.supxlabel(fill(f"{data_note(workspace)} {caption} {LEGEND} {above}", 150), fontsize=6)
     save_figure(figure, workspace.figures / stem)
     return figure

@@ -16,6 +16,7 @@ from rctpl_utils.datasets import ChestXrayDataset
 from rctpl_utils.datasets.chestxray14 import open_chestxray14
 from rctpl_utils.datasets.covidx import open_covidx
 from rctpl_utils.datasets.rsna import open_rsna
+from rctpl_utils.domain import Domain, file_descriptors
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.grounders import lung_centers
 from rctpl_utils.grounding_metrics import pointing_hit
@@ -127,11 +128,30 @@ def sample_pointing(
     )
 
 
+def sample_domain(
+    workspace: Workspace,
+    encoder: Encoder,
+    domain: Domain | None,
+    samples: Mapping[str, ChestXrayDataset],
+) -> pd.DataFrame:
+    """The share of each real sample that is out of the model's domain."""
+    rows = []
+    for name, dataset in samples.items() if domain is not None else ():
+        file = film_features(workspace, dataset)(encoder)
+        outside = domain.distance(file_descriptors(file, encoder)) > 1
+        generator = np.random.default_rng(BOOTSTRAP_SEED)
+        patients = dataset.records["patient_id"]
+        weights = patient_weights(patients, workspace.profile.bootstrap, generator)
+        share = (weights @ outside / weights.sum(axis=1))[None]
+        rows.append(_row(name, "the films themselves", "out_of_domain", share, len(dataset)))
+    return pd.DataFrame(rows)
+
+
 def save_samples(workspace: Workspace, rows: Sequence[pd.DataFrame]) -> None:
     """Write real_samples.csv; without a sample remove what an earlier run left, and say so.
 
     Args:
-        rows: of `sample_auc` and `sample_pointing`, empty where there is no sample.
+        rows: of the functions above, empty where there is no sample.
     """
     path = workspace.figures / "real_samples.csv"
     found = [each for each in rows if len(each)]

@@ -42,7 +42,8 @@ def save_saliency_figure(workspace: Workspace, sanity: Sanity, name: str) -> Fig
         f"{data_note(workspace)} {name}, first seed; {SAMPLE} test films with boxes, spread evenly "
         f"by image identifier; the first of them above ({sanity.concept.lower()}). +: random "
         f"together with all layers to the left, {len(SEEDS)} draws. Bars: 95 % intervals. "
-        "Blue: box; cross: maximum of the map, filled where it lies in the box."
+        "Maps stretched to their own range; blue: box; cross: maximum of the map, filled where it "
+        f"lies in the box. Check of the words: {sanity.verdict}"
     )
     figure.supxlabel(fill(note, 150), fontsize=6)
     save_figure(figure, workspace.figures / "saliency_sanity")

@@ -46,9 +46,12 @@ class Sanity:
         changes: their names, in order, "unchanged" first.
         maps: kind of map -> cell maps of the first film under each change, (changes, h, w).
         pixels: the first film, (H, W); `mask`: its box; `concept`: what is looked for.
+        verdict: in a sentence, whether each kind of map points better for the own name than for
+            other words.
     """
 
     rows: pd.DataFrame
+    verdict: str
     changes: tuple[str, ...]
     maps: dict[str, np.ndarray]
     pixels: np.ndarray
@@ -163,8 +166,10 @@ def check_saliency(workspace: Workspace, encoder: Encoder, prompts: Prompts) -> 
     }  # kind -> (kind of change, change) -> one array (n, h, w) a draw
     generator = np.random.default_rng(BOOTSTRAP_SEED)
     weights = patient_weights(boxed.patients.iloc[films], workspace.profile.bootstrap, generator)
+    draws = _measure(maps, masks, weights, frame_of(encoder))
     return Sanity(
-        rows=_measure(maps, masks, weights, frame_of(encoder)),
+        rows=_rows(draws, len(masks)),
+        verdict=" ".join(_verdict(kind, draws) for kind in maps),
         changes=tuple(change for _, change in maps["cosine map"]),
         maps={
             kind: _placed([d[0][0] for d in each.values()], masks[0].shape, frame_of(encoder))
@@ -176,14 +181,17 @@ def check_saliency(workspace: Workspace, encoder: Encoder, prompts: Prompts) -> 
     )
 
 
+Draws = dict[tuple[str, str, str, str], np.ndarray]  # map, kind, change, metric: (1 + R,)
+
+
 def _measure(
     maps: dict[str, dict[tuple[str, str], list[np.ndarray]]],
     masks: list[np.ndarray],
     weights: np.ndarray,
     frame: Frame | None,
-) -> pd.DataFrame:
-    """The rows of `Sanity`; `weights` of the films in every resample, (1 + R, n)."""
-    rows = []
+) -> Draws:
+    """Both metrics in the sample and in every resample; `weights` (1 + R, n) of the films."""
+    draws = {}
     for kind, changed in maps.items():
         original = changed["prompt", UNCHANGED][0]
         for (of, change), drawn in changed.items():
@@ -192,10 +200,29 @@ def _measure(
                 "pointing_game": np.mean([_hits(m, masks, frame) for m in drawn], axis=0),
             }
             for metric, values in films_values.items():
-                series = weights @ values / weights.sum(axis=1)
-                about = {"map": kind, "kind": of, "change": change, "metric": metric}
-                rows.append({**about, **named_interval(series), "n": len(masks)})
-    return pd.DataFrame(rows)
+                draws[kind, of, change, metric] = weights @ values / weights.sum(axis=1)
+    return draws
+
+
+def _rows(draws: Draws, films: int) -> pd.DataFrame:
+    names = ("map", "kind", "change", "metric")
+    return pd.DataFrame([
+        {**dict(zip(names, key, strict=True)), **named_interval(series), "n": films}
+        for key, series in draws.items()
+    ])  # fmt: skip
+
+
+def _verdict(kind: str, draws: Draws) -> str:
+    """Passes where the own name points better than either other word, intervals above zero."""
+    own, *others = (
+        draws[kind, "prompt", change, "pointing_game"] for change in (UNCHANGED, SHUFFLED, NO_WORD)
+    )
+    passes = all(named_interval(own - other)["ci_low"] > 0 for other in others)
+    said = "passes" if passes else "FAILS"
+    return (
+        f"{kind} {said}: points into {own[0]:.2f} of the boxes for the own name, "
+        f"{others[0][0]:.2f} for {SHUFFLED}, {others[1][0]:.2f} for {NO_WORD}."
+    )
 
 
 def _maps_under_changes(
