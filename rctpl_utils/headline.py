@@ -1,22 +1,26 @@
-"""README's "What came out", written from the committed result files and nothing else.
+"""README's "What came out" and the model card's numbers, from the committed files and nothing else.
 
-    python -m rctpl_utils.headline        writes it anew into README.md
+    python -m rctpl_utils.headline        writes them anew
 
 A test compares what stands there with what the files say.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from rctpl_utils.files import write_text
+from rctpl_utils.release import manifest
 from rctpl_utils.runner.atlas import replace_section
 from rctpl_utils.table1_report import OURS
 from rctpl_utils.variants import HANDWRITTEN
 from rctpl_utils.workspace import PROJECT
 
 README, FIGURES = PROJECT / "README.md", PROJECT / "figures" / "embedded"
+CARD = PROJECT / "docs" / "model_card.md"
 MARKERS = ("<!-- results: python -m rctpl_utils.headline -->", "<!-- end of results -->")
+WEIGHTS = ("<!-- weights: python -m rctpl_utils.headline -->", "<!-- end of weights -->")
 COLUMNS = {  # file, data set, metric -> heading
     ("table1", "chestxray14", "auc"): "AUC ChestX-ray14",
     ("table1", "chexpert", "auc"): "CheXpert",
@@ -34,19 +38,68 @@ ROWS = (
     "DualCoOp, 16 labels a class", "lung-center prior", "supervised reference",
     "floor: random class vectors", "floor: random words",
 )  # fmt: skip
+CARD_ROWS = (*HANDWRITTEN, *OURS, "supervised reference")
 LEVEL = 0.05
 
 
 def headline(figures: Path = FIGURES) -> str:
-    """The section between the two markers, markdown."""
-    return "\n".join(["", *_table(figures), "", *_sentences(figures), ""])
+    """README's section between the two markers, markdown."""
+    return "\n".join(["", *_table(figures, ROWS), "", *_sentences(figures), ""])
 
 
-def _table(figures: Path) -> list[str]:
+def measured(figures: Path = FIGURES) -> str:
+    """The model card's: our rows and those that they must beat, the maps' check, real films."""
+    parts = [_table(figures, CARD_ROWS), _sentences(figures), _checks(figures)]
+    return "\n".join(line for part in parts for line in ["", *part]) + "\n"
+
+
+def weights() -> str:
+    """The model card's table of released weights, one row a method."""
+    files = manifest()["files"]
+    table = pd.DataFrame(files.values())
+    table["method"] = table["method"].fillna(table["kind"])
+    heads = ("method", "files", "views a seed", "seconds a seed", "device", "trained on")
+    lines = [f"{len(files)} files, {table['bytes'].sum() / 1e6:.0f} MB.", ""]
+    lines += [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    for method, rows in table.groupby("method", sort=False):
+        spans = (_span(rows["views"]), _span(rows["seconds"]))
+        words = ("; ".join(rows[name].dropna().unique()) for name in ("device", "trained_on"))
+        lines.append(f"| {' | '.join([method, str(len(rows)), *spans, *words])} |")
+    return "\n".join(["", *lines, ""])
+
+
+def _span(values: pd.Series) -> str:
+    ends = [f"{each:,.0f}" for each in (values.min(), values.max()) if pd.notna(each)]
+    return " to ".join(dict.fromkeys(ends))
+
+
+def _checks(figures: Path) -> list[str]:
+    """What the maps look at, and how many real films are named as out of domain."""
+    sanity = pd.read_csv(figures / "saliency_sanity.csv")
+    words = sanity[(sanity["metric"] == "pointing_game") & (sanity["kind"] == "prompt")]
+    lines = [
+        f"- {kind} of RC-TPL, first seed, {int(rows['n'].iloc[0])} films, points into "
+        + ", ".join(
+            f"{r.value:.2f} [{r.ci_low:.2f}, {r.ci_high:.2f}] of the boxes for {asked}"
+            for r, asked in zip(
+                rows.itertuples(), ("its own name", *rows["change"][1:]), strict=True
+            )
+        )
+        + "."
+        for kind, rows in words.groupby("map", sort=False)
+    ]
+    real = pd.read_csv(figures / "real_samples.csv")
+    outside = real[real["metric"] == "out_of_domain"]
+    shares = ", ".join(f"{r.dataset} {r.value:.2f} (n = {r.n})" for r in outside.itertuples())
+    said = f"- Share of real films that is named as out of domain, where all are: {shares}."
+    return [*lines, said] if shares else lines
+
+
+def _table(figures: Path, methods: Sequence[str]) -> list[str]:
     files = {name: pd.read_csv(figures / f"{name}.csv") for name, *_ in COLUMNS}
     heads = ["simulated films, mean of three seeds [95 %]", *COLUMNS.values()]
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
-    for method in ROWS:
+    for method in methods:
         cells = []
         for name, dataset, metric in COLUMNS:
             rows = files[name]
@@ -93,6 +146,16 @@ def _sentences(figures: Path) -> list[str]:
     return lines
 
 
+def written() -> dict[Path, str]:
+    """Both files as they should be."""
+    readme, card = (path.read_text(encoding="utf-8") for path in (README, CARD))
+    card = replace_section(card, measured(), MARKERS, "the result")
+    return {
+        README: replace_section(readme, headline(), MARKERS, "the result"),
+        CARD: replace_section(card, weights(), WEIGHTS, "the table"),
+    }
+
+
 if __name__ == "__main__":
-    written = replace_section(README.read_text(encoding="utf-8"), headline(), MARKERS, "the result")
-    write_text(README, written)
+    for path, text in written().items():
+        write_text(path, text)

@@ -7,7 +7,6 @@ import pytest
 
 from rctpl_utils import check, headline
 from rctpl_utils.check import CLOCK, COMPARED, compare, main
-from rctpl_utils.runner.atlas import replace_section
 from rctpl_utils.workspace import Workspace
 
 TABLE = pd.DataFrame(
@@ -112,8 +111,6 @@ def test_the_committed_results_are_those_of_the_last_commit():
     assert {"dataset", "method", "metric", "value"} <= set(table)
 
 
-def test_the_readmes_results_are_those_of_the_files():
-    readme = headline.README.read_text(encoding="utf-8")
-    section = headline.headline()
-    written = replace_section(readme, section, headline.MARKERS)
-    assert written == readme, "run python -m rctpl_utils.headline"
+def test_the_results_in_readme_and_model_card_are_those_of_the_files():
+    for path, text in headline.written().items():
+        assert path.read_text(encoding="utf-8") == text, "run python -m rctpl_utils.headline"
