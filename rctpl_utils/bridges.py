@@ -25,7 +25,6 @@ from rctpl_utils.draws import Draws
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.metrics import named_interval
 from rctpl_utils.plots import COLUMN_WIDTH, save_figure
-from rctpl_utils.profiles import PromptLearning
 from rctpl_utils.prompts import Prompts
 from rctpl_utils.questions import QUESTIONS
 from rctpl_utils.reports import Report
@@ -40,12 +39,6 @@ SHARPNESS = 20.0  # of the memory's softmax; 10 and 50 were tried on validation 
 _COLUMNS = ("arm", "source", "dataset", "metric", "value", "ci_low", "ci_high", "seeds")
 
 
-def bridge_settings(workspace: Workspace) -> PromptLearning:
-    """Those of notebook 04 with half its epochs."""
-    settings = workspace.profile.prompts
-    return replace(settings, epochs=max(settings.epochs // 2, 1))
-
-
 def learn_bridges(
     workspace: Workspace,
     encoders: Sequence[Encoder],
@@ -53,7 +46,7 @@ def learn_bridges(
     triplets: pd.DataFrame,
 ) -> dict[str, Runs]:
     """Train every arm with every seed, or read those that are current: arm -> seed -> prompts."""
-    arms = bridge_arms(bridge_settings(workspace))
+    arms = bridge_arms(workspace.profile.ablations)
     return learn_arms(workspace, encoders, reports, triplets, arms)[0]
 
 
@@ -124,7 +117,7 @@ def save_bridges(
     draws: Draws = score_trials(
         workspace, encoders, trials, "validation", tuple(QUESTIONS), GROUNDED
     )
-    sources = {arm.label: arm.source for arm in bridge_arms(bridge_settings(workspace))}
+    sources = {arm.label: arm.source for arm in bridge_arms(workspace.profile.ablations)}
     order = {label: k for k, label in enumerate(trials)}
     rows = [
         {
