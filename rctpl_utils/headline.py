@@ -14,7 +14,7 @@ from rctpl_utils.files import write_text
 from rctpl_utils.release import manifest
 from rctpl_utils.runner.atlas import replace_section
 from rctpl_utils.table1_report import OURS
-from rctpl_utils.variants import HANDWRITTEN
+from rctpl_utils.variants import HANDWRITTEN, MACHINE_WRITTEN
 from rctpl_utils.workspace import PROJECT
 
 README, FIGURES = PROJECT / "README.md", PROJECT / "figures" / "embedded"
@@ -33,12 +33,13 @@ COLUMNS = {  # file, data set, metric -> heading
     ("table5", "chexpert5x200", "precision_at_1"): "P@1 5x200",
 }
 ROWS = (
-    *HANDWRITTEN, "untrained contexts", *OURS, "ConVIRT", "GLoRIA", "MedCLIP-ViT", "BioViL",
+    *HANDWRITTEN, MACHINE_WRITTEN, "untrained contexts",
+    *OURS, "ConVIRT", "GLoRIA", "MedCLIP-ViT", "BioViL",
     "CheXzero", "MedKLIP", "MedPrompt-ViT", "MeDSLIP", "TaI-DPT", "CoOp, 16 labels a class",
     "DualCoOp, 16 labels a class", "lung-center prior", "supervised reference",
     "floor: random class vectors", "floor: random words",
 )  # fmt: skip
-CARD_ROWS = (*HANDWRITTEN, *OURS, "supervised reference")
+CARD_ROWS = (*HANDWRITTEN, MACHINE_WRITTEN, *OURS, "supervised reference")
 LEVEL = 0.05
 
 

@@ -29,7 +29,8 @@ WRITTEN = {
     "prompt ensemble": handwritten.prompt_ensemble,
     "descriptions": handwritten.descriptions,
 }
-HANDWRITTEN = tuple(WRITTEN)
+HANDWRITTEN = tuple(WRITTEN)  # what paired tests compare with
+MACHINE_WRITTEN = "descriptions, llm"  # the knowledge that a language model wrote
 UNTRAINED = "untrained contexts"
 VARIANTS = ("rc-tpl", "rc-tpl-plus")
 
@@ -144,9 +145,10 @@ def table1_methods(
         prompts: variant -> seed -> prompts (`load_prompts`).
     """
     distinct = list(dict.fromkeys(encoders))
+    written = WRITTEN | {MACHINE_WRITTEN: partial(handwritten.descriptions, source="llm")}
     rows = [
         Method(name, tuple(partial(function, encoder) for encoder in distinct))
-        for name, function in WRITTEN.items()
+        for name, function in written.items()
     ]
     paper, ours = (tuple(prompts[variant].items()) for variant in VARIANTS)
     first, learned, plus = (
