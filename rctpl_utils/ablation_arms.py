@@ -1,12 +1,14 @@
 """What the ablations train and compare (paper 4.3.1, 4.3.2: Figure 4, and beyond the paper)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
 
 from rctpl_utils import anchors
 from rctpl_utils.anchors import PULL, Anchors
+from rctpl_utils.concepts import merge_mentions, report_labels
+from rctpl_utils.corpus_building import Labeler
 from rctpl_utils.profiles import PromptLearning
 from rctpl_utils.scoring import (
     TEXT_TEMPERATURE,
@@ -42,6 +44,17 @@ def uncertain_as_present(triplets: pd.DataFrame) -> pd.DataFrame:
     return triplets.assign(positive=triplets["positive"].replace("uncertain", "present"))
 
 
+def own_labels(
+    triplets: pd.DataFrame, report_ids: Sequence[str], concepts: Sequence[str]
+) -> pd.DataFrame:
+    """As `concepts.report_labels`, but a label needs a mention of its own: parents of what is
+    present get none, and what is denied is neither positive nor negative.
+    """
+    merged = merge_mentions(triplets).unstack()
+    merged = merged.reindex(index=list(report_ids), columns=list(concepts))
+    return (merged == "present").astype(float).mask(merged.isin(["absent", "uncertain"]))
+
+
 @dataclass(frozen=True)
 class Arm:
     """One training setting; the defaults are RC-TPL's.
@@ -57,6 +70,7 @@ class Arm:
         temperature: tau_c in training.
         pooling: of the text encoder.
         described_absent: whether H holds the descriptions of absent triplets.
+        labeled: from triplets to labels.
         start, ranking: as `training.learn_prompts` takes them.
         pull: strength and branches of the pull towards what a person writes; None for none.
         anchor: what that is.
@@ -76,6 +90,7 @@ class Arm:
     temperature: float = TEXT_TEMPERATURE
     pooling: str = "mean"
     described_absent: bool = True
+    labeled: Labeler = report_labels
     start: str = "gaussian"
     ranking: Ranking = ranking_loss
     pull: tuple[float, tuple[str, ...]] | None = None
@@ -144,6 +159,14 @@ def bridge_arms(settings: PromptLearning) -> list[Arm]:
         replace(
             paper, label="H: present findings only", branches=own, described_absent=False,
             source="labels and H agree",
+        ),
+        replace(
+            paper, label="labels: own mentions only", labeled=own_labels,
+            source="labels and H agree",
+        ),
+        replace(
+            paper, label="pull to the ensemble", pull=(20.0, both),
+            anchor=anchors.whole_ensemble, source="prompt ensembles, Radford 2021",
         ),
         replace(
             paper, label="pull to names, both branches", pull=(20.0, both), anchor=anchors.names,

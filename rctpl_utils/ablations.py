@@ -108,7 +108,7 @@ def arm_corpus(
     return build_corpus(
         encoder, reports, triplets, TRAINING_CONCEPTS, workspace.features,
         arm.knowledge, arm.with_location, [report.report_id for report in sample],
-        arm.described_absent,
+        arm.described_absent, arm.labeled,
     )  # fmt: skip
 
 

@@ -36,6 +36,11 @@ def pruned_ensemble(encoder: Encoder, concepts: Sequence[str]) -> torch.Tensor:
     return torch.nn.functional.normalize(torch.stack(means), dim=-1)
 
 
+def whole_ensemble(encoder: Encoder, concepts: Sequence[str]) -> torch.Tensor:
+    """The mean of a class's phrasings: (L, d)."""
+    return handwritten.prompt_ensemble(encoder, concepts).report
+
+
 def names(encoder: Encoder, concepts: Sequence[str]) -> torch.Tensor:
     """The bare class names: (L, d)."""
     return handwritten.class_names(encoder, concepts).report

@@ -1,6 +1,6 @@
 """From reports and triplets to the features and labels that prompts learn from (Eq. 1 and 6)."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,8 @@ from rctpl_utils.features import text_features
 from rctpl_utils.knowledge import Knowledge, describe_triplets
 from rctpl_utils.reports import Report
 
+Labeler = Callable[[pd.DataFrame, Sequence[str], Sequence[str]], pd.DataFrame]
+
 
 def build_corpus(
     encoder: Encoder,
@@ -24,6 +26,7 @@ def build_corpus(
     with_location: bool = True,
     sample: Collection[str] | None = None,
     absent: bool = True,
+    labeled: Labeler = report_labels,
 ) -> TextCorpus:
     """Encode reports and the descriptions of their triplets; label them (Eq. 6, Eq. 9).
 
@@ -41,11 +44,12 @@ def build_corpus(
             The features of all `reports` are made, once for every sample.
         absent: whether H holds the descriptions of absent triplets too, as in the paper; without
             them it says what the labels say.
+        labeled: from triplets to labels, as `concepts.report_labels`.
     """
     texts = list(dict.fromkeys(report.text for report in reports))
     place = {text: row for row, text in enumerate(texts)}
     encoded = text_features(encoder, texts, folder)  # of all: labels may change, features do not
-    labels = report_labels(triplets, [report.report_id for report in reports], concepts)
+    labels = labeled(triplets, [report.report_id for report in reports], concepts)
     positive = (labels == 1).any(axis=1).to_numpy()
     if sample is not None:
         positive = positive & labels.index.isin(list(sample))

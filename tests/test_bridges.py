@@ -9,9 +9,10 @@ import torch
 from torch.nn.functional import normalize
 
 from rctpl_utils import anchors, training
-from rctpl_utils.ablation_arms import PLUS, RCTPL, bridge_arms
+from rctpl_utils.ablation_arms import PLUS, RCTPL, bridge_arms, own_labels
 from rctpl_utils.ablations import _joined, _regularizer
 from rctpl_utils.bridges import SHARPNESS, bridge_trials, memory_reader, wide_bridges
+from rctpl_utils.concepts import report_labels
 from rctpl_utils.contexts import WORDS, name_context, word_context
 from rctpl_utils.corpus import TextCorpus
 from rctpl_utils.corpus_building import description_features
@@ -44,7 +45,9 @@ def test_every_arm_but_one_changes_one_thing_of_its_kin():
     for label, arm in ARMS.items():
         kin = ARMS[PLUS if label.startswith(PLUS) else RCTPL]
         assert arm.base == kin.label, "the branch that it does not train comes from its kin"
-        fields = ("described_absent", "start", "ranking", "pull", "settings", "unseen", "kept")
+        fields = (
+            "described_absent", "labeled", "start", "ranking", "pull", "settings", "unseen", "kept",
+        )  # fmt: skip
         changed = [name for name in fields if getattr(arm, name) != getattr(kin, name)]
         if arm.ranking is no_ranking:
             assert changed == ["ranking", "pull"], "the pull in place of the ranking"
@@ -133,6 +136,19 @@ def test_an_outlying_phrasing_is_pruned(encoder, monkeypatch):
     found = anchors.pruned_ensemble(encoder, ["Mass"])
     kept = normalize(vectors, dim=-1)[:4].mean(dim=0)
     assert torch.allclose(found[0], normalize(kept, dim=0), atol=1e-6)
+
+
+def test_own_labels_by_hand():
+    """A mass makes no lung opacity, and a denied edema is no negative."""
+    rows = [("a", "Mass", "present"), ("a", "Edema", "absent"), ("b", "Nodule", "uncertain")]
+    triplets = pd.DataFrame(rows, columns=["report_id", "concept", "positive"])
+    concepts, nan = ("Mass", "Lung Opacity", "Edema", "Nodule"), np.nan
+    found = own_labels(triplets, ["b", "a", "c"], concepts)
+    expected = [[0, 0, 0, nan], [1, 0, nan, 0], [0, 0, 0, 0]]
+    np.testing.assert_array_equal(found.to_numpy(), expected)
+    assert found.index.tolist() == ["b", "a", "c"] and tuple(found.columns) == concepts
+    parents = report_labels(triplets, ["a"], concepts)
+    assert parents.to_numpy().tolist() == [[1, 1, 0, 0]], "what the paper's arm has"
 
 
 def test_mapping_names_onto_descriptions_ranks_nothing():
