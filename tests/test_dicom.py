@@ -1,15 +1,15 @@
 """DICOM from stored values to gray, against values computed by hand from PS3.3, C.7 and C.11."""
 
-import io
 from pathlib import Path
 
 import gdcm
 import numpy as np
 import pydicom
 import pytest
+from dicom_films import RAMP, encapsulated, film, lut, packed, save, stream
 from PIL import Image
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.encaps import encapsulate
+from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate, get_frame
 from pydicom.uid import (
     HTJ2K,
     MPEG2MPML,
@@ -24,51 +24,13 @@ from pydicom.uid import (
 )
 
 from rctpl_utils.datasets import dicom as reader
+from rctpl_utils.datasets.film_notes import film_notes
 from rctpl_utils.datasets.images import image_size, read_image
 from rctpl_utils.errors import InputError
 
-RAMP = np.array([[0, 819, 1638], [2457, 3276, 4095]])
 EXPECTED = np.array([[0, 0.2, 0.4], [0.6, 0.8, 1.0]])
 STEPS = np.array([[0, 1, 2, 3]])
 HALF = 2047.5  # the middle of 12 bits
-
-
-def film(stored: np.ndarray = RAMP, **attributes: object) -> Dataset:
-    """A film of 12 bits in 16, with the given attributes; `bits` is a short name."""
-    data, bits = Dataset(), attributes.pop("bits", 12)
-    data.SOPClassUID, data.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.1", "1.2.3.4"
-    data.Modality, data.PatientID = "CR", "made-up"
-    data.Rows, data.Columns = stored.shape[:2]
-    data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
-    data.BitsAllocated, data.BitsStored, data.HighBit = 16, bits, bits - 1
-    data.PixelRepresentation = 0
-    for name, value in attributes.items():
-        setattr(data, name, value)
-    if "PixelPaddingValue" in attributes:
-        data["PixelPaddingValue"].VR = "US"
-    kind = "<u1" if data.BitsAllocated == 8 else "<u2"
-    pixels = stored.astype(np.int64).astype(kind).tobytes()  # negative ones wrap, as stored
-    data.add_new("PixelData", "OW", pixels + b"\0" * (len(pixels) % 2))
-    data.file_meta = FileMetaDataset()
-    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    return data
-
-
-def save(folder: Path, data: Dataset, name: str = "film.dcm") -> Path:
-    if not data.file_meta.TransferSyntaxUID.is_little_endian:
-        tables = [item["LUTData"] for item in data.get("VOILUTSequence", [])]
-        for words in (data["PixelData"], *tables):  # pydicom writes words as they are
-            words.value = np.frombuffer(words.value, "<u2").astype(">u2").tobytes()
-    pydicom.dcmwrite(folder / name, data, enforce_file_format=True)
-    return folder / name
-
-
-def lut(entries: list[int] | np.ndarray, bits: int, first: int = 0, *, packed: bool = False):
-    """A sequence with one look-up table; `first` below 0 is written as the unsigned number."""
-    item, count = Dataset(), len(entries)
-    item.add_new("LUTDescriptor", "US", [count % 2**16, first % 2**16, bits])
-    item.add_new("LUTData", "OW", np.asarray(entries).astype("u1" if packed else "<u2").tobytes())
-    return [item]
 
 
 def line(top: int) -> np.ndarray:
@@ -125,7 +87,9 @@ READ = {
     "VOI table, two entries a word": (
         {"VOILUTSequence": lut([0, 51, 102, 255], 8, packed=True)}, STEPS, [[0, 0.2, 0.4, 1]],
     ),
-    "VOI table of a few bits": ({"VOILUTSequence": lut([0, 3, 12, 15], 4)}, STEPS, [[0, .2, .8, 1]]),
+    "VOI table of 4 bits": (
+        {"VOILUTSequence": lut([0, 51, 204, 255], 4)}, STEPS, [[0, 0.2, 0.8, 1]],
+    ),
     "VOI table after a rescale": (
         {"RescaleSlope": 1, "RescaleIntercept": -2,
          "VOILUTSequence": lut([0, 51, 204, 255], 8, -2)},
@@ -332,3 +296,144 @@ def test_byte_orders_and_bare_files(tmp_path, syntax, start):
     file.write_bytes(raw[{"whole": 0, "no preamble": 132, "no header": 132 + meta}[start] :])
     np.testing.assert_allclose(read_image(file), EXPECTED, atol=0.0025)
     assert image_size(file) == (2, 3)
+
+
+SMOOTH = np.tile(np.linspace(0, 4095, 64).astype(np.uint16), (32, 1))
+
+
+@pytest.mark.parametrize(
+    "kind", ["JPEGLosslessProcess14", "JPEGLosslessProcess14_1", "JPEGLSLossless"]
+)
+@pytest.mark.parametrize("negative", [False, True])
+def test_lossless_films_keep_every_value(tmp_path, kind, negative):
+    stored = SMOOTH.astype(int) - 2048 * negative
+    data = film(stored, PixelRepresentation=int(negative))
+    data = packed(data, getattr(gdcm.TransferSyntax, kind))
+    assert data.file_meta.TransferSyntaxUID.is_encapsulated
+    np.testing.assert_allclose(read_image(save(tmp_path, data)), SMOOTH / 4095, atol=1e-6)
+
+
+def test_further_compressions(tmp_path):
+    run_length = film(SMOOTH)
+    run_length.compress(RLELossless)
+    np.testing.assert_allclose(read_image(save(tmp_path, run_length)), SMOOTH / 4095, atol=1e-6)
+    j2k = encapsulated(film(SMOOTH), stream(SMOOTH, "JPEG2000"), JPEG2000Lossless)
+    np.testing.assert_allclose(read_image(save(tmp_path, j2k)), SMOOTH / 4095, atol=1e-6)
+    eight = (SMOOTH // 16).astype(np.uint8)
+    for syntax in (JPEGBaseline8Bit, JPEGExtended12Bit):
+        data = film(eight, bits=8, BitsAllocated=8)
+        data = encapsulated(data, stream(eight, "JPEG", quality=95), syntax)
+        np.testing.assert_allclose(read_image(save(tmp_path, data)), eight / 255, atol=3 / 255)
+
+
+def test_a_header_with_the_sides_exchanged_is_refused(tmp_path):
+    eight = (SMOOTH // 16).astype(np.uint8)
+    data = film(eight.T, bits=8, BitsAllocated=8)
+    data = encapsulated(data, stream(eight, "JPEG"), JPEGBaseline8Bit)
+    with pytest.raises(InputError, match=r"damaged .*\(64, 32\) pixels, not 32 x 64"):
+        read_image(save(tmp_path, data))
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("kind", ["JPEGLosslessProcess14_1", "JPEGLSLossless"])
+def test_a_stream_that_is_cut_off_is_refused(tmp_path, kind, share):
+    data = packed(film(SMOOTH * 13 % 4096), getattr(gdcm.TransferSyntax, kind))
+    content = get_frame(data.PixelData, 0, number_of_frames=1)
+    data.PixelData = encapsulate([content[: int(share * len(content))]])
+    with pytest.raises(InputError, match="the pixel data are damaged"):
+        read_image(save(tmp_path, data))
+
+
+NO_DECODER = {
+    HTJ2K: r"High-Throughput JPEG 2000.*no decoder.*pip install pylibjpeg pylibjpeg-openjpeg",
+    JPEGExtended12Bit: r"JPEG Extended.*no decoder.*pip install pylibjpeg pylibjpeg-libjpeg",
+    JPEGLosslessSV1: r"JPEG Lossless.*no decoder.*pip install python-gdcm",
+    MPEG2MPML: r"MPEG2.*not supported.*Save it as",
+}
+
+
+@pytest.mark.parametrize("syntax", NO_DECODER)
+def test_a_missing_decoder_is_named_with_its_package(tmp_path, monkeypatch, syntax):
+    monkeypatch.setattr(reader, "_DECODERS", ())
+    data = encapsulated(film(), b"\xff\xd8\xff\xd9", syntax)
+    with pytest.raises(InputError, match=NO_DECODER[syntax]) as refused:
+        read_image(save(tmp_path, data))
+    assert "Download" not in str(refused.value)
+
+
+def test_compressed_without_a_header_is_refused(tmp_path):
+    data = encapsulated(film(), b"\xff\xd8\xff\xd9", JPEGBaseline8Bit)
+    raw = save(tmp_path, data).read_bytes()
+    (tmp_path / "film.dcm").write_bytes(raw[132 + 12 + int.from_bytes(raw[140:144], "little") :])
+    with pytest.raises(InputError, match="compressed, and the part that names"):
+        read_image(tmp_path / "film.dcm")
+
+
+COLORS = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [51, 51, 51]]])
+LUMINANCES = [[0.299, 0.587, 0.114, 0.2]]
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_color_becomes_luminance(tmp_path, bits):
+    color = {"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3, "PlanarConfiguration": 0}
+    stored = COLORS if bits == 8 else COLORS * 257
+    data = film(stored, bits=bits, BitsAllocated=bits, **color)
+    np.testing.assert_allclose(read_image(save(tmp_path, data)), LUMINANCES, atol=1e-6)
+
+
+def test_a_palette_becomes_luminance(tmp_path):
+    data = film(STEPS, bits=8, BitsAllocated=8, PhotometricInterpretation="PALETTE COLOR")
+    for k, name in enumerate(("Red", "Green", "Blue")):
+        data.add_new(f"{name}PaletteColorLookupTableDescriptor", "US", [4, 0, 16])
+        table = (COLORS[0, :, k] * 257).astype("<u2").tobytes()
+        data.add_new(f"{name}PaletteColorLookupTableData", "OW", table)
+    np.testing.assert_allclose(read_image(save(tmp_path, data)), LUMINANCES, atol=1e-6)
+
+
+@pytest.mark.parametrize("stated", [9, 10, 11])
+def test_too_few_stated_bits_do_not_wrap(tmp_path, stated):
+    with pytest.raises(InputError, match=f"need more than the {stated} bits that the header"):
+        read_image(save(tmp_path, film(SMOOTH, bits=stated)))
+
+
+def test_an_overlay_beside_the_film_is_dropped(tmp_path):
+    drawn = SMOOTH.copy()
+    drawn[5:9, 10:50] |= 0x8000
+    np.testing.assert_allclose(read_image(save(tmp_path, film(drawn))), SMOOTH / 4095, atol=1e-6)
+
+
+def test_what_is_no_image_says_what_it_is(tmp_path):
+    data = film()
+    data.SOPClassUID = "1.2.840.10008.5.1.4.1.1.88.11"
+    del data.Rows, data.PixelData
+    with pytest.raises(InputError, match=r"DICOM without an image \(Basic Text SR Storage\)"):
+        read_image(save(tmp_path, data))
+
+
+def test_raw_detector_values_are_named(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 4096, (40, 40))
+    file = save(tmp_path, film(pixels, PresentationIntentType="FOR PROCESSING"))
+    (note,) = film_notes(file, read_image(file))
+    assert note.startswith("raw detector values")
+    assert film_notes(save(tmp_path, film(pixels)), read_image(file)) == []
+
+
+TESTED = Path(pydicom.__file__).parent / "data" / "test_files"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_every_file_that_pydicom_brings_is_read_or_refused():
+    found = {True: [], False: []}
+    for file in sorted(path for path in TESTED.rglob("*") if path.is_file()):
+        try:
+            gray = read_image(file)
+        except InputError as error:
+            assert str(file) in str(error)
+            found[False].append(file.name)
+        else:
+            assert gray.min() >= 0 and gray.max() <= 1 and gray.shape == image_size(file)
+            found[True].append(file.name)
+    assert len(found[True]) > 70
+    images = {"GDCMJ2K_TextGBR", "JPEG2000-embedded-sequence-delimiter", "JPEG-lossy",
+              "JPGExtended", "MR_truncated"}  # fmt: skip
+    assert images < {Path(name).stem for name in found[False]}

@@ -17,7 +17,9 @@ from pydicom.uid import (
     HTJ2KLossless,
     HTJ2KLosslessRPCL,
     ImplicitVRLittleEndian,
+    JPEG2000TransferSyntaxes,
     JPEGExtended12Bit,
+    JPEGLSTransferSyntaxes,
 )
 
 from rctpl_utils.datasets.dicom_gray import dicom_gray, dicom_luminance
@@ -30,6 +32,7 @@ _FIRST_TAGS = {b"\2\0", b"\x08\0", b"\0\2", b"\0\x08"}  # group 2 or 8, in eithe
 _ENCAPSULATED = b"\xfe\xff\x00\xe0"
 _DECODERS = ("pillow", "gdcm", "pydicom", "pylibjpeg")  # in this order: a damaged JPEG 2000 may
 # make GDCM abort the process, and pylibjpeg fills what is missing of a file without a word
+_OWN_PRECISION = {*JPEG2000TransferSyntaxes, *JPEGLSTransferSyntaxes}  # stated in the stream
 _FRAME = "Export one frame, as DICOM or as a grayscale PNG."
 
 
@@ -64,13 +67,11 @@ def read_dicom(path: Path) -> np.ndarray:
     with naming(path, "the header is damaged", AGAIN):
         _check(dicom, path)
         plugin = _decoder(dicom, path)
-        dicom.pixel_array_options(decoding_plugin=plugin)
+        dicom.pixel_array_options(decoding_plugin=plugin, correct_unused_bits=False)
     with naming(path, "the pixel data are damaged", AGAIN):
-        stored = dicom.pixel_array
+        stored = _stored(dicom)
         if plugin == "pillow":
             _check_size(dicom)
-        if stored.ndim != (2 if dicom.SamplesPerPixel == 1 else 3):
-            raise ValueError("there are more of them than the header states")
     with naming(path, "its look-up tables or its window cannot be applied", CONVERT):
         if dicom.PhotometricInterpretation in COLOR:
             return dicom_luminance(stored, dicom)
@@ -130,6 +131,28 @@ def _decoder(dicom: Dataset, path: Path) -> str:
         problem = f"compressed as {syntax.name}, for which no decoder is installed"
         raise InputError(problem, f"pip install {package}, or: {CONVERT}", file=path)
     return found[0]
+
+
+def _stored(dicom: Dataset) -> np.ndarray:
+    """The pixels' own bits, without what else (overlays) stands in the bits above them.
+
+    pydicom would drop the bits above even where the header states too few and they are the film's:
+    the film is then rougher without them.
+    """
+    whole = dicom.pixel_array
+    if whole.ndim != (2 if dicom.SamplesPerPixel == 1 else 3):
+        raise ValueError("there are more of them than the header states")
+    unused = 8 * whole.itemsize - dicom.BitsStored
+    if unused <= 0 or dicom.file_meta.TransferSyntaxUID in _OWN_PRECISION:
+        return whole
+    stored = (whole << unused) >> unused
+    if not np.array_equal(whole, stored) and _roughness(whole) < _roughness(stored):
+        raise ValueError(f"they need more than the {dicom.BitsStored} bits that the header states")
+    return stored
+
+
+def _roughness(values: np.ndarray) -> float:
+    return float(np.abs(np.diff(values.astype(np.float64), axis=1)).sum())
 
 
 def _check_size(dicom: Dataset) -> None:

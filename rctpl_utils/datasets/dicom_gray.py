@@ -109,7 +109,7 @@ def _table(dicom: Dataset, name: str) -> tuple[int, np.ndarray, int] | None:
     entries = (words.view(np.uint8) if packed else words)[:count]
     if len(entries) < count:
         raise ValueError(f"{name}: {len(entries)} of {count} entries")
-    return first, entries, max(1, bits, int(entries.max()).bit_length())
+    return first, entries, max(1, bits)
 
 
 def _looked_up(values: np.ndarray, table: tuple[int, np.ndarray, int]) -> np.ndarray:

@@ -4,6 +4,7 @@ torchxrayvision's readers are not used for pixels: they take 8 bits for granted,
 channel of a color image, scale to [-1024, 1024], and leave MONOCHROME1 films inverted.
 """
 
+import codecs
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,11 @@ from rctpl_utils.errors import InputError
 # Pillow tries no others, some of which call further programs (EPS: Ghostscript).
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000", "PPM")
 COLOR = {"RGB", "RGBA", "LA", "PA", "P", "CMYK", "YCbCr"}
-_ORIENTATION, _ON_ITS_SIDE = 0x0112, 5  # EXIF: from 5 on height and width are exchanged
+_ORIENTATION, _ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)  # EXIF: height and width are exchanged
 _PHOTOMETRIC, _WHITE_IS_ZERO = 0x0106, 0  # TIFF; Pillow minds it up to 8 bits
+DIMMEST = 64  # of 255: color of 16 bits, of which a quarter is used, holds fewer bits than it says
 _OTHERS = {  # first bytes, in lower case, of what people have in place of an image
-    b"<!doctype": "an HTML page",
-    b"<html": "an HTML page",
+    b"<": "a web page (HTML or XML)",
     b"version https://git-lfs": "a pointer of Git LFS, not the file itself",
     b"%pdf": "a PDF",
     b"\x1f\x8b": "a gzip archive",
@@ -59,8 +60,9 @@ def image_size(path: str | Path) -> tuple[int, int]:
     if is_dicom(path):
         return dicom_size(path)
     with opened(path) as image, naming(path, "the image is damaged", AGAIN):
-        turned = image.format != "TIFF" and image.getexif().get(_ORIENTATION, 1) >= _ON_ITS_SIDE
-        return (image.width, image.height) if turned else (image.height, image.width)
+        if _on_its_side(image, path):
+            return image.width, image.height
+        return image.height, image.width
 
 
 def read_mask(path: str | Path) -> np.ndarray:
@@ -89,11 +91,19 @@ def opened(path: Path) -> Image.Image:
     """
     with naming(path, "not a readable image", AGAIN):
         with path.open("rb") as stream:
-            head = stream.read(32).lstrip().lower()
+            head = stream.read(32).removeprefix(codecs.BOM_UTF8).lstrip().lower()
         for start, what in _OTHERS.items():
             if head.startswith(start):
                 raise InputError(f"not an image but {what}", AGAIN, file=path)
         return Image.open(path, formats=FORMATS)
+
+
+def _on_its_side(image: Image.Image, path: Path) -> bool:
+    """Whether height and width are exchanged in the file; refused for TIFF, which Pillow shears."""
+    on_its_side = image.getexif().get(_ORIENTATION) in _ON_ITS_SIDE
+    if on_its_side and image.format == "TIFF":
+        raise InputError("a TIFF stored on its side", "Save it upright as PNG.", file=path)
+    return on_its_side
 
 
 def _gray(image: Image.Image, path: Path) -> np.ndarray:
@@ -101,22 +111,29 @@ def _gray(image: Image.Image, path: Path) -> np.ndarray:
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # a telephone's has a preview
         problem, cure = "several frames or pages", "Save the one that holds the film as PNG."
         raise InputError(problem, cure, file=path)
+    halved = image.mode in COLOR and ";16" in str(image.tile)  # Pillow keeps the upper 8 bits
+    _on_its_side(image, path)
     white_is_zero = image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
     image.load()
     _refuse_transparency(image, path)
     image = ImageOps.exif_transpose(image)
     if image.mode in COLOR:
         image = image.convert("RGB").convert("L")
-    if image.mode not in {"1", "L", "I", "F"} and not image.mode.startswith("I;16"):
-        raise InputError(f"pixel format {image.mode} is not supported", CONVERT, file=path)
     values = np.asarray(image)
-    bits = {"bool": 1, "uint8": 8, "uint16": 16}.get(values.dtype.newbyteorder("=").name, 32)
-    low, high = (0, 1) if image.mode == "F" else stored_range(values, bits)
-    if not (values.min() >= 0 and values.max() <= high):  # false for NaN too
+    low, high = _range(values, image.mode)
+    if not (values.min() >= 0 and values.max() <= high) or (halved and values.max() < DIMMEST):
         problem = f"gray values from {values.min():g} to {values.max():g}: white is not defined"
         raise InputError(problem, CONVERT, file=path)
     gray = to_unit(values, low, high)
     return 1 - gray if white_is_zero and image.mode not in {"1", "L"} else gray
+
+
+def _range(values: np.ndarray, mode: str) -> tuple[int, int]:
+    if mode == "F":
+        return 0, 1
+    if mode.startswith("I;16"):
+        return stored_range(values, 16)
+    return stored_range(values, {"1": 1, "L": 8, "I": 32}[mode])
 
 
 def _refuse_transparency(image: Image.Image, path: Path) -> None:

@@ -33,13 +33,13 @@ def stored_range(values: np.ndarray, bits: int, *, signed: bool = False) -> tupl
 
     `bits` is what the file states. Many hold 12 bits and state 16, which would show them nearly
     black: where `UNUSED_BITS` or more of them (of those beyond 8) are never used, the bits count
-    that the film's own values need.
+    that the film's own values need; as they do where they exceed what is stated.
     """
     darkest, brightest = int(values.min()), int(values.max())
     negative = darkest < 0
-    used = max(8, max(brightest, ~darkest).bit_length() + negative)
-    if bits - used >= UNUSED_BITS:
-        bits, signed = used, negative
+    used = max(brightest, ~darkest).bit_length() + negative
+    if used > bits or bits - max(8, used) >= UNUSED_BITS:
+        bits, signed = max(8, used), negative
     return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
 
 
