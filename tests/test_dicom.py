@@ -326,11 +326,23 @@ def test_further_compressions(tmp_path):
         np.testing.assert_allclose(read_image(save(tmp_path, data)), eight / 255, atol=3 / 255)
 
 
-def test_a_header_with_the_sides_exchanged_is_refused(tmp_path):
-    eight = (SMOOTH // 16).astype(np.uint8)
-    data = film(eight.T, bits=8, BitsAllocated=8)
-    data = encapsulated(data, stream(eight, "JPEG"), JPEGBaseline8Bit)
-    with pytest.raises(InputError, match=r"damaged .*\(64, 32\) pixels, not 32 x 64"):
+@pytest.mark.parametrize(
+    ("kind", "rows", "columns"),
+    [(kind, rows, 2048 // rows) for kind in ("JPEG", "LS", "lossless") for rows in (64, 16)]
+    + [("LS", 40, 64), ("LS", 32, 60), ("JPEG", 40, 64), ("lossless", 40, 64)],
+)
+def test_a_header_with_another_size_is_refused(tmp_path, kind, rows, columns):
+    if kind == "JPEG":
+        eight = (SMOOTH // 16).astype(np.uint8)
+        data = film(eight, bits=8, BitsAllocated=8)
+        data = encapsulated(data, stream(eight, "JPEG"), JPEGBaseline8Bit)
+    else:
+        of = gdcm.TransferSyntax
+        data = packed(film(SMOOTH), of.JPEGLSLossless if kind == "LS" else of.JPEGLosslessProcess14)
+    data.Rows, data.Columns = rows, columns
+    with pytest.raises(
+        InputError, match=rf"damaged .*\(32, 64, 1\).*states \({rows}, {columns}, 1"
+    ):
         read_image(save(tmp_path, data))
 
 

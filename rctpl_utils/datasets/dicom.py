@@ -1,6 +1,7 @@
 """Decode DICOM films: what can be read, which decoder reads it, and what is refused and why."""
 
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from rctpl_utils.errors import InputError
 GRAY = {"MONOCHROME1": "INVERSE", "MONOCHROME2": "IDENTITY"}  # and the shape that agrees with it
 COLOR = {"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "PALETTE COLOR"}
 _FIRST_TAGS = {b"\2\0", b"\x08\0", b"\0\2", b"\0\x08"}  # group 2 or 8, in either byte order
+_SIZE_MARKERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # of JPEG (SOF) and JPEG-LS
 _ENCAPSULATED = b"\xfe\xff\x00\xe0"
 _DECODERS = ("pillow", "gdcm", "pydicom", "pylibjpeg")  # in this order: a damaged JPEG 2000 may
 # make GDCM abort the process, and pylibjpeg fills what is missing of a file without a word
@@ -69,9 +71,9 @@ def read_dicom(path: Path) -> np.ndarray:
         plugin = _decoder(dicom, path)
         dicom.pixel_array_options(decoding_plugin=plugin, correct_unused_bits=False)
     with naming(path, "the pixel data are damaged", AGAIN):
-        stored = _stored(dicom)
-        if plugin == "pillow":
+        if plugin in ("pillow", "gdcm"):
             _check_size(dicom)
+        stored = _stored(dicom)
     with naming(path, "its look-up tables or its window cannot be applied", CONVERT):
         if dicom.PhotometricInterpretation in COLOR:
             return dicom_luminance(stored, dicom)
@@ -156,11 +158,22 @@ def _roughness(values: np.ndarray) -> float:
 
 
 def _check_size(dicom: Dataset) -> None:
-    """Refuse a header that has height and width exchanged, which would shear the film."""
+    """Refuse a header with another size than the stream's: that would shear the film.
+
+    It would also abort the process, in GDCM, where the stream holds less than the header states.
+    """
     frame = get_frame(dicom.PixelData, 0, number_of_frames=1)
-    with Image.open(io.BytesIO(frame)) as image:
-        if image.size != (dicom.Columns, dicom.Rows):
-            raise ValueError(f"{image.size} pixels, not {dicom.Columns} x {dicom.Rows}")
+    if dicom.file_meta.TransferSyntaxUID in JPEG2000TransferSyntaxes:
+        with Image.open(io.BytesIO(frame)) as image:
+            found = (image.height, image.width, len(image.getbands()))
+    else:
+        place = 2  # of the first marker; each is followed by the length of its segment
+        while frame[place + 1] not in _SIZE_MARKERS:
+            place += 2 + int.from_bytes(frame[place + 2 : place + 4], "big")
+        found = struct.unpack(">HHB", frame[place + 5 : place + 10])
+    stated = (dicom.Rows, dicom.Columns, dicom.SamplesPerPixel)
+    if found != stated:
+        raise ValueError(f"{found} rows, columns and samples, where the header states {stated}")
 
 
 def _transfer_syntax(dicom: Dataset, path: Path) -> UID:
