@@ -7,6 +7,7 @@ it is a chest radiograph. Research and teaching only; not a medical device.
 import argparse
 import json
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -62,8 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _predict(options: argparse.Namespace) -> tuple[Path, Path]:
-    image = read_image(options.image)
-    notes = film_notes(options.image, image)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the libraries', about headers
+        image = read_image(options.image)
+        notes = film_notes(options.image, image)
     page = _target(options.image, options.output, options.format)
     numbers = _target(options.image, options.output, "json")
     explanation = _load(options.prompts).explain(image, tuple(dict.fromkeys(options.concepts)))

@@ -277,5 +277,11 @@ def test_a_photograph_and_a_poor_export_are_named(tmp_path, pixels):
     bluish = np.stack([pixels * 0.8, pixels * 0.9, pixels], -1)
     (note,) = notes(tmp_path, bluish)
     assert note.startswith("a picture in color, perhaps a photograph of a film")
-    (note,) = notes(tmp_path, pixels > 0.5)
-    assert note.startswith("only 2 gray values")
+    clipped, few = notes(tmp_path, pixels > 0.5)
+    assert clipped.startswith("100% of the picture are pure black or white: see the window")
+    assert few.startswith("only 2 gray values: see the window")
+
+
+def test_a_name_that_is_too_long_is_missing(tmp_path):
+    with pytest.raises(InputError, match="the image is missing"):
+        read_image(tmp_path / ("film" * 100))

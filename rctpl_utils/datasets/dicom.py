@@ -40,8 +40,9 @@ _FRAME = "Export one frame, as DICOM or as a grayscale PNG."
 
 def is_dicom(path: Path) -> bool:
     """Whether a file holds DICOM, by its first bytes: with the preamble or without one."""
-    with path.open("rb") as stream:
-        head = stream.read(132)
+    with naming(path, "the file cannot be read", "Check its name and permissions."):
+        with path.open("rb") as stream:
+            head = stream.read(132)
     return head[128:] == b"DICM" or head[:2] in _FIRST_TAGS
 
 

@@ -10,6 +10,7 @@ from rctpl_utils.datasets.images import COLOR, opened
 
 COLORFUL = 8  # mean difference between a pixel's color channels, of 255; a gray JPEG stays below 2
 FEWEST_GRAYS = 16
+MOST_CLIPPED = 0.5
 EVEN = 0.02  # gray values of a row of a border differ by less
 LEAST_INSIDE = 0.9  # share of the picture
 
@@ -22,11 +23,13 @@ def film_notes(path: Path, pixels: np.ndarray) -> list[str]:
         pixels: float (H, W) in [0, 1], what `read_image` made of it.
     """
     inside = _share_inside(pixels)
-    grays = len(np.unique(pixels))
+    grays, clipped = len(np.unique(pixels)), float(np.mean((pixels == 0) | (pixels == 1)))
     found = {
         "a picture in color, perhaps a photograph of a film: perspective, glare and what lies "
         "around the film are taken for the film": _is_colorful(path),
         "raw detector values (FOR PROCESSING): use the image FOR PRESENTATION": _is_raw(path),
+        f"{clipped:.0%} of the picture are pure black or white: see the window, or how it was "
+        "exported": clipped > MOST_CLIPPED,
         f"only {grays} gray values: see the window, or how it was exported": grays < FEWEST_GRAYS,
         f"{1 - inside:.0%} of the picture are an even border: crop it": inside < LEAST_INSIDE,
     }

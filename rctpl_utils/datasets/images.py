@@ -5,6 +5,7 @@ channel of a color image, scale to [-1024, 1024], and leave MONOCHROME1 films in
 """
 
 import codecs
+import os
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +77,7 @@ def read_mask(path: str | Path) -> np.ndarray:
 
 def _checked(path: str | Path) -> Path:
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # false, too, for a name that is too long
         raise InputError("the image is missing", "Check the data root, or download it.", file=path)
     if path.stat().st_size == 0:
         raise InputError("the image is empty (0 bytes)", AGAIN, file=path)
