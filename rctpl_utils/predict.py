@@ -8,12 +8,14 @@ device.
 import argparse
 import json
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 
 from rctpl_utils.calibration import Calibration, calibration_path
+from rctpl_utils.datasets.film_notes import film_notes
 from rctpl_utils.datasets.images import read_image
 from rctpl_utils.errors import InputError
 from rctpl_utils.explain import ANY_PICTURE, Explanation
@@ -29,7 +31,7 @@ DEFAULT_PROMPTS = PROJECT / "build" / "embedded" / "prompts" / "rc-tpl-plus-0.sa
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m rctpl_utils.predict", description=__doc__)
-    parser.add_argument("image", type=Path, help="PNG, JPEG or DICOM (.dcm); color becomes gray")
+    parser.add_argument("image", type=Path, help="PNG, JPEG, TIFF or DICOM; color becomes gray")
     parser.add_argument(
         "--prompts", type=Path, default=DEFAULT_PROMPTS, metavar="FILE",
         help="learned prompts, with the encoder they name and, beside them, their calibration; by "
@@ -62,12 +64,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _predict(options: argparse.Namespace) -> tuple[Path, Path]:
-    image = read_image(options.image)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the libraries', about headers
+        image = read_image(options.image)
+        notes = film_notes(options.image, image)
     page = _target(options.image, options.output, options.format)
     numbers = _target(options.image, options.output, "json")
     explanation = _load(options.prompts).explain(image, tuple(dict.fromkeys(options.concepts)))
+    for note in notes:
+        print(f"note: {options.image.name}: {note}", file=sys.stderr)
     _print(explanation)
-    file = {"name": options.image.name, "sha256": sha256_file(options.image)}
+    file = {"name": options.image.name, "sha256": sha256_file(options.image), "notes": notes}
     record = {"image": file, **explanation.as_record()}
     figure = draw_explanation(image, explanation, title=options.image.name)
     plt.close(figure)  # a file, not a window or a notebook's output

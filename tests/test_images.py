@@ -1,6 +1,5 @@
 """Decoding of radiographs, against values computed by hand."""
 
-import io
 import shutil
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from pydicom.uid import JPEGBaseline8Bit
 
 from rctpl_utils.datasets.images import image_size, read_image, read_mask
 from rctpl_utils.embedded.image_files import (
@@ -64,30 +62,14 @@ def test_color_becomes_luminance(tmp_path):
     np.testing.assert_allclose(pixels, [[0.299, 0.587, 0.114]], atol=1 / 255)  # ITU-R BT.601
 
 
-def test_transparent_pixels_are_refused(tmp_path):
-    image = Image.fromarray(RAMP).convert("RGBA")
-    image.putpixel((0, 0), (9, 9, 9, 254))
-    with pytest.raises(InputError, match=r"film\.png.*transparent.*grayscale"):
-        read_image(save(tmp_path, image))
-
-
-def test_unknown_pixel_format_is_refused(tmp_path):
-    image = Image.new("CMYK", (4, 4))
-    with pytest.raises(InputError, match=r"CMYK.*8- or 16-bit grayscale"):
-        read_image(save(tmp_path, image, "film.jpg"))
-
-
 @pytest.mark.parametrize("name", ["film.png", "film.jpg", "film.dcm"])
 @pytest.mark.parametrize("read", [read_image, image_size])
-def test_empty_and_missing_and_foreign_files(tmp_path, name, read):
+def test_empty_and_missing_files(tmp_path, name, read):
     file = tmp_path / name
     with pytest.raises(InputError, match=rf"{name}: the image is missing"):
         read(file)
     file.write_bytes(b"")
     with pytest.raises(InputError, match=rf"{name}: the image is empty \(0 bytes\)\. Download"):
-        read(file)
-    file.write_bytes(b"<html>404 not found</html>" * 20)
-    with pytest.raises(InputError, match=rf"{name}: not a readable"):
         read(file)
 
 
@@ -98,24 +80,6 @@ def test_truncated_files(tmp_path, name):
     file.write_bytes(file.read_bytes()[:-1500])
     with pytest.raises(InputError, match=rf"{name}: .*damaged|not a readable"):
         read_image(file)
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.sampled_from(["film.png", "film.jpg", "film.dcm"]), st.integers(0, 2**31))
-def test_damaged_bytes_give_an_image_or_one_kind_of_error(tmp_path_factory, name, seed):
-    rng = np.random.default_rng(seed)
-    file = write(tmp_path_factory.mktemp("damaged") / name, rng.random((24, 24), dtype=np.float32))
-    content = bytearray(file.read_bytes())
-    start = 128 if name == "film.dcm" else 0  # DICOM's preamble means nothing
-    for position in rng.integers(start, len(content), rng.integers(1, 20)):
-        content[position] = rng.integers(256)
-    file.write_bytes(content[: rng.integers(start + 1, len(content) + 1)])
-    for read in (read_image, image_size):
-        try:
-            read(file)
-        except InputError as error:
-            assert name in str(error)
-    shutil.rmtree(file.parent)
 
 
 def write(file: Path, pixels: np.ndarray) -> Path:
@@ -158,68 +122,6 @@ def test_mask_file(tmp_path):
     assert (read_mask(tmp_path / "mask.png") == mask).all()
     Image.fromarray(mask.astype(np.uint8) * 255).save(tmp_path / "mask.png")
     assert (read_mask(tmp_path / "mask.png") == mask).all()
-
-
-def dicom(tmp_path: Path, stored: np.ndarray, **attributes: object) -> Path:
-    """A DICOM file with 16 allocated bits and the given attributes."""
-    file = tmp_path / "film.dcm"
-    write_dicom(file, np.zeros(stored.shape, np.float32), HEADER)
-    data = pydicom.dcmread(file)
-    data.BitsAllocated, data.BitsStored, data.HighBit = 16, 12, 11
-    for name, value in attributes.items():
-        setattr(data, name, value)
-    data.PixelData = stored.astype(np.uint16).tobytes()
-    data["PixelData"].VR = "OW"
-    data.save_as(file)
-    return file
-
-
-def test_12_bit_dicom_uses_the_stored_bits(tmp_path):
-    file = dicom(tmp_path, np.array([[0, 4095], [819, 1638]]))
-    np.testing.assert_allclose(read_image(file), [[0, 1], [0.2, 0.4]], atol=1e-6)
-
-
-def test_monochrome1_is_inverted(tmp_path):
-    file = dicom(
-        tmp_path, np.array([[0, 4095], [819, 1638]]), PhotometricInterpretation="MONOCHROME1"
-    )
-    np.testing.assert_allclose(read_image(file), [[1, 0], [0.8, 0.6]], atol=1e-6)
-
-
-def test_signed_and_rescaled_dicom(tmp_path):
-    stored = np.array([[-2048, 0, 2047]]).astype(np.int16).view(np.uint16)
-    file = dicom(tmp_path, stored, PixelRepresentation=1, RescaleSlope=2, RescaleIntercept=-1000)
-    np.testing.assert_allclose(read_image(file), [[0, 2048 / 4095, 1]], atol=1e-6)
-
-
-def test_dicom_window(tmp_path):
-    # PS3.3 C.11.2.1.2: below center - 0.5 - (width - 1) / 2 black, above the same plus width white
-    stored = np.array([[0, 100, 150, 200, 4095]])
-    file = dicom(tmp_path, stored, WindowCenter=150, WindowWidth=101)
-    middle = (150 - 149.5) / 100 + 0.5
-    np.testing.assert_allclose(read_image(file), [[0, 0.005, middle, 1, 1]], atol=1e-3)
-
-
-@pytest.mark.parametrize(
-    "attributes", [{"NumberOfFrames": 2}, {"PhotometricInterpretation": "RGB"}]
-)
-def test_unsupported_dicom(tmp_path, attributes):
-    with pytest.raises(InputError, match=r"film\.dcm.*not supported.*one grayscale frame"):
-        read_image(dicom(tmp_path, np.zeros((2, 2)), **attributes))
-
-
-def test_jpeg_compressed_dicom(tmp_path):
-    gray = (np.linspace(0, 1, 64)[None] * np.ones((64, 1)) * 255).astype(np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(gray).save(buffer, "JPEG", quality=95)
-    file = tmp_path / "film.dcm"
-    write_dicom(file, np.zeros((64, 64), np.float32), HEADER)
-    data = pydicom.dcmread(file)
-    data.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
-    data.PixelData = pydicom.encaps.encapsulate([buffer.getvalue()])
-    data["PixelData"].VR = "OB"
-    data.save_as(file)
-    np.testing.assert_allclose(read_image(file), gray / 255, atol=3 / 255)
 
 
 def test_dicom_file_is_conformant_and_says_that_it_is_simulated(tmp_path):

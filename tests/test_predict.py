@@ -96,6 +96,16 @@ def test_each_kind_of_picture(suffix: str, page: str, prompts, pixels, tmp_path,
     assert printed.splitlines()[-1] == f"wrote film.{page} and film.json"
 
 
+def test_what_a_picture_tells_against_itself_is_said(prompts, pixels, tmp_path, capsys):
+    picture = tmp_path / "photograph.png"
+    Image.fromarray(np.stack([pixels, pixels // 2, pixels // 3], -1)).save(picture)
+    command = [str(picture), "--prompts", str(prompts), "--output", str(tmp_path / "out")]
+    assert main([*command, *ASKED]) == 0
+    (note,) = strict(tmp_path / "out" / "photograph.json")["image"]["notes"]
+    assert note.startswith("a picture in color")
+    assert f"note: photograph.png: {note}" in capsys.readouterr().err.splitlines()
+
+
 def failure(capsys, arguments: list[str]) -> str:
     assert main(arguments) == 2
     said = capsys.readouterr().err

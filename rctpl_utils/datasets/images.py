@@ -4,27 +4,39 @@ torchxrayvision's readers are not used for pixels: they take 8 bits for granted,
 channel of a color image, scale to [-1024, 1024], and leave MONOCHROME1 films inverted.
 """
 
+import codecs
+import os
 from pathlib import Path
 
 import numpy as np
-import pydicom
-from PIL import Image
-from pydicom.pixels import apply_modality_lut, apply_voi_lut
+from PIL import Image, ImageOps
 
+from rctpl_utils.datasets.dicom import dicom_size, is_dicom, read_dicom
+from rctpl_utils.datasets.stored import AGAIN, CONVERT, naming, stored_range, to_unit
 from rctpl_utils.errors import InputError
 
-DICOM_SUFFIXES = {".dcm", ".dicom"}
-_AGAIN = "Download or copy the file again."
-_CONVERT = "Convert it to an 8- or 16-bit grayscale PNG."
+# Pillow tries no others, some of which call further programs (EPS: Ghostscript).
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000", "PPM")
+COLOR = {"RGB", "RGBA", "LA", "PA", "P", "CMYK", "YCbCr"}
+_ORIENTATION, _ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)  # EXIF: height and width are exchanged
+_PHOTOMETRIC, _WHITE_IS_ZERO = 0x0106, 0  # TIFF; Pillow minds it up to 8 bits
+DIMMEST = 64  # of 255: color of 16 bits, of which a quarter is used, holds fewer bits than it says
+_OTHERS = {  # first bytes, in lower case, of what people have in place of an image
+    b"<": "a web page (HTML or XML)",
+    b"version https://git-lfs": "a pointer of Git LFS, not the file itself",
+    b"%pdf": "a PDF",
+    b"\x1f\x8b": "a gzip archive",
+    b"pk\x03\x04": "a ZIP archive",
+}
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """Decode one radiograph at its native size.
+    """Decode one radiograph at its native size; the content tells the format, not the suffix.
 
-    Gray images of 1, 8 or 16 bits are scaled by their full range; color becomes luminance (COVIDx
-    stores gray films as RGB); an alpha channel is dropped where it is opaque throughout, as in
-    some 500 files of ChestX-ray14, and refused otherwise. DICOM goes through its modality and VOI
-    look-up tables, and MONOCHROME1 is inverted.
+    Gray images are scaled by the range of their bits (`stored_range`), or are floats in [0, 1];
+    color becomes luminance (COVIDx stores gray films as RGB); an alpha channel is dropped where it
+    is opaque throughout, as in some 500 files of ChestX-ray14, and refused otherwise. An image
+    stored on its side (EXIF) is put upright. For DICOM see `read_dicom`.
 
     Returns:
         float32 (H, W) in [0, 1], 0 = black (air), 1 = white (bone).
@@ -33,20 +45,24 @@ def read_image(path: str | Path) -> np.ndarray:
         InputError: a missing, empty, damaged or unsupported file.
     """
     path = _checked(path)
-    return _read_dicom(path) if path.suffix.lower() in DICOM_SUFFIXES else _read_raster(path)
+    if is_dicom(path):
+        return read_dicom(path)
+    with opened(path) as image, naming(path, "the image is damaged", AGAIN):
+        return _gray(image, path)
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """Height and width in pixels, from the file's header alone.
+    """Height and width in pixels of what `read_image` returns, from the header where it can be.
 
     Raises:
         InputError: a missing, empty or unreadable file.
     """
     path = _checked(path)
-    if path.suffix.lower() in DICOM_SUFFIXES:
-        header = _dicom(path, stop_before_pixels=True)
-        return header.Rows, header.Columns
-    with _open_raster(path) as image:
+    if is_dicom(path):
+        return dicom_size(path)
+    with opened(path) as image, naming(path, "the image is damaged", AGAIN):
+        if _on_its_side(image, path):
+            return image.width, image.height
         return image.height, image.width
 
 
@@ -61,77 +77,69 @@ def read_mask(path: str | Path) -> np.ndarray:
 
 def _checked(path: str | Path) -> Path:
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # false, too, for a name that is too long
         raise InputError("the image is missing", "Check the data root, or download it.", file=path)
     if path.stat().st_size == 0:
-        raise InputError("the image is empty (0 bytes)", _AGAIN, file=path)
+        raise InputError("the image is empty (0 bytes)", AGAIN, file=path)
     return path
 
 
-def _open_raster(path: Path) -> Image.Image:
-    try:
-        return Image.open(path)
-    except Exception as error:  # damaged bytes raise many kinds, not all of them documented
-        raise InputError(f"not a readable image ({error})", _AGAIN, file=path) from error
+def opened(path: Path) -> Image.Image:
+    """Open an image of one of `FORMATS` without decoding it.
+
+    Raises:
+        InputError: the file is no such image; a few that people have instead are named.
+    """
+    with naming(path, "not a readable image", AGAIN):
+        with path.open("rb") as stream:
+            head = stream.read(32).removeprefix(codecs.BOM_UTF8).lstrip().lower()
+        for start, what in _OTHERS.items():
+            if head.startswith(start):
+                raise InputError(f"not an image but {what}", AGAIN, file=path)
+        return Image.open(path, formats=FORMATS)
 
 
-def _read_raster(path: Path) -> np.ndarray:
-    with _open_raster(path) as image:
-        try:
-            image.load()
-        except Exception as error:  # see `_open_raster`
-            raise InputError(f"the image is damaged ({error})", _AGAIN, file=path) from error
-        image = _gray(image, path)
-        full = 1 if image.mode == "1" else 255 if image.mode == "L" else 65535
-        return np.asarray(image, dtype=np.float32) / np.float32(full)
+def _on_its_side(image: Image.Image, path: Path) -> bool:
+    """Whether height and width are exchanged in the file; refused for TIFF, which Pillow shears."""
+    on_its_side = image.getexif().get(_ORIENTATION) in _ON_ITS_SIDE
+    if on_its_side and image.format == "TIFF":
+        raise InputError("a TIFF stored on its side", "Save it upright as PNG.", file=path)
+    return on_its_side
 
 
-def _gray(image: Image.Image, path: Path) -> Image.Image:
-    """A single-channel image of mode 1, L, I;16* or I."""
-    if image.mode in {"RGBA", "LA", "PA"}:
-        alpha = image.convert("RGBA").getchannel("A")
-        if alpha.getextrema() != (255, 255):
-            problem = "transparent pixels, whose gray value is not defined"
-            raise InputError(problem, "Flatten it onto black and save it as grayscale.", file=path)
-    if image.mode in {"RGB", "RGBA", "LA", "PA", "P"}:
-        return image.convert("RGB").convert("L")
-    deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
-    if deep or image.mode in {"1", "L"}:
-        return image
-    raise InputError(f"pixel format {image.mode} is not supported", _CONVERT, file=path)
+def _gray(image: Image.Image, path: Path) -> np.ndarray:
+    """The pixels of an opened image, upright, as gray in [0, 1]."""
+    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # a telephone's has a preview
+        problem, cure = "several frames or pages", "Save the one that holds the film as PNG."
+        raise InputError(problem, cure, file=path)
+    halved = image.mode in COLOR and ";16" in str(image.tile)  # Pillow keeps the upper 8 bits
+    _on_its_side(image, path)
+    white_is_zero = image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+    image.load()
+    _refuse_transparency(image, path)
+    image = ImageOps.exif_transpose(image)
+    if image.mode in COLOR:
+        image = image.convert("RGB").convert("L")
+    values = np.asarray(image)
+    low, high = _range(values, image.mode)
+    if not (values.min() >= 0 and values.max() <= high) or (halved and values.max() < DIMMEST):
+        problem = f"gray values from {values.min():g} to {values.max():g}: white is not defined"
+        raise InputError(problem, CONVERT, file=path)
+    gray = to_unit(values, low, high)
+    return 1 - gray if white_is_zero and image.mode not in {"1", "L"} else gray
 
 
-def _dicom(path: Path, *, stop_before_pixels: bool) -> pydicom.Dataset:
-    try:
-        dicom = pydicom.dcmread(path, stop_before_pixels=stop_before_pixels)
-        if not (isinstance(dicom.Rows, int) and isinstance(dicom.Columns, int)):
-            raise TypeError("no image size")
-    except Exception as error:  # damaged bytes raise many kinds, not all of them documented
-        raise InputError(f"not a readable DICOM image ({error})", _AGAIN, file=path) from error
-    return dicom
+def _range(values: np.ndarray, mode: str) -> tuple[int, int]:
+    if mode == "F":
+        return 0, 1
+    if mode.startswith("I;16"):
+        return stored_range(values, 16)
+    return stored_range(values, {"1": 1, "L": 8, "I": 32}[mode])
 
 
-def _read_dicom(path: Path) -> np.ndarray:
-    dicom = _dicom(path, stop_before_pixels=False)
-    try:
-        kind, frames = dicom.get("PhotometricInterpretation"), dicom.get("NumberOfFrames") or 1
-        if kind not in ("MONOCHROME1", "MONOCHROME2") or frames != 1:
-            problem = f"photometric interpretation {kind!r} or several frames are not supported"
-            raise InputError(problem, "Export one grayscale frame.", file=path)
-        pixels = apply_voi_lut(apply_modality_lut(dicom.pixel_array, dicom), dicom)
-        low, high = _gray_range(dicom)
-        pixels = np.clip((pixels.astype(np.float32) - low) / (high - low), 0, 1)
-    except InputError:
-        raise
-    except Exception as error:  # see `_dicom`
-        raise InputError(f"the pixel data are damaged ({error})", _AGAIN, file=path) from error
-    return (1 - pixels if kind == "MONOCHROME1" else pixels).astype(np.float32)
-
-
-def _gray_range(dicom: pydicom.Dataset) -> tuple[float, float]:
-    """The gray values that map to 0 and 1: those that the stored bits can hold, rescaled."""
-    bits, signed = int(dicom.BitsStored), int(dicom.get("PixelRepresentation", 0))
-    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
-    slope = float(dicom.get("RescaleSlope", 1))
-    intercept = float(dicom.get("RescaleIntercept", 0))
-    return low * slope + intercept, high * slope + intercept
+def _refuse_transparency(image: Image.Image, path: Path) -> None:
+    if not image.has_transparency_data:
+        return
+    if image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
+        problem = "transparent pixels, whose gray value is not defined"
+        raise InputError(problem, "Flatten it onto black and save it as grayscale.", file=path)

@@ -1,0 +1,451 @@
+"""DICOM from stored values to gray, against values computed by hand from PS3.3, C.7 and C.11."""
+
+from pathlib import Path
+
+import gdcm
+import numpy as np
+import pydicom
+import pytest
+from dicom_films import RAMP, encapsulated, film, lut, packed, save, stream
+from PIL import Image
+from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate, get_frame
+from pydicom.uid import (
+    HTJ2K,
+    MPEG2MPML,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLosslessSV1,
+    RLELossless,
+)
+
+from rctpl_utils.datasets import dicom as reader
+from rctpl_utils.datasets.film_notes import film_notes
+from rctpl_utils.datasets.images import image_size, read_image
+from rctpl_utils.errors import InputError
+
+EXPECTED = np.array([[0, 0.2, 0.4], [0.6, 0.8, 1.0]])
+STEPS = np.array([[0, 1, 2, 3]])
+HALF = 2047.5  # the middle of 12 bits
+
+
+def line(top: int) -> np.ndarray:
+    return np.linspace(0, top, 4096).round()
+
+
+def signed(*values: int) -> np.ndarray:
+    return np.array([values])
+
+
+READ = {
+    # rescale and modality tables
+    "as stored": ({}, RAMP, EXPECTED),
+    "rescale empty": ({"RescaleSlope": None, "RescaleIntercept": None}, RAMP, EXPECTED),
+    "slope alone": ({"RescaleSlope": 2}, RAMP, EXPECTED),
+    "intercept alone": ({"RescaleIntercept": -1024}, RAMP, EXPECTED),
+    "slope and empty intercept": (
+        {"RescaleSlope": 2, "RescaleIntercept": None, "WindowCenter": 4096, "WindowWidth": 8191},
+        RAMP, RAMP * 2 / 8190,
+    ),
+    "rescaled to fractions": ({"RescaleSlope": 1 / 4096, "RescaleIntercept": 0}, RAMP, EXPECTED),
+    "negative slope": ({"RescaleSlope": -1, "RescaleIntercept": 4095}, RAMP, 1 - EXPECTED),
+    "negative slope, window": (
+        {"RescaleSlope": -1, "RescaleIntercept": 4095, "WindowCenter": 2048, "WindowWidth": 4096},
+        RAMP, 1 - EXPECTED,
+    ),
+    "modality table": (
+        {"ModalityLUTSequence": lut([0, 100, 1000, 4095], 12)},
+        STEPS, [[0, 100 / 4095, 1000 / 4095, 1]],
+    ),
+    "falling modality table": (
+        {"ModalityLUTSequence": lut([4095, 1000, 100, 0], 12)},
+        STEPS, [[1, 1000 / 4095, 100 / 4095, 0]],
+    ),
+    "modality table from 2 on": (
+        {"ModalityLUTSequence": lut([0, 255], 8, 2)}, STEPS, [[0, 0, 0, 1]],
+    ),
+    "modality table, 12 bits said to be 16": (
+        {"ModalityLUTSequence": lut([0, 819, 1638, 4095], 16)}, STEPS, [[0, 0.2, 0.4, 1]],
+    ),
+    "modality table and window": (
+        {"ModalityLUTSequence": lut([0, 100, 1000, 4095], 12),
+         "WindowCenter": 500, "WindowWidth": 1000, "VOILUTFunction": "LINEAR_EXACT"},
+        STEPS, [[0, 0.1, 1, 1]],
+    ),
+    "empty modality table": ({"ModalityLUTSequence": []}, RAMP, EXPECTED),
+    # VOI tables
+    **{
+        f"VOI table of {bits} bits up to {top}": (
+            {"VOILUTSequence": lut(line(top), bits)}, RAMP, EXPECTED,
+        )
+        for bits, top in [(8, 255), (10, 1023), (12, 4095), (16, 65535), (16, 4095), (8, 4095)]
+    },
+    "VOI table, two entries a word": (
+        {"VOILUTSequence": lut([0, 51, 102, 255], 8, packed=True)}, STEPS, [[0, 0.2, 0.4, 1]],
+    ),
+    "VOI table of 4 bits": (
+        {"VOILUTSequence": lut([0, 51, 204, 255], 4)}, STEPS, [[0, 0.2, 0.8, 1]],
+    ),
+    "VOI table after a rescale": (
+        {"RescaleSlope": 1, "RescaleIntercept": -2,
+         "VOILUTSequence": lut([0, 51, 204, 255], 8, -2)},
+        STEPS, [[0, 0.2, 0.8, 1]],
+    ),
+    "VOI table of 65,536 entries": (
+        {"VOILUTSequence": lut(np.arange(65536) * 16 % 65536, 16)},
+        STEPS * 1365, STEPS * 1365 * 16 / 65535,
+    ),
+    "VOI table before window": (
+        {"VOILUTSequence": lut(line(255), 8), "WindowCenter": 1, "WindowWidth": 1}, RAMP, EXPECTED,
+    ),
+    "VOI table without data": (
+        {"VOILUTSequence": [Dataset()], "WindowCenter": 2048, "WindowWidth": 4096}, RAMP, EXPECTED,
+    ),
+    "the first of two VOI tables": (
+        {"VOILUTSequence": lut(line(255), 8) + lut(line(0), 8)}, RAMP, EXPECTED,
+    ),
+    # windows
+    "LINEAR": ({"WindowCenter": 2048, "WindowWidth": 4096}, RAMP, EXPECTED),
+    "LINEAR, narrow": (  # from 150 - 0.5 - 50 to 150 - 0.5 + 50
+        {"WindowCenter": 150, "WindowWidth": 101},
+        signed(0, 100, 150, 200, 4095), [[0, 0.005, 0.505, 1, 1]],
+    ),
+    "LINEAR_EXACT": (
+        {"WindowCenter": 2048, "WindowWidth": 4096, "VOILUTFunction": "LINEAR_EXACT"},
+        RAMP, RAMP / 4096,
+    ),
+    "LINEAR_EXACT narrower than 1": (
+        {"RescaleSlope": 1 / 4095, "RescaleIntercept": 0, "WindowCenter": 0.5,
+         "WindowWidth": 0.5, "VOILUTFunction": "LINEAR_EXACT"},
+        RAMP, np.clip(EXPECTED * 2 - 0.5, 0, 1),
+    ),
+    "SIGMOID": (  # 1 / (1 + exp(-4 (x - c) / w)): 1 / (1 + e^2), 1/2, 1 / (1 + e^-1)
+        {"WindowCenter": 2048, "WindowWidth": 4096, "VOILUTFunction": "SIGMOID"},
+        signed(0, 2048, 3072), [[0.119203, 0.5, 0.731059]],
+    ),
+    "SIGMOID, steep": (
+        {"WindowCenter": 2048, "WindowWidth": 1, "VOILUTFunction": "SIGMOID"},
+        signed(0, 2048, 4095), [[0, 0.5, 1]],
+    ),
+    "the first of two windows": (
+        {"WindowCenter": [2048, 9], "WindowWidth": [4096, 9]}, RAMP, EXPECTED,
+    ),
+    "two centers, one width": ({"WindowCenter": [2048, 9], "WindowWidth": 4096}, RAMP, EXPECTED),
+    "empty function": (
+        {"WindowCenter": 2048, "WindowWidth": 4096, "VOILUTFunction": None}, RAMP, EXPECTED,
+    ),
+    "center alone": ({"WindowCenter": 2048}, RAMP, EXPECTED),
+    "width alone": ({"WindowWidth": 10}, RAMP, EXPECTED),
+    "window empty": ({"WindowCenter": None, "WindowWidth": None}, RAMP, EXPECTED),
+    "width 0": ({"WindowCenter": 0, "WindowWidth": 0}, RAMP, EXPECTED),
+    "width 1": (  # black up to 2047.5, white above
+        {"WindowCenter": 2048, "WindowWidth": 1}, signed(0, 2047, 2048, 4095), [[0, 0, 1, 1]],
+    ),
+    # bits
+    "signed": (
+        {"PixelRepresentation": 1}, signed(-2048, 0, 2047), [[0, 2048 / 4095, 1]],
+    ),
+    "signed and rescaled": (
+        {"PixelRepresentation": 1, "RescaleSlope": 2, "RescaleIntercept": -1000},
+        signed(-2048, 0, 2047), [[0, 2048 / 4095, 1]],
+    ),
+    "signed and windowed": (
+        {"PixelRepresentation": 1, "WindowCenter": 0, "WindowWidth": 2001},
+        signed(-2048, -1000.5, 0, 999.5, 2047), [[0, 0, 1000.5 / 2000, 0.99975, 1]],
+    ),
+    "signed, VOI table from -2 on": (
+        {"PixelRepresentation": 1, "VOILUTSequence": lut([0, 51, 204, 255], 8, -2)},
+        signed(-9, -2, -1, 0, 1, 9), [[0, 0, 0.2, 0.8, 1, 1]],
+    ),
+    "signed 16 bits, 12 unsigned used": ({"bits": 16, "PixelRepresentation": 1}, RAMP, EXPECTED),
+    "signed 16 bits, 12 used": (
+        {"bits": 16, "PixelRepresentation": 1}, signed(-2048, 0, 2047), [[0, 2048 / 4095, 1]],
+    ),
+    "16 bits, 12 used": ({"bits": 16}, RAMP, EXPECTED),
+    "16 bits, 15 used": ({"bits": 16}, signed(0, 32767), [[0, 32767 / 65535]]),
+    "12 bits, 11 used": ({}, signed(0, 2047), [[0, 2047 / 4095]]),
+    "16 bits, 8 used": ({"bits": 16}, signed(0, 51, 255), [[0, 0.2, 1]]),
+    "8 bits, 6 used": ({"bits": 8, "BitsAllocated": 8}, signed(0, 51, 63), [[0, 0.2, 63 / 255]]),
+    "10 bits": ({"bits": 10}, signed(0, 1023), [[0, 1]]),
+    "overlay in the high bits": ({}, RAMP | 0xA000, EXPECTED),
+    "overlay in the high bits, signed": (
+        {"PixelRepresentation": 1}, signed(-2048, 0, 2047) & 0xFFF | 0x5000, [[0, 2048 / 4095, 1]],
+    ),
+    "one gray value": ({}, signed(4095, 4095), [[1, 1]]),
+    "black": ({"WindowCenter": 2048, "WindowWidth": 4096}, signed(0, 0), [[0, 0]]),
+    "shape that agrees": ({"PresentationLUTShape": "IDENTITY"}, RAMP, EXPECTED),
+    "one frame": ({"NumberOfFrames": 1}, RAMP, EXPECTED),
+    "no high bit": ({"HighBit": None}, RAMP, EXPECTED),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("inverted", [False, True], ids=["MONOCHROME2", "MONOCHROME1"])
+@pytest.mark.parametrize("name", READ)
+def test_stored_values_become_gray(tmp_path, name, inverted):
+    attributes, stored, expected = READ[name]
+    if inverted:
+        shape = {"PresentationLUTShape": "INVERSE"} if "PresentationLUTShape" in attributes else {}
+        attributes = {**attributes, "PhotometricInterpretation": "MONOCHROME1", **shape}
+        expected = 1 - np.asarray(expected)
+    gray = read_image(save(tmp_path, film(stored, **attributes)))
+    assert gray.dtype == np.float32
+    np.testing.assert_allclose(gray, expected, atol=0.0025 if "up to" in name else 3e-4)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "stored", "expected"),
+    [
+        ({"PixelPaddingValue": 65535}, signed(0, 819, 4095, 65535), [0, 0.2, 1, 0]),
+        (
+            {"PixelPaddingValue": 60000, "PixelPaddingRangeLimit": 65535},
+            signed(0, 819, 4095, 61234), [0, 0.2, 1, 0],
+        ),
+        (
+            {"PixelPaddingValue": 65535, "PhotometricInterpretation": "MONOCHROME1"},
+            signed(0, 819, 4095, 65535), [1, 0.8, 0, 0],
+        ),
+        (  # -2000, written as the unsigned number that it is in the pixels
+            {"PixelPaddingValue": 63536, "PixelRepresentation": 1},
+            signed(-2000, 0, 819, 4095), [0, 0, 0.2, 1],
+        ),
+        (
+            {"PixelPaddingValue": 4095, "WindowCenter": 2048, "WindowWidth": 4096, "bits": 12},
+            signed(0, 819, 3276, 4095), [0, 0.2, 0.8, 0],
+        ),
+        ({"PixelPaddingValue": None}, signed(0, 819, 3276, 65535), [0, 0.0125, 0.05, 1]),
+    ],
+)  # fmt: skip
+def test_padding_is_black_and_no_part_of_the_range(tmp_path, attributes, stored, expected):
+    data = film(stored, **{"bits": 16, **attributes})
+    np.testing.assert_allclose(read_image(save(tmp_path, data))[0], expected, atol=3e-4)
+
+
+FLAT = r"give the whole film one gray value\. Save it as"
+REFUSED = {
+    "slope 0": ({"RescaleSlope": 0, "RescaleIntercept": 7}, FLAT),
+    "slope no number": ({"RescaleSlope": "NaN", "RescaleIntercept": 0}, FLAT),
+    "window beside the film": ({"WindowCenter": 9000, "WindowWidth": 10}, FLAT),
+    "window no number": ({"WindowCenter": "NaN", "WindowWidth": 10}, FLAT),
+    "flat VOI table": ({"VOILUTSequence": lut([9] * 4096, 12)}, FLAT),
+    "flat modality table": ({"ModalityLUTSequence": lut([9] * 4096, 12)}, FLAT),
+    "short VOI table": (
+        {"VOILUTSequence": [*lut([0, 1], 16)]}, "cannot be applied .*VOILUTSequence: 2 of 9 entries"
+    ),
+    "negative width": ({"WindowCenter": 9, "WindowWidth": -5}, "window cannot be applied"),
+    "width below 1": ({"WindowCenter": 9, "WindowWidth": 0.5}, "window cannot be applied"),
+    "unknown function": (
+        {"WindowCenter": 9, "WindowWidth": 9, "VOILUTFunction": "SPLINE"}, "applied .*SPLINE",
+    ),
+    "all padding": ({"PixelPaddingValue": 0, "PixelPaddingRangeLimit": 4095}, "cannot be applied"),
+    "high bit": ({"HighBit": 15}, "high bit 15 does not fit 12 stored bits"),
+    "shapes that contradict": (
+        {"PresentationLUTShape": "INVERSE"}, "MONOCHROME2 and presentation INVERSE contradict",
+    ),
+    "and the other way": (
+        {"PhotometricInterpretation": "MONOCHROME1", "PresentationLUTShape": "IDENTITY"},
+        "MONOCHROME1 and presentation IDENTITY contradict",
+    ),
+    "frames": ({"NumberOfFrames": 2}, "several frames .* not supported.*Export one frame"),
+    "enhanced": ({"SharedFunctionalGroupsSequence": [Dataset()]}, "several frames"),
+    "three samples": ({"SamplesPerPixel": 3}, "3 samples a pixel do not fit MONOCHROME2"),
+    "one sample": ({"PhotometricInterpretation": "RGB"}, "1 samples a pixel do not fit RGB"),
+    "no interpretation": ({"PhotometricInterpretation": None}, "interpretation '' is not"),
+    "unknown interpretation": ({"PhotometricInterpretation": "HSV"}, "'HSV' is not supported"),
+    "fewer pixels": ({"Rows": 3}, "the pixel data are damaged"),
+    "undeclared frames": ({"Rows": 1}, "more of them than the header states"),
+    "huge": ({"Rows": 60000, "Columns": 60000}, "60000 x 60000 pixels, which no film has"),
+    "no rows": ({"Rows": 0}, "0 x 3 pixels, which no film has"),
+    "no size": ({"Rows": None}, "not a readable DICOM image"),
+    "bits": ({"BitsAllocated": 13}, "the pixel data are damaged"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_refused_says_why(tmp_path, name):
+    attributes, message = REFUSED[name]
+    data = film(**({"BitsAllocated": 16} | attributes))
+    if name == "short VOI table":
+        data.VOILUTSequence[0].LUTDescriptor = [9, 0, 16]
+    if name == "bits":
+        data.BitsAllocated = 13
+    with pytest.raises(InputError, match=rf"film\.dcm: .*{message}"):
+        read_image(save(tmp_path, data))
+
+
+@pytest.mark.parametrize("name", ["IM-0001-0001", "film.dcm", "film.png", "a.b.c"])
+def test_the_suffix_does_not_count(tmp_path, name):
+    np.testing.assert_allclose(read_image(save(tmp_path, film(), name)), EXPECTED, atol=1e-6)
+    Image.fromarray((EXPECTED * 255).round().astype(np.uint8)).save(tmp_path / name, "PNG")
+    np.testing.assert_allclose(read_image(tmp_path / name), EXPECTED, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian]
+)
+@pytest.mark.parametrize("start", ["whole", "no preamble", "no header"])
+def test_byte_orders_and_bare_files(tmp_path, syntax, start):
+    data = film(VOILUTSequence=lut(line(255), 8))
+    data.file_meta.TransferSyntaxUID = syntax
+    file = save(tmp_path, data, "film")
+    raw = file.read_bytes()
+    meta = 12 + int.from_bytes(raw[140:144], "little")  # the group length and what it counts
+    file.write_bytes(raw[{"whole": 0, "no preamble": 132, "no header": 132 + meta}[start] :])
+    np.testing.assert_allclose(read_image(file), EXPECTED, atol=0.0025)
+    assert image_size(file) == (2, 3)
+
+
+SMOOTH = np.tile(np.linspace(0, 4095, 64).astype(np.uint16), (32, 1))
+
+
+@pytest.mark.parametrize(
+    "kind", ["JPEGLosslessProcess14", "JPEGLosslessProcess14_1", "JPEGLSLossless"]
+)
+@pytest.mark.parametrize("negative", [False, True])
+def test_lossless_films_keep_every_value(tmp_path, kind, negative):
+    stored = SMOOTH.astype(int) - 2048 * negative
+    data = film(stored, PixelRepresentation=int(negative))
+    data = packed(data, getattr(gdcm.TransferSyntax, kind))
+    assert data.file_meta.TransferSyntaxUID.is_encapsulated
+    np.testing.assert_allclose(read_image(save(tmp_path, data)), SMOOTH / 4095, atol=1e-6)
+
+
+def test_further_compressions(tmp_path):
+    run_length = film(SMOOTH)
+    run_length.compress(RLELossless)
+    np.testing.assert_allclose(read_image(save(tmp_path, run_length)), SMOOTH / 4095, atol=1e-6)
+    j2k = encapsulated(film(SMOOTH), stream(SMOOTH, "JPEG2000"), JPEG2000Lossless)
+    np.testing.assert_allclose(read_image(save(tmp_path, j2k)), SMOOTH / 4095, atol=1e-6)
+    eight = (SMOOTH // 16).astype(np.uint8)
+    for syntax in (JPEGBaseline8Bit, JPEGExtended12Bit):
+        data = film(eight, bits=8, BitsAllocated=8)
+        data = encapsulated(data, stream(eight, "JPEG", quality=95), syntax)
+        np.testing.assert_allclose(read_image(save(tmp_path, data)), eight / 255, atol=3 / 255)
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows", "columns"),
+    [(kind, rows, 2048 // rows) for kind in ("JPEG", "LS", "lossless") for rows in (64, 16)]
+    + [("LS", 40, 64), ("LS", 32, 60), ("JPEG", 40, 64), ("lossless", 40, 64)],
+)
+def test_a_header_with_another_size_is_refused(tmp_path, kind, rows, columns):
+    if kind == "JPEG":
+        eight = (SMOOTH // 16).astype(np.uint8)
+        data = film(eight, bits=8, BitsAllocated=8)
+        data = encapsulated(data, stream(eight, "JPEG"), JPEGBaseline8Bit)
+    else:
+        of = gdcm.TransferSyntax
+        data = packed(film(SMOOTH), of.JPEGLSLossless if kind == "LS" else of.JPEGLosslessProcess14)
+    data.Rows, data.Columns = rows, columns
+    with pytest.raises(
+        InputError, match=rf"damaged .*\(32, 64, 1\).*states \({rows}, {columns}, 1"
+    ):
+        read_image(save(tmp_path, data))
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("kind", ["JPEGLosslessProcess14_1", "JPEGLSLossless"])
+def test_a_stream_that_is_cut_off_is_refused(tmp_path, kind, share):
+    data = packed(film(SMOOTH * 13 % 4096), getattr(gdcm.TransferSyntax, kind))
+    content = get_frame(data.PixelData, 0, number_of_frames=1)
+    data.PixelData = encapsulate([content[: int(share * len(content))]])
+    with pytest.raises(InputError, match="the pixel data are damaged"):
+        read_image(save(tmp_path, data))
+
+
+NO_DECODER = {
+    HTJ2K: r"High-Throughput JPEG 2000.*no decoder.*pip install pylibjpeg pylibjpeg-openjpeg",
+    JPEGExtended12Bit: r"JPEG Extended.*no decoder.*pip install pylibjpeg pylibjpeg-libjpeg",
+    JPEGLosslessSV1: r"JPEG Lossless.*no decoder.*pip install python-gdcm",
+    MPEG2MPML: r"MPEG2.*not supported.*Save it as",
+}
+
+
+@pytest.mark.parametrize("syntax", NO_DECODER)
+def test_a_missing_decoder_is_named_with_its_package(tmp_path, monkeypatch, syntax):
+    monkeypatch.setattr(reader, "_DECODERS", ())
+    data = encapsulated(film(), b"\xff\xd8\xff\xd9", syntax)
+    with pytest.raises(InputError, match=NO_DECODER[syntax]) as refused:
+        read_image(save(tmp_path, data))
+    assert "Download" not in str(refused.value)
+
+
+def test_compressed_without_a_header_is_refused(tmp_path):
+    data = encapsulated(film(), b"\xff\xd8\xff\xd9", JPEGBaseline8Bit)
+    raw = save(tmp_path, data).read_bytes()
+    (tmp_path / "film.dcm").write_bytes(raw[132 + 12 + int.from_bytes(raw[140:144], "little") :])
+    with pytest.raises(InputError, match="compressed, and the part that names"):
+        read_image(tmp_path / "film.dcm")
+
+
+COLORS = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [51, 51, 51]]])
+LUMINANCES = [[0.299, 0.587, 0.114, 0.2]]
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_color_becomes_luminance(tmp_path, bits):
+    color = {"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3, "PlanarConfiguration": 0}
+    stored = COLORS if bits == 8 else COLORS * 257
+    data = film(stored, bits=bits, BitsAllocated=bits, **color)
+    np.testing.assert_allclose(read_image(save(tmp_path, data)), LUMINANCES, atol=1e-6)
+
+
+def test_a_palette_becomes_luminance(tmp_path):
+    data = film(STEPS, bits=8, BitsAllocated=8, PhotometricInterpretation="PALETTE COLOR")
+    for k, name in enumerate(("Red", "Green", "Blue")):
+        data.add_new(f"{name}PaletteColorLookupTableDescriptor", "US", [4, 0, 16])
+        table = (COLORS[0, :, k] * 257).astype("<u2").tobytes()
+        data.add_new(f"{name}PaletteColorLookupTableData", "OW", table)
+    np.testing.assert_allclose(read_image(save(tmp_path, data)), LUMINANCES, atol=1e-6)
+
+
+@pytest.mark.parametrize("stated", [9, 10, 11])
+def test_too_few_stated_bits_do_not_wrap(tmp_path, stated):
+    with pytest.raises(InputError, match=f"need more than the {stated} bits that the header"):
+        read_image(save(tmp_path, film(SMOOTH, bits=stated)))
+
+
+def test_an_overlay_beside_the_film_is_dropped(tmp_path):
+    drawn = SMOOTH.copy()
+    drawn[5:9, 10:50] |= 0x8000
+    np.testing.assert_allclose(read_image(save(tmp_path, film(drawn))), SMOOTH / 4095, atol=1e-6)
+
+
+def test_what_is_no_image_says_what_it_is(tmp_path):
+    data = film()
+    data.SOPClassUID = "1.2.840.10008.5.1.4.1.1.88.11"
+    del data.Rows, data.PixelData
+    with pytest.raises(InputError, match=r"DICOM without an image \(Basic Text SR Storage\)"):
+        read_image(save(tmp_path, data))
+
+
+def test_raw_detector_values_are_named(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 4096, (40, 40))
+    file = save(tmp_path, film(pixels, PresentationIntentType="FOR PROCESSING"))
+    (note,) = film_notes(file, read_image(file))
+    assert note.startswith("raw detector values")
+    assert film_notes(save(tmp_path, film(pixels)), read_image(file)) == []
+
+
+TESTED = Path(pydicom.__file__).parent / "data" / "test_files"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_every_file_that_pydicom_brings_is_read_or_refused():
+    found = {True: [], False: []}
+    for file in sorted(path for path in TESTED.rglob("*") if path.is_file()):
+        try:
+            gray = read_image(file)
+        except InputError as error:
+            assert str(file) in str(error)
+            found[False].append(file.name)
+        else:
+            assert gray.min() >= 0 and gray.max() <= 1 and gray.shape == image_size(file)
+            found[True].append(file.name)
+    assert len(found[True]) > 70
+    images = {"GDCMJ2K_TextGBR", "JPEG2000-embedded-sequence-delimiter", "JPEG-lossy",
+              "JPGExtended", "MR_truncated"}  # fmt: skip
+    assert images < {Path(name).stem for name in found[False]}

@@ -1,0 +1,287 @@
+"""Image files as people have them: depths, palettes, alpha, color, TIFF, turned, foreign."""
+
+import codecs
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from rctpl_utils.datasets.film_notes import film_notes
+from rctpl_utils.datasets.images import image_size, read_image
+from rctpl_utils.errors import InputError
+
+RAMP = np.array([[0, 51, 102], [153, 204, 255]], dtype=np.uint8)
+EXPECTED = np.array([[0, 0.2, 0.4], [0.6, 0.8, 1.0]], dtype=np.float32)
+
+
+def save(tmp_path: Path, image: Image.Image, name: str = "film.png") -> Path:
+    image.save(tmp_path / name)
+    return tmp_path / name
+
+
+WIDE = np.kron(RAMP, np.ones((8, 8), np.uint8))  # survives JPEG
+DEEP = RAMP.astype(np.uint16) * 257
+TWELVE = np.array([[0, 819, 1638], [2457, 3276, 4095]], dtype=np.uint16)
+
+
+def png(
+    bits: int, color: int, rows: list[bytes], *, before: bytes = b"", after: bytes = b""
+) -> bytes:
+    """A PNG of 3 x 2 pixels with the given stored rows and further chunks."""
+    header = struct.pack(">IIBBBBB", 3, 2, bits, color, 0, 0, 0)
+    data = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows)))
+    start = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+    return start + before + data + after + chunk(b"IEND", b"")
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def rows(values: np.ndarray, kind: str) -> list[bytes]:
+    return [row.astype(kind).tobytes() for row in values]
+
+
+RAW_PNG = {
+    "2 bits": (2, 0, [b"\x18", b"\xc0"], [[0, 1 / 3, 2 / 3], [1, 0, 0]]),
+    "4 bits": (4, 0, [b"\x03\x60", b"\x9c\xf0"], EXPECTED),
+    "16 bits": (16, 0, rows(DEEP, ">u2"), EXPECTED),
+    "16 bits and opaque alpha": (
+        16, 4, rows(np.stack([DEEP, np.full_like(DEEP, 65535)], -1), ">u2"), EXPECTED,
+    ),
+    "16 bits of color": (16, 2, rows(np.stack([DEEP] * 3, -1), ">u2"), EXPECTED),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RAW_PNG)
+def test_png_of_each_depth(tmp_path, name):
+    bits, color, stored, expected = RAW_PNG[name]
+    (tmp_path / "film.png").write_bytes(png(bits, color, stored))
+    np.testing.assert_allclose(read_image(tmp_path / "film.png"), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("stored", "expected"),
+    [
+        (TWELVE, EXPECTED),  # 12 bits in 16
+        (RAMP.astype(np.uint16), EXPECTED),  # 8 bits in 16
+        (np.array([[0, 32767]], np.uint16), [[0, 32767 / 65535]]),  # a dark film of 16 bits
+        (np.array([[0, 16383]], np.uint16), [[0, 1]]),  # 14 bits in 16
+        (np.array([[0, 0]], np.uint16), [[0, 0]]),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["png", "tif", "pgm", "jp2"])
+def test_bits_that_are_never_used_do_not_darken(tmp_path, stored, expected, suffix):
+    file = save(tmp_path, Image.fromarray(stored), f"film.{suffix}")
+    if suffix != "pgm" or stored.max() != 32767:  # of 32 bits to Pillow
+        np.testing.assert_allclose(read_image(file), expected, atol=1e-6)
+
+
+FORMATS = {  # and the modes that each can store
+    "png": ["L", "RGB", "RGBA", "LA", "P"],
+    "jpg": ["L", "RGB", "CMYK", "YCbCr"],
+    "tif": ["L", "RGB", "RGBA", "LA", "P", "CMYK", "YCbCr"],
+    "bmp": ["L", "RGB", "RGBA", "P"],
+    "gif": ["L", "RGB", "RGBA", "LA", "P"],
+    "webp": ["L", "RGB", "RGBA", "LA", "P", "CMYK", "YCbCr"],
+    "jp2": ["L", "RGB", "RGBA", "LA", "YCbCr"],
+}
+
+
+@pytest.mark.parametrize(
+    ("suffix", "mode"), [(suffix, mode) for suffix, modes in FORMATS.items() for mode in modes]
+)
+def test_every_format_and_mode(tmp_path, suffix, mode):
+    options = {"jpg": {"quality": 100}, "webp": {"lossless": True}}.get(suffix, {})
+    file = tmp_path / f"film.{suffix}"
+    Image.fromarray(WIDE).convert(mode).save(file, **options)
+    np.testing.assert_allclose(read_image(file), WIDE / 255, atol=2 / 255)
+
+
+TIFF = {
+    "8 bits, white is 0": (255 - RAMP, {"photometric": "miniswhite"}),
+    "16 bits": (DEEP, {}),
+    "16 bits, white is 0": (65535 - DEEP, {"photometric": "miniswhite"}),
+    "16 bits, big-endian": (DEEP, {"byteorder": ">"}),
+    "16 bits, signed": (TWELVE.astype(np.int16), {}),
+    "32 bits": (TWELVE.astype(np.uint32), {}),
+    "float": (EXPECTED, {}),
+    "float, white is 0": (1 - EXPECTED, {"photometric": "miniswhite"}),
+    "BigTIFF": (DEEP, {"bigtiff": True}),
+    "deflated": (DEEP, {"compression": "zlib", "predictor": True}),
+    "color in planes": (
+        np.stack([RAMP] * 3), {"photometric": "rgb", "planarconfig": "separate"},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TIFF)
+def test_tiff(tmp_path, name):
+    stored, options = TIFF[name]
+    tifffile.imwrite(tmp_path / "film.tif", stored, **options)
+    np.testing.assert_allclose(read_image(tmp_path / "film.tif"), EXPECTED, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        RAMP.astype(np.float32),
+        EXPECTED - 0.5,
+        np.where(EXPECTED > 0.7, np.nan, EXPECTED),
+        TWELVE.astype(np.int16) - 1024,
+    ],
+)
+def test_gray_without_a_known_white_is_refused(tmp_path, stored):
+    tifffile.imwrite(tmp_path / "film.tif", stored)
+    with pytest.raises(InputError, match=r"film\.tif: gray values from .*: white is not defined"):
+        read_image(tmp_path / "film.tif")
+
+
+def test_color_of_16_bits_of_which_few_are_used_is_refused(tmp_path):
+    stored = rows(np.stack([TWELVE] * 3, -1), ">u2")
+    (tmp_path / "film.png").write_bytes(png(16, 2, stored))
+    with pytest.raises(InputError, match="from 0 to 15: white is not defined"):
+        read_image(tmp_path / "film.png")
+
+
+TURNED = {  # EXIF orientation -> how the upright film is stored
+    1: WIDE, 2: WIDE[:, ::-1], 3: WIDE[::-1, ::-1], 4: WIDE[::-1], 5: WIDE.T,
+    6: np.rot90(WIDE), 7: np.rot90(WIDE.T, 2), 8: np.rot90(WIDE, -1), 99: WIDE,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif"])
+@pytest.mark.parametrize("orientation", TURNED)
+def test_films_are_read_upright(tmp_path, orientation, suffix):
+    tags, file = Image.Exif(), tmp_path / f"film.{suffix}"
+    tags[0x0112] = orientation
+    stored = Image.fromarray(np.ascontiguousarray(TURNED[orientation]))
+    stored.save(file, exif=tags, **({"lossless": True} if suffix == "webp" else {}))
+    if suffix == "tif" and orientation in (5, 6, 7, 8):
+        for read in (read_image, image_size):
+            with pytest.raises(InputError, match=r"a TIFF stored on its side.*upright"):
+                read(file)
+        return
+    np.testing.assert_allclose(read_image(file), WIDE / 255, atol=0.05)
+    assert image_size(file) == WIDE.shape
+
+
+def test_the_orientation_may_follow_the_pixels(tmp_path):
+    tags = Image.Exif()
+    tags[0x0112] = 3
+    turned, late = RAMP[::-1, ::-1], chunk(b"eXIf", tags.tobytes().removeprefix(b"Exif\0\0"))
+    (tmp_path / "film.png").write_bytes(png(8, 0, rows(turned, "u1"), after=late))
+    np.testing.assert_allclose(read_image(tmp_path / "film.png"), EXPECTED, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "P", "I;16", "RGBA", "LA"])
+def test_transparency_counts_only_where_it_is_used(tmp_path, mode):
+    see_through, opaque = tmp_path / "film.png", tmp_path / "opaque.png"
+    if mode in ("RGBA", "LA"):
+        image = Image.fromarray(RAMP).convert(mode)
+        image.save(opaque)
+        image.putpixel((0, 0), (9, 9, 9, 254) if mode == "RGBA" else (9, 254))
+        image.save(see_through)
+    elif mode == "I;16":
+        for file, value in ((see_through, 0), (opaque, 7)):
+            clear = chunk(b"tRNS", struct.pack(">H", value))
+            file.write_bytes(png(16, 0, rows(DEEP, ">u2"), before=clear))
+    else:
+        image = Image.fromarray(RAMP).convert(mode)
+        black, none = ((0, 0, 0), (7, 7, 7)) if mode == "RGB" else (0, 7)
+        image.save(see_through, transparency=black)
+        image.save(opaque, transparency=none)
+    with pytest.raises(InputError, match=r"film\.png.*transparent.*grayscale"):
+        read_image(see_through)
+    np.testing.assert_allclose(read_image(opaque), EXPECTED, atol=1e-6)
+
+
+def test_a_palette_in_any_order(tmp_path):
+    image = Image.fromarray(RAMP // 51).convert("P")
+    image.putpalette([v for g in (0, 51, 102, 153, 204, 255) for v in (g, g, g)])
+    for suffix in ("png", "gif", "bmp", "tif"):
+        file = save(tmp_path, image, f"film.{suffix}")
+        np.testing.assert_allclose(read_image(file), EXPECTED, atol=1e-6)
+
+
+@pytest.mark.parametrize("suffix", ["gif", "png", "tif", "webp"])
+def test_several_frames_are_refused(tmp_path, suffix):
+    more = {"save_all": True, "append_images": [Image.fromarray(255 - RAMP).convert("RGB")]}
+    Image.fromarray(RAMP).convert("RGB").save(tmp_path / f"film.{suffix}", **more)
+    with pytest.raises(InputError, match=r"film\..*several frames or pages.*holds the film"):
+        read_image(tmp_path / f"film.{suffix}")
+
+
+def test_the_preview_in_a_photograph_is_no_second_frame(tmp_path):
+    more = {"save_all": True, "append_images": [Image.fromarray(RAMP)], "quality": 100}
+    Image.fromarray(WIDE).save(tmp_path / "film.jpg", "MPO", **more)
+    np.testing.assert_allclose(read_image(tmp_path / "film.jpg"), WIDE / 255, atol=0.02)
+
+
+FOREIGN = {
+    b"<html>404 not found</html>": "not an image but a web page",
+    b"\n <!DOCTYPE html><html>": "not an image but a web page",
+    codecs.BOM_UTF8 + b"<?xml version='1.0'?><Error>AccessDenied": "not an image but a web page",
+    b"version https://git-lfs.github.com/spec/v1\noid sha256:0": "pointer of Git LFS",
+    b"%PDF-1.4": "a PDF",
+    b"PK\3\4" + bytes(99): "a ZIP archive",
+    b"\x1f\x8b\x08" + bytes(99): "a gzip archive",
+    b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n": "not a readable image",
+    b"\0\0\0\x18ftypheic" + bytes(99): "not a readable image",
+    bytes(500): "not a readable image",
+    b"\x08": "not a readable image",
+    bytes(128) + b"DICM": "DICOM without an image",
+    b"\xff\xd8\xff\xe0\0\x10JFIF": "not a readable image",
+}
+
+
+@pytest.mark.parametrize("start", FOREIGN)
+@pytest.mark.parametrize("name", ["film.png", "film.dcm"])
+@pytest.mark.parametrize("read", [read_image, image_size])
+def test_what_is_no_image_is_named(tmp_path, start, name, read):
+    (tmp_path / name).write_bytes(start)
+    with pytest.raises(InputError, match=rf"{name}: .*{FOREIGN[start]}"):
+        read(tmp_path / name)
+
+
+@pytest.fixture(scope="module")
+def pixels() -> np.ndarray:
+    """A made-up film: gray values all over, up to its edges."""
+    return np.random.default_rng(0).random((60, 50)).astype(np.float32)
+
+
+def notes(tmp_path: Path, stored: np.ndarray) -> list[str]:
+    file = save(tmp_path, Image.fromarray(np.round(stored * 255).astype(np.uint8)))
+    return film_notes(file, read_image(file))
+
+
+def test_of_a_film_nothing_is_said(tmp_path, pixels):
+    assert notes(tmp_path, pixels) == []
+    assert notes(tmp_path, np.stack([pixels] * 3, -1)) == []
+    assert notes(tmp_path, np.pad(pixels, 1, constant_values=1)) == []
+
+
+@pytest.mark.parametrize("border", [0, 0.5, 1])
+def test_a_border_is_named(tmp_path, pixels, border):
+    framed = np.pad(pixels, ((6, 4), (0, 0)), constant_values=border)
+    assert notes(tmp_path, framed) == ["14% of the picture are an even border: crop it"]
+    framed = np.pad(pixels, 10, constant_values=border)  # 60 x 50 of 80 x 70
+    assert notes(tmp_path, framed) == ["46% of the picture are an even border: crop it"]
+
+
+def test_a_photograph_and_a_poor_export_are_named(tmp_path, pixels):
+    bluish = np.stack([pixels * 0.8, pixels * 0.9, pixels], -1)
+    (note,) = notes(tmp_path, bluish)
+    assert note.startswith("a picture in color, perhaps a photograph of a film")
+    clipped, few = notes(tmp_path, pixels > 0.5)
+    assert clipped.startswith("100% of the picture are pure black or white: see the window")
+    assert few.startswith("only 2 gray values: see the window")
+
+
+def test_a_name_that_is_too_long_is_missing(tmp_path):
+    with pytest.raises(InputError, match="the image is missing"):
+        read_image(tmp_path / ("film" * 100))
