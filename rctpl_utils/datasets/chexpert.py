@@ -12,10 +12,10 @@ description, and take the lowest patient numbers, each patient once before any t
 everybody gets the same images.
 
 Layout: `CheXpert-v1.0[-small]/{train,valid}.csv`, images in
-`{train,valid}/patientNNNNN/studyN/viewN_frontal.jpg`.
+`{train,valid}/patientNNNNN/studyN/viewN_frontal.jpg`; or as the full set is unpacked, tables and
+`valid/` in "CheXpert-v1.0 batch 1 (validate & csv)", patients in "... batch 2 (train 1)" and so on.
 """
 
-import os
 from pathlib import Path
 
 import pandas as pd
@@ -24,12 +24,13 @@ from rctpl_utils.datasets.base import MISSING, Radiographs
 from rctpl_utils.datasets.screening import Screen
 from rctpl_utils.datasets.tables import keep_present, read_table
 from rctpl_utils.errors import InputError
+from rctpl_utils.given_files import child, existing, folders_in
 from rctpl_utils.vocabulary import CHEXPERT_CONCEPTS
 
 FOLDERS = ("CheXpert-v1.0-small", "CheXpert-v1.0", ".")
 COMPETITION = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
 PER_CLASS = 200
-_PATH = r"((?:train|valid)/patient(\d+)/study\d+/view\w+\.(?:jpg|jpeg|png))$"
+_PATH = r"((?:train|valid)/patient(\d+))/(study\d+/view\w+\.(?i:jpg|jpeg|png))$"
 
 
 def open_chexpert(
@@ -60,7 +61,7 @@ def open_chexpert(
         records = read_chexpert(home, "valid", screen)
     else:
         train = read_chexpert(home, "train", screen)
-        if (home / "valid.csv").is_file():
+        if child(home, "valid.csv").is_file():
             patients = read_chexpert(home, "valid", Screen(skip_bad))["patient_id"]
             names = ("train.csv", "valid.csv")
             train = screen.patients(train, patients, names, home, is_test=False)
@@ -112,7 +113,7 @@ def read_chexpert(home: Path, part: str, screen: Screen | None = None) -> pd.Dat
         InputError: see `open_chexpert`.
     """
     screen = screen or Screen()
-    file = home / f"{part}.csv"
+    file = child(home, f"{part}.csv")
     columns = ["Path", "Frontal/Lateral", *CHEXPERT_CONCEPTS]
     table = read_table(file, columns, dtype={"Path": "str"})
     table = screen.blank(table, ["Path"], file)
@@ -127,7 +128,9 @@ def read_chexpert(home: Path, part: str, screen: Screen | None = None) -> pd.Dat
     records = chexpert_labels(table)
     records.insert(0, "image_id", table["Path"])
     records.insert(1, "patient_id", "patient" + found[1])
-    records.insert(2, "path", [f"{home.as_posix()}/{path}" for path in found[0]])
+    batched = _batched(home)
+    folders = [batched.get(place, f"{home.as_posix()}/{place}") for place in found[0]]
+    records.insert(2, "path", [f"{f}/{rest}" for f, rest in zip(folders, found[2], strict=True)])
     return records[(table["Frontal/Lateral"] == "Frontal").to_numpy()].reset_index(drop=True)
 
 
@@ -181,16 +184,30 @@ def select_5x200(records: pd.DataFrame, per_class: int, *, allow_partial: bool) 
 
 
 def find_home(root: Path) -> Path:
-    """The folder with `train.csv` or `valid.csv`.
+    """The folder with `train.csv` or `valid.csv`: one of `FOLDERS`, or at most two levels down.
 
     Raises:
         InputError: there is none.
     """
-    for name in FOLDERS:
-        if any((root / name / f"{part}.csv").is_file() for part in ("train", "valid")):
-            return root / name
+    tops = folders_in(root)
+    inner = [folder for top in tops for folder in folders_in(top)]
+    for folder in [*(child(root, name) for name in FOLDERS), *tops, *inner]:
+        if any(child(folder, f"{part}.csv").is_file() for part in ("train", "valid")):
+            return folder
     cure = f"Put {FOLDERS[0]}/ or {FOLDERS[1]}/ with its train.csv and valid.csv there."
     raise InputError("no CheXpert tables", cure, file=root)
+
+
+def _batched(home: Path) -> dict[str, str]:
+    """Part and patient ("train/patient00001") -> folder, of the full set's "batch" folders."""
+    near = [*folders_in(home), *folders_in(home.parent)]
+    found: dict[str, str] = {}
+    for batch in (folder for folder in near if "batch" in folder.name.casefold()):
+        bases = [child(batch, part) for part in ("train", "valid", batch.name)]
+        for part, base in zip(("train", "valid", "train", "train"), [*bases, batch], strict=True):
+            patients = [each for each in folders_in(base) if each.name.startswith("patient")]
+            found |= {f"{part}/{each.name}": each.as_posix() for each in patients}
+    return found
 
 
 def _radiographs(
@@ -202,7 +219,8 @@ def _radiographs(
     allow_partial: bool,
     screen: Screen,
 ) -> Radiographs:
-    present = [os.path.isfile(path) for path in records["path"]]
+    records["path"] = records["path"].map(existing)
+    present = records["path"].notna()
     records, missing = keep_present(records, present, allow_partial=allow_partial, file=home)
     left_out = {MISSING: missing}
     return Radiographs(name, split, concepts, records, left_out=left_out, screen=screen)
