@@ -16,7 +16,7 @@ from typing import BinaryIO
 from rctpl_utils.errors import InputError
 
 AGAIN = "Download or copy the file again."
-_UNPACK, _GZIP, _ZIP = "Unpack it.", b"\x1f\x8b", b"PK\x03\x04"
+_UNPACK, _GZIP, _ZIP = "Unpack it.", b"\x1f\x8b", (b"PK\3\4", b"PK\5\6")
 _SAVED_PAGE = "Open its address in a browser, sign in or confirm there, and download it again."
 # how a file begins (letters in lower case), what it is, the cure
 _KINDS = (

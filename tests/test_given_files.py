@@ -151,7 +151,7 @@ def test_tables_under_another_name_read_the_same(official, tmp_path, way):
 
 
 def leftovers(root: Path) -> None:
-    """What macOS and Windows leave in folders, and archives that stayed after they were unpacked."""
+    """What macOS and Windows leave in folders, and archives that stayed there."""
     for folder in [root, *(path for path in root.rglob("*") if path.is_dir())]:
         for path in [each for each in folder.iterdir() if each.is_file()]:
             path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7")
@@ -221,3 +221,277 @@ def test_cells_as_other_programs_write_them_read_the_same(
     if name == "chexpert":  # the identifier is the path as the table has it
         found[0] = found[0].replace("D/train/", "CheXpert-v1.0-small/train/")
     assert found == read
+
+
+def test_the_full_chexpert_as_its_archives_unpack(official, tmp_path):
+    """Tables and `valid/` in batch 1; patients in the others, in `train/` or not, or one deeper."""
+    root, read = copied(official, "chexpert", tmp_path)
+    home = root / "CheXpert-v1.0-small"
+    one, two, three = (
+        root / f"chexpertchestxrays-u20210408/CheXpert-v1.0 batch {what}"
+        for what in ("1 (validate & csv)", "2 (train 1)", "3 (train 2)")
+    )
+    for folder in (one, two, three / three.name):
+        folder.mkdir(parents=True)
+    for name in ("train.csv", "valid.csv", "valid"):
+        (home / name).rename(one / name)
+    patients = sorted((home / "train").iterdir())
+    for number, patient in enumerate(patients):
+        patient.rename((two if number % 2 else three / three.name) / patient.name)
+    shutil.rmtree(home)
+    assert contents("chexpert", tmp_path) == read
+    (two / "train").mkdir()
+    patients[1].with_name("x")
+    (two / patients[1].name).rename(two / "train" / patients[1].name)
+    assert contents("chexpert", tmp_path) == read
+    shutil.rmtree(two / "train")
+    refused("chexpert", tmp_path, "validation", "images listed are missing", per_class=0)
+
+
+def test_the_second_stage_of_siim(official, tmp_path):
+    root, read = copied(official, "siim", tmp_path)
+    table = (
+        (root / SIIM).read_text().replace(" EncodedPixels", "EncodedPixels").replace(" -1", "-1")
+    )
+    (root / SIIM).unlink()
+    (root / "stage_2_train.csv").write_text(table)
+    studies = sorted((root / "dicom-images-train").iterdir())
+    for study in studies[::2]:
+        (root / "dicom-images-test").mkdir(exist_ok=True)
+        study.rename(root / "dicom-images-test" / study.name)
+    assert contents("siim", tmp_path) == read
+    for film in (root / "dicom-images-train").rglob("*.dcm"):
+        (root / "stage_2_images").mkdir(exist_ok=True)
+        film.rename(root / "stage_2_images" / film.name)
+    assert contents("siim", tmp_path) == read
+
+
+def test_the_box_list_under_its_longer_name(official, tmp_path):
+    root, read = copied(official, "chestxray14", tmp_path)
+    (root / BOXES).rename(root / "BBox_List_2017_Official_NIH.csv")
+    assert contents("chestxray14", tmp_path) == read
+    (root / BOXES).write_text("no table")  # the shorter name comes first
+    refused("chestxray14", tmp_path, "test", r"BBox_List_2017\.csv: no column")
+
+
+@pytest.mark.parametrize("listed", ["\ufeff00090001_001.png", "images\\00090001_001.PNG", "x.jpg"])
+def test_no_test_film_lands_in_validation(official, tmp_path, listed):
+    """Even of a part of the set, where the list may name what is not there."""
+    root, _ = copied(official, "chestxray14", tmp_path)
+    names = ["00090001_000.png", "00090001_001.png"]
+    (root / TEST).write_text(f"{listed}\n{names[0]}\n")
+    if listed != "x.jpg":
+        found = open_dataset("chestxray14", tmp_path, "validation", allow_partial=True)
+        assert not set(found.records["image_id"]) & set(names)
+    else:  # of the patient's two films only one is listed now
+        message = "1 patients are both in the test list and in the rest"
+        refused("chestxray14", tmp_path, "validation", message, allow_partial=True)
+
+
+@pytest.mark.parametrize(
+    ("line", "film", "patient"),
+    [
+        ("2 my film (2).png negative src", "my film (2).png", "2"),
+        ("my 2 film.png negative src", "film.png", "my 2"),
+        ("my 2 film.png negative src", "2 film.png", "my"),
+        ("2  two  spaces.png  negative src", "two  spaces.png", "2"),
+        ("A B test\\a b.png negative src", "a b.png", "A B"),
+        ("2 two.png negative src", "TWO.png", "2"),
+    ],
+)
+def test_a_space_in_a_covidx_name(official, tmp_path, line, film, patient):
+    root, _ = copied(official, "covidx", tmp_path)
+    (root / "findings.csv").unlink()
+    edit(root / "test.txt", "sim-2 sim-2.png negative simulated", line)
+    (root / "test/sim-2.png").rename(root / "test" / film)
+    records = open_dataset("covidx", tmp_path, "test").records.set_index("image_id")
+    listed = film if film in records.index else film.lower()
+    assert records.loc[listed, "patient_id"] == f"src:{patient}"
+    assert Path(records.loc[listed, "path"]).name == film
+    if " " in film:  # nobody can tell which of the two is meant
+        shutil.copy(root / "test" / film, root / "test" / film.split(" ")[-1])
+        refused("covidx", tmp_path, "test", "row 2: not `patient file label source`")
+
+
+PAGE = b"<!DOCTYPE html><html><title>Sign in</title></html>"
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n"
+WORKBOOK = zipped(b"", "[Content_Types].xml", "xl/workbook.xml")
+# what lies in place of a table or list, and what the error says
+OTHERS = [
+    (b"", "it is empty"),
+    (b"\n \n", "it is empty"),
+    (bytes(300), "zero bytes"),
+    (POINTER, "a Git LFS pointer.*git lfs pull"),
+    (b"/annex/objects/MD5E-s3--0.csv\n", "git-annex pointer"),
+    (PAGE, "an HTML page"),
+    (BOM + b"\r\n  <html>", "an HTML page"),
+    (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code>", "XML message"),
+    (WORKBOOK, "an Excel workbook.*Save it as CSV"),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(20), "an Excel workbook"),
+    (b"%PDF-1.4", "a PDF file"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive.*Unpack"),
+    (zipped(b"a,b\n", "a.csv", "b.csv"), "an archive of 2 files.*Unpack"),
+    (zipped(b""), "an archive of 0 files|not a "),
+    (gzip.compress(b"a,b\n1,2\n" * 99)[:30], "not a "),
+    (b"\xff\xfe\x00", "not a "),
+    ("Patient Müller".encode("latin-1"), "not a .*|no column"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("content", "message"), OTHERS)
+def test_what_is_no_table_is_called_what_it_is(official, tmp_path, content, message):
+    root, _ = copied(official, "chestxray14", tmp_path)
+    for file in (ENTRIES, TEST):
+        kept = (root / file).read_bytes()
+        (root / file).write_bytes(content)
+        refused("chestxray14", tmp_path, "test", f"{file}: .*({message})")
+        (root / file).write_bytes(kept)
+
+
+# data set, table, what is replaced by what, and how it is refused
+REFUSED = [
+    ("chestxray14", ENTRIES, "00090001_000.png", "C:\\nih\\00090001_000.png", "row 1: a path that"),
+    ("chestxray14", ENTRIES, "00090001_000.png", "..\\00090001_000.png", "row 1: a path that"),
+    ("chestxray14", ENTRIES, "90001,", "9.0001E+04,", "row 1: an identifier that a spreadsheet"),
+    ("chestxray14", ENTRIES, "90001,", "9,0001E+04,", "rows with more cells|spreadsheet"),
+    ("chestxray14", TEST, "00090001_000.png", "00090001_000", "row 1: not the name of an image"),
+    ("chestxray14", TEST, "00090001_000.png\n", "\n", "row 1: not the name of an image"),
+    ("chestxray14", TEST, "00090001_001", "00090001_000", "row 2: the same image"),
+    ("chestxray14", TEST, "00090001_001.png", "A/00090001_000.PNG", "row 2: the same image"),
+    ("mimic-cxr", "mimic-cxr-2.0.0-split.csv.gz", "50000003,1", "5E+07,1", "spreadsheet rounded"),
+    ("rsna", RSNA, "rsna-3,", "x\\rsna-2,", "row .*(the same|differs|contradict)"),
+    ("siim", SIIM, "ImageId", "Image", "no column 'ImageId'; it has Image, EncodedPixels"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "table", "old", "new", "message"), REFUSED)
+def test_cells_that_nobody_can_read_are_named(official, tmp_path, name, table, old, new, message):
+    root, _ = copied(official, name, tmp_path)
+    edit(root / table, old, new)
+    split = "train" if name == "mimic-cxr" else "test"
+    refused(name, tmp_path, split, message)
+
+
+def test_two_films_of_one_name_and_what_lies_beside_a_missing_table(official, tmp_path):
+    root, _ = copied(official, "chestxray14", tmp_path)
+    (root / "images-224").mkdir()
+    film = next((root).rglob("00090001_000.png"))
+    (root / "images-224" / film.name).symlink_to(film)  # the same file: no harm
+    assert len(open_dataset("chestxray14", tmp_path, "test")) == 2
+    (root / "images-224" / film.name).unlink()
+    shutil.copy(film, root / "images-224")
+    refused("chestxray14", tmp_path, "test", "a second file of the same image as .*images-224")
+    (root / ENTRIES).rename(root / "Data Entry (1).csv")
+    refused(
+        "chestxray14", tmp_path, "test", r"there are BBox_List_2017\.csv, Data Entry \(1\)\.csv"
+    )
+
+
+def test_a_mask_in_capitals_is_not_passed_over(official, tmp_path):
+    """Or its film would be judged by its outline, another annotation."""
+    root, _ = copied(official, "covid-rural", tmp_path)
+    mask = next((root / "pngs_masks").iterdir())
+    mask.rename(mask.with_suffix(".PNG"))
+    assert OutlineMasks(root)._mask_file(mask.stem).is_file()
+
+
+# --- fuzz: mutated bytes give a result or an `InputError` that names the file, never another error
+
+CSV = b"Image Index,Finding Labels,Patient ID\n00000001_000.png,Mass|Effusion,1\n"
+LABELME = b'{"imageHeight": 4, "imageWidth": 5, "shapes": [{"label": "x", "points": [[0, 1]]}]}'
+
+
+@st.composite
+def mutated(draw, *whole: bytes) -> bytes:
+    """One of the files, cut, with bytes replaced, doubled or put between."""
+    content = bytearray(draw(st.sampled_from(whole)))
+    for _ in range(draw(st.integers(0, 5))):
+        place = draw(st.integers(0, len(content)))
+        length = draw(st.integers(0, 6))
+        piece = draw(st.binary(max_size=6) | st.sampled_from(PIECES))
+        content[place : place + length] = piece
+    return bytes(content[: draw(st.integers(0, len(content)) | st.just(len(content)))])
+
+
+PIECES = [
+    b"\0",
+    BOM,
+    b"\xff\xfe",
+    b'"',
+    b"\r",
+    b"\n",
+    b",",
+    b";",
+    b"=",
+    b"1e999",
+    b"[",
+    b"{",
+    b"-1",
+]
+PIECES += [b"9" * 5000, b"[" * 3000, b"\x1f\x8b", b"PK\3\4", b"null", b"\xed\xa0\x80"]
+fuzz = settings(
+    max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+def survives(read: Callable, file: Path, content: bytes) -> None:
+    file.write_bytes(content)
+    try:
+        read(file)
+    except InputError as error:
+        assert str(file) in str(error)
+
+
+@given(mutated(CSV, BOM + CSV, gzip.compress(CSV), zipped(CSV, "a.csv"), CSV.replace(b",", b";")))
+@fuzz
+def test_mutated_tables(tmp_path, content):
+    columns = CSV.split(b"\n")[0].decode().split(",")
+    survives(lambda file: read_table(file, columns, dtype="str"), tmp_path / "t.csv", content)
+    survives(lambda file: read_table(file, columns[:1]), tmp_path / "t.csv", content)
+    survives(read_lines, tmp_path / "t.txt", content)
+
+
+@given(mutated(LABELME, BOM + LABELME, b"[1, 2]", b'{"shapes": {"label": 3}}'))
+@fuzz
+def test_mutated_outlines(tmp_path, content):
+    (tmp_path / "jpgs/jsons").mkdir(parents=True, exist_ok=True)
+    reader = OutlineMasks(tmp_path)
+    survives(lambda _: reader.drawn("a"), tmp_path / "jpgs/jsons/a.json", content)
+
+
+LISTED = b"3 a.png positive src\nA 4 b c.png negative src\n"
+RUNS = b"ImageId, EncodedPixels\na, -1\nb, 1 2 3 4\n"
+BOXED = b"patientId,x,y,width,height,Target\na,,,,,0\nb,1.0,1.0,2.0,2.0,1\n"
+PATHS = b"Path,Frontal/Lateral\nD/train/patient1/study1/view1_frontal.jpg,Frontal\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "table", "content"),
+    [("covidx", "test.txt", LISTED), ("siim", SIIM, RUNS), ("rsna", RSNA, BOXED),
+     ("chexpert", "train.csv", PATHS), ("chestxray14", ENTRIES, CSV)],
+)  # fmt: skip
+def test_mutated_tables_of_a_data_set(tmp_path, name, table, content):
+    root = tmp_path / name
+    root.mkdir()
+    (root / TEST).write_text("00000001_000.png\n")
+
+    @given(mutated(content))
+    @settings(fuzz, max_examples=100)
+    def run(content):
+        try:
+            (root / table).write_bytes(content)
+            open_dataset(name, tmp_path, "test", allow_partial=True, skip_bad=True)
+        except InputError as error:
+            assert str(root) in str(error) or "has no image" in str(error)
+
+    run()
+
+
+@given(st.binary(max_size=300))
+@fuzz
+def test_any_bytes_open_or_are_named(tmp_path, content):
+    mistaken(content)
+    survives(lambda file: read_table(file, ["a"]), tmp_path / "x.csv", content)
+    assert child(tmp_path, "X.CSV.gz") == tmp_path / "x.csv"
+    with pytest.raises(InputError, match=r"there are x\.csv"), opened(tmp_path / "y"):
+        pass

@@ -76,14 +76,15 @@ def open_covidx(
 def _fields(line: str, files: Mapping[str, str]) -> tuple[str, str, str, str]:
     """Patient, file, label and source of a line; an empty patient where these are not there.
 
-    Label and source hold no space. A file's name does where a file of that name is there; else the
-    spaces are the patient's.
+    Label and source hold no space. A file's name does where one file of that name is there, and one
+    only; where none is, the spaces are the patient's.
     """
-    head, label, source = ["", "", *line.rsplit(maxsplit=2)][-3:]
+    head, label, source = ["", "", "", *line.rsplit(maxsplit=2)][-3:]
     places = [match.span() for match in re.finditer(r"\s+", head)]
     cuts = [(head[:start], head[end:]) for start, end in places]
-    named = [cut for cut in cuts if re.sub(r"^.*[/\\]", "", cut[1]) in files]
-    patient, file = (named or cuts[-1:] or [("", head)])[0]
+    named = {name: cut for cut in cuts if (name := re.sub(r"^.*[/\\]", "", cut[1])) in files}
+    found = list(named.values()) or cuts[-1:]  # the last cut of a name has the shortest folder
+    patient, file = found[0] if len(found) == 1 else ("", head)
     return patient, file, label, source
 
 
