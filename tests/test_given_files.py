@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from mutations import BOM, fuzz, mutated, survives
 from tiny_world import CASES, edit, refused, write, write_mimic
 
 from rctpl_utils.datasets import open_dataset
@@ -22,7 +23,6 @@ from rctpl_utils.errors import InputError
 from rctpl_utils.given_files import child, mistaken, opened
 
 SETS = [*CASES, "mimic-cxr"]
-BOM = b"\xef\xbb\xbf"
 
 
 def write_any(name: str, data_root: Path) -> Path:
@@ -398,47 +398,6 @@ def test_a_mask_in_capitals_is_not_passed_over(official, tmp_path):
 
 CSV = b"Image Index,Finding Labels,Patient ID\n00000001_000.png,Mass|Effusion,1\n"
 LABELME = b'{"imageHeight": 4, "imageWidth": 5, "shapes": [{"label": "x", "points": [[0, 1]]}]}'
-
-
-@st.composite
-def mutated(draw, *whole: bytes) -> bytes:
-    """One of the files, cut, with bytes replaced, doubled or put between."""
-    content = bytearray(draw(st.sampled_from(whole)))
-    for _ in range(draw(st.integers(0, 5))):
-        place = draw(st.integers(0, len(content)))
-        length = draw(st.integers(0, 6))
-        piece = draw(st.binary(max_size=6) | st.sampled_from(PIECES))
-        content[place : place + length] = piece
-    return bytes(content[: draw(st.integers(0, len(content)) | st.just(len(content)))])
-
-
-PIECES = [
-    b"\0",
-    BOM,
-    b"\xff\xfe",
-    b'"',
-    b"\r",
-    b"\n",
-    b",",
-    b";",
-    b"=",
-    b"1e999",
-    b"[",
-    b"{",
-    b"-1",
-]
-PIECES += [b"9" * 5000, b"[" * 3000, b"\x1f\x8b", b"PK\3\4", b"null", b"\xed\xa0\x80"]
-fuzz = settings(
-    max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-
-
-def survives(read: Callable, file: Path, content: bytes) -> None:
-    file.write_bytes(content)
-    try:
-        read(file)
-    except InputError as error:
-        assert str(file) in str(error)
 
 
 @given(mutated(CSV, BOM + CSV, gzip.compress(CSV), zipped(CSV, "a.csv"), CSV.replace(b",", b";")))
