@@ -137,5 +137,5 @@ def as_utf8(content: bytes) -> bytes:
     """Text without its byte-order mark, in UTF-8; UTF-16, as Windows saves, is told by its mark."""
     for mark, encoding in _BOMS:
         if content.startswith(mark):
-            return content.removeprefix(mark).decode(encoding).encode()
+            return content.decode(encoding).lstrip("\ufeff").encode()
     return content

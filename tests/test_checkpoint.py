@@ -265,31 +265,31 @@ def zip_of(*names: str) -> bytes:
     return stream.getvalue()
 
 
+OTHERS = [
+    (b"", "empty"),
+    (bytes(4096), "zero bytes"),
+    (b"version https://git-lfs.github.com/spec/v1\noid", "a Git LFS pointer.*git lfs pull"),
+    (b"/annex/objects/MD5E", "a git-annex pointer.*git annex get"),
+    (b"<!DOCTYPE html><html>quota", "an HTML page.*browser"),
+    (b"\n\n  <HTML lang=en>", "an HTML page"),
+    (b"<?xml version='1.0'?><Error>AccessDenied", "an XML message"),
+    (b"Entry not found", "a text that begins with Entry not found"),
+    (b'{"error": "gated"}\n', 'a text that begins with {"error": "gated"}'),
+    (b"\x1f\x8b\x08" + bytes(9), "a gzip file. Unpack it"),
+    (b"7z\xbc\xaf\x27", "a 7z archive. Unpack it"),
+    (b"Rar!\x1a\x07", "a RAR archive"),
+    (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
+    (b"%PDF-1.7", "a PDF file"),
+    (zip_of("readme.md", "model.onnx"), "a zip archive of readme.md, model.onnx. Unpack it"),
+    (zip_of(), "a zip archive of "),
+    (zip_of("__MACOSX/._pytorch_model.bin"), "a zip archive of __MACOSX"),
+    (binary(nn.Linear(1, 1)), "it holds pickled objects.*torch.nn.*save the weights alone"),
+    (script(), "a TorchScript archive.*torch.jit.load"),
+]
+
+
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors"])
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "empty"),
-        (bytes(4096), "zero bytes"),
-        (b"version https://git-lfs.github.com/spec/v1\noid", "a Git LFS pointer.*git lfs pull"),
-        (b"/annex/objects/MD5E", "a git-annex pointer.*git annex get"),
-        (b"<!DOCTYPE html><html>quota", "an HTML page.*browser"),
-        (b"\n\n  <HTML lang=en>", "an HTML page"),
-        (b"<?xml version='1.0'?><Error>AccessDenied", "an XML message"),
-        (b"Entry not found", "a text that begins with Entry not found"),
-        (b'{"error": "gated"}\n', 'a text that begins with {"error": "gated"}'),
-        (b"\x1f\x8b\x08" + bytes(9), "a gzip file. Unpack it"),
-        (b"7z\xbc\xaf\x27", "a 7z archive. Unpack it"),
-        (b"Rar!\x1a\x07", "a RAR archive"),
-        (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
-        (b"%PDF-1.7", "a PDF file"),
-        (zip_of("readme.md", "model.onnx"), "a zip archive of readme.md, model.onnx. Unpack it"),
-        (zip_of(), "a zip archive of "),
-        (zip_of("__MACOSX/._pytorch_model.bin"), "a zip archive of __MACOSX"),
-        (binary(nn.Linear(1, 1)), "it holds pickled objects.*torch.nn.*save the weights alone"),
-        (script(), "a TorchScript archive.*torch.jit.load"),
-    ],
-)
+@pytest.mark.parametrize(("content", "message"), OTHERS, ids=[message for _, message in OTHERS])
 def test_what_is_no_weights_is_called_what_it_is(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     for path in (tmp_path, tmp_path / name):

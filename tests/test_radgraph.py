@@ -358,7 +358,7 @@ SECTIONS = Report("s1", "p1", "Left base opacity.", "No effusion (2 views).", "t
         ("", False),
     ],
 )
-def test_the_text_of_a_counting_key_must_be_the_reports(text, same):
+def test_the_text_of_a_counting_key_must_be_the_reports(text, same, caplog):
     for key in ("0", 0, "x/0.txt"):
         extractor = RadGraphExtractor({key: {"text": text, "entities": {}}})
         if same:
@@ -367,8 +367,11 @@ def test_the_text_of_a_counting_key_must_be_the_reports(text, same):
         message = f"row of key '{key}': its text is not that of report s1.*in this order"
         with pytest.raises(InputError, match=message):
             list(extractor.extract([SECTIONS]))
+    caplog.clear()
     named = RadGraphExtractor({"s1": {"text": text, "entities": {}}})  # may hold all the report
     assert list(named.extract([SECTIONS])) == [] and named.read == {"s1"}
+    held = "Left base opacity" in text or "( 2 views )" in text or same or text == "None"
+    assert ("1 of 1 of RadGraph's graphs do not hold" in caplog.text) != held
 
 
 @pytest.mark.parametrize(

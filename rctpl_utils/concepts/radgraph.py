@@ -57,14 +57,15 @@ class RadGraphExtractor:
         """Yield the triplets of the given reports in the order of RadGraph's file.
 
         Character spans refer to RadGraph's own tokenized text, which `sentence` quotes. Reports
-        that RadGraph's file lacks give no triplet; their number is logged as a warning.
+        that RadGraph's file lacks give no triplet; their number is logged as a warning, and that
+        of texts under a report's name in which neither its findings nor its impression stands.
 
         Raises:
             InputError: a damaged file, an unknown label, a relation to nowhere, a report twice, a
                 counting key whose text is another report's.
         """
         ordered = list(reports)
-        named, read = {report.report_id: report for report in ordered}, set()
+        named, read, odd = {report.report_id: report for report in ordered}, set(), 0
         mapped = isinstance(self.graphs, Mapping)
         file = None if mapped else Path(self.graphs)
         for key, graph in self.graphs.items() if mapped else stream_objects(file):
@@ -78,7 +79,11 @@ class RadGraphExtractor:
                 raise InputError(problem, cure, file=file, row=f"of key {str(key)!r}")
             read.add(report_id)
             yield from self._triplets(report_id, text, entities)
+            odd += not _holds(text, named[report_id])
         self.read = frozenset(read)
+        if odd:
+            why = "do not hold their report's findings or impression: check that they are its own"
+            _log.warning("%d of %d of RadGraph's graphs %s", odd, len(read), why)
         if len(read) < len(named):
             _log.warning(
                 "%d of %d reports are not in RadGraph's file and give no triplet",
@@ -142,6 +147,13 @@ def _same_text(key: str, text: str, meant: Sequence[Report], file: Path | None) 
         file=file,
         row=f"of key {key!r}",
     )
+
+
+def _holds(text: str, report: Report) -> bool:
+    """Whether the findings or the impression stand in a text, by letters and digits."""
+    own = [_letters(part) for part in (report.findings, report.impression)]
+    said = _letters(text)
+    return any(part in said or said == "none" for part in own if part)
 
 
 def _letters(text: str) -> str:

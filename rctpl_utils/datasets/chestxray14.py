@@ -33,7 +33,7 @@ ENTRY_TABLES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
 BOX_TABLES = ("BBox_List_2017.csv", "BBox_List_2017_Official_NIH.csv")
 TEST_LIST = "test_list.txt"
 BOX_COLUMNS = ["Bbox [x", "y", "w", "h]"]  # the header spreads one title over four columns
-_NAME = r"(?i)[\w-]+\.(?:png|jpe?g)"
+_NAME = r"(?i)\d{8}_\d{3}\.(?:png|jpe?g)"
 # the data set's own spelling -> canonical name
 CANONICAL = {
     **{name: name for name in CHESTXRAY14_CONCEPTS},

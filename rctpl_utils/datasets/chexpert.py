@@ -12,8 +12,7 @@ description, and take the lowest patient numbers, each patient once before any t
 everybody gets the same images.
 
 Layout: `CheXpert-v1.0[-small]/{train,valid}.csv`, images in
-`{train,valid}/patientNNNNN/studyN/viewN_frontal.jpg`; or as the full set is unpacked, tables and
-`valid/` in "CheXpert-v1.0 batch 1 (validate & csv)", patients in "... batch 2 (train 1)" and so on.
+`{train,valid}/patientNNNNN/studyN/viewN_frontal.jpg`; see `chexpert_folders`.
 """
 
 from pathlib import Path
@@ -21,13 +20,13 @@ from pathlib import Path
 import pandas as pd
 
 from rctpl_utils.datasets.base import MISSING, Radiographs
+from rctpl_utils.datasets.chexpert_folders import batched_patients, find_home
 from rctpl_utils.datasets.screening import Screen
 from rctpl_utils.datasets.tables import keep_present, read_table
 from rctpl_utils.errors import InputError
-from rctpl_utils.given_files import child, existing, folders_in
+from rctpl_utils.given_files import child, existing
 from rctpl_utils.vocabulary import CHEXPERT_CONCEPTS
 
-FOLDERS = ("CheXpert-v1.0-small", "CheXpert-v1.0", ".")
 COMPETITION = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
 PER_CLASS = 200
 _PATH = r"((?:train|valid)/patient(\d+))/(study\d+/view\w+\.(?i:jpg|jpeg|png))$"
@@ -128,7 +127,7 @@ def read_chexpert(home: Path, part: str, screen: Screen | None = None) -> pd.Dat
     records = chexpert_labels(table)
     records.insert(0, "image_id", table["Path"])
     records.insert(1, "patient_id", "patient" + found[1])
-    batched = _batched(home)
+    batched = batched_patients(home)
     folders = [batched.get(place, f"{home.as_posix()}/{place}") for place in found[0]]
     records.insert(2, "path", [f"{f}/{rest}" for f, rest in zip(folders, found[2], strict=True)])
     return records[(table["Frontal/Lateral"] == "Frontal").to_numpy()].reset_index(drop=True)
@@ -181,33 +180,6 @@ def select_5x200(records: pd.DataFrame, per_class: int, *, allow_partial: bool) 
             raise InputError(problem, cure)
         chosen.append(rows)
     return pd.concat(chosen).drop(columns=["_number", "_turn"]).reset_index(drop=True)
-
-
-def find_home(root: Path) -> Path:
-    """The folder with `train.csv` or `valid.csv`: one of `FOLDERS`, or at most two levels down.
-
-    Raises:
-        InputError: there is none.
-    """
-    tops = folders_in(root)
-    inner = [folder for top in tops for folder in folders_in(top)]
-    for folder in [*(child(root, name) for name in FOLDERS), *tops, *inner]:
-        if any(child(folder, f"{part}.csv").is_file() for part in ("train", "valid")):
-            return folder
-    cure = f"Put {FOLDERS[0]}/ or {FOLDERS[1]}/ with its train.csv and valid.csv there."
-    raise InputError("no CheXpert tables", cure, file=root)
-
-
-def _batched(home: Path) -> dict[str, str]:
-    """Part and patient ("train/patient00001") -> folder, of the full set's "batch" folders."""
-    near = [*folders_in(home), *folders_in(home.parent)]
-    found: dict[str, str] = {}
-    for batch in (folder for folder in near if "batch" in folder.name.casefold()):
-        bases = [child(batch, part) for part in ("train", "valid", batch.name)]
-        for part, base in zip(("train", "valid", "train", "train"), [*bases, batch], strict=True):
-            patients = [each for each in folders_in(base) if each.name.startswith("patient")]
-            found |= {f"{part}/{each.name}": each.as_posix() for each in patients}
-    return found
 
 
 def _radiographs(

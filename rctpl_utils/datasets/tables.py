@@ -19,6 +19,7 @@ VALIDATION_SHARE = 0.2  # of the patients, where a data set has no official spli
 IMAGES = (".png", ".jpg", ".jpeg")
 _DELIMITERS = ",;\t|"
 _OFFICIAL = "Use the official file, unchanged."
+_UTF8 = f"{AGAIN[:-1]}, or save it as UTF-8."
 
 
 def read_table(path: Path, columns: Sequence[str], **options: Any) -> pd.DataFrame:
@@ -52,7 +53,7 @@ def read_table(path: Path, columns: Sequence[str], **options: Any) -> pd.DataFra
     except InputError:
         raise
     except Exception as error:  # damaged bytes raise many kinds, not all of them documented
-        raise InputError(f"not a readable CSV table ({error})", AGAIN, file=path) from error
+        raise InputError(f"not a readable CSV table ({error})", _UTF8, file=path) from error
     if not isinstance(table.index, pd.RangeIndex):
         raise InputError("rows with more cells than the header", _OFFICIAL, file=path)
     table.columns = [_plain(column) for column in table.columns]
@@ -117,7 +118,7 @@ def read_lines(path: Path) -> list[str]:
     except InputError:
         raise
     except Exception as error:  # as in `read_table`
-        raise InputError(f"not a text file in UTF-8 ({error})", AGAIN, file=path) from error
+        raise InputError(f"not a text file in UTF-8 ({error})", _UTF8, file=path) from error
 
 
 def hash_split(patients: Iterable[str], share: float = VALIDATION_SHARE) -> np.ndarray:

@@ -103,6 +103,8 @@ def _read_file(file: Path, names: Sequence[str]) -> dict[str, Tensor]:
         content = _load(file, names)
     except InputError:
         raise
+    except OSError as error:
+        raise InputError(f"it cannot be read ({error})", "Check it.", file=file) from error
     except Exception as error:  # damaged bytes raise many kinds, not all of them documented
         with file.open("rb") as stream:
             what, cure = _kind(stream.read(256)) or (type(error).__name__, _AGAIN)
