@@ -17,6 +17,7 @@ from rctpl_utils.datasets.chexpert import PER_CLASS
 from rctpl_utils.datasets.counts import count, read_world
 from rctpl_utils.datasets.official import OFFICIAL
 from rctpl_utils.errors import InputError
+from rctpl_utils.given_files import child
 from rctpl_utils.report_sections import parse_sections
 
 COMPLETE, SIMULATED, PARTIAL = "complete", "simulated", "partial"
@@ -172,5 +173,5 @@ def _report(root: Path) -> str:
 
 
 def _graphs(root: Path) -> str:
-    there = (root / RADGRAPH_FILE).is_file()
+    there = child(root, RADGRAPH_FILE).is_file()
     return f"from {RADGRAPH_FILE}" if there else f"by our own rules: no {RADGRAPH_FILE} (optional)"

@@ -8,8 +8,8 @@ import psutil
 import torch
 
 from rctpl_utils.doctor_checks import ABSENT, COMPLETE, UNUSABLE, Finding, attempt
-from rctpl_utils.encoders.checkpoint import weights_file
 from rctpl_utils.encoders.loading import check_checkpoint
+from rctpl_utils.encoders.weight_files import weights_files
 from rctpl_utils.profiles import PROFILES
 from rctpl_utils.workspace import choose_device
 
@@ -33,10 +33,11 @@ def check_weights(path: Path | None, profile: str = "paper") -> Finding:
     if path is None:
         return Finding("checkpoint", title, ABSENT, (("give", "--checkpoint FILE"), *terms))
     problems: list[str] = []
-    file = attempt(problems, weights_file, path)
+    files = attempt(problems, weights_files, path)
     attempt(problems, check_checkpoint, kind, path)
-    if file is None or problems:
+    if files is None or problems:
         return Finding("checkpoint", title, UNUSABLE, (("problem", problems[0]), *terms))
+    file = files[0]
     fact = ("file", f"{file.name}, {file.stat().st_size / 1e6:,.0f} MB, every name and shape fits")
     return Finding("checkpoint", title, COMPLETE, (fact, *terms), ("checkpoint",))
 

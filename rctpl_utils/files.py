@@ -55,8 +55,8 @@ def write_json(target: str | Path, value: Any) -> Path:
 
 
 def read_json(source: str | Path) -> Any:
-    """Read one JSON file (UTF-8)."""
-    return json.loads(Path(source).read_text(encoding="utf-8"))
+    """Read one JSON file (UTF-8, with a byte-order mark or without)."""
+    return json.loads(Path(source).read_text(encoding="utf-8-sig"))
 
 
 def sha256_file(path: str | Path) -> str:

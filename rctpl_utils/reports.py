@@ -8,7 +8,9 @@ from pathlib import Path
 import pandas as pd
 
 from rctpl_utils.datasets.screening import Screen, Skipped
+from rctpl_utils.datasets.tables import read_table
 from rctpl_utils.errors import InputError
+from rctpl_utils.given_files import child
 from rctpl_utils.report_sections import parse_sections
 from rctpl_utils.workspace import Workspace
 
@@ -66,7 +68,7 @@ def read_mimic_reports(
     """
     root, skipped = Path(root), [] if skipped is None else skipped
     screen = Screen(skip_bad)
-    splits = _splits(root / SPLIT_TABLE, screen)
+    splits = _splits(child(root, SPLIT_TABLE), screen)
     paths = sorted(root.glob("files/p*/p*/s*.txt"))
     skipped += _without_file(root, splits, paths, accept=skip_bad or allow_partial)
     listed = [path for path in paths if path.stem in splits]
@@ -115,8 +117,8 @@ def quotable_sources(root: str | Path) -> pd.Series:
 
     Real MIMIC-CXR has no such column, and its reports must not be quoted: the result is empty.
     """
-    path = Path(root) / METADATA_TABLE
-    table = pd.read_csv(path, dtype=str) if path.is_file() else pd.DataFrame()
+    path = child(Path(root), METADATA_TABLE)
+    table = read_table(path, ["study_id"], dtype="str") if path.is_file() else pd.DataFrame()
     if "source" not in table.columns:
         return pd.Series(dtype=str)
     table = table[table["source"] != "templated"].drop_duplicates("study_id")
@@ -156,21 +158,8 @@ def _without_file(
 
 def _splits(path: Path, screen: Screen) -> Mapping[str, str]:
     """Study identifier ("sNNNNNNNN") -> split."""
-    if not path.is_file():
-        raise InputError("the split table is absent", "Download it with the reports.", file=path)
-    try:
-        table = pd.read_csv(path, dtype=str)
-    except (OSError, EOFError, ValueError) as error:  # pandas' parser errors are ValueErrors
-        raise InputError(
-            f"the split table is damaged ({error})", "Fetch it again.", file=path
-        ) from error
-    missing = {"study_id", "subject_id", "split"} - set(table.columns)
-    if missing:
-        raise InputError(
-            f"the split table lacks {', '.join(sorted(missing))}",
-            "Use the table of MIMIC-CXR-JPG 2.0.0.",
-            file=path,
-        )
+    table = read_table(path, ["study_id", "subject_id", "split"], dtype="str")
+    table = screen.blank(table, ["study_id", "subject_id"], path)
     for column in ("study_id", "subject_id"):
         elsewhere = table.groupby(column)["split"].transform("first") != table["split"]
         problem = f"a {column} that is in two splits"

@@ -228,7 +228,7 @@ def test_absent_and_foreign_files_are_named(states, folder, tmp_path):
         shutil.copy(folder / name, tmp_path)
     with pytest.raises(InputError, match="none of biovil_image_resnet50"):
         check_checkpoint("biovil", tmp_path)
-    torch.save({}, tmp_path / IMAGE_WEIGHTS[0])
+    torch.save({"other": torch.zeros(1)}, tmp_path / IMAGE_WEIGHTS[0])
     with pytest.raises(InputError, match=r"missing: encoder.encoder.conv1.weight, .* more"):
         check_checkpoint("biovil", tmp_path)
     torch.save(states[1] | {"classifier.fc": torch.zeros(1)}, tmp_path / IMAGE_WEIGHTS[0])

@@ -2,6 +2,7 @@
 
 import io
 import re
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import save_file
+from mutations import fuzz, mutated, survives
+from safetensors.torch import save, save_file
 from torch import nn
 
 from rctpl_utils.encoders.checkpoint import SHOWN, Layout, match_state, read_state
@@ -131,10 +133,6 @@ def test_what_is_absent_or_ambiguous_is_refused(tmp_path):
         read_state(tmp_path / "nowhere")
     with pytest.raises(InputError, match=r"none of pytorch_model\.bin, model\.saf"):
         read_state(tmp_path)
-    write_bin(tmp_path)
-    write_safetensors(tmp_path)
-    with pytest.raises(InputError, match="several of"):
-        read_state(tmp_path)
     with zipfile.ZipFile(tmp_path / "two.zip", "w") as archive:
         archive.writestr("a/pytorch_model.bin", b"")
         archive.writestr("b/pytorch_model.bin", b"")
@@ -177,6 +175,157 @@ def test_shapes_are_told():
     state = released() | {"old.bias": torch.zeros(4)}
     with pytest.raises(InputError, match=re.escape("old.bias has shape (4,), not (2,)")):
         match_state(nn.Linear(3, 2), state, LAYOUT, "f")
+
+
+TOWER = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
+TOWER_LAYOUT = Layout(lambda name: f"text_model.{name}", unused=(r"logit_scale",))
+PLAIN = {f"text_model.{name}": value for name, value in TOWER.state_dict().items()}
+PLAIN["logit_scale"] = torch.tensor(2.0)
+
+
+def under(prefix: str) -> dict[str, torch.Tensor]:
+    return {f"{prefix}{name}": value for name, value in PLAIN.items()}
+
+
+OPTIMIZER = {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 1.0}]}
+NAMED_OPTIMIZER = {"state": {"a": {"exp_avg": torch.ones(2)}}}
+WRAPPED = {
+    "as it is": PLAIN,
+    "state_dict": {"state_dict": PLAIN, "epoch": 3},
+    "Lightning": {"state_dict": under("model."), "callbacks": {}, "optimizer_states": [OPTIMIZER]},
+    "Lightning, deep": {"state_dict": under("model.clip_model.net."), "loops": {"fit_loop": {}}},
+    "model": {"model": PLAIN, "optimizer": OPTIMIZER, "lr_scheduler": {"last": torch.ones(1)}},
+    "an optimizer by name": {"model": PLAIN, "optimizer": NAMED_OPTIMIZER},
+    "model_state_dict": {"model_state_dict": PLAIN, "loss": torch.tensor(0.5), "epoch": 2},
+    "an entry in an entry": {"checkpoint": {"net": PLAIN}, "arch": "resnet50"},
+    "any other entry": {"weights": PLAIN},
+    "module.": under("module."),
+    "module. twice": under("module.module."),
+    "torch.compile": under("_orig_mod."),
+    "torch.compile of a part": {
+        name.replace("text_model.", "text_model._orig_mod."): value for name, value in PLAIN.items()
+    },
+    "compiled and parallel": {"state_dict": under("module._orig_mod.")},
+    "parallel and compiled": {"state_dict": under("_orig_mod.module.")},
+    "FSDP": under("_fsdp_wrapped_module.model."),
+    "Lightning, parallel": {"state_dict": under("model.module.")},
+    "parameters": {name: nn.Parameter(value) for name, value in PLAIN.items()},
+    "half precision": {name: value.half() for name, value in PLAIN.items()},
+}
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("form", WRAPPED)
+def test_weights_are_found_in_every_wrapping(tmp_path, form, zipped):
+    file = tmp_path / "weights.pt"
+    torch.save(WRAPPED[form], file, _use_new_zipfile_serialization=zipped)
+    found = match_state(TOWER, read_state(file), TOWER_LAYOUT, file)
+    assert found.keys() == TOWER.state_dict().keys()
+    for name, value in TOWER.state_dict().items():
+        exact = value.half() if form == "half precision" else value
+        assert torch.equal(found[name], exact)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"model": PLAIN, "model_ema": PLAIN}, "several sets of weights: model, model_ema"),
+        ({"state_dict": {"student": PLAIN, "teacher": PLAIN}}, "state_dict.student, state_dict.te"),
+        (under("student.") | under("teacher."), "under 'student.' and 'teacher.'"),
+        (PLAIN | {"_orig_mod.logit_scale": torch.zeros(())}, "a wrapper's prefix only"),
+        (under("model.") | {"head.weight": torch.zeros(1)}, "unexpected: head.weight"),
+        ({k: v for k, v in under("model.").items() if "1.bias" not in k},
+         "missing: text_model.1.bias. "),
+        ({k: v.to(torch.int8) for k, v in PLAIN.items()}, "0.weight is torch.int8, not torch.fl"),
+        ({"state_dict": {}}, "expected named tensors"),
+        ({"optimizer": NAMED_OPTIMIZER}, "expected named tensors"),
+        ([PLAIN], "expected named tensors"),
+    ],
+)  # fmt: skip
+def test_what_is_ambiguous_or_short_is_named(tmp_path, content, message):
+    torch.save(content, tmp_path / "weights.pt")
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
+        match_state(TOWER, read_state(tmp_path / "weights.pt"), TOWER_LAYOUT, "f")
+    assert "Download" not in str(caught.value) or "expected" in message
+
+
+def script() -> bytes:
+    stream = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.script(TOWER), stream)
+    return stream.getvalue()
+
+
+def zip_of(*names: str) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name in names:
+            archive.writestr(name, "x")
+    return stream.getvalue()
+
+
+OTHERS = [
+    (b"", "empty"),
+    (bytes(4096), "zero bytes"),
+    (b"version https://git-lfs.github.com/spec/v1\noid", "a Git LFS pointer.*git lfs pull"),
+    (b"/annex/objects/MD5E", "a git-annex pointer.*git annex get"),
+    (b"<!DOCTYPE html><html>quota", "an HTML page.*browser"),
+    (b"\n\n  <HTML lang=en>", "an HTML page"),
+    (b"<?xml version='1.0'?><Error>AccessDenied", "an XML message"),
+    (b"Entry not found", "a text that begins with Entry not found"),
+    (b'{"error": "gated"}\n', 'a text that begins with {"error": "gated"}'),
+    (b"\x1f\x8b\x08" + bytes(9), "a gzip file. Unpack it"),
+    (b"7z\xbc\xaf\x27", "a 7z archive. Unpack it"),
+    (b"Rar!\x1a\x07", "a RAR archive"),
+    (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
+    (b"%PDF-1.7", "a PDF file"),
+    (zip_of("readme.md", "model.onnx"), "a zip archive of readme.md, model.onnx. Unpack it"),
+    (zip_of(), "a zip archive of "),
+    (zip_of("__MACOSX/._pytorch_model.bin"), "a zip archive of __MACOSX"),
+    (binary(nn.Linear(1, 1)), "it holds pickled objects.*torch.nn.*save the weights alone"),
+    (script(), "a TorchScript archive.*torch.jit.load"),
+]
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors"])
+@pytest.mark.parametrize(("content", "message"), OTHERS, ids=[message for _, message in OTHERS])
+def test_what_is_no_weights_is_called_what_it_is(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    for path in (tmp_path, tmp_path / name):
+        with pytest.raises(InputError, match=rf"{name}: .*{message}"):
+            read_state(path)
+
+
+def test_safetensors_are_told_by_their_content(tmp_path):
+    save_file(STATE, tmp_path / "pytorch_model.bin")
+    assert read_state(tmp_path).keys() == STATE.keys()
+
+
+def test_safetensors_beside_the_same_pickle(tmp_path):
+    write_bin(tmp_path)
+    tied = {"a.weight": STATE["a.weight"]}  # safetensors keeps a tensor of two names once
+    save_file(tied, tmp_path / "model.safetensors")
+    assert read_state(tmp_path).keys() == STATE.keys()
+    for other in (torch.zeros(2, 3), torch.arange(6), torch.zeros(3)):
+        save_file({"a.weight": other}, tmp_path / "model.safetensors")
+        with pytest.raises(InputError, match=r"safetensors: other weights than in pytorch_mod.*Ke"):
+            read_state(tmp_path)
+    save_file({"b": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match="other weights than in"):
+        read_state(tmp_path)
+
+
+def test_a_folder_of_other_files_says_what_is_there(tmp_path):
+    (tmp_path / "pytorch_model-00001-of-00002.bin").write_bytes(b"")
+    with pytest.raises(InputError, match=r"there are: pytorch_model-00001-of-00002\.bin"):
+        read_state(tmp_path)
+
+
+@given(mutated(binary(STATE), binary({"state_dict": STATE}), save(STATE), zip_of("a"), b"{}"))
+@fuzz
+def test_mutated_weights_are_read_or_named(tmp_path, content):
+    survives(read_state, tmp_path / "pytorch_model.bin", content)
 
 
 MODULE = nn.ModuleDict({f"m{k}": nn.Linear(2, 1, bias=False) for k in range(8)})

@@ -195,7 +195,7 @@ def official_copy(name, root):
     if name == "chestxray14":
         for table in ("Data_Entry_2017_v2020.csv", "BBox_List_2017.csv"):
             pd.read_csv(xrv_file(f"{table}.gz"), dtype=str).to_csv(root / table, index=False)
-        (root / "test_list.txt").write_text("".join(f"{k}.png\n" for k in range(25_596)))
+        (root / "test_list.txt").write_text("".join(f"{k:08}_000.png\n" for k in range(25_596)))
     elif name == "chexpert":
         table = pd.read_csv(xrv_file("chexpert_train.csv.gz"), usecols=["Path"])
         table.to_csv(root / "train.csv", index=False)

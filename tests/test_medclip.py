@@ -36,6 +36,7 @@ from rctpl_utils.encoders.loading import (
 )
 from rctpl_utils.encoders.medclip import DEVIATION, MEAN, MedCLIP, _layout
 from rctpl_utils.encoders.medclip_vision import relative_position_index
+from rctpl_utils.encoders.text_tower import untrained_bert
 from rctpl_utils.errors import InputError
 from rctpl_utils.gradcam import gradcam_maps
 from rctpl_utils.model import RCTPL
@@ -435,10 +436,33 @@ def test_the_base_models_files_are_asked_for_at_the_start(paper, tmp_path, monke
     (tmp_path / "bioclinicalbert" / "vocab.txt").unlink()
     with pytest.raises(InputError, match=r"vocab.txt: the text model's file is missing"):
         check_encoder(paper)
-    (tmp_path / "bioclinicalbert" / "vocab.txt").write_text("[PAD]\n")
+    (tmp_path / "bioclinicalbert" / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n")
     (tmp_path / "bioclinicalbert" / "config.json").write_text("{")
     with pytest.raises(InputError, match="not a BERT's configuration"):
         check_encoder(paper)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("vocab.txt", "version https://git-lfs.github.com/spec/v1", "a Git LFS pointer"),
+        ("config.json", "<!DOCTYPE html><html>", "an HTML page"),
+        ("vocab.txt", "", "empty"),
+        ("vocab.txt", "Entry not found", r"it lacks \[PAD\], \[UNK\], \[CLS\], \[SEP\]"),
+        ("vocab.txt", "\ufeff[PAD]\n[UNK]\n[CLS]\n[SEP]\n", r"it lacks \[PAD\]\."),
+        ("vocab.txt", "[PAD] [UNK] [CLS] [SEP] a b".replace(" ", "\n"), "words, where config.json"),
+    ],
+)
+def test_what_is_no_vocabulary_is_not_read_as_words(tmp_path, name, content, message):
+    """A page would pass for words, and every text for the same few of them."""
+    write_base_model(tmp_path, 1)
+    untrained_bert(tmp_path)
+    if message.startswith("words"):
+        config = json.loads((tmp_path / "config.json").read_text())
+        (tmp_path / "config.json").write_text(json.dumps({**config, "vocab_size": 3}))
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=rf"{name}: .*{message}"):
+        untrained_bert(tmp_path)
 
 
 def test_a_copy_in_the_cache_of_transformers_serves(folders, tmp_path, monkeypatch):

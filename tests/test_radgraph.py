@@ -1,3 +1,4 @@
+import gzip
 import json
 import logging
 import tracemalloc
@@ -7,6 +8,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mutations import fuzz, mutated, survives
 from sklearn.metrics import cohen_kappa_score
 
 from rctpl_utils.concepts import Triplet, merge_mentions, triplets_frame
@@ -200,7 +202,7 @@ def test_another_json_is_refused(tmp_path, text):
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(InputError, match="no whole JSON object"):
         list(stream_objects(tmp_path / "x.json"))
-    with pytest.raises(InputError, match="no such file"):
+    with pytest.raises(InputError, match="the file is missing"):
         list(stream_objects(tmp_path / "y.json"))
 
 
@@ -292,6 +294,161 @@ def test_the_package_counts_reports_as_given_and_calls_an_empty_one_none():
     extractor = RadGraphExtractor({"0": empty, "1": graph()})
     found = list(extractor.extract([report(8), report(9)]))
     assert {t.report_id for t in found} == {"s9"} and extractor.read == {"s8", "s9"}
+
+
+OTHER = "No pneumothorax."
+NO_PNEUMOTHORAX = {
+    "text": "No pneumothorax .",
+    "entities": {"1": entity("pneumothorax", "OBS-DA", 1)},
+}
+PAIR = [
+    Report("s1", "p1", TEXT.split(" no ")[0] + "  \n No Pleural EFFUSION.", "", "train"),
+    Report("s2", "p1", "", OTHER, "train"),
+]
+BOTH = {("s1", "Lung Opacity"), ("s1", "Pneumonia"), ("s1", "Pleural Effusion")}
+BOTH |= {("s2", "Pneumothorax")}
+
+
+def read_pair(graphs, reports=PAIR):
+    return {(t.report_id, t.concept) for t in RadGraphExtractor(graphs).extract(reports)}
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("0", "1"),
+        (0, 1),
+        ("0.txt", "1.txt"),
+        ("C:\\tmp\\0.txt", "C:\\tmp\\1.txt"),
+        ("s1", "s2"),
+        ("1", "2"),  # the studies' numbers, though 1 counts too
+        ("p1/p1/s1.txt", "p1/p1/s2.txt"),
+        ("p1\\p1\\s1.txt", "p1\\p1\\s2.txt"),
+        ("D:\\cxr\\files\\p1\\s1.TXT", "D:\\cxr\\files\\p1\\S2.txt"),
+        ("files/p1/p1/s1", "./s2.txt"),
+        ("p1_p1_s1.txt", "p1_p1_s2.txt"),
+    ],
+)
+def test_keys_as_people_have_them(first, second):
+    assert read_pair({first: graph(), second: NO_PNEUMOTHORAX}) == BOTH
+    assert read_pair({second: NO_PNEUMOTHORAX, first: graph()}) == BOTH
+
+
+@pytest.mark.parametrize("name", ["note 7", "note.final", "12", "0"])
+def test_reports_of_any_name_are_found(name):
+    own = [Report(name, "p", "", OTHER, "train")]
+    assert read_pair({name: NO_PNEUMOTHORAX}, own) == {(name, "Pneumothorax")}
+
+
+SECTIONS = Report("s1", "p1", "Left base opacity.", "No effusion (2 views).", "train")
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        ("Left base opacity . No effusion ( 2 views ) .", True),
+        ("left base opacity. no effusion (2 views).", True),
+        ("Left base opacity .", True),
+        ("No effusion ( 2 views ).", True),
+        ("No effusion ( 2 views ) . Left base opacity .", True),
+        ("Left base opacity . No effusion ( 3 views ) .", False),
+        ("Left base opacity . No", False),
+        ("Right base opacity . No effusion ( 2 views ) .", False),
+        ("None", False),
+        ("", False),
+    ],
+)
+def test_the_text_of_a_counting_key_must_be_the_reports(text, same, caplog):
+    for key in ("0", 0, "x/0.txt"):
+        extractor = RadGraphExtractor({key: {"text": text, "entities": {}}})
+        if same:
+            assert list(extractor.extract([SECTIONS])) == [] and extractor.read == {"s1"}
+            continue
+        message = f"row of key '{key}': its text is not that of report s1.*in this order"
+        with pytest.raises(InputError, match=message):
+            list(extractor.extract([SECTIONS]))
+    caplog.clear()
+    named = RadGraphExtractor({"s1": {"text": text, "entities": {}}})  # may hold all the report
+    assert list(named.extract([SECTIONS])) == [] and named.read == {"s1"}
+    held = "Left base opacity" in text or "( 2 views )" in text or same or text == "None"
+    assert ("1 of 1 of RadGraph's graphs do not hold" in caplog.text) != held
+
+
+@pytest.mark.parametrize(
+    "graphs",
+    [
+        {"0": NO_PNEUMOTHORAX, "1": graph()},  # another order
+        {"1": graph(), "2": NO_PNEUMOTHORAX, "3": graph()},  # counted from 1, of other reports
+        {"0": graph(), "1": graph()},  # a report twice, another one missing
+        {"0": graph(), "1": {**NO_PNEUMOTHORAX, "text": "Pneumothorax ."}},
+    ],
+)
+def test_output_of_another_list_is_refused(graphs, tmp_path):
+    path = tmp_path / "graphs.json"
+    path.write_text(json.dumps(graphs))
+    reports = [*PAIR, SECTIONS]
+    for given_graphs, file in ((graphs, ""), (path, f"{path}, ")):
+        with pytest.raises(InputError, match=rf"^{file}row of key '\d': "):
+            read_pair(given_graphs, reports)
+
+
+def test_a_report_twice_is_refused():
+    with pytest.raises(InputError, match=r"row of key 's1\.txt': a second graph of report s1"):
+        read_pair({"s1": graph(), "s1.txt": graph()})
+
+
+WRITTEN = {"s1": graph(), "s2": NO_PNEUMOTHORAX}
+LINES = "\n".join(json.dumps({key: value}) for key, value in WRITTEN.items())
+FILES = {
+    "an object": json.dumps(WRITTEN).encode(),
+    "lines": LINES.encode(),
+    "lines of Windows": f"{LINES}\r\n\r\n".replace("}\n{", "}\r\n{").encode(),
+    "lines without an end between": LINES.replace("\n", "").encode(),
+    "a byte-order mark": b"\xef\xbb\xbf" + json.dumps(WRITTEN, indent=1).encode(),
+    "gzip": gzip.compress(json.dumps(WRITTEN).encode()),
+    "empty objects between": b"{}" + LINES.encode() + b"{} ",
+}
+
+
+@pytest.mark.parametrize("form", FILES)
+def test_files_as_people_have_them(form, tmp_path):
+    path = tmp_path / "graphs.json"
+    path.write_bytes(FILES[form])
+    assert read_pair(path) == BOTH
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (LINES + "\nnot JSON", "no whole JSON object"),
+        (LINES + "\n{", "no whole JSON object"),
+        (json.dumps(WRITTEN) + "]", "no whole JSON object"),
+        (json.dumps([WRITTEN]), "no whole JSON object"),
+        (json.dumps(graph()), "no whole JSON object.*expected a dict"),  # of one report
+        (json.dumps(WRITTEN) + json.dumps(WRITTEN), "row of key 's1': a second graph"),
+        (json.dumps({"s1": {"sentences": []}}), r"row s1: this is no RadGraph output"),
+        ("", "it is empty"),
+        ("version https://git-lfs.github.com/spec/v1", "a Git LFS pointer"),
+        ("<!DOCTYPE html>", "an HTML page"),
+        ('{"s1": ' + "[" * 5000, "no whole JSON object"),
+        ('{"s1": {"text": "\udcff"}}', "no whole JSON object"),
+    ],
+)
+def test_files_that_are_no_radgraph_output_are_named(content, message, tmp_path):
+    path = tmp_path / "graphs.json"
+    path.write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(InputError, match=rf"^{path}.*{message}"):
+        read_pair(path)
+
+
+FUZZED = RadGraphExtractor({})  # one, for its vocabulary takes a while
+
+
+@given(mutated(*FILES.values()))
+@fuzz
+def test_mutated_output_is_read_or_named(tmp_path, content):
+    FUZZED.graphs = tmp_path / "graphs.json"
+    survives(lambda _: list(FUZZED.extract(PAIR)), FUZZED.graphs, content)
 
 
 def test_reports_that_radgraph_lacks_are_counted(caplog):

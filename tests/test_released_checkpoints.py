@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from rctpl_utils.baselines.released.checkpoints import Blank, nested_state
+from rctpl_utils.baselines.released.checkpoints import released_names
+from rctpl_utils.encoders.weight_files import Blank, read_state
 from rctpl_utils.errors import InputError
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.tensor([7.0, 8.0])}
@@ -17,7 +18,7 @@ NAME = "model.ckpt"
 
 
 def read(folder: Path) -> dict[str, torch.Tensor]:
-    return nested_state(folder, "state_dict", NAME)
+    return read_state(folder, released_names(NAME))
 
 
 def lightning(**more: object) -> dict[str, object]:
@@ -110,7 +111,7 @@ def test_other_objects_are_refused_and_not_executed(tmp_path, zipped):
         lightning(callbacks=Payload(target)), tmp_path / NAME, _use_new_zipfile_serialization=zipped
     )
     # only the newer format lets the objects be named beforehand
-    message = r"pickled objects, .*pathlib" if zipped else "not readable as a checkpoint"
+    message = r"pickled objects, .*pathlib" if zipped else "not readable as weights"
     with pytest.raises(InputError, match=message):
         read(tmp_path)
     assert not target.exists()
@@ -150,7 +151,7 @@ def test_a_blank_among_the_weights_is_refused(tmp_path, omegaconf):
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x80\x02", b"PK\x03\x04"])
 def test_a_damaged_file_is_named(tmp_path, content):
     (tmp_path / NAME).write_bytes(content)
-    with pytest.raises(InputError, match=r"model\.ckpt: not readable as a checkpoint"):
+    with pytest.raises(InputError, match=r"model\.ckpt: not readable as weights"):
         read(tmp_path)
 
 
@@ -158,11 +159,11 @@ def test_a_cut_file_and_a_foreign_archive_are_named(tmp_path):
     torch.save(lightning(), tmp_path / NAME)
     whole = (tmp_path / NAME).read_bytes()
     (tmp_path / NAME).write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match="not readable as a checkpoint"):
+    with pytest.raises(InputError, match="not readable as weights"):
         read(tmp_path)
     with zipfile.ZipFile(tmp_path / NAME, "w") as archive:
         archive.writestr("readme.md", "not weights")
-    with pytest.raises(InputError, match="not readable as a checkpoint"):
+    with pytest.raises(InputError, match="not readable as weights"):
         read(tmp_path)
 
 

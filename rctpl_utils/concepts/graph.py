@@ -5,6 +5,7 @@ Entities stand over whitespace tokens; the ends in the file are inclusive.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from rctpl_utils.concepts import Assertion
 from rctpl_utils.errors import InputError
@@ -33,48 +34,50 @@ class Entity:
     relations: tuple[tuple[str, str], ...]  # (type, target's identifier)
 
 
-def parse_graph(report_id: str, graph: dict) -> tuple[str, dict[str, Entity]]:
-    """A report's text and its entities by identifier.
+def parse_graph(
+    report_id: str, graph: dict, file: Path | None = None
+) -> tuple[str, dict[str, Entity]]:
+    """A report's text and its entities by identifier; `file` is for errors only.
 
     Raises:
         InputError: a missing field, an unknown label, a relation to nowhere.
     """
+    again = "Fetch the file again."
     try:
         text, raw = graph["text"], graph["entities"]
         tokens = len(text.split())
-        entities = {key: _entity(report_id, entity) for key, entity in raw.items()}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, InputError):
-            raise
+        entities = {key: _entity(entity) for key, entity in raw.items()}
+    except InputError as error:
+        raise InputError(
+            str(error).removesuffix(f". {error.cure}"), error.cure, file=file, row=report_id
+        ) from error
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise InputError(
             f"this is no RadGraph output ({type(error).__name__}: {error})",
             "Each report needs text and entities with tokens, label, start_ix, end_ix, relations.",
+            file=file,
             row=report_id,
         ) from error
     for entity in entities.values():
         if entity.end > tokens or any(t not in entities for _, t in entity.relations):
-            raise InputError(
-                f"entity {entity.words!r} points outside its report",
-                "Fetch the file again.",
-                row=report_id,
-            )
+            problem = f"entity {entity.words!r} points outside its report"
+            raise InputError(problem, again, file=file, row=report_id)
     return text, entities
 
 
-def _entity(report_id: str, raw: dict) -> Entity:
-    label = raw["label"]
+def _entity(raw: dict) -> Entity:
+    label = " ".join(raw["label"].split())
     parts = label.split("::") if "::" in label else label.split("-")
     kind, positive = _KINDS.get(parts[0]), _ASSERTIONS.get(parts[-1])
     if kind is None or positive is None:
         raise InputError(
             f"unknown RadGraph label {label!r}",
             "Known are OBS-DP, OBS-DA, OBS-U, ANAT-DP and RadGraph-XL's long forms.",
-            row=report_id,
         )
     relations = tuple((str(kind_), str(target)) for kind_, target in raw["relations"])
     start, end = int(raw["start_ix"]), int(raw["end_ix"]) + 1  # inclusive ends in the file
     if not 0 <= start < end:
-        raise InputError(f"entity {raw['tokens']!r} is empty", "Fetch it again.", row=report_id)
+        raise InputError(f"entity {raw['tokens']!r} is empty", "Fetch it again.")
     words = raw["tokens"].lower()
     return Entity(words, kind == "observation", positive, start, end, relations)
 

@@ -1,36 +1,52 @@
-"""A JSON object of objects, read as a stream: RadGraph's file holds more than 200,000 reports."""
+"""JSON objects of objects, read as a stream: RadGraph's file holds more than 200,000 reports."""
 
 import json
 from collections.abc import Callable, Iterator
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
 from rctpl_utils.errors import InputError
+from rctpl_utils.given_files import opened
 
 _BLOCK = 1 << 20  # characters
 
 
 def stream_objects(path: str | Path, block: int = _BLOCK) -> Iterator[tuple[str, dict]]:
-    """Stream the (key, object) pairs of one JSON object; memory holds one pair and one block.
+    """Stream the (key, object) pairs of a JSON object, or of several in a row (JSON lines).
 
-    `block` is the number of characters read at a time.
+    Memory holds one pair and one block, of `block` characters. The file may be packed (`opened`).
 
     Raises:
-        InputError: a file that is absent, or no whole JSON object of objects.
+        InputError: a file that is absent, or other than whole JSON objects of objects.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError("no such file", "Check the path.", file=path)
-    with path.open(encoding="utf-8", errors="replace") as stream:
-        reader = _Reader(stream.read, path, block)
-        separator = reader.expect("{")
-        if reader.peek() == "}":
-            return
-        while separator != "}":
-            key = reader.value(str)
-            reader.expect(":")
-            yield key, reader.value(dict)
-            separator = reader.expect(",}")
+    try:
+        with opened(path) as raw:
+            reader = _Reader(TextIOWrapper(raw, encoding="utf-8-sig").read, path, block)
+            yield from _pairs(reader)
+            while not reader.at_end():
+                yield from _pairs(reader)
+    except InputError:
+        raise
+    except Exception as error:  # damaged bytes raise many kinds, not all of them documented
+        raise _damaged(path, repr(error)) from error
+
+
+def _pairs(reader: "_Reader") -> Iterator[tuple[str, dict]]:
+    separator = reader.expect("{")
+    if reader.peek() == "}":
+        separator = reader.expect("}")
+    while separator != "}":
+        key = reader.value(str)
+        reader.expect(":")
+        yield key, reader.value(dict)
+        separator = reader.expect(",}")
+
+
+def _damaged(path: Path, why: str) -> InputError:
+    cure = "Fetch it again; each of its objects holds reports by their key."
+    return InputError(f"no whole JSON object ({why:.200})", cure, file=path)
 
 
 class _Reader:
@@ -41,15 +57,21 @@ class _Reader:
         self._buffer, self._position = "", 0
         self._decoder = json.JSONDecoder()
 
-    def peek(self) -> str:
-        """The next character that is no white space."""
+    def at_end(self) -> bool:
+        """Whether nothing but white space is left."""
         while True:
             while self._position < len(self._buffer):
                 if not self._buffer[self._position].isspace():
-                    return self._buffer[self._position]
+                    return False
                 self._position += 1
             if not self._more():
-                raise self._damaged("it ends too early")
+                return True
+
+    def peek(self) -> str:
+        """The next character that is no white space."""
+        if self.at_end():
+            raise self._damaged("it ends too early")
+        return self._buffer[self._position]
 
     def expect(self, characters: str) -> str:
         """Step over one of the characters and return it."""
@@ -81,4 +103,4 @@ class _Reader:
         return bool(block)
 
     def _damaged(self, why: str) -> InputError:
-        return InputError(f"no whole JSON object ({why})", "Fetch it again.", file=self._path)
+        return _damaged(self._path, why)

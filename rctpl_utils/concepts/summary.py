@@ -10,6 +10,7 @@ from rctpl_utils.concepts import MERGE_ORDER, Extractor, triplets_frame
 from rctpl_utils.concepts.agreement import agreement
 from rctpl_utils.concepts.radgraph import RadGraphExtractor
 from rctpl_utils.concepts.spacy_extractor import SpacyExtractor
+from rctpl_utils.given_files import child
 from rctpl_utils.reports import Report
 from rctpl_utils.vocabulary import CONCEPTS
 
@@ -19,7 +20,7 @@ _COLORS = ("#0072B2", "#56B4E9", "#E69F00")  # Okabe-Ito: present, absent, uncer
 
 def choose_extractor(root: Path) -> Extractor:
     """RadGraph's own graphs where they lie beside the reports, as in the paper; else our rules."""
-    graphs = root / RADGRAPH_FILE
+    graphs = child(root, RADGRAPH_FILE)
     return RadGraphExtractor(graphs) if graphs.is_file() else SpacyExtractor()
 
 

@@ -5,7 +5,7 @@ by default drops AP views and repeated patients, takes any text that contains a 
 not notice missing files, and re-seeds NumPy's global generator; a test holds its labels to ours.
 
 Layout: `images_001..012/images/*.png` (or one `images/`), `Data_Entry_2017[_v2020].csv`,
-`test_list.txt`, `BBox_List_2017.csv` (boxes in pixels of the 1024 x 1024 originals).
+`test_list.txt`, `BBox_List_2017[_Official_NIH].csv` (boxes in pixels of the 1024 x 1024 originals).
 """
 
 from pathlib import Path
@@ -16,13 +16,24 @@ import pandas as pd
 from rctpl_utils.datasets.base import MISSING, Radiographs
 from rctpl_utils.datasets.boxes import BoxMasks
 from rctpl_utils.datasets.screening import Screen
-from rctpl_utils.datasets.tables import files_in, keep_present, read_lines, read_table
+from rctpl_utils.datasets.tables import (
+    IMAGES,
+    bare_names,
+    find_files,
+    keep_present,
+    locate,
+    read_lines,
+    read_table,
+)
+from rctpl_utils.given_files import child, folders_in
 from rctpl_utils.vocabulary import CHESTXRAY14_CONCEPTS
 
 FRAME = 1024  # pixels: the size of the official images, which the boxes refer to
 ENTRY_TABLES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
-BOX_TABLE = "BBox_List_2017.csv"
+BOX_TABLES = ("BBox_List_2017.csv", "BBox_List_2017_Official_NIH.csv")
+TEST_LIST = "test_list.txt"
 BOX_COLUMNS = ["Bbox [x", "y", "w", "h]"]  # the header spreads one title over four columns
+_NAME = r"(?i)\d{8}_\d{3}\.(?:png|jpe?g)"
 # the data set's own spelling -> canonical name
 CANONICAL = {
     **{name: name for name in CHESTXRAY14_CONCEPTS},
@@ -61,7 +72,7 @@ def open_chestxray14(
     everything, named = _records(root, screen)
     known = None if allow_partial else named
     records = _in_split(everything, known, split, root, screen)
-    paths = records["image_id"].map(_images(root))
+    paths = locate(records["image_id"], _images(root, screen))
     records.insert(2, "path", paths)
     records, missing = keep_present(records, paths.notna(), allow_partial=allow_partial, file=root)
     masks = _boxes(root, known, screen)
@@ -79,23 +90,22 @@ def open_chestxray14(
     )
 
 
-def _images(root: Path) -> dict[str, str]:
-    """File name -> path, in `images*/` and `images*/images/`."""
-    tops = sorted(root.glob("images*"))
-    folders = [folder for top in tops for folder in (top, top / "images") if folder.is_dir()]
-    return files_in(folders, (".png", ".jpg", ".jpeg"))
+def _images(root: Path, screen: Screen) -> dict[str, str]:
+    """File name -> path, below the folders `images*/`."""
+    folders = [each for each in folders_in(root) if each.name.lower().startswith("images")]
+    return find_files(folders, IMAGES, screen)
 
 
 def _records(root: Path, screen: Screen) -> tuple[pd.DataFrame, pd.Series]:
     """The entry table as records without paths, and all images that it names."""
-    tables = [root / name for name in ENTRY_TABLES]
-    file = next((table for table in tables if table.is_file()), tables[0])
+    file = child(root, *ENTRY_TABLES)
     columns = ["Image Index", "Finding Labels", "Patient ID"]
     entries = read_table(file, columns, dtype=dict.fromkeys(columns, "str"))
-    known = entries["Image Index"]
+    known = bare_names(entries["Image Index"])
     entries = screen.blank(entries, ["Image Index", "Patient ID"], file)
-    entries = screen.duplicates(entries, ["Image Index"], file)
     entries = screen.outside(entries, "Image Index", file)
+    entries["Image Index"] = bare_names(entries["Image Index"])
+    entries = screen.duplicates(entries, ["Image Index"], file)
     entries = _refuse_unknown_labels(entries, file, screen)
     records = _labels(entries["Finding Labels"])
     records.insert(0, "image_id", entries["Image Index"].to_numpy())
@@ -133,29 +143,41 @@ def _labels(texts: pd.Series) -> pd.DataFrame:
 def _in_split(
     records: pd.DataFrame, known: pd.Series | None, split: str, root: Path, screen: Screen
 ) -> pd.DataFrame:
-    """The records of a split; `known` are the images that the list may name, None for any."""
-    file = root / "test_list.txt"
-    listed = pd.DataFrame({"image": [line.strip() for line in read_lines(file)]}, dtype="str")
+    """The records of a split; `known` are the images that the list may name, None for any.
+
+    Names are compared without suffix and case: a test image that is missed would be validation.
+    """
+    file = child(root, TEST_LIST)
+    listed = pd.DataFrame({"image": read_lines(file)}, dtype="str")
+    listed["image"] = bare_names(listed["image"]).str.strip("\"'")
+    problem, cure = "not the name of an image", "Use the official list."
+    listed = screen.rows(listed, ~listed["image"].str.fullmatch(_NAME), problem, cure, file)
+    listed["image"] = _stems(listed["image"])
     listed = screen.duplicates(listed, ["image"], file)
     if known is not None:
-        unknown = ~listed["image"].isin(known)
+        unknown = ~listed["image"].isin(_stems(known))
         problem = "an image that the data entry table does not hold"
         cure = "Complete the table, or accept a part (--allow-partial)."
         listed = screen.rows(listed, unknown, problem, cure, file)
-    test = records["image_id"].isin(listed["image"])
+    test = _stems(records["image_id"]).isin(listed["image"])
     own, others = (test, ~test) if split == "test" else (~test, test)
     patients = records.loc[others, "patient_id"]
     names = ("the test list", "the rest")
     return screen.patients(records[own], patients, names, file, is_test=split == "test")
 
 
+def _stems(images: pd.Series) -> pd.Series:
+    return images.str.casefold().str.replace(r"\.\w+$", "", regex=True)
+
+
 def _boxes(root: Path, known: pd.Series | None, screen: Screen) -> dict[str, BoxMasks]:
     """A reader a concept; `known` are the images that the table may name, None for any."""
-    file = root / BOX_TABLE
+    file = child(root, *BOX_TABLES)
     if not file.is_file():
         return {}
     names = ["Image Index", "Finding Label"]
     table = read_table(file, [*names, *BOX_COLUMNS], dtype=dict.fromkeys(names, "str"))
+    table["Image Index"] = bare_names(table["Image Index"])
     table = screen.duplicates(table, [*names, *BOX_COLUMNS], file)
     unknown, cure = ~table["Finding Label"].isin(CANONICAL), "Use the official table."
     table = screen.rows(table, unknown, "an unknown finding", cure, file, whole="Image Index")

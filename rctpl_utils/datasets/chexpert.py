@@ -12,24 +12,24 @@ description, and take the lowest patient numbers, each patient once before any t
 everybody gets the same images.
 
 Layout: `CheXpert-v1.0[-small]/{train,valid}.csv`, images in
-`{train,valid}/patientNNNNN/studyN/viewN_frontal.jpg`.
+`{train,valid}/patientNNNNN/studyN/viewN_frontal.jpg`; see `chexpert_folders`.
 """
 
-import os
 from pathlib import Path
 
 import pandas as pd
 
 from rctpl_utils.datasets.base import MISSING, Radiographs
+from rctpl_utils.datasets.chexpert_folders import batched_patients, find_home
 from rctpl_utils.datasets.screening import Screen
 from rctpl_utils.datasets.tables import keep_present, read_table
 from rctpl_utils.errors import InputError
+from rctpl_utils.given_files import child, existing
 from rctpl_utils.vocabulary import CHEXPERT_CONCEPTS
 
-FOLDERS = ("CheXpert-v1.0-small", "CheXpert-v1.0", ".")
 COMPETITION = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
 PER_CLASS = 200
-_PATH = r"((?:train|valid)/patient(\d+)/study\d+/view\w+\.(?:jpg|jpeg|png))$"
+_PATH = r"((?:train|valid)/patient(\d+))/(study\d+/view\w+\.(?i:jpg|jpeg|png))$"
 
 
 def open_chexpert(
@@ -60,7 +60,7 @@ def open_chexpert(
         records = read_chexpert(home, "valid", screen)
     else:
         train = read_chexpert(home, "train", screen)
-        if (home / "valid.csv").is_file():
+        if child(home, "valid.csv").is_file():
             patients = read_chexpert(home, "valid", Screen(skip_bad))["patient_id"]
             names = ("train.csv", "valid.csv")
             train = screen.patients(train, patients, names, home, is_test=False)
@@ -112,7 +112,7 @@ def read_chexpert(home: Path, part: str, screen: Screen | None = None) -> pd.Dat
         InputError: see `open_chexpert`.
     """
     screen = screen or Screen()
-    file = home / f"{part}.csv"
+    file = child(home, f"{part}.csv")
     columns = ["Path", "Frontal/Lateral", *CHEXPERT_CONCEPTS]
     table = read_table(file, columns, dtype={"Path": "str"})
     table = screen.blank(table, ["Path"], file)
@@ -127,7 +127,9 @@ def read_chexpert(home: Path, part: str, screen: Screen | None = None) -> pd.Dat
     records = chexpert_labels(table)
     records.insert(0, "image_id", table["Path"])
     records.insert(1, "patient_id", "patient" + found[1])
-    records.insert(2, "path", [f"{home.as_posix()}/{path}" for path in found[0]])
+    batched = batched_patients(home)
+    folders = [batched.get(place, f"{home.as_posix()}/{place}") for place in found[0]]
+    records.insert(2, "path", [f"{f}/{rest}" for f, rest in zip(folders, found[2], strict=True)])
     return records[(table["Frontal/Lateral"] == "Frontal").to_numpy()].reset_index(drop=True)
 
 
@@ -180,19 +182,6 @@ def select_5x200(records: pd.DataFrame, per_class: int, *, allow_partial: bool) 
     return pd.concat(chosen).drop(columns=["_number", "_turn"]).reset_index(drop=True)
 
 
-def find_home(root: Path) -> Path:
-    """The folder with `train.csv` or `valid.csv`.
-
-    Raises:
-        InputError: there is none.
-    """
-    for name in FOLDERS:
-        if any((root / name / f"{part}.csv").is_file() for part in ("train", "valid")):
-            return root / name
-    cure = f"Put {FOLDERS[0]}/ or {FOLDERS[1]}/ with its train.csv and valid.csv there."
-    raise InputError("no CheXpert tables", cure, file=root)
-
-
 def _radiographs(
     name: str,
     split: str,
@@ -202,7 +191,8 @@ def _radiographs(
     allow_partial: bool,
     screen: Screen,
 ) -> Radiographs:
-    present = [os.path.isfile(path) for path in records["path"]]
+    records["path"] = records["path"].map(existing)
+    present = records["path"].notna()
     records, missing = keep_present(records, present, allow_partial=allow_partial, file=home)
     left_out = {MISSING: missing}
     return Radiographs(name, split, concepts, records, left_out=left_out, screen=screen)

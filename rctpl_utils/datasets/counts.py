@@ -22,9 +22,10 @@ from rctpl_utils.datasets import (
 )
 from rctpl_utils.datasets.masks import NO_RUNS
 from rctpl_utils.datasets.official import OFFICIAL
-from rctpl_utils.datasets.tables import files_in, read_lines, read_table
+from rctpl_utils.datasets.tables import find_files, read_lines, read_table
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import read_json
+from rctpl_utils.given_files import child
 
 MANIFEST = "manifest.json"  # of the embedded world, in its data root
 
@@ -106,13 +107,12 @@ def require_complete(name: str, root: Path, *, allow_partial: bool = False) -> N
 
 
 def _chestxray14(root: Path) -> dict[str, int]:
-    tables = [root / name for name in chestxray14.ENTRY_TABLES]
-    entries = read_table(next((t for t in tables if t.is_file()), tables[0]), ["Image Index"])
-    path = root / chestxray14.BOX_TABLE
+    entries = read_table(child(root, *chestxray14.ENTRY_TABLES), ["Image Index"])
+    path = child(root, *chestxray14.BOX_TABLES)
     boxes = read_table(path, ["Image Index"]) if path.is_file() else entries.head(0)
     return {
         "images": len(entries),
-        "test images": len(read_lines(root / "test_list.txt")),
+        "test images": len(read_lines(child(root, chestxray14.TEST_LIST))),
         "boxes": len(boxes),
         "boxed images": boxes["Image Index"].nunique(),
     }
@@ -121,16 +121,17 @@ def _chestxray14(root: Path) -> dict[str, int]:
 def _chexpert(root: Path) -> dict[str, int]:
     home = chexpert.find_home(root)
     parts = {"training images": "train", "validation images": "valid"}
-    return {key: len(read_table(home / f"{part}.csv", ["Path"])) for key, part in parts.items()}
+    tables = {key: child(home, f"{part}.csv") for key, part in parts.items()}
+    return {key: len(read_table(table, ["Path"])) for key, table in tables.items()}
 
 
 def _covidx(root: Path) -> dict[str, int]:
     keys = {"training images": "train", "test images": "test"}
-    return {key: len(read_lines(root / f"{part}.txt")) for key, part in keys.items()}
+    return {key: len(read_lines(child(root, f"{part}.txt"))) for key, part in keys.items()}
 
 
 def _rsna(root: Path) -> dict[str, int]:
-    table = read_table(root / rsna.LABEL_TABLE, ["patientId", "Target"])
+    table = read_table(child(root, rsna.LABEL_TABLE), ["patientId", "Target"])
     boxed = table[table["Target"] == 1]
     return {
         "rows": len(table),
@@ -142,7 +143,7 @@ def _rsna(root: Path) -> dict[str, int]:
 
 def _siim(root: Path) -> dict[str, int]:
     columns = ["ImageId", "EncodedPixels"]
-    table = read_table(root / siim.RUN_TABLE, columns, dtype="str")
+    table = read_table(child(root, *siim.RUN_TABLES), columns, dtype="str")
     images = table["ImageId"].value_counts()
     positive = table["EncodedPixels"].str.strip() != NO_RUNS
     return {
@@ -161,20 +162,19 @@ def _covid_rural(root: Path) -> dict[str, int]:
         "masks": (covid_rural.MASK_FOLDER, ".png"),
     }
     return {
-        key: len(files_in([home / folder], (suffix,))) if (home / folder).is_dir() else 0
+        key: len(find_files([home / folder], (suffix,)))
         for key, (folder, suffix) in folders.items()
     }
 
 
 def _mimic_cxr(root: Path) -> dict[str, int]:
-    table: pd.DataFrame = read_table(root / mimic_cxr.SPLIT_TABLE, ["dicom_id"])
+    table: pd.DataFrame = read_table(child(root, mimic_cxr.SPLIT_TABLE), ["dicom_id"])
     reports = sum(1 for _ in root.glob("files/p*/p*/s*.txt"))
     return {"images": len(table), "reports": reports}
 
 
 def _openi(root: Path) -> dict[str, int]:
-    folder = root / openi_films.IMAGE_FOLDER
-    return {"images": len(files_in([folder], (".png",))) if folder.is_dir() else 0}
+    return {"images": len(find_files([child(root, openi_films.IMAGE_FOLDER)], (".png",)))}
 
 
 _COUNTERS: dict[str, Callable[[Path], dict[str, int]]] = {

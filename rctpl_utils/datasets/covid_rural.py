@@ -11,7 +11,6 @@ preferred where there is one). 20 % of the patients (by a hash) are validation, 
 patient is the file name up to "_".
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,8 +21,10 @@ from rctpl_utils.datasets.base import MISSING, Radiographs
 from rctpl_utils.datasets.images import read_mask
 from rctpl_utils.datasets.masks import polygon_mask, resize_mask
 from rctpl_utils.datasets.screening import Screen
-from rctpl_utils.datasets.tables import files_in, hash_split, keep_present
+from rctpl_utils.datasets.tables import IMAGES, find_files, hash_split, keep_present
 from rctpl_utils.errors import InputError
+from rctpl_utils.files import read_json
+from rctpl_utils.given_files import existing
 
 CONCEPTS = ("COVID-19",)
 FOLDERS = (".", "covid_rural_annot")
@@ -57,10 +58,10 @@ class OutlineMasks:
         return mask
 
     def _mask_file(self, image: str) -> Path:
-        return self.root / MASK_FOLDER / f"{image}.png"
+        return _path(self.root / MASK_FOLDER / f"{image}.png")
 
     def _outline_file(self, image: str) -> Path:
-        return self.root / OUTLINE_FOLDER / f"{image}.json"
+        return _path(self.root / OUTLINE_FOLDER / f"{image}.json")
 
     def _outlines(self, image: str) -> tuple[list[np.ndarray], tuple[float, float]]:
         """The opacities' polygons and the height and width they refer to."""
@@ -68,10 +69,12 @@ class OutlineMasks:
         if not file.is_file():
             raise InputError("neither mask nor outline of a film", "Complete it.", file=file)
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
+            content = read_json(file)
             frame = (float(content["imageHeight"]), float(content["imageWidth"]))
-            shapes = [(s["label"], np.array(s["points"], dtype=float)) for s in content["shapes"]]
-        except (ValueError, KeyError, TypeError) as error:
+            shapes = [
+                (str(s["label"]), np.array(s["points"], dtype=float)) for s in content["shapes"]
+            ]
+        except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError) as error:
             raise InputError(
                 f"not a labelme file ({error!r})", "Download it.", file=file
             ) from error
@@ -130,10 +133,13 @@ def _films(home: Path, split: str) -> tuple[pd.DataFrame, int]:
     return records[known].reset_index(drop=True), int((~known).sum())
 
 
+def _path(file: Path) -> Path:
+    return Path(existing(str(file)) or file)
+
+
 def _listing(home: Path, folder: str) -> dict[str, str]:
-    suffixes = {IMAGE_FOLDER: (".jpg", ".jpeg", ".png"), OUTLINE_FOLDER: (".json",)}
-    path = home / folder
-    return files_in([path], suffixes.get(folder, (".png",))) if path.is_dir() else {}
+    suffixes = {IMAGE_FOLDER: IMAGES, OUTLINE_FOLDER: (".json",)}
+    return find_files([home / folder], suffixes.get(folder, (".png",)))
 
 
 def find_home(root: Path) -> Path:

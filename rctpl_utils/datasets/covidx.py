@@ -9,14 +9,25 @@ COVID-19. torchxrayvision has no class for this data set.
 Layout: `train.txt`, `test.txt`, `train/`, `test/`.
 """
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 
 from rctpl_utils.datasets.base import MISSING, Radiographs
 from rctpl_utils.datasets.screening import Screen
-from rctpl_utils.datasets.tables import files_in, keep_present, read_lines, read_table
+from rctpl_utils.datasets.tables import (
+    IMAGES,
+    bare_names,
+    find_files,
+    keep_present,
+    locate,
+    read_lines,
+    read_table,
+)
 from rctpl_utils.errors import InputError
+from rctpl_utils.given_files import child
 
 PARTS = {"validation": "train", "test": "test"}  # our name -> the official list
 POSITIVE = {"positive", "COVID-19"}
@@ -40,12 +51,14 @@ def open_covidx(
             both sides, a path outside the folder.
     """
     part, screen = PARTS[split], Screen(skip_bad)
-    records = _read_list(root / f"{part}.txt", screen)
-    other = root / f"{'train' if part == 'test' else 'test'}.txt"
+    file, files = child(root, f"{part}.txt"), find_files([child(root, part)], IMAGES, screen)
+    records = _read_list(file, files, screen)
+    opposite = "train" if part == "test" else "test"
+    other = child(root, f"{opposite}.txt")
     if other.is_file():
-        names = (f"{part}.txt", other.name)
-        patients = _read_list(other, Screen(skip_bad))["patient_id"]
-        file = root / names[0]
+        there = find_files([child(root, opposite)], IMAGES, Screen(skip_bad))
+        patients = _read_list(other, there, Screen(skip_bad))["patient_id"]
+        names = (file.name, other.name)
         records = screen.patients(records, patients, names, file, is_test=split == "test")
     records, finding = _findings(root, records, screen)
     records["COVID-19"] = records.pop("label").isin(POSITIVE).astype(float)
@@ -53,26 +66,39 @@ def open_covidx(
     if finding is not None:
         records["Pneumonia"] = finding.eq("pneumonia").astype(float)
         concepts = ("COVID-19", "Pneumonia")
-    files = files_in([root / part], (".png", ".jpg", ".jpeg")) if (root / part).is_dir() else {}
-    paths = records["image_id"].map(files)
+    paths = locate(records["image_id"], files)
     records.insert(2, "path", paths)
     records, missing = keep_present(records, paths.notna(), allow_partial=allow_partial, file=root)
     left_out = {MISSING: missing}
     return Radiographs("covidx", split, concepts, records, left_out=left_out, screen=screen)
 
 
-def _read_list(file: Path, screen: Screen) -> pd.DataFrame:
+def _fields(line: str, files: Mapping[str, str]) -> tuple[str, str, str, str]:
+    """Patient, file, label and source of a line; an empty patient where these are not there.
+
+    Label and source hold no space. A file's name does where one file of that name is there, and one
+    only; where none is, the spaces are the patient's.
+    """
+    head, label, source = ["", "", "", *line.rsplit(maxsplit=2)][-3:]
+    places = [match.span() for match in re.finditer(r"\s+", head)]
+    cuts = [(head[:start], head[end:]) for start, end in places]
+    named = {name: cut for cut in cuts if (name := re.sub(r"^.*[/\\]", "", cut[1])) in files}
+    found = list(named.values()) or cuts[-1:]  # the last cut of a name has the shortest folder
+    patient, file = found[0] if len(found) == 1 else ("", head)
+    return patient, file, label, source
+
+
+def _read_list(file: Path, files: Mapping[str, str], screen: Screen) -> pd.DataFrame:
     """The list as image_id, patient_id and label; the index counts its lines from 0."""
-    lines = [line.split() for line in read_lines(file)]
-    # a patient's name may hold spaces, the three other fields may not
-    fields = [(" ".join(line[:-3]), *["", "", "", *line][-3:]) for line in lines]
+    fields = [_fields(line.strip(), files) for line in read_lines(file)]
     table = pd.DataFrame(fields, columns=["patient", "file", "label", "source"], dtype="str")
     short, cure = table["patient"] == "", "Use the official list."
     table = screen.rows(table, short, "not `patient file label source`", cure, file)
     problem = f"the label is none of {', '.join(sorted(LABELS))}"
     table = screen.rows(table, ~table["label"].isin(LABELS), problem, cure, file)
-    table = screen.duplicates(table, ["file"], file)
     table = screen.outside(table, "file", file)
+    table["file"] = bare_names(table["file"])
+    table = screen.duplicates(table, ["file"], file)
     # sources number their patients independently: "3" of one is not "3" of another
     patients = table["source"] + ":" + table["patient"]
     return pd.DataFrame(
@@ -84,7 +110,7 @@ def _findings(
     root: Path, records: pd.DataFrame, screen: Screen
 ) -> tuple[pd.DataFrame, pd.Series | None]:
     """Records with their findings, None where the lists tell only positive from negative."""
-    file = root / "findings.csv"
+    file = child(root, "findings.csv")
     if not file.is_file():
         return records, records["label"] if records["label"].isin(FINDINGS).all() else None
     table = read_table(file, ["image", "finding"], dtype="str")

@@ -7,7 +7,6 @@ Layout: `files/pNN/pNNNNNNNN/sNNNNNNNN/<dicom_id>.jpg`, `mimic-cxr-2.0.0-split.c
 `-metadata.csv.gz`, `-chexpert.csv.gz`; `reports.read_mimic_reports` reads the texts beside them.
 """
 
-import os
 from pathlib import Path
 
 import pandas as pd
@@ -16,6 +15,7 @@ from rctpl_utils.datasets.base import MISSING, Radiographs
 from rctpl_utils.datasets.chexpert import chexpert_labels, refuse_odd_labels
 from rctpl_utils.datasets.screening import Screen
 from rctpl_utils.datasets.tables import keep_present, read_table
+from rctpl_utils.given_files import child, existing
 from rctpl_utils.vocabulary import CHEXPERT_CONCEPTS
 
 PARTS = {"train": "train", "validation": "validate", "test": "test"}
@@ -48,7 +48,8 @@ def open_mimic_cxr(
             patient on both sides of the split, a path outside the folder.
     """
     records, left_out, screen = _listed(root, split, skip_bad)
-    present = [os.path.isfile(path) for path in records["path"]]
+    records["path"] = records["path"].map(existing)
+    present = records["path"].notna()
     records, missing = keep_present(records, present, allow_partial=allow_partial, file=root)
     left_out[MISSING] = missing
     concepts = CHEXPERT_CONCEPTS
@@ -68,9 +69,9 @@ def list_mimic_cxr(root: Path, split: str, *, skip_bad: bool = False) -> Radiogr
 def _listed(root: Path, split: str, skip_bad: bool) -> tuple[pd.DataFrame, dict[str, int], Screen]:
     """The films of a split that the tables name, what was left out of them, and the screen."""
     screen = Screen(skip_bad)
-    table = _split_table(root / SPLIT_TABLE, screen)
+    table = _split_table(child(root, SPLIT_TABLE), screen)
     table = table[table["split"] == PARTS[split]]
-    views = _views(root / _TABLE.format("metadata"), table, screen)
+    views = _views(child(root, _TABLE.format("metadata")), table, screen)
     lateral = int((~views.isin(FRONTAL)).sum())
     table = table[views.isin(FRONTAL)]
     records = table[["dicom_id"]].rename(columns={"dicom_id": "image_id"}).reset_index(drop=True)
@@ -78,7 +79,7 @@ def _listed(root: Path, split: str, skip_bad: bool) -> tuple[pd.DataFrame, dict[
     identifiers = table[["subject_id", "study_id", "dicom_id"]].itertuples(index=False)
     records["path"] = [f"{root.as_posix()}/{mimic_image_path(*ids)}" for ids in identifiers]
     records["study"] = "s" + table["study_id"].to_numpy()
-    labels, unlabeled = _labels(root / _TABLE.format("chexpert"), table, screen)
+    labels, unlabeled = _labels(child(root, _TABLE.format("chexpert")), table, screen)
     records = pd.concat([records, labels], axis=1)[~unlabeled].reset_index(drop=True)
     left_out = {"not a frontal view": lateral, "study without labels": int(unlabeled.sum())}
     return records, left_out, screen

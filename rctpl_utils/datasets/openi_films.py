@@ -20,9 +20,10 @@ import pandas as pd
 
 from rctpl_utils.datasets.base import MISSING, Radiographs
 from rctpl_utils.datasets.screening import Screen
-from rctpl_utils.datasets.tables import files_in, hash_split, keep_present, read_table
+from rctpl_utils.datasets.tables import find_files, hash_split, keep_present, locate, read_table
 from rctpl_utils.embedded.sources import xrv_file
 from rctpl_utils.errors import InputError
+from rctpl_utils.given_files import child
 from rctpl_utils.openi import mesh_findings, openi_archive, read_openi
 from rctpl_utils.vocabulary import CONCEPTS as VOCABULARY
 from rctpl_utils.vocabulary import with_parents
@@ -49,14 +50,14 @@ def open_openi(
     Raises:
         InputError: no images, or missing ones; torchxrayvision's tables are absent.
     """
-    screen, folder = Screen(skip_bad), root / IMAGE_FOLDER
+    screen, folder = Screen(skip_bad), child(root, IMAGE_FOLDER)
     if not folder.is_dir():
         raise InputError("no images", f"Put {IMAGE_FOLDER}/ there.", file=folder)
     views = read_views()
     views["patient_id"] = views["image_id"].str.split("_").str[0]
     views = views[hash_split(views["patient_id"]) == split]
     films = views.loc[views["frontal"], ["image_id", "patient_id"]].reset_index(drop=True)
-    films["path"] = (films["image_id"] + ".png").map(files_in([folder], (".png",)))
+    films["path"] = locate(films["image_id"] + ".png", find_files([folder], (".png",), screen))
     films["report"] = films["patient_id"]
     labels = read_labels().reindex(films["report"]).reset_index(drop=True)
     records = pd.concat([films, labels], axis=1)

@@ -16,7 +16,15 @@ import pandas as pd
 from rctpl_utils.datasets.base import MISSING, Radiographs
 from rctpl_utils.datasets.boxes import BoxMasks
 from rctpl_utils.datasets.screening import Screen
-from rctpl_utils.datasets.tables import files_in, hash_split, keep_present, read_table
+from rctpl_utils.datasets.tables import (
+    bare_names,
+    find_files,
+    hash_split,
+    keep_present,
+    locate,
+    read_table,
+)
+from rctpl_utils.given_files import child
 
 CONCEPTS = ("Pneumonia",)
 BOX_COLUMNS = ["x", "y", "width", "height"]
@@ -39,16 +47,15 @@ def open_rsna(
         InputError: a missing file or column, a duplicate, labels that contradict each other or the
             boxes, a path outside the folder.
     """
-    file, screen = root / LABEL_TABLE, Screen(skip_bad)
+    file, screen = child(root, LABEL_TABLE), Screen(skip_bad)
     table = read_table(file, ["patientId", *BOX_COLUMNS, "Target"], dtype={"patientId": "str"})
     table = _check(table, file, screen)
     labels = table.groupby("patientId", sort=True)["Target"].first()
     records = pd.DataFrame({"image_id": labels.index, "patient_id": labels.index})
     records["Pneumonia"] = labels.to_numpy(dtype=float)
     records = records[hash_split(records["patient_id"]) == split]
-    folder = root / IMAGE_FOLDER
-    files = files_in([folder], (".dcm",)) if folder.is_dir() else {}
-    paths = (records["image_id"] + ".dcm").map(files)
+    folder = child(root, IMAGE_FOLDER)
+    paths = locate(records["image_id"] + ".dcm", find_files([folder], (".dcm",), screen))
     records.insert(2, "path", paths)
     records, missing = keep_present(
         records, paths.notna(), allow_partial=allow_partial, file=folder
@@ -71,8 +78,9 @@ def _check(table: pd.DataFrame, file: Path, screen: Screen) -> pd.DataFrame:
     """The sound rows, boxes as float; a film with a bad row goes as a whole."""
     cure, whole = "Use the official table, unchanged.", "patientId"
     table = screen.blank(table, ["patientId"], file)
-    table = screen.duplicates(table, ["patientId", *BOX_COLUMNS], file)
     table = screen.outside(table, "patientId", file)
+    table["patientId"] = bare_names(table["patientId"])
+    table = screen.duplicates(table, ["patientId", *BOX_COLUMNS], file)
     unknown = ~table["Target"].isin([0, 1])
     problem = "a Target that is not 0 or 1"
     table = screen.rows(table, unknown, problem, cure, file, whole=whole)

@@ -13,6 +13,7 @@ import pandas as pd
 from rctpl_utils.errors import InputError
 
 Found = TypeVar("Found")
+_ROUNDED = r"\d+(?:[.,]\d+)?[eE]\+\d+"
 _OUTSIDE = r"(?:^[/\\~])|(?:^[A-Za-z]:)|(?:(?:^|[/\\])\.\.(?:[/\\]|$))"
 
 
@@ -86,7 +87,11 @@ class Screen:
         return table[~bad]
 
     def blank(self, table: pd.DataFrame, columns: Sequence[str], file: Path) -> pd.DataFrame:
-        """Rows with an identifier in all of `columns`."""
+        """Rows with a whole identifier in all of `columns`: not blank, not cut to "1.23E+07"."""
+        names = table[list(columns)].astype("str")
+        cut = names.apply(lambda cells: cells.str.fullmatch(_ROUNDED)).any(axis=1)
+        problem = "an identifier that a spreadsheet rounded"
+        table = self.rows(table, cut, problem, "Use the official table.", file)
         blank = (table[list(columns)].isna() | (table[list(columns)] == "")).any(axis=1)
         problem = f"a blank {' or '.join(columns)}"
         return self.rows(table, blank, problem, "Use the official table.", file)
@@ -98,10 +103,15 @@ class Screen:
         return self.rows(table, repeated, problem, "Remove the duplicate.", file)
 
     def outside(self, table: pd.DataFrame, column: str, file: Path) -> pd.DataFrame:
-        """Rows whose path neither is absolute nor climbs out of the data root (`..`)."""
+        """Rows whose path neither is absolute nor climbs out of the data root (`..`).
+
+        The paths of Windows come with slashes.
+        """
         leaves = table[column].astype("str").str.contains(_OUTSIDE)
         problem = "a path that leaves the data root"
-        return self.rows(table, leaves, problem, "Use the official table.", file)
+        cure = "Make it relative to the data set's folder, or use the official table."
+        table = self.rows(table, leaves, problem, cure, file)
+        return table.assign(**{column: table[column].str.replace("\\", "/")})
 
     def numbers(
         self, table: pd.DataFrame, columns: Sequence[str], file: Path, *, whole: str

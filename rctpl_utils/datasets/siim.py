@@ -6,11 +6,11 @@ pixels for granted, and remembers the first folder it saw for all later ones; a 
 mask to its decoder.
 
 Layout: `dicom-images-train/<study>/<series>/<image>.dcm`, `train-rle.csv` (the second column's name
-begins with a space; several rows an image are one mask in parts). 20 % of the patients (by a hash)
-are validation, the rest test; an image counts as a patient, as it is a study of its own.
+begins with a space; several rows an image are one mask in parts); or the second stage's
+`stage_2_train.csv`, with the first one's test images in `dicom-images-test/`. 20 % of the patients
+(by a hash) are validation, the rest test; an image is a patient, as it is a study of its own.
 """
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +21,20 @@ import pandas as pd
 from rctpl_utils.datasets.base import MISSING, Radiographs
 from rctpl_utils.datasets.masks import NO_RUNS, decode_runs
 from rctpl_utils.datasets.screening import Screen
-from rctpl_utils.datasets.tables import hash_split, keep_present, read_table
-from rctpl_utils.errors import InputError
+from rctpl_utils.datasets.tables import (
+    bare_names,
+    find_files,
+    hash_split,
+    keep_present,
+    locate,
+    read_table,
+)
+from rctpl_utils.given_files import child
 
 CONCEPTS = ("Pneumothorax",)
-RUN_TABLE = "train-rle.csv"
-IMAGE_FOLDER = "dicom-images-train"
+RUN_TABLE, IMAGE_FOLDER = "train-rle.csv", "dicom-images-train"
+RUN_TABLES = (RUN_TABLE, "stage_2_train.csv")
+IMAGE_FOLDERS = (IMAGE_FOLDER, "dicom-images-test", "stage_2_images")
 
 
 @dataclass(frozen=True)
@@ -64,15 +72,16 @@ def open_siim(
         InputError: a missing file or column, a duplicate, an image that is both positive and
             negative, two files of one image, a path outside the folder.
     """
-    file, screen = root / RUN_TABLE, Screen(skip_bad)
+    file, screen = child(root, *RUN_TABLES), Screen(skip_bad)
     table = read_table(file, ["ImageId", "EncodedPixels"], dtype="str", keep_default_na=False)
-    table = table[["ImageId", "EncodedPixels"]].apply(lambda column: column.str.strip())
+    table = table[["ImageId", "EncodedPixels"]]
     table = _check(table, file, screen)
     positive = table["EncodedPixels"] != NO_RUNS
-    files = _find_dicom(root / IMAGE_FOLDER, screen)
+    folders = [child(root, folder) for folder in IMAGE_FOLDERS]
+    files = find_files(folders, (".dcm",), screen)
     records = pd.DataFrame({"image_id": table["ImageId"].drop_duplicates()})
     records["patient_id"] = records["image_id"]
-    records["path"] = records["image_id"].map(files)
+    records["path"] = locate(records["image_id"] + ".dcm", files)
     records["Pneumothorax"] = positive[records.index].astype(float)
     records = records[hash_split(records["patient_id"]) == split]
     present = records["path"].notna()
@@ -96,27 +105,12 @@ def _check(table: pd.DataFrame, file: Path, screen: Screen) -> pd.DataFrame:
     """The sound rows; an image with a bad row goes as a whole."""
     cure, whole = "Use the official table, unchanged.", "ImageId"
     table = screen.blank(table, ["ImageId"], file)
-    table = screen.duplicates(table, ["ImageId", "EncodedPixels"], file)
     table = screen.outside(table, "ImageId", file)
+    table["ImageId"] = bare_names(table["ImageId"])
+    table = screen.duplicates(table, ["ImageId", "EncodedPixels"], file)
     empty = table["EncodedPixels"] == ""
     table = screen.rows(table, empty, "no run lengths", cure, file, whole=whole)
     positive = table["EncodedPixels"] != NO_RUNS
     clash = positive.groupby(table["ImageId"]).transform("first") != positive
     problem = "both with and without a pneumothorax"
     return screen.rows(table, clash, problem, cure, file, whole=whole)
-
-
-def _find_dicom(folder: Path, screen: Screen) -> dict[str, str]:
-    """Image identifier -> path of every DICOM file below `folder`."""
-    found: dict[str, str] = {}
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            if name.endswith(".dcm"):
-                screen.attempt(_add, found, name[:-4], os.path.join(parent, name))
-    return found
-
-
-def _add(found: dict[str, str], image: str, path: str) -> None:
-    if found.setdefault(image, path) != path:
-        problem = f"a second file of the same image as {found[image]}"
-        raise InputError(problem, "Remove one of them.", file=path)

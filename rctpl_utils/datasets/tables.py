@@ -1,62 +1,124 @@
 """Reading the tables and lists that come with the data sets, and finding what they list."""
 
+import csv
 import hashlib
 import os
-import zlib
 from collections.abc import Iterable, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from rctpl_utils.datasets.screening import Screen
 from rctpl_utils.errors import InputError
+from rctpl_utils.given_files import AGAIN, as_utf8, files_below, opened
 
 VALIDATION_SHARE = 0.2  # of the patients, where a data set has no official split
+IMAGES = (".png", ".jpg", ".jpeg")
+_DELIMITERS = ",;\t|"
+_OFFICIAL = "Use the official file, unchanged."
+_UTF8 = f"{AGAIN[:-1]}, or save it as UTF-8."
 
 
 def read_table(path: Path, columns: Sequence[str], **options: Any) -> pd.DataFrame:
-    """Read a CSV file (gzip by its suffix); spaces around column names are dropped.
+    """Read a CSV file as people have it.
+
+    Gzip or zip or neither, whatever its suffix; UTF-8 or UTF-16 with a byte-order mark or without;
+    separated by commas, semicolons, tabs or bars, whichever its header shows `columns` with, and
+    then with decimal commas too; spaces around names and cells dropped; rows without any cell too.
+    Where `options` make a column text, a whole number that was saved as "5.0" is "5" again.
 
     Args:
         path: the file.
         columns: the columns that must be there.
         options: further arguments of `pandas.read_csv`.
 
+    Returns:
+        the table; its index counts the file's rows from 0.
+
     Raises:
         InputError: the file is absent, empty or no table, or lacks a column.
     """
-    if not path.is_file():
-        raise InputError("the table is missing", "Check the data root, or download it.", file=path)
     try:
-        table = pd.read_csv(path, skipinitialspace=True, **options)
-    except (ValueError, OSError, EOFError, zlib.error) as error:  # parser errors are ValueErrors
-        cure = "Download or copy the file again."
-        raise InputError(f"not a readable CSV table ({error})", cure, file=path) from error
+        content = _without_hint(_read(path))
+        first = content.lstrip()[:65536].splitlines()[0].decode()
+        headers = {mark: _header(first, mark) for mark in _DELIMITERS}
+        mark = max(headers, key=lambda each: len(headers[each].keys() & set(columns)))
+        if isinstance(kinds := options.get("dtype"), dict):  # by the names as they are in the file
+            names = headers[mark]
+            options["dtype"] = {names.get(name, name): kind for name, kind in kinds.items()}
+        table = pd.read_csv(BytesIO(content), sep=mark, skipinitialspace=True, **options)
+    except InputError:
+        raise
+    except Exception as error:  # damaged bytes raise many kinds, not all of them documented
+        raise InputError(f"not a readable CSV table ({error})", _UTF8, file=path) from error
     if not isinstance(table.index, pd.RangeIndex):
-        problem, cure = "rows with more cells than the header", "Use the official file, unchanged."
-        raise InputError(problem, cure, file=path)
-    table.columns = [str(column).strip() for column in table.columns]
+        raise InputError("rows with more cells than the header", _OFFICIAL, file=path)
+    table.columns = [_plain(column) for column in table.columns]
     missing = [column for column in columns if column not in table.columns]
     if missing:
-        problem = f"no column {', '.join(map(repr, missing))}; it has {', '.join(table.columns)}"
-        raise InputError(problem, "Use the official file, unchanged.", file=path)
-    return table
+        there = ", ".join(table.columns)
+        problem = f"no column {', '.join(map(repr, missing))}; it has {there:.300}"
+        raise InputError(problem, _OFFICIAL, file=path)
+    for column in columns:
+        if pd.api.types.is_string_dtype(table[column]):
+            text = kinds == "str" or (kinds is not None and kinds.get(column) == "str")
+            table[column] = _clean(table[column], text, mark)
+    blank = (table.isna() | table.eq("")).all(axis=1)
+    return table[~blank] if blank.any() else table
+
+
+def _read(path: Path) -> bytes:
+    with opened(path) as stream:
+        content = as_utf8(stream.read())
+    if not content.strip():
+        raise InputError("it is empty", AGAIN, file=path)
+    return content
+
+
+def _without_hint(content: bytes) -> bytes:
+    """Without the line "sep=;" by which spreadsheets tell each other the separator."""
+    first, _, rest = content.partition(b"\n")
+    return rest if first.strip().strip(b'"').lower().startswith(b"sep=") else content
+
+
+def _plain(name: object) -> str:
+    return " ".join(str(name).split())
+
+
+def _header(line: str, delimiter: str) -> dict[str, str]:
+    """Column name -> as it is in the file."""
+    rows = csv.reader([line], delimiter=delimiter, skipinitialspace=True)
+    return {_plain(cell): cell for cell in next(rows, [])}
+
+
+def _clean(cells: pd.Series, text: bool, mark: str) -> pd.Series:
+    """Cells without spaces around them; numbers with decimal commas as numbers, unless `text`."""
+    cells = cells.str.strip()
+    if text:
+        return cells.str.replace(r"^(\d+)\.0+$", r"\1", regex=True)
+    if mark == ",":
+        return cells
+    numbers = pd.to_numeric(cells.str.replace(",", "."), errors="coerce")
+    return numbers if numbers.notna().equals(cells.notna()) else cells
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text list (UTF-8) without their ends; blank lines at its end are dropped.
+    """The lines of a text list without their ends; blank lines at its end are dropped.
+
+    Packed or not, UTF-8 or UTF-16, as `read_table`.
 
     Raises:
         InputError: the file is absent or no text.
     """
-    if not path.is_file():
-        raise InputError("the list is missing", "Check the data root, or download it.", file=path)
     try:
-        return path.read_text(encoding="utf-8").rstrip().splitlines()
-    except UnicodeDecodeError as error:
-        cure = "Download or copy the file again."
-        raise InputError("not a text file in UTF-8", cure, file=path) from error
+        return _read(path).decode().rstrip().splitlines()
+    except InputError:
+        raise
+    except Exception as error:  # as in `read_table`
+        raise InputError(f"not a text file in UTF-8 ({error})", _UTF8, file=path) from error
 
 
 def hash_split(patients: Iterable[str], share: float = VALIDATION_SHARE) -> np.ndarray:
@@ -70,15 +132,39 @@ def hash_split(patients: Iterable[str], share: float = VALIDATION_SHARE) -> np.n
     )
 
 
-def files_in(folders: Iterable[Path], suffixes: Iterable[str]) -> dict[str, str]:
-    """File name -> path of the files with one of `suffixes` right inside `folders`."""
-    endings = tuple(suffixes)
+def find_files(
+    folders: Iterable[Path], suffixes: Iterable[str], screen: Screen | None = None
+) -> dict[str, str]:
+    """File name -> path of the files with one of `suffixes` below `folders`.
+
+    Raises:
+        InputError: two files of one name, unless `screen` skips bad images.
+    """
     found: dict[str, str] = {}
-    for folder in folders:
-        with os.scandir(folder) as entries:
-            names = sorted(entry.name for entry in entries)
-        found.update({n: str(folder / n) for n in names if n.lower().endswith(endings)})
+    for name, path in files_below(folders, suffixes):
+        (screen or Screen()).attempt(_add, found, name, path)
     return found
+
+
+def _add(found: dict[str, str], name: str, path: str) -> None:
+    earlier = found.setdefault(name, path)
+    if earlier != path and not os.path.samefile(earlier, path):
+        problem = f"a second file of the same image as {earlier}"
+        raise InputError(problem, "Remove one of them.", file=path)
+
+
+def locate(names: pd.Series, files: dict[str, str]) -> pd.Series:
+    """The path of each named file, NaN where it is absent; in another case where that is one."""
+    cases: dict[str, list[str]] = {}
+    for name, path in files.items():
+        cases.setdefault(name.casefold(), []).append(path)
+    single = {name: paths[0] for name, paths in cases.items() if len(paths) == 1}
+    return names.map(files).fillna(names.str.casefold().map(single))
+
+
+def bare_names(paths: pd.Series) -> pd.Series:
+    """What stands after the last slash or backslash, without spaces around it."""
+    return paths.str.replace(r"^.*[/\\]", "", regex=True).str.strip()
 
 
 def keep_present(

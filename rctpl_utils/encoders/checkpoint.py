@@ -1,22 +1,20 @@
-"""Reading released weights: one file, its folder or its zip archive, checked name by name."""
+"""Released weights, checked name by name against what a module holds."""
 
 import re
-import zipfile
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 
 import torch
-from safetensors.torch import load as load_safetensors
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from rctpl_utils.encoders.weight_files import WEIGHTS, read_state
 from rctpl_utils.errors import InputError
 
-WEIGHTS = ("pytorch_model.bin", "model.safetensors")  # as the released files are called
+__all__ = ["SHOWN", "WEIGHTS", "Layout", "match_state", "read_state"]
+
 SHOWN = 12  # names of each kind in an error
-_AGAIN = "Download it again, or give another file."
 
 
 @dataclass(frozen=True)
@@ -44,81 +42,12 @@ class Layout:
         return next(found, None)
 
 
-def weights_file(path: str | Path, names: Sequence[str] = WEIGHTS) -> Path:
-    """The file of weights that `path` means: itself, or the one in a folder by a released name.
-
-    Raises:
-        InputError: nothing there, or a folder with none or several of the names.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise InputError("the checkpoint does not exist", "Check the path.", file=path)
-    if path.is_file():
-        return path
-    found = [path / name for name in names if (path / name).is_file()]
-    if len(found) != 1:
-        what = "none" if not found else "several"
-        raise InputError(
-            f"the folder holds {what} of {', '.join(names)}", "Give the file itself.", file=path
-        )
-    return found[0]
-
-
-def read_state(path: str | Path, names: Sequence[str] = WEIGHTS) -> dict[str, Tensor]:
-    """Tensors by name, on the CPU, from a released checkpoint; nothing in the file is executed.
-
-    Args:
-        path: `pytorch_model.bin`, any other file of PyTorch's (`.pt`, `.pth`), `.safetensors`, a
-            zip archive that holds a file of one of the `names`, or a folder that does. An archive
-            is read in memory, not unpacked.
-        names: of the weights in a folder or an archive.
-
-    Raises:
-        InputError: an absent, damaged or ambiguous file; one that holds other than named tensors.
-    """
-    file = weights_file(path, names)
-    try:
-        state = _read(file, names)
-    except InputError:
-        raise
-    except Exception as error:  # damaged bytes raise many kinds, not all of them documented
-        # not PyTorch's own words, which advise to load with weights_only=False
-        raise InputError(
-            f"not readable as weights and nothing else ({type(error).__name__})", _AGAIN, file=file
-        ) from error
-    named = isinstance(state, dict) and all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
-    )
-    if not named:
-        raise InputError("expected named tensors and nothing else", _AGAIN, file=file)
-    return dict(state)
-
-
-def _read(file: Path, names: Sequence[str]) -> object:
-    if file.suffix == ".safetensors":
-        return load_file(file)
-    if not zipfile.is_zipfile(file):
-        return torch.load(file, map_location="cpu", weights_only=True)
-    with zipfile.ZipFile(file) as archive:
-        members = [name for name in archive.namelist() if name.rsplit("/", 1)[-1] in names]
-        if not members:  # PyTorch's own files are zip archives too
-            return torch.load(file, map_location="cpu", weights_only=True)
-        if len(members) > 1:
-            raise InputError(
-                f"the archive holds several files of weights: {', '.join(members)}",
-                "Unpack it and give the file itself.",
-                file=file,
-            )
-        content = archive.read(members[0])
-    if members[0].endswith(".safetensors"):
-        return load_safetensors(content)
-    return torch.load(BytesIO(content), map_location="cpu", weights_only=True)
-
-
 def match_state(
     module: nn.Module, state: Mapping[str, Tensor], layout: Layout, file: str | Path
 ) -> dict[str, Tensor]:
     """A released state under the module's own names, ready for `load_state_dict`.
+
+    Where the file's names have one prefix more (a Lightning module's "model.", say), it is dropped.
 
     Args:
         module: what the weights are for; its values do not matter, it may be on "meta".
@@ -127,12 +56,13 @@ def match_state(
         file: for the error only.
 
     Raises:
-        InputError: names that are missing or unexpected, tensors of another shape, a constant with
-            another value; the message lists them.
+        InputError: names that are missing or unexpected, tensors of another shape or kind, a
+            constant with another value; the message lists them.
     """
     own = module.state_dict()
     wanted = {layout.released(name): name for name in own}
     wanted = {name: own for name, own in wanted.items() if layout.constant(name) is None}
+    state = _without_prefix(state, wanted, file)
     missing = [name for name in wanted if name not in state]
     unexpected, wrong = [], []
     for name, value in state.items():
@@ -141,9 +71,11 @@ def match_state(
             if not torch.equal(value.to(fixed.dtype), fixed):
                 wrong.append(f"{name} is not what the architecture fixes")
         elif name in wanted:
-            shape = own[wanted[name]].shape
-            if value.shape != shape:
-                wrong.append(f"{name} has shape {tuple(value.shape)}, not {tuple(shape)}")
+            mine = own[wanted[name]]
+            if value.shape != mine.shape:
+                wrong.append(f"{name} has shape {tuple(value.shape)}, not {tuple(mine.shape)}")
+            elif mine.is_floating_point() and not value.is_floating_point():
+                wrong.append(f"{name} is {value.dtype}, not {mine.dtype}")
         elif not layout.is_unused(name):
             unexpected.append(name)
     problems = [
@@ -158,6 +90,21 @@ def match_state(
             file=file,
         )
     return own | {mine: state[name] for name, mine in wanted.items()}
+
+
+def _without_prefix(
+    state: Mapping[str, Tensor], wanted: Mapping[str, str], file: str | Path
+) -> Mapping[str, Tensor]:
+    """The state with the prefix dropped under which it has the most of the wanted names."""
+    here = sum(name in wanted for name in state)
+    parts = [(name, place.end()) for name in state for place in re.finditer(r"\.", name)]
+    counts = Counter(name[:end] for name, end in parts if name[end:] in wanted).most_common(2)
+    if not counts or counts[0][1] <= max(here, len(wanted) / 2):
+        return state
+    if len(counts) == 2 and counts[1][1] == counts[0][1]:
+        problem = f"the same names under {counts[0][0]!r} and {counts[1][0]!r}"
+        raise InputError(problem, "Save the one that you mean alone.", file=file)
+    return {name.removeprefix(counts[0][0]): value for name, value in state.items()}
 
 
 def _listed(kind: str, names: Sequence[str]) -> str:

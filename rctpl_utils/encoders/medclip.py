@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from rctpl_utils.encoders.base import freeze
-from rctpl_utils.encoders.checkpoint import Layout, match_state, read_state
+from rctpl_utils.encoders.checkpoint import Layout, match_state
 from rctpl_utils.encoders.medclip_text import find_base_model, medclip_text_tower
 from rctpl_utils.encoders.medclip_vision import (
     DIMENSION,
@@ -25,6 +25,7 @@ from rctpl_utils.encoders.medclip_vision import (
 )
 from rctpl_utils.encoders.standin import pad_to_square
 from rctpl_utils.encoders.two_towers import TwoTowers, check_pixels
+from rctpl_utils.encoders.weight_files import read_state
 from rctpl_utils.errors import InputError
 
 # medclip/constants.py
@@ -117,7 +118,8 @@ class MedCLIP(TwoTowers):
 def _read_tower(path: str | Path, tower: str) -> dict[str, Tensor]:
     state = read_state(path)
     (other,) = set(TOWERS) - {tower}
-    if f"{_HEADS[tower]}.weight" not in state and f"{_HEADS[other]}.weight" in state:
+    found = {each for each in TOWERS if any(n.endswith(f"{_HEADS[each]}.weight") for n in state)}
+    if found == {other}:
         raise InputError(
             f"a checkpoint of MedCLIP with {TOWERS[other]}, where {TOWERS[tower]} is wanted",
             f"Give the other one, or choose the encoder medclip-{other}.",

@@ -12,9 +12,11 @@ from transformers import BertConfig, BertModel, BertTokenizerFast
 from rctpl_utils.encoders.base import freeze, known_hash
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import hash_of, read_json
+from rctpl_utils.given_files import opened
 
 LAST = (-1,)
 TEXT_FILES = ("config.json", "vocab.txt")
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 MAX_TOKENS = 77  # as MedCLIP's text tower (medclip/dataset.py)
 
 
@@ -166,6 +168,11 @@ def untrained_bert(folder: str | Path) -> tuple[BertModel, BertTokenizerFast]:
     for name in TEXT_FILES:
         if not (folder / name).is_file():
             raise InputError("the text model's file is missing", "Download it.", file=folder / name)
+    with opened(folder / TEXT_FILES[0]), opened(folder / TEXT_FILES[1]) as stream:
+        words = stream.read().decode(errors="replace").split()
+    if lacking := [word for word in SPECIAL if word not in words]:
+        problem = f"no BERT's vocabulary: it lacks {', '.join(lacking)}"
+        raise InputError(problem, "Download vocab.txt again.", file=folder / "vocab.txt")
     try:
         config = BertConfig.from_dict(read_json(folder / "config.json"))
         tokenizer = BertTokenizerFast.from_pretrained(folder)
@@ -175,4 +182,7 @@ def untrained_bert(folder: str | Path) -> tuple[BertModel, BertTokenizerFast]:
             "Download config.json and vocab.txt again.",
             file=folder,
         ) from error
+    if not len(tokenizer) <= config.vocab_size:
+        problem = f"{len(tokenizer)} words, where config.json says {config.vocab_size}"
+        raise InputError(problem, "Download the two files of one model.", file=folder / "vocab.txt")
     return BertModel(config, add_pooling_layer=False), tokenizer

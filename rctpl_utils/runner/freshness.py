@@ -143,8 +143,10 @@ def inputs_fingerprint(workspace: Workspace) -> list[tuple]:
         return [(path, path.stat().st_size, path.stat().st_mtime_ns) for path in given]
     from rctpl_utils.datasets import DATASETS, present_datasets  # pandas takes a second
 
-    for pattern in ("*", "*/*", "*/*/*.csv"):  # CheXpert's tables lie in a folder of their own
-        given += [path for path in workspace.data_root.glob(pattern) if path.name.endswith(_TABLES)]
+    # CheXpert's tables lie in a folder of their own, or one deeper
+    for pattern in ("*", "*/*", "*/*/*.[cC]*", "chexpert/*/*/*.[cC]*"):
+        files = workspace.data_root.glob(pattern)
+        given += [path for path in files if path.name.lower().endswith(_TABLES)]
     stamps = [(p, p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(set(given))]
     return [*stamps, present_datasets(DATASETS, workspace.data_root)]
 

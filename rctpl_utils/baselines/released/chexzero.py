@@ -22,11 +22,13 @@ from transformers import CLIPTokenizer
 
 from rctpl_utils.baselines.base import CLASSIFY, RETRIEVE
 from rctpl_utils.baselines.released.base import eight_bits
-from rctpl_utils.baselines.released.checkpoints import load_matched
+from rctpl_utils.baselines.released.checkpoints import load_matched, released_names
 from rctpl_utils.baselines.released.clip_towers import CLIP, ClipSize
 from rctpl_utils.encoders.base import freeze
-from rctpl_utils.encoders.checkpoint import Layout, read_state
+from rctpl_utils.encoders.checkpoint import Layout
+from rctpl_utils.encoders.weight_files import read_state
 from rctpl_utils.errors import InputError
+from rctpl_utils.given_files import opened
 from rctpl_utils.heat_maps import Frame
 
 WEIGHTS = "best_64_5e-05_original_22000_0.864.pt"
@@ -62,8 +64,8 @@ class CheXzero(nn.Module):
             InputError: absent or damaged files, missing or unexpected names (listed).
         """
         model = cls(folder)
-        names = (WEIGHTS, str(Path(WEIGHTS).with_suffix(".safetensors")))
-        load_matched(model.clip, read_state(folder, names), Layout(lambda name: name), folder)
+        state = read_state(folder, released_names(WEIGHTS))
+        load_matched(model.clip, state, Layout(lambda name: name), folder)
         return freeze(model).to(device)
 
     @property
@@ -152,6 +154,8 @@ def _tokenizer(folder: Path) -> CLIPTokenizer:
                 "https://huggingface.co/openai/clip-vit-base-patch32.",
                 file=folder / name,
             )
+        with opened(folder / name):  # no page or pointer in its place
+            pass
     try:
         tokenizer = CLIPTokenizer.from_pretrained(folder)
     except Exception as error:  # its Rust part raises bare `Exception`

@@ -26,13 +26,14 @@ from torch.nn import functional
 
 from rctpl_utils.baselines.base import CLASSIFY, GROUND, RETRIEVE
 from rctpl_utils.baselines.released.base import eight_bits
-from rctpl_utils.baselines.released.checkpoints import load_matched, nested_state, position_ids
+from rctpl_utils.baselines.released.checkpoints import load_matched, position_ids, released_names
 from rctpl_utils.baselines.released.gloria_words import Caption, best_word, look, read_captions
 from rctpl_utils.encoders.base import freeze
 from rctpl_utils.encoders.checkpoint import Layout
 from rctpl_utils.encoders.medclip_text import FOLDER
 from rctpl_utils.encoders.text_tower import untrained_bert
 from rctpl_utils.encoders.two_towers import resnet50_trunk
+from rctpl_utils.encoders.weight_files import read_state
 from rctpl_utils.heat_maps import Frame
 from rctpl_utils.knowledge import ensemble
 from rctpl_utils.vocabulary import prompt_name
@@ -81,7 +82,7 @@ class GLoRIA(nn.Module):
             InputError: absent or damaged files, missing or unexpected names (listed).
         """
         model = cls(Path(folder) / FOLDER)
-        state = nested_state(folder, "state_dict", WEIGHTS)
+        state = read_state(folder, released_names(WEIGHTS))
         load_matched(model, state, _layout(model), folder)
         return freeze(model).to(device)
 

@@ -27,15 +27,12 @@ from torchvision.models import resnet50
 
 from rctpl_utils.baselines.base import CLASSIFY, GROUND
 from rctpl_utils.baselines.released.base import eight_bits
-from rctpl_utils.baselines.released.checkpoints import (
-    load_matched,
-    nested_state,
-    parallel_prefix,
-)
+from rctpl_utils.baselines.released.checkpoints import load_matched, released_names
 from rctpl_utils.baselines.released.entities import CONCEPT_ENTITIES, ENTITIES, EntityTexts
 from rctpl_utils.baselines.released.query_decoder import WIDTH, QueryDecoder
 from rctpl_utils.encoders.base import freeze
 from rctpl_utils.encoders.checkpoint import Layout
+from rctpl_utils.encoders.weight_files import read_state
 from rctpl_utils.heat_maps import Frame
 
 WEIGHTS = "checkpoint_final.pth"
@@ -73,7 +70,7 @@ class MedKLIP(nn.Module):
             InputError: absent or damaged files, missing or unexpected names (listed).
         """
         model = cls(folder)
-        state = nested_state(folder, "model", cls.weights)
+        state = read_state(folder, released_names(cls.weights))
         load_matched(model, state, cls.layout(state), folder)
         return freeze(model).to(device)
 
@@ -89,7 +86,7 @@ class MedKLIP(nn.Module):
             "exist": "classifier",
         }
         # the projection of answers to the texts of places: for the loss only
-        return renamed(names, (r"cl_fc\.(weight|bias)",), parallel_prefix(state))
+        return renamed(names, (r"cl_fc\.(weight|bias)",))
 
     @property
     def device(self) -> torch.device:
@@ -166,14 +163,14 @@ class MedKLIP(nn.Module):
         return _about_mean(given @ entities.T).to(self.device)
 
 
-def renamed(names: dict[str, str], unused: Sequence[str], prefix: str) -> Layout:
-    """A layout that renames the first part of each name and puts a prefix before it."""
+def renamed(names: dict[str, str], unused: Sequence[str]) -> Layout:
+    """A layout that renames the first part of each name."""
 
     def released(name: str) -> str:
         own, rest = name.split(".", 1)
-        return f"{prefix}{names[own]}.{rest}"
+        return f"{names[own]}.{rest}"
 
-    return Layout(released, unused=tuple(prefix.replace(".", r"\.") + each for each in unused))
+    return Layout(released, unused=tuple(unused))
 
 
 def _about_mean(scores: Tensor) -> Tensor:

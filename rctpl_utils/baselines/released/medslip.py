@@ -15,7 +15,6 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from rctpl_utils.baselines.released.checkpoints import parallel_prefix
 from rctpl_utils.baselines.released.medklip import CHANNELS, MedKLIP, renamed
 from rctpl_utils.encoders.checkpoint import Layout
 
@@ -39,8 +38,7 @@ class MeDSLIP(MedKLIP):
     @classmethod
     def layout(cls, state: dict[str, Tensor]) -> Layout:
         """How `MeDSLIP.state_dict` names what the model holds, in whichever of its two ways."""
-        prefix = parallel_prefix(state)
-        older = f"{prefix}{OLDER[2]}.weight" in state
+        older = any(name.endswith(f"{OLDER[2]}.weight") for name in state)
         pathology, anatomy, enter = OLDER if older else NEWER
         names = {
             "trunk": "res_features",
@@ -55,7 +53,7 @@ class MeDSLIP(MedKLIP):
             rf"(res_l1|res_l2|decoder|classifier)_{anatomy}\..+",
             rf"cl_fc_({pathology}|{anatomy})\.(weight|bias)",
         )
-        return renamed(names, unused, prefix)
+        return renamed(names, unused)
 
     def cells(self, features: Tensor) -> Tensor:
         """The pathologies' share of the trunk's cells (n, T, 1024), (n, T, 256)."""

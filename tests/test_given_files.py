@@ -1,0 +1,468 @@
+"""Tables and folders as people have them read as the official ones, or are refused by name."""
+
+import csv
+import gzip
+import io
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mutations import BOM, fuzz, mutated, survives
+from tiny_world import CASES, edit, refused, write, write_mimic
+
+from rctpl_utils.datasets import open_dataset
+from rctpl_utils.datasets.counts import count
+from rctpl_utils.datasets.covid_rural import OutlineMasks
+from rctpl_utils.datasets.tables import read_lines, read_table
+from rctpl_utils.errors import InputError
+from rctpl_utils.given_files import child, mistaken, opened
+
+SETS = [*CASES, "mimic-cxr"]
+
+
+def write_any(name: str, data_root: Path) -> Path:
+    return write_mimic(data_root) if name == "mimic-cxr" else write(name, data_root)
+
+
+@pytest.fixture(scope="session")
+def official(tmp_path_factory):
+    """Every data set in its official layout, written once, and what its loader reads there."""
+    data_root = tmp_path_factory.mktemp("official")
+    written = {name: write_any(name, data_root) for name in SETS}
+    return {name: (root, contents(name, data_root)) for name, root in written.items()}
+
+
+def copied(official: dict, name: str, data_root: Path) -> tuple[Path, list]:
+    root, read = official[name]
+    return Path(shutil.copytree(root, data_root / root.name)), read
+
+
+def contents(name: str, data_root: Path) -> list:
+    """What both splits hold: records, masks, a film; not where the files lie."""
+    found = []
+    for split in ("validation", "test"):
+        options = {"per_class": 1} if name == "chexpert" else {}
+        dataset = open_dataset(name, data_root, split, **options)
+        found.append(dataset.records.drop(columns="path").to_csv())
+        found.append(dataset.pixels(0).tobytes())
+        for concept in dataset.concepts:
+            drawn = np.flatnonzero(dataset.annotated(concept))[:4]
+            found += [dataset.mask(int(row), concept).tobytes() for row in drawn]
+    return found
+
+
+def tables(root: Path) -> list[Path]:
+    return [path for path in root.rglob("*") if path.name.endswith((".csv", ".csv.gz", ".txt"))]
+
+
+def plain(content: bytes) -> bytes:
+    return gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
+
+
+def zipped(content: bytes, *names: str) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name in names:
+            archive.writestr(name, content if not name.startswith(("__MACOSX", ".")) else b"\0")
+    return stream.getvalue()
+
+
+def with_separator(mark: str, decimal: str = ".", hint: bytes = b"") -> Callable[[bytes], bytes]:
+    """As a spreadsheet saves a table again, quotes where a cell needs them."""
+
+    def save(content: bytes) -> bytes:
+        if b"," not in content:  # a list
+            return content
+        table = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False, header=None)
+        if decimal != ".":
+            table = table.replace(r"^(-?\d+)\.(\d+)$", rf"\1{decimal}\2", regex=True)
+        return hint + table.to_csv(index=False, header=False, sep=mark).encode()
+
+    return save
+
+
+def quoted(content: bytes) -> bytes:
+    if b"," not in content:
+        return content
+    table = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False, header=None)
+    return table.to_csv(index=False, header=False, quoting=csv.QUOTE_ALL).encode()
+
+
+def spaced(content: bytes) -> bytes:
+    return content.replace(b",", b" , ") if b"," in content else content
+
+
+def with_empty_rows(content: bytes) -> bytes:
+    rows = content.splitlines(keepends=True)
+    commas = b"," * rows[0].count(b",") + b"\n"
+    return content + (commas * 3 if b"," in content else b"\n\n")
+
+
+SAVED = {
+    "byte-order mark": lambda content: BOM + content,
+    "a mark twice": lambda content: BOM + BOM + content,
+    "all cells quoted": lambda content: quoted(content),
+    "UTF-16, as PowerShell writes": lambda content: content.decode().encode("utf-16"),
+    "big-endian UTF-16": lambda c: b"\xfe\xff" + c.decode().encode("utf-16-be"),
+    "ends of Windows": lambda content: content.replace(b"\n", b"\r\n"),
+    "ends of the old Mac": lambda content: content.replace(b"\n", b"\r"),
+    "no end after the last line": lambda content: content.rstrip(),
+    "blank lines at the end": lambda content: content + b"\n\n \n",
+    "gzip": gzip.compress,
+    "zip": lambda content: zipped(content, "any name.csv"),
+    "zip of a Mac": lambda content: zipped(content, "t.csv", "__MACOSX/._t.csv", ".DS_Store"),
+    "semicolons": with_separator(";"),
+    "semicolons, decimal commas": with_separator(";", ","),
+    "semicolons and Excel's hint": with_separator(";", hint=b"sep=;\r\n"),
+    "tabs": with_separator("\t"),
+    "spaces around cells": spaced,
+    "empty rows of a spreadsheet": with_empty_rows,
+    "mark, semicolons, Windows": lambda c: BOM + with_separator(";")(c).replace(b"\n", b"\r\n"),
+}
+
+
+@pytest.mark.parametrize("way", SAVED)
+def test_tables_saved_in_another_way_read_the_same(official, tmp_path, way):
+    for name in SETS:
+        root, read = copied(official, name, tmp_path)
+        for path in tables(root):
+            path.write_bytes(SAVED[way](plain(path.read_bytes())))
+        assert contents(name, tmp_path) == read, name
+
+
+RENAMED = {
+    "packed": lambda path: path.with_name(path.name.removesuffix(".gz") + ".gz"),
+    "gunzipped": lambda path: path.with_name(path.name.removesuffix(".gz")),
+    "still zipped": lambda path: path.with_name(path.name.removesuffix(".gz") + ".zip"),
+    "capitals": lambda path: path.with_name(path.name.upper()),
+    "in a folder of its name": lambda path: path / path.name,
+}
+
+
+@pytest.mark.parametrize("way", RENAMED)
+def test_tables_under_another_name_read_the_same(official, tmp_path, way):
+    pack = {"packed": gzip.compress, "still zipped": lambda c: zipped(c, "inner.csv")}
+    for name in SETS:
+        root, read = copied(official, name, tmp_path)
+        counted = count(name, root)
+        for path in tables(root):
+            content = pack.get(way, bytes)(plain(path.read_bytes()))
+            path.unlink()
+            target = RENAMED[way](path)
+            target.parent.mkdir(exist_ok=True)
+            target.write_bytes(content)
+        assert contents(name, tmp_path) == read and count(name, root) == counted, name
+
+
+def leftovers(root: Path) -> None:
+    """What macOS and Windows leave in folders, and archives that stayed there."""
+    for folder in [root, *(path for path in root.rglob("*") if path.is_dir())]:
+        for path in [each for each in folder.iterdir() if each.is_file()]:
+            path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7")
+        for name in (".DS_Store", "Thumbs.db", "desktop.ini", "images_001.tar.gz"):
+            (folder / name).write_bytes(b"\0")
+    (root / "__MACOSX").mkdir()
+    for path in [*root.rglob("images*/*.png"), *root.rglob("test/*.png")]:
+        shutil.copy(path, root / "__MACOSX")
+
+
+def capitals(root: Path) -> None:
+    films = [p for p in root.rglob("*") if p.suffix in (".png", ".jpg", ".dcm", ".json")]
+    for path in films:
+        path.rename(path.with_suffix(path.suffix.upper()))
+
+
+def folder_in_folder(root: Path) -> None:
+    """As "extract all" of Windows."""
+    for folder in [path for path in root.iterdir() if path.is_dir()]:
+        inner = folder.rename(root / "moved")
+        folder.mkdir()
+        inner.rename(folder / folder.name)
+
+
+CHANGES = [(change, name) for change in (leftovers, capitals) for name in SETS]
+CHANGES += [(folder_in_folder, name) for name in ("chestxray14", "covidx", "rsna", "siim")]
+
+
+@pytest.mark.parametrize(("change", "name"), CHANGES)
+def test_folders_as_people_have_them_read_the_same(official, tmp_path, change, name):
+    root, read = copied(official, name, tmp_path)
+    counted = count(name, root)
+    change(root)
+    assert contents(name, tmp_path) == read
+    assert count(name, root) == counted
+
+
+ENTRIES, TEST, BOXES = "Data_Entry_2017_v2020.csv", "test_list.txt", "BBox_List_2017.csv"
+TRAIN = "CheXpert-v1.0-small/train.csv"
+RSNA, SIIM = "stage_2_train_labels.csv", "train-rle.csv"
+UID = "1.2.826.0.1.3680043.8.498.3"
+# data set, table, what is replaced by what: nothing changes in what is read
+SAME = [
+    ("chestxray14", ENTRIES, "00090001_000.png", "images\\00090001_000.png"),
+    ("chestxray14", ENTRIES, "00090001_000.png", "images_001/images/00090001_000.png"),
+    ("chestxray14", ENTRIES, "90001,", "90001.0,"),
+    ("chestxray14", TEST, "00090001_000.png", "images\\00090001_000.png"),
+    ("chestxray14", TEST, "00090001_000.png", "  00090001_000.PNG "),
+    ("chestxray14", TEST, "00090001_000.png", '"00090001_000.png"'),
+    ("chestxray14", BOXES, "00090001_000.png", "images\\00090001_000.png"),
+    ("chexpert", TRAIN, "CheXpert-v1.0-small/train/patient70010", "D\\train\\patient70010"),
+    ("covidx", "test.txt", "sim-1.png", "test\\sim-1.png"),
+    ("covidx", "test.txt", " sim-1.png", "  \t ./test/sim-1.png"),
+    ("rsna", RSNA, "rsna-3,", "stage_2_train_images\\rsna-3,"),
+    ("siim", SIIM, f"{UID},", f"dicom-images-train\\{UID},"),
+    ("mimic-cxr", "mimic-cxr-2.0.0-split.csv.gz", "50000003,10000003", "50000003.0,10000003.0"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "table", "old", "new"), SAME)
+def test_cells_as_other_programs_write_them_read_the_same(
+    official, tmp_path, name, table, old, new
+):
+    root, read = copied(official, name, tmp_path)
+    edit(root / table, old, new)
+    found = contents(name, tmp_path)
+    if name == "chexpert":  # the identifier is the path as the table has it
+        found[0] = found[0].replace("D/train/", "CheXpert-v1.0-small/train/")
+    assert found == read
+
+
+def test_the_full_chexpert_as_its_archives_unpack(official, tmp_path):
+    """Tables and `valid/` in batch 1; patients in the others, in `train/` or not, or one deeper."""
+    root, read = copied(official, "chexpert", tmp_path)
+    home = root / "CheXpert-v1.0-small"
+    one, two, three = (
+        root / f"chexpertchestxrays-u20210408/CheXpert-v1.0 batch {what}"
+        for what in ("1 (validate & csv)", "2 (train 1)", "3 (train 2)")
+    )
+    for folder in (one, two, three / three.name):
+        folder.mkdir(parents=True)
+    for name in ("train.csv", "valid.csv", "valid"):
+        (home / name).rename(one / name)
+    patients = sorted((home / "train").iterdir())
+    for number, patient in enumerate(patients):
+        patient.rename((two if number % 2 else three / three.name) / patient.name)
+    shutil.rmtree(home)
+    assert contents("chexpert", tmp_path) == read
+    (two / "train").mkdir()
+    (two / patients[1].name).rename(two / "train" / patients[1].name)
+    assert contents("chexpert", tmp_path) == read
+    shutil.rmtree(two / "train")
+    refused("chexpert", tmp_path, "validation", "images listed are missing", per_class=0)
+
+
+def test_the_second_stage_of_siim(official, tmp_path):
+    root, read = copied(official, "siim", tmp_path)
+    table = (
+        (root / SIIM).read_text().replace(" EncodedPixels", "EncodedPixels").replace(" -1", "-1")
+    )
+    (root / SIIM).unlink()
+    (root / "stage_2_train.csv").write_text(table)
+    studies = sorted((root / "dicom-images-train").iterdir())
+    for study in studies[::2]:
+        (root / "dicom-images-test").mkdir(exist_ok=True)
+        study.rename(root / "dicom-images-test" / study.name)
+    assert contents("siim", tmp_path) == read
+    for film in (root / "dicom-images-train").rglob("*.dcm"):
+        (root / "stage_2_images").mkdir(exist_ok=True)
+        film.rename(root / "stage_2_images" / film.name)
+    assert contents("siim", tmp_path) == read
+
+
+def test_the_box_list_under_its_longer_name(official, tmp_path):
+    root, read = copied(official, "chestxray14", tmp_path)
+    (root / BOXES).rename(root / "BBox_List_2017_Official_NIH.csv")
+    assert contents("chestxray14", tmp_path) == read
+    (root / BOXES).write_text("no table")  # the shorter name comes first
+    refused("chestxray14", tmp_path, "test", r"BBox_List_2017\.csv: no column")
+
+
+@pytest.mark.parametrize(
+    "listed", ["\ufeff00090001_001.png", "images\\00090001_001.PNG", "00000001_000.jpg"]
+)
+def test_no_test_film_lands_in_validation(official, tmp_path, listed):
+    """Even of a part of the set, where the list may name what is not there."""
+    root, _ = copied(official, "chestxray14", tmp_path)
+    names = ["00090001_000.png", "00090001_001.png"]
+    (root / TEST).write_text(f"{listed}\n{names[0]}\n")
+    if "0009" in listed:
+        found = open_dataset("chestxray14", tmp_path, "validation", allow_partial=True)
+        assert not set(found.records["image_id"]) & set(names)
+    else:  # of the patient's two films only one is listed now
+        message = "1 patients are both in the test list and in the rest"
+        refused("chestxray14", tmp_path, "validation", message, allow_partial=True)
+
+
+@pytest.mark.parametrize(
+    ("line", "film", "patient"),
+    [
+        ("2 my film (2).png negative src", "my film (2).png", "2"),
+        ("my 2 film.png negative src", "film.png", "my 2"),
+        ("my 2 film.png negative src", "2 film.png", "my"),
+        ("2  two  spaces.png  negative src", "two  spaces.png", "2"),
+        ("A B test\\a b.png negative src", "a b.png", "A B"),
+        ("2 two.png negative src", "TWO.png", "2"),
+    ],
+)
+def test_a_space_in_a_covidx_name(official, tmp_path, line, film, patient):
+    root, _ = copied(official, "covidx", tmp_path)
+    (root / "findings.csv").unlink()
+    edit(root / "test.txt", "sim-2 sim-2.png negative simulated", line)
+    (root / "test/sim-2.png").rename(root / "test" / film)
+    records = open_dataset("covidx", tmp_path, "test").records.set_index("image_id")
+    listed = film if film in records.index else film.lower()
+    assert records.loc[listed, "patient_id"] == f"src:{patient}"
+    assert Path(records.loc[listed, "path"]).name == film
+    if " " in film:  # nobody can tell which of the two is meant
+        shutil.copy(root / "test" / film, root / "test" / film.split(" ")[-1])
+        refused("covidx", tmp_path, "test", "row 2: not `patient file label source`")
+
+
+PAGE = b"<!DOCTYPE html><html><title>Sign in</title></html>"
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n"
+WORKBOOK = zipped(b"", "[Content_Types].xml", "xl/workbook.xml")
+# what lies in place of a table or list, and what the error says
+OTHERS = [
+    (b"", "it is empty"),
+    (b"\n \n", "it is empty"),
+    (bytes(300), "zero bytes"),
+    (POINTER, "a Git LFS pointer.*git lfs pull"),
+    (b"/annex/objects/MD5E-s3--0.csv\n", "git-annex pointer"),
+    (PAGE, "an HTML page"),
+    (BOM + b"\r\n  <html>", "an HTML page"),
+    (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code>", "XML message"),
+    (WORKBOOK, "an Excel workbook.*Save it as CSV"),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(20), "an Excel workbook"),
+    (b"%PDF-1.4", "a PDF file"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive.*Unpack"),
+    (zipped(b"a,b\n", "a.csv", "b.csv"), "an archive of 2 files.*Unpack"),
+    (zipped(b""), "an archive of 0 files|not a "),
+    (gzip.compress(b"a,b\n1,2\n" * 99)[:30], "not a "),
+    (b"\xff\xfe\x00", "not a "),
+    ("Patient Müller".encode("latin-1"), "not a .*|no column"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("content", "message"), OTHERS, ids=[message for _, message in OTHERS])
+def test_what_is_no_table_is_called_what_it_is(official, tmp_path, content, message):
+    root, _ = copied(official, "chestxray14", tmp_path)
+    for file in (ENTRIES, TEST):
+        kept = (root / file).read_bytes()
+        (root / file).write_bytes(content)
+        refused("chestxray14", tmp_path, "test", f"{file}: .*({message})")
+        (root / file).write_bytes(kept)
+
+
+# data set, table, what is replaced by what, and how it is refused
+REFUSED = [
+    ("chestxray14", ENTRIES, "00090001_000.png", "C:\\nih\\00090001_000.png", "row 1: a path that"),
+    ("chestxray14", ENTRIES, "00090001_000.png", "..\\00090001_000.png", "row 1: a path that"),
+    ("chestxray14", ENTRIES, "90001,", "9.0001E+04,", "row 1: an identifier that a spreadsheet"),
+    ("chestxray14", ENTRIES, "90001,", "9,0001E+04,", "rows with more cells|spreadsheet"),
+    ("chestxray14", TEST, "00090001_000.png", "00090001_000", "row 1: not the name of an image"),
+    ("chestxray14", TEST, "00090001_000.png", "90001_000.png", "row 1: not the name of an image"),
+    ("chestxray14", TEST, "00090001_000.png\n", "\n", "row 1: not the name of an image"),
+    ("chestxray14", TEST, "00090001_001", "00090001_000", "row 2: the same image"),
+    ("chestxray14", TEST, "00090001_001.png", "A/00090001_000.PNG", "row 2: the same image"),
+    ("mimic-cxr", "mimic-cxr-2.0.0-split.csv.gz", "50000003,1", "5E+07,1", "spreadsheet rounded"),
+    ("rsna", RSNA, "rsna-3,", "x\\rsna-2,", "row .*(the same|differs|contradict)"),
+    ("siim", SIIM, "ImageId", "Image", "no column 'ImageId'; it has Image, EncodedPixels"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "table", "old", "new", "message"), REFUSED)
+def test_cells_that_nobody_can_read_are_named(official, tmp_path, name, table, old, new, message):
+    root, _ = copied(official, name, tmp_path)
+    edit(root / table, old, new)
+    split = "train" if name == "mimic-cxr" else "test"
+    refused(name, tmp_path, split, message)
+
+
+def test_two_films_of_one_name_and_what_lies_beside_a_missing_table(official, tmp_path):
+    root, _ = copied(official, "chestxray14", tmp_path)
+    (root / "images-224").mkdir()
+    film = next((root).rglob("00090001_000.png"))
+    (root / "images-224" / film.name).symlink_to(film)  # the same file: no harm
+    assert len(open_dataset("chestxray14", tmp_path, "test")) == 2
+    (root / "images-224" / film.name).unlink()
+    shutil.copy(film, root / "images-224")
+    refused("chestxray14", tmp_path, "test", "a second file of the same image as .*images-224")
+    (root / ENTRIES).rename(root / "Data Entry (1).csv")
+    refused(
+        "chestxray14", tmp_path, "test", r"there are BBox_List_2017\.csv, Data Entry \(1\)\.csv"
+    )
+
+
+def test_a_mask_in_capitals_is_not_passed_over(official, tmp_path):
+    """Or its film would be judged by its outline, another annotation."""
+    root, _ = copied(official, "covid-rural", tmp_path)
+    mask = next((root / "pngs_masks").iterdir())
+    mask.rename(mask.with_suffix(".PNG"))
+    assert OutlineMasks(root)._mask_file(mask.stem).is_file()
+
+
+# --- fuzz: mutated bytes give a result or an `InputError` that names the file, never another error
+
+CSV = b"Image Index,Finding Labels,Patient ID\n00000001_000.png,Mass|Effusion,1\n"
+LABELME = b'{"imageHeight": 4, "imageWidth": 5, "shapes": [{"label": "x", "points": [[0, 1]]}]}'
+
+
+@given(mutated(CSV, BOM + CSV, gzip.compress(CSV), zipped(CSV, "a.csv"), CSV.replace(b",", b";")))
+@fuzz
+def test_mutated_tables(tmp_path, content):
+    columns = CSV.split(b"\n")[0].decode().split(",")
+    survives(lambda file: read_table(file, columns, dtype="str"), tmp_path / "t.csv", content)
+    survives(lambda file: read_table(file, columns[:1]), tmp_path / "t.csv", content)
+    survives(read_lines, tmp_path / "t.txt", content)
+
+
+@given(mutated(LABELME, BOM + LABELME, b"[1, 2]", b'{"shapes": {"label": 3}}'))
+@fuzz
+def test_mutated_outlines(tmp_path, content):
+    (tmp_path / "jpgs/jsons").mkdir(parents=True, exist_ok=True)
+    reader = OutlineMasks(tmp_path)
+    survives(lambda _: reader.drawn("a"), tmp_path / "jpgs/jsons/a.json", content)
+
+
+LISTED = b"3 a.png positive src\nA 4 b c.png negative src\n"
+RUNS = b"ImageId, EncodedPixels\na, -1\nb, 1 2 3 4\n"
+BOXED = b"patientId,x,y,width,height,Target\na,,,,,0\nb,1.0,1.0,2.0,2.0,1\n"
+PATHS = b"Path,Frontal/Lateral\nD/train/patient1/study1/view1_frontal.jpg,Frontal\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "table", "content"),
+    [("covidx", "test.txt", LISTED), ("siim", SIIM, RUNS), ("rsna", RSNA, BOXED),
+     ("chexpert", "train.csv", PATHS), ("chestxray14", ENTRIES, CSV)],
+)  # fmt: skip
+def test_mutated_tables_of_a_data_set(tmp_path, name, table, content):
+    root = tmp_path / name
+    root.mkdir()
+    (root / TEST).write_text("00000001_000.png\n")
+
+    @given(mutated(content))
+    @settings(fuzz, max_examples=100)
+    def run(content):
+        try:
+            (root / table).write_bytes(content)
+            open_dataset(name, tmp_path, "test", allow_partial=True, skip_bad=True)
+        except InputError as error:
+            assert str(root) in str(error) or "has no image" in str(error)
+
+    run()
+
+
+@given(st.binary(max_size=300))
+@fuzz
+def test_any_bytes_open_or_are_named(tmp_path, content):
+    mistaken(content)
+    survives(lambda file: read_table(file, ["a"]), tmp_path / "x.csv", content)
+    assert child(tmp_path, "X.CSV.gz") == tmp_path / "x.csv"
+    with pytest.raises(InputError, match=r"there are x\.csv"), opened(tmp_path / "y"):
+        pass
