@@ -17,6 +17,7 @@ _BEFORE_STOP = words_of(
     "in of at within on over for with from to is are was were has have be there which that no not "
     "without but ; : . ( ) as by may represents represent representing suggests than"
 )
+_SIZES = words_of("tiny trace small minimal mild moderate large loculated layering new stable")
 _LINKS = words_of(
     "in within at of over overlying involving along throughout on near affecting through "
     "projecting , ( both bilaterally"
@@ -69,7 +70,7 @@ def _before(sentence: Sentence, start: int) -> list[Site]:
     i = start - 1
     while i >= first:
         site = _site_at(i, sites)
-        joins = bool(found) and found[0].start == i + 1 and _site_at(i - 1, sites) is not None
+        joins = bool(found) and _joins(words[i + 1 : found[0].start], _site_at(i - 1, sites))
         if site is not None:
             found.insert(0, site)
             i = site.start - 1
@@ -78,6 +79,13 @@ def _before(sentence: Sentence, start: int) -> list[Site]:
         else:
             i -= 1
     return found
+
+
+def _joins(between: Sequence[str], earlier: Site | None) -> bool:
+    """Whether "and" joins two sites: "left and right", "small right and moderate left"."""
+    if earlier is None:
+        return False
+    return not between or (earlier.place is None and all(word in _SIZES for word in between))
 
 
 def _after(sentence: Sentence, end: int) -> list[Site]:
@@ -109,12 +117,15 @@ def _modifies(between: Sequence[str]) -> bool:
 
 
 def combine(sites: list[Site]) -> list[Site]:
-    """A lone side and a lone place are one site; a vague place beside a precise one goes."""
+    """A lone side and a lone place are one site; a vague place beside a precise one goes.
+
+    Sides without a place are several: "small right, moderate left effusions".
+    """
     places = [site for site in sites if site.place is not None]
     sides = [site for site in sites if site.place is None]
     places = [site for site in places if site.place not in WEAK] or places
     if not places or not sides:
-        return places or sites[:1]
+        return places or list({site.side: site for site in reversed(sites)}.values())[::-1]
     side = sides[0].side
     return [site if site.side else replace(site, side=side) for site in places]
 

@@ -1,19 +1,22 @@
 """The spaCy pipeline: concepts, their assertion, and anatomical words, all from kept components.
 
-A blank English tokenizer, a sentence splitter, an entity ruler (concepts), a span ruler (sides and
-places) and two instances of NegEx (Chapman et al. 2001, package negspacy): one whose terms mark
-absence, one whose terms mark uncertainty. Its own clinical terms take "versus" for a negation, so
-both term sets are ours (`data/assertions.json`).
+A blank English tokenizer, a sentence splitter, an entity ruler (concepts, misspelled ones too), a
+span ruler (sides and places) and three instances of NegEx (Chapman et al. 2001, package negspacy):
+what denies the words after it, as far as the clause goes; what denies the words before it; and what
+marks uncertainty. Its own clinical terms take "versus" for a negation, so all term sets are ours
+(`data/assertions.json`). "Likely" and "probably" leave a finding present: radiologists hedge what
+they would report as present, and coders of Open-I took it so; "possible" makes it uncertain.
 """
 
 from collections.abc import Iterator
+from functools import cache
 
 import spacy
 from negspacy.negation import Negex  # noqa: F401  registers the factory "negex"
 from spacy.language import Language
-from spacy.tokens import Span
+from spacy.tokens import Span, Token
 
-from rctpl_utils.concepts import Assertion
+from rctpl_utils.concepts import Assertion, spelling  # noqa: F401  registers the factory "spelling"
 from rctpl_utils.files import read_json
 from rctpl_utils.vocabulary import Vocabulary
 from rctpl_utils.workspace import PACKAGE_DATA
@@ -24,17 +27,21 @@ SUBJECT = "subject"  # id of a frame's subject, a mention only where a state fol
 _JOIN = "|"
 _SENTENCE_ENDS = (".", "..", "...", "!", "?")
 _REACH = 8  # tokens
+_ASKING = frozenset([":", "-", "\u2013", "\u2014", ","])
 _ALTERNATIVES = frozenset(["versus", "vs", "vs.", "v."])
 
 
 def build_pipeline(vocabulary: Vocabulary) -> Language:
     """The pipeline; its entities are mentions, `doc.spans[PLACES]` the anatomical words."""
     nlp = build_splitter()
-    ruler = nlp.add_pipe("entity_ruler", config={"phrase_matcher_attr": "LOWER"})
-    ruler.add_patterns(list(_concept_patterns(vocabulary)))
+    patterns = list(_concept_patterns(vocabulary))
+    words = sorted({word for each in patterns for word in each["pattern"].split()})
+    nlp.add_pipe("spelling", config={"words": words})
+    ruler = nlp.add_pipe("entity_ruler", config={"phrase_matcher_attr": "NORM"})
+    ruler.add_patterns(patterns)
     _add_places(nlp, vocabulary)
-    terms = read_json(PACKAGE_DATA / "assertions.json")
-    for name in ("negation", "uncertainty"):
+    terms = _terms()
+    for name in ("negation", "denial", "uncertainty"):
         config = {"neg_termset": terms[name], "extension_name": name}
         nlp.add_pipe("negex", name=name, config=config)
     return nlp
@@ -67,9 +74,34 @@ def concepts_of(mention: Span) -> tuple[str, ...]:
 
 def assertion_of(mention: Span) -> Assertion:
     """Absent where it is denied, uncertain where it is hedged, present otherwise."""
-    if mention._.negation:
+    answer = _answer(mention)
+    if mention._.negation or mention._.denial or answer == "absent":
         return "absent"
-    return "uncertain" if mention._.uncertainty or _alternative(mention) else "present"
+    hedged = mention._.uncertainty or answer == "uncertain" or _alternative(mention)
+    return "uncertain" if hedged else "present"
+
+
+@cache
+def _terms() -> dict:
+    return read_json(PACKAGE_DATA / "assertions.json")
+
+
+def _answer(mention: Span) -> Assertion | None:
+    """What a form answers: "Pneumothorax: none", "effusion or edema - no", "pneumonia, possibly".
+
+    The answer must be all that follows: "effusion: no change" is none.
+    """
+    rest = mention.doc[mention.end :]
+    mark = next((token for token in rest if not _listed(token)), None)
+    if mark is None or mark.lower_ not in _ASKING:
+        return None
+    said = " ".join(token.lower_ for token in mention.doc[mark.i + 1 :]).rstrip(" .;!")
+    answers = _terms()["answers"]
+    return next((kind for kind, words in answers.items() if said in words), None)
+
+
+def _listed(token: Token) -> bool:
+    return bool(token.ent_type_) or token.lower_ in ("or", "and", "/", "is", "seen")
 
 
 def _alternative(mention: Span) -> bool:

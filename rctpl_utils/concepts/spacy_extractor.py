@@ -26,6 +26,8 @@ from rctpl_utils.concepts.sites import Site, location_names, sites_of
 from rctpl_utils.reports import Report
 from rctpl_utils.vocabulary import Frame, Vocabulary, load_vocabulary
 
+# Names of a lesser degree of the concept, which a denial of its full degree leaves without one.
+LESSER = {"Edema": ("congestion",)}
 _CARRIED = Site(-1, -1, None, None)  # stands for the sites of the sentence before
 
 
@@ -125,6 +127,16 @@ def _named(
             yield span, span.end, False
 
 
+def _without_lesser(found: list[tuple[Span, int, bool]]) -> list[tuple[Span, int, bool]]:
+    """Without congestion where the same sentence denies edema: "congestion without frank edema"."""
+    denied = {span.label_ for span, _, _ in found if assertion_of(span) == "absent"}
+    return [
+        each
+        for each in found
+        if not (each[0].label_ in denied and each[0][-1].norm_ in LESSER.get(each[0].label_, ()))
+    ]
+
+
 def _mentions(document: Doc, frames: Mapping[str, Frame]) -> Iterator[Mention]:
     """The mentions of a one-sentence document."""
     strings = document.vocab.strings
@@ -132,6 +144,7 @@ def _mentions(document: Doc, frames: Mapping[str, Frame]) -> Iterator[Mention]:
     found = list(_named(document, words, frames))
     if not found:
         return
+    found = _without_lesser(found)
     ranges = [(span.start, end) for span, end, _ in found]
     sentence = Sentence(words, 0, len(words), ranges, sites_of(document, words))
     for (span, end, absent), sites in zip(found, attach(sentence, [_CARRIED]), strict=True):

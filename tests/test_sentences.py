@@ -1,0 +1,221 @@
+"""Sentences as radiologists write them, by kind, with the triplets that a reader would take.
+
+Expected values were written from the meaning of the sentence, before the rules that find them.
+"""
+
+import pytest
+
+from rctpl_utils.concepts.spacy_extractor import SpacyExtractor
+from rctpl_utils.reports import Report
+
+EXTRACTOR = SpacyExtractor()
+ABSENT, PRESENT, UNSURE = "absent", "present", "uncertain"
+PTX, EFF, CMG, PNA, EDEMA = "Pneumothorax", "Pleural Effusion", "Cardiomegaly", "Pneumonia", "Edema"
+CONS, ATEL, NOD, OPAC, DEV = (
+    "Consolidation", "Atelectasis", "Nodule", "Lung Opacity", "Support Devices",
+)  # fmt: skip
+
+# kind -> sentence -> {concept: assertion}
+ASSERTED = {
+    "denied after the finding": {
+        "Pneumothorax: No.": {PTX: ABSENT},
+        "Pneumothorax: none.": {PTX: ABSENT},
+        "Pleural effusion - none.": {EFF: ABSENT},
+        "Consolidation: not seen.": {CONS: ABSENT},
+        "Edema: Absent.": {EDEMA: ABSENT},
+        "Effusion: negative.": {EFF: ABSENT},
+        "Pneumothorax has been ruled out.": {PTX: ABSENT},
+        "Pneumonia has been excluded.": {PNA: ABSENT},
+        "Pulmonary edema is ruled out.": {EDEMA: ABSENT},
+        "Pneumothorax is not demonstrated.": {PTX: ABSENT},
+        "Pleural effusions are not seen.": {EFF: ABSENT},
+        "A pneumothorax could not be identified.": {PTX: ABSENT},
+        "Pneumothorax or effusion: none.": {PTX: ABSENT, EFF: ABSENT},
+        "Pneumothorax, no.": {PTX: ABSENT},
+        "Pneumothorax: Yes.": {PTX: PRESENT},
+        "Effusion: small.": {EFF: PRESENT},
+        "Pleural effusion: Present.": {EFF: PRESENT},
+        "Pneumonia: possible.": {PNA: UNSURE},
+        "Pneumothorax: cannot be excluded.": {PTX: UNSURE},
+    },
+    "a new clause": {
+        "There is no pneumothorax and the small right effusion persists.": {
+            PTX: ABSENT, EFF: PRESENT,
+        },
+        "No pneumothorax and there is a small effusion.": {PTX: ABSENT, EFF: PRESENT},
+        "No acute disease, stable right upper lobe nodule.": {NOD: PRESENT},
+        "No consolidation, unchanged cardiomegaly.": {CONS: ABSENT, CMG: PRESENT},
+        "No edema and the heart is enlarged.": {EDEMA: ABSENT, CMG: PRESENT},
+        "No focal consolidation, the heart is mildly enlarged.": {CONS: ABSENT, CMG: PRESENT},
+        "Without pneumothorax, the chest tube is unchanged.": {PTX: ABSENT, DEV: PRESENT},
+        "Without effusion or edema, the picc line tip is in the SVC.": {
+            EFF: ABSENT, EDEMA: ABSENT, DEV: PRESENT,
+        },
+        "No pneumothorax is seen and an opacity remains in the left base.": {
+            PTX: ABSENT, OPAC: PRESENT,
+        },
+        "No pneumothorax, but the effusion has increased.": {PTX: ABSENT, EFF: PRESENT},
+        "No effusion while cardiomegaly persists.": {EFF: ABSENT, CMG: PRESENT},
+        "There is no effusion; atelectasis at the left base.": {EFF: ABSENT, ATEL: PRESENT},
+        "No pneumothorax, persistent small left effusion.": {PTX: ABSENT, EFF: PRESENT},
+        "No pneumothorax or effusion, with stable atelectasis.": {
+            PTX: ABSENT, EFF: ABSENT, ATEL: PRESENT,
+        },
+        "No evidence of pneumothorax, chronic atelectasis at the base.": {
+            PTX: ABSENT, ATEL: PRESENT,
+        },
+        "Cardiomegaly and no edema.": {CMG: PRESENT, EDEMA: ABSENT},
+        "No pneumothorax following removal of the chest tube.": {PTX: ABSENT, DEV: ABSENT},
+        "No effusion, and again seen is a left lower lobe nodule.": {EFF: ABSENT, NOD: PRESENT},
+    },
+    "one denial for several": {
+        "There is no evidence of pneumothorax or large pleural effusion.": {
+            PTX: ABSENT, EFF: ABSENT,
+        },
+        "No pneumothorax, large effusion, or focal consolidation.": {
+            PTX: ABSENT, EFF: ABSENT, CONS: ABSENT,
+        },
+        "No pneumothorax, pleural effusion and pulmonary edema.": {
+            PTX: ABSENT, EFF: ABSENT, EDEMA: ABSENT,
+        },
+        "Neither effusion nor pneumothorax is present.": {EFF: ABSENT, PTX: ABSENT},
+        "Negative for pneumonia, pneumothorax and effusion.": {
+            PNA: ABSENT, PTX: ABSENT, EFF: ABSENT,
+        },
+        "Free of consolidation, effusion or edema.": {CONS: ABSENT, EFF: ABSENT, EDEMA: ABSENT},
+        "No new consolidation, effusion, or pneumothorax.": {
+            CONS: ABSENT, EFF: ABSENT, PTX: ABSENT,
+        },
+        "No suspicious pulmonary nodules or masses.": {NOD: ABSENT, "Mass": ABSENT},
+        "The lungs are without focal consolidation or edema.": {CONS: ABSENT, EDEMA: ABSENT},
+        "No pleural effusion or pneumothorax is identified on either side.": {
+            EFF: ABSENT, PTX: ABSENT,
+        },
+    },
+    "a degree is denied": {
+        "Vascular congestion without frank edema.": {EDEMA: ABSENT},
+        "Pulmonary vascular congestion without overt pulmonary edema.": {EDEMA: ABSENT},
+        "Vascular congestion.": {EDEMA: PRESENT},
+        "Cardiomegaly with vascular congestion, no effusion.": {
+            CMG: PRESENT, EDEMA: PRESENT, EFF: ABSENT,
+        },
+    },
+    "compared with a prior": {
+        "Right effusion has nearly resolved.": {EFF: PRESENT},
+        "Right effusion has almost completely resolved.": {EFF: PRESENT},
+        "The effusion has resolved.": {EFF: ABSENT},
+        "Previously seen effusion has resolved.": {EFF: ABSENT},
+        "Interval resolution of the pneumothorax.": {PTX: ABSENT},
+        "The pneumothorax is no longer seen.": {PTX: ABSENT},
+        "The opacity is no longer visualized.": {OPAC: ABSENT},
+        "The nodule is not as well seen today.": {NOD: PRESENT},
+        "9 mm nodule, not seen on prior exams.": {NOD: PRESENT},
+        "New left effusion, not present on the prior study.": {EFF: PRESENT},
+        "A nodule that was not visible on prior radiographs.": {NOD: PRESENT},
+        "New right lower lobe consolidation.": {CONS: PRESENT},
+        "No change in the left pleural effusion.": {EFF: PRESENT},
+        "No interval change in cardiomegaly.": {CMG: PRESENT},
+        "No significant change in the small right pneumothorax.": {PTX: PRESENT},
+        "Effusion is unchanged.": {EFF: PRESENT},
+        "Improving edema.": {EDEMA: PRESENT},
+        "Resolving pneumonia.": {PNA: PRESENT},
+        "Partially resolved consolidation.": {CONS: PRESENT},
+        "Effusion has decreased but not resolved.": {EFF: PRESENT},
+        "The chest tube has been removed.": {DEV: ABSENT},
+        "Interval removal of the endotracheal tube.": {DEV: ABSENT},
+        "Interval placement of a chest tube.": {DEV: PRESENT},
+        "Consolidation has cleared.": {CONS: ABSENT},
+        "Left effusion, previously larger, persists.": {EFF: PRESENT},
+    },
+    "hedged": {
+        "Pneumonia cannot be excluded.": {PNA: UNSURE},
+        "Pneumonia is not excluded.": {PNA: UNSURE},
+        "Pneumonia, possibly.": {PNA: UNSURE},
+        "Pneumonia should be considered.": {PNA: UNSURE},
+        "Early pneumonia is difficult to exclude.": {PNA: UNSURE},
+        "Possible small left effusion.": {EFF: UNSURE},
+        "Questionable nodule at the right apex.": {NOD: UNSURE},
+        "Findings concerning for pneumonia.": {PNA: UNSURE},
+        "Opacity may represent atelectasis.": {OPAC: PRESENT, ATEL: UNSURE},
+        "Atelectasis versus pneumonia.": {ATEL: UNSURE, PNA: UNSURE},
+        "Opacity, atelectasis or possibly pneumonia.": {
+            OPAC: PRESENT, ATEL: PRESENT, PNA: UNSURE,
+        },
+        "Pneumonia is unlikely.": {PNA: UNSURE},
+        "Likely atelectasis at the left base.": {ATEL: PRESENT},
+        "Probably a small effusion.": {EFF: PRESENT},
+        "Left base opacity, likely atelectasis.": {OPAC: PRESENT, ATEL: PRESENT},
+        "Opacity most likely reflects atelectasis.": {OPAC: PRESENT, ATEL: PRESENT},
+        "Pneumothorax is suspected.": {PTX: UNSURE},
+        "Cannot rule out pneumonia.": {PNA: UNSURE},
+        "Trace effusion might be present.": {EFF: UNSURE},
+    },
+    "abbreviated": {
+        "No PTX.": {PTX: ABSENT},
+        "Small left apical PTX.": {PTX: PRESENT},
+        "CHF.": {EDEMA: PRESENT},
+        "No CHF or PNA.": {EDEMA: ABSENT, PNA: ABSENT},
+        "ETT in place.": {DEV: PRESENT},
+        "ETT and NGT in standard position.": {DEV: PRESENT},
+        "NGT tip below the diaphragm.": {DEV: PRESENT},
+        "Right IJ line tip in the SVC.": {DEV: PRESENT},
+        "Left IJ catheter, no PTX.": {DEV: PRESENT, PTX: ABSENT},
+        "CABG clips.": {DEV: PRESENT},
+        "R IJ CVL ends in the SVC.": {DEV: PRESENT},
+        "No PTX or effusion s/p line placement.": {PTX: ABSENT, EFF: ABSENT},
+    },
+    "misspelled": {
+        "Cardiomegally.": {CMG: PRESENT},
+        "Mild cardiomegly.": {CMG: PRESENT},
+        "No pneumothorx.": {PTX: ABSENT},
+        "Small left pleural effussion.": {EFF: PRESENT},
+        "Bibasilar atelectesis.": {ATEL: PRESENT},
+        "No focal consoldation.": {CONS: ABSENT},
+    },
+    "a heading as scope": {
+        "LUNGS: No consolidation.": {CONS: ABSENT},
+        "HEART: Enlarged.": {CMG: PRESENT},
+        "HEART: Normal.": {CMG: ABSENT},
+        "Heart size: normal.": {CMG: ABSENT},
+        "MEDIASTINUM: Widened.": {"Enlarged Cardiomediastinum": PRESENT},
+        "PLEURA: No effusion or pneumothorax.": {EFF: ABSENT, PTX: ABSENT},
+        "LINES AND TUBES: Endotracheal tube in place.": {DEV: PRESENT},
+        "BONES: Rib fracture.": {"Fracture": PRESENT},
+    },
+}  # fmt: skip
+# sentence -> {(concept, location)}
+LOCATED = {
+    "Small right, moderate left effusions.": {(EFF, "right"), (EFF, "left")},
+    "Small right and moderate left pleural effusions.": {(EFF, "right"), (EFF, "left")},
+    "R effusion.": {(EFF, "right")},
+    "L basilar opacity.": {(OPAC, "left base")},
+    "R lower lobe consolidation and L effusion.": {(CONS, "right lower lobe"), (EFF, "left")},
+    "Stable right upper lobe nodule.": {(NOD, "right upper lobe")},
+    "Small right effusion has nearly resolved.": {(EFF, "right")},
+    "LLL atelectasis.": {(ATEL, "left lower lobe")},
+    "RUL nodule.": {(NOD, "right upper lobe")},
+    "Fracture of L1.": {("Fracture", None)},
+    "No PTX on the L.": {(PTX, "left")},
+}
+CASES = [(kind, text, wanted) for kind, each in ASSERTED.items() for text, wanted in each.items()]
+
+
+def said(text: str):
+    return list(EXTRACTOR.extract([Report("s1", "p1", text, "", "train")]))
+
+
+@pytest.mark.parametrize(("kind", "text", "wanted"), CASES)
+def test_what_a_sentence_asserts(kind, text, wanted):
+    found: dict[str, set[str]] = {}
+    for triplet in said(text):
+        found.setdefault(triplet.concept, set()).add(triplet.positive)
+    assert found == {concept: {each} for concept, each in wanted.items()}, kind
+
+
+@pytest.mark.parametrize(("text", "wanted"), LOCATED.items())
+def test_where_a_sentence_places_it(text, wanted):
+    assert {(triplet.concept, triplet.location) for triplet in said(text)} == wanted
+
+
+def test_there_are_enough_of_them():
+    assert len(CASES) + len(LOCATED) >= 120
