@@ -40,9 +40,9 @@ _FRAME = "Export one frame, as DICOM or as a grayscale PNG."
 
 def is_dicom(path: Path) -> bool:
     """Whether a file holds DICOM, by its first bytes: with the preamble or without one."""
-    with naming(path, "the file cannot be read", "Check its name and permissions."):
-        with path.open("rb") as stream:
-            head = stream.read(132)
+    cure = "Check its name and permissions."
+    with naming(path, "the file cannot be read", cure), path.open("rb") as stream:
+        head = stream.read(132)
     return head[128:] == b"DICM" or head[:2] in _FIRST_TAGS
 
 
@@ -172,6 +172,8 @@ def _check_size(dicom: Dataset) -> None:
         while frame[place + 1] not in _SIZE_MARKERS:
             place += 2 + int.from_bytes(frame[place + 2 : place + 4], "big")
         found = struct.unpack(">HHB", frame[place + 5 : place + 10])
+        if (frame[place + 4] > 8) != (dicom.BitsAllocated > 8):
+            raise ValueError(f"{frame[place + 4]} bits in {dicom.BitsAllocated} allocated ones")
     stated = (dicom.Rows, dicom.Columns, dicom.SamplesPerPixel)
     if found != stated:
         raise ValueError(f"{found} rows, columns and samples, where the header states {stated}")
