@@ -1,6 +1,7 @@
 """MedCLIP from files of the released layout: the same numbers as torchvision's, transformers' and
 the published package's own towers."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from hypothesis import given, settings
+from mutations import fuzz, mutated
 from PIL import Image
 from released import (
     bert_shapes,
@@ -440,6 +443,15 @@ def test_the_base_models_files_are_asked_for_at_the_start(paper, tmp_path, monke
     (tmp_path / "bioclinicalbert" / "config.json").write_text("{")
     with pytest.raises(InputError, match="not a BERT's configuration"):
         check_encoder(paper)
+
+
+@given(mutated(b'{"model_type": "bert", "vocab_size": 30, "hidden_size": 12}', b"[1]", b"{}"))
+@settings(fuzz, max_examples=60)
+def test_mutated_configurations_are_read_or_named(tmp_path, content):
+    write_base_model(tmp_path, 1)
+    (tmp_path / "config.json").write_bytes(content)
+    with contextlib.suppress(InputError), torch.device("meta"):
+        untrained_bert(tmp_path)
 
 
 @pytest.mark.parametrize(

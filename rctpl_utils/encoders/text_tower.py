@@ -176,13 +176,14 @@ def untrained_bert(folder: str | Path) -> tuple[BertModel, BertTokenizerFast]:
     try:
         config = BertConfig.from_dict(read_json(folder / "config.json"))
         tokenizer = BertTokenizerFast.from_pretrained(folder)
-    except (ValueError, TypeError, OSError) as error:
+        bert, size = BertModel(config, add_pooling_layer=False), int(config.vocab_size)
+    except Exception as error:  # damaged files raise many kinds, not all of them documented
         raise InputError(
             f"not a BERT's configuration and vocabulary ({error})",
             "Download config.json and vocab.txt again.",
             file=folder,
         ) from error
-    if not len(tokenizer) <= config.vocab_size:
-        problem = f"{len(tokenizer)} words, where config.json says {config.vocab_size}"
+    if len(tokenizer) > size:
+        problem = f"{len(tokenizer)} words, where config.json says {size}"
         raise InputError(problem, "Download the two files of one model.", file=folder / "vocab.txt")
-    return BertModel(config, add_pooling_layer=False), tokenizer
+    return bert, tokenizer

@@ -125,7 +125,7 @@ def read_entity_texts(file: Path) -> list[str]:
         )
     try:
         texts = read_json(file)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"not JSON ({error})", "Download it again.", file=file) from error
     names = [MISSPELLED.get(name, name) for name in texts] if isinstance(texts, dict) else []
     if tuple(names) != ENTITIES or not all(isinstance(each, str) for each in texts.values()):
