@@ -1,46 +1,139 @@
 """The sections of a radiology report: findings and impression (paper 3.1.1).
 
-A file looks like MIMIC-CXR 2.0's (Johnson et al. 2019): a line "FINAL REPORT", then headings in
-capitals with a colon: EXAMINATION, INDICATION, COMPARISON, FINDINGS, IMPRESSION.
+A file looks like MIMIC-CXR 2.0's (Johnson et al. 2019): a line "FINAL REPORT", then headings:
+EXAMINATION, INDICATION, COMPARISON, FINDINGS, IMPRESSION. Many do not: a view stands as heading
+("CHEST, TWO VIEWS:"), a heading is misspelled, has no colon, stands inside a line, or is not there
+at all. So only headings that are known are cut out, and only what stands under one that is no
+account of the film (indication, technique) is left out, to the end of its paragraph. All else is
+kept as findings. A heading that names an organ or a finding is part of what is said: "HEART: big".
 """
 
 import re
+from collections.abc import Iterator
+from difflib import get_close_matches
+from typing import NamedTuple
 
-_FINDINGS = frozenset({"FINDINGS", "FINDING", "CHEST FINDINGS", "CHEST"})
-_IMPRESSION = frozenset({"IMPRESSION", "IMPRESSIONS", "CONCLUSION", "CONCLUSIONS", "OPINION"})
-_BOTH = frozenset({"FINDINGS AND IMPRESSION", "FINDINGS/IMPRESSION", "FINDINGS / IMPRESSION"})
-# A heading opens a line in capitals; the two that matter are also met in other cases, and inside
-# a line when they are in capitals.
-_HEADING = re.compile(
-    r"^[ \t]*([A-Z][A-Z0-9 ,&/()'\-]{2,60}):"
-    r"|^[ \t]*((?i:findings?(?: ?(?:and|/) ?impression)?|impressions?|conclusions?)):"
-    r"|(?<=\.)[ \t]+(FINDINGS|IMPRESSION):",
-    re.MULTILINE,
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+FINDINGS, IMPRESSION, OTHER = "findings", "impression", "other"
+_IMPRESSION = _words(
+    "IMPRESSION IMPRESSIONS CONCLUSION CONCLUSIONS OPINION SUMMARY RECOMMENDATION RECOMMENDATIONS"
 )
+_FINDINGS = _words("FINDINGS FINDING")
+_OTHER = _words(
+    "INDICATION INDICATIONS HISTORY COMPARISON COMPARISONS TECHNIQUE EXAM EXAMINATION EXAMINATIONS "
+    "STUDY PROCEDURE REASON NOTIFICATION NOTIFICATIONS CLINICAL PATIENT NAME MRN DATE ACCESSION "
+    "REFERRING PHYSICIAN DICTATED SIGNED ATTENDING RADIOLOGIST TECHNOLOGIST"
+)
+# Words of a heading that says which views were taken, or how.
+_VIEWS = _words(
+    "CHEST THE OF A AN AND WITH VIEW VIEWS ONE TWO THREE SINGLE PA AP LAT LATERAL FRONTAL PORTABLE "
+    "UPRIGHT SUPINE SEMI SEMIUPRIGHT ERECT RADIOGRAPH RADIOGRAPHS XRAY X RAY FILM FILMS DECUBITUS "
+    "LORDOTIC INSPIRATION EXPIRATION IMAGE IMAGES PORT BEDSIDE"
+)
+# What may stand beside "findings" or "impression" in a heading.
+_BESIDE = _words(
+    "AND OR CHEST FINAL PRELIMINARY PROVISIONAL OVERALL RADIOGRAPHIC RADIOLOGICAL OTHER ADDITIONAL "
+    "ADDENDUM PERTINENT CXR THE LUNG PLAN"
+)
+_KNOWN = sorted(_FINDINGS | _IMPRESSION | _OTHER)
+_MARKS = r"[ \t>*#_•]*(?:\d{1,2}[.)][ \t]*)?[*_]*"  # of markdown and of lists
+_AT_LINE = re.compile(
+    rf"^{_MARKS}(?P<name>[A-Za-z][A-Za-z0-9 ,&/()'\-]{{1,70}}?)[ \t*_]*(?P<end>:[*_]*|$)", re.M
+)
+_NAMES = (
+    "findings?|impressions?|conclusions?|indications?|history|comparisons?|technique|"
+    "exam(?:ination)?"
+)
+_IN_LINE = re.compile(
+    rf"(?:(?<=[.;!?\]])|(?<=_))[ \t]+(?P<name>(?:{_NAMES})(?:[ \t]*(?:/|and)[ \t]*(?:{_NAMES}))?)"
+    r"[ \t]*(?P<end>:)",
+    re.I,
+)
+_SIGNATURE = re.compile(
+    r"^\W*(?:final report|preliminary report|radiology report|wet read|electronically signed|"
+    r"(?:report )?(?:dictated|signed|transcribed|approved|verified)\b|"
+    r"i(?: have|, the)?[^.]{0,40}\breview|attending physician|dr\.? _+|_+,? m\.?d\b)[^\n]*$",
+    re.I | re.M,
+)
+_NO_WORD = re.compile(r"^[\W\d_]*$", re.M)  # blanks of de-identification, dates, rules
+
+
+class _Heading(NamedTuple):
+    start: int
+    end: int
+    kind: str
 
 
 def parse_sections(text: str) -> tuple[str, str]:
     """The (findings, impression) of one report's file, white space collapsed; "" where absent.
 
-    Where a report has neither heading, its last paragraph counts as findings, as MIMIC-CXR's own
-    section reader does; text under other headings (indication, comparison) never does.
+    Text that stands under no known heading, before the first or after a paragraph that is no
+    account of the film, counts as findings; signatures and lines without a word do not count.
     """
-    findings, impression = [], []
-    headings = list(_HEADING.finditer(text))
-    ends = [heading.start() for heading in headings[1:]] + [len(text)]
-    for heading, end in zip(headings, ends, strict=False):
-        name = " ".join(next(filter(None, heading.groups())).upper().split())
-        body = " ".join(text[heading.end() : end].split())
-        if name in _FINDINGS or name in _BOTH:
-            findings.append(body)
-        elif name in _IMPRESSION:
-            impression.append(body)
-    if not any(findings) and not any(impression):
-        findings = [_last_paragraph(text)]
-    return " ".join(filter(None, findings)), " ".join(filter(None, impression))
+    text = text.replace("\ufeff", "").replace("\xa0", " ").replace("\r\n", "\n").replace("\r", "\n")
+    headings = _headings(text)
+    opening = _Heading(0, 0, FINDINGS)
+    parts: dict[str, list[str]] = {FINDINGS: [], IMPRESSION: [], OTHER: []}
+    ends = [each.start for each in headings] + [len(text)]
+    for heading, end in zip([opening, *headings], ends, strict=True):
+        body = _SIGNATURE.sub("", text[heading.end : end])
+        paragraphs = [" ".join(each.split()) for each in re.split(r"\n[ \t]*\n", body.strip())]
+        for k, paragraph in enumerate(paragraphs):
+            placed = FINDINGS if heading.kind == OTHER and k else heading.kind
+            parts[placed].append("" if _NO_WORD.fullmatch(paragraph) else paragraph)
+    return tuple(" ".join(filter(None, parts[kind])) for kind in (FINDINGS, IMPRESSION))
 
 
-def _last_paragraph(text: str) -> str:
-    paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", text)]
-    plain = [p for p in paragraphs if p and not _HEADING.match(p) and p != "FINAL REPORT"]
-    return plain[-1].removeprefix("FINAL REPORT ") if plain else ""
+def _headings(text: str) -> list[_Heading]:
+    """The known headings in their order; of two that overlap the first."""
+    found = sorted(_candidates(text), key=lambda each: each.start)
+    kept: list[_Heading] = []
+    for heading in found:
+        if not kept or heading.start >= kept[-1].end:
+            kept.append(heading)
+    return kept
+
+
+def _candidates(text: str) -> Iterator[_Heading]:
+    for pattern in (_AT_LINE, _IN_LINE):
+        for match in pattern.finditer(text):
+            name, kind = match["name"], _kind(match["name"])
+            if kind is not None and (match["end"] or _alone(name, kind)):
+                yield _Heading(match.start(), match.end(), kind)
+
+
+def _alone(name: str, kind: str) -> bool:
+    """Whether a heading without a colon, a line of its own, is one: in capitals, or "Findings"."""
+    return name.isupper() or (kind != OTHER and name.istitle() and " " not in name)
+
+
+def _kind(name: str) -> str | None:
+    """What stands under a heading; None for words that are no known heading."""
+    words = re.findall(r"[A-Z]+", name.upper())
+    if not words:
+        return None
+    read = [_corrected(word) for word in words]
+    named = set(read) - _BESIDE
+    if named & (_FINDINGS | _IMPRESSION) and named <= _FINDINGS | _IMPRESSION:
+        return IMPRESSION if named <= _IMPRESSION else FINDINGS
+    if words == ["ADDENDUM"] or _names_a_view(words):
+        return FINDINGS
+    return OTHER if read[0] in _OTHER or read[-1] in _OTHER else None
+
+
+def _names_a_view(words: list[str]) -> bool:
+    """ "CHEST", "PORTABLE CHEST EXAMINATION", "CHEST, TWO VIEWS"; not "AP" alone."""
+    plain = [word for word in words if word not in ("EXAM", "EXAMINATION", "STUDY")]
+    known = words[0] in _VIEWS and set(plain) <= _VIEWS
+    return known and (words == ["CHEST"] or len(words) > 1)
+
+
+def _corrected(word: str) -> str:
+    """The known heading that a word is a slip of, or the word."""
+    if len(word) < 6 or word in _VIEWS | _BESIDE:
+        return word
+    return next(iter(get_close_matches(word, _KNOWN, n=1, cutoff=0.85)), word)

@@ -10,7 +10,7 @@ from spacy.tokens import Doc
 SHORTEST = 8  # letters: short words are near to too many others
 ALIKE = 0.9  # of difflib's ratio: one letter wrong of ten, or one too many of nine
 # English words that are no slips of the names that they look like.
-_OTHERS = frozenset({"fractured", "hemithorax", "hemithoraces", "infusion", "infusions", "diffusion"})
+_OTHERS = frozenset({"fractured", "hemithorax", "hemithoraces", "infusion", "infusions"})
 
 
 @Language.factory("spelling", default_config={"words": []})
