@@ -41,8 +41,9 @@ _BESIDE = _words(
 )
 _KNOWN = sorted(_FINDINGS | _IMPRESSION | _OTHER)
 _MARKS = r"[ \t>*#_•]*(?:\d{1,2}[.)][ \t]*)?[*_]*"  # of markdown and of lists
+_END = r"[:\uff1a][*_]*|[ \t][-\u2013\u2014][ \t]"  # a colon (a full-width one too) or a dash
 _AT_LINE = re.compile(
-    rf"^{_MARKS}(?P<name>[A-Za-z][A-Za-z0-9 ,&/()'\-]{{1,70}}?)[ \t*_]*(?P<end>:[*_]*|$)", re.M
+    rf"^{_MARKS}(?P<name>[A-Za-z][A-Za-z0-9 ,&/()'\-]{{1,70}}?)[ \t*_]*(?P<end>{_END}|$)", re.M
 )
 _NAMES = (
     "findings?|impressions?|conclusions?|indications?|history|comparisons?|technique|"
@@ -50,8 +51,11 @@ _NAMES = (
 )
 _IN_LINE = re.compile(
     rf"(?:(?<=[.;!?\]])|(?<=_))[ \t]+(?P<name>(?:{_NAMES})(?:[ \t]*(?:/|and)[ \t]*(?:{_NAMES}))?)"
-    r"[ \t]*(?P<end>:)",
+    rf"[ \t]*(?P<end>{_END})",
     re.I,
+)
+_IN_CAPITALS = re.compile(
+    rf"(?<=\S)[ \t]+(?P<name>FINDINGS?|IMPRESSIONS?|CONCLUSIONS?)[ \t]*(?P<end>{_END})"
 )
 _SIGNATURE = re.compile(
     r"^\W*(?:final report|preliminary report|radiology report|wet read|electronically signed|"
@@ -80,11 +84,11 @@ def parse_sections(text: str) -> tuple[str, str]:
     parts: dict[str, list[str]] = {FINDINGS: [], IMPRESSION: [], OTHER: []}
     ends = [each.start for each in headings] + [len(text)]
     for heading, end in zip([opening, *headings], ends, strict=True):
-        body = _SIGNATURE.sub("", text[heading.end : end])
+        body = _NO_WORD.sub("", _SIGNATURE.sub("", text[heading.end : end]))
         paragraphs = [" ".join(each.split()) for each in re.split(r"\n[ \t]*\n", body.strip())]
         for k, paragraph in enumerate(paragraphs):
             placed = FINDINGS if heading.kind == OTHER and k else heading.kind
-            parts[placed].append("" if _NO_WORD.fullmatch(paragraph) else paragraph)
+            parts[placed].append(paragraph)
     return tuple(" ".join(filter(None, parts[kind])) for kind in (FINDINGS, IMPRESSION))
 
 
@@ -99,7 +103,7 @@ def _headings(text: str) -> list[_Heading]:
 
 
 def _candidates(text: str) -> Iterator[_Heading]:
-    for pattern in (_AT_LINE, _IN_LINE):
+    for pattern in (_AT_LINE, _IN_LINE, _IN_CAPITALS):
         for match in pattern.finditer(text):
             name, kind = match["name"], _kind(match["name"])
             if kind is not None and (match["end"] or _alone(name, kind)):

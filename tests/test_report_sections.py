@@ -57,6 +57,13 @@ REPORTS = {
         f"Indication: cough. Comparison: None. Findings: {SAID} Impression: {LAST}": BOTH,
         f"EXAM: chest ___ FINDINGS: {SAID} IMPRESSION: {LAST}": BOTH,
     },
+    "one line without stops": {
+        f"INDICATION: cough FINDINGS: {SAID} IMPRESSION: {LAST}": BOTH,
+        f"FINDINGS: Small left effusion IMPRESSION: {LAST}": ("Small left effusion", LAST),
+        f"FINDINGS - {SAID}\nIMPRESSION - {LAST}": BOTH,
+        f"FINDINGS\uff1a{SAID}\nIMPRESSION\uff1a{LAST}": BOTH,
+        f"FINDINGS: {SAID}\n\nIMPRESSION: {LAST}\n____________": BOTH,
+    },
     "markdown": {
         f"## Findings\n{SAID}\n## Impression\n{LAST}": BOTH,
         f"**FINDINGS:** {SAID}\n**IMPRESSION:** {LAST}": BOTH,

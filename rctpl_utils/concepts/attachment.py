@@ -51,7 +51,20 @@ def attach(sentence: Sentence, carried: Sequence[Site] = ()) -> list[list[Site]]
     for i in range(len(mentions)):
         if not found[i]:
             found[i] = _inherited(sentence, i, found, carried)
-    return found
+    return [_under(_scope(sentence), sites) for sites in found]
+
+
+def _scope(sentence: Sentence) -> Site | None:
+    """The site that stands as heading: "LEFT LUNG: basilar atelectasis"."""
+    first = sentence.sites[0] if sentence.sites else None
+    heads = first is not None and first.start == sentence.start and first.end < sentence.end
+    return first if heads and sentence.words[first.end] == ":" else None
+
+
+def _under(scope: Site | None, sites: list[Site]) -> list[Site]:
+    if scope is None or scope.side is None:
+        return sites
+    return [each if each.side else replace(each, side=scope.side) for each in sites] or [scope]
 
 
 def _own_sites(sentence: Sentence, start: int, end: int) -> list[Site]:

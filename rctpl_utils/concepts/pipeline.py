@@ -27,7 +27,12 @@ SUBJECT = "subject"  # id of a frame's subject, a mention only where a state fol
 _JOIN = "|"
 _SENTENCE_ENDS = (".", "..", "...", "!", "?")
 _REACH = 8  # tokens
-_ASKING = frozenset([":", "-", "\u2013", "\u2014", ","])
+_ASKING = frozenset([":", "-", "\u2013", "\u2014", ",", "(", "="])
+_AUXILIARY = frozenset(["is", "are", "was", "were", "has", "have", "also", "again", "still"])
+_PRESUPPOSING = frozenset([
+    "unchanged", "stable", "persists", "persist", "persistent", "remains", "remain", "increased",
+    "decreased", "improved", "worsened", "enlarged", "progressed", "larger", "smaller",
+])  # fmt: skip
 _ALTERNATIVES = frozenset(["versus", "vs", "vs.", "v."])
 
 
@@ -75,7 +80,8 @@ def concepts_of(mention: Span) -> tuple[str, ...]:
 def assertion_of(mention: Span) -> Assertion:
     """Absent where it is denied, uncertain where it is hedged, present otherwise."""
     answer = _answer(mention)
-    if mention._.negation or mention._.denial or answer == "absent":
+    before = mention._.negation and not _own_clause(mention)
+    if before or mention._.denial or answer == "absent":
         return "absent"
     hedged = mention._.uncertainty or answer == "uncertain" or _alternative(mention)
     return "uncertain" if hedged else "present"
@@ -93,15 +99,40 @@ def _answer(mention: Span) -> Assertion | None:
     """
     rest = mention.doc[mention.end :]
     mark = next((token for token in rest if not _listed(token)), None)
+    if mark is not None and mark.lower_ == "?":
+        return "uncertain"
     if mark is None or mark.lower_ not in _ASKING:
         return None
-    said = " ".join(token.lower_ for token in mention.doc[mark.i + 1 :]).rstrip(" .;!")
+    said = " ".join(token.lower_ for token in mention.doc[mark.i + 1 :]).strip(" .;!)")
     answers = _terms()["answers"]
     return next((kind for kind, words in answers.items() if said in words), None)
 
 
 def _listed(token: Token) -> bool:
+    """Whether a form lists on: further findings, and what joins them."""
+    if token.lower_ == "," and token.i + 1 < len(token.doc):
+        return bool(token.nbor().ent_type_)
     return bool(token.ent_type_) or token.lower_ in ("or", "and", "/", "is", "seen")
+
+
+def _own_clause(mention: Span) -> bool:
+    """Whether a denial before it ends: "no edema and small effusions persist", "..., heart is big".
+
+    What is said of the mention presupposes it, and "and" or a comma joins it to a mention before.
+    """
+    before = [token for token in mention.doc[: mention.start]]
+    last = next((token.i for token in reversed(before) if token.ent_type_), None)
+    if last is None:
+        return False
+    between = {token.lower_ for token in mention.doc[last + 1 : mention.start]}
+    if not between & {"and", ","} or "or" in between:
+        return False
+    if mention.ent_id_ == SUBJECT:
+        return True
+    said = [token.lower_ for token in mention.doc[mention.end : mention.end + 4]]
+    while said and said[0] in _AUXILIARY:
+        said.pop(0)
+    return bool(said) and said[0] in _PRESUPPOSING
 
 
 def _alternative(mention: Span) -> bool:

@@ -27,7 +27,7 @@ from rctpl_utils.reports import Report
 from rctpl_utils.vocabulary import Frame, Vocabulary, load_vocabulary
 
 # Names of a lesser degree of the concept, which a denial of its full degree leaves without one.
-LESSER = {"Edema": ("congestion",)}
+LESSER = {"Edema": ("congestion", "engorgement")}
 _CARRIED = Site(-1, -1, None, None)  # stands for the sites of the sentence before
 
 
@@ -129,11 +129,15 @@ def _named(
 
 def _without_lesser(found: list[tuple[Span, int, bool]]) -> list[tuple[Span, int, bool]]:
     """Without congestion where the same sentence denies edema: "congestion without frank edema"."""
-    denied = {span.label_ for span, _, _ in found if assertion_of(span) == "absent"}
+    lesser = [span[-1].norm_ in LESSER.get(span.label_, ()) for span, _, _ in found]
+    absent = [assertion_of(span) == "absent" for span, _, _ in found]
+    denied = {
+        each[0].label_ for each, a, low in zip(found, absent, lesser, strict=True) if a and not low
+    }
     return [
         each
-        for each in found
-        if not (each[0].label_ in denied and each[0][-1].norm_ in LESSER.get(each[0].label_, ()))
+        for each, a, low in zip(found, absent, lesser, strict=True)
+        if a or not low or each[0].label_ not in denied
     ]
 
 

@@ -38,7 +38,7 @@ class Spelling:
         return doc
 
     def _read(self, word: str) -> str | None:
-        if word in self._known or word in _OTHERS or not word.isalpha():
+        if {word, word.removesuffix("s")} & (self._known | _OTHERS) or not word.isalpha():
             return None
         near = (w for w in self._by_letter.get(word[0], ()) if abs(len(w) - len(word)) <= 1)
         return next(iter(get_close_matches(word, list(near), n=1, cutoff=ALIKE)), None)
