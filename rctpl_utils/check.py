@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rctpl_utils.errors import InputError
+from rctpl_utils.errors import InputError, one_line
 from rctpl_utils.workspace import PROJECT, Workspace
 
 # file -> what to call it. Others of a run's files hold clock times, pictures, or these numbers.
@@ -185,8 +185,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         workspace = Workspace.open(options.profile, output=options.output, device="cpu")
         outcome = check(workspace, options.against)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (InputError, OSError) as error:
+        print(one_line(error), file=sys.stderr)
         return 2
     for each in outcome:
         print(each)

@@ -1,6 +1,14 @@
 """The one error a user meets for bad input: what is wrong, where, and what to do about it."""
 
+import errno
 from os import PathLike
+
+_CURES = {
+    errno.ENOSPC: "Free some space, then run the same command again: what was computed is kept.",
+    errno.EDQUOT: "Free some of your quota, then run the same command again.",
+    errno.EROFS: "Choose a folder that can be written.",
+    errno.EACCES: "Choose a folder that you may write, or change its rights.",
+}
 
 
 class InputError(ValueError):
@@ -25,3 +33,12 @@ class InputError(ValueError):
         place += "" if row is None else f"{', ' if place else ''}row {row}"
         super().__init__(f"{place}: {problem}. {cure}" if place else f"{problem}. {cure}")
         self.file, self.row, self.cure = file, row, cure
+
+
+def one_line(error: InputError | OSError) -> str:
+    """What a command says before it ends: what is wrong, where, and the cure, in one line."""
+    if isinstance(error, OSError):
+        what = (error.strerror or str(error)).lower()
+        error = InputError(what, _CURES.get(error.errno, "Mend it, then run the command again."),
+                           file=error.filename)  # fmt: skip
+    return f"error: {' '.join(str(error).split())}"

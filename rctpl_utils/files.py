@@ -35,6 +35,10 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, target)
+    except OSError as error:
+        if error.filename is None:  # as where the disk is full
+            error.filename = str(target)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
     note_written([target])

@@ -17,7 +17,7 @@ import matplotlib.pyplot as plt
 from rctpl_utils.calibration import Calibration, calibration_path
 from rctpl_utils.datasets.film_notes import film_notes
 from rctpl_utils.datasets.images import read_image
-from rctpl_utils.errors import InputError
+from rctpl_utils.errors import InputError, one_line
 from rctpl_utils.explain import ANY_PICTURE, Explanation
 from rctpl_utils.explain_figure import draw_explanation, nothing_shown, shown_findings
 from rctpl_utils.files import atomic_path, sha256_file, write_text
@@ -56,8 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = build_parser().parse_args(arguments)
     try:
         page, numbers = _predict(options)
-    except InputError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    except (InputError, OSError) as error:
+        print(one_line(error), file=sys.stderr)
         return 2
     print(f"wrote {page.name} and {numbers.name}")
     return 0

@@ -23,7 +23,7 @@ from rctpl_utils.baselines.peers import learn_peers, release_peers
 from rctpl_utils.concepts import triplets_frame
 from rctpl_utils.concepts.spacy_extractor import SpacyExtractor
 from rctpl_utils.embedded.world import build_world
-from rctpl_utils.errors import InputError
+from rctpl_utils.errors import InputError, one_line
 from rctpl_utils.files import atomic_path
 from rctpl_utils.frozen import frozen_encoders
 from rctpl_utils.release import MANIFEST, RELEASE, manifest, released_file
@@ -104,8 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         made = make_release(workspace, options.processes)
         if options.publish:
             publish(made)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (InputError, OSError) as error:
+        print(one_line(error), file=sys.stderr)
         return 2
     print(f"{len(manifest(made)['files'])} files of weights in {made}")
     return 0

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rctpl_utils.errors import InputError
+from rctpl_utils.errors import InputError, one_line
 from rctpl_utils.runner.atlas import write_figures_readme, write_readme_map
 from rctpl_utils.runner.busy import check_writable, exclusive_run
 from rctpl_utils.runner.execution import check_parameters, save_outputs
@@ -36,8 +36,8 @@ def main(arguments: Sequence[str] | None = None, notebooks: Path = NOTEBOOKS) ->
     options = build_parser().parse_args(arguments)
     try:
         return _run(options, notebooks)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (InputError, OSError) as error:
+        print(one_line(error), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nStopped. Run the same command again to continue.", file=sys.stderr)

@@ -1,5 +1,7 @@
 """DICOM from stored values to gray, against values computed by hand from PS3.3, C.7 and C.11."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import gdcm
@@ -23,6 +25,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from rctpl_utils.datasets import decode_apart
 from rctpl_utils.datasets import dicom as reader
 from rctpl_utils.datasets.film_notes import film_notes
 from rctpl_utils.datasets.images import image_size, read_image
@@ -449,3 +452,15 @@ def test_every_file_that_pydicom_brings_is_read_or_refused():
     images = {"GDCMJ2K_TextGBR", "JPEG2000-embedded-sequence-delimiter", "JPEG-lossy",
               "JPGExtended", "MR_truncated"}  # fmt: skip
     assert images < {Path(name).stem for name in found[False]}
+
+
+def test_a_decoder_that_dies_takes_one_film_with_it(tmp_path, monkeypatch):
+    """GDCM ends the whole process on some damaged JPEG Lossless streams."""
+    path = tmp_path / "film.dcm"
+    packed(film(SMOOTH), gdcm.TransferSyntax.JPEGLosslessProcess14_1).save_as(path)
+    assert read_image(path).shape == SMOOTH.shape
+    dies = [sys.executable, "-c", "import os; os.abort()"]
+    run = subprocess.run
+    monkeypatch.setattr(decode_apart.subprocess, "run", lambda _, **options: run(dies, **options))
+    with pytest.raises(InputError, match=r"film.dcm.*the decoder died \(-6\)"):
+        read_image(path)

@@ -23,6 +23,7 @@ from pydicom.uid import (
     JPEGLSTransferSyntaxes,
 )
 
+from rctpl_utils.datasets.decode_apart import PLUGIN, decode_apart
 from rctpl_utils.datasets.dicom_gray import dicom_gray, dicom_luminance
 from rctpl_utils.datasets.stored import AGAIN, CONVERT, MOST_PIXELS, naming
 from rctpl_utils.errors import InputError
@@ -32,7 +33,7 @@ COLOR = {"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "PALETTE COLOR
 _FIRST_TAGS = {b"\2\0", b"\x08\0", b"\0\2", b"\0\x08"}  # group 2 or 8, in either byte order
 _SIZE_MARKERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # of JPEG (SOF) and JPEG-LS
 _ENCAPSULATED = b"\xfe\xff\x00\xe0"
-_DECODERS = ("pillow", "gdcm", "pydicom", "pylibjpeg")  # in this order: a damaged JPEG 2000 may
+_DECODERS = ("pillow", PLUGIN, "pydicom", "pylibjpeg")  # in this order: a damaged JPEG 2000 may
 # make GDCM abort the process, and pylibjpeg fills what is missing of a file without a word
 _OWN_PRECISION = {*JPEG2000TransferSyntaxes, *JPEGLSTransferSyntaxes}  # stated in the stream
 _FRAME = "Export one frame, as DICOM or as a grayscale PNG."
@@ -72,9 +73,9 @@ def read_dicom(path: Path) -> np.ndarray:
         plugin = _decoder(dicom, path)
         dicom.pixel_array_options(decoding_plugin=plugin, correct_unused_bits=False)
     with naming(path, "the pixel data are damaged", AGAIN):
-        if plugin in ("pillow", "gdcm"):
+        if plugin in ("pillow", PLUGIN):
             _check_size(dicom)
-        stored = _stored(dicom)
+        stored = _stored(dicom, decode_apart(path) if plugin == PLUGIN else dicom.pixel_array)
     with naming(path, "its look-up tables or its window cannot be applied", CONVERT):
         if dicom.PhotometricInterpretation in COLOR:
             return dicom_luminance(stored, dicom)
@@ -136,13 +137,12 @@ def _decoder(dicom: Dataset, path: Path) -> str:
     return found[0]
 
 
-def _stored(dicom: Dataset) -> np.ndarray:
+def _stored(dicom: Dataset, whole: np.ndarray) -> np.ndarray:
     """The pixels' own bits, without what else (overlays) stands in the bits above them.
 
     pydicom would drop the bits above even where the header states too few and they are the film's:
     the film is then rougher without them.
     """
-    whole = dicom.pixel_array
     if whole.ndim != (2 if dicom.SamplesPerPixel == 1 else 3):
         raise ValueError("there are more of them than the header states")
     unused = 8 * whole.itemsize - dicom.BitsStored

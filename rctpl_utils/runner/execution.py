@@ -13,7 +13,7 @@ from PIL import Image
 
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import atomic_path
-from rctpl_utils.runner.resources import PeakMemory
+from rctpl_utils.runner.resources import PeakMemory, own_kernel
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
@@ -73,7 +73,7 @@ def execute(
 
     copy.parent.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
-    with PeakMemory() as memory:
+    with PeakMemory() as memory, own_kernel():
         try:
             execute_notebook(
                 notebook,

@@ -1,8 +1,11 @@
 """What a notebook may use and what it used: its environment, its peak memory."""
 
+import json
 import os
+import sys
+import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -81,6 +84,26 @@ def kernel_environment(threads: int, writes: Path) -> Iterator[None]:
         "PYTHONPATH": os.pathsep.join(paths),
         WRITES: str(writes),
     }
+    with _environment(wanted):
+        yield
+
+
+@contextmanager
+def own_kernel() -> Iterator[None]:
+    """Make Jupyter's "python3" this interpreter, whatever kernels a machine has under that name."""
+    with tempfile.TemporaryDirectory(prefix="rctpl-kernel-") as folder:
+        kernel = Path(folder, "kernels", "python3")
+        kernel.mkdir(parents=True)
+        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        spec = {"argv": argv, "display_name": "Python 3", "language": "python"}
+        kernel.joinpath("kernel.json").write_text(json.dumps(spec), encoding="utf-8")
+        paths = [folder, *filter(None, [os.environ.get("JUPYTER_PATH")])]
+        with _environment({"JUPYTER_PATH": os.pathsep.join(paths)}):
+            yield
+
+
+@contextmanager
+def _environment(wanted: Mapping[str, str]) -> Iterator[None]:
     old = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     try:

@@ -1,0 +1,45 @@
+"""What a machine may do to a run: foreign kernels, a full disk."""
+
+import errno
+import json
+import os
+import sys
+
+import pytest
+from jupyter_client.kernelspec import KernelSpecManager
+
+from rctpl_utils.errors import InputError, one_line
+from rctpl_utils.files import atomic_path
+from rctpl_utils.runner.resources import own_kernel
+
+
+def test_notebooks_run_in_the_runners_own_interpreter(tmp_path, monkeypatch):
+    """Another kernel of the same name stands in front of ours."""
+    foreign = tmp_path / "kernels" / "python3"
+    foreign.mkdir(parents=True)
+    spec = {"argv": ["/nonexistent/python3"], "display_name": "Python 3", "language": "python"}
+    (foreign / "kernel.json").write_text(json.dumps(spec))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    assert KernelSpecManager().get_kernel_spec("python3").argv[0] == "/nonexistent/python3"
+    with own_kernel():
+        assert KernelSpecManager().get_kernel_spec("python3").argv[0] == sys.executable
+    assert os.environ["JUPYTER_PATH"] == str(tmp_path)
+
+
+def test_a_full_disk_is_one_line_that_names_the_file(tmp_path):
+    target = tmp_path / "table.csv"
+    target.write_text("before")
+    with pytest.raises(OSError, match="No space left") as caught, atomic_path(target) as part:
+        part.write_text("half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    said = one_line(caught.value)
+    assert said.startswith(f"error: {target}: no space left on device. Free some space")
+    assert "\n" not in said and target.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [target], "no part of a file is left"
+
+
+def test_other_errors_keep_their_own_words():
+    assert one_line(InputError("no\nfilm", "Look again.", file="a.png")) == (
+        "error: a.png: no film. Look again."
+    )
+    assert "permission denied" in one_line(PermissionError(errno.EACCES, "Permission denied", "/x"))
