@@ -75,7 +75,9 @@ def test_siim_agrees_with_torchxrayvision(real):
 @pytest.mark.parametrize("name", FILMS)
 def test_a_sample_is_not_taken_for_the_official_release(real, name):
     if name == "covidx":  # the sample has no training list at all
-        with pytest.raises(InputError, match=r"train\.txt: the list is missing"):
+        with pytest.raises(
+            InputError, match=r"train\.txt: the file is missing; there are test\.txt"
+        ):
             require_complete(name, real / name)
         return
     with pytest.raises(
