@@ -11,6 +11,7 @@ from scipy.sparse import csr_array
 from scipy.special import ndtri, stdtrit
 from scipy.stats import norm
 
+BOOTSTRAP_SEED = 2024
 FEW = 10  # resamples in a tail below which counting them is too coarse
 
 

@@ -18,27 +18,10 @@ from rctpl_utils.workspace import Workspace
 from rctpl_utils.zero_shot import BranchScores, score_images
 
 TABLE1_DATASETS = tuple(dict.fromkeys(each.dataset for each in QUESTIONS.values()))
-BOOTSTRAP_SEED = 2024
 SUPERVISED = "supervised reference"
 SPLITS = ("test", "validation")
 
-Embedder = Callable[[Sequence[str]], ClassEmbeddings]
 Scorer = Callable[[ChestXrayDataset, tuple[str, ...]], np.ndarray]  # films, L concepts: (n, L)
-
-
-@dataclass(frozen=True)
-class Method:
-    """A row of Table 1.
-
-    Attributes:
-        name: as the table prints it.
-        embedders: from concepts to class embeddings; run k belongs to encoder k.
-        branch: "report", "concept" or "both".
-    """
-
-    name: str
-    embedders: tuple[Embedder, ...]
-    branch: str = "both"
 
 
 def classify(
@@ -183,18 +166,3 @@ def score_runs(
     return scored
 
 
-def open_split(workspace: Workspace, name: str, split: str) -> ChestXrayDataset:
-    """A split of a data set, opened as the run's options and profile say.
-
-    CheXpert's two depend on how many films a class 5x200 takes; of a validation split at most
-    `Profile.validation_films` are kept.
-
-    Raises:
-        InputError: as `datasets.open_dataset`.
-    """
-    options = {"skip_bad": workspace.skip_bad, "allow_partial": workspace.allow_partial}
-    if workspace.profile.world is not None and name in ("chexpert", "chexpert5x200"):
-        options["per_class"] = workspace.profile.world.chexpert_5x200
-    dataset = open_dataset(name, workspace.data_root, split, **options)
-    limit = workspace.profile.validation_films if split == "validation" else None
-    return dataset if limit is None else dataset.sample(limit)
