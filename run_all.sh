@@ -15,7 +15,7 @@ find it done. It also fetches the chest CT: from then on no network is needed. -
 given first) installs into the active conda or virtual environment instead.
 
 TEXT
-  if PYTHON=$(find_python); then "$PYTHON" rctpl_utils/runner/options.py; fi
+  if PYTHON=$(find_python); then "$PYTHON" rctpl_utils/run/options.py; fi
 }
 
 say() { printf '%s\n' "$*" >&2; }
@@ -103,7 +103,7 @@ run_tests() {
   "$PYTHON" -m ruff format --check . || failed="$failed ruff-format"
   # One thread a process: two with more slow each other many times over, and last bits depend on it.
   export OMP_NUM_THREADS=1
-  "$PYTHON" -m rctpl_utils.run --profile smoke --output build/test-output ||
+  "$PYTHON" -m rctpl_utils run --profile smoke --output build/test-output ||
     failed="$failed smoke-run"
   [ -z "$failed" ] || say "failed so far:$failed"
   set -- tests
@@ -130,15 +130,15 @@ fetch_ct
 install
 if [ "${1:-}" = "check" ]; then
   shift
-  exec "$PYTHON" -m rctpl_utils.check "$@"
+  exec "$PYTHON" -m rctpl_utils check "$@"
 fi
 if [ "${1:-}" = "release" ]; then
   shift
-  exec "$PYTHON" -m rctpl_utils.release_making "$@"
+  exec "$PYTHON" -m rctpl_utils release "$@"
 fi
 if [ "${1:-}" = "test" ]; then
   [ $# -eq 1 ] || die "test takes no further options. Use pytest itself to choose among the tests."
   run_tests
 else
-  exec "$PYTHON" -m rctpl_utils.run "$@"
+  exec "$PYTHON" -m rctpl_utils run "$@"
 fi

@@ -16,21 +16,21 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import prompt_step
 from benchmarks.measuring import load_before, rate, ratio, table, take_turns, verdict
-from rctpl_utils.concepts import triplets_frame
-from rctpl_utils.concepts.spacy_extractor import SpacyExtractor
-from rctpl_utils.contexts import initial_context
-from rctpl_utils.corpus import TextCorpus
-from rctpl_utils.embedded.anatomy import load_anatomy
-from rctpl_utils.embedded.cases import Case, Lesion
-from rctpl_utils.embedded.radiograph import render
+from rctpl_utils.datasets.openi import openi_archive, read_openi
 from rctpl_utils.encoders.base import freeze
+from rctpl_utils.encoders.precision import fast_dtype
 from rctpl_utils.encoders.standin import StandIn
-from rctpl_utils.knowledge import describe_triplets
-from rctpl_utils.openi import openi_archive, read_openi
-from rctpl_utils.precision import fast_dtype
 from rctpl_utils.profiles import PromptLearning
-from rctpl_utils.reports import Report, with_enough_concepts
-from rctpl_utils.training import BRANCHES, batch_losses, embed_classes
+from rctpl_utils.prompts.contexts import initial_context
+from rctpl_utils.prompts.corpus import TextCorpus
+from rctpl_utils.prompts.training import BRANCHES, batch_losses, embed_classes
+from rctpl_utils.simulation.anatomy import load_anatomy
+from rctpl_utils.simulation.cases import Case, Lesion
+from rctpl_utils.simulation.radiograph import render
+from rctpl_utils.text.concepts.spacy_extractor import SpacyExtractor
+from rctpl_utils.text.knowledge import describe_triplets
+from rctpl_utils.text.reports import Report, with_enough_concepts
+from rctpl_utils.text.triplets import triplets_frame
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS, prompt_name
 from rctpl_utils.workspace import Workspace
 

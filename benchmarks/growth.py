@@ -25,19 +25,19 @@ import torch
 from torch import Tensor
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
-from rctpl_utils.concepts import triplets_frame
-from rctpl_utils.concepts.pipeline import build_splitter
-from rctpl_utils.concepts.spacy_extractor import SpacyExtractor
-from rctpl_utils.corpus_building import build_corpus
+from rctpl_utils.datasets.openi import openi_archive, read_openi
 from rctpl_utils.encoders.base import freeze
 from rctpl_utils.encoders.text_tower import MAX_TOKENS, TextTower, minilm_folder
 from rctpl_utils.errors import InputError
-from rctpl_utils.knowledge import describe_triplets
-from rctpl_utils.openi import openi_archive, read_openi
 from rctpl_utils.profiles import PromptLearning
-from rctpl_utils.reports import Report, with_enough_concepts
-from rctpl_utils.runner.resources import PeakMemory
-from rctpl_utils.training import learn_prompts
+from rctpl_utils.prompts.corpus_building import build_corpus
+from rctpl_utils.prompts.training import learn_prompts
+from rctpl_utils.run.resources import PeakMemory
+from rctpl_utils.text.concepts.pipeline import build_splitter
+from rctpl_utils.text.concepts.spacy_extractor import SpacyExtractor
+from rctpl_utils.text.knowledge import describe_triplets
+from rctpl_utils.text.reports import Report, with_enough_concepts
+from rctpl_utils.text.triplets import triplets_frame
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS
 
 MIMIC_REPORTS = 223_673  # paper 4.1.1

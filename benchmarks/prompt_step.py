@@ -5,7 +5,8 @@ of 12 vectors, batches of 64 reports. On a GPU arithmetic takes little of such a
 of some hundred small kernels take the rest. Each way starts from the same contexts; after some
 steps its class embeddings are compared with those of the step as the package takes it.
 
-Needs torch, transformers and what `rctpl_utils.training` imports: no weights, no other data.
+Needs torch, transformers and what `rctpl_utils.prompts.training` imports: no
+weights, no other data.
 """
 
 import tempfile
@@ -19,11 +20,11 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from benchmarks.measuring import load_before, rate, table, verdict
-from rctpl_utils.corpus import TextBatch
 from rctpl_utils.encoders.base import freeze
 from rctpl_utils.encoders.text_tower import TextTower
+from rctpl_utils.prompts.corpus import TextBatch
+from rctpl_utils.prompts.training import BRANCHES, batch_losses, embed_classes
 from rctpl_utils.scoring import TEXT_TEMPERATURE
-from rctpl_utils.training import BRANCHES, batch_losses, embed_classes
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS, prompt_name
 
 GOAL = 150  # steps a second

@@ -11,7 +11,7 @@ from weights import rounded
 from rctpl_utils import code_hash
 from rctpl_utils.encoders.base import freeze
 from rctpl_utils.encoders.standin import StandIn
-from rctpl_utils.runner import freshness
+from rctpl_utils.run import freshness
 
 settings.register_profile("busy", deadline=None)
 settings.load_profile("busy")

@@ -7,7 +7,7 @@ import torch
 from released import medclip_shapes, random_state, write_base_model
 from tiny_world import FIVE, case, chexpert_path, film, hashed
 
-from rctpl_utils.embedded.layouts import LAYOUTS, MimicImages
+from rctpl_utils.simulation.layouts import LAYOUTS, MimicImages
 from rctpl_utils.vocabulary import CHEXPERT_CONCEPTS
 
 SENTENCES = {

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from rctpl_utils.ablation_arms import (
+from rctpl_utils.evaluation.ablation_arms import (
     LENGTHS,
     REFERENCE,
     factors,
@@ -15,11 +15,17 @@ from rctpl_utils.ablation_arms import (
     uncertain_as_present,
     without,
 )
-from rctpl_utils.ablation_report import MEASURED, effects, figure4, other_ablations, save_ablations
-from rctpl_utils.ablations import _joined, arm_corpus, make_trials, with_pooling
+from rctpl_utils.evaluation.ablations import _joined, arm_corpus, make_trials, with_pooling
 from rctpl_utils.profiles import PROFILES, PromptLearning
-from rctpl_utils.prompts import Prompts
-from rctpl_utils.reports import Report
+from rctpl_utils.prompts.prompts import Prompts
+from rctpl_utils.reporting.ablation_report import (
+    MEASURED,
+    effects,
+    figure4,
+    other_ablations,
+    save_ablations,
+)
+from rctpl_utils.text.reports import Report
 
 SETTINGS, SEEDS = PromptLearning(epochs=1, batch_size=8), (0, 1, 2)
 

@@ -7,9 +7,10 @@ import pytest
 
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import read_json, write_json
-from rctpl_utils.runner import atlas
-from rctpl_utils.runner.freshness import Marker
-from rctpl_utils.runner.provenance import write_manifest
+from rctpl_utils.reporting.headline import replace_section
+from rctpl_utils.run import atlas
+from rctpl_utils.run.freshness import Marker
+from rctpl_utils.run.provenance import write_manifest
 from rctpl_utils.workspace import PROJECT, Workspace
 
 MANIFEST = {
@@ -54,6 +55,10 @@ def without_costs(text: str) -> list[str]:
     return [row.rsplit("|", 2)[0] for row in rows_of(text)]
 
 
+def replaced(text: str, section: str) -> str:
+    return replace_section(text, section, (atlas.START, atlas.END), "the map")
+
+
 def test_each_result_is_traced_to_its_notebook():
     assert rows_of(atlas.map_table(MANIFEST))[1:] == ROWS
 
@@ -81,9 +86,9 @@ def test_real_films_are_not_called_simulated():
 
 def test_only_the_text_between_the_markers_changes():
     text = f"before\n\n{atlas.START}\nold\n{atlas.END}\n\nafter\n"
-    once = atlas.replace_section(text, "new | row")
+    once = replaced(text, "new | row")
     assert once == f"before\n\n{atlas.START}\nnew | row\n{atlas.END}\n\nafter\n"
-    assert atlas.replace_section(once, "new | row") == once
+    assert replaced(once, "new | row") == once
 
 
 @pytest.mark.parametrize(
@@ -99,7 +104,7 @@ def test_only_the_text_between_the_markers_changes():
 )
 def test_a_readme_without_its_pair_of_markers_is_refused(text):
     with pytest.raises(InputError, match="no single pair"):
-        atlas.replace_section(text, "new")
+        replaced(text, "new")
 
 
 def test_a_run_leaves_the_map_and_touches_no_other_readme_unless_told(tmp_path):

@@ -10,8 +10,8 @@ import torch
 from partial_root import CASES, write_checkpoint, write_root
 from tiny_world import write
 
-from rctpl_utils import run
-from rctpl_utils.availability import (
+from rctpl_utils.datasets import open_dataset
+from rctpl_utils.datasets.availability import (
     absence,
     absent,
     can_run,
@@ -19,33 +19,33 @@ from rctpl_utils.availability import (
     present,
     require_reports,
 )
-from rctpl_utils.claims_report import claims_figure, save_claims
-from rctpl_utils.consistency import measure_consistency
-from rctpl_utils.datasets import open_dataset
 from rctpl_utils.datasets.counts import count
 from rctpl_utils.datasets.official import OFFICIAL
-from rctpl_utils.doctor_checks import check_dataset
-from rctpl_utils.draws import load_draws, save_draws
-from rctpl_utils.embedded.overview import dataset_table
+from rctpl_utils.datasets.splits import open_split
 from rctpl_utils.errors import InputError
+from rctpl_utils.evaluation.bootstrap_samples import load_draws, save_draws
+from rctpl_utils.evaluation.consistency import measure_consistency
+from rctpl_utils.evaluation.prompt_maps import compare_maps, map_differences
+from rctpl_utils.evaluation.results import stacked, with_absent, with_reported
 from rctpl_utils.files import read_json
-from rctpl_utils.grounding_report import grounding_tests, save_grounding_tables
-from rctpl_utils.omissions import (
+from rctpl_utils.profiles import PROFILES, Profile
+from rctpl_utils.reporting.claims_report import claims_figure, save_claims
+from rctpl_utils.reporting.compare_reported import reproduction_figure, save_reproduction
+from rctpl_utils.reporting.grounding_report import grounding_tests, save_grounding_tables
+from rctpl_utils.reporting.skipped import (
     FILMS,
     omissions,
     read_and_list_reports,
     summary,
     write_skipped,
 )
-from rctpl_utils.profiles import PROFILES, Profile
-from rctpl_utils.prompt_maps import compare_maps, map_differences
-from rctpl_utils.reproduction import reproduction_figure, save_reproduction
-from rctpl_utils.results import stacked, with_absent, with_reported
-from rctpl_utils.runner.freshness import inputs_fingerprint
-from rctpl_utils.runner.provenance import write_manifest
-from rctpl_utils.table1 import open_split
-from rctpl_utils.table1_report import paired_tests, save_figure3, save_table1, verdict
-from rctpl_utils.table5_report import save_table5
+from rctpl_utils.reporting.table1_report import paired_tests, save_figure3, save_table1, verdict
+from rctpl_utils.reporting.table5_report import save_table5
+from rctpl_utils.run import command as runner
+from rctpl_utils.run.doctor_checks import check_dataset
+from rctpl_utils.run.freshness import inputs_fingerprint
+from rctpl_utils.run.provenance import write_manifest
+from rctpl_utils.simulation.overview import dataset_table
 from rctpl_utils.workspace import Workspace
 
 HERE = ("rsna", "covidx")
@@ -146,7 +146,7 @@ def test_rows_of_an_absent_set_are_empty():
 @pytest.mark.parametrize("option", ["--skip-bad", "--allow-partial"])
 def test_options_of_real_data_are_refused_for_a_simulated_profile(tmp_path, capsys, option):
     command = ["--profile", "smoke", "--output", str(tmp_path), option, "--list"]
-    assert run.main(command) == 2
+    assert runner.main(command) == 2
     assert "--skip-bad and --allow-partial have no use" in capsys.readouterr().err
 
 
@@ -159,7 +159,7 @@ def weights(tmp_path_factory):
 def start(data, weights, *options: str) -> int:
     given = ["--data-root", str(data), "--checkpoint", str(weights)]
     out = ["--output", str(data.parent / "out")]
-    return run.main(["--profile", "paper", *given, *out, "--list", *options])
+    return runner.main(["--profile", "paper", *given, *out, "--list", *options])
 
 
 def test_an_incomplete_set_is_refused_and_an_absent_one_is_not(root, weights, capsys, monkeypatch):

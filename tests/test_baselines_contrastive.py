@@ -18,20 +18,14 @@ from toy_baselines import (
 
 from rctpl_utils.baselines import towers
 from rctpl_utils.baselines.base import GROUND
-from rctpl_utils.baselines.biovil import (
-    GUESSED,
-    MASKED_WEIGHT,
-    BioViL,
-    masked_words_loss,
-    smoothed,
-)
+from rctpl_utils.baselines.biovil import GUESSED, MASKED_WEIGHT, BioViL, masked_words_loss, smoothed
 from rctpl_utils.baselines.chexzero import CheXzero, pair_probability
 from rctpl_utils.baselines.convirt import ConVIRT, convirt_loss
 from rctpl_utils.baselines.gloria import GLoRIA, gloria_loss
-from rctpl_utils.baselines.material import draw_batch
 from rctpl_utils.baselines.medclip_vit import MedCLIPViT, medclip_loss, unpaired_rows
 from rctpl_utils.baselines.towers import Setup
 from rctpl_utils.baselines.training import train, validation_auc
+from rctpl_utils.baselines.training_data import draw_batch
 from rctpl_utils.baselines.word_attention import (
     attended_cosines,
     attention,
@@ -40,8 +34,8 @@ from rctpl_utils.baselines.word_attention import (
     text_scores,
     without_special_tokens,
 )
+from rctpl_utils.encoders.word_states import Words
 from rctpl_utils.profiles import BaselineTraining
-from rctpl_utils.word_states import Words
 
 CPU = torch.device("cpu")
 SETTINGS = BaselineTraining(views=3200, look_every=800, cool_down=1600, batch_size=32)

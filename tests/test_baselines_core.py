@@ -9,9 +9,10 @@ import torch
 from toy_baselines import CONCEPTS, ToyReader, toy_material, toy_validation
 
 from rctpl_utils.baselines import towers
+from rctpl_utils.baselines.backbone import trunk
 from rctpl_utils.baselines.chexzero import CheXzero
 from rctpl_utils.baselines.convirt import ConVIRT
-from rctpl_utils.baselines.material import all_cells, draw_batch, stated_labels, stated_places
+from rctpl_utils.baselines.text_cache import Reader
 from rctpl_utils.baselines.towers import PatchTransformer, Setup, TextTop
 from rctpl_utils.baselines.training import (
     CountedWords,
@@ -23,14 +24,13 @@ from rctpl_utils.baselines.training import (
     train,
     train_best_rate,
 )
-from rctpl_utils.baselines.trunk import trunk
-from rctpl_utils.baselines.words import Reader
-from rctpl_utils.concepts import report_labels
+from rctpl_utils.baselines.training_data import all_cells, draw_batch, stated_labels, stated_places
+from rctpl_utils.encoders.pretraining import Progress
 from rctpl_utils.encoders.standin import StandIn
-from rctpl_utils.pretraining import Progress
+from rctpl_utils.encoders.word_states import MASKED_SHARE, word_states
 from rctpl_utils.profiles import BaselineTraining
+from rctpl_utils.text.triplets import report_labels
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS
-from rctpl_utils.word_states import MASKED_SHARE, word_states
 
 CPU = torch.device("cpu")
 QUICK = BaselineTraining(
@@ -74,7 +74,9 @@ def test_word_states_are_the_towers_own_whatever_the_batch(encoder, tmp_path):
 
 def test_means_are_those_of_each_text_alone_in_the_order_asked_for(encoder, tmp_path, monkeypatch):
     file, _ = word_states(encoder.text, TEXTS, tmp_path)
-    monkeypatch.setattr("rctpl_utils.word_states.TEXT_BATCH", 2)  # three texts: two batches
+    monkeypatch.setattr(
+        "rctpl_utils.encoders.word_states.TEXT_BATCH", 2
+    )  # three texts: two batches
     found = file.means(np.array([2, 0, 1]))
     assert found.dtype == np.float32
     for row, mean in zip((2, 0, 1), found, strict=True):

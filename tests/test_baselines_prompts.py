@@ -18,13 +18,13 @@ from rctpl_utils.baselines.few_shot import LabeledFilms
 from rctpl_utils.baselines.prompt_learning import PromptSettings, learn, logit_scale, stop
 from rctpl_utils.baselines.tai_dpt import TaIDPT
 from rctpl_utils.baselines.tokens import token_corpora, token_features
-from rctpl_utils.corpus_building import build_corpus
 from rctpl_utils.encoders.base import ImageFeatures, freeze
+from rctpl_utils.encoders.features import ImageFeatureFile
 from rctpl_utils.encoders.text_tower import TextTower
 from rctpl_utils.errors import InputError
-from rctpl_utils.features import ImageFeatureFile
 from rctpl_utils.profiles import PeerLearning
-from rctpl_utils.reports import Report
+from rctpl_utils.prompts.corpus_building import build_corpus
+from rctpl_utils.text.reports import Report
 
 CONCEPTS = ("Edema", "Pneumothorax")
 CPU = torch.device("cpu")

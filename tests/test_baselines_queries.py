@@ -9,7 +9,6 @@ from toy_baselines import CONCEPTS, ToyReader, grounding_share, toy_material, to
 
 from rctpl_utils.baselines import towers
 from rctpl_utils.baselines.base import GROUND
-from rctpl_utils.baselines.material import draw_batch
 from rctpl_utils.baselines.medklip import MedKLIP
 from rctpl_utils.baselines.medprompt import MedPromptViT, pseudo_label_loss
 from rctpl_utils.baselines.medslip import MeDSLIP, pair_labels, place_labels, prototype_loss
@@ -25,6 +24,7 @@ from rctpl_utils.baselines.queries import (
 )
 from rctpl_utils.baselines.towers import WIDTH, Setup
 from rctpl_utils.baselines.training import train, validation_auc
+from rctpl_utils.baselines.training_data import draw_batch
 from rctpl_utils.errors import InputError
 from rctpl_utils.profiles import BaselineTraining
 

@@ -23,15 +23,16 @@ from safetensors.torch import save_file
 from torch.nn import functional
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
-from rctpl_utils.ablations import with_pooling
 from rctpl_utils.encoders.base import state_hash
 from rctpl_utils.encoders.biovil import IMAGE_WEIGHTS, BioViL, stretched
+from rctpl_utils.encoders.frame import SQUARE, Frame, frame_of, on_film, on_square
 from rctpl_utils.encoders.loading import check_checkpoint, open_encoder
 from rctpl_utils.errors import InputError
-from rctpl_utils.heat_maps import SQUARE, Frame, frame_of, on_film, on_square, peak
-from rctpl_utils.model import RCTPL
-from rctpl_utils.prompts import Prompts
-from rctpl_utils.saliency_sanity import blocks
+from rctpl_utils.evaluation.ablations import with_pooling
+from rctpl_utils.evaluation.heat_maps import peak
+from rctpl_utils.evaluation.saliency_sanity import blocks
+from rctpl_utils.prompts.model import RCTPL
+from rctpl_utils.prompts.prompts import Prompts
 
 LAYERS = 2
 TEXTS = ["Edema", "a photo of pleural effusion in both lungs, no mass", "no evidence of mass."]

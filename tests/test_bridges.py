@@ -8,21 +8,21 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from rctpl_utils import anchors, training
-from rctpl_utils.ablation_arms import PLUS, RCTPL, bridge_arms, own_labels
-from rctpl_utils.ablations import _joined, _regularizer
-from rctpl_utils.bridges import SHARPNESS, bridge_trials, memory_reader, wide_bridges
-from rctpl_utils.concepts import report_labels
-from rctpl_utils.contexts import WORDS, name_context, word_context
-from rctpl_utils.corpus import TextCorpus
-from rctpl_utils.corpus_building import description_features
-from rctpl_utils.features import ImageFeatureFile
-from rctpl_utils.keepers import MeanOfSteps, NearestTo
-from rctpl_utils.knowledge import Knowledge
-from rctpl_utils.modality_gap import energy, gap_table
+from rctpl_utils.encoders.features import ImageFeatureFile
+from rctpl_utils.evaluation.ablation_arms import PLUS, RCTPL, bridge_arms, own_labels
+from rctpl_utils.evaluation.ablations import _joined, _regularizer
+from rctpl_utils.evaluation.bridges import SHARPNESS, bridge_trials, memory_reader, wide_bridges
+from rctpl_utils.evaluation.modality_gap import energy, gap_table
 from rctpl_utils.profiles import PromptLearning
-from rctpl_utils.prompts import Prompts, asked_texts
+from rctpl_utils.prompts import anchors, training
+from rctpl_utils.prompts.contexts import WORDS, name_context, word_context
+from rctpl_utils.prompts.corpus import TextCorpus
+from rctpl_utils.prompts.corpus_building import description_features
+from rctpl_utils.prompts.keepers import MeanOfSteps, NearestTo
+from rctpl_utils.prompts.prompts import Prompts, asked_texts
 from rctpl_utils.scoring import no_ranking, report_ranking_loss
+from rctpl_utils.text.knowledge import Knowledge
+from rctpl_utils.text.triplets import report_labels
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS
 
 SETTINGS = PromptLearning(context_length=3, epochs=1, batch_size=4)
@@ -56,9 +56,9 @@ def test_every_arm_but_one_changes_one_thing_of_its_kin():
 
 
 def test_the_arm_rctpl_plus_is_what_notebook_04_learns(encoder, monkeypatch):
-    monkeypatch.setattr("rctpl_utils.variants.learn_prompts", lambda *a, **k: k)
-    monkeypatch.setattr("rctpl_utils.variants.learn_all", lambda *a: a[4])
-    from rctpl_utils.variants import learn_rctpl_plus
+    monkeypatch.setattr("rctpl_utils.prompts.variants.learn_prompts", lambda *a, **k: k)
+    monkeypatch.setattr("rctpl_utils.prompts.variants.learn_all", lambda *a: a[4])
+    from rctpl_utils.prompts.variants import learn_rctpl_plus
     from rctpl_utils.workspace import Workspace
 
     texts = corpus(encoder)

@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 
 from rctpl_utils.datasets.masks import decode_runs
+from rctpl_utils.datasets.openi import OpenIReport, openi_archive, read_openi
 from rctpl_utils.datasets.tables import hash_split
-from rctpl_utils.embedded.casebook import FIVE, OPACITIES, Casebook
-from rctpl_utils.embedded.geometry import Geometry, run_length_box, site_of
-from rctpl_utils.embedded.illustrator import Illustrator, ReportedFinding
-from rctpl_utils.embedded.label_tables import draw_patients, drawn_kinds
-from rctpl_utils.embedded.mimic_cases import (
+from rctpl_utils.errors import InputError
+from rctpl_utils.profiles import WorldSize
+from rctpl_utils.simulation.casebook import FIVE, OPACITIES, Casebook
+from rctpl_utils.simulation.geometry import Geometry, run_length_box, site_of
+from rctpl_utils.simulation.illustrator import Illustrator, ReportedFinding
+from rctpl_utils.simulation.label_tables import draw_patients, drawn_kinds
+from rctpl_utils.simulation.mimic_cases import (
     SHARES,
     merged,
     mimic_films,
@@ -21,12 +24,9 @@ from rctpl_utils.embedded.mimic_cases import (
     templated_studies,
     why_left_out,
 )
-from rctpl_utils.embedded.severity import draw_severity
-from rctpl_utils.embedded.splits import split_of
-from rctpl_utils.embedded.templates import place_phrase, write_report
-from rctpl_utils.errors import InputError
-from rctpl_utils.openi import OpenIReport, openi_archive, read_openi
-from rctpl_utils.profiles import WorldSize
+from rctpl_utils.simulation.severity import draw_severity
+from rctpl_utils.simulation.splits import split_of
+from rctpl_utils.simulation.templates import place_phrase, write_report
 from rctpl_utils.vocabulary import CHESTXRAY14_CONCEPTS, CHEXPERT_CONCEPTS, TRAINING_CONCEPTS
 
 SIZE = WorldSize(

@@ -5,8 +5,9 @@ import dataclasses
 import pandas as pd
 import pytest
 
-from rctpl_utils import check, headline
-from rctpl_utils.check import CLOCK, COMPARED, compare, main
+from rctpl_utils.reporting import headline
+from rctpl_utils.run import check
+from rctpl_utils.run.check import CLOCK, COMPARED, compare, main
 from rctpl_utils.workspace import Workspace
 
 TABLE = pd.DataFrame(
@@ -113,4 +114,4 @@ def test_the_committed_results_are_those_of_the_last_commit():
 
 def test_the_results_in_readme_and_model_card_are_those_of_the_files():
     for path, text in headline.written().items():
-        assert path.read_text(encoding="utf-8") == text, "run python -m rctpl_utils.headline"
+        assert path.read_text(encoding="utf-8") == text, "run python -m rctpl_utils headline"

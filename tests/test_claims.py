@@ -10,8 +10,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import norm
 
-from rctpl_utils import claims_report, reproduction, results
-from rctpl_utils.claims import (
+from rctpl_utils.errors import InputError
+from rctpl_utils.evaluation import results
+from rctpl_utils.evaluation.bootstrap_samples import load_draws, save_draws
+from rctpl_utils.evaluation.metrics import paired_p_value, tail_p_value
+from rctpl_utils.evaluation.results import BASELINES
+from rctpl_utils.reporting import claims_report, compare_reported
+from rctpl_utils.reporting.claims import (
     FLOORS,
     INVALID,
     SUPERVISED,
@@ -21,11 +26,7 @@ from rctpl_utils.claims import (
     evaluate,
     left_out,
 )
-from rctpl_utils.claims_ledger import Claim, Comparison, load_claims
-from rctpl_utils.draws import load_draws, save_draws
-from rctpl_utils.errors import InputError
-from rctpl_utils.metrics import paired_p_value, tail_p_value
-from rctpl_utils.results import BASELINES
+from rctpl_utils.reporting.claims_schema import Claim, Comparison, load_claims
 from rctpl_utils.workspace import Workspace
 
 PAPER_SECTIONS = {
@@ -475,13 +476,13 @@ def test_the_forest_says_what_is_not_defined(workspace):
 
 
 def test_ours_stand_beside_the_reported_with_the_difference(workspace):
-    cells = reproduction.save_reproduction(workspace)
+    cells = compare_reported.save_reproduction(workspace)
     assert len(cells) == 9 * 10 + 5 * 4 + 5 * 3 + 5 * 3 + 5 * 4
     one = cells[(cells["table"] == 1) & (cells["method"] == "RC-TPL")]
     one = one[(one["dataset"] == "chexpert") & (one["metric"] == "auc")].iloc[0]
     bounds = one[["difference", "difference_low", "difference_high"]].tolist()
     assert bounds == pytest.approx([0.5 - 0.8518, 0.4 - 0.8518, 0.7 - 0.8518])
-    last = reproduction.side_by_side(cells, 5)
+    last = compare_reported.side_by_side(cells, 5)
     assert last.index.get_level_values("metric")[:4].tolist() == [
         f"precision_at_{k}" for k in (1, 2, 5, 10)
     ]
@@ -489,20 +490,20 @@ def test_ours_stand_beside_the_reported_with_the_difference(workspace):
     assert last.iloc[-1].tolist() == [
         "0.500 [0.400, 0.700]", "0.6100", "-0.110 [-0.210, +0.090]"
     ]  # fmt: skip
-    page = (workspace.figures / "reproduction.md").read_text(encoding="utf-8")
+    page = (workspace.figures / "compare_reported.md").read_text(encoding="utf-8")
     assert "Simulated radiographs" in page
     assert "| CXR-3" in page
 
 
 def test_the_picture_shows_every_cell_of_rctpl(workspace):
-    cells = reproduction.reported_cells(workspace)
-    figure = reproduction.reproduction_figure(workspace, cells)
+    cells = compare_reported.reported_cells(workspace)
+    figure = compare_reported.reproduction_figure(workspace, cells)
     labels = [label.get_text() for axis in figure.axes for label in axis.get_yticklabels()]
     assert len(labels) == 10 + 4 + 3 + 3 + 4
-    assert (workspace.figures / "reproduction.png").stat().st_size > 0
+    assert (workspace.figures / "compare_reported.png").stat().st_size > 0
 
 
 def test_an_absent_table_is_an_error(tmp_path):
     empty = Workspace.open("smoke", output=tmp_path, device="cpu")
     with pytest.raises(InputError, match=r"table1\.csv: the table is not there"):
-        reproduction.reported_cells(empty)
+        compare_reported.reported_cells(empty)

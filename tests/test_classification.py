@@ -5,10 +5,16 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from rctpl_utils.classification import Split, compare, evaluate
-from rctpl_utils.metrics import holm, patient_weights
-from rctpl_utils.results import NOT_RUN, reported_table1, wide_table, with_reported, write_table
-from rctpl_utils.table1_report import verdict
+from rctpl_utils.evaluation.classification import Split, compare, evaluate
+from rctpl_utils.evaluation.metrics import holm, patient_weights
+from rctpl_utils.evaluation.results import (
+    NOT_RUN,
+    reported_table1,
+    wide_table,
+    with_reported,
+    write_table,
+)
+from rctpl_utils.reporting.table1_report import verdict
 
 
 @pytest.fixture(scope="module")

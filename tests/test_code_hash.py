@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from rctpl_utils import code_hash, handwritten, training
+from rctpl_utils import code_hash
 from rctpl_utils.code_hash import code_of, kept
+from rctpl_utils.prompts import handwritten, training
 
 TOY = {
     "__init__.py": '"""A package."""\n',
@@ -131,7 +132,9 @@ def test_training_follows_its_loss_and_no_figure(copied):
 def test_no_kept_result_of_training_sees_the_films(copied):
     """The same promise as `training`'s own: what it imports reads no image."""
     found = {}
-    code_hash._collect("rctpl_utils.training", code_hash._file("rctpl_utils.training"), found)
+    code_hash._collect(
+        "rctpl_utils.prompts.training", code_hash._file("rctpl_utils.prompts.training"), found
+    )
     assert not [name for name in found if ".datasets" in name or "image" in name]
 
 

@@ -9,30 +9,24 @@ import pytest
 import torch
 from PIL import Image
 
-from rctpl_utils.baselines import roster
-from rctpl_utils.baselines import rows as module
+from rctpl_utils.baselines import adapters as module
+from rctpl_utils.baselines import registry
+from rctpl_utils.baselines.adapters import Competitor, grounders, natives, retrieval_pairs, scorers
 from rctpl_utils.baselines.base import CLASSIFY, GROUND
+from rctpl_utils.baselines.registry import why_absent
 from rctpl_utils.baselines.report import cost_file, curve, rate_table, save_costs, save_curves
-from rctpl_utils.baselines.roster import why_absent
-from rctpl_utils.baselines.rows import (
-    Competitor,
-    grounders,
-    natives,
-    retrieval_pairs,
-    scorers,
-)
+from rctpl_utils.encoders.frame import Frame
 from rctpl_utils.errors import InputError
+from rctpl_utils.evaluation.results import data_note, intervals_note, table_note
+from rctpl_utils.evaluation.retrieval import standardized, unit
+from rctpl_utils.evaluation.retrieval_sides import Side
 from rctpl_utils.files import write_json
-from rctpl_utils.grounding_report import save_grounding_tables
-from rctpl_utils.heat_maps import Frame
-from rctpl_utils.method_map import _group, _mean_over_sets, training_costs
 from rctpl_utils.profiles import get_profile
-from rctpl_utils.prompts import Prompts
-from rctpl_utils.results import data_note, intervals_note, table_note
-from rctpl_utils.retrieval import standardized, unit
-from rctpl_utils.retrieval_sides import Side
-from rctpl_utils.table1_report import save_table1
-from rctpl_utils.table5_report import save_table5
+from rctpl_utils.prompts.prompts import Prompts
+from rctpl_utils.reporting.grounding_report import save_grounding_tables
+from rctpl_utils.reporting.method_map import _group, _mean_over_sets, training_costs
+from rctpl_utils.reporting.table1_report import save_table1
+from rctpl_utils.reporting.table5_report import save_table5
 from rctpl_utils.workspace import Workspace
 
 FILMS = np.random.default_rng(0).normal(size=(300, 3)).astype(np.float32)  # more than a batch
@@ -264,10 +258,10 @@ def test_released_checkpoints_that_are_there_become_rows(monkeypatch, tmp_path):
         def preprocess(self, pixels):
             return torch.full((3,), float(pixels.mean()))
 
-    monkeypatch.setattr(roster, "load_released", lambda name, *_: Released())
+    monkeypatch.setattr(registry, "load_released", lambda name, *_: Released())
     (tmp_path / "weights" / "gloria").mkdir(parents=True)
     workspace = SimpleNamespace(data_root=tmp_path, device=torch.device("cpu"))
-    (row,) = roster.load_checkpoints(workspace)
+    (row,) = registry.load_checkpoints(workspace)
     assert (row.name, row.frame, len(row.models)) == ("GLoRIA", Released.frame, 1)
     dataset = Films(("Edema", "Mass"), [f"f{k}" for k in range(5)])
     dataset.pixels = lambda index: np.full((2, 2), index / 10)

@@ -4,17 +4,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rctpl_utils.concepts import Triplet, merge_mentions, report_labels, triplets_frame
-from rctpl_utils.concepts.frames import read_state
-from rctpl_utils.concepts.spacy_extractor import SpacyExtractor
-from rctpl_utils.concepts.summary import (
+from rctpl_utils.errors import InputError
+from rctpl_utils.text.concepts.frames import read_state
+from rctpl_utils.text.concepts.spacy_extractor import SpacyExtractor
+from rctpl_utils.text.concepts.summary import (
     choose_extractor,
     example_triplets,
     mention_counts,
     mention_figure,
 )
-from rctpl_utils.errors import InputError
-from rctpl_utils.reports import Report
+from rctpl_utils.text.reports import Report
+from rctpl_utils.text.triplets import Triplet, merge_mentions, report_labels, triplets_frame
 from rctpl_utils.vocabulary import CONCEPTS, Frame, split_location
 
 

@@ -7,8 +7,11 @@ import pandas as pd
 import pytest
 import torch
 
-from rctpl_utils import consistency, table1
-from rctpl_utils.consistency import (
+from rctpl_utils.datasets import Radiographs
+from rctpl_utils.encoders.features import ImageFeatureFile
+from rctpl_utils.evaluation import consistency, table1
+from rctpl_utils.evaluation.bootstrap_samples import load_draws
+from rctpl_utils.evaluation.consistency import (
     NEAREST,
     OTHERS,
     OWN,
@@ -16,9 +19,6 @@ from rctpl_utils.consistency import (
     class_cosines,
     measure_consistency,
 )
-from rctpl_utils.datasets import Radiographs
-from rctpl_utils.draws import load_draws
-from rctpl_utils.features import ImageFeatureFile
 from rctpl_utils.scoring import ClassEmbeddings
 
 ONES = np.ones((1, 4))

@@ -12,7 +12,7 @@ from tiny_world import FIVE, SIZE, chexpert_path, edit, refused, write, write_mi
 
 from rctpl_utils.datasets import open_dataset
 from rctpl_utils.datasets.chexpert import read_chexpert, select_5x200
-from rctpl_utils.embedded.sources import xrv_file
+from rctpl_utils.datasets.openi import xrv_file
 from rctpl_utils.errors import InputError
 
 SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -11,9 +11,9 @@ from tiny_world import CASES, SIZE, edit, film, refused, write
 
 from rctpl_utils.datasets import open_dataset, rsna
 from rctpl_utils.datasets.masks import check_box
-from rctpl_utils.embedded.image_files import write_mask_png
-from rctpl_utils.embedded.sources import xrv_file
+from rctpl_utils.datasets.openi import xrv_file
 from rctpl_utils.errors import InputError
+from rctpl_utils.simulation.image_files import write_mask_png
 
 SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -23,11 +23,11 @@ from rctpl_utils.datasets.counts import (
     shortfall,
 )
 from rctpl_utils.datasets.official import OFFICIAL
-from rctpl_utils.doctor import RUNS, examine, main
-from rctpl_utils.doctor_checks import check_dataset
-from rctpl_utils.doctor_setup import check_weights
-from rctpl_utils.embedded.sources import xrv_file
+from rctpl_utils.datasets.openi import xrv_file
 from rctpl_utils.errors import InputError
+from rctpl_utils.run.doctor import RUNS, examine, main
+from rctpl_utils.run.doctor_checks import check_dataset
+from rctpl_utils.run.doctor_setup import check_weights
 
 REPORT = "FINAL REPORT\n\nFINDINGS: No edema.\n\nIMPRESSION: Normal chest.\n"
 
@@ -67,7 +67,7 @@ def as_official(tiny, monkeypatch):
         if (tiny / name).is_dir():
             ours = replace(OFFICIAL[name], counts=count(name, tiny / name))
             monkeypatch.setitem(OFFICIAL, name, ours)
-    monkeypatch.setattr("rctpl_utils.doctor_checks.PER_CLASS", 1)
+    monkeypatch.setattr("rctpl_utils.run.doctor_checks.PER_CLASS", 1)
 
 
 def test_every_data_set_has_its_facts():
@@ -255,7 +255,7 @@ def test_counters_and_facts_name_the_same_things(tiny):
         text = card.read_text(encoding="utf-8")
         for number in OFFICIAL[name].counts.values():
             assert f"{number:,}" in text, (name, number)
-        assert "python -m rctpl_utils.doctor" in text
+        assert "python -m rctpl_utils doctor" in text
 
 
 def test_the_other_profile_wants_the_other_tower(tiny, tmp_path, checkpoint, capsys):

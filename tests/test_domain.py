@@ -7,16 +7,17 @@ from matplotlib.text import Text
 from scipy.spatial.distance import mahalanobis
 from sklearn.covariance import LedoitWolf
 
-from rctpl_utils.calibration import Calibration
-from rctpl_utils.domain import KEPT, Domain, described, descriptors
 from rctpl_utils.encoders.base import ImageFeatures
 from rctpl_utils.errors import InputError
-from rctpl_utils.evidence import NOT_CALIBRATED, ConceptCalibration
-from rctpl_utils.explain_figure import draw_explanation, nothing_shown, shown_findings
-from rctpl_utils.heat_maps import on_scale, scale_of, stretch
-from rctpl_utils.model import RCTPL
-from rctpl_utils.prompts import Prompts
-from rctpl_utils.saliency_sanity import NO_WORD, SHUFFLED, UNCHANGED, _verdict
+from rctpl_utils.evaluation.calibration import Calibration
+from rctpl_utils.evaluation.domain import KEPT, Domain, described, descriptors
+from rctpl_utils.evaluation.explain import explain
+from rctpl_utils.evaluation.heat_maps import on_scale, scale_of, stretch
+from rctpl_utils.evaluation.likelihood_ratio import NOT_CALIBRATED, ConceptCalibration
+from rctpl_utils.evaluation.saliency_sanity import NO_WORD, SHUFFLED, UNCHANGED, _verdict
+from rctpl_utils.prompts.model import RCTPL
+from rctpl_utils.prompts.prompts import Prompts
+from rctpl_utils.reporting.explain_figure import draw_explanation, nothing_shown, shown_findings
 
 
 @pytest.fixture(scope="module")
@@ -75,21 +76,22 @@ def model(encoder) -> RCTPL:
     return RCTPL(encoder, Prompts(*contexts, {"key": "k1", "profile": "smoke"}))
 
 
-def calibrated(model: RCTPL, noise: np.ndarray) -> RCTPL:
-    """A model that has seen noise of one kind, and finds edema in everything."""
+def calibrated(model: RCTPL, noise: np.ndarray) -> Calibration:
+    """Of a model that has seen noise of one kind, and finds edema in everything."""
     edema = ConceptCalibration(("x",), (-1.0, -0.9), (50, 45), (90, 1), -0.9, 0.9, 0.8, 0.95)
     films = described(model.encoder, list(noise))
-    calibration = Calibration(
+    return Calibration(
         "k1", model.encoder.image_key, "Noise.", {"Edema": edema}, (-0.25, 0.75),
         Domain.fit(films, patients(films)),
     )  # fmt: skip
-    return RCTPL(model.encoder, model.prompts, calibration)
 
 
 def test_a_picture_out_of_domain_gets_no_evidence(model):
     noise = np.random.default_rng(0).random((61, 32, 32))
     knows = calibrated(model, noise[:60])
-    inside, outside = (knows.explain(film, ("Edema",)) for film in (noise[60], noise[60] * 0.0))
+    inside, outside = (
+        explain(model, film, knows, ("Edema",)) for film in (noise[60], noise[60] * 0.0)
+    )
     assert inside.distance < 1 < outside.distance and not inside.outside and outside.outside
     assert shown_findings(inside) and not shown_findings(outside)
     assert outside.findings[0].grade == NOT_CALIBRATED and not outside.findings[0].found
@@ -102,14 +104,14 @@ def test_a_picture_out_of_domain_gets_no_evidence(model):
 
 
 def test_without_a_calibration_nothing_is_said_of_the_domain(model):
-    explanation = model.explain(np.zeros((8, 8)), ("Edema",))
+    explanation = explain(model, np.zeros((8, 8)), concepts=("Edema",))
     assert explanation.distance is None and not explanation.outside
     assert "not measured" in explanation.domain_note
 
 
 def test_a_calibration_keeps_scale_and_domain_in_its_file(model, tmp_path):
     noise = np.random.default_rng(0).random((10, 16, 16))
-    of = calibrated(model, noise).calibration
+    of = calibrated(model, noise)
     path = of.save(tmp_path / "c.json")
     again = Calibration.load(path)
     assert (again.scale, again.concepts) == (of.scale, of.concepts)

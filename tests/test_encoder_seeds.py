@@ -7,20 +7,21 @@ import pandas as pd
 import pytest
 import torch
 
-from rctpl_utils import ablation_scores, grounding, retrieval_sides, table1
-from rctpl_utils.ablations import Trial
-from rctpl_utils.baselines.rows import Competitor, scorers
+from rctpl_utils.baselines.adapters import Competitor, scorers
 from rctpl_utils.baselines.tokens import token_features
 from rctpl_utils.encoders.base import per_encoder
+from rctpl_utils.encoders.features import ImageFeatureFile, text_features
 from rctpl_utils.encoders.standin import StandIn
-from rctpl_utils.features import ImageFeatureFile, text_features
-from rctpl_utils.grounders import dense_similarity, table_grounders
-from rctpl_utils.prompt_runs import learn_all
-from rctpl_utils.prompts import Prompts
+from rctpl_utils.evaluation import ablation_scores, grounding, retrieval_sides, table1
+from rctpl_utils.evaluation.ablations import Trial
+from rctpl_utils.evaluation.grounding_methods import dense_similarity, table_grounders
+from rctpl_utils.evaluation.table1 import by_encoder, score_runs
+from rctpl_utils.prompts.methods import Method
+from rctpl_utils.prompts.prompt_runs import learn_all
+from rctpl_utils.prompts.prompts import Prompts
+from rctpl_utils.prompts.training import Learned
+from rctpl_utils.prompts.variants import UNTRAINED, VARIANTS, table1_methods
 from rctpl_utils.scoring import ClassEmbeddings
-from rctpl_utils.table1 import Method, by_encoder, score_runs
-from rctpl_utils.training import Learned
-from rctpl_utils.variants import UNTRAINED, VARIANTS, table1_methods
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS
 
 CPU = torch.device("cpu")

@@ -11,12 +11,17 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.metrics import roc_auc_score
 
-from rctpl_utils import explain_places
-from rctpl_utils.calibration import Calibration, stratified_auc
 from rctpl_utils.datasets import Radiographs
+from rctpl_utils.encoders.features import ImageFeatureFile
+from rctpl_utils.encoders.frame import on_film
 from rctpl_utils.encoders.standin import StandIn
 from rctpl_utils.errors import InputError
-from rctpl_utils.evidence import (
+from rctpl_utils.evaluation import explain_places
+from rctpl_utils.evaluation.calibration import Calibration, stratified_auc
+from rctpl_utils.evaluation.explain import explain, warning
+from rctpl_utils.evaluation.explain_places import check_places
+from rctpl_utils.evaluation.film_places import Place, place, place_on_film, region
+from rctpl_utils.evaluation.likelihood_ratio import (
     CANNOT_TELL,
     NO_EVIDENCE,
     NOT_CALIBRATED,
@@ -24,15 +29,10 @@ from rctpl_utils.evidence import (
     count_films,
     likelihood_ratio,
 )
-from rctpl_utils.explain import warning
-from rctpl_utils.explain_figure import draw_explanation, film_map, shown_findings
-from rctpl_utils.explain_places import check_places
-from rctpl_utils.features import ImageFeatureFile
-from rctpl_utils.film_places import Place, place, place_on_film, region
-from rctpl_utils.heat_maps import on_film
-from rctpl_utils.knowledge import describe
-from rctpl_utils.model import RCTPL
-from rctpl_utils.prompts import Prompts
+from rctpl_utils.prompts.model import RCTPL
+from rctpl_utils.prompts.prompts import Prompts
+from rctpl_utils.reporting.explain_figure import draw_explanation, film_map, shown_findings
+from rctpl_utils.text.knowledge import describe
 from rctpl_utils.workspace import Workspace
 
 SWAPPED = {"left": "right", "right": "left", "both": "both"}
@@ -144,7 +144,7 @@ def test_a_foreign_calibration_is_refused(model: RCTPL):
         Calibration("k2", model.encoder.image_key, "", {}), Calibration("k1", "other", "", {}),
     ):  # fmt: skip
         with pytest.raises(InputError, match="belongs to other prompts"):
-            RCTPL(model.encoder, model.prompts, foreign)
+            explain(model, np.zeros((8, 8), np.float32), foreign)
 
 
 def test_the_left_half_of_the_film_is_the_patients_right():
@@ -201,7 +201,7 @@ def test_region_lies_above_three_quarters_of_the_way_to_the_maximum():
 def test_scores_and_maps_are_the_models_own(model: RCTPL):
     image = np.random.default_rng(1).random((64, 48)).astype(np.float32)
     names = ["Edema", "COVID-19"]
-    explanation = model.explain(image, names)
+    explanation = explain(model, image, None, names)
     by_name = {each.concept: each for each in explanation.findings}
     for name, score in zip(names, model.classify([image], names)[0], strict=True):
         finding = by_name[name]
@@ -225,8 +225,7 @@ def test_findings_are_ordered_by_evidence_and_drawn(model: RCTPL):
         "Edema": calibrated(**sure),
         "Hernia": calibrated(cuts=(-1.0, 1.0), present=(9, 1), absent=(9, 0), threshold=1.0),
     }
-    own = RCTPL(model.encoder, model.prompts, calibration_for(model, **known))
-    explanation = own.explain(image, ["Fracture", *score])
+    explanation = explain(model, image, calibration_for(model, **known), ["Fracture", *score])
     assert [(each.concept, each.grade, each.found) for each in explanation.findings] == [
         ("Edema", "strong", True), ("Hernia", NO_EVIDENCE, False), ("Mass", CANNOT_TELL, True),
         ("Fracture", NOT_CALIBRATED, False),
@@ -250,9 +249,9 @@ def test_warning_says_what_the_model_was_trained_on():
 
 def test_bad_requests(model: RCTPL):
     with pytest.raises(InputError, match="no concept"):
-        model.explain(np.zeros((8, 8), np.float32), ["Happiness"])
+        explain(model, np.zeros((8, 8), np.float32), concepts=["Happiness"])
     with pytest.raises(InputError, match="gray image"):
-        model.explain(np.full((8, 8), 2.0, np.float32))
+        explain(model, np.full((8, 8), 2.0, np.float32))
 
 
 def films(split: str, corners: list[tuple[int, int]], masks: bool = True) -> Radiographs:

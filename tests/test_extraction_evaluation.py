@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import precision_recall_fscore_support
 
-from rctpl_utils.concepts import Triplet, triplets_frame
-from rctpl_utils.concepts.evaluation import (
+from rctpl_utils.datasets.openi import OpenIReport
+from rctpl_utils.errors import InputError
+from rctpl_utils.text.concepts.evaluation import (
     common_errors,
     development_half,
     extract_openi,
@@ -16,9 +17,8 @@ from rctpl_utils.concepts.evaluation import (
     gold_located,
     predicted_located,
 )
-from rctpl_utils.concepts.spacy_extractor import SpacyExtractor
-from rctpl_utils.errors import InputError
-from rctpl_utils.openi import OpenIReport
+from rctpl_utils.text.concepts.spacy_extractor import SpacyExtractor
+from rctpl_utils.text.triplets import Triplet, triplets_frame
 
 
 def report(number, *codes, findings=""):

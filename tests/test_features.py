@@ -7,9 +7,10 @@ import torch
 from PIL import Image
 
 from rctpl_utils.datasets import Radiographs
-from rctpl_utils.features import image_features, text_features
+from rctpl_utils.encoders.features import image_features, text_features
+from rctpl_utils.evaluation.classification import quick_auc
+from rctpl_utils.prompts.zero_shot import branch_scores, score_images
 from rctpl_utils.scoring import ClassEmbeddings
-from rctpl_utils.zero_shot import branch_scores, quick_auc, score_images
 
 TEXTS = ["edema", "a much longer text about the pleura and the lungs", "mass", "no edema"]
 

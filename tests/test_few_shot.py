@@ -10,8 +10,8 @@ from PIL import Image
 
 from rctpl_utils.baselines.few_shot import draw_films, draw_table, few_shot_films, film_labels
 from rctpl_utils.datasets import Radiographs
+from rctpl_utils.encoders.features import image_features
 from rctpl_utils.errors import InputError
-from rctpl_utils.features import image_features
 
 CONCEPTS = ("Edema", "Mass", "Hernia")
 

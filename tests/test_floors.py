@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 import torch
 
-from rctpl_utils import floors
-from rctpl_utils.classification import Classification
 from rctpl_utils.datasets import Radiographs
-from rctpl_utils.features import ImageFeatureFile
-from rctpl_utils.floors import (
+from rctpl_utils.encoders.features import ImageFeatureFile
+from rctpl_utils.evaluation import floors
+from rctpl_utils.evaluation.classification import Classification
+from rctpl_utils.evaluation.floors import (
     KINDS,
     VECTORS,
     WORDS,
@@ -23,7 +23,7 @@ from rctpl_utils.floors import (
     with_auc_floor,
     with_pointing_floor,
 )
-from rctpl_utils.grounding import Grounding
+from rctpl_utils.evaluation.grounding import Grounding
 
 COUNT, WIDTH = 200, 16
 WORKSPACE = SimpleNamespace(features=None, profile=SimpleNamespace(bootstrap=1000))

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rctpl_utils import gradcam
+from rctpl_utils.encoders import gradcam
 from rctpl_utils.encoders.base import ImageFeatures, freeze, state_hash
+from rctpl_utils.encoders.gradcam import gradcam_maps
 from rctpl_utils.encoders.standin import StandIn
-from rctpl_utils.gradcam import gradcam_maps
 
 TEMPERATURE = 0.2
 

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
-from rctpl_utils.grounding_metrics import (
+from rctpl_utils.encoders.frame import on_film
+from rctpl_utils.evaluation.grounding_metrics import (
     IOU,
     THRESHOLDS,
     Lesions,
@@ -20,7 +21,7 @@ from rctpl_utils.grounding_metrics import (
     pointing_hits,
     region_counts,
 )
-from rctpl_utils.heat_maps import on_film, peak, stretch
+from rctpl_utils.evaluation.heat_maps import peak, stretch
 
 MASK = np.zeros((8, 10), bool)
 MASK[2:5, 3:7] = True

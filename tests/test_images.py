@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from rctpl_utils.datasets.images import image_size, read_image, read_mask
-from rctpl_utils.embedded.image_files import (
+from rctpl_utils.errors import InputError
+from rctpl_utils.simulation.image_files import (
     DicomHeader,
     to_bytes,
     uid_of,
@@ -20,7 +21,6 @@ from rctpl_utils.embedded.image_files import (
     write_mask_png,
     write_png,
 )
-from rctpl_utils.errors import InputError
 
 RAMP = np.array([[0, 51, 102], [153, 204, 255]], dtype=np.uint8)
 EXPECTED = np.array([[0, 0.2, 0.4], [0.6, 0.8, 1.0]], dtype=np.float32)

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rctpl_utils.embedded.appearances import LOOKS
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import read_json
-from rctpl_utils.knowledge import (
+from rctpl_utils.simulation.appearances import LOOKS
+from rctpl_utils.text.knowledge import (
     DESCRIBED,
     SOURCES,
     Knowledge,

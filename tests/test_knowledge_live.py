@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from rctpl_utils import knowledge_live
 from rctpl_utils.errors import InputError
-from rctpl_utils.knowledge import DESCRIBED
-from rctpl_utils.knowledge_live import (
+from rctpl_utils.text import knowledge_live
+from rctpl_utils.text.knowledge import DESCRIBED
+from rctpl_utils.text.knowledge_live import (
     ChatModel,
     Limits,
     LiveSourceError,

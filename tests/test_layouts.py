@@ -11,11 +11,11 @@ from tiny_world import CASES, FIVE, MIMIC_CASES, SIZE, case, film, write, write_
 
 from rctpl_utils.datasets import open_dataset
 from rctpl_utils.datasets.masks import polygon_mask
-from rctpl_utils.embedded.image_files import inverted_film
-from rctpl_utils.embedded.layouts import LAYOUTS
-from rctpl_utils.embedded.layouts_labels import lesion_boxes
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import sha256_file
+from rctpl_utils.simulation.image_files import inverted_film
+from rctpl_utils.simulation.layouts import LAYOUTS
+from rctpl_utils.simulation.layouts_labels import lesion_boxes
 from rctpl_utils.vocabulary import with_parents
 
 LOSSLESS = {"chestxray14", "covidx", "rsna", "siim"}

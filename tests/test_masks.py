@@ -19,7 +19,7 @@ from rctpl_utils.datasets.masks import (
     polygon_mask,
     resize_mask,
 )
-from rctpl_utils.embedded.sources import xrv_file
+from rctpl_utils.datasets.openi import xrv_file
 from rctpl_utils.errors import InputError
 
 masks = st.tuples(st.integers(1, 12), st.integers(1, 12)).flatmap(lambda s: arrays(bool, s))

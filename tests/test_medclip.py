@@ -27,9 +27,10 @@ from torch.nn import functional
 from torchvision import transforms
 from transformers import BertConfig, BertModel, BertTokenizerFast, SwinConfig, SwinModel
 
-from rctpl_utils.ablations import with_pooling
+from rctpl_utils.baselines.supervised import load_references
 from rctpl_utils.encoders.base import state_hash
 from rctpl_utils.encoders.checkpoint import match_state
+from rctpl_utils.encoders.gradcam import gradcam_maps
 from rctpl_utils.encoders.loading import (
     check_checkpoint,
     check_encoder,
@@ -41,12 +42,11 @@ from rctpl_utils.encoders.medclip import DEVIATION, MEAN, MedCLIP, _layout
 from rctpl_utils.encoders.medclip_vision import relative_position_index
 from rctpl_utils.encoders.text_tower import untrained_bert
 from rctpl_utils.errors import InputError
-from rctpl_utils.gradcam import gradcam_maps
-from rctpl_utils.model import RCTPL
+from rctpl_utils.evaluation.ablations import with_pooling
+from rctpl_utils.evaluation.saliency_sanity import blocks, randomize
 from rctpl_utils.profiles import PROFILES
-from rctpl_utils.prompts import Prompts, nearest_words
-from rctpl_utils.saliency_sanity import blocks, randomize
-from rctpl_utils.supervised import load_references
+from rctpl_utils.prompts.model import RCTPL
+from rctpl_utils.prompts.prompts import Prompts, nearest_words
 from rctpl_utils.workspace import Workspace
 
 LAYERS = 3

@@ -12,7 +12,7 @@ from scipy.stats import norm, ttest_1samp
 from scipy.stats import t as student
 from sklearn.metrics import accuracy_score, f1_score, precision_recall_curve, roc_auc_score
 
-from rctpl_utils.metrics import (
+from rctpl_utils.evaluation.metrics import (
     best_f1_threshold,
     interval,
     macro_auc,

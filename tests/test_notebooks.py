@@ -6,9 +6,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from rctpl_utils.runner.execution import check_parameters
-from rctpl_utils.runner.freshness import find_notebooks
-from rctpl_utils.runner.schedule import needs_of, number_of
+from rctpl_utils.run.execution import check_parameters
+from rctpl_utils.run.freshness import find_notebooks
+from rctpl_utils.run.schedule import needs_of, number_of
 from rctpl_utils.workspace import NOTEBOOKS, PROJECT
 
 PARAMETERS = {

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from rctpl_utils.embedded.sources import WHEEL
+from rctpl_utils.simulation.sources import WHEEL
 from rctpl_utils.workspace import FETCHED, PROJECT
 
 # A network namespace with a loopback, as a node without internet has; the runner's kernels use it.
@@ -22,7 +22,7 @@ case "$*" in
     while [ "$1" != --dest ]; do shift; done
     echo content > "$2/WHEEL" ;;
   "-m pip install"*) ;;
-  "-m rctpl_utils.run"*) echo "the run starts" ;;
+  "-m rctpl_utils run"*) echo "the run starts" ;;
   *) exec REAL "$@" ;;
 esac
 """
@@ -57,7 +57,7 @@ def test_the_ct_needs_no_network(cut_off, tmp_path):
     if not (FETCHED / WHEEL).is_file():
         pytest.skip(f"{WHEEL} is not in {FETCHED}: ./run_all.sh fetches it")
     code = (
-        "import sys; from pathlib import Path; from rctpl_utils.embedded import sources, volume\n"
+        "import sys; from pathlib import Path; from rctpl_utils.simulation import sources, volume\n"
     )
     code += "print(volume.load_volume(sources.ct_files(Path(sys.argv[1]))).channels)"
     assert "heart" in cut_off("-c", code, tmp_path)
@@ -65,10 +65,12 @@ def test_the_ct_needs_no_network(cut_off, tmp_path):
 
 def test_neither_do_the_encoder_the_extractor_and_the_command(cut_off, tmp_path):
     code = "from rctpl_utils.encoders.standin import StandIn\n"
-    code += "from rctpl_utils.concepts.spacy_extractor import SpacyExtractor\n"
+    code += "from rctpl_utils.text.concepts.spacy_extractor import SpacyExtractor\n"
     code += "SpacyExtractor(); print(len(StandIn(64).encode_text(['edema', 'mass'])))"
     assert cut_off("-c", code) == "2\n"
-    listed = cut_off("-m", "rctpl_utils.run", "--list", "--profile", "smoke", "--output", tmp_path)
+    listed = cut_off(
+        "-m", "rctpl_utils", "run", "--list", "--profile", "smoke", "--output", tmp_path
+    )
     assert "00_start_here" in listed
 
 
@@ -126,4 +128,4 @@ def test_only_the_live_sources_speak_http():
         for path in package.rglob("*.py")
         if re.search(speak, path.read_text(encoding="utf-8"), re.M)
     }
-    assert found == {"knowledge_live.py"}
+    assert found == {"text/knowledge_live.py"}

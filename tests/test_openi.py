@@ -5,14 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rctpl_utils.errors import InputError
-from rctpl_utils.openi import (
+from rctpl_utils.datasets.openi import (
     OpenIReport,
     mesh_findings,
     openi_archive,
     parse_openi,
     read_openi,
 )
+from rctpl_utils.errors import InputError
 
 XML = """<?xml version="1.0" encoding="utf-8"?>
 <eCitation><uId id="CXR{number}"/><MedlineCitation><Article><Abstract>

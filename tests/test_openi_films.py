@@ -9,8 +9,8 @@ from tiny_world import refused
 
 from rctpl_utils.datasets import open_dataset
 from rctpl_utils.datasets.counts import count
+from rctpl_utils.datasets.openi import openi_archive, read_openi
 from rctpl_utils.datasets.openi_films import CONCEPTS, read_labels, read_views
-from rctpl_utils.openi import openi_archive, read_openi
 from rctpl_utils.vocabulary import CONCEPTS as VOCABULARY
 
 

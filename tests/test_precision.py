@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from rctpl_utils import precision
-from rctpl_utils.precision import autocast, evaluation
+from rctpl_utils.encoders import precision
+from rctpl_utils.encoders.precision import autocast, evaluation
 
 CPU = torch.device("cpu")
 

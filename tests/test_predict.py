@@ -1,4 +1,4 @@
-"""The command `python -m rctpl_utils.predict`, end to end, on files of each kind."""
+"""The command `python -m rctpl_utils predict`, end to end, on files of each kind."""
 
 import dataclasses
 import json
@@ -12,11 +12,11 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 from weights import save_stand_in
 
-from rctpl_utils.calibration import Calibration, calibration_path
 from rctpl_utils.encoders.standin import StandIn
-from rctpl_utils.evidence import ConceptCalibration
-from rctpl_utils.predict import main
-from rctpl_utils.prompts import Prompts
+from rctpl_utils.evaluation.calibration import Calibration, calibration_path
+from rctpl_utils.evaluation.likelihood_ratio import ConceptCalibration
+from rctpl_utils.prompts.prompts import Prompts
+from rctpl_utils.reporting.predict import main
 
 ASKED = ["--concepts", "Edema", "Pleural Effusion"]
 

@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from rctpl_utils.embedded.appearances import check_looks, film_texts
-from rctpl_utils.pretraining import (
+from rctpl_utils.encoders.pretraining import (
     Pairs,
     Progress,
     TextLists,
@@ -19,7 +18,7 @@ from rctpl_utils.pretraining import (
     semantic_matching,
     spread_texts,
 )
-from rctpl_utils.pretraining_texts import (
+from rctpl_utils.encoders.pretraining_texts import (
     ATTRIBUTE_ENTRIES,
     ATTRIBUTES,
     ENTRIES,
@@ -30,6 +29,7 @@ from rctpl_utils.pretraining_texts import (
     training_texts,
 )
 from rctpl_utils.profiles import Pretraining
+from rctpl_utils.simulation.appearances import check_looks, film_texts
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS
 
 CPU = torch.device("cpu")
@@ -170,7 +170,7 @@ def test_it_learns_a_toy_problem_and_repeats_itself():
 def test_a_killed_training_goes_on_and_ends_as_an_undisturbed_one(tmp_path, monkeypatch):
     undisturbed, curve = pretrain(toy_pairs(), TOY, 0, CPU)
     part, stored = tmp_path / "part", Progress.store
-    monkeypatch.setattr("rctpl_utils.pretraining.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("rctpl_utils.encoders.pretraining.CHECKPOINT_SECONDS", 0.0)
 
     def killed(self, step, history):
         stored(self, step, history)

@@ -12,14 +12,14 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 from scipy.stats import spearmanr
 
-from rctpl_utils.alignment_figure import region, side_of
-from rctpl_utils.boxed_films import Boxed, Case, concept_pairs, film_pairs
 from rctpl_utils.datasets.base import Radiographs
 from rctpl_utils.encoders.base import state_hash
 from rctpl_utils.errors import InputError
-from rctpl_utils.prompt_figures import first_films, most_boxed_films, second_concept
-from rctpl_utils.prompt_maps import COMPARISONS, DATASET, NAMES, hits, map_differences
-from rctpl_utils.saliency_sanity import blocks, cascade, rank_correlation, sample_boxes
+from rctpl_utils.evaluation.box_pairs import Boxed, Case, concept_pairs, film_pairs
+from rctpl_utils.evaluation.prompt_maps import COMPARISONS, DATASET, NAMES, hits, map_differences
+from rctpl_utils.evaluation.saliency_sanity import blocks, cascade, rank_correlation, sample_boxes
+from rctpl_utils.reporting.alignment_figure import region, side_of
+from rctpl_utils.reporting.prompt_figures import first_films, most_boxed_films, second_concept
 
 CONCEPTS = ("Edema", "Mass", "Nodule")
 boxes = st.tuples(st.integers(1, 8), st.integers(1, 4)).flatmap(

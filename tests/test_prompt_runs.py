@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from rctpl_utils import variants
-from rctpl_utils.corpus import TextCorpus
 from rctpl_utils.profiles import PromptLearning
-from rctpl_utils.prompts import Prompts
-from rctpl_utils.training import Learned
+from rctpl_utils.prompts import variants
+from rctpl_utils.prompts.corpus import TextCorpus
+from rctpl_utils.prompts.prompts import Prompts
+from rctpl_utils.prompts.training import Learned
 from rctpl_utils.workspace import Workspace
 
 
@@ -72,14 +72,16 @@ def test_so_does_an_edit_of_the_encoder(run, copied, module):
     assert run() == RCTPL + PLUS
 
 
-@pytest.mark.parametrize("module", ["plots.py", "prompt_figures.py", "metrics.py", "table1.py"])
+@pytest.mark.parametrize("module", ["plots.py", "evaluation/metrics.py", "evaluation/table1.py"])
 def test_an_edit_of_figures_and_scores_learns_nothing(run, copied, module):
     run()
     copied(module, "\nimport ", "\nimport this\nimport ")
     assert run() == []
 
 
-@pytest.mark.parametrize("file", ["data/ensemble.json", "data/knowledge.json", "handwritten.py"])
+@pytest.mark.parametrize(
+    "file", ["data/ensemble.json", "data/knowledge.json", "prompts/handwritten.py"]
+)
 def test_an_edit_of_what_a_person_wrote_reaches_the_variant_that_uses_it(run, copied, file):
     run()
     copied(file, "\n", "\n ") if file.endswith("json") else copied(file, ".mean(", ".sum(")

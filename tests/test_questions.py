@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from rctpl_utils import ablation_scores, table1
 from rctpl_utils.datasets.base import Radiographs
-from rctpl_utils.questions import QUESTIONS, Question
+from rctpl_utils.datasets.questions import QUESTIONS, Question
+from rctpl_utils.evaluation import ablation_scores, table1
 
 NORMAL, PNEUMONIA = QUESTIONS["covidx-normal"], QUESTIONS["covidx-pneumonia"]
 

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from mutations import fuzz, mutated, survives
 from sklearn.metrics import cohen_kappa_score
 
-from rctpl_utils.concepts import Triplet, merge_mentions, triplets_frame
-from rctpl_utils.concepts.agreement import agreement, cohen_kappa
-from rctpl_utils.concepts.graph import parse_graph
-from rctpl_utils.concepts.json_stream import stream_objects
-from rctpl_utils.concepts.radgraph import RadGraphExtractor
 from rctpl_utils.errors import InputError
-from rctpl_utils.reports import Report
+from rctpl_utils.text.concepts.agreement import agreement, cohen_kappa
+from rctpl_utils.text.concepts.graph import parse_graph
+from rctpl_utils.text.concepts.json_stream import stream_objects
+from rctpl_utils.text.concepts.radgraph import RadGraphExtractor
+from rctpl_utils.text.reports import Report
+from rctpl_utils.text.triplets import Triplet, merge_mentions, triplets_frame
 
 TEXT = "there is a left lower lobe opacity suggestive of pneumonia . no pleural effusion ."
 

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from phantom import small_anatomy
 
-from rctpl_utils.embedded.cases import Case, Lesion
-from rctpl_utils.embedded.lesions import PAINTERS
-from rctpl_utils.embedded.radiograph import expose, render
-from rctpl_utils.embedded.scene import Scene
-from rctpl_utils.embedded.sheet import contact_sheet
-from rctpl_utils.embedded.styles import STYLES
-from rctpl_utils.embedded.view import set_up
 from rctpl_utils.errors import InputError
+from rctpl_utils.simulation.cases import Case, Lesion
+from rctpl_utils.simulation.lesions import PAINTERS
+from rctpl_utils.simulation.radiograph import expose, render
+from rctpl_utils.simulation.scene import Scene
+from rctpl_utils.simulation.sheet import contact_sheet
+from rctpl_utils.simulation.styles import STYLES
+from rctpl_utils.simulation.view import set_up
 
 MIDLINE = {"Hernia", "Enlarged Cardiomediastinum", "Cardiomegaly", "Support Devices"}
 BOTH = {"COVID-19", "Edema", "Emphysema"}

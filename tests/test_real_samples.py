@@ -12,8 +12,8 @@ import torchxrayvision as xrv
 
 from rctpl_utils.datasets import open_dataset
 from rctpl_utils.datasets.counts import require_complete
-from rctpl_utils.doctor import examine
 from rctpl_utils.errors import InputError
+from rctpl_utils.run.doctor import examine
 
 FILMS = {"chestxray14": 495, "rsna": 170, "siim": 1, "covidx": 232}
 

@@ -8,18 +8,18 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from rctpl_utils import table1
 from rctpl_utils.datasets import Radiographs
-from rctpl_utils.features import ImageFeatureFile
-from rctpl_utils.real_samples import (
+from rctpl_utils.encoders.features import ImageFeatureFile
+from rctpl_utils.evaluation import table1
+from rctpl_utils.evaluation.real_samples import (
     open_samples,
     sample_auc,
     sample_pointing,
     save_samples,
     scored_concepts,
 )
+from rctpl_utils.prompts.methods import Method
 from rctpl_utils.scoring import ClassEmbeddings
-from rctpl_utils.table1 import Method
 
 COUNT, SIDE = 40, 16
 

@@ -9,14 +9,14 @@ from safetensors.torch import load_file, save_file
 from weights import save_stand_in
 
 from rctpl_utils.baselines.miniatures import MINIATURES, load_miniature, weights_name
+from rctpl_utils.baselines.supervised import load_reference, reference_name
+from rctpl_utils.encoders.release import MANIFEST, RELEASE, is_current, manifest, released_file
 from rctpl_utils.encoders.standin import StandIn
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import read_json, sha256_file, write_json
-from rctpl_utils.frozen import stand_in_name
 from rctpl_utils.profiles import get_profile
-from rctpl_utils.release import MANIFEST, RELEASE, is_current, manifest, released_file
-from rctpl_utils.release_making import publish
-from rctpl_utils.supervised import load_reference, reference_name
+from rctpl_utils.simulation.release_making import publish
+from rctpl_utils.simulation.stand_ins import stand_in_name
 
 NAME = stand_in_name(0)
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rctpl_utils.baselines.released.base import eight_bits
+from rctpl_utils.encoders.frame import Frame, on_square
 from rctpl_utils.errors import InputError
-from rctpl_utils.heat_maps import Frame, on_square
 
 SQUARE = Frame("square")
 sides = st.integers(1, 40)

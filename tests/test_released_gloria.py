@@ -17,7 +17,7 @@ from transformers import BertConfig, BertModel, BertTokenizerFast
 from rctpl_utils.baselines.released.gloria import WEIGHTS, GLoRIA, _layout
 from rctpl_utils.baselines.released.gloria_words import clean, read_captions
 from rctpl_utils.errors import InputError
-from rctpl_utils.knowledge import ensemble
+from rctpl_utils.text.knowledge import ensemble
 
 LAYERS = 5  # of the small BERT; the last four are summed
 TEXTS = ["pleural effusion is seen in left lower lobe", "no mass in both lungs. edema", "edema"]

@@ -35,7 +35,7 @@ from rctpl_utils.baselines.released.entities import (
 )
 from rctpl_utils.baselines.released.medklip import WEIGHTS, MedKLIP
 from rctpl_utils.errors import InputError
-from rctpl_utils.knowledge import describe
+from rctpl_utils.text.knowledge import describe
 from rctpl_utils.vocabulary import CHESTXRAY14_CONCEPTS, CONCEPTS
 
 # the rows that `Sample_zero-shot_Classification_CXR14/test.py` reads, by hand from its list

@@ -23,8 +23,8 @@ from rctpl_utils.encoders.base import freeze
 from rctpl_utils.encoders.biovil import BioViL
 from rctpl_utils.encoders.medclip import MedCLIP
 from rctpl_utils.errors import InputError
-from rctpl_utils.knowledge import ensemble
-from rctpl_utils.results import reported_table1
+from rctpl_utils.evaluation.results import reported_table1
+from rctpl_utils.text.knowledge import ensemble
 
 CONCEPTS = ["Edema", "Pleural Effusion"]
 MODELS = (CheXzero, GLoRIA, MedKLIP, MeDSLIP, ReleasedBioViL, ReleasedMedCLIP)

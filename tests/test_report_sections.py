@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rctpl_utils.report_sections import parse_sections
+from rctpl_utils.text.sections import parse_sections
 
 SAID, LAST = "Small left effusion.", "Stable."
 BOTH = (SAID, LAST)

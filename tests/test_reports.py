@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rctpl_utils.errors import InputError
-from rctpl_utils.report_sections import parse_sections
-from rctpl_utils.reports import (
+from rctpl_utils.text.reports import (
     METADATA_TABLE,
     SPLIT_TABLE,
     Report,
@@ -16,6 +15,7 @@ from rctpl_utils.reports import (
     read_mimic_reports,
     with_enough_concepts,
 )
+from rctpl_utils.text.sections import parse_sections
 
 FULL = """                                 FINAL REPORT
  EXAMINATION:  CHEST (PA AND LAT)

@@ -11,23 +11,23 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy.stats import zscore
 
-from rctpl_utils import retrieval, retrieval_sides
 from rctpl_utils.datasets.chexpert import COMPETITION
 from rctpl_utils.errors import InputError
-from rctpl_utils.profiles import get_profile
-from rctpl_utils.reports import Report
-from rctpl_utils.retrieval import RANKS, precisions, retrieve, standardized, top, unit
-from rctpl_utils.retrieval_examples import compare_pools, found_sentences, other_pools
-from rctpl_utils.retrieval_sentences import (
+from rctpl_utils.evaluation import retrieval, retrieval_sides
+from rctpl_utils.evaluation.retrieval import RANKS, precisions, retrieve, standardized, top, unit
+from rctpl_utils.evaluation.retrieval_sentences import (
     equal_share,
     select_sentences,
     sentence_counts,
     single_concept_sentences,
 )
-from rctpl_utils.retrieval_sides import Side
+from rctpl_utils.evaluation.retrieval_sides import Side
+from rctpl_utils.profiles import get_profile
+from rctpl_utils.prompts.methods import Method
+from rctpl_utils.reporting.retrieval_examples import compare_pools, found_sentences, other_pools
+from rctpl_utils.reporting.table5_report import retrieval_tests, save_table5
 from rctpl_utils.scoring import ClassEmbeddings
-from rctpl_utils.table1 import Method
-from rctpl_utils.table5_report import retrieval_tests, save_table5
+from rctpl_utils.text.reports import Report
 
 ATELECTASIS, CARDIOMEGALY, CONSOLIDATION, EDEMA, EFFUSION = COMPETITION
 

@@ -18,19 +18,17 @@ from nbformat.v4 import new_output
 from PIL import Image
 from toy_project import SECOND, THIRD, start, statuses, write_notebook
 
-from rctpl_utils import run
 from rctpl_utils.errors import InputError
-from rctpl_utils.runner import execution, freshness
-from rctpl_utils.runner.busy import exclusive_run
+from rctpl_utils.run import command as runner
+from rctpl_utils.run import execution, freshness
+from rctpl_utils.run.busy import exclusive_run
 from rctpl_utils.workspace import PROJECT
 
 # In a process of its own: the package's hash held fixed, as the fixture below does here.
-COMMAND = """import sys, pathlib, signal
-from rctpl_utils import run
-from rctpl_utils.runner import freshness
+COMMAND = """import sys, pathlib
+from rctpl_utils.run import command, freshness
 freshness.package_hash = lambda: "package"
-signal.signal(signal.SIGTERM, run._terminate)
-sys.exit(run.main(sys.argv[2:], pathlib.Path(sys.argv[1])))
+sys.exit(command.main(sys.argv[2:], pathlib.Path(sys.argv[1])))
 """
 
 
@@ -192,7 +190,7 @@ def test_unknown_and_contradicting_options_are_refused(project, capsys, options)
 
 def test_an_unwritable_folder_is_refused(project, capsys, tmp_path):
     (tmp_path / "file").write_text("in the way", encoding="utf-8")
-    assert run.main(["--profile", "smoke", "--output", str(tmp_path / "file")], project) == 2
+    assert runner.main(["--profile", "smoke", "--output", str(tmp_path / "file")], project) == 2
     assert "cannot be written" in capsys.readouterr().err
 
 

@@ -15,16 +15,17 @@ from tiny_world import write
 from weights import save_stand_in
 
 from benchmarks import growth
-from rctpl_utils import encode, features, learn, parallel_training
-from rctpl_utils.concepts import triplets_frame
-from rctpl_utils.concepts.spacy_extractor import SpacyExtractor
-from rctpl_utils.corpus import TextCorpus
+from rctpl_utils.encoders import features, parallel_training
+from rctpl_utils.encoders.parallel_training import Processes, processes
 from rctpl_utils.errors import InputError
-from rctpl_utils.parallel_training import Processes, processes
 from rctpl_utils.profiles import PromptLearning
-from rctpl_utils.prompts import Prompts
-from rctpl_utils.reports import SPLIT_TABLE, read_mimic_reports
-from rctpl_utils.training import learn_prompts
+from rctpl_utils.prompts import encode, learn
+from rctpl_utils.prompts.corpus import TextCorpus
+from rctpl_utils.prompts.prompts import Prompts
+from rctpl_utils.prompts.training import learn_prompts
+from rctpl_utils.text.concepts.spacy_extractor import SpacyExtractor
+from rctpl_utils.text.reports import SPLIT_TABLE, read_mimic_reports
+from rctpl_utils.text.triplets import triplets_frame
 from rctpl_utils.workspace import Workspace
 
 CONCEPTS = ("Edema", "Pneumothorax", "Fracture")

@@ -5,8 +5,8 @@ Expected values were written from the meaning of the sentence, before the rules 
 
 import pytest
 
-from rctpl_utils.concepts.spacy_extractor import SpacyExtractor
-from rctpl_utils.reports import Report
+from rctpl_utils.text.concepts.spacy_extractor import SpacyExtractor
+from rctpl_utils.text.reports import Report
 
 EXTRACTOR = SpacyExtractor()
 ABSENT, PRESENT, UNSURE = "absent", "present", "uncertain"

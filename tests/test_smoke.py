@@ -9,10 +9,10 @@ import sys
 import nbformat
 import pytest
 
-from rctpl_utils.claims import VERDICTS
-from rctpl_utils.results import BASELINES
-from rctpl_utils.runner.freshness import find_notebooks
-from rctpl_utils.table1 import SUPERVISED
+from rctpl_utils.evaluation.results import BASELINES
+from rctpl_utils.evaluation.table1 import SUPERVISED
+from rctpl_utils.reporting.claims import VERDICTS
+from rctpl_utils.run.freshness import find_notebooks
 from rctpl_utils.workspace import NOTEBOOKS, PROJECT
 
 pytestmark = pytest.mark.slow
@@ -46,7 +46,7 @@ EXPECTED = (
 
 def smoke_run(*options: str) -> subprocess.CompletedProcess:
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
-    command = [sys.executable, "-m", "rctpl_utils.run", "--profile", "smoke", "--output"]
+    command = [sys.executable, "-m", "rctpl_utils", "run", "--profile", "smoke", "--output"]
     return subprocess.run(
         [*command, str(OUTPUT), *options],
         cwd=PROJECT,

@@ -5,10 +5,11 @@ import zipfile
 
 import pytest
 
-from rctpl_utils.embedded import sources
-from rctpl_utils.embedded.sources import SOURCES, WHEEL, ct_files, xrv_file
+from rctpl_utils.datasets.openi import xrv_file
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import sha256_file
+from rctpl_utils.simulation import sources
+from rctpl_utils.simulation.sources import SOURCES, WHEEL, ct_files
 
 CONTENT = {name: f"content of {name}".encode() for name in sources.CT_MEMBERS}
 

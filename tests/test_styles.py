@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from rctpl_utils.embedded.styles import STYLES, Style, develop, get_style
 from rctpl_utils.errors import InputError
+from rctpl_utils.simulation.styles import STYLES, Style, develop, get_style
 
 PLAIN = Style(
     scatter=(0, 0),

@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 import tiny_world
 
-from rctpl_utils import trace as module
 from rctpl_utils.errors import InputError
+from rctpl_utils.evaluation.results import write_csv
 from rctpl_utils.files import read_json, sha256_file, write_json, write_text
-from rctpl_utils.results import write_csv
-from rctpl_utils.trace import TABLES, main, trace
+from rctpl_utils.run import trace as module
+from rctpl_utils.run.trace import TABLES, main, trace
 from rctpl_utils.workspace import NOTEBOOKS, PROJECT, Workspace
 
 METHODS = ("ConVIRT", "class names", "RC-TPL", "RC-TPL+", "CoOp, 16 labels a class")

@@ -8,14 +8,14 @@ import pandas as pd
 import pytest
 
 from rctpl_utils.datasets import open_dataset
-from rctpl_utils.embedded import production, world
-from rctpl_utils.embedded.cases import SPLITS
-from rctpl_utils.embedded.manifest import concept_table, manifest_table
-from rctpl_utils.embedded.radiograph import Radiograph
-from rctpl_utils.embedded.world import NAMES, build_world, code_hash, dataset_key
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import WRITES, read_json
 from rctpl_utils.profiles import PROFILES, WorldSize
+from rctpl_utils.simulation import production, world
+from rctpl_utils.simulation.cases import SPLITS
+from rctpl_utils.simulation.manifest import concept_table, manifest_table
+from rctpl_utils.simulation.radiograph import Radiograph
+from rctpl_utils.simulation.world import NAMES, build_world, code_hash, dataset_key
 from rctpl_utils.workspace import Workspace
 
 SIZE = WorldSize(

@@ -9,9 +9,9 @@ import pytest
 
 from rctpl_utils.datasets import open_dataset
 from rctpl_utils.datasets.tables import hash_split
-from rctpl_utils.embedded.cases import Case, Lesion
-from rctpl_utils.embedded.layouts import LAYOUTS, MimicImages
 from rctpl_utils.errors import InputError
+from rctpl_utils.simulation.cases import Case, Lesion
+from rctpl_utils.simulation.layouts import LAYOUTS, MimicImages
 from rctpl_utils.vocabulary import CHEXPERT_CONCEPTS
 
 SIZE = (40, 48)  # height, width

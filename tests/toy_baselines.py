@@ -5,9 +5,9 @@ import hashlib
 import numpy as np
 import torch
 
-from rctpl_utils.baselines.material import Material
 from rctpl_utils.baselines.training import Validation
-from rctpl_utils.word_states import WordFile, Words
+from rctpl_utils.baselines.training_data import Material
+from rctpl_utils.encoders.word_states import WordFile, Words
 
 CONCEPTS = ("Edema", "Pneumothorax")
 PLACES = ("left apex", "right base")

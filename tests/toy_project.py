@@ -5,7 +5,7 @@ from pathlib import Path
 import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from rctpl_utils import run
+from rctpl_utils.run import command as runner
 
 PARAMETERS = """profile = "embedded"
 output = None
@@ -42,7 +42,7 @@ def write_notebook(
 
 def start(project: Path, *options: str) -> int:
     output = project.parent / "out"
-    return run.main(["--profile", "smoke", "--output", str(output), *options], project)
+    return runner.main(["--profile", "smoke", "--output", str(output), *options], project)
 
 
 def statuses(printed: str) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from rctpl_utils.encoders.standin import StandIn
-from rctpl_utils.frozen import add_stand_in
+from rctpl_utils.simulation.stand_ins import add_stand_in
 
 
 def save_stand_in(encoder: StandIn, path: Path, seed: int = 0) -> None:

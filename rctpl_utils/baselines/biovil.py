@@ -32,7 +32,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rctpl_utils.baselines.base import CLASSIFY, GROUND, RETRIEVE
-from rctpl_utils.baselines.material import Batch
 from rctpl_utils.baselines.towers import (
     DIMENSION,
     WIDTH,
@@ -42,7 +41,8 @@ from rctpl_utils.baselines.towers import (
     TextTop,
     symmetric_loss,
 )
-from rctpl_utils.word_states import Words
+from rctpl_utils.baselines.training_data import Batch
+from rctpl_utils.encoders.word_states import Words
 
 MASKED_WEIGHT = 0.1  # lambda
 GUESSED = 8  # texts with hidden words a step

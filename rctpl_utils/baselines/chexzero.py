@@ -31,7 +31,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rctpl_utils.baselines.base import CLASSIFY, RETRIEVE
-from rctpl_utils.baselines.material import Batch
 from rctpl_utils.baselines.towers import (
     DIMENSION,
     WIDTH,
@@ -41,8 +40,9 @@ from rctpl_utils.baselines.towers import (
     TransformerBaseline,
     symmetric_loss,
 )
+from rctpl_utils.baselines.training_data import Batch
+from rctpl_utils.encoders.word_states import Words
 from rctpl_utils.vocabulary import prompt_name
-from rctpl_utils.word_states import Words
 
 POSITIVE, NEGATIVE = "{}", "no {}"
 

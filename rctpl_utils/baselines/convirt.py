@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rctpl_utils.baselines.base import CLASSIFY, RETRIEVE
-from rctpl_utils.baselines.material import Batch
 from rctpl_utils.baselines.towers import DIMENSION, WIDTH, Baseline, ConvTop, Setup, TextTop
-from rctpl_utils.word_states import Words
+from rctpl_utils.baselines.training_data import Batch
+from rctpl_utils.encoders.word_states import Words
 
 TEMPERATURE = 0.1  # tau
 IMAGE_WEIGHT = 0.75  # lambda

@@ -42,8 +42,8 @@ from rctpl_utils.baselines.prompt_learning import (
     new_context,
 )
 from rctpl_utils.encoders.base import ImageFeatures
+from rctpl_utils.prompts.training import embed_classes
 from rctpl_utils.scoring import similarity_maps
-from rctpl_utils.training import embed_classes
 
 CONTEXT_LENGTH = 16  # M of each context
 REGION_SCALE = 20.0  # 1 / tau_s

@@ -16,11 +16,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from rctpl_utils.concepts import report_labels
 from rctpl_utils.datasets.base import ChestXrayDataset, Radiographs
 from rctpl_utils.encoders.base import Encoder, ImageFeatures
+from rctpl_utils.encoders.features import ImageFeatureFile, image_features
 from rctpl_utils.errors import InputError
-from rctpl_utils.features import ImageFeatureFile, image_features
+from rctpl_utils.text.triplets import report_labels
 
 
 class FilmBatch(NamedTuple):

@@ -32,7 +32,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rctpl_utils.baselines.base import CLASSIFY, GROUND, RETRIEVE
-from rctpl_utils.baselines.material import Batch, all_cells
 from rctpl_utils.baselines.towers import (
     DIMENSION,
     WIDTH,
@@ -42,6 +41,7 @@ from rctpl_utils.baselines.towers import (
     TextTop,
     symmetric_loss,
 )
+from rctpl_utils.baselines.training_data import Batch, all_cells
 from rctpl_utils.baselines.word_attention import (
     attended_cosines,
     attention,
@@ -50,8 +50,8 @@ from rctpl_utils.baselines.word_attention import (
     text_scores,
     without_special_tokens,
 )
+from rctpl_utils.encoders.word_states import Words
 from rctpl_utils.vocabulary import prompt_name
-from rctpl_utils.word_states import Words
 
 CONTRAST = 10.0  # the third inverse temperature of their code
 

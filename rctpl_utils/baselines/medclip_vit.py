@@ -26,7 +26,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rctpl_utils.baselines.base import CLASSIFY, RETRIEVE
-from rctpl_utils.baselines.material import Batch
 from rctpl_utils.baselines.towers import (
     DIMENSION,
     WIDTH,
@@ -35,8 +34,9 @@ from rctpl_utils.baselines.towers import (
     TextTop,
     TransformerBaseline,
 )
-from rctpl_utils.pretraining import semantic_matching
-from rctpl_utils.word_states import Words
+from rctpl_utils.baselines.training_data import Batch
+from rctpl_utils.encoders.pretraining import semantic_matching
+from rctpl_utils.encoders.word_states import Words
 
 
 class MedCLIPViT(TransformerBaseline):

@@ -22,7 +22,6 @@ has no negative label, here as there. Retrieval is our extension (`queries`).
 import torch
 from torch import Tensor, nn
 
-from rctpl_utils.baselines.material import Batch
 from rctpl_utils.baselines.queries import (
     QUERY,
     QueryBaseline,
@@ -34,6 +33,7 @@ from rctpl_utils.baselines.queries import (
     inner,
 )
 from rctpl_utils.baselines.towers import ConvTop, Setup
+from rctpl_utils.baselines.training_data import Batch
 
 
 class MedKLIP(QueryBaseline):

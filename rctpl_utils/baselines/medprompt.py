@@ -30,7 +30,6 @@ from torch.nn import functional
 
 from rctpl_utils.baselines import towers
 from rctpl_utils.baselines.base import CLASSIFY
-from rctpl_utils.baselines.material import Batch
 from rctpl_utils.baselines.towers import (
     DIMENSION,
     WIDTH,
@@ -38,8 +37,9 @@ from rctpl_utils.baselines.towers import (
     Setup,
     TransformerBaseline,
 )
+from rctpl_utils.baselines.training_data import Batch
+from rctpl_utils.encoders.word_states import Words
 from rctpl_utils.vocabulary import prompt_name
-from rctpl_utils.word_states import Words
 
 NARROW = 16  # the net's hidden layer is so many times narrower than its output, as 768 -> 48
 

@@ -26,7 +26,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rctpl_utils.baselines.material import Batch
 from rctpl_utils.baselines.queries import (
     QUERY,
     QueryBaseline,
@@ -37,6 +36,7 @@ from rctpl_utils.baselines.queries import (
     inner,
 )
 from rctpl_utils.baselines.towers import ConvTop, Setup
+from rctpl_utils.baselines.training_data import Batch
 
 
 class MeDSLIP(QueryBaseline):

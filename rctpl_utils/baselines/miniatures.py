@@ -13,24 +13,23 @@ import pandas as pd
 import torch
 
 from rctpl_utils.baselines import training
+from rctpl_utils.baselines.backbone import trunk_maps
 from rctpl_utils.baselines.biovil import BioViL
 from rctpl_utils.baselines.chexzero import CheXzero
 from rctpl_utils.baselines.convirt import ConVIRT
 from rctpl_utils.baselines.gloria import GLoRIA
-from rctpl_utils.baselines.material import build_material
 from rctpl_utils.baselines.medclip_vit import MedCLIPViT
 from rctpl_utils.baselines.medklip import MedKLIP
 from rctpl_utils.baselines.medprompt import MedPromptViT
 from rctpl_utils.baselines.medslip import MeDSLIP
+from rctpl_utils.baselines.text_cache import Reader
 from rctpl_utils.baselines.towers import Baseline, MakeBaseline, Setup
 from rctpl_utils.baselines.training import Trained, Validation, file_stem, state_of
-from rctpl_utils.baselines.trunk import trunk_maps
-from rctpl_utils.baselines.words import Reader
+from rctpl_utils.baselines.training_data import build_material
 from rctpl_utils.code_hash import code_of
-from rctpl_utils.encoders.standin import StandIn
-from rctpl_utils.files import hash_of
-from rctpl_utils.precision import describe_device
-from rctpl_utils.release import (
+from rctpl_utils.datasets.splits import open_split
+from rctpl_utils.encoders.precision import describe_device
+from rctpl_utils.encoders.release import (
     add_file,
     check_probe,
     fit,
@@ -39,8 +38,9 @@ from rctpl_utils.release import (
     read_weights,
     released_file,
 )
-from rctpl_utils.reports import Report
-from rctpl_utils.table1 import open_split
+from rctpl_utils.encoders.standin import StandIn
+from rctpl_utils.files import hash_of
+from rctpl_utils.text.reports import Report
 from rctpl_utils.workspace import Workspace
 
 MINIATURES: tuple[MakeBaseline, ...] = (

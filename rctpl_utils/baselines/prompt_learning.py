@@ -22,13 +22,13 @@ from tqdm import tqdm
 
 from rctpl_utils.baselines.base import CLASSIFY
 from rctpl_utils.baselines.few_shot import LabeledFilms
-from rctpl_utils.contexts import initial_context
-from rctpl_utils.corpus import TextCorpus
 from rctpl_utils.datasets.chexpert import COMPETITION
 from rctpl_utils.encoders.base import Encoder, ImageFeatures
 from rctpl_utils.errors import InputError
 from rctpl_utils.profiles import PeerLearning
-from rctpl_utils.training import shuffled_batches
+from rctpl_utils.prompts.contexts import initial_context
+from rctpl_utils.prompts.corpus import TextCorpus
+from rctpl_utils.prompts.training import shuffled_batches
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS, prompt_name
 
 CLIP_SCALE = 100.0  # the largest inverse temperature that CLIP allows itself (Radford et al. 2021)

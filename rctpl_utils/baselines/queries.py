@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rctpl_utils.baselines.base import CLASSIFY, GROUND
-from rctpl_utils.baselines.material import all_cells
 from rctpl_utils.baselines.towers import HEADS, WIDTH, Baseline, Setup
-from rctpl_utils.knowledge import describe
+from rctpl_utils.baselines.training_data import all_cells
+from rctpl_utils.text.knowledge import describe
 
 LAYERS = 2  # of the decoder; theirs has 4, with 4 heads each as here
 QUERY = WIDTH // 3  # d, the width of queries and of the cells that they see: 64; theirs 256

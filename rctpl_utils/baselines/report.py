@@ -13,8 +13,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from rctpl_utils.evaluation.results import data_note, write_csv
 from rctpl_utils.plots import COLUMN_WIDTH, save_figure
-from rctpl_utils.results import data_note, write_csv
 from rctpl_utils.workspace import Workspace
 
 COSTS = {"baselines": "04b", "prompt_learners": "04c"}  # a file's part, and who writes it

@@ -32,8 +32,10 @@ import torch
 from torch import Tensor
 
 from rctpl_utils.baselines.prompt_learning import PromptModel, PromptSettings, new_context
-from rctpl_utils.corpus import TextBatch
 from rctpl_utils.encoders.base import ImageFeatures
+from rctpl_utils.prompts.corpus import TextBatch
+from rctpl_utils.prompts.training import batch_losses, embed_classes
+from rctpl_utils.prompts.zero_shot import branch_scores
 from rctpl_utils.scoring import (
     IMAGE_TEMPERATURE,
     TEXT_TEMPERATURE,
@@ -41,8 +43,6 @@ from rctpl_utils.scoring import (
     fuse,
     similarity_maps,
 )
-from rctpl_utils.training import batch_losses, embed_classes
-from rctpl_utils.zero_shot import branch_scores
 
 CONTEXT_LENGTH = 16  # M
 MARGIN = 1.0  # m; the scale of 4 is `training.SCORE_SCALE`

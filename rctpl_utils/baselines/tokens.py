@@ -8,14 +8,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from rctpl_utils.concepts import report_labels
-from rctpl_utils.corpus import TextCorpus
 from rctpl_utils.encoders.base import Encoder, per_encoder
+from rctpl_utils.encoders.features import make_arrays, text_features
+from rctpl_utils.encoders.shards import Plan
 from rctpl_utils.encoders.text_tower import MAX_TOKENS, TextTower
-from rctpl_utils.features import make_arrays, text_features
 from rctpl_utils.files import hash_of
-from rctpl_utils.reports import Report
-from rctpl_utils.shards import Plan
+from rctpl_utils.prompts.corpus import TextCorpus
+from rctpl_utils.text.reports import Report
+from rctpl_utils.text.triplets import report_labels
 
 TOKEN_BATCH, TOKEN_SHARD = 64, 16  # texts in a pass; passes in a shard, 20 MB at d = 128
 

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rctpl_utils.baselines.material import Batch, Material, all_cells
-from rctpl_utils.baselines.words import Reader
+from rctpl_utils.baselines.text_cache import Reader
+from rctpl_utils.baselines.training_data import Batch, Material, all_cells
+from rctpl_utils.encoders.word_states import Words
 from rctpl_utils.vocabulary import prompt_name
-from rctpl_utils.word_states import Words
 
 WIDTH = 192  # of an image tower's cells
 HEADS = 4

@@ -18,14 +18,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from rctpl_utils.baselines.material import Batch, Material, draw_batch
 from rctpl_utils.baselines.towers import Baseline, MakeBaseline, Setup
+from rctpl_utils.baselines.training_data import Batch, Material, draw_batch
 from rctpl_utils.datasets.base import ChestXrayDataset
+from rctpl_utils.encoders.pretraining import CHECKPOINT_SECONDS, WEIGHT_DECAY, Progress
+from rctpl_utils.encoders.word_states import WordFile, Words, gather
+from rctpl_utils.evaluation.metrics import macro_auc
 from rctpl_utils.files import atomic_path
-from rctpl_utils.metrics import macro_auc
-from rctpl_utils.pretraining import CHECKPOINT_SECONDS, WEIGHT_DECAY, Progress
 from rctpl_utils.profiles import BaselineTraining
-from rctpl_utils.word_states import WordFile, Words, gather
 
 SCORED = 256  # films scored at once
 Row = dict[str, float]

@@ -19,4 +19,3 @@ def open_split(workspace: Workspace, name: str, split: str) -> ChestXrayDataset:
     dataset = open_dataset(name, workspace.data_root, split, **options)
     limit = workspace.profile.validation_films if split == "validation" else None
     return dataset if limit is None else dataset.sample(limit)
-

@@ -12,9 +12,9 @@ from torchvision.transforms.functional import center_crop, resize
 
 from rctpl_utils.encoders.base import freeze
 from rctpl_utils.encoders.checkpoint import WEIGHTS, Layout, match_state, read_state
+from rctpl_utils.encoders.frame import Frame
 from rctpl_utils.encoders.text_tower import TextTower, untrained_bert
 from rctpl_utils.encoders.two_towers import MapTower, TwoTowers, check_pixels, resnet50_trunk
-from rctpl_utils.heat_maps import Frame
 
 DIMENSION = 128
 RESIZE, CROP = 512, 480  # health_multimodal/image/utils.py

@@ -11,11 +11,18 @@ from torch import Tensor, nn
 
 from rctpl_utils.encoders.base import ImageFeatures, freeze, known_hash
 from rctpl_utils.encoders.image_tower import DIMENSION, ImageTower, standardize
+from rctpl_utils.encoders.precision import evaluation
+from rctpl_utils.encoders.release import (
+    check_probe,
+    fit,
+    manifest,
+    probe_films,
+    read_weights,
+    released_file,
+)
 from rctpl_utils.encoders.text_tower import TextTower, minilm_folder
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import hash_of, sha256_file
-from rctpl_utils.precision import evaluation
-from rctpl_utils.release import check_probe, fit, manifest, probe_films, read_weights, released_file
 
 # model.safetensors of sentence-transformers/all-MiniLM-L6-v2, as its authors publish it
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"

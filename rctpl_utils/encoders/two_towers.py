@@ -10,10 +10,10 @@ from torch.nn import functional
 from torchvision.models import resnet50
 
 from rctpl_utils.encoders.base import ImageFeatures, known_hash
+from rctpl_utils.encoders.precision import evaluation
 from rctpl_utils.encoders.text_tower import TextTower
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import hash_of
-from rctpl_utils.precision import evaluation
 
 
 class MapTower(nn.Module):

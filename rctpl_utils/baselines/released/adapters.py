@@ -18,11 +18,11 @@ from torch.nn import functional
 
 from rctpl_utils.baselines.base import CLASSIFY, GROUND, RETRIEVE
 from rctpl_utils.encoders.biovil import CROP, RESIZE, BioViL
+from rctpl_utils.encoders.frame import Frame
 from rctpl_utils.encoders.medclip import MedCLIP
 from rctpl_utils.encoders.two_towers import TwoTowers
-from rctpl_utils.heat_maps import Frame
-from rctpl_utils.knowledge import ensemble
 from rctpl_utils.scoring import IMAGE_TEMPERATURE
+from rctpl_utils.text.knowledge import ensemble
 
 BLUR = 1.5  # cells; `get_similarity_map_from_raw_data` of hi-ml-multimodal
 

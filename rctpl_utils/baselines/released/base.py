@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from rctpl_utils.baselines.base import ZeroShotModel
+from rctpl_utils.encoders.frame import Frame
 from rctpl_utils.encoders.two_towers import check_pixels
-from rctpl_utils.heat_maps import Frame
 
 
 class ReleasedModel(ZeroShotModel, Protocol):

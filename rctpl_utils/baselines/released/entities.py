@@ -16,7 +16,7 @@ from rctpl_utils.baselines.released.checkpoints import pretrained_bert
 from rctpl_utils.encoders.medclip_text import FOLDER
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import read_json
-from rctpl_utils.knowledge import describe
+from rctpl_utils.text.knowledge import describe
 
 TEXTS = "observation explanation.json"
 MAX_TOKENS = 64  # Sample_zero-shot_Classification_CXR14/test.py

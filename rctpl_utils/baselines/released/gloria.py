@@ -30,12 +30,12 @@ from rctpl_utils.baselines.released.checkpoints import load_matched, position_id
 from rctpl_utils.baselines.released.gloria_words import Caption, best_word, look, read_captions
 from rctpl_utils.encoders.base import freeze
 from rctpl_utils.encoders.checkpoint import Layout
+from rctpl_utils.encoders.frame import Frame
 from rctpl_utils.encoders.medclip_text import FOLDER
 from rctpl_utils.encoders.text_tower import untrained_bert
 from rctpl_utils.encoders.two_towers import resnet50_trunk
 from rctpl_utils.encoders.weight_files import read_state
-from rctpl_utils.heat_maps import Frame
-from rctpl_utils.knowledge import ensemble
+from rctpl_utils.text.knowledge import ensemble
 from rctpl_utils.vocabulary import prompt_name
 
 WEIGHTS = "chexpert_resnet50.ckpt"

@@ -32,8 +32,8 @@ from rctpl_utils.baselines.released.entities import CONCEPT_ENTITIES, ENTITIES, 
 from rctpl_utils.baselines.released.query_decoder import WIDTH, QueryDecoder
 from rctpl_utils.encoders.base import freeze
 from rctpl_utils.encoders.checkpoint import Layout
+from rctpl_utils.encoders.frame import Frame
 from rctpl_utils.encoders.weight_files import read_state
-from rctpl_utils.heat_maps import Frame
 
 WEIGHTS = "checkpoint_final.pth"
 SIDE = 224  # pixels

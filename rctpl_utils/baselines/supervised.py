@@ -1,0 +1,314 @@
+"""The supervised reference of Tables 1 to 5: a small network that learned from labels.
+
+It is not zero-shot: it starts from the frozen encoder's image tower and is trained on the labels of
+the training films and of the validation films of Table 1's test sets (so it knows each hospital's
+style, and COVID-19). Its logits are its rows in Tables 1 and 5, its class activation maps those in
+Tables 2 to 4 (`supervised_rows`). It shows which concepts are hard to see. It is no strict bound:
+it can be worse than the frozen encoder on a rare class. It is for the stand-in only, whose size it
+shares: a run with another encoder leaves the rows out.
+"""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from rctpl_utils.code_hash import code_of
+from rctpl_utils.datasets import ChestXrayDataset
+from rctpl_utils.datasets.availability import present
+from rctpl_utils.datasets.splits import open_split
+from rctpl_utils.encoders.base import Encoder
+from rctpl_utils.encoders.features import file_stamps
+from rctpl_utils.encoders.image_tower import DIMENSION, ImageTower
+from rctpl_utils.encoders.precision import autocast, describe_device
+from rctpl_utils.encoders.pretraining import (
+    CHECKPOINT_SECONDS,
+    RECORDS,
+    Progress,
+    augment,
+    load_images,
+    rate_at,
+)
+from rctpl_utils.encoders.release import (
+    add_file,
+    check_probe,
+    fit,
+    is_current,
+    probe_films,
+    read_weights,
+    released_file,
+)
+from rctpl_utils.encoders.standin import StandIn
+from rctpl_utils.evaluation.table1 import TABLE1_DATASETS
+from rctpl_utils.files import hash_of
+from rctpl_utils.profiles import ReferenceTraining
+from rctpl_utils.text.triplets import report_labels
+from rctpl_utils.vocabulary import CONCEPTS
+from rctpl_utils.workspace import Workspace
+
+BATCH = 64  # films scored at once
+
+
+class LabelNetwork(nn.Module):
+    """An image tower with one linear layer on the mean and the maximum of its cells."""
+
+    def __init__(self, tower: ImageTower) -> None:
+        super().__init__()
+        self.tower = deepcopy(tower).requires_grad_(True)
+        self.head = nn.Linear(2 * self.tower.projection.in_features, len(CONCEPTS))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, 1, S, S) to logits (n, 21), one a concept, COVID-19 last."""
+        flat = self.tower.cells(x.to(memory_format=torch.channels_last)).flatten(1, 2)
+        return self.head(torch.cat([flat.mean(dim=1), flat.amax(dim=1)], dim=-1)).float()
+
+
+@dataclass(frozen=True)
+class SupervisedBound:
+    """A trained label network beside the encoder that it started from."""
+
+    encoder: StandIn
+    network: LabelNetwork
+
+    @torch.no_grad()
+    def scores(self, dataset: ChestXrayDataset, concepts: Sequence[str]) -> np.ndarray:
+        """Logits of a data set's films for L concepts: (n, L)."""
+        parts = []
+        for start in range(0, len(dataset), BATCH):
+            rows = range(start, min(start + BATCH, len(dataset)))
+            batch = torch.stack([self.encoder.preprocess(dataset.pixels(i)) for i in rows])
+            parts.append(self.network(batch.to(self.encoder.device)))
+        columns = [CONCEPTS.index(concept) for concept in concepts]
+        return torch.cat(parts).cpu().numpy()[:, columns]
+
+    @torch.no_grad()
+    def activation_map(self, images: Tensor, concept: str) -> Tensor:
+        """What each cell adds to a concept's logit (class activation map, Zhou et al. 2016).
+
+        The head has a weight for the cells' mean and one for their maximum; their sum is taken.
+
+        Args:
+            images: preprocessed, (n, 1, S, S).
+            concept: one of `CONCEPTS`.
+
+        Returns:
+            (n, S / 8, S / 8).
+        """
+        batch = images.to(self.encoder.device, memory_format=torch.channels_last)
+        weight = self.network.head.weight[CONCEPTS.index(concept)].unflatten(0, (2, -1)).sum(dim=0)
+        return self.network.tower.cells(batch).float() @ weight
+
+
+@dataclass(frozen=True)
+class LabeledImages:
+    """Films with labels.
+
+    Attributes:
+        images: (n, S, S) uint8.
+        labels: (n, 21): 1, 0, or NaN where unknown.
+        training: how many of them, the first, are MIMIC-CXR's; the others are validation films.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    training: int
+
+    @property
+    def chances(self) -> np.ndarray:
+        """Half of a batch from either kind, however few films one has: (n,), sum one."""
+        other = len(self.images) - self.training
+        kinds = [np.full(count, 0.5 / count) for count in (self.training, other) if count]
+        chances = np.concatenate(kinds)
+        return chances / chances.sum()
+
+
+def train_reference(
+    tower: ImageTower,
+    films: LabeledImages,
+    settings: ReferenceTraining,
+    seed: int,
+    device: torch.device,
+    checkpoint: Path | None = None,
+) -> tuple[LabelNetwork, list[dict[str, float]]]:
+    """Train on labels: binary cross-entropy, unknown labels masked.
+
+    All randomness of a step comes from (seed, step).
+
+    Args:
+        tower: where training starts; left as it is.
+        checkpoint: where a training that may be killed keeps its state; deleted at the end.
+
+    Returns:
+        the frozen network, and rows of views, loss and seconds.
+    """
+    torch.manual_seed(seed)
+    network = LabelNetwork(tower).to(device).train()
+    optimizer = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=1e-2)
+    steps, size = math.ceil(settings.views / settings.batch_size), settings.batch_size
+    progress = Progress(network, optimizer, checkpoint)
+    done, history = progress.restore(device)
+    up_to = np.cumsum(films.chances)
+    images = torch.from_numpy(films.images)
+    images = images.to(device) if device.type == "cuda" else images
+    earlier = history[-1]["seconds"] if history else 0.0
+    begun, saved, losses = time.perf_counter(), 0.0, []
+    with tqdm(total=steps * size, initial=done * size, desc=f"supervised reference {seed}",
+              unit="view", mininterval=2) as bar:  # fmt: skip
+        for step in range(done, steps):
+            generator = np.random.default_rng([seed, step])
+            rows = np.minimum(np.searchsorted(up_to, generator.random(size)), len(up_to) - 1)
+            target = torch.from_numpy(films.labels[rows].astype(np.float32)).to(device)
+            batch = images[torch.from_numpy(rows).to(images.device)].to(device)
+            with autocast(device):
+                logits = network(augment(batch, generator))
+            loss = functional.binary_cross_entropy_with_logits(
+                logits, target.nan_to_num(), weight=(~target.isnan()).float()
+            )
+            for group in optimizer.param_groups:
+                group["lr"] = settings.learning_rate * rate_at(step, steps)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.detach())
+            bar.update(size)
+            if (step + 1) % max(steps // RECORDS, 1) == 0 or step + 1 == steps:
+                seconds = round(earlier + time.perf_counter() - begun, 1)
+                mean = torch.stack(losses).mean().item()
+                history.append({"views": (step + 1) * size, "loss": mean, "seconds": seconds})
+                losses = []
+                if seconds - saved > CHECKPOINT_SECONDS:
+                    progress.store(step + 1, history)
+                    saved = seconds
+    progress.remove()
+    return network.eval().requires_grad_(False), history
+
+
+def labeled_images(workspace: Workspace, size: int, triplets: pd.DataFrame) -> LabeledImages:
+    """The training films, then the validation films of every test set of Table 1.
+
+    Args:
+        size: S, of the image tower in pixels.
+        triplets: of the reports, which tell the training films' labels.
+    """
+    training = open_split(workspace, "mimic-cxr", "train")
+    names = present(workspace, TABLE1_DATASETS)
+    others = [open_split(workspace, name, "validation") for name in names]
+    # reports tell all concepts, the CheXpert table only thirteen
+    by_report = report_labels(triplets, list(training.records["study"].unique()), CONCEPTS)
+    labels = [by_report.loc[training.records["study"]].to_numpy(np.float32)]
+    labels += [s.records.reindex(columns=list(CONCEPTS)).to_numpy(np.float32) for s in others]
+    images = [load_images(each, np.arange(len(each)), size) for each in (training, *others)]
+    return LabeledImages(np.concatenate(images), np.concatenate(labels), len(training))
+
+
+def load_references(
+    workspace: Workspace, encoders: Sequence[Encoder]
+) -> tuple[SupervisedBound, ...]:
+    """The reference of each seed, trained first where a profile says so; none beside a checkpoint.
+
+    Args:
+        encoders: one a seed of the profile.
+
+    Raises:
+        InputError: released weights that are absent, damaged or of other code.
+    """
+    if not all(isinstance(each, StandIn) for each in encoders):
+        return ()
+    if workspace.profile.weights == "self":
+        train_references(workspace, encoders, pd.read_parquet(workspace.triplets))
+    return tuple(
+        load_reference(encoder, seed, workspace.weights)
+        for seed, encoder in zip(workspace.profile.seeds, encoders, strict=True)
+    )
+
+
+def load_reference(encoder: StandIn, seed: int, folder: Path) -> SupervisedBound:
+    """One seed's reference, verified, frozen, on the encoder's device.
+
+    Raises:
+        InputError: its file is absent, damaged, of another architecture, or made for other code.
+    """
+    path = released_file(reference_name(seed), folder)
+    network = assemble_reference(path)
+    check_probe(path.name, probe_reference(network, encoder.image_size), folder)
+    return SupervisedBound(encoder, network.to(encoder.device))
+
+
+def train_references(
+    workspace: Workspace, encoders: Sequence[StandIn], triplets: pd.DataFrame
+) -> None:
+    """Train the reference of every seed of the profile that is missing or out of date."""
+    settings, folder = workspace.profile.reference, workspace.weights
+    sets = [open_split(workspace, "mimic-cxr", "train")]
+    names = present(workspace, TABLE1_DATASETS)
+    sets += [open_split(workspace, name, "validation") for name in names]
+    records = triplets[["report_id", "concept", "positive"]].to_csv(index=False)
+    key = hash_of([file_stamps(each) for each in sets], records, settings, code_of(train_reference))
+    keys = [hash_of(key, seed, each.image_key)
+            for seed, each in zip(workspace.profile.seeds, encoders, strict=True)]  # fmt: skip
+    stale = [not is_current(folder, reference_name(seed), own)
+             for seed, own in zip(workspace.profile.seeds, keys, strict=True)]  # fmt: skip
+    if not any(stale):
+        return
+    films = labeled_images(workspace, encoders[0].image_size, triplets)
+    for seed, encoder, own, old in zip(workspace.profile.seeds, encoders, keys, stale, strict=True):
+        if not old:
+            continue
+        part = workspace.build / "checkpoints" / f"{reference_name(seed)}-{own[:12]}.part"
+        device = workspace.device
+        network, curve = train_reference(encoder.image, films, settings, seed, device, part)
+        notes = {
+            "kind": "supervised reference",
+            "seed": seed,
+            "key": own,
+            "image_size": encoder.image_size,
+            "trained_on": f"{films.training} labeled training films and "
+            f"{len(films.images) - films.training} validation films",
+            "settings": settings,
+            "views": curve[-1]["views"],
+            "seconds": curve[-1]["seconds"],
+            "device": describe_device(device),
+            "curve": curve,
+        }
+        add_reference(folder, network.state_dict(), notes)
+
+
+def add_reference(folder: Path, weights: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
+    """Write a trained reference into a folder of weights."""
+    size = notes["image_size"]
+    add_file(
+        folder, reference_name(notes["seed"]), weights, notes,
+        lambda path: probe_reference(assemble_reference(path), size),
+    )  # fmt: skip
+
+
+def assemble_reference(path: Path) -> LabelNetwork:
+    """A file's weights in a label network, frozen, on the CPU.
+
+    Raises:
+        InputError: weights of another architecture.
+    """
+    network = LabelNetwork(ImageTower(DIMENSION))
+    fit(network, read_weights(path), path)
+    return network.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def probe_reference(network: LabelNetwork, side: int) -> np.ndarray:
+    """Some logits of two made-up films: (6,)."""
+    return network(probe_films(side))[:, :3].flatten().numpy()
+
+
+def reference_name(seed: int) -> str:
+    """The file of a seed's reference."""
+    return f"reference-{seed}.safetensors"

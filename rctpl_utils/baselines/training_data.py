@@ -1,0 +1,236 @@
+"""What the baselines learn from: the training films with what their reports say, in every form.
+
+One object serves all of them, so that none sees a film, a report or a label that another does not.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from rctpl_utils.baselines.backbone import trunk_maps
+from rctpl_utils.datasets.splits import open_split
+from rctpl_utils.encoders.pretraining import TextLists, balanced_chances
+from rctpl_utils.encoders.pretraining_texts import build_text_bank, training_texts
+from rctpl_utils.encoders.standin import StandIn
+from rctpl_utils.encoders.word_states import WordFile, gather, word_states
+from rctpl_utils.text.reports import Report
+from rctpl_utils.text.triplets import merge_mentions, report_labels
+from rctpl_utils.vocabulary import TRAINING_CONCEPTS
+from rctpl_utils.workspace import Workspace
+
+MASKED_TEXTS = 1024  # reports whose words are hidden for masked language modeling
+RARE = 5  # places that fewer triplets name are no class of their own
+
+
+@dataclass(frozen=True)
+class Material:
+    """n training films, R reports, t texts, L concepts, P places.
+
+    Attributes:
+        maps: the frozen trunk's maps, (n, h, w, c), in memory, on disk or on a device.
+        reports: (n,) each film's report.
+        words: word states of the t texts.
+        whole, impressions: (R,) the text of each report, and of its impression alone (the whole
+            report where it has none).
+        sentences: for each report, its sentences and phrases that name a concept; never empty.
+        text_vectors: what each text says, (t, V) (`pretraining_texts`).
+        report_vectors: the same of each report, (R, V).
+        stated: (R, L): 1 present, 0 absent, NaN uncertain or unmentioned.
+        positions: (R, L, P) bool: the places that a report names for a present concept.
+        concepts: the L names; `places`: the P names.
+        masked, masked_words: texts of which words were hidden, and which words, (m, 77).
+    """
+
+    maps: np.ndarray | Tensor
+    reports: np.ndarray
+    words: WordFile
+    whole: np.ndarray
+    impressions: np.ndarray
+    sentences: Sequence[np.ndarray]
+    text_vectors: np.ndarray
+    report_vectors: np.ndarray
+    stated: np.ndarray
+    positions: np.ndarray
+    concepts: tuple[str, ...]
+    places: tuple[str, ...]
+    masked: WordFile
+    masked_words: np.ndarray
+
+    @cached_property
+    def chances(self) -> np.ndarray:
+        """How often each film is drawn: more often, the rarer what it shows; (n,), sum one."""
+        return balanced_chances(self.report_vectors[self.reports])
+
+    @cached_property
+    def sentence_lists(self) -> TextLists:
+        """`sentences` as one table."""
+        return TextLists.of(list(self.sentences))
+
+    def on(self, device: torch.device) -> "Material":
+        """The same, with maps and texts held by the device: for training on an accelerator."""
+        return replace(
+            self,
+            maps=torch.from_numpy(np.asarray(self.maps)).to(device),
+            words=self.words.on(device),
+            masked=self.masked.on(device),
+        )
+
+    @cached_property
+    def key(self) -> str:
+        """A hash of films, texts and what these say."""
+        digest = hashlib.sha256(repr((self.concepts, self.places)).encode())
+        arrays = (
+            self.maps, self.reports, self.words.ids, self.whole, self.impressions,
+            *self.sentences, self.text_vectors, self.report_vectors, self.stated, self.positions,
+            self.masked_words,
+        )  # fmt: skip
+        for array in arrays:
+            digest.update(np.ascontiguousarray(array))
+        return digest.hexdigest()
+
+
+class Batch(NamedTuple):
+    """B films of which T cells are seen.
+
+    `cells` (B, T, c), `places` (B, T) the cells' numbers in the map, `films` (B,) and `reports`
+    (B,) rows of the material; `generator` draws texts.
+    """
+
+    cells: Tensor
+    places: Tensor
+    films: np.ndarray
+    reports: np.ndarray
+    material: Material
+    generator: np.random.Generator
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.cells.device
+
+    def sentence_rows(self) -> np.ndarray:
+        """One random sentence of each film's report: (B,) rows of the words."""
+        return self.material.sentence_lists.draw(self.reports, 1, self.generator)
+
+
+def draw_batch(
+    material: Material, films: np.ndarray, generator: np.random.Generator, device: torch.device
+) -> Batch:
+    """A view of each film: one random cell of every 2 x 2 block, a quarter of the work.
+
+    Cells of the trunk look far beyond their own patch, so that no lesion is lost, and the draw
+    varies the view as an augmentation does.
+    """
+    height, width = material.maps.shape[1:3]
+    down = np.arange(0, height, 2)[:, None] + generator.integers(
+        0, 2, (len(films), height // 2, width // 2)
+    )
+    across = np.arange(0, width, 2)[None, :] + generator.integers(
+        0, 2, (len(films), height // 2, width // 2)
+    )
+    places = (down * width + across).reshape(len(films), -1)
+    flat = material.maps.reshape(len(material.maps), height * width, -1)
+    return Batch(
+        gather(flat, films[:, None], places).to(device).float(),
+        torch.from_numpy(places).to(device),
+        films,
+        material.reports[films],
+        material,
+        generator,
+    )
+
+
+def all_cells(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Maps (n, h, w, c) as cells (n, h * w, c) with their numbers (n, h * w)."""
+    cells = maps.flatten(1, 2).float()
+    places = torch.arange(cells.shape[1], device=maps.device).expand(len(cells), -1)
+    return cells, places
+
+
+def build_material(
+    workspace: Workspace,
+    encoder: StandIn,
+    reports: Sequence[Report],
+    triplets: pd.DataFrame,
+    most: int,
+) -> Material:
+    """The training films of MIMIC-CXR and their reports, with features cached.
+
+    Args:
+        most: films that take part, drawn by a hash of their names where there are more.
+        encoder: its frozen lower layers and text tower are shared by all.
+        reports: all reports; those of the training split are used.
+        triplets: their triplets.
+    """
+    training = [report for report in reports if report.split == "train"]
+    identifiers = [report.report_id for report in training]
+    bank = build_text_bank(identifiers, [report.text for report in training], triplets)
+    texts, impressions = training_texts(bank, [report.impression for report in training])
+    whole = np.array([each[0] for each in bank.rows])
+    own = bank.report_vectors[impressions != whole]  # an impression says what its report does
+    words, _ = word_states(encoder.text, texts, workspace.features)
+    chosen = [report.text for report in training[:MASKED_TEXTS]]
+    masked, hidden = word_states(encoder.text, chosen, workspace.features, masked_by=0)
+    dataset = open_split(workspace, "mimic-cxr", "train").sample(most)
+    rows = dataset.records["study"].map({name: row for row, name in enumerate(identifiers)})
+    kept = np.flatnonzero(rows.notna())
+    labels = report_labels(triplets, identifiers, TRAINING_CONCEPTS).to_numpy(np.float32)
+    positions, places = stated_places(triplets, identifiers)
+    return Material(
+        maps=np.asarray(trunk_maps(encoder, dataset, workspace.features))[kept],
+        reports=rows.iloc[kept].to_numpy(int),
+        words=words,
+        whole=whole,
+        impressions=impressions,
+        sentences=[each[1:] if len(each) > 1 else each for each in bank.rows],
+        text_vectors=np.concatenate([bank.vectors, own]),
+        report_vectors=bank.report_vectors,
+        stated=stated_labels(triplets, identifiers, labels),
+        positions=positions,
+        concepts=TRAINING_CONCEPTS,
+        places=places,
+        masked=masked,
+        masked_words=hidden,
+    )
+
+
+def stated_labels(
+    triplets: pd.DataFrame, report_ids: Sequence[str], labels: np.ndarray
+) -> np.ndarray:
+    """Labels (R, L) with NaN where a concept is not mentioned (MedKLIP's third class)."""
+    merged = merge_mentions(triplets).reset_index(name="positive")
+    said = merged[(merged["positive"] == "absent") & merged["concept"].isin(TRAINING_CONCEPTS)]
+    rows = pd.Index(report_ids).get_indexer(said["report_id"])
+    columns = pd.Index(TRAINING_CONCEPTS).get_indexer(said["concept"])
+    denied = np.zeros(labels.shape, bool)
+    denied[rows[rows >= 0], columns[rows >= 0]] = True
+    return np.where((labels == 1) | ((labels == 0) & denied), labels, np.nan).astype(np.float32)
+
+
+def stated_places(
+    triplets: pd.DataFrame, report_ids: Sequence[str]
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Where reports place what they find: (R, L, P) bool, and the P places' names."""
+    found = triplets[
+        (triplets["positive"] == "present")
+        & triplets["location"].notna()
+        & triplets["concept"].isin(TRAINING_CONCEPTS)
+        & triplets["report_id"].isin(report_ids)
+    ]
+    counts = found["location"].value_counts()
+    names = tuple(sorted(counts[counts >= RARE].index))
+    found = found[found["location"].isin(names)]
+    positions = np.zeros((len(report_ids), len(TRAINING_CONCEPTS), len(names)), bool)
+    positions[
+        pd.Index(report_ids).get_indexer(found["report_id"]),
+        pd.Index(TRAINING_CONCEPTS).get_indexer(found["concept"]),
+        pd.Index(names).get_indexer(found["location"]),
+    ] = True
+    return positions, names

@@ -1,1 +1,0 @@
-"""The embedded world: real reports, real anatomy, simulated pathology, official layouts."""

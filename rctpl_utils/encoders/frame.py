@@ -1,0 +1,110 @@
+"""Which part of a film a model's map covers, and the map on the whole film (paper 4.2.2).
+
+Maps lie on the padded square: the film at the center of a square of its longer side. Most encoders
+see that square, so their cells need no more. A model that sees another part of the film says so in
+its attribute `frame`, and `on_square` puts its maps where they belong.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from rctpl_utils.encoders.base import Encoder
+
+SQUARE = 120  # cells along the padded square where a smaller map is put into it
+
+
+class Frame(NamedTuple):
+    """Which part of a film a model's map covers.
+
+    Attributes:
+        shape: "square", the film padded to a square; "short", the square on its shorter side;
+            "film", the film itself, stretched to a square.
+        share: of that, along each side and about its center.
+    """
+
+    shape: str
+    share: float = 1.0
+
+    def box(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """Top, left, height and width in pixels of a film of H x W; it may reach beyond it."""
+        height, width = size
+        if self.shape == "film":
+            top, left, tall, wide = 0.0, 0.0, float(height), float(width)
+        else:
+            side = max(size) if self.shape == "square" else min(size)
+            # the middle of an odd margin is rounded down, as the models' own padding does
+            top, left = float((height - side + 1) // 2), float((width - side + 1) // 2)
+            tall = wide = float(side)
+        cut = (1 - self.share) / 2
+        return top + cut * tall, left + cut * wide, self.share * tall, self.share * wide
+
+
+def frame_of(encoder: Encoder) -> Frame | None:
+    """What an encoder's maps cover; None for the padded square, whose encoders need not say so."""
+    return getattr(encoder, "frame", None)
+
+
+def on_square(
+    maps: Tensor, size: tuple[int, int], frame: Frame | None, cells: int = SQUARE
+) -> Tensor:
+    """A model's maps of one film as maps of its padded square.
+
+    What the model did not see gets the map's minimum, so that it is never pointed at.
+
+    Args:
+        maps: (n, h, w).
+        size: H and W of the film in pixels.
+        frame: what the maps cover.
+        cells: along a side of the result.
+
+    Returns:
+        the maps as they are where `frame` is None, else (n, cells, cells) on the CPU.
+    """
+    if frame is None:
+        return maps
+    maps = maps.cpu().float()
+    above, before, side, _ = Frame("square").box(size)
+    top, left, tall, wide = frame.box(size)
+    middles = (torch.arange(cells) + 0.5) / cells * side
+    # from -1 to 1 within the frame
+    y, x = (above + middles - top) / tall * 2 - 1, (before + middles - left) / wide * 2 - 1
+    grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).expand(len(maps), -1, -1, -1)
+    inner = functional.grid_sample(
+        maps[:, None], grid, mode="bilinear", padding_mode="border", align_corners=False
+    )[:, 0]
+    seen = (y.abs() <= 1)[:, None] & (x.abs() <= 1)[None, :]
+    return torch.where(seen, inner, maps.amin(dim=(1, 2), keepdim=True))
+
+
+def on_squares(maps: Tensor, sizes: Sequence[tuple[int, int]], frame: Frame | None) -> Tensor:
+    """The same for several films, one map each: (n, h, w), n sizes."""
+    if frame is None:
+        return maps
+    placed = [on_square(one[None], size, frame) for one, size in zip(maps, sizes, strict=True)]
+    return torch.cat(placed)
+
+
+def on_film(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear resampling of cell maps to the film's native pixels.
+
+    The map covers the square to which the film is padded, the film at its center: it is resampled
+    to the square, then the padding is cut away.
+
+    Args:
+        maps: (n, h, w), on the padded square.
+        size: H and W of the film in pixels.
+
+    Returns:
+        (n, H, W).
+    """
+    height, width = size
+    side = max(size)
+    square = functional.interpolate(
+        maps[:, None].float(), size=(side, side), mode="bilinear", align_corners=False
+    )[:, 0]
+    top, left = (side - height) // 2, (side - width) // 2
+    return square[:, top : top + height, left : left + width]

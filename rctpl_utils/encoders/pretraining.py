@@ -1,0 +1,324 @@
+"""Pre-training the stand-in on image-report pairs with semantic matching (MedCLIP's objective).
+
+This is not part of RC-TPL: the paper takes a pre-trained MedCLIP. It exists since MedCLIP's weights
+cannot be shipped; it makes an encoder of the same kind, from the same kind of data.
+
+All randomness of a step comes from (seed, step), so a training that was killed goes on from its
+checkpoint as if nothing had happened.
+"""
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from rctpl_utils.datasets import ChestXrayDataset
+from rctpl_utils.encoders.image_tower import DIMENSION, ImageTower, standardize
+from rctpl_utils.encoders.precision import autocast
+from rctpl_utils.encoders.standin import pad_to_square
+from rctpl_utils.files import atomic_path
+from rctpl_utils.profiles import Pretraining
+from rctpl_utils.scoring import aggregate
+
+TARGET_TEMPERATURE = 0.1  # of the soft targets
+TEXTS_PER_IMAGE = 3
+WEIGHT_DECAY = 1e-2
+WARM_UP = 0.05  # of the steps
+RECORDS = 40  # rows of the learning curve
+CHECKPOINT_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class TextLists:
+    """For each of n things some of the texts, as one table that whole batches are drawn from.
+
+    Attributes:
+        rows: (n, m) rows of the texts, each list padded to the longest.
+        counts: (n,) how many there are; none is allowed.
+    """
+
+    rows: np.ndarray
+    counts: np.ndarray
+
+    @classmethod
+    def of(cls, lists: list[np.ndarray]) -> "TextLists":
+        """From n lists of rows."""
+        counts = np.array([len(each) for each in lists])
+        rows = np.zeros((len(lists), max(counts.max(initial=0), 1)), np.int64)
+        for place, each in enumerate(lists):
+            rows[place, : len(each)] = each
+        return cls(rows, counts)
+
+    def draw(self, which: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
+        """`count` random texts, with replacement, of each named thing that has any, in order."""
+        places = (generator.random((len(which), count)) * self.counts[which, None]).astype(int)
+        drawn = self.rows[which[:, None], places]
+        return drawn[self.counts[which] > 0].ravel()
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Training images with what is said of each.
+
+    Attributes:
+        images: (n, S, S) uint8.
+        reports: (n,) row of the image's report.
+        image_vectors: what each image shows, (n, WIDTH) (`pretraining_texts`).
+        pooled: the texts before the projection, which MiniLM gives once, (t, W) float16.
+        vectors: what each text says, (t, WIDTH).
+        texts, findings: of each report, all its texts and those that name a present finding.
+        looks: of each image, the attribute sentences of what is drawn.
+    """
+
+    images: np.ndarray
+    reports: np.ndarray
+    image_vectors: np.ndarray
+    pooled: np.ndarray
+    vectors: np.ndarray
+    texts: TextLists
+    findings: TextLists
+    looks: TextLists
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.images)
+
+
+class Learned(nn.Module):
+    """What pre-training learns of a `StandIn`, under the same names; MiniLM stays frozen."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.image = ImageTower(DIMENSION).to(memory_format=torch.channels_last)
+        self.text = nn.ModuleDict({"projection": nn.Linear(width, DIMENSION, bias=False)})
+        self.logit_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
+
+    def project(self, pooled: Tensor) -> Tensor:
+        """Pooled texts (t, W) to (t, d) unit vectors."""
+        return functional.normalize(self.text["projection"](pooled), dim=-1)
+
+
+def pretrain(
+    pairs: Pairs,
+    settings: Pretraining,
+    seed: int,
+    device: torch.device,
+    checkpoint: Path | None = None,
+) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
+    """Train the image tower and the text projection.
+
+    Args:
+        checkpoint: where a training that may be killed keeps its state; deleted at the end.
+
+    Returns:
+        the learned weights by their names in `StandIn`, on the CPU, and the learning curve: views,
+        seconds, global_loss, local_loss.
+    """
+    torch.manual_seed(seed)
+    data = _Data(pairs, device)
+    model = Learned(pairs.pooled.shape[1])
+    spread_texts(model.text["projection"], pairs.pooled.astype(np.float32))
+    model.to(device).train()
+    fused = device.type == "cuda"
+    optimizer = torch.optim.AdamW(
+        model.parameters(), settings.learning_rate, weight_decay=WEIGHT_DECAY, fused=fused
+    )
+    steps = math.ceil(settings.views / settings.batch_size)
+    state = Progress(model, optimizer, checkpoint)
+    done, history = state.restore(device)
+    row_every, sums, begun, saved = max(steps // RECORDS, 1), [], time.perf_counter(), 0.0
+    earlier = history[-1]["seconds"] if history else 0.0
+    with tqdm(total=settings.views, initial=min(done * settings.batch_size, settings.views),
+              desc=f"stand-in {seed}", unit="view", mininterval=2) as bar:  # fmt: skip
+        for step in range(done, steps):
+            for group in optimizer.param_groups:
+                group["lr"] = settings.learning_rate * rate_at(step, steps)
+            both = data.losses(model, settings, np.random.default_rng([seed, step]))
+            optimizer.zero_grad(set_to_none=True)
+            (both[0] + settings.local_weight * both[1]).backward()
+            optimizer.step()
+            sums.append(both.detach())
+            bar.update(min(settings.batch_size, settings.views - step * settings.batch_size))
+            seconds = earlier + time.perf_counter() - begun
+            if (step + 1) % row_every == 0 or step + 1 == steps:
+                means = torch.stack(sums).mean(dim=0).tolist()
+                sums = []
+                names = {"global_loss": means[0], "local_loss": means[1]}
+                views = min((step + 1) * settings.batch_size, settings.views)
+                history.append({"views": views, "seconds": round(seconds, 1), **names})
+                bar.set_postfix(loss=f"{sum(means):.3f}")
+                if seconds - saved > CHECKPOINT_SECONDS:  # at rows of the curve: no sum is lost
+                    state.store(step + 1, history)
+                    saved = seconds
+    state.remove()
+    weights = {name: value.detach().cpu() for name, value in model.state_dict().items()}
+    return weights, history
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A training's state on disk; nothing is kept where `path` is None."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    path: Path | None
+
+    def restore(self, device: torch.device) -> tuple[int, list[dict[str, float]]]:
+        """The number of steps done and the curve so far; 0 and an empty one from the start."""
+        if self.path is None or not self.path.exists():
+            return 0, []
+        stored = torch.load(self.path, map_location=device, weights_only=True)
+        self.model.load_state_dict(stored["model"])
+        self.optimizer.load_state_dict(stored["optimizer"])
+        return stored["step"], stored["history"]
+
+    def store(self, step: int, history: list[dict[str, float]]) -> None:
+        """Write everything that the next step depends on, atomically."""
+        if self.path is None:
+            return
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": step,
+            "history": history,
+        }
+        with atomic_path(self.path) as temporary:
+            torch.save(state, temporary)
+
+    def remove(self) -> None:
+        """Forget the state of a finished training."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+
+
+def rate_at(step: int, steps: int, warm_up: float = WARM_UP) -> float:
+    """The share of the learning rate at a step: a linear warm-up, then a cosine to zero."""
+    begin = max(round(warm_up * steps), 1)
+    if step < begin:
+        return (step + 1) / begin
+    return 0.5 * (1 + math.cos(math.pi * (step - begin) / max(steps - begin, 1)))
+
+
+class _Data:
+    """The pairs where a step needs them: on a GPU they all fit into its memory."""
+
+    def __init__(self, pairs: Pairs, device: torch.device) -> None:
+        self.pairs, self.device = pairs, device
+        images = torch.from_numpy(pairs.images)
+        self.images = images.to(device) if device.type == "cuda" else images
+        self.pooled = torch.from_numpy(pairs.pooled.astype(np.float32)).to(device)
+        self.vectors = functional.normalize(torch.from_numpy(pairs.vectors).to(device), dim=1)
+        shown = torch.from_numpy(pairs.image_vectors).to(device)
+        self.image_vectors = functional.normalize(shown, dim=1)
+        self.up_to = np.cumsum(balanced_chances(pairs.image_vectors))
+
+    def losses(
+        self, model: Learned, settings: Pretraining, generator: np.random.Generator
+    ) -> Tensor:
+        """The global and the local loss of one random batch: (2,)."""
+        pairs, device = self.pairs, self.device
+        rows = np.searchsorted(self.up_to, generator.random(settings.batch_size))
+        rows = np.minimum(rows, len(pairs) - 1)
+        reports = pairs.reports[rows]
+        looks = pairs.looks.draw(rows, settings.looks, generator)
+        texts = pairs.texts.draw(reports, TEXTS_PER_IMAGE, generator)
+        found = pairs.findings.draw(reports, TEXTS_PER_IMAGE, generator)
+        texts, found = (torch.from_numpy(np.unique(np.r_[t, looks])) for t in (texts, found))
+        texts, found, rows = (each.to(device) for each in (texts, found, torch.from_numpy(rows)))
+        images = self.images[rows.to(self.images.device)].to(device)
+        images = augment(images, generator)
+        with autocast(device):
+            features = model.image(images.to(memory_format=torch.channels_last))
+        shown = self.image_vectors[rows]
+        scale = model.logit_scale.exp().clamp(max=100)
+        whole = scale * features.global_features @ model.project(self.pooled[texts]).T
+        cells = features.dense_features.flatten(1, 2)  # (B, h * w, d)
+        near = cells @ model.project(self.pooled[found]).T  # (B, h * w, T)
+        local = scale * aggregate(near, settings.local_temperature)
+        return torch.stack(
+            [
+                semantic_matching(whole, shown @ self.vectors[texts].T / TARGET_TEMPERATURE),
+                semantic_matching(local, shown @ self.vectors[found].T / TARGET_TEMPERATURE),
+            ]
+        )
+
+
+def balanced_chances(vectors: np.ndarray) -> np.ndarray:
+    """How often to draw each image: more often, the rarer its rarest entry (square root).
+
+    Args:
+        vectors: what each image shows or its report says, (n, WIDTH).
+
+    Returns:
+        (n,), summing to one.
+    """
+    said = vectors > 0
+    rarity = np.where(said, 1 / np.maximum(said.sum(axis=0), 1), 0).max(axis=1)
+    return np.sqrt(rarity) / np.sqrt(rarity).sum()
+
+
+@torch.no_grad()
+def spread_texts(projection: nn.Linear, pooled: np.ndarray) -> None:
+    """Start from a projection in which the texts already differ in all directions (whitening).
+
+    Mean-pooled sentence features share a large common part; from random weights the text tower
+    would give nearly one point, and the images nothing to aim at.
+    """
+    values, directions = np.linalg.eigh(pooled.T @ pooled / len(pooled))
+    top = slice(-projection.out_features, None)
+    weight = directions[:, top].T / np.sqrt(values[top, None])
+    projection.weight.copy_(torch.from_numpy(weight).to(projection.weight))
+
+
+def semantic_matching(logits: Tensor, targets: Tensor) -> Tensor:
+    """Soft cross-entropy in both directions (MedCLIP, Eq. 5 and 6).
+
+    Args:
+        logits: scaled cosines of B images and T texts, (B, T).
+        targets: label similarities over their temperature, (B, T).
+    """
+    by_image = -(targets.softmax(dim=1) * logits.log_softmax(dim=1)).sum(dim=1).mean()
+    by_text = -(targets.softmax(dim=0) * logits.log_softmax(dim=0)).sum(dim=0).mean()
+    return (by_image + by_text) / 2
+
+
+def augment(images: Tensor, generator: np.random.Generator) -> Tensor:
+    """(B, S, S) uint8 to standardized (B, 1, S, S): small affine moves, gamma, noise.
+
+    Never a mirror image: left and right mean something.
+    """
+    count, device = len(images), images.device
+    angle = generator.uniform(-0.09, 0.09, count)  # radians
+    zoom = generator.uniform(0.92, 1.08, (count, 1, 1))
+    turn = np.stack([np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)], axis=1)
+    shift = generator.uniform(-0.06, 0.06, (count, 2, 1))
+    moves = np.concatenate([zoom * turn.reshape(count, 2, 2), shift], axis=2).astype(np.float32)
+    gamma = np.exp(generator.uniform(-0.35, 0.35, (count, 1, 1, 1))).astype(np.float32)
+    noise = generator.uniform(0, 0.03, (count, 1, 1, 1)).astype(np.float32)
+    x = images.float().unsqueeze(1) / 255
+    grid = functional.affine_grid(
+        torch.from_numpy(moves).to(device), list(x.shape), align_corners=False
+    )
+    x = functional.grid_sample(x, grid, padding_mode="border", align_corners=False)
+    x = x.clamp(1e-4, 1) ** torch.from_numpy(gamma).to(device)
+    grain = torch.Generator(device).manual_seed(int(generator.integers(2**62)))
+    grain = torch.randn(x.shape, generator=grain, device=device)
+    return standardize(x + torch.from_numpy(noise).to(device) * grain)
+
+
+def load_images(dataset: ChestXrayDataset, rows: np.ndarray, size: int) -> np.ndarray:
+    """Some images, padded to a square and resized: (n, S, S) uint8."""
+    images = np.empty((len(rows), size, size), np.uint8)
+    for place, row in enumerate(tqdm(rows, desc=f"reading {dataset.name}", unit="image")):
+        square = pad_to_square(dataset.pixels(row))
+        if square.shape[0] != size:
+            square = cv2.resize(square, (size, size), interpolation=cv2.INTER_AREA)
+        images[place] = np.rint(square * 255)
+    return images

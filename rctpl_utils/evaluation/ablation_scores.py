@@ -1,0 +1,180 @@
+"""The ablations on films: macro AUC and the pointing game."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from rctpl_utils.datasets import ChestXrayDataset
+from rctpl_utils.datasets.availability import present
+from rctpl_utils.datasets.questions import QUESTIONS
+from rctpl_utils.datasets.splits import open_split
+from rctpl_utils.encoders.base import Encoder
+from rctpl_utils.encoders.features import ImageFeatureFile
+from rctpl_utils.encoders.frame import frame_of, on_film, on_square
+from rctpl_utils.evaluation.ablations import Trial
+from rctpl_utils.evaluation.bootstrap_samples import Draws
+from rctpl_utils.evaluation.grounding import BATCH, GROUNDING_DATASETS
+from rctpl_utils.evaluation.grounding_methods import Films
+from rctpl_utils.evaluation.grounding_metrics import pointing_hit
+from rctpl_utils.evaluation.metrics import BOOTSTRAP_SEED, patient_weights, scorable, weighted_auc
+from rctpl_utils.evaluation.table1 import film_features, score_runs
+from rctpl_utils.prompts.methods import Method
+from rctpl_utils.scoring import similarity_maps
+from rctpl_utils.workspace import Workspace
+
+CLASSIFIED = ("chexpert", "covidx-normal", "covidx-pneumonia")
+GROUNDED = "covid-rural"
+
+
+def score_trials(
+    workspace: Workspace,
+    encoders: Sequence[Encoder],
+    trials: Mapping[str, Trial],
+    split: str = "test",
+    classified: Sequence[str] = CLASSIFIED,
+    grounded: Sequence[str] = (GROUNDED,),
+) -> Draws:
+    """Macro AUC and the pointing game, in the sample and in every resample.
+
+    Absent data sets have no draws, nor have columns whose labels cannot tell (`Question.can_ask`);
+    trials that are the same object under several labels are scored once.
+
+    Args:
+        encoders: one a seed; run k of a trial meets the films of encoder k.
+        split: whose films are scored, "test" or "validation".
+        classified: columns of Table 1 (`questions.QUESTIONS`).
+        grounded: data sets with lesions drawn.
+    """
+    distinct = list(dict.fromkeys(trials.values()))
+    found: Draws = {}
+    for metric, measure, names in (
+        ("auc", _auc, classified),
+        ("pointing_game", _pointing, grounded),
+    ):
+        for name in present(workspace, names):
+            if metric == "auc" and not _can_ask(workspace, name, split):
+                continue
+            values = measure(workspace, encoders, name, distinct, split)
+            for trial, runs in zip(distinct, values, strict=True):
+                labels = [label for label, each in trials.items() if each is trial]
+                found |= {(name, label, metric): runs for label in labels}
+    return found
+
+
+def _can_ask(workspace: Workspace, column: str, split: str) -> bool:
+    question = QUESTIONS[column]
+    return question.can_ask(open_split(workspace, question.dataset, split))
+
+
+def _auc(
+    workspace: Workspace, encoders: Sequence[Encoder], name: str, trials: list[Trial], split: str
+) -> list[np.ndarray]:
+    """Macro AUC of each trial, (seeds, 1 + R)."""
+    question = QUESTIONS[name]
+    opened = [open_split(workspace, question.dataset, part) for part in (split, "validation")]
+    films = [film_features(workspace, each) for each in opened]
+    labels, asked = question.labels(opened[0]), question.asked(opened[0])
+    columns = [k for k in range(labels.shape[1]) if scorable(labels[:, k])]
+    weights = _weights(workspace, opened[0].records["patient_id"])
+    found = []
+    for trial in tqdm(trials, desc=f"ablations on {name}", unit="arm"):
+        embed = lru_cache(maxsize=None)(lambda each: each(asked))  # once for both splits
+        scored = [
+            score_runs(encoders, trial.reader(each), [trial], embed, trial.temperature)
+            for each in films
+        ]
+        runs = []
+        for embedder in trial.embedders:
+            chosen = question.scores(*(getattr(each[embedder], trial.branch) for each in scored))
+            aucs = [weighted_auc(labels[:, k], chosen[:, k], weights) for k in columns]
+            runs.append(np.mean(aucs, axis=0))
+        found.append(np.stack(runs))
+    return found
+
+
+def _pointing(
+    workspace: Workspace, encoders: Sequence[Encoder], name: str, trials: list[Trial], split: str
+) -> list[np.ndarray]:
+    """The pointing game of each trial, (seeds, 1 + R)."""
+    concept, _ = GROUNDING_DATASETS[name]
+    dataset = open_split(workspace, name, split)
+    hits = pointing_of_runs(encoders, dataset, film_features(workspace, dataset), concept, trials)
+    patients = dataset.records["patient_id"][dataset.annotated(concept)]
+    weights = _weights(workspace, patients)
+    return [(each @ weights.T) / weights.sum(axis=1) for each in hits]
+
+
+def pointing_of_runs(
+    encoders: Sequence[Encoder],
+    dataset: ChestXrayDataset,
+    films: Callable[[Encoder], ImageFeatureFile],
+    concept: str,
+    trials: Sequence[Trial | Method],
+) -> list[np.ndarray]:
+    """The pointing game of every run, each on its own encoder's maps: (seeds, n) a trial.
+
+    Args:
+        encoders: one a seed.
+        films: an encoder's features of the data set.
+    """
+    found: dict[tuple[int, int], np.ndarray] = {}  # trial, seed
+    for encoder in dict.fromkeys(encoders):
+        runs = [
+            (t, k) for t, trial in enumerate(trials) for k in range(len(trial.embedders))
+            if encoders[k] is encoder
+        ]  # fmt: skip
+        embeddings = torch.cat([_asked(trials[t], k, concept) for t, k in runs])
+        hits = pointing_hits(encoder, dataset, films(encoder), concept, embeddings)
+        found |= dict(zip(runs, hits, strict=True))
+    return [
+        np.stack([found[t, k] for k in range(len(trial.embedders))])
+        for t, trial in enumerate(trials)
+    ]
+
+
+def _asked(trial: Trial | Method, seed: int, concept: str) -> Tensor:
+    branch = "report" if trial.branch == "report" else "concept"
+    return getattr(trial.embedders[seed]([concept]), branch)
+
+
+@torch.no_grad()
+def pointing_hits(
+    encoder: Encoder,
+    dataset: ChestXrayDataset,
+    file: ImageFeatureFile,
+    concept: str,
+    embeddings: Tensor,
+) -> np.ndarray:
+    """Whether each class embedding's cosine map points into the lesion of each drawn film.
+
+    Args:
+        embeddings: (K, d), of one concept by K methods or seeds.
+
+    Returns:
+        (K, n) of 0 and 1, for the n films with a lesion of `concept`.
+    """
+    rows = np.flatnonzero(dataset.annotated(concept))
+    hits = np.zeros((len(embeddings), len(rows)))
+    with tqdm(total=len(rows), desc=f"pointing on {dataset.name}", unit="film") as bar:
+        for start in range(0, len(rows), BATCH):
+            films = Films(encoder, dataset, file, rows[start : start + BATCH], concept)
+            dense = films.features.dense_features  # (n, h, w, d)
+            maps = similarity_maps(dense.flatten(1, 2), embeddings).transpose(1, 2)
+            maps = maps.reshape(len(films.rows), len(embeddings), *dense.shape[1:3]).cpu()
+            for k, row in enumerate(films.rows):
+                mask = dataset.mask(row, concept)
+                cells = on_square(maps[k], mask.shape, frame_of(encoder))
+                heats = on_film(cells, mask.shape).numpy()
+                hits[:, start + k] = [pointing_hit(heat, mask) for heat in heats]
+                bar.update()
+    return hits
+
+
+def _weights(workspace: Workspace, patients: pd.Series) -> np.ndarray:
+    generator = np.random.default_rng(BOOTSTRAP_SEED)
+    return patient_weights(patients, workspace.profile.bootstrap, generator)

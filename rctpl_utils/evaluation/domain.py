@@ -1,0 +1,96 @@
+"""Is a film like those that the scores were calibrated on?
+
+What a projection keeps for words hides where a picture comes from: real and simulated films have
+global features alike. The statistics of the dense map tell more. So a film is described by mean and
+deviation of each dimension over its cells, and its distance is Mahalanobis' from all validation
+films (Lee et al., NeurIPS 2018), in units of a limit that 99 % of validation films keep.
+"""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from safetensors.numpy import load, save
+from sklearn.covariance import LedoitWolf
+from sklearn.model_selection import GroupKFold
+
+from rctpl_utils.encoders.base import Encoder, ImageFeatures
+from rctpl_utils.encoders.features import IMAGE_BATCH, ImageFeatureFile
+
+FOLDS = 5
+KEPT = 0.99  # the share of validation films within the limit
+
+
+def descriptors(features: ImageFeatures) -> np.ndarray:
+    """Mean and deviation of the dense map over its cells: (n, 2 d)."""
+    cells = features.dense_features.flatten(1, 2).double()
+    return torch.cat([cells.mean(dim=1), cells.std(dim=1)], dim=1).cpu().numpy()
+
+
+def file_descriptors(file: ImageFeatureFile, encoder: Encoder) -> np.ndarray:
+    """Those of a data set's cached features."""
+    starts = range(0, len(file), IMAGE_BATCH)
+    parts = (file.batch(slice(start, start + IMAGE_BATCH), encoder.device) for start in starts)
+    return np.concatenate([descriptors(part) for part in parts])
+
+
+@torch.no_grad()
+def described(encoder: Encoder, images: Sequence[np.ndarray]) -> np.ndarray:
+    """Those of pictures, float (H, W) in [0, 1]."""
+    batches = (images[k : k + IMAGE_BATCH] for k in range(0, len(images), IMAGE_BATCH))
+    stacked = (
+        torch.stack([encoder.preprocess(np.ascontiguousarray(each)) for each in batch])
+        for batch in batches
+    )
+    return np.concatenate([descriptors(encoder.encode_image(batch)) for batch in stacked])
+
+
+@dataclass(frozen=True)
+class Domain:
+    """Where validation films lie.
+
+    Attributes:
+        center: their mean, (2 d,).
+        precision: the inverse of their covariance, shrunk (Ledoit and Wolf 2004), (2 d, 2 d).
+        limit: the distance within which `KEPT` of them lie, each measured from the films of other
+            patients.
+    """
+
+    center: np.ndarray
+    precision: np.ndarray
+    limit: float
+
+    @classmethod
+    def fit(cls, films: np.ndarray, patients: Sequence[str]) -> "Domain":
+        """Of validation films (n, 2 d) and their patients, `FOLDS` or more."""
+        held_out = np.empty(len(films))
+        for rest, fold in GroupKFold(FOLDS).split(films, groups=list(patients)):
+            held_out[fold] = LedoitWolf().fit(films[rest]).mahalanobis(films[fold])
+        whole = LedoitWolf().fit(films)
+        return cls(whole.location_, whole.precision_, float(np.quantile(held_out, KEPT) ** 0.5))
+
+    def distance(self, films: np.ndarray) -> np.ndarray:
+        """Distances of films (n, 2 d) in units of the limit, (n,): above 1 is out of the domain."""
+        away = films - self.center
+        return np.sqrt(np.einsum("ni,ij,nj->n", away, self.precision, away)) / self.limit
+
+    def as_text(self) -> str:
+        """For a JSON file: safetensors in base64."""
+        arrays = {"center": self.center, "precision": self.precision}
+        packed = {name: np.ascontiguousarray(each, np.float32) for name, each in arrays.items()}
+        return base64.b64encode(save(packed | {"limit": np.array([self.limit])})).decode()
+
+    @classmethod
+    def from_text(cls, text: str) -> "Domain":
+        """What `as_text` wrote.
+
+        Raises:
+            ValueError: it is damaged.
+        """
+        try:
+            arrays = load(base64.b64decode(text, validate=True))
+            return cls(arrays["center"], arrays["precision"], float(arrays["limit"][0]))
+        except Exception as error:  # safetensors' own errors share no base but Exception
+            raise ValueError(f"the domain is damaged: {error}") from error

@@ -1,0 +1,239 @@
+"""What RC-TPL finds on one film, where, what that means, and how sure one may be (paper 3.4)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from rctpl_utils import __version__
+from rctpl_utils.encoders.base import ImageFeatures
+from rctpl_utils.encoders.frame import frame_of, on_square
+from rctpl_utils.evaluation.calibration import Calibration
+from rctpl_utils.evaluation.domain import KEPT, descriptors
+from rctpl_utils.evaluation.film_places import Place, peak_on_film, place_on_film
+from rctpl_utils.evaluation.likelihood_ratio import (
+    GRADES,
+    NOT_CALIBRATED,
+    ConceptCalibration,
+    Evidence,
+)
+from rctpl_utils.profiles import PROFILES
+from rctpl_utils.prompts.model import RCTPL
+from rctpl_utils.prompts.zero_shot import branch_scores
+from rctpl_utils.scoring import fuse, similarity_maps
+from rctpl_utils.text.knowledge import Knowledge
+from rctpl_utils.vocabulary import CONCEPTS
+
+ANY_PICTURE = (
+    "Any picture gets scores. Most pictures that are unlike the validation films are named as out "
+    "of domain, but not all: the model cannot say whether one is a chest radiograph."
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One concept on one film.
+
+    Attributes:
+        concept: its name.
+        score: the final score, the mean of the branches' cosines; `report_score` and
+            `concept_score` are those of the branches.
+        evidence: what that score means; None where the concept has no validation films.
+        place: side and zone of the region; None for a constant map.
+        peak: the map's maximum, (down, across) as shares of the film's height and width.
+        heat_map: the concept branch's cosines, (h, w), on the film padded to a square.
+        sentence: the knowledge about the concept; `record`: where that comes from.
+    """
+
+    concept: str
+    score: float
+    report_score: float
+    concept_score: float
+    evidence: Evidence | None
+    place: Place | None
+    peak: tuple[float, float]
+    heat_map: np.ndarray
+    sentence: str
+    record: Mapping[str, str]
+
+    @property
+    def grade(self) -> str:
+        """The evidence in words, one of `evidence.GRADES`."""
+        return self.evidence.grade if self.evidence else NOT_CALIBRATED
+
+    @property
+    def found(self) -> bool:
+        """Whether the score reaches the concept's validation threshold; false without one."""
+        return self.evidence is not None and self.evidence.found
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """All that is said of one film.
+
+    Attributes:
+        findings: best first: by grade, the likelihood ratio's lower end, the score.
+        size: height and width of the film in pixels.
+        warning: what the model may be used for.
+        distance: from the validation films, in units of the limit that most of them keep
+            (`domain.Domain`); None where it could not be measured.
+        scale: the cosines between which heat maps are drawn; None without a calibration.
+        provenance: versions, keys, seed, knowledge source, what the calibration was made on.
+    """
+
+    findings: tuple[Finding, ...]
+    size: tuple[int, int]
+    warning: str
+    provenance: Mapping[str, str]
+    distance: float | None = None
+    scale: tuple[float, float] | None = None
+
+    @property
+    def outside(self) -> bool:
+        """Whether the picture is out of the model's domain, so that no score says anything."""
+        return self.distance is not None and self.distance > 1
+
+    @property
+    def domain_note(self) -> str:
+        """What `distance` means, in a sentence."""
+        if self.distance is None:
+            return "Whether the picture is like those of the calibration was not measured."
+        where = (
+            f"the picture's features lie at {self.distance:.2f} times the distance within which "
+            f"{KEPT:.0%} of validation films lie."
+        )
+        return (
+            f"OUT OF DOMAIN: {where} Its scores say nothing."
+            if self.outside
+            else f"Domain: {where}"
+        )
+
+    def as_record(self) -> dict[str, Any]:
+        """Everything as JSON-like values, `found` and `grade` included."""
+        findings = [
+            {
+                **asdict(each),
+                "heat_map": np.round(each.heat_map.astype(float), 4).tolist(),
+                "record": dict(each.record),
+                "found": each.found,
+                "grade": each.grade,
+            }
+            for each in self.findings
+        ]
+        return {
+            "warning": self.warning, "note": ANY_PICTURE, "domain": self.domain_note,
+            "distance": self.distance, "outside": self.outside, "provenance": dict(self.provenance),
+            "size": list(self.size), "findings": findings,
+        }  # fmt: skip
+
+    def table(self) -> pd.DataFrame:
+        """One row a finding, as a person reads it."""
+        rows = [
+            {
+                "concept": each.concept,
+                "score": each.score,
+                "found": each.found,
+                "evidence": each.grade,
+                "ratio at least": each.evidence.ratio_low if each.evidence else np.nan,
+                "where": str(each.place or ""),
+            }
+            for each in self.findings
+        ]
+        return pd.DataFrame(rows).set_index("concept")
+
+
+@torch.no_grad()
+def explain(
+    model: RCTPL,
+    image: np.ndarray,
+    calibration: Calibration | None = None,
+    concepts: Sequence[str] = CONCEPTS,
+    source: str = "kb",
+) -> Explanation:
+    """Explain one radiograph.
+
+    Args:
+        model: which scores the film.
+        image: float (H, W) in [0, 1].
+        calibration: tells how sure one may be; of a picture unlike the films that it was made
+            from, it says nothing.
+        concepts: canonical names, seen in training or not.
+        source: of the knowledge (`knowledge.SOURCES`).
+
+    Raises:
+        InputError: an unknown concept or source, an image of another kind, a calibration of other
+            prompts or of another encoder.
+    """
+    if calibration is not None:
+        calibration.check(model.prompts.metadata.get("key"), model.encoder.image_key)
+    knowledge = Knowledge.load(source)
+    embeddings = model.prompts.embed(model.encoder, list(concepts))
+    features = model.encoder.encode_image(model.encoder.preprocess(image)[None])
+    report, concept = branch_scores(features, embeddings)
+    scores = torch.stack([fuse(report, concept), report, concept])[:, 0].T.cpu().double().tolist()
+    maps = similarity_maps(features.dense_features.flatten(1, 2), embeddings.concept)[0].T
+    maps = maps.reshape(len(concepts), *features.dense_features.shape[1:3]).cpu()
+    maps = on_square(maps, image.shape, frame_of(model.encoder))
+    known, scale, distance = _calibrated(calibration, features)
+    findings = [
+        Finding(
+            name,
+            *three,
+            known[name].judge(three[0]) if name in known else None,
+            place_on_film(cells, image.shape),
+            peak_on_film(cells, image.shape),
+            cells.numpy(),
+            knowledge.describe(name),
+            knowledge.records.get(name, {}),
+        )
+        for name, three, cells in zip(concepts, scores, maps, strict=True)
+    ]
+    return Explanation(
+        tuple(sorted(findings, key=_rank)),
+        image.shape,
+        warning(model.prompts.metadata),
+        _provenance(model, calibration, source),
+        distance,
+        scale,
+    )
+
+
+def _calibrated(
+    of: Calibration | None, features: ImageFeatures
+) -> tuple[Mapping[str, ConceptCalibration], tuple[float, float] | None, float | None]:
+    """What tells how sure one may be of a picture's scores: nothing where it is out of domain."""
+    if of is None:
+        return {}, None, None
+    distance = float(of.domain.distance(descriptors(features))[0]) if of.domain else None
+    inside = distance is None or distance <= 1
+    return of.concepts if inside else {}, of.scale, distance
+
+
+def warning(metadata: Mapping[str, str]) -> str:
+    """What a model with these prompts may be used for, and what it was trained on."""
+    profile = PROFILES.get(metadata.get("profile", ""))
+    trained = "Its training data are unknown."
+    if profile is not None:
+        trained = f"Trained on {'simulated' if profile.simulated else 'real'} radiographs."
+    return f"Research and teaching only. {trained} Not a medical device."
+
+
+def _rank(finding: Finding) -> tuple[int, float, float]:
+    ratio = finding.evidence.ratio_low if finding.evidence else 0.0
+    return GRADES.index(finding.grade), -ratio, -finding.score
+
+
+def _provenance(model: RCTPL, calibration: Calibration | None, source: str) -> dict[str, str]:
+    metadata = model.prompts.metadata
+    names = ("variant", "seed", "profile", "version", "key", "encoder")
+    made_on = calibration.data if calibration else "none"
+    return {
+        "package_version": __version__,
+        **{f"prompts_{name}": metadata.get(name, "unknown") for name in names},
+        "image_key": model.encoder.image_key,
+        "knowledge": source,
+        "calibration": made_on,
+    }

@@ -1,0 +1,160 @@
+"""Do prompts look where their own concept is? (paper 4.3.3; the numbers behind Figures 5 and 6)
+
+A map that always points at the same place would look convincing in a picture. So the maps of the
+concept branch are held against two others, in the same box of the same film:
+
+* "map of another concept": of a concept whose box the film has too ("for the same X-ray image,
+  concept prompts with different disease category do reflect different regions"); boxes of two
+  concepts may overlap, so such a map may be right in both;
+* "map of another film": of the next film, by image identifier, that shows the concept in another
+  patient ("our method can focus on different anatomical locations of the same disease category on
+  different images").
+
+Series in `prompt_maps_draws`, for data set chestxray14 and metric pointing_game, with M one of
+"RC-TPL" and "RC-TPL+": "M, own map (films with two concepts)" and "M, map of another concept"
+belong together, as do "M, own map (films of one concept)" and "M, map of another film": each pair
+was measured in the same boxes and on the same resampled patients.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from rctpl_utils.datasets.availability import can_run
+from rctpl_utils.datasets.splits import open_split
+from rctpl_utils.encoders.base import Encoder
+from rctpl_utils.encoders.features import IMAGE_BATCH, image_features
+from rctpl_utils.encoders.frame import Frame, frame_of, on_film, on_square
+from rctpl_utils.errors import InputError
+from rctpl_utils.evaluation.bootstrap_samples import Draws, save_draws
+from rctpl_utils.evaluation.box_pairs import Boxed, Case, concept_pairs, film_pairs
+from rctpl_utils.evaluation.grounding_metrics import pointing_hit
+from rctpl_utils.evaluation.metrics import (
+    BOOTSTRAP_SEED,
+    named_interval,
+    paired_p_value,
+    patient_weights,
+)
+from rctpl_utils.evaluation.results import write_csv
+from rctpl_utils.prompts.prompts import Prompts
+from rctpl_utils.scoring import similarity_maps
+from rctpl_utils.workspace import Workspace
+
+DATASET = "chestxray14"  # the test set in which films have boxes of several concepts
+_COLUMNS = (
+    "dataset", "method", "metric", "value", "ci_low", "ci_high", "seeds", "n", "native",
+)  # fmt: skip
+NAMES = {"rc-tpl": "RC-TPL", "rc-tpl-plus": "RC-TPL+"}
+COMPARISONS = {  # the other map -> the own map in the same boxes
+    "map of another concept": "own map (films with two concepts)",
+    "map of another film": "own map (films of one concept)",
+}
+
+
+@torch.no_grad()
+def cell_maps(workspace: Workspace, encoder: Encoder, boxed: Boxed, embeddings: Tensor) -> Tensor:
+    """The cosine map of every boxed film for every embedding (L, d): (n, L, h, w) on the CPU."""
+    file, parts = image_features(encoder, boxed.dataset, workspace.features), []
+    for start in range(0, len(boxed.rows), IMAGE_BATCH):
+        batch = file.batch(boxed.rows[start : start + IMAGE_BATCH], encoder.device).dense_features
+        cosines = similarity_maps(batch.flatten(1, 2), embeddings)  # (n', h * w, L)
+        parts.append(cosines.transpose(1, 2).reshape(len(batch), -1, *batch.shape[1:3]).cpu())
+    return torch.cat(parts)
+
+
+def hits(
+    boxed: Boxed, cases: list[Case], runs: Tensor, frame: Frame | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Whether the own map and the other map of each case point into its box.
+
+    Args:
+        cases: C of them.
+        runs: maps of K runs, (K, n, L, h, w).
+        frame: of the encoder (`heat_maps.frame_of`).
+
+    Returns:
+        own and other, bool (K, C) each.
+    """
+    found = np.zeros((2, len(runs), len(cases)), bool)
+    for k, case in enumerate(tqdm(cases, desc="pointing game", unit="box")):
+        mask = boxed.mask(case.film, case.concept)
+        pair = (runs[:, case.film, case.concept], runs[:, case.other_film, case.other_concept])
+        for which, cells in enumerate(pair):
+            cells = on_square(cells, mask.shape, frame)
+            heats = on_film(cells, mask.shape).numpy()  # (K, H, W)
+            found[which, :, k] = [pointing_hit(heat, mask) for heat in heats]
+    return found[0], found[1]
+
+
+def compare_maps(
+    workspace: Workspace,
+    encoders: Sequence[Encoder],
+    prompts: Mapping[str, Mapping[int, Prompts]],
+) -> pd.DataFrame:
+    """Measure both comparisons, write `prompt_maps.csv` and the draws.
+
+    Args:
+        encoders: one a seed; prompts of seed k look at the maps of encoder k.
+        prompts: variant -> seed -> prompts (`variants.load_prompts`).
+
+    Returns:
+        tidy rows, one a series (see the module's docstring); none where the data set is absent.
+
+    Raises:
+        InputError: no film has boxes of two concepts, or no concept boxes in two patients.
+    """
+    if not can_run(workspace, "Maps of other concepts and films", DATASET):
+        return _save(workspace, [], {})
+    boxed = Boxed.of(open_split(workspace, DATASET, "test"))
+    generator = np.random.default_rng(BOOTSTRAP_SEED)
+    weights = patient_weights(boxed.patients, workspace.profile.bootstrap, generator)
+    pairs = (concept_pairs(boxed.drawn), film_pairs(boxed.drawn, boxed.patients))
+    if not all(pairs):
+        raise InputError("too few boxes for a comparison", "Use a larger test split.")
+    rows, draws = [], {}
+    for variant, name in NAMES.items():
+        runs = list(zip(encoders, prompts[variant].values(), strict=True))
+        maps = torch.stack([
+            cell_maps(workspace, encoder, boxed, each.embed(encoder, boxed.concepts).concept)
+            for encoder, each in runs
+        ])  # fmt: skip
+        for (other, own), cases in zip(COMPARISONS.items(), pairs, strict=True):
+            drawn = weights[:, [case.film for case in cases]]  # (1 + R, C)
+            measured = hits(boxed, cases, maps, frame_of(encoders[0]))
+            for kind, found in zip((own, other), measured, strict=True):
+                share = (found @ drawn.T) / drawn.sum(axis=1)  # (K, 1 + R)
+                key = (DATASET, f"{name}, {kind}", "pointing_game")
+                draws[key] = share
+                about = dict(zip(("dataset", "method", "metric"), key, strict=True))
+                count = {"seeds": len(runs), "n": len(cases), "native": kind == own}
+                rows.append({**about, **named_interval(share), **count})
+    return _save(workspace, rows, draws)
+
+
+def _save(workspace: Workspace, rows: list[dict], draws: Draws) -> pd.DataFrame:
+    save_draws(workspace.results, "prompt_maps", draws)
+    table = pd.DataFrame(rows, columns=list(_COLUMNS))
+    write_csv(workspace.figures / "prompt_maps.csv", table)
+    return table
+
+
+def map_differences(draws: Draws) -> pd.DataFrame:
+    """Own map minus other map, paired: difference with interval and p-value, one row a pair.
+
+    Args:
+        draws: as `compare_maps` wrote them; none where the data set is absent.
+    """
+    if not draws:
+        return pd.DataFrame()
+    rows = []
+    for name in NAMES.values():
+        for other, own in COMPARISONS.items():
+            first, second = (draws[DATASET, f"{name}, {k}", "pointing_game"] for k in (own, other))
+            about = {"method": name, "own map against": other}
+            tested = {"p_value": paired_p_value(first - second)}
+            rows.append({**about, **named_interval(first - second, None), **tested})
+    return pd.DataFrame(rows)

@@ -1,0 +1,167 @@
+"""Every method on every classification set, by the same code (paper 4.2.1: Table 1)."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
+
+import numpy as np
+
+from rctpl_utils.datasets import ChestXrayDataset
+from rctpl_utils.datasets.availability import can_run
+from rctpl_utils.datasets.questions import QUESTIONS, Question
+from rctpl_utils.datasets.splits import open_split
+from rctpl_utils.encoders.base import Encoder
+from rctpl_utils.encoders.features import ImageFeatureFile, image_features
+from rctpl_utils.evaluation.classification import Classification, Split, evaluate
+from rctpl_utils.evaluation.metrics import BOOTSTRAP_SEED, patient_weights
+from rctpl_utils.prompts.methods import Embedder, Method
+from rctpl_utils.prompts.zero_shot import BranchScores, score_images
+from rctpl_utils.scoring import IMAGE_TEMPERATURE, ClassEmbeddings
+from rctpl_utils.workspace import Workspace
+
+TABLE1_DATASETS = tuple(dict.fromkeys(each.dataset for each in QUESTIONS.values()))
+SUPERVISED = "supervised reference"
+SPLITS = ("test", "validation")
+
+Scorer = Callable[[ChestXrayDataset, tuple[str, ...]], np.ndarray]  # films, L concepts: (n, L)
+
+
+def classify(
+    workspace: Workspace,
+    encoders: Sequence[Encoder],
+    name: str,
+    columns: Sequence[str],
+    methods: Sequence[Method],
+    others: Mapping[str, Sequence[Scorer]] | None = None,
+) -> dict[str, Classification]:
+    """Score a data set's test and validation images with all methods and evaluate them.
+
+    Args:
+        encoders: one a seed; class embeddings of run k meet the films of encoder k.
+        name: of the data set.
+        columns: keys of `QUESTIONS` that ask its films; all ask for the same classes.
+        others: rows that are no class embeddings, by name: one function a seed.
+
+    Returns:
+        the outcome of each column.
+    """
+    embed = lru_cache(maxsize=None)(lambda embedder, asked: embedder(asked))  # once for both splits
+    opened = {split: open_split(workspace, name, split) for split in SPLITS}
+    asked = QUESTIONS[columns[0]].asked(opened["test"])
+    raw = {
+        split: _score(workspace, encoders, dataset, asked, methods, others or {}, embed)
+        for split, dataset in opened.items()
+    }
+    return {column: _evaluated(workspace, column, opened, raw) for column in columns}
+
+
+def _evaluated(
+    workspace: Workspace,
+    column: str,
+    opened: Mapping[str, ChestXrayDataset],
+    raw: Mapping[str, dict[str, list[np.ndarray]]],
+) -> Classification:
+    question = QUESTIONS[column]
+    test, validation = (
+        Split(question.labels(opened[split]), _shown(question, raw[split], raw["validation"]))
+        for split in SPLITS
+    )
+    patients = opened["test"].records["patient_id"]
+    generator = np.random.default_rng(BOOTSTRAP_SEED)
+    weights = patient_weights(patients, workspace.profile.bootstrap, generator)
+    return evaluate(column, question.shown(opened["test"]), test, validation, weights)
+
+
+def _shown(
+    question: Question, raw: dict[str, list[np.ndarray]], held_out: dict[str, list[np.ndarray]]
+) -> dict[str, list[np.ndarray]]:
+    return {
+        name: [question.scores(*run) for run in zip(runs, held_out[name], strict=True)]
+        for name, runs in raw.items()
+    }
+
+
+def answerable(workspace: Workspace) -> dict[str, list[str]]:
+    """The columns that can be filled, by data set; what cannot is said in a line.
+
+    COVIDx's lists of two classes do not tell pneumonia from normal films.
+    """
+    found: dict[str, list[str]] = {}
+    for column, question in QUESTIONS.items():
+        if not can_run(workspace, f"Table 1, {column}", question.dataset):
+            continue
+        if question.can_ask(open_split(workspace, question.dataset, "test")):
+            found.setdefault(question.dataset, []).append(column)
+        else:
+            print(f"Table 1, {column}: not run, {question.dataset} does not label pneumonia.")
+    return found
+
+
+def _score(
+    workspace: Workspace,
+    encoders: Sequence[Encoder],
+    dataset: ChestXrayDataset,
+    asked: tuple[str, ...],
+    methods: Sequence[Method],
+    others: Mapping[str, Sequence[Scorer]],
+    embed: Callable[[Embedder, tuple[str, ...]], ClassEmbeddings],
+) -> dict[str, list[np.ndarray]]:
+    """Every row's scores of the classes asked: by name, (n, classes asked) a run."""
+    films = film_features(workspace, dataset)
+    scored = score_runs(encoders, films, methods, lambda each: embed(each, asked))
+    scores = {
+        method.name: [getattr(scored[each], method.branch) for each in method.embedders]
+        for method in methods
+    }
+    return scores | {label: [run(dataset, asked) for run in runs] for label, runs in others.items()}
+
+
+def by_encoder(
+    encoders: Sequence[Encoder], methods: Iterable[Method]
+) -> dict[Encoder, list[Embedder]]:
+    """Which class embeddings meet which encoder's films: run k of every method encoder k's.
+
+    In the methods' order: the columns of a product decide the last bits of its entries.
+
+    Raises:
+        ValueError: a method with more runs than there are encoders.
+    """
+    found: dict[Encoder, dict[Embedder, None]] = {encoder: {} for encoder in encoders}
+    for method in methods:
+        if len(method.embedders) > len(encoders):
+            raise ValueError(f"{len(method.embedders)} runs, but {len(encoders)} encoders")
+        for encoder, embedder in zip(encoders, method.embedders, strict=False):
+            found[encoder][embedder] = None
+    return {encoder: list(embedders) for encoder, embedders in found.items() if embedders}
+
+
+def film_features(
+    workspace: Workspace, dataset: ChestXrayDataset
+) -> Callable[[Encoder], ImageFeatureFile]:
+    """From an encoder to a data set's cached features; the set is opened once an encoder."""
+    return lru_cache(maxsize=None)(
+        lambda encoder: image_features(encoder, dataset, workspace.features)
+    )
+
+
+def score_runs(
+    encoders: Sequence[Encoder],
+    films: Callable[[Encoder], ImageFeatureFile],
+    methods: Iterable[Method],
+    embed: Callable[[Embedder], ClassEmbeddings],
+    temperature: float = IMAGE_TEMPERATURE,
+) -> dict[Embedder, BranchScores]:
+    """Score films by every run of the methods, each on its own encoder's features.
+
+    Args:
+        encoders: one a seed.
+        films: an encoder's features of the n films.
+        embed: a run's class embeddings of the L classes asked for.
+
+    Returns:
+        for each run its branch scores, (n, L).
+    """
+    scored: dict[Embedder, BranchScores] = {}
+    for encoder, embedders in by_encoder(encoders, methods).items():
+        embedded = {each: embed(each) for each in embedders}
+        scored |= score_images(films(encoder), embedded, temperature)
+    return scored

@@ -1,0 +1,170 @@
+"""Encode what the notebooks will ask for, ahead of them and by several processes.
+
+    accelerate launch --multi_gpu --num_processes 4 -m rctpl_utils encode \\
+        --profile paper --data-root DIR --checkpoint FILE
+
+Needs the triplets (notebook 01) and the encoder (notebook 03, or the checkpoint). Texts and images
+go to `build/<profile>/features`, where the notebooks find them; what is there already is checked
+and skipped.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+import pandas as pd
+
+from rctpl_utils.datasets import DATASETS, present_datasets
+from rctpl_utils.datasets.availability import REPORTS, has_training_films
+from rctpl_utils.datasets.splits import open_split
+from rctpl_utils.encoders.base import Encoder
+from rctpl_utils.encoders.features import image_features
+from rctpl_utils.encoders.loading import load_encoders
+from rctpl_utils.encoders.parallel_training import processes
+from rctpl_utils.errors import InputError
+from rctpl_utils.prompts.corpus import TextCorpus
+from rctpl_utils.prompts.corpus_building import build_corpora
+from rctpl_utils.text.reports import run_reports, with_enough_concepts
+from rctpl_utils.vocabulary import TRAINING_CONCEPTS
+from rctpl_utils.workspace import Workspace
+
+TEXTS = "texts"
+SPLITS = ("validation", "test")  # prompts are learned from text: no training image is asked for
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m rctpl_utils encode",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "what", nargs="*", metavar="WHAT",
+        help=f"{TEXTS} (reports and descriptions) and data sets, of {', '.join(DATASETS)}; "
+        "default: the texts and every data set that is there",
+    )  # fmt: skip
+    add_run_options(parser)
+    return parser
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """The options that say which run is meant; as those of run_all.sh."""
+    parser.add_argument("--profile", default="embedded", help="default: embedded")
+    parser.add_argument("--output", metavar="DIR", help="holds build/ and figures/")
+    parser.add_argument("--data-root", metavar="DIR", help="the data sets, for real data")
+    parser.add_argument("--checkpoint", metavar="FILE", help="the encoder, for real data")
+    parser.add_argument("--device", default="auto", help="auto, cuda, mps or cpu; default: auto")
+    skip = "leave out bad rows, images and reports of real data"
+    parser.add_argument("--skip-bad", action="store_true", help=skip)
+    parser.add_argument("--allow-partial", action="store_true", help="accept incomplete data sets")
+
+
+def open_run(options: argparse.Namespace) -> Workspace:
+    """The workspace that the options name; joins the other processes first.
+
+    (A process of a launcher has a CUDA device of its own, which becomes the current one.)
+    """
+    processes()
+    return Workspace.open(
+        options.profile,
+        output=options.output,
+        data_root=options.data_root,
+        checkpoint=options.checkpoint,
+        device=options.device,
+        skip_bad=options.skip_bad,
+        allow_partial=options.allow_partial,
+    )
+
+
+def load_corpora(
+    workspace: Workspace, encoders: Sequence[Encoder], absent: bool = True
+) -> tuple[tuple[TextCorpus, ...], tuple[TextCorpus, ...]]:
+    """The training and the validation corpus of notebook 04, encoded where they are not yet.
+
+    Args:
+        encoders: one a seed.
+        absent: whether H holds descriptions of absent triplets (RC-TPL), or not (RC-TPL+).
+
+    Returns:
+        both corpora in each encoder's features.
+
+    Raises:
+        InputError: no triplets, no reports.
+    """
+    if not workspace.triplets.exists():
+        raise InputError("no triplets there", "Run notebook 01 first.", file=workspace.triplets)
+    triplets = pd.read_parquet(workspace.triplets)
+    reports = with_enough_concepts(run_reports(workspace), triplets)
+    training, validation = (
+        build_corpora(
+            encoders,
+            [report for report in reports if report.split == split],
+            triplets,
+            TRAINING_CONCEPTS,
+            workspace.features,
+            absent,
+        )
+        for split in ("train", "validate")
+    )
+    return training, validation
+
+
+def encode(workspace: Workspace, what: Sequence[str]) -> list[str]:
+    """Encode the named things, or all that is there.
+
+    Returns:
+        a line a thing: what was encoded, what is absent.
+
+    Raises:
+        InputError: an unknown name; a data set that was named and is absent.
+    """
+    unknown = sorted(set(what) - {TEXTS, *DATASETS})
+    if unknown:
+        known = ", ".join((TEXTS, *DATASETS))
+        raise InputError(f"nothing is called {unknown[0]!r}", f"Choose of: {known}.")
+    encoders, lines = load_encoders(workspace), []
+    if not what or TEXTS in what:
+        training, validation = load_corpora(workspace, encoders)
+        counts = f"{len(training[0])} training and {len(validation[0])} validation reports"
+        lines.append(f"texts of {counts}")
+    for name in what or DATASETS:
+        if name == TEXTS:
+            continue
+        films = name != REPORTS or has_training_films(workspace)
+        if not what and not (films and present_datasets([name], workspace.data_root)):
+            lines.append(f"{name}: not there")
+            continue
+        for split in SPLITS:
+            dataset = open_split(workspace, name, split)
+            for encoder in dict.fromkeys(encoders):
+                image_features(encoder, dataset, workspace.features)
+            lines.append(f"{name}, {split}: {len(dataset)} images")
+    return lines
+
+
+def run_command(options: argparse.Namespace, work: Callable[[Workspace], list[str]]) -> int:
+    """Do the work of a command line in the run that its options name.
+
+    Args:
+        work: returns the lines to print; the first of several processes prints them.
+
+    Returns:
+        the exit status: 0, or 2 for bad input.
+    """
+    try:
+        lines = work(open_run(options))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    group = processes()
+    if group.first:
+        print("\n".join(lines))
+    group.leave()
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status: 0, or 2 for bad input."""
+    options = build_parser().parse_args(arguments)
+    return run_command(options, lambda workspace: encode(workspace, options.what))

@@ -1,0 +1,59 @@
+"""Learn the prompts of notebook 04, by several processes if a launcher started them.
+
+    accelerate launch --multi_gpu --num_processes 4 -m rctpl_utils learn \\
+        --profile paper --data-root DIR --checkpoint FILE
+
+Needs the triplets (notebook 01) and the encoder. Each process takes its part of every batch, and
+gradients are averaged. The prompts go to `build/<profile>/prompts`, where notebook 04 finds them.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+from rctpl_utils.encoders.loading import load_encoders
+from rctpl_utils.prompts.encode import add_run_options, load_corpora, run_command
+from rctpl_utils.prompts.variants import VARIANTS, learn_rctpl, learn_rctpl_plus
+from rctpl_utils.workspace import Workspace
+
+LEARNERS = dict(zip(VARIANTS, (learn_rctpl, learn_rctpl_plus), strict=True))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m rctpl_utils learn",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--variants", nargs="+", choices=VARIANTS, default=VARIANTS, help="default: both"
+    )
+    add_run_options(parser)
+    return parser
+
+
+def learn(workspace: Workspace, variants: Sequence[str] = VARIANTS) -> list[str]:
+    """Learn the variants' prompts for every seed of the profile, or find them current.
+
+    Returns:
+        a line a variant: the last epoch's losses, averaged over seeds.
+    """
+    encoders = load_encoders(workspace)
+    lines = []
+    for variant in variants:
+        absent = variant == VARIANTS[0]  # RC-TPL's H holds descriptions of absent triplets
+        training, validation = load_corpora(workspace, encoders, absent)
+        prompts, curves = LEARNERS[variant](workspace, encoders, training, validation)
+        last = curves[curves["epoch"] == curves["epoch"].max()]
+        losses = ", ".join(
+            f"{name.removesuffix('_loss')} {last[name].mean():.3f}"
+            for name in ("report_loss", "concept_loss")
+        )
+        lines.append(f"{variant}: {len(prompts)} seeds, ranking loss of the last epoch: {losses}")
+    return lines
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status: 0, or 2 for bad input."""
+    options = build_parser().parse_args(arguments)
+    return run_command(options, lambda workspace: learn(workspace, options.variants))

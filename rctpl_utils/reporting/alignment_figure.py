@@ -1,0 +1,192 @@
+"""Figure 1: a report and its film, aligned as a whole and concept by concept (paper 1)."""
+
+from dataclasses import dataclass
+from textwrap import fill
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy import ndimage
+
+from rctpl_utils.datasets import ChestXrayDataset
+from rctpl_utils.datasets.splits import open_split
+from rctpl_utils.encoders.base import Encoder
+from rctpl_utils.encoders.features import text_features
+from rctpl_utils.encoders.frame import frame_of, on_film, on_square
+from rctpl_utils.errors import InputError
+from rctpl_utils.evaluation.heat_maps import peak, stretch
+from rctpl_utils.evaluation.results import data_note
+from rctpl_utils.plots import COLUMN_WIDTH, save_figure
+from rctpl_utils.prompts.prompts import Prompts
+from rctpl_utils.reporting.film_drawing import OUTLINES
+from rctpl_utils.scoring import similarity_maps
+from rctpl_utils.text.reports import MIMIC, Report, quotable_sources, run_reports
+from rctpl_utils.workspace import Workspace
+
+CONCEPTS = 3  # so many concepts with a place are enough
+REGION = 0.8  # a concept's region: where its stretched map is at least this high, around the peak
+
+
+@dataclass(frozen=True)
+class Study:
+    """A report of the test split with its first film.
+
+    Attributes:
+        report: the text.
+        source: its Open-I identifier, None where the report must not be quoted.
+        findings: present triplets with a place, one a concept: sentence, concept, location.
+        dataset, row: the film.
+        others: the texts of the test split, its own first.
+    """
+
+    report: Report
+    source: str | None
+    findings: pd.DataFrame
+    dataset: ChestXrayDataset
+    row: int
+    others: list[str]
+
+
+def choose_study(workspace: Workspace, triplets: pd.DataFrame) -> Study:
+    """Of the test studies that place most concepts (three are enough), the first by identifier.
+
+    Among them those that name both sides of the chest go first, then those whose report may be
+    quoted: the embedded world's real ones. What the maps or the film show takes no part.
+
+    Args:
+        triplets: columns report_id, sentence, concept, location, positive (notebook 01).
+
+    Raises:
+        InputError: no study places a concept.
+    """
+    reports = {each.report_id: each for each in run_reports(workspace) if each.split == "test"}
+    sources = quotable_sources(workspace.data_root / MIMIC)
+    dataset = open_split(workspace, MIMIC, "test")
+    films = dataset.records.sort_values("image_id").groupby("study")["image_id"].head(1).index
+    rows = dataset.records.loc[films].reset_index().set_index("study")["index"]
+    found = triplets[(triplets["positive"] == "present") & triplets["location"].notna()]
+    found = found[found["report_id"].isin(reports) & found["report_id"].isin(rows.index)]
+    found = found.drop_duplicates(["report_id", "concept"])
+    if found.empty:
+        cure = "Use a larger test split, or extract the triplets again (notebook 01)."
+        raise InputError("no test report says where a finding is", cure)
+    ranks = {
+        name: (-min(len(part), CONCEPTS), not _both_sides(part), name not in sources.index, name)
+        for name, part in found.groupby("report_id")
+    }
+    chosen = min(ranks, key=ranks.get)
+    texts = [reports[chosen].text, *(r.text for name, r in reports.items() if name != chosen)]
+    return Study(
+        reports[chosen], sources.get(chosen), found[found["report_id"] == chosen], dataset,
+        int(rows[chosen]), list(dict.fromkeys(texts)),
+    )  # fmt: skip
+
+
+def _both_sides(findings: pd.DataFrame) -> bool:
+    sides = findings["location"].str.extract(r"\b(left|right)\b")[0]
+    return {"left", "right"} <= set(sides.dropna())
+
+
+@torch.no_grad()
+def save_alignment_figure(
+    workspace: Workspace, encoder: Encoder, prompts: Prompts, study: Study
+) -> Figure:
+    """Draw `fig1`: (a) one number for report and film, (b) a region for each concept.
+
+    Args:
+        prompts: of one seed of RC-TPL.
+    """
+    pixels = study.dataset.pixels(study.row)
+    features = encoder.encode_image(encoder.preprocess(pixels)[None])
+    encoded = text_features(encoder, study.others, workspace.features)  # (n, d)
+    texts = torch.from_numpy(np.array(encoded)).to(encoder.device)
+    cosines = (texts @ features.global_features[0]).cpu().numpy()
+    concepts = study.findings["concept"].tolist()
+    embeddings = prompts.embed(encoder, concepts).concept
+    cells = features.dense_features.flatten(1, 2)
+    maps = similarity_maps(cells, torch.cat([texts[:1], embeddings]))[0].T  # (1 + L, h * w)
+    maps = maps.reshape(-1, *features.dense_features.shape[1:3]).cpu()
+    maps = on_square(maps, pixels.shape, frame_of(encoder))
+    heats = stretch(on_film(maps, pixels.shape)).numpy()
+    figure, axes = plt.subplots(
+        2, 2, figsize=(COLUMN_WIDTH, 5.6), width_ratios=(1.35, 1), layout="constrained"
+    )
+    _draw_report(axes[0, 0], study, cosines)
+    _draw_film(axes[0, 1], pixels)
+    axes[0, 1].imshow(heats[0], cmap="inferno", alpha=0.65 * heats[0], vmin=0, vmax=1)
+    _draw_concepts(axes[1, 0], study, heats[1:])
+    _draw_film(axes[1, 1], pixels)
+    for heat, color in zip(heats[1:], OUTLINES, strict=False):
+        down, across = peak(heat)
+        axes[1, 1].contour(region(heat), [0.5], colors=color, linewidths=1.4)
+        axes[1, 1].plot(across, down, "X", color=color, mec="black", mew=0.5, ms=6)
+    source = f"Report: Open-I {study.source}, CC BY-NC-ND 4.0. " if study.source else ""
+    note = (
+        f"{data_note(workspace)} {source}Rule: of the test reports that place most concepts "
+        f"({CONCEPTS} are enough), both sides preferred, the first by identifier; its first film. "
+        f"RC-TPL, first seed. Contours: where a concept's cosine map reaches {REGION} of its range "
+        "around its peak (cross). R, L: the patient's sides."
+    )
+    figure.supxlabel(fill(note, 150), fontsize=6)
+    save_figure(figure, workspace.figures / "fig1")
+    return figure
+
+
+def region(heat: np.ndarray) -> np.ndarray:
+    """Where a map in [0, 1] reaches `REGION`, around its peak, holes filled: bool (H, W)."""
+    labels, _ = ndimage.label(heat >= REGION)
+    return ndimage.binary_fill_holes(labels == labels[peak(heat)])
+
+
+def side_of(heat: np.ndarray) -> str:
+    """The patient's side that the peak is on; the left half of a film is the patient's right."""
+    return "right" if peak(heat)[1] < heat.shape[1] / 2 else "left"
+
+
+def _draw_film(axis: Axes, pixels: np.ndarray) -> None:
+    axis.imshow(pixels, cmap="gray", vmin=0, vmax=1)
+    axis.set(xticks=[], yticks=[])
+    for place, letter in ((0.03, "R"), (0.94, "L")):
+        axis.text(
+            place, 0.05, letter, transform=axis.transAxes, fontsize=8, color="white",
+            bbox={"facecolor": "black", "alpha": 0.5, "pad": 1, "lw": 0},
+        )  # fmt: skip
+
+
+def _draw_report(axis: Axes, study: Study, cosines: np.ndarray) -> None:
+    axis.set_axis_off()
+    axis.set_title("(a) whole report, whole film", fontsize=9, loc="left")
+    sentences = list(dict.fromkeys(study.findings["sentence"]))
+    quoted = " ... ".join(sentences) if study.source else "(this report must not be quoted)"
+    rank = int((cosines > cosines[0]).sum()) + 1
+    words = [
+        (fill(f"... {quoted} ...", 60), {"style": "italic", "color": "0.25"}),
+        (f"$\\langle f, h \\rangle$ = {cosines[0]:.2f}", {"fontsize": 11}),
+        (fill(f"one number; {rank - 1} of the {len(cosines) - 1} other reports of the test split "
+              "are closer to this film", 60), {}),
+        (fill("color: cosine of each cell of the film with the whole report", 60), {}),
+    ]  # fmt: skip
+    _write(axis, words)
+
+
+def _draw_concepts(axis: Axes, study: Study, heats: np.ndarray) -> None:
+    axis.set_axis_off()
+    axis.set_title("(b) each concept, its region", fontsize=9, loc="left")
+    words = []
+    for one, heat, color in zip(study.findings.itertuples(), heats, OUTLINES, strict=False):
+        box = {"facecolor": color, "alpha": 0.35, "pad": 2, "lw": 0}
+        stated = f"{one.concept}: {one.location}"
+        words.append((stated, {"fontsize": 8.5, "weight": "bold", "bbox": box}))
+        words.append((f"map's peak: patient's {side_of(heat)}", {"color": "0.25"}))
+    _write(axis, words)
+
+
+def _write(axis: Axes, words: list[tuple[str, dict]]) -> None:
+    """Paragraphs below each other, evenly, from the top of an empty axis."""
+    heights = [1.2 * (1 + text.count("\n")) + 0.8 for text, _ in words]
+    tops = 1 - 0.05 - np.r_[0, np.cumsum(heights)[:-1]] * 0.9 / max(sum(heights), 14)
+    for (text, style), top in zip(words, tops, strict=True):
+        axis.text(0.02, top, text, va="top", transform=axis.transAxes, **{"fontsize": 8, **style})

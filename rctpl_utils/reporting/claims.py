@@ -1,0 +1,246 @@
+"""The verdicts on the paper's claims, from the bootstrap draws behind the tables.
+
+Supported: the claimed direction, p below 0.05 after Holm's correction. Not supported: the opposite
+direction (for an equivalence: outside its margin), as sure. Undecided: neither. Not tested: a data
+set or a method that the claim needs was not run; the note says which.
+
+A comparison counts only where it can tell: on a column whose supervised reference lies inside the
+floor's range, or reaches less than 0.75 of AUC, the *instrument is invalid* (an accuracy stands or
+falls with the AUC of its scores; a column of the unseen disease needs 0.85, and descriptions that
+reach 0.75); a rival below its own starting point (for miniatures, plain class
+names on the stand-in whose lower layers they share; for prompt learners, contexts without a step)
+is *untrained*, and neither a win nor a loss against it says anything. Such parts are left out and
+listed; a claim that has no others gets that verdict.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rctpl_utils.datasets.availability import absence
+from rctpl_utils.evaluation.bootstrap_samples import Draws, Key
+from rctpl_utils.evaluation.metrics import holm, interval, tail_p_value
+from rctpl_utils.evaluation.results import BASELINES
+from rctpl_utils.prompts.variants import MACHINE_WRITTEN
+from rctpl_utils.reporting.claims_schema import Claim, Comparison, Operand
+
+INVALID, UNTRAINED_RIVAL = "instrument invalid", "rival untrained"
+VERDICTS = ("supported", "not supported", "undecided", "not tested", INVALID, UNTRAINED_RIVAL)
+ENOUGH = 0.75  # AUC of the supervised reference; of the best descriptions of an unseen disease
+ENOUGH_UNSEEN = 0.85  # of the reference there
+UNSEEN, DESCRIBED = "covidx", ("descriptions", MACHINE_WRITTEN)
+FLOORS = ("floor: random class vectors", "floor: random words")
+LEARNERS = ("TaI-DPT", "CoOp", "CoCoOp", "DualCoOp")  # names begin so
+ALPHA = 0.05
+SUPERVISED = "supervised reference"
+_JUDGED_BY = {"acc_oracle": "auc", "acc_validation": "auc"}  # columns made of the same scores
+
+
+def evaluate(
+    claims: Sequence[Claim],
+    draws: Mapping[str, Draws],
+    absent: Collection[str] = (),
+    miniatures: bool = True,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Test every claim, Holm-corrected over all that could be tested.
+
+    A claim's p-value is the smaller of two. *For* it: the largest of its parts (intersection-
+    union: all must hold; Berger 1982). *Against* it: the smallest of its parts' opposite tests,
+    times their number (Holm's first step, 1979: one failing part is enough). Both are doubled
+    one-sided values, so that below 0.05 the 95 % interval shown excludes the hypothesis.
+
+    Args:
+        draws: for each file's name its series.
+        absent: data sets on which nothing is tested, whatever an earlier run left.
+        miniatures: whether the baselines were trained on the stand-in, so that its class names are
+            their starting point; a released checkpoint has none here.
+
+    Returns:
+        the verdicts, one row a claim, whose effect is that of the part which decides; and the
+        parts, one row each.
+    """
+    gaps = {claim.id: _gap(claim, draws, absent) for claim in claims}
+    tested = {
+        claim.id: [] if gaps[claim.id] or not claim.tests else _test_parts(claim, draws, miniatures)
+        for claim in claims
+    }
+    rows = [_judge(claim, tested[claim.id], gaps[claim.id]) for claim in claims]
+    verdicts = pd.DataFrame(rows)
+    known = verdicts["p_value"].notna()
+    why = verdicts.pop("left_out")
+    verdicts["p_holm"] = np.nan
+    verdicts.loc[known, "p_holm"] = holm(verdicts.loc[known, "p_value"].to_numpy())
+    sure = verdicts["p_holm"] < ALPHA
+    verdicts["verdict"] = np.select(
+        [why != "", ~known, sure & verdicts["holds"], sure],
+        [why, "not tested", *VERDICTS[:2]],
+        "undecided",
+    )
+    parts = [{"claim": name, **part} for name, found in tested.items() for part in found]
+    return verdicts.drop(columns="holds"), pd.DataFrame(parts)
+
+
+def compare(part: Comparison, draws: Draws) -> dict[str, Any]:
+    """Test one part: effect, ci_low, ci_high, p_for, p_against.
+
+    The effect is left - right, for a ratio left / right - 1. What is not defined in the sample (a
+    ratio over zero) decides nothing: no interval, and both p-values 1.
+
+    Raises:
+        KeyError: a series that is not among the draws; its key says which.
+    """
+    left, right = _series(part.left, part, draws), _series(part.right[0], part, draws)
+    if not isinstance(part.right[0], str) and "constant" in part.right[0]:
+        right = np.zeros_like(left) + right
+    with np.errstate(divide="ignore", invalid="ignore"):
+        effect = left / right - 1 if part.kind == "ratio" else left - right
+    if not np.isfinite(effect[:, 0]).all() or not np.isfinite(effect[:, 1:].mean(axis=0)).any():
+        return {"effect": np.nan, "ci_low": np.nan, "ci_high": np.nan, "p_for": 1, "p_against": 1}
+    value, low, high = interval(effect, None)
+    if part.kind == "equivalent":  # two one-sided tests (Schuirmann 1987)
+        inside = max(tail_p_value(part.margin - effect), tail_p_value(effect + part.margin))
+        outside = min(tail_p_value(effect - part.margin), tail_p_value(-part.margin - effect))
+    else:
+        inside, outside = tail_p_value(effect), tail_p_value(-effect)
+    return {
+        "effect": value, "ci_low": low, "ci_high": high, "p_for": inside, "p_against": outside
+    }  # fmt: skip
+
+
+def _test_parts(claim: Claim, draws: Mapping[str, Draws], miniatures: bool) -> list[dict[str, Any]]:
+    """The rows of a claim's parts."""
+    return [
+        {
+            "test": part.words(),
+            **compare(part, draws[part.draws]),
+            "left_out": left_out(part, draws, miniatures),
+        }
+        for part in claim.parts()
+    ]
+
+
+def left_out(part: Comparison, draws: Mapping[str, Draws], miniatures: bool = True) -> str:
+    """Why a comparison decides nothing: `INVALID`, `UNTRAINED_RIVAL`, or "" where it counts."""
+    keys = [key for operand in (part.left, part.right[0]) for key in _keys(operand, part)]
+    if any(_invalid(dataset, metric, draws) for dataset, _, metric in keys):
+        return INVALID
+    poor = any(_untrained(key, draws[part.draws], miniatures) for key in keys)
+    return UNTRAINED_RIVAL if poor else ""
+
+
+def _invalid(dataset: str, metric: str, draws: Mapping[str, Draws]) -> bool:
+    """Whether a column cannot tell; one without a supervised reference or floors is taken as is."""
+    metric = _JUDGED_BY.get(metric, metric)
+    for found in draws.values():
+        reference = found.get((dataset, SUPERVISED, metric))
+        floors = [found[key] for kind in FLOORS if (key := (dataset, kind, metric)) in found]
+        if reference is not None and floors:
+            value = _value(reference)
+            inside = any(value <= interval(floor)[2] for floor in floors)
+            return inside or (metric == "auc" and value < ENOUGH) or _fails_unseen(dataset, found)
+    return False
+
+
+def _fails_unseen(dataset: str, found: Draws) -> bool:
+    """Whether a column of the unseen disease cannot test knowledge: films or words do not tell."""
+    reference = found.get((dataset, SUPERVISED, "auc"))
+    described = [
+        _value(found[key]) for name in DESCRIBED if (key := (dataset, name, "auc")) in found
+    ]
+    if not dataset.startswith(UNSEEN) or reference is None or not described:
+        return False
+    return _value(reference) < ENOUGH_UNSEEN or max(described) < ENOUGH
+
+
+def _untrained(key: Key, draws: Draws, miniatures: bool) -> bool:
+    dataset, name, metric = key
+    if name in BASELINES:
+        start = draws.get((dataset, "class names", metric)) if miniatures else None
+    elif name.startswith(LEARNERS):
+        start = draws.get((dataset, "untrained contexts", metric))
+    else:
+        return False
+    return start is not None and _value(draws[key]) < _value(start)
+
+
+def _gap(claim: Claim, draws: Mapping[str, Draws], absent: Collection[str]) -> str | None:
+    """Why a claim cannot be tested: a data set that is absent, or what has no results; or None."""
+    needed = [
+        (part.draws, key)
+        for part in claim.parts()
+        for operand in (part.left, part.right[0])
+        for key in _keys(operand, part)
+    ]
+    gone = dict.fromkeys(dataset for _, (dataset, _, _) in needed if dataset in absent)
+    if gone:
+        return absence(gone)
+    unmet = [(dataset, name) for file, (dataset, name, metric) in needed
+             if (dataset, name, metric) not in draws[file]]  # fmt: skip
+    if unmet and claim.waits_for is None:
+        return "no results of " + ", ".join(
+            dict.fromkeys(f"{name} on {dataset}" for dataset, name in unmet)
+        )
+    return claim.waits_for if unmet or not needed else None
+
+
+def _value(series: np.ndarray) -> float:
+    return float(np.atleast_2d(series)[:, 0].mean())
+
+
+def _judge(claim: Claim, parts: list[dict[str, Any]], gap: str | None) -> dict[str, Any]:
+    row = {
+        "claim": claim.id,
+        "in_words": claim.claim,
+        "quote": claim.quote,
+        "section": claim.section,
+        "test": "; ".join(test.words() for test in claim.tests),
+    }
+    unknown = dict.fromkeys(("effect", "ci_low", "ci_high", "p_value"), np.nan)
+    gone = [part for part in parts if part["left_out"]]
+    total, parts = len(parts), [part for part in parts if not part["left_out"]]
+    omitted = f"left out, {len(gone)} of {total}: " + "; ".join(
+        f"{part['test']} ({part['left_out']})" for part in gone
+    )
+    if not parts:
+        reasons = [part["left_out"] for part in gone]
+        why = max(reasons, key=reasons.count) if gone else ""
+        note = omitted if gone else gap
+        return {**row, **unknown, "holds": False, "note": note, "left_out": why}
+    against = min(1.0, len(parts) * min(part["p_against"] for part in parts))
+    hardest = max(parts, key=lambda part: (part["p_for"], -part["p_against"]))
+    refuted = against < hardest["p_for"]
+    decides = min(parts, key=lambda part: part["p_against"]) if refuted else hardest
+    notes = [f"part shown: {decides['test']}"] if len(parts) > 1 else []
+    notes += [omitted] if gone else []
+    shown = {name: decides[name] for name in ("effect", "ci_low", "ci_high")}
+    p_value = min(hardest["p_for"], against)
+    return {
+        **row,
+        **shown,
+        "p_value": p_value,
+        "holds": not refuted,
+        "note": "; ".join(notes),
+        "left_out": "",
+    }
+
+
+def _series(operand: Operand, part: Comparison, draws: Draws) -> np.ndarray:
+    """The operand's values in the sample and in every resample; a constant has one for all."""
+    found = [np.atleast_2d(draws[key]) for key in _keys(operand, part)]
+    if isinstance(operand, str):
+        return found[0]
+    if "constant" in operand:
+        return np.float64(operand["constant"])
+    above, below = found
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return above / below
+
+
+def _keys(operand: Operand, part: Comparison) -> list[Key]:
+    """The series that an operand of a part is made from; none for a constant."""
+    own = {} if isinstance(operand, str) else operand
+    names = [operand] if isinstance(operand, str) else own.get("gain", [])
+    dataset, metric = own.get("dataset", part.datasets[0]), own.get("metric", part.metrics[0])
+    return [(dataset, name, metric) for name in names]

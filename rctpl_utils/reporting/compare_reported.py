@@ -1,0 +1,191 @@
+"""Ours beside the paper's: Tables 1 to 5 with the difference, and what is not comparable.
+
+The paper's numbers come from real radiographs, other encoders and other splits. A difference here
+says how far this run is from the printed number, and nothing of whether the paper is right.
+"""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from rctpl_utils.errors import InputError
+from rctpl_utils.evaluation.results import NOT_RUN, data_note, write_csv
+from rctpl_utils.files import write_text
+from rctpl_utils.plots import COLUMN_WIDTH, save_figure
+from rctpl_utils.workspace import Workspace
+
+TABLES = {
+    1: "zero-shot classification",
+    2: "grounding, RSNA pneumonia",
+    3: "grounding, SIIM-ACR pneumothorax",
+    4: "grounding, COVID Rural",
+    5: "image-text retrieval, CheXpert 5x200",
+}
+METHOD = "RC-TPL"
+OURS = f"{METHOD} in this run, 95 % interval"
+REPORTED = "reported by the paper"
+_DIFFERENCE = ("difference", "difference_low", "difference_high")
+
+
+def reported_cells(workspace: Workspace) -> pd.DataFrame:
+    """All cells that the paper's Tables 1 to 5 print, with ours where we have run the method.
+
+    Returns:
+        columns table, dataset, method, metric, value, ci_low, ci_high, reported, difference (ours
+        minus reported), difference_low, difference_high. The reported number is a constant, so
+        the difference's interval is ours, shifted.
+
+    Raises:
+        InputError: a table is not there yet.
+    """
+    parts = [_read(workspace, number) for number in TABLES]
+    rows = pd.concat(parts, ignore_index=True)
+    rows = _in_order(rows[rows["reported"].notna()])
+    for name, ours in zip(_DIFFERENCE, ("value", "ci_low", "ci_high"), strict=True):
+        rows[name] = rows[ours] - rows["reported"]
+    kept = ["table", "dataset", "method", "metric", "value", "ci_low", "ci_high", "reported"]
+    return rows[[*kept, *_DIFFERENCE]]
+
+
+def _in_order(rows: pd.DataFrame) -> pd.DataFrame:
+    """Keep the order of methods; sort Precision@K by K, as a number."""
+    method = rows.groupby(["table", "dataset", "method"], sort=False).ngroup()
+    k = pd.to_numeric(rows["metric"].str.extract(r"_at_(\d+)$")[0]).fillna(0)
+    order = pd.DataFrame({"method": method, "k": k}).sort_values(["method", "k"], kind="stable")
+    return rows.loc[order.index].reset_index(drop=True)
+
+
+def _read(workspace: Workspace, number: int) -> pd.DataFrame:
+    path = workspace.figures / f"table{number}.csv"
+    if not path.exists():
+        raise InputError("the table is not there", "Run notebooks 05 to 07 first.", file=path)
+    return pd.read_csv(path).assign(table=number)
+
+
+def side_by_side(cells: pd.DataFrame, number: int) -> pd.DataFrame:
+    """One table as a person reads it: ours [95 % interval], reported, difference [interval]."""
+    rows = cells[cells["table"] == number]
+    shown = pd.DataFrame(
+        {
+            "ours": _with_interval(rows, "value", "ci_low", "ci_high", "{:.3f}"),
+            "reported": rows["reported"].map("{:.4f}".format),
+            "ours - reported": _with_interval(rows, *_DIFFERENCE, "{:+.3f}"),
+        }
+    )
+    shown.index = pd.MultiIndex.from_frame(rows[["dataset", "method", "metric"]])
+    return shown
+
+
+def _with_interval(rows: pd.DataFrame, value: str, low: str, high: str, form: str) -> list[str]:
+    return [
+        NOT_RUN if pd.isna(one) else f"{form} [{form}, {form}]".format(one, below, above)
+        for one, below, above in zip(rows[value], rows[low], rows[high], strict=True)
+    ]
+
+
+def save_reproduction(workspace: Workspace) -> pd.DataFrame:
+    """Write reproduction.csv and reproduction.md; return the cells (`reported_cells`)."""
+    cells = reported_cells(workspace)
+    write_csv(workspace.figures / "reproduction.csv", cells)
+    lines = [
+        f"**Ours beside the paper's. {data_note(workspace)} Reported: real radiographs, other "
+        "encoders; not reruns, and not comparable.**"
+    ]
+    for number, title in TABLES.items():
+        lines += ["", f"Table {number}: {title}", ""]
+        lines += [
+            "| data | method | metric | ours | reported | ours - reported |",
+            "|---" * 6 + "|",
+        ]
+        table = side_by_side(cells, number)
+        lines += [
+            f"| {' | '.join([*place, *row])} |"
+            for place, row in zip(table.index, table.to_numpy(), strict=True)
+        ]
+    lines += ["", "What is not comparable", "", *_lines(not_comparable(workspace))]
+    lines += ["", "Slips in the paper", "", *_lines(slips())]
+    write_text(workspace.figures / "reproduction.md", "\n".join([*lines, ""]))
+    return cells
+
+
+def _lines(table: pd.DataFrame) -> list[str]:
+    head = [f"| {' | '.join(table.columns)} |", "|---" * len(table.columns) + "|"]
+    return [*head, *(f"| {' | '.join(row)} |" for row in table.to_numpy())]
+
+
+def not_comparable(workspace: Workspace) -> pd.DataFrame:
+    """What differs between the paper's tables and this run's: what, paper, this run, effect."""
+    profile = workspace.profile
+    images = "simulated radiographs" if profile.simulated else "real radiographs"
+    sides = f", {profile.world.image_size} pixels" if profile.world else ""
+    reports = "Open-I, some templated" if profile.simulated else "those under the data root"
+    rows = [
+        ("films", "real radiographs", images + sides,
+         "how hard the task is"),
+        ("frozen encoder", "MedCLIP, ResNet-50, trained on CheXpert and MIMIC-CXR films",
+         profile.encoder, "what prompts can add"),
+        ("training reports", "223,673 of MIMIC-CXR", reports, "how much prompts can learn"),
+        ("test films", "splits not stated", "one fixed split, disjoint by patient",
+         "any single number"),
+        ("accuracy", "threshold not stated; read as MedKLIP's, chosen on the test films",
+         "the same, and one chosen on validation films", "its level"),
+        ("recall, precision, Dice", "threshold and matching rule not stated",
+         "stated in notebook 06", "their level"),
+        ("rivals", "eight trained baselines", "those with a value of ours",
+         "every claim to beat them"),
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=["what", "paper", "this run", "changes"])
+
+
+def slips() -> pd.DataFrame:
+    """Slips in the paper that touch its tables: where, printed, probably meant."""
+    rows = [
+        ("4.1.2", "COVIDx CXR-2 with 29,986 films", "CXR-3, whose training split has that number"),
+        ("4.1.2", "RSNA with more than 260k films", "26,684 films"),
+        ("4.1.2", "CheXpert, split not named", "unknown: the test films cannot be told"),
+        ("1", "without using any labeled images", "true of the prompts, not of MedCLIP's encoder"),
+        ("4.2.3", "a garbled list of five classes",
+         "Atelectasis, Cardiomegaly, Consolidation, Edema, Pleural Effusion (CheXpert 5x200)"),
+        ("4.2.3", "MedKLIP in the retrieval table", "unexplained: it has no joint embedding"),
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=["section", "printed", "meant"])
+
+
+def reproduction_figure(workspace: Workspace, cells: pd.DataFrame) -> Figure:
+    """RC-TPL's cells, ours with intervals against the reported; reproduction.png and .pdf."""
+    rows = cells[(cells["method"] == METHOD) & cells["value"].notna()]
+    rows = rows if len(rows) else cells[cells["method"] == METHOD]  # nothing was run
+    numbers = list(dict.fromkeys(rows["table"]))
+    groups = {number: rows[rows["table"] == number] for number in numbers}
+    figure, axes = plt.subplots(
+        len(numbers), 1, sharex=True, squeeze=False, layout="constrained",
+        figsize=(COLUMN_WIDTH, 0.19 * len(rows) + 0.3 * len(numbers) + 1),
+        height_ratios=[len(group) + 0.8 for group in groups.values()],
+    )  # fmt: skip
+    for axis, (number, group) in zip(axes[:, 0], groups.items(), strict=True):
+        _draw_table(axis, number, group)
+    axes[-1, 0].set_xlabel("value of the metric", fontsize=8)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=2, fontsize=7)
+    note = f"{data_note(workspace)} Reported: real radiographs, other encoders; not comparable."
+    figure.supxlabel(note, fontsize=6)
+    save_figure(figure, workspace.figures / "reproduction")
+    return figure
+
+
+def _draw_table(axis: Axes, number: int, rows: pd.DataFrame) -> None:
+    ours, reported = sns.color_palette("colorblind")[0], "#D55E00"
+    places = range(len(rows))
+    ends = rows[["value", "reported"]]
+    axis.hlines(places, ends.min(axis=1), ends.max(axis=1), color="0.85", lw=0.8)
+    axis.hlines(places, rows["ci_low"], rows["ci_high"], color=ours, lw=1.2)
+    axis.plot(rows["value"], places, "o", ms=3.5, color=ours, label=OURS)
+    axis.plot(rows["reported"], places, "D", ms=4, mfc="none", color=reported, label=REPORTED)
+    names = [f"{row.dataset}, {row.metric}" for row in rows.itertuples()]
+    axis.set_yticks(places, names, fontsize=7)
+    axis.set_ylim(len(rows) - 0.4, -0.6)
+    axis.set_xlim(0, 1)
+    axis.tick_params(axis="x", labelsize=7)
+    axis.set_title(f"Table {number}: {TABLES[number]}", fontsize=8, loc="left", pad=3)

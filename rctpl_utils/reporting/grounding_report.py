@@ -1,0 +1,190 @@
+"""What notebook 06 writes: Tables 2 to 4 in three formats, the paired tests, the gallery."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+
+from rctpl_utils.baselines.registry import why_absent
+from rctpl_utils.datasets.availability import absent
+from rctpl_utils.datasets.splits import open_split
+from rctpl_utils.encoders.base import Encoder
+from rctpl_utils.encoders.features import image_features
+from rctpl_utils.encoders.frame import on_film
+from rctpl_utils.evaluation.bootstrap_samples import save_draws
+from rctpl_utils.evaluation.classification import TEST_COLUMNS
+from rctpl_utils.evaluation.grounding import GROUNDING_DATASETS, Grounding
+from rctpl_utils.evaluation.grounding_methods import Films, Grounder
+from rctpl_utils.evaluation.grounding_metrics import IOU, THRESHOLDS
+from rctpl_utils.evaluation.heat_maps import on_scale, peak, scale_of, stretch
+from rctpl_utils.evaluation.metrics import holm, named_interval, paired_p_value
+from rctpl_utils.evaluation.results import (
+    FLOORS_NOTE,
+    data_note,
+    reported_grounding,
+    stacked,
+    table_note,
+    wide_table,
+    with_absent,
+    with_reported,
+    write_csv,
+    write_table,
+)
+from rctpl_utils.plots import COLUMN_WIDTH, MASK_COLOR, REGION_COLOR, save_figure
+from rctpl_utils.reporting.film_drawing import draw_heat
+from rctpl_utils.workspace import Workspace
+
+TABLES = {"rsna": 2, "siim": 3, "covid-rural": 4}
+OURS = ("RC-TPL", "RC-TPL+")
+AGAINST = ("lung-center prior", "mean-mask prior", "class names", "descriptions")
+CASES = {"best": 1.0, "median": 0.5, "worst": 0.0}  # quantiles of the films' Dice
+
+
+def save_grounding_tables(
+    workspace: Workspace, outcomes: Mapping[str, Grounding]
+) -> dict[int, pd.DataFrame]:
+    """Write table2, table3 and table4 (.csv, .md, .tex) and the draws behind them.
+
+    Args:
+        outcomes: of the data sets that are there; the tables of the others say "not run".
+
+    Returns:
+        the tables as a reader sees them, by number.
+    """
+    reported, shown, draws = reported_grounding(), {}, {}
+    rows = stacked(outcome.rows for outcome in outcomes.values())
+    rows = with_absent(rows, absent(workspace, TABLES))
+    for name, number in TABLES.items():
+        concept, kind = GROUNDING_DATASETS[name]
+        own = rows[rows["dataset"] == name].reset_index(drop=True)
+        table = with_reported(own, reported[reported["dataset"] == name])
+        write_csv(workspace.figures / f"table{number}.csv", table)
+        caption = (
+            f"Table {number}. Zero-shot grounding of {concept} ({kind}) on {name}, value [95 % "
+            f"interval]. {table_note(workspace)} {_films(outcomes.get(name))}. "
+            f"{FLOORS_NOTE} {_no_grounding(outcomes.get(name))}"
+            f"Regions: 8-connected, matched at IoU >= {IOU}; precision, recall and dice_validation "
+            "at the threshold with the best Dice on validation films; dice_oracle: threshold "
+            "chosen on the test films. The priors never look at the film. Columns 'reported': the "
+            "paper's numbers, on real data with other encoders, not reruns."
+        )
+        wide = wide_table(table, reasons=why_absent(workspace))
+        write_table(workspace.figures / f"table{number}", wide, caption)
+        shown[number] = wide[name]
+        draws |= outcomes[name].draws if name in outcomes else {}
+    save_draws(workspace.results, "grounding", draws)
+    return shown
+
+
+def _no_grounding(outcome: Grounding | None) -> str:
+    """Which rows mark so much of the film that a random map's Dice is as good: no grounding."""
+    if outcome is None:
+        return ""
+    dices = outcome.rows[outcome.rows["metric"] == "dice_validation"].set_index("method")
+    level = dices.loc["random map", "ci_high"]
+    vain = [name for name in dices.index[dices["value"] <= level] if name != "random map"]
+    return f"No better in Dice than a random map, so no grounding: {', '.join(vain) or 'none'}. "
+
+
+def _films(outcome: Grounding | None) -> str:
+    if outcome is None:
+        return "The data set is absent"
+    return f"{len(outcome.films)} films with a drawn lesion"
+
+
+def grounding_tests(
+    workspace: Workspace, outcomes: Mapping[str, Grounding], competitors: Sequence[str] = ()
+) -> pd.DataFrame:
+    """Pointing game of RC-TPL and RC-TPL+ against others, paired, Holm-corrected.
+
+    Args:
+        competitors: names of rows that stand beside floors and hand-written prompts.
+    """
+    rows = []
+    for name, outcome in outcomes.items():
+        for method in OURS:
+            for other in (*AGAINST, *competitors):
+                keys = [(name, which, "pointing_game") for which in (method, other)]
+                difference = outcome.draws[keys[0]] - outcome.draws[keys[1]]
+                about = {"dataset": name, "method": method, "against": other}
+                p_value = paired_p_value(difference)
+                rows.append({**about, **named_interval(difference, None), "p_value": p_value})
+    tests = pd.DataFrame(rows, columns=list(TEST_COLUMNS[:-1]))
+    tests["p_holm"] = holm(tests["p_value"].to_numpy(float))
+    write_csv(workspace.results / "grounding_paired_tests.csv", tests)
+    return tests
+
+
+def save_gallery(
+    workspace: Workspace,
+    encoder: Encoder,
+    outcomes: Mapping[str, Grounding],
+    methods: Sequence[Grounder],
+) -> Figure:
+    """Draw `grounding_gallery`: best, median and worst film of each data set, not only the best.
+
+    Cases are chosen by the film's Dice at the validation threshold, first seed. Each is drawn by
+    its map's own range, as it is measured, and below on one scale for all films.
+
+    Args:
+        methods: one panel group each; their first maker is drawn.
+    """
+    columns = len(methods) * len(CASES)
+    figure, axes = plt.subplots(
+        2 * len(outcomes), columns, figsize=(COLUMN_WIDTH, 2.4 * len(outcomes) + 0.6),
+        layout="constrained", squeeze=False,
+    )  # fmt: skip
+    titles = [f"{method.name}\n{case}" for method in methods for case in CASES]
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=7)
+    for pair, (name, outcome) in zip(axes.reshape(-1, 2, columns), outcomes.items(), strict=True):
+        for m, method in enumerate(methods):
+            part = pair[:, m * len(CASES) :][:, : len(CASES)]
+            _draw_cases(part, workspace, encoder, name, outcome, method)
+        pair[0, 0].set_ylabel(f"{name}\n{GROUNDING_DATASETS[name][0]}\nown range", fontsize=7)
+        pair[1, 0].set_ylabel("one scale", fontsize=7)
+    note = (
+        f"{data_note(workspace)} Color: heat map, above stretched to its own range, below on one "
+        "scale for all films of the set,\nfrom the median to the 99.9th percentile of the cells of "
+        "validation films. Dashed: region at the validation threshold;\nsolid: drawn lesion; "
+        "cross: maximum. Between them the film's Dice."
+    )
+    figure.supxlabel(note, fontsize=6)
+    save_figure(figure, workspace.figures / "grounding_gallery")
+    return figure
+
+
+@torch.no_grad()
+def _draw_cases(
+    axes: np.ndarray,
+    workspace: Workspace,
+    encoder: Encoder,
+    name: str,
+    outcome: Grounding,
+    method: Grounder,
+) -> None:
+    concept, maker = GROUNDING_DATASETS[name][0], method.makers[0]
+    dataset, held_out = (open_split(workspace, name, split) for split in ("test", "validation"))
+    file, other = (image_features(encoder, d, workspace.features) for d in (dataset, held_out))
+    drawn = np.flatnonzero(held_out.annotated(concept))
+    scale = scale_of(maker(Films(encoder, held_out, other, drawn, concept)).cpu().numpy())
+    cut = outcome.thresholds[method.name][0]
+    dices = outcome.measured[method.name][0].dice[:, int(np.flatnonzero(cut == THRESHOLDS)[0])]
+    order = np.argsort(dices, kind="stable")
+    for (above, below), quantile in zip(axes.T, CASES.values(), strict=True):
+        place = order[round(quantile * (len(dices) - 1))]
+        row = int(outcome.films[place])
+        mask, pixels = dataset.mask(row, concept), dataset.pixels(row)
+        cells = maker(Films(encoder, dataset, file, np.array([row]), concept)).cpu()
+        film = on_film(cells, mask.shape)
+        heat = stretch(film)[0].numpy()
+        for axis, shown in ((above, heat), (below, on_scale(film, scale)[0].numpy())):
+            draw_heat(axis, pixels, shown)
+            axis.contour(mask, [0.5], colors=MASK_COLOR, linewidths=0.9)
+            down, across = peak(heat)
+            axis.plot(across, down, "x", color="white", ms=4, mew=1)
+        above.contour(heat, [cut], colors=REGION_COLOR, linewidths=0.7, linestyles="dashed")
+        above.set_xlabel(f"{dices[place]:.2f}", fontsize=6, labelpad=2)

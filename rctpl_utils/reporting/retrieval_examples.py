@@ -1,0 +1,165 @@
+"""What notebook 07 shows beside Table 5: a few queries, smaller pools, random maps."""
+
+from collections.abc import Mapping, Sequence
+from textwrap import fill, shorten
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from rctpl_utils.datasets.chexpert import COMPETITION
+from rctpl_utils.datasets.images import read_image
+from rctpl_utils.evaluation.metrics import BOOTSTRAP_SEED
+from rctpl_utils.evaluation.results import data_note, wide_table
+from rctpl_utils.evaluation.retrieval import (
+    RANKS,
+    Retrieval,
+    precisions,
+    represent,
+    standardized,
+    top,
+    unit,
+)
+from rctpl_utils.evaluation.retrieval_sentences import equal_share
+from rctpl_utils.evaluation.retrieval_sides import DATASET, Side
+from rctpl_utils.plots import COLUMN_WIDTH, save_figure
+from rctpl_utils.reporting.table5_report import TESTED
+from rctpl_utils.workspace import Workspace
+
+LONGEST_QUOTE = 90  # characters: Open-I's license allows to show little
+_RIGHT, _WRONG = sns.color_palette("colorblind")[0], sns.color_palette("colorblind")[3]
+
+
+def other_pools(sentences: Side) -> dict[str, Side]:
+    """Smaller pools: each sentence once with classes of equal size; of held-out reports only.
+
+    A pool with fewer than max(`RANKS`) sentences, as small worlds have, is left out.
+    """
+    held_out = sentences.take(sentences.records["held_out"].to_numpy())
+    parts = {"distinct": sentences, "held out, distinct": held_out}
+    pools = {name: part.take(equal_share(part.records)) for name, part in parts.items()}
+    return {
+        f"{name} ({len(pool.records)})": pool
+        for name, pool in pools.items()
+        if len(pool.records) >= max(RANKS)
+    }
+
+
+def compare_pools(outcomes: Mapping[str, Retrieval]) -> pd.DataFrame:
+    """Precision@1 and @10, image to text, of each method, by pool of sentences.
+
+    Returns:
+        value [95 % interval]; one row a method, columns (pool, metric).
+    """
+    parts = {}
+    for name, outcome in outcomes.items():
+        rows = outcome.rows[outcome.rows["metric"].isin(TESTED)]
+        parts[name] = wide_table(rows.assign(reported=np.nan))[DATASET]
+    return pd.concat(parts, axis=1)
+
+
+def random_map_precision(
+    films: Side, sentences: Side, widths: Sequence[int], draws: int = 5
+) -> pd.DataFrame:
+    """Precision, image to text, by cosine after random linear maps of both embeddings, first seed.
+
+    Args:
+        films, sentences: the pool.
+        widths: how many random directions stand for class embeddings.
+        draws: maps a width, averaged.
+
+    Returns:
+        one row a width, one column a K.
+    """
+    generator = np.random.default_rng(BOOTSTRAP_SEED)
+    rows = {}
+    for width in widths:
+        found = []
+        for _ in range(draws):
+            directions = generator.normal(size=(films.embeddings[0].shape[1], width))
+            both = (side.embeddings[0] @ directions for side in (films, sentences))
+            best = top(*(unit(standardized(scores)) for scores in both))
+            found.append(precisions(best, films.classes, sentences.classes).mean(axis=0))
+        rows[width] = np.mean(found, axis=0)
+    columns = [f"precision_at_{rank}" for rank in RANKS]
+    return pd.DataFrame.from_dict(rows, "index", columns=columns).rename_axis("random directions")
+
+
+def found_sentences(images: Side, sentences: Side, method: str, count: int = 3) -> pd.DataFrame:
+    """For the first film of each class by its identifier, the sentences found first (first seed).
+
+    A sentence stands once, whatever its repeats. Where a report must not be quoted, only its
+    identifier is given.
+
+    Returns:
+        film, shows, rank, sentence, class, right, source.
+    """
+    pair = represent(images, sentences)[method][0]
+    queries = _first_of_each_class(images)
+    found = top(pair.images[queries], pair.sentences, min(len(sentences.records), 40 * count))
+    rows = []
+    for query, items in zip(queries, found, strict=True):
+        film = images.records.iloc[query]
+        once = sentences.records.iloc[items].drop_duplicates("sentence").head(count)
+        for rank, item in enumerate(once.itertuples(), start=1):
+            row = {"film": film["item_id"].split("/", 2)[-1], "shows": film["concept"]}
+            row |= {"rank": rank, "sentence": _quote(item), "class": item.concept}
+            rows.append(row | {"right": item.concept == film["concept"], "source": _source(item)})
+    return pd.DataFrame(rows)
+
+
+def found_images(
+    workspace: Workspace, images: Side, sentences: Side, method: str, count: int = 4
+) -> Figure:
+    """For the first sentence of each class by its identifier, the films found first (first seed).
+
+    A frame tells right from wrong, the title a film's own class. Writes `retrieval_examples`.
+    """
+    pair = represent(images, sentences)[method][0]
+    queries = _first_of_each_class(sentences)
+    found = top(pair.sentences[queries], pair.images, count)
+    figure, axes = plt.subplots(
+        len(queries), count, figsize=(COLUMN_WIDTH, 1.65 * len(queries)), layout="constrained",
+        squeeze=False,
+    )  # fmt: skip
+    for line, query, items in zip(axes, queries, found, strict=True):
+        asked = sentences.records.iloc[query]
+        for axis, item in zip(line, items, strict=True):
+            film = images.records.iloc[item]
+            right = film["concept"] == asked["concept"]
+            axis.imshow(read_image(film["path"]), cmap="gray", vmin=0, vmax=1)
+            axis.set_title(f"{'right' if right else 'wrong'}: {film['concept']}", fontsize=7)
+            axis.set_xticks([])
+            axis.set_yticks([])
+            for spine in axis.spines.values():
+                spine.set(color=_RIGHT if right else _WRONG, linewidth=2.0)
+                spine.set_linestyle("-" if right else "--")
+        line[0].set_ylabel(_label(asked), fontsize=7, rotation=0, ha="right", va="center")
+    figure.supxlabel(f"{data_note(workspace)} {method}, first seed.", fontsize=6)
+    save_figure(figure, workspace.figures / "retrieval_examples")
+    return figure
+
+
+def _first_of_each_class(side: Side) -> np.ndarray:
+    return np.array([np.flatnonzero(side.classes == k)[0] for k in range(len(COMPETITION))])
+
+
+def _label(sentence: pd.Series) -> str:
+    words = fill(_quote(sentence), 24)
+    return f"{sentence['concept']}\n{words}\n({_source(sentence)})"
+
+
+def _quote(sentence: pd.Series) -> str:
+    """The sentence, shortened where it is long; its identifier where nobody may quote it."""
+    if not (sentence.source or sentence.templated):
+        return f"[not quoted: {sentence.item_id}]"
+    return shorten(sentence.sentence, LONGEST_QUOTE, placeholder=" ...")
+
+
+def _source(sentence: pd.Series) -> str:
+    """Where a sentence is from: the Open-I report, or this project's templates."""
+    if sentence.templated:
+        return "templated, ours"
+    return f"Open-I {sentence.source}" if sentence.source else sentence.report_id

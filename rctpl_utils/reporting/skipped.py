@@ -1,0 +1,91 @@
+"""What `--skip-bad` and `--allow-partial` left out of real data: counted, listed, never silent.
+
+Notebook 00 opens every split and lists rows and films, notebook 01 reads and lists the reports; the
+runner says at its end how many there are and where they are listed.
+"""
+
+import csv
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from rctpl_utils.datasets import ChestXrayDataset
+from rctpl_utils.datasets.base import MISSING
+from rctpl_utils.datasets.screening import Skipped
+from rctpl_utils.evaluation.results import write_csv
+from rctpl_utils.text.reports import MIMIC, Report, read_mimic_reports
+from rctpl_utils.workspace import Workspace
+
+FILMS, REPORTS = "skipped_films", "skipped_reports"
+
+
+class Omission(NamedTuple):
+    """A bad row, film or report that was left out; or all missing files of a split, counted."""
+
+    dataset: str
+    split: str
+    file: str
+    row: int | str | None
+    reason: str
+    count: int = 1
+
+
+def omissions(dataset: ChestXrayDataset) -> list[Omission]:
+    """What was left out of one split by the options; the paper's own exclusions are not in it."""
+    about = dataset.name, dataset.split
+    found = [Omission(*about, *each) for each in dataset.skipped]
+    missing = dataset.left_out.get(MISSING, 0)
+    return [*found, *([Omission(*about, "", None, MISSING, missing)] if missing else [])]
+
+
+def write_skipped(workspace: Workspace, name: str, found: Sequence[Omission]) -> Path:
+    """Write `results/<name>.csv`, one row an omission and split; files below the data root."""
+    table = pd.DataFrame(found, columns=list(Omission._fields))
+    for column in ("file", "reason"):
+        table[column] = [_below(text, workspace.data_root) for text in table[column]]
+    return write_csv(workspace.results / f"{name}.csv", table)
+
+
+def read_and_list_reports(workspace: Workspace) -> list[Report]:
+    """The run's reports (`reports.run_reports`); of real data, what was left out is listed.
+
+    Raises:
+        InputError: as `reports.read_mimic_reports`.
+    """
+    skipped: list[Skipped] = []
+    reports = read_mimic_reports(
+        workspace.data_root / MIMIC,
+        skip_bad=workspace.skip_bad,
+        allow_partial=workspace.allow_partial,
+        skipped=skipped,
+    )
+    if not workspace.profile.simulated:
+        found = [Omission(MIMIC, "", *each) for each in skipped]
+        write_skipped(workspace, REPORTS, found)
+    return reports
+
+
+def summary(workspace: Workspace) -> str:
+    """A sentence for the end of a run: how much was left out, and where it is listed.
+
+    A bad row that several splits meet counts once.
+    """
+    parts = []
+    for name, what in ((FILMS, "rows and films"), (REPORTS, "reports")):
+        path = workspace.results / f"{name}.csv"
+        if path.exists():
+            with path.open(encoding="utf-8", newline="") as stream:
+                rows = list(csv.DictReader(stream))
+            listed = {(row["file"], row["row"], row["reason"]) for row in rows if row["file"]}
+            count = len(listed) + sum(int(row["count"]) for row in rows if not row["file"])
+            place = path.relative_to(workspace.output).as_posix()
+            parts.append(f"{count:,} {what} ({place})")
+    return f"Left out of the data: {', '.join(parts) or 'not known yet (notebooks 00, 01)'}."
+
+
+def _below(text: str, root: Path) -> str:
+    """A file's name, or a text with one in it, without the data root's."""
+    return str(text).replace(f"{root}{os.sep}", "").replace(os.sep, "/")

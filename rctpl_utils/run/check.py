@@ -1,0 +1,197 @@
+"""Whether a run's numbers and verdicts are the committed ones: `./run_all.sh check`.
+
+Tables are compared row by row and number by number with those of the last commit (a run overwrites
+them in place), verdicts one by one. Exit status: 0 all are the same within their tolerance, 1
+something differs, 2 the comparison could not be made.
+"""
+
+import argparse
+import io
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from rctpl_utils.errors import InputError, one_line
+from rctpl_utils.workspace import PROJECT, Workspace
+
+# file -> what to call it. Others of a run's files hold clock times, pictures, or these numbers.
+COMPARED = {
+    "extraction.csv": "Extraction",
+    **{f"table{k}.csv": f"Table {k}" for k in range(1, 6)},
+    "ablations.csv": "Figure 4 and ablations",
+    "prompt_maps.csv": "Prompt maps",
+    "saliency_sanity.csv": "Sanity of heat maps",
+    "method_map.csv": "Method map",
+    "reproduction.csv": "Ours beside the reported",
+    "claims_parts.csv": "Ledger, parts",
+    "claims.csv": "Ledger",
+}
+VERDICT = "verdict"
+EXACT = ("n", "seeds", "support", "native")
+CLOCK = "training_seconds"  # a metric whose rows are clock times
+LEFT_OUT = ("seconds", "note", "in_words", "quote")  # clock times, and words about the others
+# How far numbers of two machines may be apart: what rounding was seen to move, with room.
+TOLERANCE = 0.003
+LOOSE = {"p_value": 0.05, "p_holm": 0.1, "p_for": 0.05, "p_against": 0.05}
+SHOWN = 5  # differences a table that are printed
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One number or word that differs: its row, its column, what was committed, what is there."""
+
+    row: str
+    column: str
+    committed: object
+    found: object
+
+    @property
+    def size(self) -> float:
+        """How far apart two numbers are; infinite where one is missing or both are words."""
+        try:
+            return abs(float(self.committed) - float(self.found))
+        except (TypeError, ValueError):
+            return np.inf
+
+    def __str__(self) -> str:
+        """One line."""
+        return f"{self.row}, {self.column}: {self.committed} committed, {self.found} here"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A file's outcome: how many numbers and words were compared, and which differ."""
+
+    title: str
+    compared: int
+    differences: list[Difference]
+
+    def __str__(self) -> str:
+        """A line, and a line each for what differs most, verdicts first."""
+        same = self.compared - len(self.differences)
+        line = f"{self.title}: {same} of {self.compared} within {TOLERANCE}"
+        worst = sorted(self.differences, key=lambda d: (d.column != VERDICT, -d.size))
+        more = len(worst) - SHOWN
+        lines = [line, *(f"  {each}" for each in worst[:SHOWN])]
+        return "\n".join([*lines, f"  and {more} more"] if more > 0 else lines)
+
+
+def compare(title: str, committed: pd.DataFrame, found: pd.DataFrame) -> Comparison:
+    """Compare two tables whose rows are named by their columns of words, in any order.
+
+    A row or column that only one of them has counts as one difference a cell. Clock times are left
+    out, be they a column or rows.
+    """
+    committed, found = (_untimed(table) for table in (committed, found))
+    keys = [c for c in committed if not _numeric(committed[c]) and c not in (*LEFT_OUT, VERDICT)]
+    keys = [c for c in keys if c not in EXACT and c in found]
+    left, right = (_named(table, keys) for table in (committed, found))
+    columns = [c for c in dict.fromkeys([*committed, *found]) if c not in (*keys, *LEFT_OUT)]
+    rows = list(dict.fromkeys([*left.index, *right.index]))
+    differences = []
+    for column in columns:
+        one, other = (
+            table[column].reindex(rows) if column in table else pd.Series(index=rows, dtype=object)
+            for table in (left, right)
+        )
+        for row, a, b in zip(rows, one, other, strict=True):
+            both = row in left.index and row in right.index
+            if not (both and _same(column, a, b)):
+                differences.append(Difference(row, column, a, b))
+    return Comparison(title, len(rows) * len(columns), differences)
+
+
+def check(workspace: Workspace, against: Path | None = None) -> list[Comparison]:
+    """Compare a run with the committed results.
+
+    Args:
+        against: a folder of results to take instead of the last commit's.
+
+    Raises:
+        InputError: no run, or nothing to compare with.
+    """
+    if not workspace.results.is_dir() or not any(workspace.results.iterdir()):
+        raise InputError("no run is here", "Run ./run_all.sh first.", file=workspace.build)
+    outcome = []
+    for name, title in COMPARED.items():
+        committed = _committed(workspace, name, against)
+        path = workspace.figures / name
+        found = pd.read_csv(path) if path.is_file() else committed.iloc[:0]
+        outcome.append(compare(title, committed, found))
+    return outcome
+
+
+def _committed(workspace: Workspace, name: str, against: Path | None) -> pd.DataFrame:
+    if against is not None:
+        if not (against / name).is_file():
+            raise InputError("no such results", "Check --against DIR.", file=against / name)
+        return pd.read_csv(against / name)
+    place = f"figures/{workspace.profile.name}/{name}"
+    try:
+        shown = subprocess.run(
+            ["git", "show", f"HEAD:{place}"], cwd=PROJECT, capture_output=True, check=False
+        )
+        problem = shown.stderr.decode(errors="replace").strip() if shown.returncode else ""
+    except FileNotFoundError:
+        problem = "git is not installed"
+    if problem:
+        raise InputError(
+            f"the committed {place} cannot be read ({problem})",
+            "Run in a git clone, or give a folder of committed results with --against DIR.",
+        )
+    return pd.read_csv(io.BytesIO(shown.stdout))
+
+
+def _untimed(table: pd.DataFrame) -> pd.DataFrame:
+    return table[table["metric"] != CLOCK] if "metric" in table else table
+
+
+def _named(table: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """Rows named by their words; rows of equal names are numbered in their order."""
+    words = table[list(keys)].fillna("").astype(str)
+    rows = words.itertuples(index=False)
+    names = pd.Series([" | ".join(part for part in row if part) for row in rows], dtype=object)
+    again = names.groupby(names).cumcount()
+    names = names.where(again == 0, names + " #" + (again + 1).astype(str))
+    return table.set_axis(names.to_list(), axis=0)
+
+
+def _same(column: str, one: object, other: object) -> bool:
+    if pd.isna(one) and pd.isna(other):
+        return True
+    if pd.isna(one) or pd.isna(other):
+        return False
+    if column in EXACT or isinstance(one, str) or isinstance(other, str):
+        return one == other
+    return abs(float(one) - float(other)) <= LOOSE.get(column, TOLERANCE)
+
+
+def _numeric(column: pd.Series) -> bool:
+    return pd.api.types.is_numeric_dtype(column) or column.isna().all()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    parser = argparse.ArgumentParser(prog="./run_all.sh check", description=__doc__)
+    parser.add_argument("--profile", default="embedded", help="default: embedded")
+    parser.add_argument("--output", metavar="DIR", help="where the run's build/ and figures/ are")
+    parser.add_argument("--against", type=Path, metavar="DIR", help="default: the last commit")
+    options = parser.parse_args(arguments)
+    try:
+        workspace = Workspace.open(options.profile, output=options.output, device="cpu")
+        outcome = check(workspace, options.against)
+    except (InputError, OSError) as error:
+        print(one_line(error), file=sys.stderr)
+        return 2
+    for each in outcome:
+        print(each)
+    differ = sum(len(each.differences) for each in outcome)
+    flipped = sum(d.column == VERDICT for each in outcome for d in each.differences)
+    total = sum(each.compared for each in outcome)
+    print(f"{total - differ} of {total} are the committed ones; {flipped} verdicts differ")
+    return 1 if differ else 0

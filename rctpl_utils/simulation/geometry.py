@@ -1,0 +1,191 @@
+"""Where lesions lie and how large they are: the boxes of real annotations.
+
+Boxes of ChestX-ray14 (Wang et al. 2017), of the RSNA challenge (Shih et al. 2019) and of VinBigData
+(Nguyen et al. 2022), and the bounding boxes of SIIM-ACR's run lengths, as torchxrayvision packages
+them. Each annotated image belongs to one split, so that no training lesion has a test lesion's box.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from rctpl_utils.datasets.openi import xrv_file
+from rctpl_utils.simulation.splits import split_of
+
+Box = tuple[float, float, float, float]  # x, y, width, height relative to the image frame
+
+POOL_SHARES = {"train": 0.5, "validation": 0.15, "test": 0.35}
+MIDLINE = ("Cardiomegaly", "Enlarged Cardiomediastinum", "Hernia")  # have no side, no zone
+_CHESTXRAY14 = {"Effusion": "Pleural Effusion", "Infiltrate": "Infiltration"}
+LEVELS = {"apex": "upper", "base": "lower", "costophrenic": "lower", "lingula": "middle"}
+_VINBIGDATA = {
+    "Pleural thickening": "Pleural Thickening",
+    "Pulmonary fibrosis": "Fibrosis",
+    "Nodule/Mass": "Lung Lesion",
+    "Lung Opacity": "Lung Opacity",
+    "Infiltration": "Infiltration",
+    "Consolidation": "Consolidation",
+}
+MAX_SITES = 4  # lesions of one concept in one image
+_PIXELS = 1024  # the frame of ChestX-ray14's, RSNA's and SIIM-ACR's annotations
+
+
+@dataclass(frozen=True)
+class Site:
+    """One lesion's place: side and zone as a radiologist would say, and the real box."""
+
+    side: str | None
+    zone: str | None
+    box: Box
+
+
+def site_of(concept: str, box: Box) -> Site:
+    """Name the place of a box: the patient's right is on the image's left.
+
+    Zones are thirds of the lung fields' usual extent, 0.12 to 0.80 of the frame's height (the
+    range of the boxes of ChestX-ray14).
+    """
+    if concept in MIDLINE:
+        return Site(None, None, box)
+    x, y, width, height = box
+    side = "right" if x + width / 2 < 0.5 else "left"
+    level = y + height / 2
+    zone = "upper" if level < 0.35 else "middle" if level < 0.57 else "lower"
+    return Site(side, zone, box)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The pools of real annotations.
+
+    Attributes:
+        pools: (concept, split) -> one tuple of sites an annotated image.
+    """
+
+    pools: Mapping[tuple[str, str], list[tuple[Site, ...]]]
+
+    @classmethod
+    def load(cls) -> "Geometry":
+        """Read all the annotation tables (about a second)."""
+        pools = defaultdict(list)
+        for read in (_chestxray14_boxes, _rsna_boxes, _siim_boxes, _vinbigdata_boxes):
+            grouped: dict[tuple[str, str], list[Box]] = defaultdict(list)
+            for image, concept, box in read():
+                grouped[image, concept].append(box)
+            for (image, concept), boxes in grouped.items():
+                sites = tuple(site_of(concept, box) for box in boxes)
+                patient = image.split("_")[0]  # ChestX-ray14 names files <patient>_<number>
+                pools[concept, split_of(patient, POOL_SHARES)].append(sites)
+        return cls(dict(pools))
+
+    def draw(self, concept: str, split: str, rng: np.random.Generator) -> tuple[Site, ...]:
+        """The sites of one real image with this concept; none where nobody drew its boxes.
+
+        Each box is shifted and scaled by up to a tenth of itself, since some pools are small.
+        """
+        pool = self.pools.get((concept, split), [])
+        if not pool:
+            return ()
+        sites = pool[rng.integers(len(pool))]
+        return tuple(site_of(concept, _jittered(site.box, rng)) for site in sites[:MAX_SITES])
+
+    def matching(
+        self, concept: str, split: str, side: str | None, zone: str | None, rng: np.random.Generator
+    ) -> Box | None:
+        """A real box of this concept where a report says; None where there is none.
+
+        Args:
+            concept: a concept of the vocabulary.
+            split: the pool.
+            side: "left" or "right"; None matches both, "bilateral" no single box.
+            zone: a zone of the vocabulary; None matches all.
+            rng: the generator.
+        """
+        pool = self.pools.get((concept, split), [])
+        boxes = [s.box for sites in pool for s in sites if _fits(s, side, zone)]
+        return _jittered(boxes[rng.integers(len(boxes))], rng) if boxes else None
+
+
+def run_length_box(text: str) -> Box | None:
+    """Bounding box of SIIM-ACR's relative, column-major run lengths; None for "-1".
+
+    Args:
+        text: alternating offsets (from the end of the last run) and lengths, in pixels of a
+            1024 x 1024 image.
+    """
+    numbers = np.array(text.split(), dtype=np.int64)
+    if numbers.size < 2:
+        return None
+    offsets, lengths = numbers[0::2], numbers[1::2]
+    ends = np.cumsum(offsets + lengths)  # one past each run's last pixel
+    starts = ends - lengths
+    left, right = starts[0] // _PIXELS, (ends[-1] - 1) // _PIXELS
+    one_column = starts // _PIXELS == (ends - 1) // _PIXELS
+    top = np.where(one_column, starts % _PIXELS, 0).min()
+    bottom = np.where(one_column, (ends - 1) % _PIXELS, _PIXELS - 1).max()
+    x, y, width, height = left, top, right - left + 1, bottom - top + 1
+    return tuple(float(value) / _PIXELS for value in (x, y, width, height))
+
+
+def _fits(site: Site, side: str | None, zone: str | None) -> bool:
+    level = LEVELS.get(zone, zone) if zone else None
+    return side in (None, site.side) and level in (None, site.zone)
+
+
+def _chestxray14_boxes() -> Iterator[tuple[str, str, Box]]:
+    table = pd.read_csv(xrv_file("BBox_List_2017.csv.gz")).iloc[:, :6]
+    for image, name, *box in table.itertuples(index=False):
+        yield image, _CHESTXRAY14.get(name, name), _relative(box, _PIXELS, _PIXELS)
+
+
+def _rsna_boxes() -> Iterator[tuple[str, str, Box]]:
+    table = pd.read_csv(xrv_file("kaggle_stage_2_train_labels.csv.zip")).dropna()
+    columns = ["patientId", "x", "y", "width", "height"]
+    for image, *box in table[columns].itertuples(index=False):
+        yield image, "Pneumonia", _relative(box, _PIXELS, _PIXELS)
+
+
+def _siim_boxes() -> Iterator[tuple[str, str, Box]]:
+    table = pd.read_csv(xrv_file("siim-pneumothorax-train-rle.csv.gz"))
+    for image, text in table.itertuples(index=False):
+        box = run_length_box(text)
+        if box is not None:
+            yield image, "Pneumothorax", box
+
+
+def _vinbigdata_boxes() -> Iterator[tuple[str, str, Box]]:
+    """The first reader's boxes of each image.
+
+    The table does not give the images' sizes. The thorax is symmetric, so the frame's width is
+    taken as twice the mean centre of all lung findings, and its height from the mean height of
+    the hearts' centres, which ChestX-ray14's boxes put at 0.57: an approximation, good for sizes.
+    """
+    table = pd.read_csv(xrv_file("vinbigdata-train.csv.gz")).dropna()
+    heart = table[table["class_name"] == "Cardiomegaly"]
+    table = table[table["class_name"].isin(_VINBIGDATA)]
+    width = (table["x_min"] + table["x_max"]).mean()
+    height = (heart["y_min"] + heart["y_max"]).mean() / 2 / 0.57
+    table = table[table["rad_id"] == table.groupby("image_id")["rad_id"].transform("first")]
+    columns = ["image_id", "class_name", "x_min", "y_min", "x_max", "y_max"]
+    for image, name, left, top, right, bottom in table[columns].itertuples(index=False):
+        box = (left, top, right - left, bottom - top)
+        yield image, _VINBIGDATA[name], _relative(box, width, height)
+
+
+def _jittered(box: Box, rng: np.random.Generator) -> Box:
+    x, y, width, height = box
+    grow = rng.uniform(0.9, 1.1, 2)
+    shift = rng.uniform(-0.1, 0.1, 2)
+    moved = (x + shift[0] * width, y + shift[1] * height, width * grow[0], height * grow[1])
+    return _relative(moved, 1.0, 1.0)
+
+
+def _relative(box: Iterable[float], width: float, height: float) -> Box:
+    """Divide by the frame and clip to it."""
+    x, y, w, h = box
+    left, top = min(max(x / width, 0.0), 0.97), min(max(y / height, 0.0), 0.97)
+    right, bottom = min((x + w) / width, 1.0), min((y + h) / height, 1.0)
+    return float(left), float(top), float(max(right - left, 0.01)), float(max(bottom - top, 0.01))

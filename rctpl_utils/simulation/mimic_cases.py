@@ -1,0 +1,262 @@
+"""The training world: real Open-I reports as studies, and films that show what they say.
+
+Each Open-I report is one patient's (its DICOM table has one patient identifier a report). What is
+drawn comes from the report's human MeSH codes. Concepts that few training reports hold are filled
+up with templated reports, which have identifiers of their own.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rctpl_utils.datasets.openi import OpenIReport, mesh_findings
+from rctpl_utils.errors import InputError
+from rctpl_utils.simulation.cases import Case
+from rctpl_utils.simulation.geometry import LEVELS, MIDLINE
+from rctpl_utils.simulation.illustrator import Illustrator, Place, ReportedFinding
+from rctpl_utils.simulation.label_tables import Labels
+from rctpl_utils.simulation.splits import split_of, unit_hash
+from rctpl_utils.simulation.templates import SIZED, UNGRADED, UNPLACED, write_report
+from rctpl_utils.vocabulary import TRAINING_CONCEPTS, UNSEEN_CONCEPTS, with_parents
+
+SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
+UNCODED = "No Indexing"  # the coders' mark of a report that they left uncoded
+_MOST_LESIONS = 8
+
+
+@dataclass(frozen=True)
+class Study:
+    """One report and what it says is present.
+
+    Attributes:
+        patient_id, study_id: "pNNNNNNNN" and "sNNNNNNNN".
+        split: "train", "validation" or "test".
+        indication, comparison, findings, impression: the text.
+        reported: the findings to draw.
+        source: the Open-I report's identifier, or "templated".
+    """
+
+    patient_id: str
+    study_id: str
+    split: str
+    indication: str
+    comparison: str
+    findings: str
+    impression: str
+    reported: tuple[ReportedFinding, ...]
+    source: str
+
+    @property
+    def templated(self) -> bool:
+        """Whether we wrote the text."""
+        return self.source == "templated"
+
+    @property
+    def concepts(self) -> Labels:
+        """What is present, with parents."""
+        return with_parents(finding.concept for finding in self.reported)
+
+
+def study_id_of(patient_id: str) -> str:
+    """The one study of a patient: "p90000123" has "s90000123"."""
+    return f"s{patient_id[1:]}"
+
+
+def real_studies(reports: Iterable[OpenIReport]) -> list[Study]:
+    """The reports that can be drawn, in the order of a hash of their identifiers.
+
+    Raises:
+        InputError: a report of a concept that must stay unseen.
+    """
+    studies = [_real_study(report) for report in reports if why_left_out(report) is None]
+    return sorted(studies, key=lambda study: unit_hash(f"order {study.patient_id}"))
+
+
+def why_left_out(report: OpenIReport) -> str | None:
+    """Why a report is no study: what cannot be drawn as it says; None for one that can."""
+    if not (report.findings or report.impression):
+        return "no findings and no impression"
+    if UNCODED in report.mesh:
+        return "not coded"
+    if any(f.concept == "Fracture" and f.zone not in (None, "rib") for f in mesh_findings(report)):
+        return "a fracture elsewhere than at the ribs, which the simulation does not draw"
+    return None
+
+
+def reported_places(reports: Iterable[OpenIReport]) -> dict[str, list[Place]]:
+    """concept -> (side, zone) of each of its human codes in the reports that can be drawn."""
+    places: dict[str, list[Place]] = {}
+    for report in filter(lambda report: why_left_out(report) is None, reports):
+        for finding in mesh_findings(report):
+            places.setdefault(finding.concept, []).append((finding.side, finding.zone))
+    return places
+
+
+def select_studies(studies: Sequence[Study], count: int) -> list[Study]:
+    """About `count` studies, with and without findings as often as among all."""
+    share = min(1.0, count / len(studies))
+    found = [study for study in studies if study.reported]
+    clear = [study for study in studies if not study.reported]
+    return found[: round(share * len(found))] + clear[: round(share * len(clear))]
+
+
+def templated_studies(
+    studies: Sequence[Study],
+    enough: int,
+    companions: Sequence[Labels],
+    illustrator: Illustrator,
+    rng: np.random.Generator,
+) -> list[Study]:
+    """Reports for each concept that fewer than `enough` training studies hold.
+
+    One in nine is for validation; the test split has real reports only.
+
+    Args:
+        studies: the real ones.
+        enough: training reports that each concept shall have.
+        companions: real label sets, from which accompanying findings are drawn.
+        illustrator: knows where a concept lies.
+        rng: the generator.
+    """
+    counts = Counter(c for study in studies if study.split == "train" for c in study.concepts)
+    made: list[Study] = []
+    for concept in sorted(TRAINING_CONCEPTS, key=lambda c: counts[c]):
+        sets = [labels for labels in companions if concept in labels]
+        while counts[concept] < enough:
+            study = _templated_study(len(made), concept, sets, illustrator, rng)
+            made.append(study)
+            if study.split == "train":
+                counts.update(study.concepts)
+    return made
+
+
+def mimic_films(
+    studies: Sequence[Study], images: int, illustrator: Illustrator, rng: np.random.Generator
+) -> list[tuple[Study, Case]]:
+    """The films of each study: one without findings; the others share the rest evenly.
+
+    The films of a study are independent takes of one report: lesions, pose and exposure are drawn
+    anew within what it says.
+    """
+    found = sum(1 for study in studies if study.reported)
+    clear = len(studies) - found
+    total, films, seen = max(images - clear, found), [], 0
+    for study in studies:
+        takes = 1
+        if study.reported:
+            takes = (seen + 1) * total // found - seen * total // found
+            seen += 1
+        films += [(study, _film(study, illustrator, rng)) for _ in range(takes)]
+    return films
+
+
+def merged(findings: Iterable[ReportedFinding]) -> tuple[ReportedFinding, ...]:
+    """One finding a lesion: codes often name the same thing twice.
+
+    Dropped are repetitions, a concept without place beside the same with one, and a concept that
+    a more specific one at a compatible place implies ("opacity" and "atelectasis", both at the
+    left base).
+    """
+    unique = list(dict.fromkeys(findings))
+    kept = [f for f in unique if not any(_covers(other, f) for other in unique if other != f)]
+    seen: dict[tuple, ReportedFinding] = {}
+    for finding in kept:
+        seen.setdefault((finding.concept, finding.side, finding.zone), finding)
+    return tuple(seen.values())[:_MOST_LESIONS]
+
+
+def _covers(other: ReportedFinding, finding: ReportedFinding) -> bool:
+    if other.concept == finding.concept:
+        return (finding.side, finding.zone) == (None, None) != (other.side, other.zone)
+    if finding.concept not in with_parents([other.concept]):
+        return False
+    return _agree(other.side, finding.side) and _agree(_level(other), _level(finding))
+
+
+def _agree(one: str | None, other: str | None) -> bool:
+    return one is None or other is None or one == other
+
+
+def _level(finding: ReportedFinding) -> str | None:
+    return LEVELS.get(finding.zone or "", finding.zone)
+
+
+def _real_study(report: OpenIReport) -> Study:
+    number = int("".join(filter(str.isdigit, report.uid)))
+    patient = f"p{90_000_000 + number}"
+    found = merged(
+        ReportedFinding(f.concept, f.side, f.zone, f.severity) for f in mesh_findings(report)
+    )
+    text = f"{report.findings} {report.impression}".lower()
+    if any(f.concept in UNSEEN_CONCEPTS for f in found) or "covid" in text:
+        raise InputError(
+            "a training report names a concept that must stay unseen",
+            "Leave this report out.",
+            row=report.uid,
+        )
+    return Study(
+        patient,
+        study_id_of(patient),
+        split_of(patient, SHARES),
+        report.indication,
+        report.comparison,
+        report.findings,
+        report.impression,
+        found,
+        report.uid,
+    )
+
+
+def _templated_study(
+    number: int,
+    concept: str,
+    companions: Sequence[Labels],
+    illustrator: Illustrator,
+    rng: np.random.Generator,
+) -> Study:
+    concepts = [concept]
+    if companions and rng.random() < 0.4:
+        others = companions[rng.integers(len(companions))]
+        concepts += sorted(others - with_parents([concept]))[:2]
+    found = tuple(_templated_finding(c, illustrator, rng) for c in concepts)
+    findings, impression = write_report(found, rng)
+    patient = f"p{99_000_000 + number}"
+    return Study(
+        patient,
+        study_id_of(patient),
+        "validation" if number % 9 == 8 else "train",
+        "Simulated study.",
+        "None.",
+        findings,
+        impression,
+        found,
+        "templated",
+    )
+
+
+def _templated_finding(
+    concept: str, illustrator: Illustrator, rng: np.random.Generator
+) -> ReportedFinding:
+    sites = illustrator.geometry.draw(concept, "train", rng)
+    known = illustrator.places.get(concept, ())
+    if concept in MIDLINE or concept in UNPLACED:
+        side, zone = None, None
+    elif sites:
+        side, zone = sites[0].side, sites[0].zone
+    else:
+        side, zone = known[rng.integers(len(known))] if known else (None, None)
+    words = ("small", "large") if concept in SIZED else ("mild", "moderate", "severe")
+    ungraded = concept in UNGRADED or rng.random() < 0.45
+    severity = None if ungraded else words[rng.integers(len(words))]
+    return ReportedFinding(concept, side, zone, severity)
+
+
+def _film(study: Study, illustrator: Illustrator, rng: np.random.Generator) -> Case:
+    raw = rng.bytes(20).hex()
+    dicom_id = "-".join(raw[i : i + 8] for i in range(0, 40, 8))
+    lesions = illustrator.reported(study.reported, study.split, rng)
+    return Case(
+        dicom_id, study.patient_id, lesions, study.split, "mimic-cxr", int(rng.integers(2**31))
+    )

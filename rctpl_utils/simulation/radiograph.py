@@ -1,0 +1,100 @@
+"""From a case to a simulated radiograph with exact lesion masks."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from rctpl_utils.simulation.anatomy import Anatomy
+from rctpl_utils.simulation.body import Body, compose
+from rctpl_utils.simulation.cases import Case
+from rctpl_utils.simulation.lesions import draw_distractors, draw_lesion
+from rctpl_utils.simulation.scene import Scene
+from rctpl_utils.simulation.styles import develop, get_style
+from rctpl_utils.simulation.view import set_up
+
+_SMALLEST = 112  # pixels: smaller films are drawn at twice their size, then averaged
+
+
+@dataclass(frozen=True)
+class Radiograph:
+    """One simulated film.
+
+    Attributes:
+        pixels: (size, size) float32 in [0, 1], multiples of 1/255; 0 = black (air).
+        masks: {concept: (size, size) bool}, where each drawn concept lies.
+    """
+
+    pixels: np.ndarray
+    masks: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """The physics of one film, before the detector.
+
+    Attributes:
+        attenuation: (H, W) float32 line integrals of the patient without the drawn lesions.
+        change: (H, W) float32, what the lesions add; the beam meets the sum.
+        masks: {concept: (H, W) bool}.
+    """
+
+    attenuation: np.ndarray
+    change: np.ndarray
+    masks: dict[str, np.ndarray]
+
+
+def render(case: Case, anatomy: Anatomy, size: int) -> Radiograph:
+    """Simulate one radiograph; the same case gives the same bytes.
+
+    Args:
+        case: what the film shows; its seed drives everything.
+        anatomy: `anatomy.load_anatomy`'s.
+        size: side of the square film in pixels.
+
+    Raises:
+        InputError: an unknown style, split or concept.
+    """
+    fine = size if size >= _SMALLEST else 2 * size
+    exposure = expose(case, anatomy, fine)
+    streams = np.random.default_rng(case.seed).spawn(4)
+    pixels = develop(exposure.attenuation + exposure.change, get_style(case.style), streams[3])
+    if fine == size:
+        return Radiograph(pixels, exposure.masks)
+    small = cv2.resize(pixels, (size, size), interpolation=cv2.INTER_AREA)
+    pixels = np.round(small * 255).astype(np.float32) / np.float32(255)
+    return Radiograph(pixels, {k: _halved(mask) for k, mask in exposure.masks.items()})
+
+
+def expose(case: Case, anatomy: Anatomy, size: int) -> Exposure:
+    """The line integrals of a case: anatomy, distractors, lesions; see `render`.
+
+    The patient, the distractors and the lesions have random streams of their own, so that the
+    patient without the lesions is the same patient (but for the lung volume that atelectasis,
+    fibrosis and emphysema change).
+    """
+    style = get_style(case.style)
+    streams = np.random.default_rng(case.seed).spawn(4)
+    scene = set_up(case, anatomy, style, size, streams[0])
+    body = compose(scene, style, streams[1])
+    attenuation = np.maximum(body.total + draw_distractors(scene, streams[1]), 0)
+    change, masks = _add_lesions(case, scene, body, streams[2])
+    return Exposure(attenuation, np.maximum(change, -attenuation), masks)
+
+
+def _add_lesions(
+    case: Case, scene: Scene, body: Body, rng: np.random.Generator
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    change = np.zeros((scene.size, scene.size), np.float32)
+    masks: dict[str, np.ndarray] = {}
+    for lesion, stream in zip(case.lesions, rng.spawn(len(case.lesions)), strict=True):
+        drawn = draw_lesion(scene, body, lesion, stream)
+        change += drawn.change
+        masks[lesion.concept] = masks.get(lesion.concept, False) | drawn.mask
+    return change, masks
+
+
+def _halved(mask: np.ndarray) -> np.ndarray:
+    """A mask at half size: a pixel belongs when a quarter of it does, so thin lines survive."""
+    side = mask.shape[0] // 2
+    return mask.reshape(side, 2, side, 2).sum((1, 3)) > 0

@@ -1,0 +1,167 @@
+"""Write the embedded world: every data set in its official layout, resumable, with a manifest.
+
+python -m rctpl_utils world --profile smoke
+"""
+
+import argparse
+import errno
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rctpl_utils.code_hash import code_of
+from rctpl_utils.errors import InputError
+from rctpl_utils.files import hash_of, note_written, read_json, write_json
+from rctpl_utils.profiles import WorldSize
+from rctpl_utils.simulation import author, layouts, manifest, mimic_tree
+from rctpl_utils.simulation.author import openi_reports, test_set_cases, training_films
+from rctpl_utils.simulation.layouts import LAYOUTS
+from rctpl_utils.simulation.manifest import report_counts, summarize, world_manifest, write_drawn
+from rctpl_utils.simulation.production import Renderer, Studio, open_studio
+from rctpl_utils.simulation.radiograph import render
+from rctpl_utils.workspace import Workspace
+
+TRAINING = "mimic-cxr"
+NAMES = (TRAINING, *LAYOUTS)
+MANIFEST = "manifest.json"
+_MARKERS, _UNFINISHED = ".complete", ".unfinished"
+# name -> its field in `WorldSize`, where the name differs; chexpert has two
+_FIELDS = {TRAINING: ("studies", "pretraining"), "chexpert": ("chexpert", "chexpert_5x200")}
+
+
+def build_world(
+    workspace: Workspace, *, processes: int = 2, renderer: Renderer = render
+) -> dict[str, Any]:
+    """Write what is missing or outdated of the world, and its manifest.
+
+    Each data set is written beside its place, moved there when whole, and marked as complete last;
+    so an interrupted call loses one data set at most, and a repeated one writes nothing.
+
+    Args:
+        workspace: of a simulated profile; the world goes to its `data_root`.
+        processes: that draw; each needs about 0.5 GB.
+        renderer: draws one film (a stand-in in tests).
+
+    Returns:
+        The manifest, also written to `manifest.json`.
+
+    Raises:
+        InputError: a profile without a world, a source that is missing, a disk that is full.
+    """
+    size = workspace.profile.world
+    if size is None:
+        raise InputError(
+            f"profile {workspace.profile.name!r} uses real data",
+            "Choose --profile smoke or embedded to make a simulated world.",
+        )
+    root, code = workspace.data_root, code_hash(renderer)
+    keys = {name: dataset_key(name, size, code) for name in NAMES}
+    missing = [name for name in NAMES if _finished(root, name, keys[name]) is None]
+    if missing:
+        with (
+            _full_disk_explained(root),
+            open_studio(workspace.cache, size.image_size, processes, renderer) as studio,
+        ):
+            for name in missing:
+                _write_dataset(name, root, keys[name], size, studio)
+    done = {name: _finished(root, name, keys[name]) for name in NAMES}
+    return _write_manifest(root / MANIFEST, world_manifest(workspace.profile.name, size, done))
+
+
+def dataset_key(name: str, size: WorldSize, code: str) -> str:
+    """A hash of all that a data set depends on."""
+    fields = asdict(size)
+    wanted = (*_FIELDS.get(name, (name.replace("-", "_"),)), "image_size", "seed")
+    return hash_of(name, {field: fields[field] for field in wanted}, code)
+
+
+def code_hash(renderer: Renderer = render) -> str:
+    """A hash of the code and packaged tables that cases and pixels depend on."""
+    code = code_of(author, layouts, manifest, mimic_tree, renderer)
+    return hash_of(code, renderer.__qualname__)
+
+
+def _write_dataset(name: str, root: Path, key: str, size: WorldSize, studio: Studio) -> None:
+    marker, final, partial = _marker(root, name), root / name, root / _UNFINISHED / name
+    marker.unlink(missing_ok=True)
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        write = _write_training if name == TRAINING else _write_test_set
+        summary = write(name, partial, size, studio)
+        shutil.rmtree(final, ignore_errors=True)
+        partial.replace(final)
+        note_written(path for path in final.rglob("*") if path.is_file())
+        write_json(marker, {"key": key, "summary": summary})
+    finally:
+        shutil.rmtree(root / _UNFINISHED, ignore_errors=True)
+
+
+def _write_test_set(name: str, folder: Path, size: WorldSize, studio: Studio) -> dict[str, Any]:
+    layout, cases = LAYOUTS[name], test_set_cases(name, size)
+    rows = studio.draw(name, cases, folder, layout.write_image)
+    layout.write_tables(folder, rows)
+    write_drawn(folder, cases)
+    return summarize(folder, cases, {})
+
+
+def _write_training(name: str, folder: Path, size: WorldSize, studio: Studio) -> dict[str, Any]:
+    films = training_films(size)
+    cases = [case for _, case in films]
+    studies = list({study.study_id: study for study, _ in films}.values())
+    mimic_tree.write_reports(folder, studies)
+    studio.draw(name, cases, folder, mimic_tree.write_film)
+    mimic_tree.write_tables(folder, films, size.image_size)
+    write_drawn(folder, cases)
+    return summarize(folder, cases, report_counts(studies, openi_reports()))
+
+
+def _write_manifest(path: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the manifest where it is new, and read it back as plain JSON."""
+    if not path.is_file() or hash_of(read_json(path)) != hash_of(manifest):
+        write_json(path, manifest)
+    return read_json(path)
+
+
+def _finished(root: Path, name: str, key: str) -> Mapping[str, Any] | None:
+    """The summary of a finished data set, None where it is missing or outdated."""
+    marker = _marker(root, name)
+    if not marker.is_file() or not (root / name).is_dir():
+        return None
+    content = read_json(marker)
+    return content["summary"] if content["key"] == key else None
+
+
+def _marker(root: Path, name: str) -> Path:
+    return root / _MARKERS / f"{name}.json"
+
+
+@contextmanager
+def _full_disk_explained(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise InputError(
+            f"the disk is full ({error.strerror})",
+            "Free about 500 MB there and run again: finished data sets are kept.",
+            file=root,
+        ) from error
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line: write the world of a profile; return the exit status."""
+    parser = argparse.ArgumentParser(description="Write the embedded (simulated) world.")
+    parser.add_argument("--profile", default="embedded")
+    parser.add_argument("--output", help="folder that holds build/ (the project by default)")
+    parser.add_argument("--processes", type=int, default=2)
+    options = parser.parse_args(arguments)
+    workspace = Workspace.open(options.profile, output=options.output, device="cpu")
+    manifest = build_world(workspace, processes=options.processes)
+    images = sum(c["images"] for d in manifest["datasets"].values() for c in d["counts"].values())
+    print(f"{images} simulated radiographs in {workspace.data_root}")
+    return 0

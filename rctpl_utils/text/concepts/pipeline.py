@@ -1,0 +1,175 @@
+"""The spaCy pipeline: concepts, their assertion, and anatomical words, all from kept components.
+
+A blank English tokenizer, a sentence splitter, an entity ruler (concepts, misspelled ones too), a
+span ruler (sides and places) and three instances of NegEx (Chapman et al. 2001, package negspacy):
+what denies the words after it, as far as the clause goes; what denies the words before it; and what
+marks uncertainty. Its own clinical terms take "versus" for a negation, so all term sets are ours
+(`data/assertions.json`). "Likely" and "probably" leave a finding present: radiologists hedge what
+they would report as present, and coders of Open-I took it so; "possible" makes it uncertain.
+"""
+
+from collections.abc import Iterator
+from functools import cache
+
+import spacy
+from negspacy.negation import Negex  # noqa: F401  registers the factory "negex"
+from spacy.language import Language
+from spacy.tokens import Span, Token
+
+from rctpl_utils.files import read_json
+from rctpl_utils.text.concepts import spelling  # noqa: F401  registers the factory "spelling"
+from rctpl_utils.text.triplets import Assertion
+from rctpl_utils.vocabulary import Vocabulary
+from rctpl_utils.workspace import PACKAGE_DATA
+
+IGNORED = "ignored"
+PLACES = "places"  # key of the anatomical spans
+SUBJECT = "subject"  # id of a frame's subject, a mention only where a state follows
+_JOIN = "|"
+_SENTENCE_ENDS = (".", "..", "...", "!", "?")
+_REACH = 8  # tokens
+_ASKING = frozenset([":", "-", "\u2013", "\u2014", ",", "(", "="])
+_AUXILIARY = frozenset(["is", "are", "was", "were", "has", "have", "also", "again", "still"])
+_PRESUPPOSING = frozenset([
+    "unchanged", "stable", "persists", "persist", "persistent", "remains", "remain", "increased",
+    "decreased", "improved", "worsened", "enlarged", "progressed", "larger", "smaller",
+])  # fmt: skip
+_ALTERNATIVES = frozenset(["versus", "vs", "vs.", "v."])
+
+
+def build_pipeline(vocabulary: Vocabulary) -> Language:
+    """The pipeline; its entities are mentions, `doc.spans[PLACES]` the anatomical words."""
+    nlp = build_splitter()
+    patterns = list(_concept_patterns(vocabulary))
+    words = sorted({word for each in patterns for word in each["pattern"].split()})
+    nlp.add_pipe("spelling", config={"words": words})
+    ruler = nlp.add_pipe("entity_ruler", config={"phrase_matcher_attr": "NORM"})
+    ruler.add_patterns(patterns)
+    _add_places(nlp, vocabulary)
+    terms = _terms()
+    for name in ("negation", "denial", "uncertainty"):
+        config = {"neg_termset": terms[name], "extension_name": name}
+        nlp.add_pipe("negex", name=name, config=config)
+    return nlp
+
+
+def build_splitter() -> Language:
+    """A pipeline that splits sentences only."""
+    nlp = spacy.blank("en")
+    nlp.add_pipe("sentencizer", config={"punct_chars": list(_SENTENCE_ENDS)})
+    return nlp
+
+
+def build_places(vocabulary: Vocabulary) -> Language:
+    """A pipeline that finds anatomical words only."""
+    nlp = spacy.blank("en")
+    _add_places(nlp, vocabulary)
+    return nlp
+
+
+def _add_places(nlp: Language, vocabulary: Vocabulary) -> None:
+    config = {"spans_key": PLACES, "phrase_matcher_attr": "LOWER"}
+    config["spans_filter"] = {"@misc": "spacy.first_longest_spans_filter.v1"}
+    nlp.add_pipe("span_ruler", config=config).add_patterns(list(_place_patterns(vocabulary)))
+
+
+def concepts_of(mention: Span) -> tuple[str, ...]:
+    """The concepts that a mention names: most name one, "hydropneumothorax" two."""
+    return () if mention.label_ == IGNORED else tuple(mention.label_.split(_JOIN))
+
+
+def assertion_of(mention: Span) -> Assertion:
+    """Absent where it is denied, uncertain where it is hedged, present otherwise."""
+    answer = _answer(mention)
+    before = mention._.negation and not _own_clause(mention)
+    if before or mention._.denial or answer == "absent":
+        return "absent"
+    hedged = mention._.uncertainty or answer == "uncertain" or _alternative(mention)
+    return "uncertain" if hedged else "present"
+
+
+@cache
+def _terms() -> dict:
+    return read_json(PACKAGE_DATA / "assertions.json")
+
+
+def _answer(mention: Span) -> Assertion | None:
+    """What a form answers: "Pneumothorax: none", "effusion or edema - no", "pneumonia, possibly".
+
+    The answer must be all that follows: "effusion: no change" is none.
+    """
+    rest = mention.doc[mention.end :]
+    mark = next((token for token in rest if not _listed(token)), None)
+    if mark is not None and mark.lower_ == "?":
+        return "uncertain"
+    if mark is None or mark.lower_ not in _ASKING:
+        return None
+    said = " ".join(token.lower_ for token in mention.doc[mark.i + 1 :]).strip(" .;!)")
+    answers = _terms()["answers"]
+    return next((kind for kind, words in answers.items() if said in words), None)
+
+
+def _listed(token: Token) -> bool:
+    """Whether a form lists on: further findings, and what joins them."""
+    if token.lower_ == "," and token.i + 1 < len(token.doc):
+        return bool(token.nbor().ent_type_)
+    return bool(token.ent_type_) or token.lower_ in ("or", "and", "/", "is", "seen")
+
+
+def _own_clause(mention: Span) -> bool:
+    """Whether a denial before it ends: "no edema and small effusions persist", "..., heart is big".
+
+    What is said of the mention presupposes it, and "and" or a comma joins it to a mention before.
+    """
+    before = [token for token in mention.doc[: mention.start]]
+    last = next((token.i for token in reversed(before) if token.ent_type_), None)
+    if last is None:
+        return False
+    between = {token.lower_ for token in mention.doc[last + 1 : mention.start]}
+    if not between & {"and", ","} or "or" in between:
+        return False
+    if mention.ent_id_ == SUBJECT:
+        return True
+    said = [token.lower_ for token in mention.doc[mention.end : mention.end + 4]]
+    while said and said[0] in _AUXILIARY:
+        said.pop(0)
+    return bool(said) and said[0] in _PRESUPPOSING
+
+
+def _alternative(mention: Span) -> bool:
+    """Whether "versus" follows before any other mention: "atelectasis versus scarring".
+
+    The second alternative is NegEx's, which reaches too far back for the first.
+    """
+    for token in mention.doc[mention.end : mention.end + _REACH]:
+        if token.ent_type or token.is_sent_start or token.lower_ in _ALTERNATIVES:
+            return token.lower_ in _ALTERNATIVES
+    return False
+
+
+def _concept_patterns(vocabulary: Vocabulary) -> Iterator[dict]:
+    named: dict[str, list[str]] = {phrase: [IGNORED] for phrase in vocabulary.ignored}
+    for concept, phrases in vocabulary.concepts.items():
+        for phrase in phrases:
+            named.setdefault(phrase, []).append(concept)
+    for phrase, concepts in named.items():
+        yield {"label": _JOIN.join(concepts), "pattern": phrase}
+    for frame in vocabulary.frames:
+        for subject in frame.subjects:
+            yield {"label": frame.concept, "pattern": subject, "id": SUBJECT}
+
+
+def _place_patterns(vocabulary: Vocabulary) -> Iterator[dict]:
+    """Labels are "side|place|", with "both" in the third field where a plural stands for both."""
+    for side, phrases in vocabulary.sides.items():
+        yield from (_pattern(f"{side}||", phrase) for phrase in phrases)
+    for place in vocabulary.places:
+        yield from (_pattern(f"|{place.name}|", phrase) for phrase in place.phrases)
+        yield from (_pattern(f"|{place.name}|both", phrase) for phrase in place.both_sides)
+    for phrase, (side, place) in vocabulary.fused.items():
+        yield _pattern(f"{side}|{place}|", phrase)
+    yield from (_pattern(IGNORED, phrase) for phrase in vocabulary.ignored_places)
+
+
+def _pattern(label: str, phrase: str) -> dict:
+    return {"label": label, "pattern": phrase}

@@ -1,0 +1,167 @@
+"""Triplets from RadGraph's entities and relations (paper 3.1.1; Jain et al. 2021).
+
+Two formats: `MIMIC-CXR_graphs.json` of RadGraph 1.0, whose keys are report paths, and what the
+package radgraph returns (RadGraph-XL, Delbrouck et al. 2024), whose keys count the reports. Such a
+key is believed only where its text is the report's own: letters and digits alone are compared, in
+any case, so that white space and tokenization do not matter, with findings and impression, in this
+order or the other, or one of them. Labels are "OBS-DP" in the former, "Observation::definitely
+present" in the latter, which also knows "Observation::measurement::definitely present". Rules:
+
+- an observation is a concept when its words, with those of its modifiers and of the anatomy it is
+  located at, name one in the vocabulary; observations without `located_at` (an only
+  `suggestive_of`, say) are kept, unlocated;
+- an anatomy with its direct modifiers is a location, given to observations `located_at` any of its
+  words; a word that modifies two anatomies stands for two locations;
+- definitely present, definitely absent, uncertain become present, absent, uncertain.
+"""
+
+import logging
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
+from pathlib import Path
+
+from rctpl_utils.errors import InputError
+from rctpl_utils.text.concepts.graph import Entity, anatomies, modifies, parse_graph, phrase
+from rctpl_utils.text.concepts.json_stream import stream_objects
+from rctpl_utils.text.concepts.naming import Namer
+from rctpl_utils.text.reports import Report
+from rctpl_utils.text.triplets import Triplet
+from rctpl_utils.vocabulary import Vocabulary, load_vocabulary
+
+_log = logging.getLogger(__name__)
+
+
+class RadGraphExtractor:
+    """Reads RadGraph's JSON, a file or the package's returned dictionary; runs no network itself.
+
+    Args:
+        graphs: the file, read as a stream, or the mapping.
+        vocabulary: the phrase lists; the packaged ones by default.
+
+    Attributes:
+        read: the reports that were found in it, known when `extract` has ended.
+    """
+
+    name = "radgraph"
+
+    def __init__(
+        self, graphs: str | Path | Mapping[str, dict], vocabulary: Vocabulary | None = None
+    ) -> None:
+        """Nothing is read before `extract`."""
+        self.graphs = graphs
+        self.read: frozenset[str] = frozenset()
+        self._namer = Namer(vocabulary or load_vocabulary())
+
+    def extract(self, reports: Iterable[Report]) -> Iterator[Triplet]:
+        """Yield the triplets of the given reports in the order of RadGraph's file.
+
+        Character spans refer to RadGraph's own tokenized text, which `sentence` quotes. Reports
+        that RadGraph's file lacks give no triplet; their number is logged as a warning, and that
+        of texts under a report's name in which neither its findings nor its impression stands.
+
+        Raises:
+            InputError: a damaged file, an unknown label, a relation to nowhere, a report twice, a
+                counting key whose text is another report's.
+        """
+        ordered = list(reports)
+        named, read, odd = {report.report_id: report for report in ordered}, set(), 0
+        mapped = isinstance(self.graphs, Mapping)
+        file = None if mapped else Path(self.graphs)
+        for key, graph in self.graphs.items() if mapped else stream_objects(file):
+            meant = _meant(str(key), ordered, named)
+            if not meant:
+                continue
+            text, entities = parse_graph(meant[0].report_id, graph, file)
+            report_id = _same_text(str(key), text, meant, file)
+            if report_id in read:
+                problem, cure = f"a second graph of report {report_id}", "Keep one of them."
+                raise InputError(problem, cure, file=file, row=f"of key {str(key)!r}")
+            read.add(report_id)
+            yield from self._triplets(report_id, text, entities)
+            odd += not _holds(text, named[report_id])
+        self.read = frozenset(read)
+        if odd:
+            why = "do not hold their report's findings or impression: check that they are its own"
+            _log.warning("%d of %d of RadGraph's graphs %s", odd, len(read), why)
+        if len(read) < len(named):
+            _log.warning(
+                "%d of %d reports are not in RadGraph's file and give no triplet",
+                len(named) - len(read),
+                len(named),
+            )
+
+    def _triplets(
+        self, report_id: str, text: str, entities: Mapping[str, Entity]
+    ) -> Iterator[Triplet]:
+        tokens = text.split()
+        starts = [0, *accumulate(len(token) + 1 for token in tokens)]
+        for entity in entities.values():
+            if not entity.observation:
+                continue
+            places = [phrase(group) for group in anatomies(entity, entities)]
+            modifiers = [e for e in entities.values() if modifies(e, entity, entities)]
+            named = self._namer.name(entity.words, [m.words for m in modifiers], places)
+            for concept in named.concepts:
+                positive = "absent" if named.normal else entity.positive
+                for location in self._namer.locations(concept, places):
+                    yield Triplet(
+                        report_id,
+                        _sentence(tokens, entity),
+                        concept,
+                        location,
+                        positive,
+                        starts[entity.start],
+                        starts[entity.end] - 1,
+                        self.name,
+                    )
+
+
+def _meant(key: str, ordered: Sequence[Report], named: Mapping[str, Report]) -> list[Report]:
+    """The reports that a key may mean; a number means several, and its text decides.
+
+    "p10/p10000032/s50414267.txt", with backslashes too, is s50414267; "3" is the fourth report
+    that was given, or the one called "3" or "s3".
+    """
+    stem = re.sub(r"^.*[/\\]|\.(?i:txt)$", "", key)
+    if stem.isdecimal():
+        counted = ordered[int(stem) :][:1] if len(stem) < 10 else []
+        return counted + [named[name] for name in (stem, f"s{stem}") if name in named]
+    names = (key, stem, stem.lower(), stem.rsplit("_")[-1])
+    return next(([named[name]] for name in names if name in named), [])
+
+
+def _same_text(key: str, text: str, meant: Sequence[Report], file: Path | None) -> str:
+    """The identifier of the report that is meant; the text of a number's must be the report's."""
+    if not re.search(r"(?:^|[/\\])\d+(?:\.(?i:txt))?$", key):
+        return meant[0].report_id
+    said = _letters(text)
+    for report in meant:
+        parts = (report.findings, report.impression)
+        own = map(_letters, (*parts, "".join(parts), "".join(parts[::-1])))
+        if said in (each or "none" for each in own):  # the package reads "None" where nothing is
+            return report.report_id
+    raise InputError(
+        f"its text is not that of report {meant[0].report_id}, which its number means",
+        "Run RadGraph on these reports in this order, or name its keys after the reports.",
+        file=file,
+        row=f"of key {key!r}",
+    )
+
+
+def _holds(text: str, report: Report) -> bool:
+    """Whether the findings or the impression stand in a text, by letters and digits."""
+    own = [_letters(part) for part in (report.findings, report.impression)]
+    said = _letters(text)
+    return any(part in said or said == "none" for part in own if part)
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[\W_]+", "", text).casefold()
+
+
+def _sentence(tokens: list[str], entity: Entity) -> str:
+    stops = [i for i, token in enumerate(tokens) if token in (".", "?", "!")]
+    start = max((i + 1 for i in stops if i < entity.start), default=0)
+    end = min((i + 1 for i in stops if i >= entity.end), default=len(tokens))
+    return " ".join(tokens[start:end])

@@ -1,0 +1,289 @@
+"""Live sources of knowledge (paper 3.1.2): Wikipedia, and a chat model behind an HTTP interface.
+
+Off unless `RCTPL_LIVE_KNOWLEDGE` names one (see `live_source`). Only names of concepts ever leave
+the machine: both sources are asked for a concept of the vocabulary and refuse any other text, so
+that no sentence of a report can be sent. Answers are kept on disk; every request is limited in
+time, in tries and in size.
+"""
+
+import json
+import os
+import re
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.util.retry import Retry
+
+import rctpl_utils
+from rctpl_utils.errors import InputError
+from rctpl_utils.files import hash_of, read_json, write_json
+from rctpl_utils.text.knowledge import DESCRIBED, Knowledge
+
+PROMPT = (
+    'Complete the phrase "{concept} refers to" with one clause of at most 40 words, for a reader '
+    "who has to recognize it on a frontal chest radiograph: what it is, how it looks, where it "
+    "tends to lie. Plain words, no line breaks, no full stop at the end."
+)
+# Where the English Wikipedia has no article of the concept's own name (recalled, not looked up).
+ARTICLES: Mapping[str, str] = {
+    "Enlarged Cardiomediastinum": "Mediastinum",
+    "Lung Opacity": "Ground-glass opacity",
+    "Lung Lesion": "Lung nodule",
+    "Edema": "Pulmonary edema",
+    "Consolidation": "Pulmonary consolidation",
+    "Pleural Other": "Pleural disease",
+    "Fracture": "Rib fracture",
+    "Support Devices": "Medical device",
+    "Infiltration": "Pulmonary infiltrate",
+    "Mass": "Lung tumor",
+    "Nodule": "Lung nodule",
+    "Fibrosis": "Pulmonary fibrosis",
+    "Hernia": "Hiatal hernia",
+    "No Finding": "Chest radiograph",
+}
+MAX_BYTES = 1_000_000  # of one answer
+MAX_WORDS = 60  # of one definition; encoders read 77 tokens
+_LOCAL = {"localhost", "127.0.0.1", "::1"}
+
+
+class LiveSourceError(RuntimeError):
+    """A live source did not answer as it should; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of one request.
+
+    Attributes:
+        connect, read: seconds to wait for the connection, and for each piece of the answer.
+        total: seconds for the body of the answer as a whole.
+        retries: further tries after a failed connection, a busy or a broken server.
+        pause: seconds before the second retry; it doubles with each one after.
+    """
+
+    connect: float = 5.0
+    read: float = 30.0
+    total: float = 60.0
+    retries: int = 2
+    pause: float = 0.5
+
+
+@dataclass(frozen=True)
+class LiveSource(ABC):
+    """What both sources share: the check of the concept, the cache, the bounded request.
+
+    Attributes:
+        cache: the folder that keeps the answers.
+        base_url: scheme and host, "https://en.wikipedia.org", say.
+        limits: limits of each request.
+    """
+
+    cache: Path
+    base_url: str
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        """Check the address."""
+        parts = urlsplit(self.base_url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise InputError(
+                f"{self.base_url!r} is no web address", "Give one such as https://host."
+            )
+
+    def record(self, concept: str) -> dict[str, str]:
+        """Return {"text": the definition, "source": its address, "date": when it was fetched}.
+
+        Raises:
+            InputError: anything but the name of a concept; nothing is sent then.
+            LiveSourceError: no usable answer.
+        """
+        if concept not in DESCRIBED:
+            raise InputError(
+                "only names of concepts may be sent to a live source",
+                f"Choose one of: {', '.join(DESCRIBED)}.",
+            )
+        method, path, body = self._request(concept)
+        kept = self.cache / f"{hash_of(self.base_url, method, path, body)}.json"
+        if kept.exists():
+            return read_json(kept)
+        answer = self._send(method, path, body)
+        try:
+            text = first_words(self._text(answer))
+        except (KeyError, IndexError, TypeError, AttributeError) as error:
+            raise self._failure(f"its answer lacks the text ({error!r})") from error
+        if not text:
+            raise self._failure(f"its answer about {concept} is empty")
+        today = datetime.now(timezone.utc).date().isoformat()
+        record = {"text": text, "source": f"{self.base_url}{path}", "date": today}
+        record |= self._details(concept)
+        write_json(kept, record)
+        return record
+
+    def knowledge(self, concepts: Iterable[str] = DESCRIBED) -> Knowledge:
+        """Ask for each concept, and make a source of the answers like `kb` and `llm`."""
+        records = {concept: self.record(concept) for concept in concepts}
+        return Knowledge.from_texts(type(self).__name__.lower(), records)
+
+    @abstractmethod
+    def _request(self, concept: str) -> tuple[str, str, dict | None]:
+        """Return the method, the path and the JSON body of the question."""
+
+    @abstractmethod
+    def _text(self, answer: Any) -> str:
+        """Return the definition out of the decoded answer."""
+
+    def _details(self, concept: str) -> dict[str, str]:
+        return {}
+
+    def _headers(self) -> dict[str, str]:
+        return {"User-Agent": f"rctpl-companion/{rctpl_utils.__version__} (research; python)"}
+
+    def _failure(self, what: str) -> LiveSourceError:
+        return LiveSourceError(
+            f"{self.base_url}: {what}. Try again later, or use the source kb or llm, which need "
+            "no network."
+        )
+
+    def _send(self, method: str, path: str, body: dict | None) -> Any:
+        limits = self.limits
+        retry = Retry(
+            total=limits.retries,
+            backoff_factor=limits.pause,
+            status_forcelist=(429, 500, 502, 503, 504),
+            allowed_methods=(method,),
+            respect_retry_after_header=False,  # a server may ask for hours
+            raise_on_status=False,
+        )
+        with requests.Session() as session:
+            session.max_redirects = 3
+            for scheme in ("http://", "https://"):
+                session.mount(scheme, HTTPAdapter(max_retries=retry))
+            try:
+                response = session.request(
+                    method,
+                    f"{self.base_url}{path}",
+                    json=body,
+                    headers=self._headers(),
+                    timeout=(limits.connect, limits.read),
+                    stream=True,
+                )
+                response.raise_for_status()
+                return self._decode(response)
+            except requests.RequestException as error:
+                raise self._failure(f"no usable answer ({error})") from error
+
+    def _decode(self, response: requests.Response) -> Any:
+        """Read the body within its limits of size and time."""
+        end, content = time.monotonic() + self.limits.total, bytearray()
+        for block in response.iter_content(chunk_size=16_384):
+            content += block
+            if len(content) > MAX_BYTES:
+                raise self._failure(f"its answer is longer than {MAX_BYTES:,} bytes")
+            if time.monotonic() > end:
+                raise self._failure(f"its answer took longer than {self.limits.total} s")
+        try:
+            return json.loads(content)
+        except ValueError as error:
+            raise self._failure("its answer is not JSON") from error
+
+
+@dataclass(frozen=True)
+class Wikipedia(LiveSource):
+    """The first sentence of the concept's article, by Wikipedia's page summaries (CC BY-SA)."""
+
+    base_url: str = "https://en.wikipedia.org"
+
+    def _request(self, concept: str) -> tuple[str, str, None]:
+        own_name = concept if concept == "COVID-19" else concept.capitalize()
+        title = ARTICLES.get(concept, own_name).replace(" ", "_")
+        return "GET", f"/api/rest_v1/page/summary/{quote(title, safe='')}", None
+
+    def _text(self, answer: Any) -> str:
+        return definition(answer["extract"])
+
+    def _details(self, concept: str) -> dict[str, str]:
+        return {"license": "CC BY-SA 4.0"}
+
+
+@dataclass(frozen=True)
+class ChatModel(LiveSource):
+    """A language model behind an OpenAI-compatible `/v1/chat/completions`.
+
+    Attributes:
+        model: the model's name at the endpoint.
+        api_key: sent as a bearer token where given; kept out of the cache and of `repr`.
+    """
+
+    model: str = ""
+    api_key: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        """Check the address, the model and that a key travels encrypted."""
+        super().__post_init__()
+        if not self.model:
+            raise InputError("no model is named", "Set RCTPL_CHAT_MODEL.")
+        parts = urlsplit(self.base_url)
+        if self.api_key and parts.scheme != "https" and parts.hostname not in _LOCAL:
+            raise InputError("the key would travel in clear text", "Use an https address.")
+
+    def _request(self, concept: str) -> tuple[str, str, dict]:
+        message = {"role": "user", "content": PROMPT.format(concept=concept)}
+        body = {"model": self.model, "messages": [message], "temperature": 0, "max_tokens": 200}
+        return "POST", "/v1/chat/completions", body
+
+    def _text(self, answer: Any) -> str:
+        return answer["choices"][0]["message"]["content"]
+
+    def _details(self, concept: str) -> dict[str, str]:
+        return {"model": self.model, "prompt": PROMPT.format(concept=concept)}
+
+    def _headers(self) -> dict[str, str]:
+        key = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
+        return super()._headers() | key
+
+
+def live_source(
+    cache: Path, environment: Mapping[str, str] = os.environ
+) -> Wikipedia | ChatModel | None:
+    """Return the live source that the environment switches on; None, the default, means offline.
+
+    Variables: RCTPL_LIVE_KNOWLEDGE ("wikipedia" or "chat"); for chat also RCTPL_CHAT_URL,
+    RCTPL_CHAT_MODEL and, where the endpoint wants one, RCTPL_CHAT_KEY.
+
+    Raises:
+        InputError: another value, or a variable that is missing.
+    """
+    kind = environment.get("RCTPL_LIVE_KNOWLEDGE", "")
+    if not kind:
+        return None
+    if kind == "wikipedia":
+        return Wikipedia(cache)
+    if kind == "chat":
+        return ChatModel(
+            cache,
+            environment.get("RCTPL_CHAT_URL", "").rstrip("/"),
+            model=environment.get("RCTPL_CHAT_MODEL", ""),
+            api_key=environment.get("RCTPL_CHAT_KEY"),
+        )
+    raise InputError(
+        f"RCTPL_LIVE_KNOWLEDGE is {kind!r}", "Set it to wikipedia or chat, or leave it unset."
+    )
+
+
+def definition(extract: str) -> str:
+    """Cut an encyclopedia's opening to what follows "... is": "a collapse of the lung"."""
+    sentence = re.split(r"(?<=[^A-Z\d])\.\s", extract.strip(), maxsplit=1)[0]
+    return re.sub(r"^.{0,120}?\b(?:is|are)\b\s+", "", sentence, count=1)
+
+
+def first_words(text: str) -> str:
+    """One line of at most `MAX_WORDS` words, without the full stop."""
+    return " ".join(text.split()[:MAX_WORDS]).rstrip(".")

@@ -1,0 +1,92 @@
+"""Triplets (concept, location, positive) and the report-level labels made from them (Eq. 1).
+
+Two extractors stand behind one protocol: `spacy_extractor.SpacyExtractor` reads the text itself,
+`radgraph.RadGraphExtractor` reads what RadGraph found, as the paper does.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from operator import attrgetter
+from typing import Literal, Protocol
+
+import numpy as np
+import pandas as pd
+
+from rctpl_utils.errors import InputError
+from rctpl_utils.text.reports import Report
+from rctpl_utils.vocabulary import with_parents
+
+Assertion = Literal["present", "absent", "uncertain"]
+MERGE_ORDER: tuple[Assertion, ...] = ("present", "absent", "uncertain")  # the first one wins
+
+
+@dataclass(frozen=True)
+class Triplet:
+    """One mention: what, where, and whether it is there (paper 3.1.1, Eq. 1).
+
+    Attributes:
+        report_id: the report's identifier.
+        sentence: the sentence that holds the mention.
+        concept: a canonical concept.
+        location: a canonical location ("left lower lobe"), or None.
+        positive: present, absent or uncertain.
+        start, end: character span of the mention in `Report.text`.
+        extractor: the extractor's name.
+    """
+
+    report_id: str
+    sentence: str
+    concept: str
+    location: str | None
+    positive: Assertion
+    start: int
+    end: int
+    extractor: str
+
+
+class Extractor(Protocol):
+    """What turns reports into triplets."""
+
+    name: str
+
+    def extract(self, reports: Iterable[Report]) -> Iterator[Triplet]:
+        """Yield the triplets of each report, report by report."""
+        ...
+
+
+def triplets_frame(triplets: Iterable[Triplet]) -> pd.DataFrame:
+    """One row a triplet, columns as the fields; an empty frame keeps its columns."""
+    columns = [field.name for field in fields(Triplet)]
+    row = attrgetter(*columns)
+    frame = pd.DataFrame([row(triplet) for triplet in triplets], columns=columns)
+    return frame.astype({"start": "int64", "end": "int64"})
+
+
+def merge_mentions(triplets: pd.DataFrame) -> pd.Series:
+    """One assertion for each (report_id, concept): present > absent > uncertain."""
+    rank = triplets["positive"].map({value: i for i, value in enumerate(MERGE_ORDER)})
+    if rank.isna().any():
+        wrong = triplets["positive"][rank.isna()].iloc[0]
+        raise InputError(f"{wrong!r} is no assertion", f"Use {', '.join(MERGE_ORDER)}.")
+    best = rank.groupby([triplets["report_id"], triplets["concept"]]).min()
+    return best.map(dict(enumerate(MERGE_ORDER)))
+
+
+def report_labels(
+    triplets: pd.DataFrame, report_ids: Sequence[str], concepts: Sequence[str]
+) -> pd.DataFrame:
+    """Labels (n reports, L concepts): 1 present, 0 absent or unmentioned, NaN uncertain.
+
+    Mentions merge first; then what is present makes its parents present, and what is uncertain
+    makes parents that are not present uncertain: a possible pneumonia is a possible opacity, even
+    where another opacity is denied.
+    """
+    merged = merge_mentions(triplets).reset_index(name="positive")
+    rows, columns = pd.Index(report_ids, name="report_id"), pd.Index(concepts)
+    labels = np.zeros((len(rows), len(columns)))  # (n, L)
+    for assertion, value in (("uncertain", np.nan), ("present", 1.0)):  # present is written last
+        for concept, mentions in merged[merged["positive"] == assertion].groupby("concept"):
+            row = rows.get_indexer(mentions["report_id"])
+            column = columns.get_indexer(sorted(with_parents([concept])))
+            labels[np.ix_(row[row >= 0], column[column >= 0])] = value
+    return pd.DataFrame(labels, index=rows, columns=columns)
