@@ -9,6 +9,8 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from rctpl_utils.errors import InputError
+
 WRITES = "RCTPL_WRITES"  # the environment's name of a file that lists what a process has written
 
 
@@ -86,3 +88,21 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "item"):  # NumPy scalars
         return value.item()
     raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def replace_section(text: str, section: str, markers: tuple[str, str], what: str) -> str:
+    """Put a section between the markers of a README.
+
+    Args:
+        what: the section, as an error calls it.
+
+    Raises:
+        InputError: the markers are not there once, in order.
+    """
+    first, last = markers
+    before, start, rest = text.partition(first)
+    inside, end, after = rest.partition(last)
+    if not (start and end) or first in inside or first in after or last in before + after:
+        problem = f"the README has no single pair {first} ... {last}"
+        raise InputError(problem, f"Put the two lines back where {what} belongs.")
+    return f"{before}{first}\n{section}\n{last}{after}"

@@ -42,7 +42,6 @@ class Workspace:
     def open(
         cls,
         profile: str = "embedded",
-        *,
         output: str | Path | None = None,
         data_root: str | Path | None = None,
         checkpoint: str | Path | None = None,

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from rctpl_utils.errors import InputError
-from rctpl_utils.files import read_json, write_json
-from rctpl_utils.reporting.headline import replace_section
+from rctpl_utils.files import read_json, replace_section, write_json
 from rctpl_utils.run import atlas
 from rctpl_utils.run.freshness import Marker
 from rctpl_utils.run.provenance import write_manifest

@@ -490,7 +490,7 @@ def test_ours_stand_beside_the_reported_with_the_difference(workspace):
     assert last.iloc[-1].tolist() == [
         "0.500 [0.400, 0.700]", "0.6100", "-0.110 [-0.210, +0.090]"
     ]  # fmt: skip
-    page = (workspace.figures / "compare_reported.md").read_text(encoding="utf-8")
+    page = (workspace.figures / "reproduction.md").read_text(encoding="utf-8")
     assert "Simulated radiographs" in page
     assert "| CXR-3" in page
 
@@ -500,7 +500,7 @@ def test_the_picture_shows_every_cell_of_rctpl(workspace):
     figure = compare_reported.reproduction_figure(workspace, cells)
     labels = [label.get_text() for axis in figure.axes for label in axis.get_yticklabels()]
     assert len(labels) == 10 + 4 + 3 + 3 + 4
-    assert (workspace.figures / "compare_reported.png").stat().st_size > 0
+    assert (workspace.figures / "reproduction.png").stat().st_size > 0
 
 
 def test_an_absent_table_is_an_error(tmp_path):

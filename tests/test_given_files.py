@@ -19,9 +19,9 @@ from tiny_world import CASES, edit, refused, write, write_mimic
 from rctpl_utils.datasets import open_dataset
 from rctpl_utils.datasets.counts import count
 from rctpl_utils.datasets.covid_rural import OutlineMasks
-from rctpl_utils.datasets.given_files import child, mistaken, opened
 from rctpl_utils.datasets.tables import read_lines, read_table
 from rctpl_utils.errors import InputError
+from rctpl_utils.given_files import child, mistaken, opened
 
 SETS = [*CASES, "mimic-cxr"]
 

@@ -1,1 +1,17 @@
-"""The paper's eight baselines and the prompt learners beside it, behind one protocol (4.1.5)."""
+"""The paper's eight baselines, the prompt learners and a supervised reference (paper 4.1.5).
+
+Here live their models, one training loop, their released checkpoints' formats, and the adapters
+that put them into the tables beside RC-TPL.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "miniatures": ["train_miniatures"],
+        "prompt_learners": ["learn_peers", "load_peers"],
+        "registry": ["load_competitors"],
+        "supervised": ["load_references"],
+    },
+)

@@ -1,4 +1,8 @@
-"""The paper's data sets (4.1.2 and 4.1.3) in their official layouts, behind one small protocol."""
+"""The paper's data sets (4.1.2 and 4.1.3) in their official layouts, behind one small protocol.
+
+Here live the loaders, what they share (tables, images, masks, screening of bad rows), and what a
+column of Table 1 asks of them. No method is known here.
+"""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path

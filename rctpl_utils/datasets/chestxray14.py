@@ -15,7 +15,6 @@ import pandas as pd
 
 from rctpl_utils.datasets.base import MISSING, Radiographs
 from rctpl_utils.datasets.boxes import BoxMasks
-from rctpl_utils.datasets.given_files import child, folders_in
 from rctpl_utils.datasets.screening import Screen
 from rctpl_utils.datasets.tables import (
     IMAGES,
@@ -26,6 +25,7 @@ from rctpl_utils.datasets.tables import (
     read_lines,
     read_table,
 )
+from rctpl_utils.given_files import child, folders_in
 from rctpl_utils.vocabulary import CHESTXRAY14_CONCEPTS
 
 FRAME = 1024  # pixels: the size of the official images, which the boxes refer to

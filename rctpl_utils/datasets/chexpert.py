@@ -21,10 +21,10 @@ import pandas as pd
 
 from rctpl_utils.datasets.base import MISSING, Radiographs
 from rctpl_utils.datasets.chexpert_folders import batched_patients, find_home
-from rctpl_utils.datasets.given_files import child, existing
 from rctpl_utils.datasets.screening import Screen
 from rctpl_utils.datasets.tables import keep_present, read_table
 from rctpl_utils.errors import InputError
+from rctpl_utils.given_files import child, existing
 from rctpl_utils.vocabulary import CHEXPERT_CONCEPTS
 
 COMPETITION = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")

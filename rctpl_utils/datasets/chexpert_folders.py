@@ -6,8 +6,8 @@ The full set comes in four archives: "CheXpert-v1.0 batch 1 (validate & csv)" ha
 
 from pathlib import Path
 
-from rctpl_utils.datasets.given_files import child, folders_in
 from rctpl_utils.errors import InputError
+from rctpl_utils.given_files import child, folders_in
 
 FOLDERS = ("CheXpert-v1.0-small", "CheXpert-v1.0", ".")
 

@@ -20,12 +20,12 @@ from rctpl_utils.datasets import (
     rsna,
     siim,
 )
-from rctpl_utils.datasets.given_files import child
 from rctpl_utils.datasets.masks import NO_RUNS
 from rctpl_utils.datasets.official import OFFICIAL
 from rctpl_utils.datasets.tables import find_files, read_lines, read_table
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import read_json
+from rctpl_utils.given_files import child
 
 MANIFEST = "manifest.json"  # of the embedded world, in its data root
 

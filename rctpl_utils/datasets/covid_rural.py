@@ -18,13 +18,13 @@ import numpy as np
 import pandas as pd
 
 from rctpl_utils.datasets.base import MISSING, Radiographs
-from rctpl_utils.datasets.given_files import existing
 from rctpl_utils.datasets.images import read_mask
 from rctpl_utils.datasets.masks import polygon_mask, resize_mask
 from rctpl_utils.datasets.screening import Screen
 from rctpl_utils.datasets.tables import IMAGES, find_files, hash_split, keep_present
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import read_json
+from rctpl_utils.given_files import existing
 
 CONCEPTS = ("COVID-19",)
 FOLDERS = (".", "covid_rural_annot")

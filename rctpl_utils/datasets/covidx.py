@@ -16,7 +16,6 @@ from pathlib import Path
 import pandas as pd
 
 from rctpl_utils.datasets.base import MISSING, Radiographs
-from rctpl_utils.datasets.given_files import child
 from rctpl_utils.datasets.screening import Screen
 from rctpl_utils.datasets.tables import (
     IMAGES,
@@ -28,6 +27,7 @@ from rctpl_utils.datasets.tables import (
     read_table,
 )
 from rctpl_utils.errors import InputError
+from rctpl_utils.given_files import child
 
 PARTS = {"validation": "train", "test": "test"}  # our name -> the official list
 POSITIVE = {"positive", "COVID-19"}

@@ -13,9 +13,9 @@ import pandas as pd
 
 from rctpl_utils.datasets.base import MISSING, Radiographs
 from rctpl_utils.datasets.chexpert import chexpert_labels, refuse_odd_labels
-from rctpl_utils.datasets.given_files import child, existing
 from rctpl_utils.datasets.screening import Screen
 from rctpl_utils.datasets.tables import keep_present, read_table
+from rctpl_utils.given_files import child, existing
 from rctpl_utils.vocabulary import CHEXPERT_CONCEPTS
 
 PARTS = {"train": "train", "validation": "validate", "test": "test"}

@@ -19,11 +19,11 @@ from pathlib import Path
 import pandas as pd
 
 from rctpl_utils.datasets.base import MISSING, Radiographs
-from rctpl_utils.datasets.given_files import child
 from rctpl_utils.datasets.openi import mesh_findings, openi_archive, read_openi, xrv_file
 from rctpl_utils.datasets.screening import Screen
 from rctpl_utils.datasets.tables import find_files, hash_split, keep_present, locate, read_table
 from rctpl_utils.errors import InputError
+from rctpl_utils.given_files import child
 from rctpl_utils.vocabulary import CONCEPTS as VOCABULARY
 from rctpl_utils.vocabulary import with_parents
 

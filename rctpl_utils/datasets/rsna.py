@@ -15,7 +15,6 @@ import pandas as pd
 
 from rctpl_utils.datasets.base import MISSING, Radiographs
 from rctpl_utils.datasets.boxes import BoxMasks
-from rctpl_utils.datasets.given_files import child
 from rctpl_utils.datasets.screening import Screen
 from rctpl_utils.datasets.tables import (
     bare_names,
@@ -25,6 +24,7 @@ from rctpl_utils.datasets.tables import (
     locate,
     read_table,
 )
+from rctpl_utils.given_files import child
 
 CONCEPTS = ("Pneumonia",)
 BOX_COLUMNS = ["x", "y", "width", "height"]

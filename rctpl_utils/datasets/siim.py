@@ -19,7 +19,6 @@ import numpy as np
 import pandas as pd
 
 from rctpl_utils.datasets.base import MISSING, Radiographs
-from rctpl_utils.datasets.given_files import child
 from rctpl_utils.datasets.masks import NO_RUNS, decode_runs
 from rctpl_utils.datasets.screening import Screen
 from rctpl_utils.datasets.tables import (
@@ -30,6 +29,7 @@ from rctpl_utils.datasets.tables import (
     locate,
     read_table,
 )
+from rctpl_utils.given_files import child
 
 CONCEPTS = ("Pneumothorax",)
 RUN_TABLE, IMAGE_FOLDER = "train-rle.csv", "dicom-images-train"

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rctpl_utils.datasets.given_files import AGAIN, as_utf8, files_below, opened
 from rctpl_utils.datasets.screening import Screen
 from rctpl_utils.errors import InputError
+from rctpl_utils.given_files import AGAIN, as_utf8, files_below, opened
 
 VALIDATION_SHARE = 0.2  # of the patients, where a data set has no official split
 IMAGES = (".png", ".jpg", ".jpeg")

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
-from rctpl_utils.datasets.given_files import opened
 from rctpl_utils.encoders.base import freeze, known_hash
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import hash_of, read_json
+from rctpl_utils.given_files import opened
 
 LAST = (-1,)
 TEXT_FILES = ("config.json", "vocab.txt")

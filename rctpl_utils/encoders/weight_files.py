@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
-from rctpl_utils.datasets.given_files import mistaken
 from rctpl_utils.errors import InputError
+from rctpl_utils.given_files import mistaken
 
 WEIGHTS = ("pytorch_model.bin", "model.safetensors")  # as the released files are called
 _AGAIN = "Download it again, or give another file."

@@ -12,8 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from rctpl_utils.encoders.release import manifest
-from rctpl_utils.errors import InputError
-from rctpl_utils.files import write_text
+from rctpl_utils.files import replace_section, write_text
 from rctpl_utils.prompts.variants import HANDWRITTEN, MACHINE_WRITTEN
 from rctpl_utils.reporting.table1_report import OURS
 from rctpl_utils.workspace import PROJECT
@@ -156,24 +155,6 @@ def written() -> dict[Path, str]:
         README: replace_section(readme, headline(), MARKERS, "the result"),
         CARD: replace_section(card, weights(), WEIGHTS, "the table"),
     }
-
-
-def replace_section(text: str, section: str, markers: tuple[str, str], what: str) -> str:
-    """Put a section between the markers of a README.
-
-    Args:
-        what: the section, as an error calls it.
-
-    Raises:
-        InputError: the markers are not there once, in order.
-    """
-    first, last = markers
-    before, start, rest = text.partition(first)
-    inside, end, after = rest.partition(last)
-    if not (start and end) or first in inside or first in after or last in before + after:
-        problem = f"the README has no single pair {first} ... {last}"
-        raise InputError(problem, f"Put the two lines back where {what} belongs.")
-    return f"{before}{first}\n{section}\n{last}{after}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

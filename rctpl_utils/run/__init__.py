@@ -1,1 +1,4 @@
-"""run."""
+"""Running the notebooks, and looking after runs: options, freshness, doctor, check, trace.
+
+Nothing of the method lives here: each notebook also runs alone.
+"""

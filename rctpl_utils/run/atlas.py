@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rctpl_utils.files import read_json, write_text
-from rctpl_utils.reporting.headline import replace_section
+from rctpl_utils.files import read_json, replace_section, write_text
 from rctpl_utils.workspace import PROJECT, Workspace
 
 START, END = "<!-- map:start -->", "<!-- map:end -->"

@@ -14,9 +14,9 @@ import numpy as np
 from rctpl_utils.datasets import DATASETS, ChestXrayDataset, open_dataset
 from rctpl_utils.datasets.chexpert import PER_CLASS
 from rctpl_utils.datasets.counts import count, read_world
-from rctpl_utils.datasets.given_files import child
 from rctpl_utils.datasets.official import OFFICIAL
 from rctpl_utils.errors import InputError
+from rctpl_utils.given_files import child
 from rctpl_utils.text.concepts.summary import RADGRAPH_FILE
 from rctpl_utils.text.sections import parse_sections
 

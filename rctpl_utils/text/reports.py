@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from rctpl_utils.datasets.given_files import child
 from rctpl_utils.datasets.screening import Screen, Skipped
 from rctpl_utils.datasets.tables import read_table
 from rctpl_utils.errors import InputError
+from rctpl_utils.given_files import child
 from rctpl_utils.text.sections import parse_sections
 from rctpl_utils.workspace import Workspace
 

@@ -24,12 +24,12 @@ from rctpl_utils.baselines.base import CLASSIFY, RETRIEVE
 from rctpl_utils.baselines.released.base import eight_bits
 from rctpl_utils.baselines.released.checkpoints import load_matched, released_names
 from rctpl_utils.baselines.released.clip_towers import CLIP, ClipSize
-from rctpl_utils.datasets.given_files import opened
 from rctpl_utils.encoders.base import freeze
 from rctpl_utils.encoders.checkpoint import Layout
 from rctpl_utils.encoders.frame import Frame
 from rctpl_utils.encoders.weight_files import read_state
 from rctpl_utils.errors import InputError
+from rctpl_utils.given_files import opened
 
 WEIGHTS = "best_64_5e-05_original_22000_0.864.pt"
 TOKENIZER_FILES = ("vocab.json", "merges.txt")  # of openai/clip-vit-base-patch32

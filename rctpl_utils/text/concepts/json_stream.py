@@ -6,8 +6,8 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
-from rctpl_utils.datasets.given_files import opened
 from rctpl_utils.errors import InputError
+from rctpl_utils.given_files import opened
 
 _BLOCK = 1 << 20  # characters
 

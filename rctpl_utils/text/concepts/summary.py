@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from rctpl_utils.datasets.given_files import child
+from rctpl_utils.given_files import child
 from rctpl_utils.text.concepts.agreement import agreement
 from rctpl_utils.text.concepts.radgraph import RadGraphExtractor
 from rctpl_utils.text.concepts.spacy_extractor import SpacyExtractor
