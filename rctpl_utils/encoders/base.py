@@ -27,7 +27,7 @@ class Encoder(Protocol):
     """A frozen vision-language model: text and images into one space of d dimensions.
 
     The dense map covers the film padded to a square. An encoder that sees less has an attribute
-    `frame`, which says what its map covers (`heat_maps.Frame`).
+    `frame`, which says what its map covers (`frame.Frame`).
     """
 
     name: str

@@ -82,7 +82,7 @@ class TextTower(nn.Module):
     def pooled(self, texts: Sequence[str]) -> Tensor:
         """Texts to (n, W): the pooled hidden states, before the projection."""
         tokens = self.tokenize(texts)
-        return self._run(tokens["attention_mask"], input_ids=tokens["input_ids"])
+        return self.pool(tokens["attention_mask"], input_ids=tokens["input_ids"])
 
     def forward(self, texts: Sequence[str]) -> Tensor:
         """Texts to (n, d) unit vectors."""
@@ -125,9 +125,9 @@ class TextTower(nn.Module):
         words = self.bert.get_input_embeddings()(ids)  # (L, T, W)
         embedded = torch.cat([words[:, :1], context, words[:, 1:]], dim=1)  # (L, M + T, W)
         mask = torch.cat([seen[:, :1].expand(-1, 1 + context.shape[1]), seen[:, 1:]], dim=1)
-        return self._run(mask, inputs_embeds=embedded)
+        return self.pool(mask, inputs_embeds=embedded)
 
-    def _run(self, mask: Tensor, **inputs: Tensor) -> Tensor:
+    def pool(self, mask: Tensor, **inputs: Tensor) -> Tensor:
         """BERT and the pooling: ids (n, T) or embeddings (n, T, W), with their mask, to (n, W)."""
         if self.pooling == "cls":
             return self.bert(attention_mask=mask, **inputs).last_hidden_state[:, 0]

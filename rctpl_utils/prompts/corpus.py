@@ -47,6 +47,15 @@ class TextCorpus:
         """Number of reports."""
         return len(self.report_features)
 
+    def head(self, count: int) -> "TextCorpus":
+        """Its first reports."""
+        return TextCorpus(
+            self.report_features[:count],
+            self.description_features,
+            self.description_rows[:count],
+            self.labels[:count],
+        )
+
     @property
     def key(self) -> str:
         """A hash of all features and labels."""
