@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from rctpl_utils.encoders.base import Encoder
+from rctpl_utils.scoring import similarity_maps
 
 SQUARE = 120  # cells along the padded square where a smaller map is put into it
 
@@ -86,6 +87,12 @@ def on_squares(maps: Tensor, sizes: Sequence[tuple[int, int]], frame: Frame | No
         return maps
     placed = [on_square(one[None], size, frame) for one, size in zip(maps, sizes, strict=True)]
     return torch.cat(placed)
+
+
+def cosine_maps(dense: Tensor, embeddings: Tensor) -> Tensor:
+    """P of Eq. 7 as maps: dense features (n, h, w, d) and L embeddings (L, d) to (n, L, h, w)."""
+    cosines = similarity_maps(dense.flatten(1, 2), embeddings).transpose(1, 2)
+    return cosines.reshape(*cosines.shape[:2], *dense.shape[1:3])
 
 
 def on_film(maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -15,16 +14,15 @@ from rctpl_utils.datasets.questions import QUESTIONS
 from rctpl_utils.datasets.splits import open_split
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.encoders.features import ImageFeatureFile
-from rctpl_utils.encoders.frame import frame_of, on_film, on_square
+from rctpl_utils.encoders.frame import cosine_maps, frame_of
 from rctpl_utils.evaluation.ablations import Trial
 from rctpl_utils.evaluation.bootstrap_samples import Draws
 from rctpl_utils.evaluation.grounding import BATCH, GROUNDING_DATASETS
 from rctpl_utils.evaluation.grounding_methods import Films
-from rctpl_utils.evaluation.grounding_metrics import pointing_hit
-from rctpl_utils.evaluation.metrics import BOOTSTRAP_SEED, patient_weights, scorable, weighted_auc
+from rctpl_utils.evaluation.grounding_metrics import points_into
+from rctpl_utils.evaluation.metrics import patient_weights, resampled_means, scorable, weighted_auc
 from rctpl_utils.evaluation.table1 import film_features, score_runs
 from rctpl_utils.prompts.methods import Method
-from rctpl_utils.scoring import similarity_maps
 from rctpl_utils.workspace import Workspace
 
 CLASSIFIED = ("chexpert", "covidx-normal", "covidx-pneumonia")
@@ -80,7 +78,7 @@ def _auc(
     films = [film_features(workspace, each) for each in opened]
     labels, asked = question.labels(opened[0]), question.asked(opened[0])
     columns = [k for k in range(labels.shape[1]) if scorable(labels[:, k])]
-    weights = _weights(workspace, opened[0].records["patient_id"])
+    weights = patient_weights(opened[0].records["patient_id"], workspace.profile.bootstrap)
     found = []
     for trial in tqdm(trials, desc=f"ablations on {name}", unit="arm"):
         embed = lru_cache(maxsize=None)(lambda each: each(asked))  # once for both splits
@@ -105,8 +103,8 @@ def _pointing(
     dataset = open_split(workspace, name, split)
     hits = pointing_of_runs(encoders, dataset, film_features(workspace, dataset), concept, trials)
     patients = dataset.records["patient_id"][dataset.annotated(concept)]
-    weights = _weights(workspace, patients)
-    return [(each @ weights.T) / weights.sum(axis=1) for each in hits]
+    weights = patient_weights(patients, workspace.profile.bootstrap)
+    return [resampled_means(each, weights) for each in hits]
 
 
 def pointing_of_runs(
@@ -163,18 +161,9 @@ def pointing_hits(
     with tqdm(total=len(rows), desc=f"pointing on {dataset.name}", unit="film") as bar:
         for start in range(0, len(rows), BATCH):
             films = Films(encoder, dataset, file, rows[start : start + BATCH], concept)
-            dense = films.features.dense_features  # (n, h, w, d)
-            maps = similarity_maps(dense.flatten(1, 2), embeddings).transpose(1, 2)
-            maps = maps.reshape(len(films.rows), len(embeddings), *dense.shape[1:3]).cpu()
+            maps = cosine_maps(films.features.dense_features, embeddings).cpu()
             for k, row in enumerate(films.rows):
                 mask = dataset.mask(row, concept)
-                cells = on_square(maps[k], mask.shape, frame_of(encoder))
-                heats = on_film(cells, mask.shape).numpy()
-                hits[:, start + k] = [pointing_hit(heat, mask) for heat in heats]
+                hits[:, start + k] = points_into(maps[k], mask, frame_of(encoder))
                 bar.update()
     return hits
-
-
-def _weights(workspace: Workspace, patients: pd.Series) -> np.ndarray:
-    generator = np.random.default_rng(BOOTSTRAP_SEED)
-    return patient_weights(patients, workspace.profile.bootstrap, generator)

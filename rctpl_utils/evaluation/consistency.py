@@ -22,7 +22,7 @@ from rctpl_utils.datasets.availability import present
 from rctpl_utils.datasets.splits import open_split
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.evaluation.bootstrap_samples import Draws, save_draws
-from rctpl_utils.evaluation.metrics import BOOTSTRAP_SEED, named_interval, patient_weights
+from rctpl_utils.evaluation.metrics import named_interval, patient_weights
 from rctpl_utils.evaluation.results import write_csv
 from rctpl_utils.evaluation.table1 import film_features
 from rctpl_utils.prompts import handwritten
@@ -120,9 +120,8 @@ def _series(workspace: Workspace, encoders: Sequence[Encoder], name: str) -> tup
     labels = dataset.records[list(dataset.concepts)].to_numpy(float)
     shown = np.flatnonzero((labels == 1).any(axis=0))
     concepts = [dataset.concepts[k] for k in shown]
-    generator = np.random.default_rng(BOOTSTRAP_SEED)
     patients = dataset.records["patient_id"]
-    weights = patient_weights(patients, workspace.profile.bootstrap, generator)
+    weights = patient_weights(patients, workspace.profile.bootstrap)
     found: dict[tuple[str, str, str], list[np.ndarray]] = {}
     for encoder in dict.fromkeys(encoders):  # a checkpoint is one for all seeds
         films = np.asarray(read(encoder).global_features)

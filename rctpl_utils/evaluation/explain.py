@@ -10,7 +10,7 @@ import torch
 
 from rctpl_utils import __version__
 from rctpl_utils.encoders.base import ImageFeatures
-from rctpl_utils.encoders.frame import frame_of, on_square
+from rctpl_utils.encoders.frame import cosine_maps, frame_of, on_square
 from rctpl_utils.evaluation.calibration import Calibration
 from rctpl_utils.evaluation.domain import KEPT, descriptors
 from rctpl_utils.evaluation.film_places import Place, peak_on_film, place_on_film
@@ -23,7 +23,7 @@ from rctpl_utils.evaluation.likelihood_ratio import (
 from rctpl_utils.profiles import PROFILES
 from rctpl_utils.prompts.model import RCTPL
 from rctpl_utils.prompts.zero_shot import branch_scores
-from rctpl_utils.scoring import fuse, similarity_maps
+from rctpl_utils.scoring import fuse
 from rctpl_utils.text.knowledge import Knowledge
 from rctpl_utils.vocabulary import CONCEPTS
 
@@ -174,8 +174,7 @@ def explain(
     features = model.encoder.encode_image(model.encoder.preprocess(image)[None])
     report, concept = branch_scores(features, embeddings)
     scores = torch.stack([fuse(report, concept), report, concept])[:, 0].T.cpu().double().tolist()
-    maps = similarity_maps(features.dense_features.flatten(1, 2), embeddings.concept)[0].T
-    maps = maps.reshape(len(concepts), *features.dense_features.shape[1:3]).cpu()
+    maps = cosine_maps(features.dense_features, embeddings.concept)[0].cpu()
     maps = on_square(maps, image.shape, frame_of(model.encoder))
     known, scale, distance = _calibrated(calibration, features)
     findings = [

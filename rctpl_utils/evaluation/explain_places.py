@@ -14,7 +14,7 @@ from rctpl_utils.encoders.frame import frame_of, on_square
 from rctpl_utils.errors import InputError
 from rctpl_utils.evaluation.calibration import Calibration
 from rctpl_utils.evaluation.film_places import place, place_on_film
-from rctpl_utils.evaluation.metrics import BOOTSTRAP_SEED, interval, patient_weights
+from rctpl_utils.evaluation.metrics import interval, patient_weights, resampled_means
 from rctpl_utils.prompts.model import RCTPL
 from rctpl_utils.prompts.zero_shot import score_images
 from rctpl_utils.workspace import Workspace
@@ -106,10 +106,9 @@ def _drawn_places(dataset: ChestXrayDataset) -> pd.DataFrame:
 def _agreement(
     workspace: Workspace, films: pd.DataFrame, aspect: str, guess: pd.Series
 ) -> dict[str, float]:
-    generator = np.random.default_rng(BOOTSTRAP_SEED)
-    weights = patient_weights(films["patient_id"], workspace.profile.bootstrap, generator)
+    weights = patient_weights(films["patient_id"], workspace.profile.bootstrap)
     right, guessed = (
-        weights @ (each == films[aspect]).to_numpy(float) / weights.sum(axis=1)
+        resampled_means((each == films[aspect]).to_numpy(float), weights)
         for each in (films[f"found_{aspect}"], guess)
     )
     share, gain = interval(right), interval(right - guessed)

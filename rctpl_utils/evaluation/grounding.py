@@ -31,7 +31,7 @@ from rctpl_utils.evaluation.grounding_metrics import (
     region_counts,
 )
 from rctpl_utils.evaluation.heat_maps import stretch
-from rctpl_utils.evaluation.metrics import BOOTSTRAP_SEED, named_interval, patient_weights
+from rctpl_utils.evaluation.metrics import named_interval, patient_weights
 from rctpl_utils.workspace import Workspace
 
 # data set -> the concept that is grounded, and whether training reports name it
@@ -111,9 +111,8 @@ def ground(
     test = open_split(workspace, name, "test")
     measured = measure(workspace, encoders, test, concept, methods, thresholds)
     films = np.flatnonzero(test.annotated(concept))
-    generator = np.random.default_rng(BOOTSTRAP_SEED)
     patients = test.records["patient_id"].iloc[films]
-    weights = patient_weights(patients, workspace.profile.bootstrap, generator)
+    weights = patient_weights(patients, workspace.profile.bootstrap)
     rows, draws = [], {}
     for method in methods:
         runs = measured[method.name]

@@ -17,11 +17,11 @@ from rctpl_utils.datasets import ChestXrayDataset
 from rctpl_utils.datasets.images import image_size
 from rctpl_utils.encoders.base import Encoder, ImageFeatures
 from rctpl_utils.encoders.features import ImageFeatureFile
-from rctpl_utils.encoders.frame import frame_of, on_squares
+from rctpl_utils.encoders.frame import cosine_maps, frame_of, on_squares
 from rctpl_utils.encoders.gradcam import gradcam_maps
 from rctpl_utils.encoders.standin import pad_to_square
 from rctpl_utils.prompts.methods import Embedder, Method
-from rctpl_utils.scoring import ClassEmbeddings, similarity_maps
+from rctpl_utils.scoring import ClassEmbeddings
 
 # Centers (across, down) of the right and left lung and the mean deviation of a lung's pixels, as
 # shares of the padded film: means over the 364 complete pairs among the lung outlines that
@@ -142,7 +142,7 @@ def dense_similarity(embedder: Embedder, branch: str = "concept") -> MapMaker:
     def maker(films: Films) -> Tensor:
         embedding = getattr(embed(films.concept), branch)  # (1, d)
         dense = films.features.dense_features  # (n, h, w, d)
-        maps = similarity_maps(dense.flatten(1, 2), embedding)[..., 0].reshape(dense.shape[:3])
+        maps = cosine_maps(dense, embedding)[:, 0]
         return films.on_square(maps)
 
     return maker

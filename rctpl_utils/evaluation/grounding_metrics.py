@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from torch import Tensor
+
+from rctpl_utils.encoders.frame import Frame, on_film, on_square
 
 # Dice and pixel counts are known at these thresholds: region = heat >= threshold.
 THRESHOLDS = np.linspace(0.02, 0.98, 49)
@@ -44,6 +47,16 @@ def pointing_hits(heats: np.ndarray, mask: np.ndarray) -> np.ndarray:
     highest = flat.max(axis=1)
     inside = flat[:, np.flatnonzero(mask)].max(axis=1, initial=-np.inf)
     return (flat.min(axis=1) < highest) & (inside == highest)
+
+
+def points_into(maps: Tensor, mask: np.ndarray, frame: Frame | None) -> np.ndarray:
+    """The same of maps of cells, (n, h, w), once they lie on the film: (n,) bool.
+
+    Args:
+        frame: of the encoder (`frame_of`).
+    """
+    placed = on_film(on_square(maps, mask.shape, frame), mask.shape)
+    return pointing_hits(placed.numpy(), mask)
 
 
 def pixel_counts(heats: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -16,14 +16,18 @@ FEW = 10  # resamples in a tail below which counting them is too coarse
 
 
 def patient_weights(
-    patients: pd.Series, resamples: int, generator: np.random.Generator
+    patients: pd.Series, resamples: int, generator: np.random.Generator | None = None
 ) -> np.ndarray:
     """How often each image is drawn when patients are drawn with replacement.
+
+    Args:
+        generator: by default one of its own, so that methods meet the same resamples.
 
     Returns:
         (1 + resamples, n) float32 in Fortran order: an image's weights lie side by side, as
         `weighted_auc` reads them. The first row is the sample itself, all ones.
     """
+    generator = np.random.default_rng(BOOTSTRAP_SEED) if generator is None else generator
     codes, unique = pd.factorize(patients)
     counts = generator.multinomial(
         len(unique), np.full(len(unique), 1 / len(unique)), size=resamples
@@ -31,6 +35,11 @@ def patient_weights(
     weights = np.ones((1 + resamples, len(codes)), np.float32, order="F")
     weights[1:] = counts[:, codes]
     return weights
+
+
+def resampled_means(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """A mean over images in every resample: (..., n) and (R, n) to (..., R)."""
+    return (values @ weights.T) / weights.sum(axis=1)
 
 
 def weighted_auc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:

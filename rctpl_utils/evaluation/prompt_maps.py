@@ -28,20 +28,19 @@ from rctpl_utils.datasets.availability import can_run
 from rctpl_utils.datasets.splits import open_split
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.encoders.features import IMAGE_BATCH, image_features
-from rctpl_utils.encoders.frame import Frame, frame_of, on_film, on_square
+from rctpl_utils.encoders.frame import Frame, cosine_maps, frame_of
 from rctpl_utils.errors import InputError
 from rctpl_utils.evaluation.bootstrap_samples import Draws, save_draws
 from rctpl_utils.evaluation.box_pairs import Boxed, Case, concept_pairs, film_pairs
-from rctpl_utils.evaluation.grounding_metrics import pointing_hit
+from rctpl_utils.evaluation.grounding_metrics import points_into
 from rctpl_utils.evaluation.metrics import (
-    BOOTSTRAP_SEED,
     named_interval,
     paired_p_value,
     patient_weights,
+    resampled_means,
 )
 from rctpl_utils.evaluation.results import write_csv
 from rctpl_utils.prompts.prompts import Prompts
-from rctpl_utils.scoring import similarity_maps
 from rctpl_utils.workspace import Workspace
 
 DATASET = "chestxray14"  # the test set in which films have boxes of several concepts
@@ -61,8 +60,7 @@ def cell_maps(workspace: Workspace, encoder: Encoder, boxed: Boxed, embeddings: 
     file, parts = image_features(encoder, boxed.dataset, workspace.features), []
     for start in range(0, len(boxed.rows), IMAGE_BATCH):
         batch = file.batch(boxed.rows[start : start + IMAGE_BATCH], encoder.device).dense_features
-        cosines = similarity_maps(batch.flatten(1, 2), embeddings)  # (n', h * w, L)
-        parts.append(cosines.transpose(1, 2).reshape(len(batch), -1, *batch.shape[1:3]).cpu())
+        parts.append(cosine_maps(batch, embeddings).cpu())
     return torch.cat(parts)
 
 
@@ -84,9 +82,7 @@ def hits(
         mask = boxed.mask(case.film, case.concept)
         pair = (runs[:, case.film, case.concept], runs[:, case.other_film, case.other_concept])
         for which, cells in enumerate(pair):
-            cells = on_square(cells, mask.shape, frame)
-            heats = on_film(cells, mask.shape).numpy()  # (K, H, W)
-            found[which, :, k] = [pointing_hit(heat, mask) for heat in heats]
+            found[which, :, k] = points_into(cells, mask, frame)
     return found[0], found[1]
 
 
@@ -110,8 +106,7 @@ def compare_maps(
     if not can_run(workspace, "Maps of other concepts and films", DATASET):
         return _save(workspace, [], {})
     boxed = Boxed.of(open_split(workspace, DATASET, "test"))
-    generator = np.random.default_rng(BOOTSTRAP_SEED)
-    weights = patient_weights(boxed.patients, workspace.profile.bootstrap, generator)
+    weights = patient_weights(boxed.patients, workspace.profile.bootstrap)
     pairs = (concept_pairs(boxed.drawn), film_pairs(boxed.drawn, boxed.patients))
     if not all(pairs):
         raise InputError("too few boxes for a comparison", "Use a larger test split.")
@@ -126,7 +121,7 @@ def compare_maps(
             drawn = weights[:, [case.film for case in cases]]  # (1 + R, C)
             measured = hits(boxed, cases, maps, frame_of(encoders[0]))
             for kind, found in zip((own, other), measured, strict=True):
-                share = (found @ drawn.T) / drawn.sum(axis=1)  # (K, 1 + R)
+                share = resampled_means(found, drawn)  # (K, 1 + R)
                 key = (DATASET, f"{name}, {kind}", "pointing_game")
                 draws[key] = share
                 about = dict(zip(("dataset", "method", "metric"), key, strict=True))

@@ -17,15 +17,14 @@ from rctpl_utils.datasets.covidx import open_covidx
 from rctpl_utils.datasets.questions import COVID
 from rctpl_utils.datasets.rsna import open_rsna
 from rctpl_utils.encoders.base import Encoder
-from rctpl_utils.encoders.frame import on_film
 from rctpl_utils.evaluation.ablation_scores import pointing_of_runs
 from rctpl_utils.evaluation.domain import Domain, file_descriptors
 from rctpl_utils.evaluation.grounding_methods import lung_centers
-from rctpl_utils.evaluation.grounding_metrics import pointing_hit
+from rctpl_utils.evaluation.grounding_metrics import points_into
 from rctpl_utils.evaluation.metrics import (
-    BOOTSTRAP_SEED,
     named_interval,
     patient_weights,
+    resampled_means,
     weighted_auc,
 )
 from rctpl_utils.evaluation.results import write_csv
@@ -80,9 +79,8 @@ def sample_auc(
         shown = _shown(dataset)
         labels = dataset.records[list(shown)].to_numpy(float)
         columns = [shown.index(concept) for concept in scored_concepts(dataset)]
-        generator = np.random.default_rng(BOOTSTRAP_SEED)
         patients = dataset.records["patient_id"]
-        weights = patient_weights(patients, workspace.profile.bootstrap, generator)
+        weights = patient_weights(patients, workspace.profile.bootstrap)
         scored = score_runs(encoders, films, methods, lambda each, shown=shown: each(shown))
         for method in methods:
             by_seed = (getattr(scored[each], method.branch) for each in method.embedders)
@@ -110,16 +108,15 @@ def sample_pointing(
     for row in rows:
         mask = dataset.mask(row, concept)
         cover.append(mask.mean())
-        heat = on_film(torch.from_numpy(lung_centers())[None], mask.shape)[0].numpy()
-        hits.setdefault("lung-center prior", []).append(pointing_hit(heat, mask))
+        centers = torch.from_numpy(lung_centers())[None]
+        hits.setdefault("lung-center prior", []).extend(points_into(centers, mask, None))
     hits = {"random point": np.array([cover]), **{k: np.array([v]) for k, v in hits.items()}}
     films = film_features(workspace, dataset)
     pointed = pointing_of_runs(encoders, dataset, films, concept, methods)
     hits |= {method.name: each for method, each in zip(methods, pointed, strict=True)}
-    generator = np.random.default_rng(BOOTSTRAP_SEED)
     patients = dataset.records["patient_id"].iloc[rows]
-    weights = patient_weights(patients, workspace.profile.bootstrap, generator)
-    found = {method: (of @ weights.T) / weights.sum(axis=1) for method, of in hits.items()}
+    weights = patient_weights(patients, workspace.profile.bootstrap)
+    found = {method: resampled_means(of, weights) for method, of in hits.items()}
     return pd.DataFrame(
         [_row(name, method, "pointing_game", runs, len(rows)) for method, runs in found.items()]
     )
@@ -136,10 +133,9 @@ def sample_domain(
     for name, dataset in samples.items() if domain is not None else ():
         file = film_features(workspace, dataset)(encoder)
         outside = domain.distance(file_descriptors(file, encoder)) > 1
-        generator = np.random.default_rng(BOOTSTRAP_SEED)
         patients = dataset.records["patient_id"]
-        weights = patient_weights(patients, workspace.profile.bootstrap, generator)
-        share = (weights @ outside / weights.sum(axis=1))[None]
+        weights = patient_weights(patients, workspace.profile.bootstrap)
+        share = resampled_means(outside[None], weights)
         rows.append(_row(name, "the films themselves", "out_of_domain", share, len(dataset)))
     return pd.DataFrame(rows)
 

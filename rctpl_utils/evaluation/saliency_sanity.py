@@ -19,15 +19,14 @@ from tqdm import tqdm
 
 from rctpl_utils.datasets.splits import open_split
 from rctpl_utils.encoders.base import Encoder
-from rctpl_utils.encoders.frame import Frame, frame_of, on_film, on_square
+from rctpl_utils.encoders.frame import Frame, cosine_maps, frame_of, on_square
 from rctpl_utils.encoders.gradcam import gradcam_maps
 from rctpl_utils.evaluation.box_pairs import Boxed
-from rctpl_utils.evaluation.grounding_metrics import pointing_hit
-from rctpl_utils.evaluation.metrics import BOOTSTRAP_SEED, named_interval, patient_weights
+from rctpl_utils.evaluation.grounding_metrics import points_into
+from rctpl_utils.evaluation.metrics import named_interval, patient_weights, resampled_means
 from rctpl_utils.evaluation.prompt_maps import DATASET
 from rctpl_utils.prompts.handwritten import NONSENSE
 from rctpl_utils.prompts.prompts import Prompts
-from rctpl_utils.scoring import similarity_maps
 from rctpl_utils.workspace import Workspace
 
 SAMPLE = 60  # films
@@ -122,8 +121,7 @@ def rank_correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 def cosine_cells(encoder: Encoder, images: Tensor, embeddings: Tensor) -> np.ndarray:
     """P of Eq. 7 in float32: (n, L, h, w)."""
     dense = encoder.image_module(images.to(encoder.device)).dense_features
-    cosines = similarity_maps(dense.flatten(1, 2), embeddings).transpose(1, 2)
-    return cosines.reshape(*cosines.shape[:2], *dense.shape[1:3]).cpu().numpy()
+    return cosine_maps(dense, embeddings).cpu().numpy()
 
 
 def gradcam_cells(encoder: Encoder, images: Tensor, embeddings: Tensor) -> np.ndarray:
@@ -164,8 +162,7 @@ def check_saliency(workspace: Workspace, encoder: Encoder, prompts: Prompts) -> 
         kind: _maps_under_changes(make, encoder, prompts, images, boxed.concepts, concepts)
         for kind, make in MAKERS.items()
     }  # kind -> (kind of change, change) -> one array (n, h, w) a draw
-    generator = np.random.default_rng(BOOTSTRAP_SEED)
-    weights = patient_weights(boxed.patients.iloc[films], workspace.profile.bootstrap, generator)
+    weights = patient_weights(boxed.patients.iloc[films], workspace.profile.bootstrap)
     draws = _measure(maps, masks, weights, frame_of(encoder))
     return Sanity(
         rows=_rows(draws, len(masks)),
@@ -200,7 +197,7 @@ def _measure(
                 "pointing_game": np.mean([_hits(m, masks, frame) for m in drawn], axis=0),
             }
             for metric, values in films_values.items():
-                draws[kind, of, change, metric] = weights @ values / weights.sum(axis=1)
+                draws[kind, of, change, metric] = resampled_means(values, weights)
     return draws
 
 
@@ -255,8 +252,6 @@ def _placed(maps: list[np.ndarray], size: tuple[int, int], frame: Frame | None) 
 
 
 def _hits(maps: np.ndarray, masks: list[np.ndarray], frame: Frame | None) -> np.ndarray:
-    heats = (
-        on_film(on_square(torch.from_numpy(cells[None]), mask.shape, frame), mask.shape)[0].numpy()
-        for cells, mask in zip(maps, masks, strict=True)
-    )
-    return np.array([pointing_hit(*each) for each in zip(heats, masks, strict=True)], float)
+    cells = torch.from_numpy(maps)[:, None]
+    hits = [points_into(*each, frame)[0] for each in zip(cells, masks, strict=True)]
+    return np.array(hits, float)

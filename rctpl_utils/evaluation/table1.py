@@ -12,7 +12,7 @@ from rctpl_utils.datasets.splits import open_split
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.encoders.features import ImageFeatureFile, image_features
 from rctpl_utils.evaluation.classification import Classification, Split, evaluate
-from rctpl_utils.evaluation.metrics import BOOTSTRAP_SEED, patient_weights
+from rctpl_utils.evaluation.metrics import patient_weights
 from rctpl_utils.prompts.methods import Embedder, Method
 from rctpl_utils.prompts.zero_shot import BranchScores, score_images
 from rctpl_utils.scoring import IMAGE_TEMPERATURE, ClassEmbeddings
@@ -66,8 +66,7 @@ def _evaluated(
         for split in SPLITS
     )
     patients = opened["test"].records["patient_id"]
-    generator = np.random.default_rng(BOOTSTRAP_SEED)
-    weights = patient_weights(patients, workspace.profile.bootstrap, generator)
+    weights = patient_weights(patients, workspace.profile.bootstrap)
     return evaluate(column, question.shown(opened["test"]), test, validation, weights)
 
 

@@ -7,12 +7,12 @@ import numpy as np
 import torch
 
 from rctpl_utils.encoders.base import Encoder, ImageFeatures
-from rctpl_utils.encoders.frame import frame_of, on_squares
+from rctpl_utils.encoders.frame import cosine_maps, frame_of, on_squares
 from rctpl_utils.encoders.loading import named_encoder
 from rctpl_utils.errors import InputError
 from rctpl_utils.prompts.prompts import Prompts
 from rctpl_utils.prompts.zero_shot import branch_scores
-from rctpl_utils.scoring import fuse, similarity_maps
+from rctpl_utils.scoring import fuse
 
 
 class RCTPL:
@@ -78,9 +78,7 @@ class RCTPL:
     def ground(self, images: Sequence[np.ndarray], concept: str) -> np.ndarray:
         """Where a concept is: the concept branch's cosine map on the padded film, (n, h, w)."""
         embedding = self.prompts.embed(self.encoder, [concept]).concept  # (1, d)
-        dense = self._encode(images).dense_features  # (n, h, w, d)
-        maps = similarity_maps(dense.flatten(1, 2), embedding)  # (n, h * w, 1)
-        maps = maps.reshape(dense.shape[:3]).cpu()
+        maps = cosine_maps(self._encode(images).dense_features, embedding)[:, 0].cpu()
         return on_squares(maps, [each.shape for each in images], frame_of(self.encoder)).numpy()
 
     def embed_images(self, images: Sequence[np.ndarray]) -> np.ndarray:

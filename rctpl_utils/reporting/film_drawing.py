@@ -12,7 +12,7 @@ from rctpl_utils.datasets import ChestXrayDataset
 from rctpl_utils.datasets.splits import open_split
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.encoders.features import IMAGE_BATCH, ImageFeatureFile, image_features
-from rctpl_utils.encoders.frame import frame_of, on_film, on_square
+from rctpl_utils.encoders.frame import cosine_maps, frame_of, on_film, on_square
 from rctpl_utils.encoders.gradcam import gradcam_maps
 from rctpl_utils.evaluation.box_pairs import Boxed
 from rctpl_utils.evaluation.grounding_metrics import pointing_hit
@@ -71,8 +71,7 @@ def look(
     images = torch.stack([encoder.preprocess(each) for each in pixels])
     cams = torch.from_numpy(gradcam_maps(encoder, images, embeddings))  # (n, L, S, S)
     dense = encoder.encode_image(images).dense_features
-    cosines = similarity_maps(dense.flatten(1, 2), embeddings).transpose(1, 2)
-    cosines = cosines.reshape(*cosines.shape[:2], *dense.shape[1:3]).cpu()  # (n, L, h, w)
+    cosines = cosine_maps(dense, embeddings).cpu()  # (n, L, h, w)
     held_out = open_split(workspace, boxed.dataset.name, "validation")
     scale = scale_of(_cosines(workspace, encoder, held_out, embeddings).numpy())
     every = _cosines(workspace, encoder, boxed.dataset, embeddings)  # (N, h * w, L)
