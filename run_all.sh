@@ -2,6 +2,7 @@
 # Sets the environment up and runs the notebooks (or, with `test`, the tests).
 set -euo pipefail
 cd "$(dirname "$0")"
+export PYTHONUTF8=1 # whatever the locale: paths and texts are UTF-8
 
 usage() {
   cat <<'TEXT'
