@@ -6,12 +6,29 @@ from phantom import chest, outlines, small_anatomy
 
 from rctpl_utils.datasets.openi import xrv_file
 from rctpl_utils.errors import InputError
-from rctpl_utils.simulation.anatomy import Plan, _read, _store, build_anatomy, visible_lungs
-from rctpl_utils.simulation.outlines import load_outlines
-from rctpl_utils.simulation.projection import Pose, project, project_points, rotation
-from rctpl_utils.simulation.sources import WHEEL, ct_files
-from rctpl_utils.simulation.volume import CHANNELS, LOBES, MU_WATER, Volume, load_volume
-from rctpl_utils.simulation.warp import PER_LUNG, dense, smallest_jacobian, warp_grid
+from rctpl_utils.simulation.anatomy import (
+    PER_LUNG,
+    Plan,
+    Pose,
+    _read,
+    _store,
+    build_anatomy,
+    load_outlines,
+    project,
+    project_points,
+    rotation,
+    visible_lungs,
+)
+from rctpl_utils.simulation.ct import (
+    CHANNELS,
+    LOBES,
+    MU_WATER,
+    WHEEL,
+    Volume,
+    ct_files,
+    load_volume,
+)
+from rctpl_utils.simulation.scene import dense, smallest_jacobian, warp_grid
 from rctpl_utils.workspace import FETCHED
 
 STRAIGHT = Pose(0, 0, 0, 1500, False)

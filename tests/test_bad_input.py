@@ -18,8 +18,8 @@ from rctpl_utils.datasets.base import BAD
 from rctpl_utils.datasets.images import image_size, read_image
 from rctpl_utils.datasets.screening import Screen
 from rctpl_utils.errors import InputError
+from rctpl_utils.simulation.ct import extract_members
 from rctpl_utils.simulation.image_files import DicomHeader, uid_of, write_dicom
-from rctpl_utils.simulation.sources import extract_members
 
 PACKAGE = Path(__file__).resolve().parents[1] / "rctpl_utils"
 ENTRIES, BOXES = "Data_Entry_2017_v2020.csv", "BBox_List_2017.csv"

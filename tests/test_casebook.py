@@ -10,23 +10,34 @@ from rctpl_utils.datasets.openi import OpenIReport, openi_archive, read_openi
 from rctpl_utils.datasets.tables import hash_split
 from rctpl_utils.errors import InputError
 from rctpl_utils.profiles import WorldSize
-from rctpl_utils.simulation.casebook import FIVE, OPACITIES, Casebook
-from rctpl_utils.simulation.geometry import Geometry, run_length_box, site_of
-from rctpl_utils.simulation.illustrator import Illustrator, ReportedFinding
-from rctpl_utils.simulation.label_tables import draw_patients, drawn_kinds
-from rctpl_utils.simulation.mimic_cases import (
+from rctpl_utils.simulation.cases import split_of
+from rctpl_utils.simulation.evaluation_cases import (
+    FIVE,
+    OPACITIES,
+    Casebook,
+    draw_patients,
+    drawn_kinds,
+)
+from rctpl_utils.simulation.sample_lesions import (
+    Geometry,
+    Illustrator,
+    ReportedFinding,
+    draw_severity,
+    run_length_box,
+    site_of,
+)
+from rctpl_utils.simulation.training_cases import (
     SHARES,
     merged,
     mimic_films,
+    place_phrase,
     real_studies,
     reported_places,
     select_studies,
     templated_studies,
     why_left_out,
+    write_report,
 )
-from rctpl_utils.simulation.severity import draw_severity
-from rctpl_utils.simulation.splits import split_of
-from rctpl_utils.simulation.templates import place_phrase, write_report
 from rctpl_utils.vocabulary import CHESTXRAY14_CONCEPTS, CHEXPERT_CONCEPTS, TRAINING_CONCEPTS
 
 SIZE = WorldSize(

@@ -14,8 +14,7 @@ from rctpl_utils.datasets.masks import polygon_mask
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import sha256_file
 from rctpl_utils.simulation.image_files import inverted_film
-from rctpl_utils.simulation.layouts import LAYOUTS
-from rctpl_utils.simulation.layouts_labels import lesion_boxes
+from rctpl_utils.simulation.layouts import LAYOUTS, lesion_boxes
 from rctpl_utils.vocabulary import with_parents
 
 LOSSLESS = {"chestxray14", "covidx", "rsna", "siim"}

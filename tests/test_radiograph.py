@@ -9,12 +9,10 @@ from phantom import small_anatomy
 
 from rctpl_utils.errors import InputError
 from rctpl_utils.simulation.cases import Case, Lesion
-from rctpl_utils.simulation.lesions import PAINTERS
-from rctpl_utils.simulation.radiograph import expose, render
-from rctpl_utils.simulation.scene import Scene
-from rctpl_utils.simulation.sheet import contact_sheet
+from rctpl_utils.simulation.overview import contact_sheet
+from rctpl_utils.simulation.radiograph import PAINTERS, expose, render
+from rctpl_utils.simulation.scene import Scene, set_up
 from rctpl_utils.simulation.styles import STYLES
-from rctpl_utils.simulation.view import set_up
 
 MIDLINE = {"Hernia", "Enlarged Cardiomediastinum", "Cardiomegaly", "Support Devices"}
 BOTH = {"COVID-19", "Edema", "Emphysema"}

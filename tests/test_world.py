@@ -11,7 +11,7 @@ from rctpl_utils.datasets import open_dataset
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import WRITES, read_json
 from rctpl_utils.profiles import PROFILES, WorldSize
-from rctpl_utils.simulation import production, world
+from rctpl_utils.simulation import world
 from rctpl_utils.simulation.cases import SPLITS
 from rctpl_utils.simulation.manifest import concept_table, manifest_table
 from rctpl_utils.simulation.radiograph import Radiograph
@@ -48,7 +48,7 @@ def stub_anatomy(monkeypatch):
 
 def stand_in(patch):
     """No anatomy to project, and no code that could change meanwhile."""
-    patch.setattr(production, "load_anatomy", lambda cache: None)
+    patch.setattr(world, "load_anatomy", lambda cache: None)
     patch.setattr(world, "code_hash", lambda renderer: "code")
 
 

@@ -11,11 +11,16 @@ import pandas as pd
 from rctpl_utils.datasets.openi import OpenIReport
 from rctpl_utils.files import sha256_file, write_text
 from rctpl_utils.profiles import WorldSize
-from rctpl_utils.simulation.casebook import QUOTA, QUOTA_SHARE, RSNA_PNEUMONIA, SIIM_PNEUMOTHORAX
 from rctpl_utils.simulation.cases import SPLITS, Case, Lesion
-from rctpl_utils.simulation.layouts_labels import case_labels
-from rctpl_utils.simulation.mimic_cases import Study, why_left_out
-from rctpl_utils.simulation.sources import SOURCES
+from rctpl_utils.simulation.ct import SOURCES
+from rctpl_utils.simulation.evaluation_cases import (
+    QUOTA,
+    QUOTA_SHARE,
+    RSNA_PNEUMONIA,
+    SIIM_PNEUMOTHORAX,
+)
+from rctpl_utils.simulation.layouts import case_labels
+from rctpl_utils.simulation.training_cases import Study, why_left_out
 
 IMAGE_SUFFIXES = {".jpg", ".png", ".dcm"}
 STATEMENTS = {

@@ -4,15 +4,25 @@ import cv2
 import numpy as np
 
 from rctpl_utils.simulation.body import Body
-from rctpl_utils.simulation.cases import Lesion
-from rctpl_utils.simulation.effect import Effect, between, combine, fill
-from rctpl_utils.simulation.places import draw_place, lesion_sides, zone_weight
+from rctpl_utils.simulation.cases import Lesion, Rng
+from rctpl_utils.simulation.ct import MU_WATER
 from rctpl_utils.simulation.scene import Lung, Scene
-from rctpl_utils.simulation.texture import cloud, curve, noise, strokes
-from rctpl_utils.simulation.volume import MU_WATER
+from rctpl_utils.simulation.shapes import (
+    Effect,
+    between,
+    cloud,
+    combine,
+    curve,
+    draw_place,
+    fill,
+    lesion_sides,
+    noise,
+    strokes,
+    zone_weight,
+)
 
 
-def pleural_effusion(scene: Scene, body: Body, lesion: Lesion, rng: np.random.Generator) -> Effect:
+def pleural_effusion(scene: Scene, body: Body, lesion: Lesion, rng: Rng) -> Effect:
     """Fluid: a blunted angle, a meniscus that rises at the wall, or (supine) a veil."""
     drawn = []
     for side in lesion_sides(scene, lesion, rng):
@@ -22,13 +32,13 @@ def pleural_effusion(scene: Scene, body: Body, lesion: Lesion, rng: np.random.Ge
         draw = _veil if supine and severity > 0.25 else _meniscus
         share = draw(scene, lung, float(severity), rng)
         amount = share * lung.path
-        effect = fill(body, lung, amount, fade=0.9)
+        effect = fill(body.vessels, lung, amount, fade=0.9)
         seen = (share > 0.3) & (lung.path > 6)
         drawn.append(Effect(effect.change, seen if seen.any() else _thickest(amount)))
     return combine(drawn)
 
 
-def _meniscus(scene: Scene, lung: Lung, severity: float, rng: np.random.Generator) -> np.ndarray:
+def _meniscus(scene: Scene, lung: Lung, severity: float, rng: Rng) -> np.ndarray:
     """Share of the ray's lung that is fluid, below a curved surface: (H, W) in [0, 1]."""
     level = 1.02 - (0.04 + 0.62 * severity**1.25)  # v of the surface at the wall
     level = level + 0.012 * noise(rng, scene.size, scene.size / 4)
@@ -42,7 +52,7 @@ def _meniscus(scene: Scene, lung: Lung, severity: float, rng: np.random.Generato
     return density / (1 + np.exp(-np.clip(depth * 2.2, -30, 30)))
 
 
-def _veil(scene: Scene, lung: Lung, severity: float, rng: np.random.Generator) -> np.ndarray:
+def _veil(scene: Scene, lung: Lung, severity: float, rng: Rng) -> np.ndarray:
     """Fluid layered behind the lung of a lying patient: a gradient, vessels still seen."""
     start = 0.75 - 0.65 * severity
     haze = np.clip((lung.v - start) / 0.5, 0, 1) ** 1.2
@@ -50,7 +60,7 @@ def _veil(scene: Scene, lung: Lung, severity: float, rng: np.random.Generator) -
     return np.clip(haze * rng.uniform(0.3, 0.55) * (0.5 + severity) + wall, 0, 0.9)
 
 
-def pneumothorax(scene: Scene, body: Body, lesion: Lesion, rng: np.random.Generator) -> Effect:
+def pneumothorax(scene: Scene, body: Body, lesion: Lesion, rng: Rng) -> Effect:
     """Air outside a visceral pleural line; the lung inside is smaller and denser."""
     drawn = []
     for side in lesion_sides(scene, lesion, rng):
@@ -86,7 +96,7 @@ def _wall_distance(lung: Lung) -> np.ndarray:
     return cv2.distanceTransform(padded, cv2.DIST_L2, 5)[1:, 1:-1]
 
 
-def _gap(scene: Scene, lung: Lung, lesion: Lesion, rng: np.random.Generator) -> np.ndarray:
+def _gap(scene: Scene, lung: Lung, lesion: Lesion, rng: Rng) -> np.ndarray:
     """Width of the air between wall and lung at each place, pixels: (H, W)."""
     width = between(rng, lesion.severity, 7, 28) + 44 * lesion.severity**2 * rng.uniform(0.3, 1.2)
     width = min(scene.pixels(width), 0.75 * lung.width)
@@ -102,9 +112,7 @@ def _gap(scene: Scene, lung: Lung, lesion: Lesion, rng: np.random.Generator) -> 
     return width * profile * (1 + 0.07 * noise(rng, scene.size, scene.size / 2.2))
 
 
-def pleural_thickening(
-    scene: Scene, body: Body, lesion: Lesion, rng: np.random.Generator
-) -> Effect:
+def pleural_thickening(scene: Scene, body: Body, lesion: Lesion, rng: Rng) -> Effect:
     """A band along the chest wall or a cap over the apex, of uneven thickness."""
     drawn = []
     for side in lesion_sides(scene, lesion, rng):
@@ -124,7 +132,7 @@ def pleural_thickening(
     return combine(drawn)
 
 
-def _band(lung: Lung, zone: str, rng: np.random.Generator) -> np.ndarray:
+def _band(lung: Lung, zone: str, rng: Rng) -> np.ndarray:
     """How thick the band is along the wall, relative: (H, W) in [0, 1]."""
     if "ap" in zone or "upper" in zone:
         return np.clip(1.25 - lung.v / rng.uniform(0.12, 0.22), 0, 1)
@@ -135,7 +143,7 @@ def _band(lung: Lung, zone: str, rng: np.random.Generator) -> np.ndarray:
     return band * (lung.u > 0.55)
 
 
-def pleural_other(scene: Scene, body: Body, lesion: Lesion, rng: np.random.Generator) -> Effect:
+def pleural_other(scene: Scene, body: Body, lesion: Lesion, rng: Rng) -> Effect:
     """Calcified plaques seen en face, or fluid in a fissure."""
     drawn = []
     for side in lesion_sides(scene, lesion, rng):
@@ -144,7 +152,7 @@ def pleural_other(scene: Scene, body: Body, lesion: Lesion, rng: np.random.Gener
     return combine(drawn)
 
 
-def _plaques(scene: Scene, lung: Lung, lesion: Lesion, rng: np.random.Generator) -> Effect:
+def _plaques(scene: Scene, lung: Lung, lesion: Lesion, rng: Rng) -> Effect:
     """Irregular, map-like dense patches with a denser rim."""
     change = np.zeros((scene.size, scene.size), np.float32)
     column, row = scene.coordinates()
@@ -162,7 +170,7 @@ def _plaques(scene: Scene, lung: Lung, lesion: Lesion, rng: np.random.Generator)
     return Effect(change.astype(np.float32), change > 0.2 * max(change.max(), 1e-6))
 
 
-def _fissure(scene: Scene, lung: Lung, lesion: Lesion, rng: np.random.Generator) -> Effect:
+def _fissure(scene: Scene, lung: Lung, lesion: Lesion, rng: Rng) -> Effect:
     """A lens of fluid along a fissure, thin to thick, between hilum and wall."""
     tilt = rng.uniform(-0.1, 0.35) * lung.height * 0.3
     level = lung.hilum[1] + rng.uniform(-0.02, 0.16) * lung.height

@@ -1,17 +1,102 @@
 """From a case to a simulated radiograph with exact lesion masks."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
+from rctpl_utils.errors import InputError
 from rctpl_utils.simulation.anatomy import Anatomy
 from rctpl_utils.simulation.body import Body, compose
-from rctpl_utils.simulation.cases import Case
-from rctpl_utils.simulation.lesions import draw_distractors, draw_lesion
-from rctpl_utils.simulation.scene import Scene
+from rctpl_utils.simulation.cases import Case, Lesion, Rng
+from rctpl_utils.simulation.lungs import (
+    atelectasis,
+    consolidation,
+    covid,
+    edema,
+    emphysema,
+    fibrosis,
+    granulomas,
+    infiltration,
+    lung_lesion,
+    lung_opacity,
+    mass,
+    nodule,
+    old_scar,
+    pneumonia,
+)  # fmt: skip
+from rctpl_utils.simulation.pleura import (
+    pleural_effusion,
+    pleural_other,
+    pleural_thickening,
+    pneumothorax,
+)  # fmt: skip
+from rctpl_utils.simulation.scene import Scene, set_up
+from rctpl_utils.simulation.shapes import Effect
 from rctpl_utils.simulation.styles import develop, get_style
-from rctpl_utils.simulation.view import set_up
+from rctpl_utils.simulation.thorax import (
+    cardiomegaly,
+    electrodes,
+    enlarged_mediastinum,
+    fracture,
+    hernia,
+    support_devices,
+)  # fmt: skip
+
+Painter = Callable[[Scene, Body, Lesion, Rng], Effect]
+
+PAINTERS: dict[str, Painter] = {
+    "Enlarged Cardiomediastinum": enlarged_mediastinum,
+    "Cardiomegaly": cardiomegaly,
+    "Lung Opacity": lung_opacity,
+    "Lung Lesion": lung_lesion,
+    "Edema": edema,
+    "Consolidation": consolidation,
+    "Pneumonia": pneumonia,
+    "Atelectasis": atelectasis,
+    "Pneumothorax": pneumothorax,
+    "Pleural Effusion": pleural_effusion,
+    "Pleural Other": pleural_other,
+    "Fracture": fracture,
+    "Support Devices": support_devices,
+    "Infiltration": infiltration,
+    "Mass": mass,
+    "Nodule": nodule,
+    "Emphysema": emphysema,
+    "Fibrosis": fibrosis,
+    "Pleural Thickening": pleural_thickening,
+    "Hernia": hernia,
+    "COVID-19": covid,
+}
+
+
+def draw_lesion(scene: Scene, body: Body, lesion: Lesion, rng: Rng) -> Effect:
+    """Draw one finding on a patient.
+
+    Returns:
+        What it adds to the attenuation, and its mask, both (H, W).
+
+    Raises:
+        InputError: a concept that has no painter.
+    """
+    if lesion.concept not in PAINTERS:
+        raise InputError(
+            f"the renderer cannot draw {lesion.concept!r}", f"Choose one of: {', '.join(PAINTERS)}."
+        )
+    return PAINTERS[lesion.concept](scene, body, lesion, rng)
+
+
+def draw_distractors(scene: Scene, rng: Rng) -> np.ndarray:
+    """What many films show and no report counts: granulomas, scars, snaps; (H, W) attenuation."""
+    total = np.zeros((scene.size, scene.size), np.float32)
+    for chance, draw in ((0.15, granulomas), (0.15, old_scar)):
+        if rng.random() < chance:
+            total += draw(scene, rng)
+    if scene.anatomy.frontal[scene.pose] and rng.random() < 0.3:
+        total += electrodes(scene, rng)
+    return total
+
 
 _SMALLEST = 112  # pixels: smaller films are drawn at twice their size, then averaged
 
@@ -83,7 +168,7 @@ def expose(case: Case, anatomy: Anatomy, size: int) -> Exposure:
 
 
 def _add_lesions(
-    case: Case, scene: Scene, body: Body, rng: np.random.Generator
+    case: Case, scene: Scene, body: Body, rng: Rng
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     change = np.zeros((scene.size, scene.size), np.float32)
     masks: dict[str, np.ndarray] = {}

@@ -6,23 +6,134 @@ python -m rctpl_utils world --profile smoke
 import argparse
 import errno
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from itertools import chain
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+
+import cv2
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
 
 from rctpl_utils.code_hash import code_of
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import hash_of, note_written, read_json, write_json
 from rctpl_utils.profiles import WorldSize
-from rctpl_utils.simulation import author, layouts, manifest, mimic_tree
-from rctpl_utils.simulation.author import openi_reports, test_set_cases, training_films
+from rctpl_utils.simulation import evaluation_cases, layouts, manifest, training_cases
+from rctpl_utils.simulation.anatomy import load_anatomy
+from rctpl_utils.simulation.cases import Case
 from rctpl_utils.simulation.layouts import LAYOUTS
 from rctpl_utils.simulation.manifest import report_counts, summarize, world_manifest, write_drawn
-from rctpl_utils.simulation.production import Renderer, Studio, open_studio
-from rctpl_utils.simulation.radiograph import render
+from rctpl_utils.simulation.radiograph import Radiograph, render
+from rctpl_utils.simulation.training_cases import openi_reports, test_set_cases, training_films
 from rctpl_utils.workspace import Workspace
+
+CHUNK = 32  # films a task; a worker holds one film at a time
+
+Renderer = Callable[[Case, Any, int], Radiograph]
+Writer = Callable[[Path, Case, Radiograph], Any]  # folder, case, film -> what the tables need
+
+
+@dataclass(frozen=True)
+class Task:
+    """A chunk of films to draw and write; travels to a worker process."""
+
+    cases: tuple[Case, ...]
+    folder: Path
+    write: Writer
+    cache: Path
+    size: int
+    render: Renderer
+
+    def __call__(self) -> list[Any]:
+        """Draw and write each film."""
+        anatomy = load_anatomy(self.cache)
+        return [
+            self.write(self.folder, case, self.render(case, anatomy, self.size))
+            for case in self.cases
+        ]
+
+
+@dataclass(frozen=True)
+class Studio:
+    """What drawing needs.
+
+    Attributes:
+        cache: the folder with the projected anatomy.
+        size: side of a film in pixels.
+        executor: the processes, None to draw in this one.
+        renderer: draws one film.
+    """
+
+    cache: Path
+    size: int
+    executor: ProcessPoolExecutor | None = None
+    renderer: Renderer = render
+
+    def draw(self, name: str, cases: Sequence[Case], folder: Path, write: Writer) -> list[Any]:
+        """Draw and write `cases`, with a progress bar that shows the rate.
+
+        Args:
+            name: shown beside the bar.
+            cases: the films.
+            folder: where `write` puts them.
+            write: a module-level function; what it returns must be small.
+
+        Returns:
+            What `write` returned, in the order of `cases`.
+        """
+        chunks = [tuple(cases[i : i + CHUNK]) for i in range(0, len(cases), CHUNK)]
+        tasks = [Task(c, folder, write, self.cache, self.size, self.renderer) for c in chunks]
+        results = []
+        with tqdm(total=len(cases), desc=name, unit=" films", mininterval=5) as bar:
+            for result in self._run(tasks):
+                results.append(result)
+                bar.update(len(result))
+        return list(chain.from_iterable(results))
+
+    def _run(self, tasks: list[Task]) -> Iterator[list[Any]]:
+        if self.executor is None:
+            yield from (task() for task in tasks)
+        else:
+            yield from self.executor.map(_call, tasks)
+
+
+@contextmanager
+def open_studio(
+    cache: Path, size: int, processes: int, renderer: Renderer = render
+) -> Iterator[Studio]:
+    """A studio of `processes` processes; 1 draws in this process.
+
+    The anatomy is projected first where it is not in `cache`, once for all processes.
+    """
+    load_anatomy(cache)
+    if processes == 1:
+        yield Studio(cache, size, None, renderer)
+        return
+    context = get_context("spawn")  # the same on every platform, and safe beside torch's threads
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_one_thread) as executor:
+        for _ in range(processes):  # they start, and import, while the first cases are drawn up
+            executor.submit(_one_thread)
+        try:
+            yield Studio(cache, size, executor, renderer)
+        except BaseException:
+            executor.shutdown(cancel_futures=True)
+            raise
+
+
+def _call(task: Task) -> list[Any]:
+    return task()
+
+
+def _one_thread() -> None:
+    """Two processes on two cores: a thread each."""
+    threadpool_limits(1)
+    cv2.setNumThreads(1)
+
 
 TRAINING = "mimic-cxr"
 NAMES = (TRAINING, *LAYOUTS)
@@ -80,7 +191,7 @@ def dataset_key(name: str, size: WorldSize, code: str) -> str:
 
 def code_hash(renderer: Renderer = render) -> str:
     """A hash of the code and packaged tables that cases and pixels depend on."""
-    code = code_of(author, layouts, manifest, mimic_tree, renderer)
+    code = code_of(evaluation_cases, training_cases, layouts, manifest, renderer)
     return hash_of(code, renderer.__qualname__)
 
 
@@ -112,9 +223,9 @@ def _write_training(name: str, folder: Path, size: WorldSize, studio: Studio) ->
     films = training_films(size)
     cases = [case for _, case in films]
     studies = list({study.study_id: study for study, _ in films}.values())
-    mimic_tree.write_reports(folder, studies)
-    studio.draw(name, cases, folder, mimic_tree.write_film)
-    mimic_tree.write_tables(folder, films, size.image_size)
+    layouts.write_reports(folder, studies)
+    studio.draw(name, cases, folder, layouts.write_film)
+    layouts.write_tables(folder, films, size.image_size)
     write_drawn(folder, cases)
     return summarize(folder, cases, report_counts(studies, openi_reports()))
 

@@ -1,29 +1,137 @@
-"""The casebook: which films each simulated test set holds, before any is drawn.
+"""Which films each simulated test set holds, before any is drawn.
 
-Labels come from the real tables (`label_tables`), places from real annotations (`illustrator`).
-Identifiers lie outside the real data sets' ranges, so that no film can be taken for a real one.
+Which findings occur together, patient by patient, is read from the real tables of ChestX-ray14
+(Wang et al. 2017) and CheXpert (Irvin et al. 2019), as torchxrayvision packages them. Identifiers
+lie outside the real data sets' ranges, so that no film can be taken for a real one.
 """
 
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import count
 
 import numpy as np
+import pandas as pd
 
+from rctpl_utils.datasets.openi import xrv_file
 from rctpl_utils.datasets.tables import VALIDATION_SHARE as HASHED_SHARE
 from rctpl_utils.datasets.tables import hash_split
 from rctpl_utils.profiles import WorldSize
-from rctpl_utils.simulation.cases import Case, Lesion
-from rctpl_utils.simulation.illustrator import Illustrator
-from rctpl_utils.simulation.label_tables import (
-    Labels,
-    Patient,
-    chestxray14_patients,
-    chexpert_patients,
-    draw_patients,
-    drawn_kinds,
-)
+from rctpl_utils.simulation.cases import Case, Lesion, Rng
+from rctpl_utils.simulation.sample_lesions import Illustrator
+from rctpl_utils.vocabulary import CHEXPERT_CONCEPTS, with_parents
+
+Labels = frozenset[str]  # the positive concepts of one image; empty: no finding
+Patient = tuple[Labels, ...]  # the images of one patient, in the table's order
+
+MAX_IMAGES = 3  # of one patient: a few patients of ChestX-ray14 have more than a hundred
+_CHESTXRAY14_NAMES = {"Effusion": "Pleural Effusion", "Pleural_Thickening": "Pleural Thickening"}
+
+
+@cache
+def chestxray14_patients() -> tuple[Patient, ...]:
+    """The label sets of ChestX-ray14's 30,805 patients, at most `MAX_IMAGES` each (read once)."""
+    table = pd.read_csv(
+        xrv_file("Data_Entry_2017_v2020.csv.gz"), usecols=["Finding Labels", "Patient ID"]
+    )
+    sets = {text: _chestxray14_labels(text) for text in table["Finding Labels"].unique()}
+    return _by_patient(table["Patient ID"], table["Finding Labels"].map(sets))
+
+
+@cache
+def chexpert_patients() -> tuple[Patient, ...]:
+    """The label sets of CheXpert's 64,534 training patients with frontal views (read once).
+
+    Only positive (1) labels count; uncertain (-1) and blank ones are not drawn.
+    """
+    columns = ["Path", "Frontal/Lateral", *CHEXPERT_CONCEPTS]
+    table = pd.read_csv(xrv_file("chexpert_train.csv.gz"), usecols=columns)
+    table = table[table["Frontal/Lateral"] == "Frontal"]
+    positive = table[list(CHEXPERT_CONCEPTS)].to_numpy() == 1
+    codes = positive @ (1 << np.arange(len(CHEXPERT_CONCEPTS)))
+    sets = {code: _decode(code) for code in np.unique(codes)}
+    return _by_patient(table["Path"].str.split("/").str[2], [sets[code] for code in codes])
+
+
+def drawn_kinds(labels: Iterable[str]) -> Labels:
+    """The concepts to draw: those that no other label of the set implies.
+
+    "Lung Opacity" beside "Pneumonia" is the same lesion named twice; alone, it is drawn.
+    """
+    labels = frozenset(labels)
+    implied = {ancestor for label in labels for ancestor in with_parents([label]) - {label}}
+    return labels - implied
+
+
+def draw_patients(
+    pool: Sequence[Patient], size: int, quota: int, rng: Rng
+) -> tuple[list[Patient], list[Patient]]:
+    """Draw patients at random, after enough of each concept, the rarest first.
+
+    Args:
+        pool: the real patients.
+        size: images wanted in all (the last patient is cut short to meet it).
+        quota: positives of each concept that are drawn first; the rest keeps its prevalence.
+        rng: the generator.
+
+    Returns:
+        The drawn patients, shuffled, and the rest of the pool.
+    """
+    order = [int(i) for i in rng.permutation(len(pool))]
+    frequency = Counter(concept for patient in pool for labels in patient for concept in labels)
+    taken: dict[int, None] = {}
+    counts: Counter[str] = Counter()
+
+    def take(i: int) -> None:
+        taken[i] = None
+        counts.update(concept for labels in pool[i] for concept in labels)
+
+    for concept, _ in reversed(frequency.most_common()):
+        for i in order:
+            if counts[concept] >= quota:
+                break
+            if i not in taken and any(concept in labels for labels in pool[i]):
+                take(i)
+    drawn = _fill(pool, list(taken), [i for i in order if i not in taken], size)
+    rest = [pool[i] for i in order if i not in drawn]
+    patients = list(drawn.values())
+    return [patients[i] for i in rng.permutation(len(patients))], rest
+
+
+def _fill(
+    pool: Sequence[Patient], first: list[int], order: list[int], size: int
+) -> dict[int, Patient]:
+    """Patients until their images number `size`: those of `first`, then those of `order`."""
+    drawn: dict[int, Patient] = {}
+    missing = size
+    for i in [*first, *order]:
+        if missing <= 0:
+            break
+        drawn[i] = pool[i][:missing]
+        missing -= len(drawn[i])
+    return drawn
+
+
+def _chestxray14_labels(text: str) -> Labels:
+    names = [_CHESTXRAY14_NAMES.get(name, name) for name in text.split("|")]
+    return frozenset(name for name in names if name != "No Finding")
+
+
+def _decode(code: int) -> Labels:
+    present = {name for bit, name in enumerate(CHEXPERT_CONCEPTS) if code >> bit & 1}
+    return with_parents(present)
+
+
+def _by_patient(patients: Iterable[str], sets: Iterable[Labels]) -> tuple[Patient, ...]:
+    grouped: dict[str, list[Labels]] = {}
+    for patient, labels in zip(patients, sets, strict=True):
+        images = grouped.setdefault(patient, [])
+        if len(images) < MAX_IMAGES:
+            images.append(labels)
+    return tuple(tuple(images) for images in grouped.values())
+
 
 FIVE = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")  # of 5x200
 OPACITIES = ("Pneumonia", "Consolidation", "Infiltration", "Edema")  # never in RSNA's negatives
@@ -83,11 +191,7 @@ class Casebook:
     def covidx(self) -> list[Case]:
         """A third each of normal films, pneumonia and COVID-19, one film a patient."""
         rng = self._rng(3)
-        kinds: tuple[Labels, ...] = (
-            frozenset(),
-            frozenset({"Pneumonia"}),
-            frozenset({"COVID-19"}),
-        )
+        kinds: tuple[Labels, ...] = (frozenset(), frozenset({"Pneumonia"}), frozenset({"COVID-19"}))
         films, numbers = [], count(1)
         for split, images in _split_sizes(self.size.covidx):
             for k in rng.permutation(images):
@@ -134,29 +238,25 @@ class Casebook:
         return self._cases(films, "covid-rural", rng)
 
     def _films(
-        self,
-        images: Iterable[tuple[str, Labels]],
-        patient: str,
-        split: str,
-        rng: np.random.Generator,
+        self, images: Iterable[tuple[str, Labels]], patient: str, split: str, rng: Rng
     ) -> Iterator["Film"]:
         for name, labels in images:
             lesions = self.illustrator.lesions(drawn_kinds(labels), split, rng)
             yield Film(name, patient, lesions, split)
 
-    def _devices(self, rng: np.random.Generator) -> tuple[Lesion, ...]:
+    def _devices(self, rng: Rng) -> tuple[Lesion, ...]:
         """A device in one film of eight, whatever its class, so that it tells nothing of it."""
         if rng.random() >= 0.125:
             return ()
         return self.illustrator.lesions(["Support Devices"], "test", rng)
 
-    def _cases(self, films: Iterable["Film"], style: str, rng: np.random.Generator) -> list[Case]:
+    def _cases(self, films: Iterable["Film"], style: str, rng: Rng) -> list[Case]:
         return [
             Case(f.image_id, f.patient_id, f.lesions, f.split, style, int(rng.integers(2**31)))
             for f in films
         ]
 
-    def _rng(self, stream: int) -> np.random.Generator:
+    def _rng(self, stream: int) -> Rng:
         return np.random.default_rng([self.size.seed, stream])
 
 
@@ -192,7 +292,7 @@ def _label_sets(patients: Iterable[Patient]) -> list[Labels]:
 
 
 def _five_by_class(
-    pool: Sequence[Patient], a_class: int, rng: np.random.Generator
+    pool: Sequence[Patient], a_class: int, rng: Rng
 ) -> tuple[list[Patient], list[Patient]]:
     """Single films with exactly one of the five (Huang et al. 2021, GLoRIA), and the rest."""
     missing = dict.fromkeys(FIVE, a_class)
@@ -208,5 +308,5 @@ def _five_by_class(
     return list(chosen.values()), [p for i, p in enumerate(pool) if i not in chosen]
 
 
-def _uuid(rng: np.random.Generator) -> str:
+def _uuid(rng: Rng) -> str:
     return str(uuid.UUID(bytes=rng.bytes(16), version=4))

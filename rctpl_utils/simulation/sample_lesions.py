@@ -1,4 +1,4 @@
-"""Where lesions lie and how large they are: the boxes of real annotations.
+"""From concepts to lesions: places and sizes from real annotations and codes, severities drawn.
 
 Boxes of ChestX-ray14 (Wang et al. 2017), of the RSNA challenge (Shih et al. 2019) and of VinBigData
 (Nguyen et al. 2022), and the bounding boxes of SIIM-ACR's run lengths, as torchxrayvision packages
@@ -6,14 +6,47 @@ them. Each annotated image belongs to one split, so that no training lesion has 
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from rctpl_utils.datasets.openi import xrv_file
-from rctpl_utils.simulation.splits import split_of
+from rctpl_utils.simulation.cases import Lesion, Rng, split_of
+
+_UNSTATED = (2.2, 1.3)
+_WORDS = {  # word of a report or code -> Beta parameters
+    "borderline": (2.0, 4.0),
+    "minimal": (2.0, 4.0),
+    "tiny": (2.0, 4.0),
+    "subtle": (2.0, 4.0),
+    "mild": (2.6, 3.0),
+    "small": (2.6, 3.0),
+    "slight": (2.6, 3.0),
+    "moderate": (5.0, 3.0),
+    "prominent": (5.0, 2.5),
+    "severe": (8.0, 1.6),
+    "large": (8.0, 1.6),
+    "massive": (8.0, 1.5),
+    "extensive": (8.0, 1.6),
+}
+# Findings that change the whole outline are seen at any grade: their draws are bent towards mild,
+# so that none of them is recognized without exception.
+_BENT = {"Cardiomegaly": 2.6, "Edema": 2.0, "Enlarged Cardiomediastinum": 1.4}
+
+
+def draw_severity(concept: str, word: str | None, rng: Rng) -> float:
+    """A severity in [0.06, 1].
+
+    Args:
+        concept: what is drawn.
+        word: the grade that a report gives, if any; an unknown word counts as none.
+        rng: the generator.
+    """
+    drawn = rng.beta(*_WORDS.get(word or "", _UNSTATED)) ** _BENT.get(concept, 1.0)
+    return float(0.06 + 0.94 * drawn)
+
 
 Box = tuple[float, float, float, float]  # x, y, width, height relative to the image frame
 
@@ -81,7 +114,7 @@ class Geometry:
                 pools[concept, split_of(patient, POOL_SHARES)].append(sites)
         return cls(dict(pools))
 
-    def draw(self, concept: str, split: str, rng: np.random.Generator) -> tuple[Site, ...]:
+    def draw(self, concept: str, split: str, rng: Rng) -> tuple[Site, ...]:
         """The sites of one real image with this concept; none where nobody drew its boxes.
 
         Each box is shifted and scaled by up to a tenth of itself, since some pools are small.
@@ -93,7 +126,7 @@ class Geometry:
         return tuple(site_of(concept, _jittered(site.box, rng)) for site in sites[:MAX_SITES])
 
     def matching(
-        self, concept: str, split: str, side: str | None, zone: str | None, rng: np.random.Generator
+        self, concept: str, split: str, side: str | None, zone: str | None, rng: Rng
     ) -> Box | None:
         """A real box of this concept where a report says; None where there is none.
 
@@ -175,7 +208,7 @@ def _vinbigdata_boxes() -> Iterator[tuple[str, str, Box]]:
         yield image, _VINBIGDATA[name], _relative(box, width, height)
 
 
-def _jittered(box: Box, rng: np.random.Generator) -> Box:
+def _jittered(box: Box, rng: Rng) -> Box:
     x, y, width, height = box
     grow = rng.uniform(0.9, 1.1, 2)
     shift = rng.uniform(-0.1, 0.1, 2)
@@ -189,3 +222,70 @@ def _relative(box: Iterable[float], width: float, height: float) -> Box:
     left, top = min(max(x / width, 0.0), 0.97), min(max(y / height, 0.0), 0.97)
     right, bottom = min((x + w) / width, 1.0), min((y + h) / height, 1.0)
     return float(left), float(top), float(max(right - left, 0.01)), float(max(bottom - top, 0.01))
+
+
+Place = tuple[str | None, str | None]  # side, zone
+
+# What most films of COVID-19 pneumonia show: both lungs, the periphery (468 patients, PMC7243792);
+# the renderer favors the lower zones.
+_COVID_PLACE: Place = ("bilateral", "peripheral")
+
+
+@dataclass(frozen=True)
+class ReportedFinding:
+    """What a report says is present: concept, side, zone, severity word (each None if unsaid)."""
+
+    concept: str
+    side: str | None = None
+    zone: str | None = None
+    severity: str | None = None
+
+
+@dataclass(frozen=True)
+class Illustrator:
+    """Draws lesions for label sets and for reported findings.
+
+    Attributes:
+        geometry: real boxes.
+        places: concept -> (side, zone) of the human codes of real reports, for concepts whose
+            boxes nobody drew.
+    """
+
+    geometry: Geometry
+    places: Mapping[str, Sequence[Place]]
+
+    def lesions(self, concepts: Iterable[str], split: str, rng: Rng) -> tuple[Lesion, ...]:
+        """Lesions for the drawn concepts of one image, with boxes of that split's pool."""
+        return tuple(
+            lesion for name in sorted(concepts) for lesion in self._of_concept(name, split, rng)
+        )
+
+    def reported(
+        self, findings: Iterable[ReportedFinding], split: str, rng: Rng
+    ) -> tuple[Lesion, ...]:
+        """Lesions that show what a report says where it says it.
+
+        A finding on one side in one zone takes a real box from there where there is one;
+        otherwise the renderer places it by side and zone.
+        """
+        return tuple(
+            Lesion(
+                finding.concept,
+                finding.side,
+                finding.zone,
+                draw_severity(finding.concept, finding.severity, rng),
+                self.geometry.matching(finding.concept, split, finding.side, finding.zone, rng),
+            )
+            for finding in findings
+        )
+
+    def _of_concept(self, concept: str, split: str, rng: Rng) -> list[Lesion]:
+        severity = draw_severity(concept, None, rng)
+        if concept == "COVID-19":
+            return [Lesion(concept, *_COVID_PLACE, severity)]
+        sites = self.geometry.draw(concept, split, rng)
+        if sites:
+            return [Lesion(concept, s.side, s.zone, severity, s.box) for s in sites]
+        known = self.places.get(concept, ())
+        side, zone = known[rng.integers(len(known))] if known else (None, None)
+        return [Lesion(concept, side, zone, severity)]

@@ -2,24 +2,150 @@
 
 Each Open-I report is one patient's (its DICOM table has one patient identifier a report). What is
 drawn comes from the report's human MeSH codes. Concepts that few training reports hold are filled
-up with templated reports, which have identifiers of their own.
+up with templated reports, our own sentences: they have identifiers of their own and are marked
+wherever they are counted.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
-from rctpl_utils.datasets.openi import OpenIReport, mesh_findings
+from rctpl_utils.datasets.openi import OpenIReport, mesh_findings, openi_archive, read_openi
 from rctpl_utils.errors import InputError
-from rctpl_utils.simulation.cases import Case
-from rctpl_utils.simulation.geometry import LEVELS, MIDLINE
-from rctpl_utils.simulation.illustrator import Illustrator, Place, ReportedFinding
-from rctpl_utils.simulation.label_tables import Labels
-from rctpl_utils.simulation.splits import split_of, unit_hash
-from rctpl_utils.simulation.templates import SIZED, UNGRADED, UNPLACED, write_report
+from rctpl_utils.profiles import WorldSize
+from rctpl_utils.simulation.cases import Case, Rng, split_of, unit_hash
+from rctpl_utils.simulation.evaluation_cases import Casebook, Labels, chestxray14_patients
+from rctpl_utils.simulation.sample_lesions import (
+    LEVELS,
+    MIDLINE,
+    Geometry,
+    Illustrator,
+    Place,
+    ReportedFinding,
+)
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS, UNSEEN_CONCEPTS, with_parents
+
+_NOUNS = {  # with the article where there is one; a grade goes before the noun
+    "Atelectasis": ("atelectasis", "subsegmental atelectasis", "atelectatic change"),
+    "Cardiomegaly": ("cardiomegaly", "enlargement of the heart"),
+    "Consolidation": ("consolidation", "airspace consolidation", "an area of consolidation"),
+    "Edema": ("pulmonary edema", "interstitial edema", "edema of the lungs"),
+    "Emphysema": ("emphysema", "emphysematous change", "bullous emphysema"),
+    "Enlarged Cardiomediastinum": ("widening of the mediastinum", "mediastinal widening"),
+    "Fibrosis": ("fibrosis", "pulmonary fibrosis", "fibrotic change"),
+    "Fracture": ("a rib fracture", "a fracture of a rib", "a displaced rib fracture"),
+    "Hernia": ("a hiatal hernia", "a hiatus hernia", "a sliding hiatal hernia"),
+    "Infiltration": ("an infiltrate", "a patchy infiltrate", "a pulmonary infiltrate"),
+    "Lung Lesion": ("a lung lesion", "a pulmonary lesion", "a granuloma"),
+    "Lung Opacity": ("an opacity", "a hazy opacity", "airspace opacity"),
+    "Mass": ("a mass", "a lung mass", "a pulmonary mass", "a lobulated mass"),
+    "Nodule": ("a nodule", "a pulmonary nodule", "a round nodule"),
+    "Pleural Effusion": ("a pleural effusion", "an effusion", "pleural fluid"),
+    "Pleural Other": ("pleural plaque", "pleural calcification", "a calcified pleural plaque"),
+    "Pleural Thickening": ("pleural thickening", "thickening of the pleura"),
+    "Pneumonia": ("pneumonia", "bronchopneumonia", "an infectious pneumonia"),
+    "Pneumothorax": ("a pneumothorax", "a simple pneumothorax"),
+    "Support Devices": ("a central venous catheter", "a pacemaker", "an endotracheal tube"),
+}
+UNGRADED = ("Fracture", "Support Devices")
+SIZED = ("Hernia", "Lung Lesion", "Mass", "Nodule", "Pleural Effusion", "Pneumothorax")
+UNPLACED = ("Cardiomegaly", "Enlarged Cardiomediastinum", "Hernia", "Support Devices")
+PLEURAL = ("Pleural Effusion", "Pleural Other", "Pleural Thickening", "Pneumothorax")
+_ZONES = {  # zone -> phrases after a side
+    "upper": ("upper lobe", "upper lung zone"),
+    "middle": ("mid lung", "mid lung zone"),
+    "lower": ("lower lobe", "lower lung zone"),
+    "base": ("lung base",),
+    "apex": ("lung apex",),
+    "hilum": ("hilar region",),
+    "perihilar": ("perihilar region",),
+    "retrocardiac": ("retrocardiac region",),
+    "costophrenic": ("costophrenic angle",),
+}
+_PRESENT = (
+    "There is {finding}.",
+    "{finding} is seen.",
+    "{finding} is present.",
+    "The film shows {finding}.",
+    "Findings include {finding}.",
+)
+_CONCLUDED = ("{finding}.", "Findings consistent with {finding}.", "Appearance of {finding}.")
+_ABSENT = (  # the concepts that a sentence denies
+    ("No pleural effusion or pneumothorax.", ("Pleural Effusion", "Pneumothorax")),
+    ("There is no pneumothorax.", ("Pneumothorax",)),
+    ("No pleural effusion.", ("Pleural Effusion",)),
+    ("No focal consolidation.", ("Consolidation", "Pneumonia", "Infiltration")),
+    ("No evidence of pulmonary edema.", ("Edema",)),
+    ("The heart is normal in size.", ("Cardiomegaly", "Enlarged Cardiomediastinum")),
+    ("The mediastinal contour is normal.", ("Cardiomegaly", "Enlarged Cardiomediastinum")),
+    ("No displaced rib fracture.", ("Fracture",)),
+    ("No suspicious nodule or mass.", ("Nodule", "Mass", "Lung Lesion")),
+)
+
+
+def write_report(findings: Sequence[ReportedFinding], rng: Rng) -> tuple[str, str]:
+    """Findings and impression of a report that states `findings` and denies a few others.
+
+    Args:
+        findings: what is present, the main one first.
+        rng: chooses the wording.
+
+    Returns:
+        (findings, impression).
+    """
+    stated = [_choose(_PRESENT, rng).format(finding=phrase(f, rng)) for f in findings]
+    present = with_parents(f.concept for f in findings)
+    deniable = [text for text, concepts in _ABSENT if not present & set(concepts)]
+    denied = [str(text) for text in rng.permutation(deniable)[: rng.integers(1, 4)]]
+    body = stated + denied if rng.random() < 0.5 else denied + stated
+    concluded = [_choose(_CONCLUDED, rng).format(finding=phrase(f, rng)) for f in findings[:2]]
+    return " ".join(map(_capital, body)), " ".join(map(_capital, concluded))
+
+
+def phrase(finding: ReportedFinding, rng: Rng) -> str:
+    """One finding as a noun phrase: "a small nodule in the left upper lobe"."""
+    noun = _graded(_choose(_NOUNS[finding.concept], rng), finding.severity)
+    if finding.concept in UNPLACED:
+        return noun
+    place = place_phrase(finding.side, finding.zone, rng, lobes=finding.concept not in PLEURAL)
+    return f"{noun} {place}" if place else noun
+
+
+def place_phrase(side: str | None, zone: str | None, rng: Rng, *, lobes: bool = True) -> str:
+    """A place after a noun: "in the right upper lobe", "on the left", "" for none.
+
+    Without `lobes`, a lung zone is named instead: the pleura has no lobes.
+    """
+    if zone not in _ZONES:
+        known = {"left": "on the left", "right": "on the right", "bilateral": "in both lungs"}
+        return known.get(side or "", "")
+    names = [name for name in _ZONES[zone] if lobes or not name.endswith("lobe")]
+    name = _choose(names, rng)
+    if side == "bilateral":
+        plural = {"lung apex": "lung apices"}.get(name, f"{name}s")
+        return f"in both {plural}"
+    return f"in the {side} {name}" if side else f"in the {name}"
+
+
+def _graded(noun: str, grade: str | None) -> str:
+    if not grade:
+        return noun
+    article, space, rest = noun.partition(" ")
+    if not space or article not in ("a", "an"):
+        return f"{grade} {noun}"
+    return f"a {grade} {rest}"
+
+
+def _choose(options: Sequence[str], rng: Rng) -> str:
+    return options[rng.integers(len(options))]
+
+
+def _capital(sentence: str) -> str:
+    return sentence[0].upper() + sentence[1:]
+
 
 SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
 UNCODED = "No Indexing"  # the coders' mark of a report that they left uncoded
@@ -107,7 +233,7 @@ def templated_studies(
     enough: int,
     companions: Sequence[Labels],
     illustrator: Illustrator,
-    rng: np.random.Generator,
+    rng: Rng,
 ) -> list[Study]:
     """Reports for each concept that fewer than `enough` training studies hold.
 
@@ -133,7 +259,7 @@ def templated_studies(
 
 
 def mimic_films(
-    studies: Sequence[Study], images: int, illustrator: Illustrator, rng: np.random.Generator
+    studies: Sequence[Study], images: int, illustrator: Illustrator, rng: Rng
 ) -> list[tuple[Study, Case]]:
     """The films of each study: one without findings; the others share the rest evenly.
 
@@ -210,11 +336,7 @@ def _real_study(report: OpenIReport) -> Study:
 
 
 def _templated_study(
-    number: int,
-    concept: str,
-    companions: Sequence[Labels],
-    illustrator: Illustrator,
-    rng: np.random.Generator,
+    number: int, concept: str, companions: Sequence[Labels], illustrator: Illustrator, rng: Rng
 ) -> Study:
     concepts = [concept]
     if companions and rng.random() < 0.4:
@@ -236,9 +358,7 @@ def _templated_study(
     )
 
 
-def _templated_finding(
-    concept: str, illustrator: Illustrator, rng: np.random.Generator
-) -> ReportedFinding:
+def _templated_finding(concept: str, illustrator: Illustrator, rng: Rng) -> ReportedFinding:
     sites = illustrator.geometry.draw(concept, "train", rng)
     known = illustrator.places.get(concept, ())
     if concept in MIDLINE or concept in UNPLACED:
@@ -253,10 +373,43 @@ def _templated_finding(
     return ReportedFinding(concept, side, zone, severity)
 
 
-def _film(study: Study, illustrator: Illustrator, rng: np.random.Generator) -> Case:
+def _film(study: Study, illustrator: Illustrator, rng: Rng) -> Case:
     raw = rng.bytes(20).hex()
     dicom_id = "-".join(raw[i : i + 8] for i in range(0, 40, 8))
     lesions = illustrator.reported(study.reported, study.split, rng)
     return Case(
         dicom_id, study.patient_id, lesions, study.split, "mimic-cxr", int(rng.integers(2**31))
     )
+
+
+ENOUGH = (
+    80  # training reports of a concept in a world of all reports; with fewer, templates fill up
+)
+
+
+@cache
+def openi_reports() -> tuple[OpenIReport, ...]:
+    """The Open-I reports."""
+    return tuple(read_openi(openi_archive()))
+
+
+@cache
+def load_illustrator() -> Illustrator:
+    """Places lesions as the real annotations and codes do."""
+    return Illustrator(Geometry.load(), reported_places(openi_reports()))
+
+
+def test_set_cases(name: str, size: WorldSize) -> list[Case]:
+    """The films of a test set and its validation split, by the name of its layout."""
+    return getattr(Casebook(size, load_illustrator()), name.replace("-", "_"))()
+
+
+def training_films(size: WorldSize) -> list[tuple[Study, Case]]:
+    """The films of the training studies, real and templated."""
+    rng, illustrator = np.random.default_rng([size.seed, 0]), load_illustrator()
+    everything = real_studies(openi_reports())
+    studies = select_studies(everything, size.studies)
+    enough = max(2, round(ENOUGH * len(studies) / len(everything)))
+    companions = [labels for patient in chestxray14_patients() for labels in patient if labels]
+    made = templated_studies(studies, enough, companions, illustrator, rng)
+    return mimic_films([*studies, *made], size.pretraining, illustrator, rng)
