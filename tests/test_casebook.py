@@ -20,7 +20,7 @@ from rctpl_utils.simulation.evaluation_cases import (
 )
 from rctpl_utils.simulation.sample_lesions import (
     Geometry,
-    Illustrator,
+    LesionSampler,
     ReportedFinding,
     draw_severity,
     run_length_box,
@@ -60,32 +60,32 @@ def reports():
 
 
 @pytest.fixture(scope="module")
-def illustrator(reports):
-    return Illustrator(Geometry.load(), reported_places(reports))
+def sampler(reports):
+    return LesionSampler(Geometry.load(), reported_places(reports))
 
 
 @pytest.fixture(scope="module")
-def book(illustrator):
-    casebook = Casebook(SIZE, illustrator)
+def book(sampler):
+    casebook = Casebook(SIZE, sampler)
     return {name: getattr(casebook, name)() for name in SETS}
 
 
 @pytest.fixture(scope="module")
-def training(reports, illustrator):
+def training(reports, sampler):
     rng = np.random.default_rng(0)
     studies = select_studies(real_studies(reports), 220)
     companions = [frozenset({"Mass", "Pleural Effusion"}), frozenset({"Hernia"})]
-    made = templated_studies(studies, 6, companions, illustrator, rng)
-    return mimic_films([*studies, *made], SIZE.pretraining, illustrator, rng)
+    made = templated_studies(studies, 6, companions, sampler, rng)
+    return mimic_films([*studies, *made], SIZE.pretraining, sampler, rng)
 
 
-def test_the_same_seed_draws_the_same_cases(book, illustrator):
-    again = Casebook(SIZE, illustrator)
+def test_the_same_seed_draws_the_same_cases(book, sampler):
+    again = Casebook(SIZE, sampler)
     assert {name: getattr(again, name)() for name in SETS} == book
 
 
-def test_another_seed_draws_other_cases(book, illustrator):
-    other = Casebook(WorldSize(**{**SIZE.__dict__, "seed": 1}), illustrator)
+def test_another_seed_draws_other_cases(book, sampler):
+    other = Casebook(WorldSize(**{**SIZE.__dict__, "seed": 1}), sampler)
     assert other.covidx() != book["covidx"]
 
 

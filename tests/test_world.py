@@ -132,7 +132,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, stub_anatomy, monkeyp
     def fail(folder, rows):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    full = replace(world.LAYOUTS["chexpert"], write_tables=fail)
+    full = world.LAYOUTS["chexpert"]._replace(write_tables=fail)
     with monkeypatch.context() as patch:
         patch.setitem(world.LAYOUTS, "chexpert", full)
         with pytest.raises(InputError, match=r"the disk is full.*run again"):

@@ -15,53 +15,38 @@ import pandas as pd
 from rctpl_utils.datasets.openi import xrv_file
 from rctpl_utils.simulation.cases import Lesion, Rng, split_of
 
+Box = tuple[float, float, float, float]  # x, y, width, height relative to the image frame
+Place = tuple[str | None, str | None]  # side, zone
+
+# How gross a lesion is: Beta draws, so that subtle and gross ones both occur. Our assumption: no
+# label table grades severity; words of reports shift the draw.
 _UNSTATED = (2.2, 1.3)
 _WORDS = {  # word of a report or code -> Beta parameters
-    "borderline": (2.0, 4.0),
-    "minimal": (2.0, 4.0),
-    "tiny": (2.0, 4.0),
-    "subtle": (2.0, 4.0),
-    "mild": (2.6, 3.0),
-    "small": (2.6, 3.0),
-    "slight": (2.6, 3.0),
-    "moderate": (5.0, 3.0),
-    "prominent": (5.0, 2.5),
-    "severe": (8.0, 1.6),
-    "large": (8.0, 1.6),
-    "massive": (8.0, 1.5),
-    "extensive": (8.0, 1.6),
-}
+    **dict.fromkeys(("borderline", "minimal", "tiny", "subtle"), (2.0, 4.0)),
+    **dict.fromkeys(("mild", "small", "slight"), (2.6, 3.0)),
+    **dict.fromkeys(("severe", "large", "extensive"), (8.0, 1.6)),
+    "moderate": (5.0, 3.0), "prominent": (5.0, 2.5), "massive": (8.0, 1.5),
+}  # fmt: skip
 # Findings that change the whole outline are seen at any grade: their draws are bent towards mild,
 # so that none of them is recognized without exception.
 _BENT = {"Cardiomegaly": 2.6, "Edema": 2.0, "Enlarged Cardiomediastinum": 1.4}
 
 
 def draw_severity(concept: str, word: str | None, rng: Rng) -> float:
-    """A severity in [0.06, 1].
-
-    Args:
-        concept: what is drawn.
-        word: the grade that a report gives, if any; an unknown word counts as none.
-        rng: the generator.
-    """
+    """A severity in [0.06, 1]; `word` is a report's grade, an unknown one counts as none."""
     drawn = rng.beta(*_WORDS.get(word or "", _UNSTATED)) ** _BENT.get(concept, 1.0)
     return float(0.06 + 0.94 * drawn)
 
-
-Box = tuple[float, float, float, float]  # x, y, width, height relative to the image frame
 
 POOL_SHARES = {"train": 0.5, "validation": 0.15, "test": 0.35}
 MIDLINE = ("Cardiomegaly", "Enlarged Cardiomediastinum", "Hernia")  # have no side, no zone
 _CHESTXRAY14 = {"Effusion": "Pleural Effusion", "Infiltrate": "Infiltration"}
 LEVELS = {"apex": "upper", "base": "lower", "costophrenic": "lower", "lingula": "middle"}
 _VINBIGDATA = {
-    "Pleural thickening": "Pleural Thickening",
-    "Pulmonary fibrosis": "Fibrosis",
-    "Nodule/Mass": "Lung Lesion",
-    "Lung Opacity": "Lung Opacity",
-    "Infiltration": "Infiltration",
+    "Pleural thickening": "Pleural Thickening", "Pulmonary fibrosis": "Fibrosis",
+    "Nodule/Mass": "Lung Lesion", "Lung Opacity": "Lung Opacity", "Infiltration": "Infiltration",
     "Consolidation": "Consolidation",
-}
+}  # fmt: skip
 MAX_SITES = 4  # lesions of one concept in one image
 _PIXELS = 1024  # the frame of ChestX-ray14's, RSNA's and SIIM-ACR's annotations
 
@@ -91,7 +76,7 @@ def site_of(concept: str, box: Box) -> Site:
 
 
 @dataclass(frozen=True)
-class Geometry:
+class AnnotatedBoxes:
     """The pools of real annotations.
 
     Attributes:
@@ -101,7 +86,7 @@ class Geometry:
     pools: Mapping[tuple[str, str], list[tuple[Site, ...]]]
 
     @classmethod
-    def load(cls) -> "Geometry":
+    def load(cls) -> "AnnotatedBoxes":
         """Read all the annotation tables (about a second)."""
         pools = defaultdict(list)
         for read in (_chestxray14_boxes, _rsna_boxes, _siim_boxes, _vinbigdata_boxes):
@@ -120,25 +105,20 @@ class Geometry:
         Each box is shifted and scaled by up to a tenth of itself, since some pools are small.
         """
         pool = self.pools.get((concept, split), [])
-        if not pool:
-            return ()
-        sites = pool[rng.integers(len(pool))]
+        sites = pool[rng.integers(len(pool))] if pool else ()
         return tuple(site_of(concept, _jittered(site.box, rng)) for site in sites[:MAX_SITES])
 
     def matching(
-        self, concept: str, split: str, side: str | None, zone: str | None, rng: Rng
+        self, concept: str, side: str | None, zone: str | None, split: str, rng: Rng
     ) -> Box | None:
         """A real box of this concept where a report says; None where there is none.
 
-        Args:
-            concept: a concept of the vocabulary.
-            split: the pool.
-            side: "left" or "right"; None matches both, "bilateral" no single box.
-            zone: a zone of the vocabulary; None matches all.
-            rng: the generator.
+        `side` None matches both, "bilateral" no single box; `zone` None matches all.
         """
         pool = self.pools.get((concept, split), [])
-        boxes = [s.box for sites in pool for s in sites if _fits(s, side, zone)]
+        level = LEVELS.get(zone or "", zone)
+        sites = (site for each in pool for site in each)
+        boxes = [s.box for s in sites if side in (None, s.side) and level in (None, s.zone)]
         return _jittered(boxes[rng.integers(len(boxes))], rng) if boxes else None
 
 
@@ -161,11 +141,6 @@ def run_length_box(text: str) -> Box | None:
     bottom = np.where(one_column, (ends - 1) % _PIXELS, _PIXELS - 1).max()
     x, y, width, height = left, top, right - left + 1, bottom - top + 1
     return tuple(float(value) / _PIXELS for value in (x, y, width, height))
-
-
-def _fits(site: Site, side: str | None, zone: str | None) -> bool:
-    level = LEVELS.get(zone, zone) if zone else None
-    return side in (None, site.side) and level in (None, site.zone)
 
 
 def _chestxray14_boxes() -> Iterator[tuple[str, str, Box]]:
@@ -224,8 +199,6 @@ def _relative(box: Iterable[float], width: float, height: float) -> Box:
     return float(left), float(top), float(max(right - left, 0.01)), float(max(bottom - top, 0.01))
 
 
-Place = tuple[str | None, str | None]  # side, zone
-
 # What most films of COVID-19 pneumonia show: both lungs, the periphery (468 patients, PMC7243792);
 # the renderer favors the lower zones.
 _COVID_PLACE: Place = ("bilateral", "peripheral")
@@ -242,16 +215,16 @@ class ReportedFinding:
 
 
 @dataclass(frozen=True)
-class Illustrator:
+class LesionSampler:
     """Draws lesions for label sets and for reported findings.
 
     Attributes:
-        geometry: real boxes.
+        boxes: the real ones.
         places: concept -> (side, zone) of the human codes of real reports, for concepts whose
             boxes nobody drew.
     """
 
-    geometry: Geometry
+    boxes: AnnotatedBoxes
     places: Mapping[str, Sequence[Place]]
 
     def lesions(self, concepts: Iterable[str], split: str, rng: Rng) -> tuple[Lesion, ...]:
@@ -270,20 +243,18 @@ class Illustrator:
         """
         return tuple(
             Lesion(
-                finding.concept,
-                finding.side,
-                finding.zone,
-                draw_severity(finding.concept, finding.severity, rng),
-                self.geometry.matching(finding.concept, split, finding.side, finding.zone, rng),
+                *(place := (f.concept, f.side, f.zone)),
+                draw_severity(f.concept, f.severity, rng),
+                self.boxes.matching(*place, split, rng),
             )
-            for finding in findings
+            for f in findings
         )
 
     def _of_concept(self, concept: str, split: str, rng: Rng) -> list[Lesion]:
         severity = draw_severity(concept, None, rng)
         if concept == "COVID-19":
             return [Lesion(concept, *_COVID_PLACE, severity)]
-        sites = self.geometry.draw(concept, split, rng)
+        sites = self.boxes.draw(concept, split, rng)
         if sites:
             return [Lesion(concept, s.side, s.zone, severity, s.box) for s in sites]
         known = self.places.get(concept, ())

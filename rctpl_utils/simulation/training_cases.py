@@ -17,12 +17,12 @@ from rctpl_utils.datasets.openi import OpenIReport, mesh_findings, openi_archive
 from rctpl_utils.errors import InputError
 from rctpl_utils.profiles import WorldSize
 from rctpl_utils.simulation.cases import Case, Rng, split_of, unit_hash
-from rctpl_utils.simulation.evaluation_cases import Casebook, Labels, chestxray14_patients
+from rctpl_utils.simulation.evaluation_cases import Labels, chestxray14_patients
 from rctpl_utils.simulation.sample_lesions import (
     LEVELS,
     MIDLINE,
-    Geometry,
-    Illustrator,
+    AnnotatedBoxes,
+    LesionSampler,
     Place,
     ReportedFinding,
 )
@@ -55,23 +55,15 @@ SIZED = ("Hernia", "Lung Lesion", "Mass", "Nodule", "Pleural Effusion", "Pneumot
 UNPLACED = ("Cardiomegaly", "Enlarged Cardiomediastinum", "Hernia", "Support Devices")
 PLEURAL = ("Pleural Effusion", "Pleural Other", "Pleural Thickening", "Pneumothorax")
 _ZONES = {  # zone -> phrases after a side
-    "upper": ("upper lobe", "upper lung zone"),
-    "middle": ("mid lung", "mid lung zone"),
-    "lower": ("lower lobe", "lower lung zone"),
-    "base": ("lung base",),
-    "apex": ("lung apex",),
-    "hilum": ("hilar region",),
-    "perihilar": ("perihilar region",),
-    "retrocardiac": ("retrocardiac region",),
-    "costophrenic": ("costophrenic angle",),
-}
+    "upper": ("upper lobe", "upper lung zone"), "middle": ("mid lung", "mid lung zone"),
+    "lower": ("lower lobe", "lower lung zone"), "base": ("lung base",), "apex": ("lung apex",),
+    "hilum": ("hilar region",), "perihilar": ("perihilar region",),
+    "retrocardiac": ("retrocardiac region",), "costophrenic": ("costophrenic angle",),
+}  # fmt: skip
 _PRESENT = (
-    "There is {finding}.",
-    "{finding} is seen.",
-    "{finding} is present.",
-    "The film shows {finding}.",
-    "Findings include {finding}.",
-)
+    "There is {finding}.", "{finding} is seen.", "{finding} is present.",
+    "The film shows {finding}.", "Findings include {finding}.",
+)  # fmt: skip
 _CONCLUDED = ("{finding}.", "Findings consistent with {finding}.", "Appearance of {finding}.")
 _ABSENT = (  # the concepts that a sentence denies
     ("No pleural effusion or pneumothorax.", ("Pleural Effusion", "Pneumothorax")),
@@ -87,14 +79,9 @@ _ABSENT = (  # the concepts that a sentence denies
 
 
 def write_report(findings: Sequence[ReportedFinding], rng: Rng) -> tuple[str, str]:
-    """Findings and impression of a report that states `findings` and denies a few others.
+    """Findings and impression of a report that states `findings`, the main one first.
 
-    Args:
-        findings: what is present, the main one first.
-        rng: chooses the wording.
-
-    Returns:
-        (findings, impression).
+    It denies a few others.
     """
     stated = [_choose(_PRESENT, rng).format(finding=phrase(f, rng)) for f in findings]
     present = with_parents(f.concept for f in findings)
@@ -134,9 +121,7 @@ def _graded(noun: str, grade: str | None) -> str:
     if not grade:
         return noun
     article, space, rest = noun.partition(" ")
-    if not space or article not in ("a", "an"):
-        return f"{grade} {noun}"
-    return f"a {grade} {rest}"
+    return f"a {grade} {rest}" if space and article in ("a", "an") else f"{grade} {noun}"
 
 
 def _choose(options: Sequence[str], rng: Rng) -> str:
@@ -147,6 +132,8 @@ def _capital(sentence: str) -> str:
     return sentence[0].upper() + sentence[1:]
 
 
+# training reports of a concept in a world of all reports; with fewer, templates fill up
+ENOUGH = 80
 SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
 UNCODED = "No Indexing"  # the coders' mark of a report that they left uncoded
 _MOST_LESIONS = 8
@@ -157,7 +144,7 @@ class Study:
     """One report and what it says is present.
 
     Attributes:
-        patient_id, study_id: "pNNNNNNNN" and "sNNNNNNNN".
+        patient_id: "pNNNNNNNN".
         split: "train", "validation" or "test".
         indication, comparison, findings, impression: the text.
         reported: the findings to draw.
@@ -165,7 +152,6 @@ class Study:
     """
 
     patient_id: str
-    study_id: str
     split: str
     indication: str
     comparison: str
@@ -173,6 +159,11 @@ class Study:
     impression: str
     reported: tuple[ReportedFinding, ...]
     source: str
+
+    @property
+    def study_id(self) -> str:
+        """ "sNNNNNNNN", with the patient's number."""
+        return study_id_of(self.patient_id)
 
     @property
     def templated(self) -> bool:
@@ -232,7 +223,7 @@ def templated_studies(
     studies: Sequence[Study],
     enough: int,
     companions: Sequence[Labels],
-    illustrator: Illustrator,
+    sampler: LesionSampler,
     rng: Rng,
 ) -> list[Study]:
     """Reports for each concept that fewer than `enough` training studies hold.
@@ -243,7 +234,7 @@ def templated_studies(
         studies: the real ones.
         enough: training reports that each concept shall have.
         companions: real label sets, from which accompanying findings are drawn.
-        illustrator: knows where a concept lies.
+        sampler: knows where a concept lies.
         rng: the generator.
     """
     counts = Counter(c for study in studies if study.split == "train" for c in study.concepts)
@@ -251,7 +242,7 @@ def templated_studies(
     for concept in sorted(TRAINING_CONCEPTS, key=lambda c: counts[c]):
         sets = [labels for labels in companions if concept in labels]
         while counts[concept] < enough:
-            study = _templated_study(len(made), concept, sets, illustrator, rng)
+            study = _templated_study(len(made), concept, sets, sampler, rng)
             made.append(study)
             if study.split == "train":
                 counts.update(study.concepts)
@@ -259,7 +250,7 @@ def templated_studies(
 
 
 def mimic_films(
-    studies: Sequence[Study], images: int, illustrator: Illustrator, rng: Rng
+    studies: Sequence[Study], images: int, sampler: LesionSampler, rng: Rng
 ) -> list[tuple[Study, Case]]:
     """The films of each study: one without findings; the others share the rest evenly.
 
@@ -274,7 +265,7 @@ def mimic_films(
         if study.reported:
             takes = (seen + 1) * total // found - seen * total // found
             seen += 1
-        films += [(study, _film(study, illustrator, rng)) for _ in range(takes)]
+        films += [(study, _film(study, sampler, rng)) for _ in range(takes)]
     return films
 
 
@@ -298,23 +289,15 @@ def _covers(other: ReportedFinding, finding: ReportedFinding) -> bool:
         return (finding.side, finding.zone) == (None, None) != (other.side, other.zone)
     if finding.concept not in with_parents([other.concept]):
         return False
-    return _agree(other.side, finding.side) and _agree(_level(other), _level(finding))
-
-
-def _agree(one: str | None, other: str | None) -> bool:
-    return one is None or other is None or one == other
-
-
-def _level(finding: ReportedFinding) -> str | None:
-    return LEVELS.get(finding.zone or "", finding.zone)
+    levels = (LEVELS.get(f.zone or "", f.zone) for f in (other, finding))
+    return all(len({*pair} - {None}) < 2 for pair in (levels, (other.side, finding.side)))
 
 
 def _real_study(report: OpenIReport) -> Study:
     number = int("".join(filter(str.isdigit, report.uid)))
     patient = f"p{90_000_000 + number}"
-    found = merged(
-        ReportedFinding(f.concept, f.side, f.zone, f.severity) for f in mesh_findings(report)
-    )
+    codes = mesh_findings(report)
+    found = merged(ReportedFinding(f.concept, f.side, f.zone, f.severity) for f in codes)
     text = f"{report.findings} {report.impression}".lower()
     if any(f.concept in UNSEEN_CONCEPTS for f in found) or "covid" in text:
         raise InputError(
@@ -322,45 +305,27 @@ def _real_study(report: OpenIReport) -> Study:
             "Leave this report out.",
             row=report.uid,
         )
-    return Study(
-        patient,
-        study_id_of(patient),
-        split_of(patient, SHARES),
-        report.indication,
-        report.comparison,
-        report.findings,
-        report.impression,
-        found,
-        report.uid,
-    )
+    texts = (report.indication, report.comparison, report.findings, report.impression)
+    return Study(patient, split_of(patient, SHARES), *texts, found, report.uid)
 
 
 def _templated_study(
-    number: int, concept: str, companions: Sequence[Labels], illustrator: Illustrator, rng: Rng
+    number: int, concept: str, companions: Sequence[Labels], sampler: LesionSampler, rng: Rng
 ) -> Study:
     concepts = [concept]
     if companions and rng.random() < 0.4:
         others = companions[rng.integers(len(companions))]
         concepts += sorted(others - with_parents([concept]))[:2]
-    found = tuple(_templated_finding(c, illustrator, rng) for c in concepts)
+    found = tuple(_templated_finding(c, sampler, rng) for c in concepts)
     findings, impression = write_report(found, rng)
-    patient = f"p{99_000_000 + number}"
-    return Study(
-        patient,
-        study_id_of(patient),
-        "validation" if number % 9 == 8 else "train",
-        "Simulated study.",
-        "None.",
-        findings,
-        impression,
-        found,
-        "templated",
-    )
+    split = "validation" if number % 9 == 8 else "train"
+    texts = ("Simulated study.", "None.", findings, impression)
+    return Study(f"p{99_000_000 + number}", split, *texts, found, "templated")
 
 
-def _templated_finding(concept: str, illustrator: Illustrator, rng: Rng) -> ReportedFinding:
-    sites = illustrator.geometry.draw(concept, "train", rng)
-    known = illustrator.places.get(concept, ())
+def _templated_finding(concept: str, sampler: LesionSampler, rng: Rng) -> ReportedFinding:
+    sites = sampler.boxes.draw(concept, "train", rng)
+    known = sampler.places.get(concept, ())
     if concept in MIDLINE or concept in UNPLACED:
         side, zone = None, None
     elif sites:
@@ -373,18 +338,11 @@ def _templated_finding(concept: str, illustrator: Illustrator, rng: Rng) -> Repo
     return ReportedFinding(concept, side, zone, severity)
 
 
-def _film(study: Study, illustrator: Illustrator, rng: Rng) -> Case:
+def _film(study: Study, sampler: LesionSampler, rng: Rng) -> Case:
     raw = rng.bytes(20).hex()
     dicom_id = "-".join(raw[i : i + 8] for i in range(0, 40, 8))
-    lesions = illustrator.reported(study.reported, study.split, rng)
-    return Case(
-        dicom_id, study.patient_id, lesions, study.split, "mimic-cxr", int(rng.integers(2**31))
-    )
-
-
-ENOUGH = (
-    80  # training reports of a concept in a world of all reports; with fewer, templates fill up
-)
+    lesions, seed = sampler.reported(study.reported, study.split, rng), int(rng.integers(2**31))
+    return Case(dicom_id, study.patient_id, lesions, study.split, "mimic-cxr", seed)
 
 
 @cache
@@ -394,22 +352,17 @@ def openi_reports() -> tuple[OpenIReport, ...]:
 
 
 @cache
-def load_illustrator() -> Illustrator:
+def load_sampler() -> LesionSampler:
     """Places lesions as the real annotations and codes do."""
-    return Illustrator(Geometry.load(), reported_places(openi_reports()))
-
-
-def test_set_cases(name: str, size: WorldSize) -> list[Case]:
-    """The films of a test set and its validation split, by the name of its layout."""
-    return getattr(Casebook(size, load_illustrator()), name.replace("-", "_"))()
+    return LesionSampler(AnnotatedBoxes.load(), reported_places(openi_reports()))
 
 
 def training_films(size: WorldSize) -> list[tuple[Study, Case]]:
     """The films of the training studies, real and templated."""
-    rng, illustrator = np.random.default_rng([size.seed, 0]), load_illustrator()
+    rng, sampler = np.random.default_rng([size.seed, 0]), load_sampler()
     everything = real_studies(openi_reports())
     studies = select_studies(everything, size.studies)
     enough = max(2, round(ENOUGH * len(studies) / len(everything)))
     companions = [labels for patient in chestxray14_patients() for labels in patient if labels]
-    made = templated_studies(studies, enough, companions, illustrator, rng)
-    return mimic_films([*studies, *made], size.pretraining, illustrator, rng)
+    made = templated_studies(studies, enough, companions, sampler, rng)
+    return mimic_films([*studies, *made], size.pretraining, sampler, rng)
