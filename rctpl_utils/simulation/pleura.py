@@ -11,31 +11,27 @@ from rctpl_utils.simulation.shapes import (
     Effect,
     between,
     cloud,
-    combine,
     curve,
     draw_place,
+    each_side,
     fill,
-    lesion_sides,
     noise,
     strokes,
     zone_weight,
 )
 
 
-def pleural_effusion(scene: Scene, body: Body, lesion: Lesion, rng: Rng) -> Effect:
+@each_side
+def pleural_effusion(scene: Scene, body: Body, lung: Lung, lesion: Lesion, rng: Rng) -> Effect:
     """Fluid: a blunted angle, a meniscus that rises at the wall, or (supine) a veil."""
-    drawn = []
-    for side in lesion_sides(scene, lesion, rng):
-        lung = scene.lungs[side]
-        severity = np.clip(lesion.severity * rng.uniform(0.85, 1.15), 0.01, 1)
-        supine = scene.anatomy.frontal[scene.pose] and rng.random() < 0.4
-        draw = _veil if supine and severity > 0.25 else _meniscus
-        share = draw(scene, lung, float(severity), rng)
-        amount = share * lung.path
-        effect = fill(body.vessels, lung, amount, fade=0.9)
-        seen = (share > 0.3) & (lung.path > 6)
-        drawn.append(Effect(effect.change, seen if seen.any() else _thickest(amount)))
-    return combine(drawn)
+    severity = np.clip(lesion.severity * rng.uniform(0.85, 1.15), 0.01, 1)
+    supine = scene.anatomy.frontal[scene.pose] and rng.random() < 0.4
+    draw = _veil if supine and severity > 0.25 else _meniscus
+    share = draw(scene, lung, float(severity), rng)
+    amount = share * lung.path
+    effect = fill(body.vessels, lung, amount, fade=0.9)
+    seen = (share > 0.3) & (lung.path > 6)
+    return Effect(effect.change, seen if seen.any() else _thickest(amount))
 
 
 def _meniscus(scene: Scene, lung: Lung, severity: float, rng: Rng) -> np.ndarray:
@@ -60,25 +56,22 @@ def _veil(scene: Scene, lung: Lung, severity: float, rng: Rng) -> np.ndarray:
     return np.clip(haze * rng.uniform(0.3, 0.55) * (0.5 + severity) + wall, 0, 0.9)
 
 
-def pneumothorax(scene: Scene, body: Body, lesion: Lesion, rng: Rng) -> Effect:
+@each_side
+def pneumothorax(scene: Scene, body: Body, lung: Lung, lesion: Lesion, rng: Rng) -> Effect:
     """Air outside a visceral pleural line; the lung inside is smaller and denser."""
-    drawn = []
-    for side in lesion_sides(scene, lesion, rng):
-        lung = scene.lungs[side]
-        wall = _wall_distance(lung)
-        gap = _gap(scene, lung, lesion, rng)
-        outside = np.clip(gap - wall + 0.5, 0, 1) * lung.mask
-        share = float(outside.sum() / max(lung.mask.sum(), 1))
-        thin = max(scene.pixels(1.0), 0.75)
-        line = np.exp(-(((gap - wall) / thin + 1) ** 2)) * lung.mask  # just inside the air
-        line = line * (gap > 0.5) * (0.65 + 0.35 * noise(rng, scene.size, scene.size / 8)).clip(0.1)
-        removed = outside * body.lung * rng.uniform(0.8, 0.97)
-        inner = np.clip(lung.path / 40, 0, 1) * (1 - outside)
-        denser = inner * body.lung * share / max(1 - share, 0.3) * rng.uniform(0.4, 1.3)
-        change = denser - removed + line * rng.uniform(0.1, 0.24)
-        mask = (outside > 0.5) & lung.mask
-        drawn.append(Effect(change.astype(np.float32), mask if mask.any() else line > 0.5))
-    return combine(drawn)
+    wall = _wall_distance(lung)
+    gap = _gap(scene, lung, lesion, rng)
+    outside = np.clip(gap - wall + 0.5, 0, 1) * lung.mask
+    share = float(outside.sum() / max(lung.mask.sum(), 1))
+    thin = max(scene.pixels(1.0), 0.75)
+    line = np.exp(-(((gap - wall) / thin + 1) ** 2)) * lung.mask  # just inside the air
+    line = line * (gap > 0.5) * (0.65 + 0.35 * noise(rng, scene.size, scene.size / 8)).clip(0.1)
+    removed = outside * body.lung * rng.uniform(0.8, 0.97)
+    inner = np.clip(lung.path / 40, 0, 1) * (1 - outside)
+    denser = inner * body.lung * share / max(1 - share, 0.3) * rng.uniform(0.4, 1.3)
+    change = denser - removed + line * rng.uniform(0.1, 0.24)
+    mask = (outside > 0.5) & lung.mask
+    return Effect(change.astype(np.float32), mask if mask.any() else line > 0.5)
 
 
 def _wall_distance(lung: Lung) -> np.ndarray:
@@ -112,24 +105,21 @@ def _gap(scene: Scene, lung: Lung, lesion: Lesion, rng: Rng) -> np.ndarray:
     return width * profile * (1 + 0.07 * noise(rng, scene.size, scene.size / 2.2))
 
 
-def pleural_thickening(scene: Scene, body: Body, lesion: Lesion, rng: Rng) -> Effect:
+@each_side
+def pleural_thickening(scene: Scene, body: Body, lung: Lung, lesion: Lesion, rng: Rng) -> Effect:
     """A band along the chest wall or a cap over the apex, of uneven thickness."""
-    drawn = []
-    for side in lesion_sides(scene, lesion, rng):
-        lung = scene.lungs[side]
-        wall = _wall_distance(lung)
-        zone = lesion.zone or ("apex" if rng.random() < 0.45 else "lateral")
-        reach = _band(lung, zone, rng)
-        width = scene.pixels(between(rng, lesion.severity, 6.0, 21))
-        width = width * reach * np.clip(1 + 0.3 * noise(rng, scene.size, scene.size / 7), 0.2, 1.8)
-        edge = max(scene.pixels(rng.uniform(2, 5)), 0.8)
-        share = np.clip((width - wall) / edge + 0.5, 0, 1) * lung.mask * (reach > 0.05)
-        mm = between(rng, lesion.severity, 16, 42) * (0.8 + 0.2 * reach)
-        texture = 1 + 0.12 * cloud(rng, scene.size, scene.pixels(10))
-        change = share * MU_WATER * mm * texture
-        mask = share > 0.4
-        drawn.append(Effect(change.astype(np.float32), mask if mask.any() else _thickest(change)))
-    return combine(drawn)
+    wall = _wall_distance(lung)
+    zone = lesion.zone or ("apex" if rng.random() < 0.45 else "lateral")
+    reach = _band(lung, zone, rng)
+    width = scene.pixels(between(rng, lesion.severity, 6.0, 21))
+    width = width * reach * np.clip(1 + 0.3 * noise(rng, scene.size, scene.size / 7), 0.2, 1.8)
+    edge = max(scene.pixels(rng.uniform(2, 5)), 0.8)
+    share = np.clip((width - wall) / edge + 0.5, 0, 1) * lung.mask * (reach > 0.05)
+    mm = between(rng, lesion.severity, 16, 42) * (0.8 + 0.2 * reach)
+    texture = 1 + 0.12 * cloud(rng, scene.size, scene.pixels(10))
+    change = share * MU_WATER * mm * texture
+    mask = share > 0.4
+    return Effect(change.astype(np.float32), mask if mask.any() else _thickest(change))
 
 
 def _band(lung: Lung, zone: str, rng: Rng) -> np.ndarray:
@@ -143,13 +133,11 @@ def _band(lung: Lung, zone: str, rng: Rng) -> np.ndarray:
     return band * (lung.u > 0.55)
 
 
-def pleural_other(scene: Scene, body: Body, lesion: Lesion, rng: Rng) -> Effect:
+@each_side
+def pleural_other(scene: Scene, body: Body, lung: Lung, lesion: Lesion, rng: Rng) -> Effect:
     """Calcified plaques seen en face, or fluid in a fissure."""
-    drawn = []
-    for side in lesion_sides(scene, lesion, rng):
-        draw = _fissure if rng.random() < 0.4 else _plaques
-        drawn.append(draw(scene, scene.lungs[side], lesion, rng))
-    return combine(drawn)
+    draw = _fissure if rng.random() < 0.4 else _plaques
+    return draw(scene, lung, lesion, rng)
 
 
 def _plaques(scene: Scene, lung: Lung, lesion: Lesion, rng: Rng) -> Effect:

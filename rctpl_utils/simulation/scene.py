@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from rctpl_utils.simulation.anatomy import LEVELS, PER_LUNG, Anatomy
+from rctpl_utils.simulation.anatomy import FIELD, LEVELS, PER_LUNG, Anatomy
 from rctpl_utils.simulation.cases import Case, Rng
-from rctpl_utils.simulation.ct import LOBES, MU_WATER
+from rctpl_utils.simulation.ct import CHANNELS, LOBES, MU_WATER
 from rctpl_utils.simulation.styles import Style
 
 COARSE = 25  # nodes of the grid on which a warp is computed
@@ -144,13 +144,13 @@ class Scene:
     def channel(self, name: str) -> np.ndarray:
         """One channel on the film, (H, W) float32: a line integral, or a path in mm."""
         if name not in self._cache:
-            layer = self.anatomy.maps[self.pose, self.anatomy.channels.index(name)]
+            layer = self.anatomy.maps[self.pose, CHANNELS.index(name)]
             self._cache[name] = self.warp(layer, _layer_of(name))
         return self._cache[name]
 
     def mix(self, weights: dict[str, float]) -> np.ndarray:
         """A weighted sum of channels of one layer on the film, (H, W) float32; one warp for all."""
-        maps, index = self.anatomy.maps[self.pose], self.anatomy.channels.index
+        maps, index = self.anatomy.maps[self.pose], CHANNELS.index
         total = sum(np.float32(weight) * maps[index(name)] for name, weight in weights.items())
         return self.warp(total, _layer_of(next(iter(weights))))
 
@@ -241,7 +241,7 @@ class Volume:
 def set_up(case: Case, anatomy: Anatomy, style: Style, size: int, rng: Rng) -> Scene:
     """Choose pose and outline from the case's split and warp the anatomy accordingly."""
     pose = _choose_pose(case, anatomy, style, rng)
-    outlines = anatomy.outline_pool(case.split)
+    _, outlines = anatomy.pools(case.split)
     target = anatomy.outlines[rng.choice(outlines)]
     target = _place(target, style, rng)
     target = _breathe(target, rng)
@@ -255,11 +255,11 @@ def set_up(case: Case, anatomy: Anatomy, style: Style, size: int, rng: Rng) -> S
     pixels = anatomy.maps.shape[-1]
     grids = {name: dense(grid + elastic(rng, s), size, pixels) for name, s in shifts.items()}
     scale = np.ptp(source, axis=0).mean() / np.ptp(target, axis=0).mean()
-    return Scene(anatomy, pose, size, grids, spacing=float(anatomy.field * scale / size))
+    return Scene(anatomy, pose, size, grids, spacing=float(FIELD * scale / size))
 
 
 def _choose_pose(case: Case, anatomy: Anatomy, style: Style, rng: Rng) -> int:
-    pool = anatomy.pool(case.split)
+    pool, _ = anatomy.pools(case.split)
     frontal = rng.random() < style.frontal
     fitting = pool[anatomy.frontal[pool] == frontal]
     return int(rng.choice(fitting if fitting.size else pool))

@@ -1,6 +1,9 @@
 """What drawing is made of: textures, strokes, places in the lungs, and the shapes of lesions."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
+from typing import Any
 
 import cv2
 import numpy as np
@@ -251,6 +254,17 @@ def combine(effects: list[Effect]) -> Effect:
     """Several lesions of one concept as one."""
     change = np.sum([effect.change for effect in effects], axis=0, dtype=np.float32)
     return Effect(change, np.logical_or.reduce([effect.mask for effect in effects]))
+
+
+def each_side(draw: Callable[..., Effect]) -> Callable[..., Effect]:
+    """A painter of a lesion, from one that draws it in one lung: on each side it is drawn on."""
+
+    @wraps(draw)
+    def painter(scene: Scene, body: Any, lesion: Lesion, rng: Rng) -> Effect:
+        sides = lesion_sides(scene, lesion, rng)
+        return combine([draw(scene, body, scene.lungs[side], lesion, rng) for side in sides])
+
+    return painter
 
 
 def fill(vessels: np.ndarray, lung: Lung, thickness: np.ndarray, *, fade: float = 0.7) -> Effect:
