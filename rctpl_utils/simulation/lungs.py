@@ -6,7 +6,7 @@ patients positive for COVID-19", Radiology 296 (2020), and Gluecker et al., "Cli
 features of pulmonary edema", RadioGraphics 19 (1999).
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -132,7 +132,7 @@ def _cavity(scene: Scene, place: Spot, rng: Rng, severity: float) -> Effect:
 def granulomas(scene: Scene, rng: Rng) -> np.ndarray:
     """Small calcified dots of no consequence, (H, W) attenuation; not labelled."""
     change = np.zeros((scene.size, scene.size), np.float32)
-    lung = scene.lungs[("right", "left")[int(rng.integers(2))]]
+    lung = scene.lungs[SIDES[int(rng.integers(2))]]
     column, row = scene.coordinates()
     for _ in range(int(rng.integers(1, 4))):
         x, y = draw_place(lung.mask.astype(np.float32), rng)
@@ -144,7 +144,7 @@ def granulomas(scene: Scene, rng: Rng) -> np.ndarray:
 
 def old_scar(scene: Scene, rng: Rng) -> np.ndarray:
     """A faint fibrous strand, most often at an apex, (H, W) attenuation; not labelled."""
-    lung = scene.lungs[("right", "left")[int(rng.integers(2))]]
+    lung = scene.lungs[SIDES[int(rng.integers(2))]]
     chance = lung.mask * np.exp(-lung.v / 0.25)
     x, y = draw_place(chance.astype(np.float32), rng)
     reach = scene.pixels(rng.uniform(8, 20))
@@ -227,20 +227,13 @@ def covid(scene: Scene, body: Body, lesion: Lesion, rng: Rng) -> Effect:
     return combine(drawn)
 
 
-@dataclass(frozen=True)
-class _Patches:
-    """A kind of ill-defined opacity.
+class _Patches(NamedTuple):
+    """A kind of ill-defined opacity."""
 
-    Attributes:
-        size, density: half axes (mm) and filled share, from mild to gross.
-        texture: (H, W), shared by all patches of a lung.
-        weight: (H, W) where they prefer to lie.
-    """
-
-    size: tuple[float, float]
-    density: tuple[float, float]
-    texture: np.ndarray
-    weight: np.ndarray
+    size: tuple[float, float]  # half axes in mm, from mild to gross
+    density: tuple[float, float]  # filled share, from mild to gross
+    texture: np.ndarray  # (H, W), shared by all patches of a lung
+    weight: np.ndarray  # (H, W), where they prefer to lie
 
 
 def _alveolar(scene: Scene, rng: Rng, *, grain: float) -> np.ndarray:
@@ -311,10 +304,10 @@ def edema(scene: Scene, body: Body, lesion: Lesion, rng: Rng) -> Effect:
     drawn = []
     spread = rng.uniform(0.24, 0.5) + 0.2 * lesion.severity
     haze, interstitial = rng.uniform(0.5, 1.0), rng.uniform(0.6, 1.4)
-    for side in ("right", "left"):
+    for side in SIDES:
         lung = scene.lungs[side]
         severity = lesion.severity * rng.uniform(0.75, 1.1)
-        if lesion.side in ("right", "left") and lesion.side != side:
+        if lesion.side in SIDES and lesion.side != side:
             severity *= 0.35
         column, row = scene.coordinates()
         far = np.hypot((column - lung.hilum[0]) / lung.width, (row - lung.hilum[1]) / lung.height)
@@ -339,9 +332,8 @@ def _congestion(scene: Scene, lung: Lung, strength: float, rng: Rng) -> np.ndarr
     septa = []
     for _ in range(int(rng.integers(3, 9))):
         x, y = draw_place(place.astype(np.float32), rng)
-        septa.append(
-            np.array([(x, y), (x - lung.outward * scene.pixels(rng.uniform(8, 17)), y + 0.5)])
-        )
+        inward = lung.outward * scene.pixels(rng.uniform(8, 17))
+        septa.append(np.array([(x, y), (x - inward, y + 0.5)]))
     kerley = strokes(scene.size, septa, scene.pixels(1.2)) * MU_WATER * 9 * strength
     reach = np.clip(lung.path / 40, 0, 1)
     return ((vessels + kerley) * reach).astype(np.float32)
@@ -350,13 +342,13 @@ def _congestion(scene: Scene, lung: Lung, strength: float, rng: Rng) -> np.ndarr
 def emphysema(scene: Scene, body: Body, lesion: Lesion, rng: Rng) -> Effect:
     """Dark, vessel-poor lungs, worst where the zone says (else above), sometimes with bullae.
 
-    The flattened diaphragm is a matter of geometry: see `view`.
+    The flattened diaphragm is a matter of geometry: see `scene`.
     """
     drawn = []
-    for side in ("right", "left"):
+    for side in SIDES:
         lung = scene.lungs[side]
         severity = lesion.severity * rng.uniform(0.8, 1.1)
-        if lesion.side in ("right", "left") and lesion.side != side:
+        if lesion.side in SIDES and lesion.side != side:
             severity *= 0.4
         below = bool(lesion.zone and ("lower" in lesion.zone or "bas" in lesion.zone))
         profile = np.clip(1.25 - lung.v, 0.35, 1) if not below else np.clip(0.25 + lung.v, 0.35, 1)
@@ -365,8 +357,7 @@ def emphysema(scene: Scene, body: Body, lesion: Lesion, rng: Rng) -> Effect:
         inside = np.clip(lung.path / 15, 0, 1) * lung.mask
         change = -share * inside * (body.lung - body.vessels)
         change -= np.clip(1.5 * share, 0, 0.9) * inside * body.vessels
-        bullae = _bullae(scene, lung, severity, rng)
-        change += bullae
+        change += _bullae(scene, lung, severity, rng)
         drawn.append(Effect(change.astype(np.float32), lung.mask & (profile > 0.5)))
     return combine(drawn)
 
@@ -388,12 +379,11 @@ def _bullae(scene: Scene, lung: Lung, severity: float, rng: Rng) -> np.ndarray:
 def fibrosis(scene: Scene, body: Body, lesion: Lesion, rng: Rng) -> Effect:
     """Basal, peripheral reticulation, with honeycombs where gross; other zones on request."""
     drawn = []
-    for side in _fibrotic_sides(lesion):
+    for side in (lesion.side,) if lesion.side in SIDES else SIDES:
         lung = scene.lungs[side]
         severity = lesion.severity * rng.uniform(0.8, 1.1)
-        if lesion.zone and not any(
-            key in lesion.zone for key in ("bas", "lower", "periph", "diff")
-        ):
+        usual = any(key in (lesion.zone or "") for key in ("bas", "lower", "periph", "diff"))
+        if lesion.zone and not usual:
             region = zone_weight(lung, lesion.zone)
         else:
             edge = np.exp(-0.5 * (np.clip(0.95 - lung.u, 0, 1) / rng.uniform(0.2, 0.4)) ** 2)
@@ -411,15 +401,10 @@ def fibrosis(scene: Scene, body: Body, lesion: Lesion, rng: Rng) -> Effect:
     return combine(drawn)
 
 
-def _fibrotic_sides(lesion: Lesion) -> tuple[str, ...]:
-    return (lesion.side,) if lesion.side in ("right", "left") else ("right", "left")
-
-
 @each_side
 def atelectasis(scene: Scene, body: Body, lung: Lung, lesion: Lesion, rng: Rng) -> Effect:
-    """Plates at the base, or a wedge of collapsed lung with volume loss (see `view`)."""
-    wedge = rng.random() < 0.25 + 0.35 * lesion.severity
-    draw = _wedge if wedge else _plates
+    """Plates at the base, or a wedge of collapsed lung with volume loss (see `scene`)."""
+    draw = _wedge if rng.random() < 0.25 + 0.35 * lesion.severity else _plates
     return draw(scene, body, lung, lesion, rng)
 
 
@@ -433,11 +418,9 @@ def _plates(scene: Scene, body: Body, lung: Lung, lesion: Lesion, rng: Rng) -> E
         tilt = rng.normal(0.1, 0.35) * -lung.outward
         reach = min(place.half_width, scene.pixels(48))
         ends = [(-1.0, 0.0), (-0.3, rng.normal(0, 0.1)), (0.4, rng.normal(0, 0.1)), (1.0, 0.0)]
-        path = curve(
-            [(place.column + reach * a, place.row + reach * (b + a * tilt)) for a, b in ends]
-        )
-        width = between(rng, lesion.severity, 2.2, 6.0)
-        line = strokes(scene.size, [path], scene.pixels(width))
+        ends = [(place.column + reach * a, place.row + reach * (b + a * tilt)) for a, b in ends]
+        width = scene.pixels(between(rng, lesion.severity, 2.2, 6.0))
+        line = strokes(scene.size, [curve(ends)], width)
         line = cv2.GaussianBlur(line, (0, 0), max(scene.pixels(rng.uniform(0.8, 2.2)), 0.6))
         column, row = scene.coordinates()
         far = np.hypot(column - place.column, row - place.row) / reach

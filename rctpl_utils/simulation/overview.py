@@ -22,11 +22,12 @@ from rctpl_utils.reporting.skipped import FILMS, Omission, omissions, write_skip
 from rctpl_utils.simulation.anatomy import Anatomy, load_anatomy
 from rctpl_utils.simulation.cases import Case, Lesion
 from rctpl_utils.simulation.manifest import SPLITS, concept_table, manifest_table
-from rctpl_utils.simulation.radiograph import PAINTERS, Radiograph, render
+from rctpl_utils.simulation.radiograph import PAINTERS, render
 from rctpl_utils.simulation.world import build_world
 from rctpl_utils.workspace import Workspace
 
-_HEAD, _STRIP = 34, 18  # pixels: title, caption above each row
+_HEAD, _STRIP, _STRIPS = 34, 18, 3  # pixels: title, caption above a strip; strips in a row
+_SHEET_STYLES = ("mimic-cxr", "chestxray14", "chexpert", "covidx", "rsna", "siim")
 _RED, _INK = (60, 60, 255), (40, 40, 40)
 
 
@@ -37,11 +38,6 @@ def contact_sheet(
     size: int = 128,
     severities: tuple[float, ...] = (0.1, 0.35, 0.6, 0.85, 1.0),
     concepts: tuple[str, ...] = tuple(PAINTERS),
-    columns: int = 3,
-    style: str | None = None,
-    split: str = "test",
-    seed: int = 11,
-    outlines: bool = True,
 ) -> Path:
     """Draw each concept from subtle to gross, its mask outlined, and save a PNG.
 
@@ -51,22 +47,16 @@ def contact_sheet(
         size: side of a film in pixels.
         severities: one film each, from left to right.
         concepts: one strip of films each.
-        columns: strips side by side.
-        style: an acquisition style; None takes all in turn.
-        split: the pool of poses and outlines.
-        seed: of the whole sheet.
-        outlines: draw the masks.
     """
-    strips = []
+    strips, listed = [], ", ".join(f"{s:g}" for s in severities)
     for k, concept in enumerate(concepts):
         films = [
-            _film(anatomy, concept, s, size, style, split, seed + 100 * k + n, outlines)
-            for n, s in enumerate(severities)
+            _film(anatomy, concept, s, size, 11 + 100 * k + n) for n, s in enumerate(severities)
         ]
-        strips.append(_captioned(np.hstack(films), f"{concept}, severity {_listed(severities)}"))
-    while len(strips) % columns:
+        strips.append(_captioned(np.hstack(films), f"{concept}, severity {listed}"))
+    while len(strips) % _STRIPS:
         strips.append(np.full_like(strips[0], 255))
-    rows = [np.hstack(strips[k : k + columns]) for k in range(0, len(strips), columns)]
+    rows = [np.hstack(strips[k : k + _STRIPS]) for k in range(0, len(strips), _STRIPS)]
     title = np.full((_HEAD, rows[0].shape[1], 3), 255, np.uint8)
     text = "Simulated radiographs (real CT anatomy, drawn pathology; red: exact lesion masks)"
     cv2.putText(title, text, (6, 23), cv2.FONT_HERSHEY_SIMPLEX, 0.6, _INK, 1, cv2.LINE_AA)
@@ -76,35 +66,16 @@ def contact_sheet(
     return Path(path)
 
 
-def _film(
-    anatomy: Anatomy,
-    concept: str,
-    severity: float,
-    size: int,
-    style: str | None,
-    split: str,
-    seed: int,
-    outlines: bool,
-) -> np.ndarray:
-    """One film with its mask's outline, (size, size, 3) uint8."""
-    names = ("mimic-cxr", "chestxray14", "chexpert", "covidx", "rsna", "siim")
-    lesion = Lesion(concept, None, None, severity)
-    style = style or names[seed % len(names)]
-    film = render(Case(str(seed), "sheet", (lesion,), split, style, seed), anatomy, size)
-    return outlined_film(film, concept) if outlines else _color(film)
-
-
-def outlined_film(film: Radiograph, concept: str) -> np.ndarray:
-    """A film in color with one mask's outline: (H, W, 3) uint8, BGR."""
-    image = _color(film)
+def _film(anatomy: Anatomy, concept: str, severity: float, size: int, seed: int) -> np.ndarray:
+    """One film in color with its mask's outline, (size, size, 3) uint8, BGR."""
+    case = Case(str(seed), "sheet", (Lesion(concept, None, None, severity),), "test",
+                _SHEET_STYLES[seed % len(_SHEET_STYLES)], seed)  # fmt: skip
+    film = render(case, anatomy, size)
+    image = cv2.cvtColor(np.uint8(film.pixels * 255), cv2.COLOR_GRAY2BGR)
     mask = film.masks[concept].astype(np.uint8)
     borders, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(image, borders, -1, _RED, 1)
     return image
-
-
-def _color(film: Radiograph) -> np.ndarray:
-    return cv2.cvtColor(np.uint8(film.pixels * 255), cv2.COLOR_GRAY2BGR)
 
 
 def _captioned(strip: np.ndarray, text: str) -> np.ndarray:
@@ -114,22 +85,11 @@ def _captioned(strip: np.ndarray, text: str) -> np.ndarray:
     return cv2.copyMakeBorder(framed, 0, 2, 0, 6, cv2.BORDER_CONSTANT, value=(255, 255, 255))
 
 
-def _listed(severities: tuple[float, ...]) -> str:
-    return ", ".join(f"{s:g}" for s in severities)
-
-
 Manifest = Mapping[str, Any]
 PACKAGES = (
-    "torch",
-    "transformers",
-    "spacy",
-    "negspacy",
-    "numpy",
-    "pandas",
-    "scikit-learn",
-    "opencv-python-headless",
-    "torchxrayvision",
-)
+    "torch", "transformers", "spacy", "negspacy", "numpy", "pandas", "scikit-learn",
+    "opencv-python-headless", "torchxrayvision",
+)  # fmt: skip
 _REAL = "The data are real: nothing was simulated."
 
 

@@ -7,75 +7,43 @@ import cv2
 import numpy as np
 
 from rctpl_utils.errors import InputError
+from rctpl_utils.simulation import lungs, pleura, thorax
 from rctpl_utils.simulation.anatomy import Anatomy
 from rctpl_utils.simulation.body import Body, compose
 from rctpl_utils.simulation.cases import Case, Lesion, Rng
-from rctpl_utils.simulation.lungs import (
-    atelectasis,
-    consolidation,
-    covid,
-    edema,
-    emphysema,
-    fibrosis,
-    granulomas,
-    infiltration,
-    lung_lesion,
-    lung_opacity,
-    mass,
-    nodule,
-    old_scar,
-    pneumonia,
-)  # fmt: skip
-from rctpl_utils.simulation.pleura import (
-    pleural_effusion,
-    pleural_other,
-    pleural_thickening,
-    pneumothorax,
-)  # fmt: skip
 from rctpl_utils.simulation.scene import Scene, set_up
 from rctpl_utils.simulation.shapes import Effect
 from rctpl_utils.simulation.styles import develop, get_style
-from rctpl_utils.simulation.thorax import (
-    cardiomegaly,
-    electrodes,
-    enlarged_mediastinum,
-    fracture,
-    hernia,
-    support_devices,
-)  # fmt: skip
 
 Painter = Callable[[Scene, Body, Lesion, Rng], Effect]
 
 PAINTERS: dict[str, Painter] = {
-    "Enlarged Cardiomediastinum": enlarged_mediastinum,
-    "Cardiomegaly": cardiomegaly,
-    "Lung Opacity": lung_opacity,
-    "Lung Lesion": lung_lesion,
-    "Edema": edema,
-    "Consolidation": consolidation,
-    "Pneumonia": pneumonia,
-    "Atelectasis": atelectasis,
-    "Pneumothorax": pneumothorax,
-    "Pleural Effusion": pleural_effusion,
-    "Pleural Other": pleural_other,
-    "Fracture": fracture,
-    "Support Devices": support_devices,
-    "Infiltration": infiltration,
-    "Mass": mass,
-    "Nodule": nodule,
-    "Emphysema": emphysema,
-    "Fibrosis": fibrosis,
-    "Pleural Thickening": pleural_thickening,
-    "Hernia": hernia,
-    "COVID-19": covid,
+    "Enlarged Cardiomediastinum": thorax.enlarged_mediastinum,
+    "Cardiomegaly": thorax.cardiomegaly,
+    "Lung Opacity": lungs.lung_opacity,
+    "Lung Lesion": lungs.lung_lesion,
+    "Edema": lungs.edema,
+    "Consolidation": lungs.consolidation,
+    "Pneumonia": lungs.pneumonia,
+    "Atelectasis": lungs.atelectasis,
+    "Pneumothorax": pleura.pneumothorax,
+    "Pleural Effusion": pleura.pleural_effusion,
+    "Pleural Other": pleura.pleural_other,
+    "Fracture": thorax.fracture,
+    "Support Devices": thorax.support_devices,
+    "Infiltration": lungs.infiltration,
+    "Mass": lungs.mass,
+    "Nodule": lungs.nodule,
+    "Emphysema": lungs.emphysema,
+    "Fibrosis": lungs.fibrosis,
+    "Pleural Thickening": pleura.pleural_thickening,
+    "Hernia": thorax.hernia,
+    "COVID-19": lungs.covid,
 }
 
 
 def draw_lesion(scene: Scene, body: Body, lesion: Lesion, rng: Rng) -> Effect:
-    """Draw one finding on a patient.
-
-    Returns:
-        What it adds to the attenuation, and its mask, both (H, W).
+    """Draw one finding on a patient: what it adds to the attenuation, and its mask.
 
     Raises:
         InputError: a concept that has no painter.
@@ -90,11 +58,11 @@ def draw_lesion(scene: Scene, body: Body, lesion: Lesion, rng: Rng) -> Effect:
 def draw_distractors(scene: Scene, rng: Rng) -> np.ndarray:
     """What many films show and no report counts: granulomas, scars, snaps; (H, W) attenuation."""
     total = np.zeros((scene.size, scene.size), np.float32)
-    for chance, draw in ((0.15, granulomas), (0.15, old_scar)):
+    for chance, draw in ((0.15, lungs.granulomas), (0.15, lungs.old_scar)):
         if rng.random() < chance:
             total += draw(scene, rng)
     if scene.anatomy.frontal[scene.pose] and rng.random() < 0.3:
-        total += electrodes(scene, rng)
+        total += thorax.electrodes(scene, rng)
     return total
 
 
@@ -130,12 +98,7 @@ class Exposure:
 
 
 def render(case: Case, anatomy: Anatomy, size: int) -> Radiograph:
-    """Simulate one radiograph; the same case gives the same bytes.
-
-    Args:
-        case: what the film shows; its seed drives everything.
-        anatomy: `anatomy.load_anatomy`'s.
-        size: side of the square film in pixels.
+    """Simulate one radiograph, `size` pixels square; the same case gives the same bytes.
 
     Raises:
         InputError: an unknown style, split or concept.
