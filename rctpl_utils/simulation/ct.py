@@ -41,21 +41,13 @@ CT_MEMBERS = {name: SHA256[name] for name in ("cxr.nii.gz", "mask.nii.gz", "stru
 
 @dataclass(frozen=True)
 class Source:
-    """One real source of the embedded world, as the manifest states it.
-
-    Attributes:
-        name: what it is.
-        version: the pinned version of the package that carries it.
-        licence: its licence, as its authors state it.
-        url: where it is described.
-        sha256: checksums, a member's file name to its SHA-256.
-    """
+    """One real source of the embedded world, as the manifest states it."""
 
     name: str
-    version: str
-    licence: str
+    version: str  # of the package that carries it
+    licence: str  # as its authors state it
     url: str
-    sha256: dict[str, str]
+    sha256: dict[str, str]  # of each member
 
 
 _TABLES = (

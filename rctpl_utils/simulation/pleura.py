@@ -99,9 +99,8 @@ def _gap(scene: Scene, lung: Lung, lesion: Lesion, rng: Rng) -> np.ndarray:
     elif "lateral" in zone:
         profile = np.exp(-0.5 * ((lung.v - 0.5) / 0.3) ** 2)
     else:
-        profile = (
-            np.clip(1.0 - lung.v / rng.uniform(0.45, 1.0 + 0.4 * lesion.severity), 0, 1) ** 0.6
-        )
+        depth = rng.uniform(0.45, 1.0 + 0.4 * lesion.severity)
+        profile = np.clip(1.0 - lung.v / depth, 0, 1) ** 0.6
     return width * profile * (1 + 0.07 * noise(rng, scene.size, scene.size / 2.2))
 
 
@@ -126,9 +125,8 @@ def _band(lung: Lung, zone: str, rng: Rng) -> np.ndarray:
     """How thick the band is along the wall, relative: (H, W) in [0, 1]."""
     if "ap" in zone or "upper" in zone:
         return np.clip(1.25 - lung.v / rng.uniform(0.12, 0.22), 0, 1)
-    middle = (
-        0.88 if "costophren" in zone or "bas" in zone or "lower" in zone else rng.uniform(0.4, 0.75)
-    )
+    low = any(key in zone for key in ("costophren", "bas", "lower"))
+    middle = 0.88 if low else rng.uniform(0.4, 0.75)
     band = np.exp(-0.5 * ((lung.v - middle) / rng.uniform(0.1, 0.25)) ** 2)
     return band * (lung.u > 0.55)
 
@@ -173,12 +171,8 @@ def _fissure(scene: Scene, lung: Lung, lesion: Lesion, rng: Rng) -> Effect:
     middle = np.interp(column[0], path[order, 0], path[order, 1])
     along = np.clip((column[0] - start) / end, 0, 1)
     lens = thick / 2 * np.sin(np.pi * along).clip(0) ** rng.uniform(0.5, 1.6)
-    share = np.clip(
-        (lens[None] - np.abs(row - middle[None])) / max(scene.pixels(rng.uniform(1.5, 5)), 0.8)
-        + 0.5,
-        0,
-        1,
-    )
+    edge = max(scene.pixels(rng.uniform(1.5, 5)), 0.8)
+    share = np.clip((lens[None] - np.abs(row - middle[None])) / edge + 0.5, 0, 1)
     share = share * (lens > 0.15)[None] * lung.mask
     line = strokes(scene.size, [path], scene.pixels(1.6)) * lung.mask
     change = MU_WATER * (share * between(rng, lesion.severity, 14, 38) + 5 * line)

@@ -24,8 +24,7 @@ def warp_grid(target: np.ndarray, source: np.ndarray) -> np.ndarray:
     The second part is weakened until the Jacobian is positive everywhere.
 
     Args:
-        target: (N, 2) landmarks in the output frame, (column, row) in [0, 1].
-        source: (N, 2) the same landmarks in the source frame.
+        target, source: (N, 2) the same landmarks in both frames, (column, row) in [0, 1].
 
     Returns:
         (COARSE, COARSE, 2) float64, source (column, row) in [0, 1].
@@ -60,9 +59,9 @@ def dense(grid: np.ndarray, size: int, pixels: int) -> np.ndarray:
     return fine * pixels - 0.5
 
 
-def elastic(rng: Rng, strength: float, nodes: int = 5) -> np.ndarray:
+def elastic(rng: Rng, strength: float) -> np.ndarray:
     """A smooth random displacement on the coarse grid, (COARSE, COARSE, 2); `strength` = SD."""
-    knots = rng.normal(0, strength, (nodes, nodes, 2)).astype(np.float32)
+    knots = rng.normal(0, strength, (5, 5, 2)).astype(np.float32)
     return cv2.resize(knots, (COARSE, COARSE), interpolation=cv2.INTER_CUBIC).astype(float)
 
 
@@ -225,32 +224,16 @@ _BASE = slice(1 + 2 * len(LEVELS), PER_LUNG)  # landmarks on the diaphragm, with
 _WIDTHS = (0.6, 0.86)  # both lungs across the frame: less wastes pixels, more cuts the chest wall
 
 
-@dataclass(frozen=True)
-class Volume:
-    """How findings change the size of a lung.
-
-    Attributes:
-        raised: share of the lung's height by which the diaphragm stands higher.
-        flat: 0 = a dome, 1 = a flat diaphragm.
-    """
-
-    raised: float = 0.0
-    flat: float = 0.0
-
-
 def set_up(case: Case, anatomy: Anatomy, style: Style, size: int, rng: Rng) -> Scene:
     """Choose pose and outline from the case's split and warp the anatomy accordingly."""
     pose = _choose_pose(case, anatomy, style, rng)
     _, outlines = anatomy.pools(case.split)
-    target = anatomy.outlines[rng.choice(outlines)]
-    target = _place(target, style, rng)
-    target = _breathe(target, rng)
-    for index, volume in enumerate(_volumes(case, rng.spawn(1)[0])):
+    target = _breathe(_place(anatomy.outlines[rng.choice(outlines)], style, rng), rng)
+    for index, change in enumerate(_volume_changes(case, rng.spawn(1)[0])):
         lung = slice(index * PER_LUNG, (index + 1) * PER_LUNG)
-        target[lung] = _resize_lung(target[lung], volume)
+        target[lung] = _resize_lung(target[lung], *change)
     source = anatomy.landmarks[pose]
-    grid = warp_grid(target, source)
-    grid = grid + elastic(rng, 0.006)
+    grid = warp_grid(target, source) + elastic(rng, 0.006)
     shifts = {"body": 0.0, "bone": 0.005, "lung": 0.008}
     pixels = anatomy.maps.shape[-1]
     grids = {name: dense(grid + elastic(rng, s), size, pixels) for name, s in shifts.items()}
@@ -289,8 +272,11 @@ def _breathe(target: np.ndarray, rng: Rng) -> np.ndarray:
     return moved
 
 
-def _volumes(case: Case, rng: Rng) -> tuple[Volume, Volume]:
-    """(right, left) changes: natural asymmetry plus what the findings do."""
+def _volume_changes(case: Case, rng: Rng) -> list[tuple[float, float]]:
+    """What findings and natural asymmetry do to the right, then the left lung.
+
+    The share of its height by which the diaphragm stands higher; its flatness, 0 for a dome.
+    """
     raised, flat = rng.normal(0, 0.025, 2), np.zeros(2)
     draws = rng.random((len(case.lesions), 2))
     for lesion, (first, second) in zip(case.lesions, draws, strict=True):
@@ -302,17 +288,16 @@ def _volumes(case: Case, rng: Rng) -> tuple[Volume, Volume]:
         elif lesion.concept == "Emphysema":
             raised -= 0.09 * lesion.severity
             flat += (0.25 + 0.6 * second) * lesion.severity
-    return tuple(Volume(float(r), float(min(f, 0.9))) for r, f in zip(raised, flat, strict=True))
+    return [(float(r), float(min(f, 0.9))) for r, f in zip(raised, flat, strict=True)]
 
 
-def _resize_lung(points: np.ndarray, volume: Volume) -> np.ndarray:
+def _resize_lung(points: np.ndarray, raised: float, flat: float) -> np.ndarray:
     """Move one lung's diaphragm: (PER_LUNG, 2)."""
     moved = points.copy()
     top, bottom = points[:, 1].min(), points[:, 1].max()
     share = np.clip((points[:, 1] - top) / (bottom - top), 0, 1) ** 2
-    moved[:, 1] -= volume.raised * share * (bottom - top)
+    moved[:, 1] -= raised * share * (bottom - top)
     base = moved[_BASE, 1]
-    moved[_BASE, 1] = (1 - volume.flat) * base + volume.flat * np.linspace(
-        base.max() - 0.02, base.max(), base.size
-    )
+    level = np.linspace(base.max() - 0.02, base.max(), base.size)
+    moved[_BASE, 1] = (1 - flat) * base + flat * level
     return moved

@@ -89,14 +89,9 @@ def curve(points: list[tuple[float, float]], count: int = 24) -> Curve:
 
 
 def vessel_tree(
-    rng: Rng,
-    root: tuple[float, float],
-    angles: np.ndarray,
-    length: float,
-    width: float,
-    generations: int = 3,
+    rng: Rng, root: tuple[float, float], angles: np.ndarray, length: float, width: float
 ) -> tuple[list[Curve], list[float]]:
-    """Branching curves from `root`: a bundle of paths (B, 6, 2) and a width for each generation.
+    """Branching curves: a bundle of paths (B, 6, 2) and a width for each of three generations.
 
     Args:
         root: (column, row) in pixels.
@@ -106,7 +101,7 @@ def vessel_tree(
     start = np.tile(np.asarray(root, float), (len(angles), 1))  # (B, 2)
     reach = length * rng.uniform(0.6, 1.2, len(angles))
     bundles, widths = [], []
-    for generation in range(generations):
+    for generation in range(3):
         turn = angles[:, None] + np.cumsum(rng.normal(0, 0.13, (len(angles), 5)), 1)  # (B, 5)
         steps = np.stack([np.cos(turn), np.sin(turn)], -1) * (reach / 5)[:, None, None]
         steps = np.concatenate([start[:, None], steps], 1)
@@ -268,15 +263,9 @@ def each_side(draw: Callable[..., Effect]) -> Callable[..., Effect]:
 
 
 def fill(vessels: np.ndarray, lung: Lung, thickness: np.ndarray, *, fade: float = 0.7) -> Effect:
-    """Replace `thickness` millimetres of aerated lung by fluid or cells.
+    """Replace `thickness` mm of aerated lung, at most its path, by fluid or cells.
 
-    Vessels lose their contrast where the air around them is gone.
-
-    Args:
-        vessels: (H, W) their attenuation.
-        lung: where; nothing is added outside of its path.
-        thickness: (H, W) mm, at most the lung's path is used.
-        fade: share of the vessels' contrast lost where the lung is wholly filled.
+    Vessels (H, W) lose the share `fade` of their contrast where the lung is wholly filled.
     """
     thickness = np.minimum(thickness, lung.path)
     share = thickness / np.maximum(lung.path, 1.0)
@@ -301,14 +290,10 @@ def ellipse(scene: Scene, spot: Spot, angle: float = 0.0) -> np.ndarray:
     return np.sqrt(across**2 + along**2)
 
 
-def blob(
-    scene: Scene, spot: Spot, rng: Rng, *, rough: float = 0.3, edge: float = 0.4
-) -> np.ndarray:
+def blob(scene: Scene, spot: Spot, rng: Rng, *, rough: float, edge: float) -> np.ndarray:
     """A cloud-like region around a spot: (H, W) in [0, 1], 1 in its core.
 
-    Args:
-        rough: how far the border strays, relative to the half axes.
-        edge: width of the border, relative to the half axes.
+    `rough` is how far its border strays, `edge` the border's width, relative to the half axes.
     """
     scale = max(spot.half_width, spot.half_height) * 1.1
     angle = rng.uniform(-0.5, 0.5) if spot.half_width != spot.half_height else 0.0

@@ -85,15 +85,9 @@ def get_style(name: str) -> Style:
 
 
 def develop(attenuation: np.ndarray, style: Style, rng: Rng) -> np.ndarray:
-    """Turn attenuation into gray values as a digital radiograph shows them.
+    """Turn attenuation (H, W) into gray values as a digital radiograph shows them.
 
-    Args:
-        attenuation: (H, W) float32 line integrals.
-        style: the distribution to draw the acquisition from.
-        rng: the image's own generator.
-
-    Returns:
-        (H, W) float32 in [0, 1], multiples of 1/255; 1 = white (dense).
+    (H, W) float32 in [0, 1], multiples of 1/255; 1 = white (dense).
     """
     size = attenuation.shape[0]
     values = _detect(attenuation, style, rng)
@@ -147,11 +141,8 @@ def _tone(gray: np.ndarray, gamma: float) -> np.ndarray:
 def _falloff(size: int, rng: Rng) -> np.ndarray:
     line = np.linspace(-1, 1, size, dtype=np.float32)
     tilt = rng.normal(0, 0.5, 2).astype(np.float32)
-    return (
-        tilt[0] * line[None]
-        + tilt[1] * line[:, None]
-        - 0.4 * (line[None] ** 2 + line[:, None] ** 2)
-    )
+    far = line[None] ** 2 + line[:, None] ** 2
+    return tilt[0] * line[None] + tilt[1] * line[:, None] - 0.4 * far
 
 
 def _collimate(gray: np.ndarray, style: Style, rng: Rng) -> np.ndarray:

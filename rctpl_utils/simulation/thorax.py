@@ -155,9 +155,8 @@ def _step(
     source_x = (column - far * shift * -along[1]).astype(np.float32)
     source_y = (row - far * shift * along[0]).astype(np.float32)
     moved = cv2.remap(bone, source_x, source_y, cv2.INTER_LINEAR)
-    gap = np.exp(-((lengthwise / max(scene.pixels(1.3), 0.7)) ** 2)) * between(
-        rng, severity, 0.3, 0.9
-    )
+    gap = np.exp(-((lengthwise / max(scene.pixels(1.3), 0.7)) ** 2))
+    gap = gap * between(rng, severity, 0.3, 0.9)
     return 1.1 * (moved * (1 - gap) - bone)
 
 
@@ -216,10 +215,8 @@ def _central_line(scene: Scene, side: str, strength: float, rng: Rng) -> Effect:
     cava = at["middle"] - 0.3 * at["gap"] + rng.normal(0, 1)
     tip = (cava + rng.normal(0, 1), at["carina"] + rng.uniform(0.0, 0.25) * at["tall"])
     if rng.random() < 0.5:
-        start = (
-            at["middle"] + out * rng.uniform(0.5, 0.8) * at["gap"],
-            at["top"] - 0.25 * at["tall"],
-        )
+        x = at["middle"] + out * rng.uniform(0.5, 0.8) * at["gap"]
+        start = (x, at["top"] - 0.25 * at["tall"])
         turn = (at["middle"] + out * 0.45 * at["gap"], at["top"] + 0.02 * at["tall"])
     else:
         start = (at["middle"] + out * 1.25 * at["wide"], at["top"] + 0.12 * at["tall"])

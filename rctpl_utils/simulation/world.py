@@ -141,15 +141,15 @@ def code_hash(renderer: Renderer = render) -> str:
 
 
 def _write_dataset(name: str, root: Path, key: str, size: WorldSize, pool: DrawingPool) -> None:
-    marker, final, partial = _marker(root, name), root / name, root / _UNFINISHED / name
+    marker, final, unfinished = _marker(root, name), root / name, root / _UNFINISHED / name
     marker.unlink(missing_ok=True)
-    shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(unfinished, ignore_errors=True)
     try:
-        partial.mkdir(parents=True)
+        unfinished.mkdir(parents=True)
         write = _write_training if name == TRAINING else _write_test_set
-        summary = write(name, partial, size, pool)
+        summary = write(name, unfinished, size, pool)
         shutil.rmtree(final, ignore_errors=True)
-        partial.replace(final)
+        unfinished.replace(final)
         note_written(path for path in final.rglob("*") if path.is_file())
         write_json(marker, {"key": key, "summary": summary})
     finally:
