@@ -13,7 +13,7 @@ COMMANDS = {  # name -> (module, what it does)
     "learn": ("prompts.learn", "learn prompts ahead of the notebooks, on several processors"),
     "headline": ("reporting.headline", "write the results in the README and the model card anew"),
     "world": ("simulation.world", "write the embedded (simulated) world"),
-    "release": ("simulation.release_making", "train the released weights from nothing"),
+    "release": ("simulation.stand_ins", "train the released weights from nothing"),
 }
 
 

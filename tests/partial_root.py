@@ -7,7 +7,8 @@ import torch
 from released import medclip_shapes, random_state, write_base_model
 from tiny_world import FIVE, case, chexpert_path, film, hashed
 
-from rctpl_utils.simulation.layouts import LAYOUTS, MimicImages
+from rctpl_utils.simulation.image_files import write_jpeg
+from rctpl_utils.simulation.layouts import LAYOUTS
 from rctpl_utils.vocabulary import CHEXPERT_CONCEPTS
 
 SENTENCES = {
@@ -53,11 +54,9 @@ CASES = {
 def write_root(data_root: Path, names: tuple[str, ...], studies: int = 48) -> Path:
     """Write MIMIC-CXR and the named data sets; return the data root."""
     for name in names:
-        layout = LAYOUTS[name]
-        rows = [
-            layout.write_image(data_root / layout.folder, each, film(each)) for each in CASES[name]
-        ]
-        layout.write_tables(data_root / layout.folder, rows)
+        layout, root = LAYOUTS[name], data_root / name
+        rows = [layout.write_image(root, each, film(each)) for each in CASES[name]]
+        layout.write_tables(root, rows)
     write_mimic(data_root / "mimic-cxr", studies)
     return data_root
 
@@ -74,7 +73,7 @@ def write_mimic(root: Path, studies: int) -> None:
         report = f"FINAL REPORT\n\nFINDINGS: {text}\n\nIMPRESSION: No fracture.\n"
         (folder / f"s{study}.txt").write_text(report, encoding="utf-8")
         one = case(image, f"p{patient}", shown, "train", k)
-        MimicImages({image: f"s{study}"})(root, one, film(one))
+        write_jpeg(folder / f"s{study}" / f"{image}.jpg", film(one).pixels)
         rows.append((image, study, patient, SPLITS[k % len(SPLITS)], "PA"))
         marks = {concept: float(concept in shown) for concept in CHEXPERT_CONCEPTS}
         labels.append({"subject_id": patient, "study_id": study, **marks})

@@ -2,9 +2,8 @@
 
 import numpy as np
 
-from rctpl_utils.simulation.anatomy import Anatomy, Plan, build_anatomy
-from rctpl_utils.simulation.volume import CHANNELS, MU_WATER, Volume
-from rctpl_utils.simulation.warp import lung_landmarks
+from rctpl_utils.simulation.anatomy import Anatomy, Plan, build_anatomy, lung_landmarks
+from rctpl_utils.simulation.ct import CHANNELS, MU_WATER, Volume
 
 SPACING = (5.0, 5.0, 5.0)  # z, y, x in mm
 SHAPE = (90, 50, 80)

@@ -6,12 +6,29 @@ from phantom import chest, outlines, small_anatomy
 
 from rctpl_utils.datasets.openi import xrv_file
 from rctpl_utils.errors import InputError
-from rctpl_utils.simulation.anatomy import Plan, _read, _store, build_anatomy, visible_lungs
-from rctpl_utils.simulation.outlines import load_outlines
-from rctpl_utils.simulation.projection import Pose, project, project_points, rotation
-from rctpl_utils.simulation.sources import WHEEL, ct_files
-from rctpl_utils.simulation.volume import CHANNELS, LOBES, MU_WATER, Volume, load_volume
-from rctpl_utils.simulation.warp import PER_LUNG, dense, smallest_jacobian, warp_grid
+from rctpl_utils.simulation.anatomy import (
+    PER_LUNG,
+    Plan,
+    Pose,
+    _read,
+    _store,
+    build_anatomy,
+    load_outlines,
+    project,
+    project_points,
+    rotation,
+    visible_lungs,
+)
+from rctpl_utils.simulation.ct import (
+    CHANNELS,
+    LOBES,
+    MU_WATER,
+    WHEEL,
+    Volume,
+    ct_files,
+    load_volume,
+)
+from rctpl_utils.simulation.scene import dense, smallest_jacobian, warp_grid
 from rctpl_utils.workspace import FETCHED
 
 STRAIGHT = Pose(0, 0, 0, 1500, False)
@@ -89,18 +106,16 @@ def test_the_upper_lobe_is_above_the_lower_one():
 
 def test_pools_are_disjoint_and_complete():
     anatomy = small_anatomy()
-    for pool, total in (
-        (anatomy.pool, len(anatomy.maps)),
-        (anatomy.outline_pool, len(anatomy.outlines)),
-    ):
-        parts = [set(pool(split).tolist()) for split in ("train", "validation", "test")]
+    pools = [anatomy.pools(split) for split in ("train", "validation", "test")]
+    for k, total in enumerate((len(anatomy.maps), len(anatomy.outlines))):
+        parts = [set(pool[k].tolist()) for pool in pools]
         assert all(parts)
         assert sum(len(part) for part in parts) == total == len(set.union(*parts))
 
 
 def test_an_unknown_split_is_refused():
     with pytest.raises(InputError, match="no split 'dev'"):
-        small_anatomy().pool("dev")
+        small_anatomy().pools("dev")
 
 
 def test_stored_anatomy_reads_back(tmp_path):
@@ -140,7 +155,7 @@ def test_the_real_ct_projects_like_a_chest(tmp_path):
     anatomy = build_anatomy(load_volume(files), outlines(6), Plan(1, 1, 1, pixels=48))
     total = anatomy.maps[:, :9].sum(1)
     assert total.shape == (3, 48, 48) and 3.5 < total.max() < 12
-    hearts = anatomy.maps[:, anatomy.channels.index("heart")].sum(1)
+    hearts = anatomy.maps[:, CHANNELS.index("heart")].sum(1)
     for heart, (right, left) in zip(hearts, anatomy.fields, strict=True):
         middle = (np.nonzero(right)[1].mean() + np.nonzero(left)[1].mean()) / 2
         assert np.average(np.arange(48), weights=heart) > middle  # to the patient's left

@@ -312,8 +312,7 @@ def test_no_test_film_lands_in_validation(official, tmp_path, listed):
 )
 def test_a_space_in_a_covidx_name(official, tmp_path, line, film, patient):
     root, _ = copied(official, "covidx", tmp_path)
-    (root / "findings.csv").unlink()
-    edit(root / "test.txt", "sim-2 sim-2.png negative simulated", line)
+    edit(root / "test.txt", "sim-2 sim-2.png pneumonia simulated", line)
     (root / "test/sim-2.png").rename(root / "test" / film)
     records = open_dataset("covidx", tmp_path, "test").records.set_index("image_id")
     listed = film if film in records.index else film.lower()

@@ -20,7 +20,7 @@ from rctpl_utils.evaluation.grounding_methods import Films, Grounder, lung_cente
 from rctpl_utils.evaluation.heat_maps import stretch
 from rctpl_utils.evaluation.metrics import patient_weights
 from rctpl_utils.scoring import ClassEmbeddings
-from rctpl_utils.simulation.outlines import split_lungs, square
+from rctpl_utils.simulation.anatomy import split_lungs, square
 
 SIDE = 32
 

@@ -14,8 +14,7 @@ from rctpl_utils.datasets.masks import polygon_mask
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import sha256_file
 from rctpl_utils.simulation.image_files import inverted_film
-from rctpl_utils.simulation.layouts import LAYOUTS
-from rctpl_utils.simulation.layouts_labels import lesion_boxes
+from rctpl_utils.simulation.layouts import LAYOUTS, lesion_boxes
 from rctpl_utils.vocabulary import with_parents
 
 LOSSLESS = {"chestxray14", "covidx", "rsna", "siim"}
@@ -164,7 +163,7 @@ def test_official_spellings(tmp_path):
     rows = (write("siim", tmp_path) / "train-rle.csv").read_text().splitlines()
     assert rows[0] == "ImageId, EncodedPixels" and rows[1].endswith(", -1")
     rows = (write("covidx", tmp_path) / "test.txt").read_text().splitlines()
-    assert rows[0] == "sim-1 sim-1.png positive simulated"
+    assert rows[0] == "sim-1 sim-1.png COVID-19 simulated"
     root = write("covid-rural", tmp_path)
     (positive,) = (c for c in CASES["covid-rural"][1:2])
     outline = json.loads((root / f"jpgs/jsons/{positive.image_id}.json").read_text())

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from rctpl_utils.simulation.sources import WHEEL
+from rctpl_utils.simulation.ct import WHEEL
 from rctpl_utils.workspace import FETCHED, PROJECT
 
 # A network namespace with a loopback, as a node without internet has; the runner's kernels use it.
@@ -56,10 +56,8 @@ def test_the_namespace_has_no_network(cut_off):
 def test_the_ct_needs_no_network(cut_off, tmp_path):
     if not (FETCHED / WHEEL).is_file():
         pytest.skip(f"{WHEEL} is not in {FETCHED}: ./run_all.sh fetches it")
-    code = (
-        "import sys; from pathlib import Path; from rctpl_utils.simulation import sources, volume\n"
-    )
-    code += "print(volume.load_volume(sources.ct_files(Path(sys.argv[1]))).channels)"
+    code = "import sys; from pathlib import Path; from rctpl_utils.simulation import ct\n"
+    code += "print(ct.load_volume(ct.ct_files(Path(sys.argv[1]))).channels)"
     assert "heart" in cut_off("-c", code, tmp_path)
 
 

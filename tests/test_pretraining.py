@@ -29,7 +29,7 @@ from rctpl_utils.encoders.pretraining_texts import (
     training_texts,
 )
 from rctpl_utils.profiles import Pretraining
-from rctpl_utils.simulation.appearances import check_looks, film_texts
+from rctpl_utils.simulation.pretraining_data import LOOKS, film_texts
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS
 
 CPU = torch.device("cpu")
@@ -190,7 +190,9 @@ def test_a_killed_training_goes_on_and_ends_as_an_undisturbed_one(tmp_path, monk
 
 
 def test_attribute_sentences_say_what_is_drawn_and_where():
-    check_looks()
+    words = " ".join(phrase for look in LOOKS.values() for phrase in look.phrases).lower()
+    assert set(TRAINING_CONCEPTS) <= set(LOOKS)
+    assert not any(word in words for word in ("covid", "corona", "sars"))
     drawn = pd.DataFrame(
         [
             ("a", "train", "Lung Opacity", "left", "lower", 0.9, np.nan, np.nan),

@@ -9,12 +9,10 @@ from phantom import small_anatomy
 
 from rctpl_utils.errors import InputError
 from rctpl_utils.simulation.cases import Case, Lesion
-from rctpl_utils.simulation.lesions import PAINTERS
-from rctpl_utils.simulation.radiograph import expose, render
-from rctpl_utils.simulation.scene import Scene
-from rctpl_utils.simulation.sheet import contact_sheet
+from rctpl_utils.simulation.overview import contact_sheet
+from rctpl_utils.simulation.radiograph import PAINTERS, expose, render
+from rctpl_utils.simulation.scene import Scene, set_up
 from rctpl_utils.simulation.styles import STYLES
-from rctpl_utils.simulation.view import set_up
 
 MIDLINE = {"Hernia", "Enlarged Cardiomediastinum", "Cardiomegaly", "Support Devices"}
 BOTH = {"COVID-19", "Edema", "Emphysema"}
@@ -167,7 +165,7 @@ def test_an_unknown_concept_is_refused(anatomy):
 
 def test_splits_use_their_own_poses(anatomy):
     for split in ("train", "validation", "test"):
-        pool = set(anatomy.pool(split).tolist())
+        pool = set(anatomy.pools(split)[0].tolist())
         assert {scene_of(case(split=split, seed=s), anatomy).pose for s in range(12)} <= pool
 
 

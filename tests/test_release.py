@@ -15,8 +15,7 @@ from rctpl_utils.encoders.standin import StandIn
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import read_json, sha256_file, write_json
 from rctpl_utils.profiles import get_profile
-from rctpl_utils.simulation.release_making import publish
-from rctpl_utils.simulation.stand_ins import stand_in_name
+from rctpl_utils.simulation.stand_ins import publish, stand_in_name
 
 NAME = stand_in_name(0)
 

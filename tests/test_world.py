@@ -1,17 +1,19 @@
 """The embedded world on disk: deterministic, resumable, whole or absent, read by the loaders."""
 
 import errno
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from rctpl_utils import code_hash as sources
 from rctpl_utils.datasets import open_dataset
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import WRITES, read_json
 from rctpl_utils.profiles import PROFILES, WorldSize
-from rctpl_utils.simulation import production, world
+from rctpl_utils.simulation import world
 from rctpl_utils.simulation.cases import SPLITS
 from rctpl_utils.simulation.manifest import concept_table, manifest_table
 from rctpl_utils.simulation.radiograph import Radiograph
@@ -48,7 +50,7 @@ def stub_anatomy(monkeypatch):
 
 def stand_in(patch):
     """No anatomy to project, and no code that could change meanwhile."""
-    patch.setattr(production, "load_anatomy", lambda cache: None)
+    patch.setattr(world, "load_anatomy", lambda cache: None)
     patch.setattr(world, "code_hash", lambda renderer: "code")
 
 
@@ -128,11 +130,32 @@ def test_a_data_set_depends_on_its_code_and_its_size_alone():
     assert key != dataset_key("covidx", SIZE, code_hash(stub_render))
 
 
+def test_an_edit_of_a_reader_redraws_nothing_and_one_of_the_drawing_all(tmp_path, monkeypatch):
+    def edited(path):
+        with path.open("a", encoding="utf-8") as file:
+            file.write("EDITED = 1\n")
+        sources._scan.cache_clear()
+        return code_hash()
+
+    package = tmp_path / "rctpl_utils"
+    shutil.copytree(sources.ROOT / "rctpl_utils", package, ignore=shutil.ignore_patterns("data"))
+    monkeypatch.setattr(sources, "ROOT", tmp_path)
+    sources._scan.cache_clear()
+    before = code_hash()
+    for path in sorted(package.glob("datasets/*.py")):
+        if path.name not in ("openi.py", "masks.py"):  # what is drawn, how it is outlined
+            assert edited(path) == before, path.name
+    for name in ("datasets/openi", "simulation/lungs", "simulation/layouts", "simulation/styles"):
+        before, key = edited(package / f"{name}.py"), before
+        assert before != key, name
+    sources._scan.cache_clear()
+
+
 def test_a_full_disk_leaves_nothing_half_written(tmp_path, stub_anatomy, monkeypatch):
     def fail(folder, rows):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    full = replace(world.LAYOUTS["chexpert"], write_tables=fail)
+    full = world.LAYOUTS["chexpert"]._replace(write_tables=fail)
     with monkeypatch.context() as patch:
         patch.setitem(world.LAYOUTS, "chexpert", full)
         with pytest.raises(InputError, match=r"the disk is full.*run again"):

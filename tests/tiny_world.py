@@ -11,7 +11,8 @@ from rctpl_utils.datasets import open_dataset
 from rctpl_utils.datasets.tables import hash_split
 from rctpl_utils.errors import InputError
 from rctpl_utils.simulation.cases import Case, Lesion
-from rctpl_utils.simulation.layouts import LAYOUTS, MimicImages
+from rctpl_utils.simulation.image_files import write_jpeg
+from rctpl_utils.simulation.layouts import LAYOUTS
 from rctpl_utils.vocabulary import CHEXPERT_CONCEPTS
 
 SIZE = (40, 48)  # height, width
@@ -87,7 +88,7 @@ MIMIC_STUDIES = {"d0": "s50000001", "d1": "s50000001", "d2": "s50000002", "d3": 
 def write(name: str, data_root: Path) -> Path:
     """Write one data set's cases; return its folder."""
     layout = LAYOUTS[name]
-    root = data_root / layout.folder
+    root = data_root / name
     rows = [layout.write_image(root, each, film(each)) for each in CASES[name]]
     layout.write_tables(root, rows[::-1])  # their order must not matter
     return root
@@ -96,9 +97,9 @@ def write(name: str, data_root: Path) -> Path:
 def write_mimic(data_root: Path) -> Path:
     """Write the MIMIC-CXR films with minimal tables."""
     root = data_root / "mimic-cxr"
-    writer = MimicImages(MIMIC_STUDIES)
     for each in MIMIC_CASES:
-        writer(root, each, film(each))
+        folder = root / "files/p10" / each.patient_id / MIMIC_STUDIES[each.image_id]
+        write_jpeg(folder / f"{each.image_id}.jpg", film(each).pixels)
     split, meta, labels = (
         root / f"mimic-cxr-2.0.0-{k}.csv" for k in ("split", "metadata", "chexpert")
     )

@@ -2,9 +2,8 @@
 
 The lists have no header: patient, file, label, source. In the two-class lists (CXR-3 as on Kaggle,
 "3B") the label is positive or negative; in the three-class lists ("3A") it is normal, pneumonia or
-COVID-19. Where a `findings.csv` (image, finding in those three) lies beside the lists, as in the
-simulated set, it supplies the third class. "Pneumonia" means pneumonia of another cause: 0.0 for
-COVID-19. torchxrayvision has no class for this data set.
+COVID-19, as in the simulated set. "Pneumonia" means pneumonia of another cause: 0.0 for COVID-19.
+torchxrayvision has no class for this data set.
 
 Layout: `train.txt`, `test.txt`, `train/`, `test/`.
 """
@@ -24,9 +23,7 @@ from rctpl_utils.datasets.tables import (
     keep_present,
     locate,
     read_lines,
-    read_table,
 )
-from rctpl_utils.errors import InputError
 from rctpl_utils.given_files import child
 
 PARTS = {"validation": "train", "test": "test"}  # our name -> the official list
@@ -60,11 +57,10 @@ def open_covidx(
         patients = _read_list(other, there, Screen(skip_bad))["patient_id"]
         names = (file.name, other.name)
         records = screen.patients(records, patients, names, file, is_test=split == "test")
-    records, finding = _findings(root, records, screen)
-    records["COVID-19"] = records.pop("label").isin(POSITIVE).astype(float)
-    concepts: tuple[str, ...] = ("COVID-19",)
-    if finding is not None:
-        records["Pneumonia"] = finding.eq("pneumonia").astype(float)
+    label, concepts = records.pop("label"), ("COVID-19",)
+    records["COVID-19"] = label.isin(POSITIVE).astype(float)
+    if label.isin(FINDINGS).all():
+        records["Pneumonia"] = label.eq("pneumonia").astype(float)
         concepts = ("COVID-19", "Pneumonia")
     paths = locate(records["image_id"], files)
     records.insert(2, "path", paths)
@@ -104,27 +100,3 @@ def _read_list(file: Path, files: Mapping[str, str], screen: Screen) -> pd.DataF
     return pd.DataFrame(
         {"image_id": table["file"], "patient_id": patients, "label": table["label"]}
     )
-
-
-def _findings(
-    root: Path, records: pd.DataFrame, screen: Screen
-) -> tuple[pd.DataFrame, pd.Series | None]:
-    """Records with their findings, None where the lists tell only positive from negative."""
-    file = child(root, "findings.csv")
-    if not file.is_file():
-        return records, records["label"] if records["label"].isin(FINDINGS).all() else None
-    table = read_table(file, ["image", "finding"], dtype="str")
-    table = screen.duplicates(table, ["image"], file)
-    problem = f"the finding is none of {', '.join(FINDINGS)}"
-    table = screen.rows(table, ~table["finding"].isin(FINDINGS), problem, "Correct it.", file)
-    finding = records["image_id"].map(table.set_index("image")["finding"])
-    covid = records["label"].isin(POSITIVE)
-    clash = finding.isna() | (finding.eq("COVID-19") != covid)
-    for image in records["image_id"][clash]:
-        screen.attempt(_refuse_finding, image, file)
-    return records[~clash], finding[~clash]
-
-
-def _refuse_finding(image: str, file: Path) -> None:
-    problem = f"the finding of image {image} is missing or contradicts the list"
-    raise InputError(problem, "Correct it, or remove findings.csv.", file=file)

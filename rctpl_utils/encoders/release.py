@@ -4,7 +4,7 @@
 references, one safetensors file a model and seed, matrices in half precision. `manifest.json`
 says of each what it was trained on, for how long, its learning curve, its SHA-256, and what it
 answers to a fixed probe: weights that answer otherwise were made for other code.
-`release_making` makes all of it.
+`simulation.stand_ins` makes all of it.
 """
 
 import shutil

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from rctpl_utils.simulation.cases import Rng
+from rctpl_utils.simulation.ct import MU_WATER
 from rctpl_utils.simulation.scene import MU_FILL, MU_LUNG, Scene
+from rctpl_utils.simulation.shapes import noise, strokes, vessel_tree
 from rctpl_utils.simulation.styles import Style
-from rctpl_utils.simulation.texture import noise, strokes, vessel_tree
-from rctpl_utils.simulation.volume import MU_WATER
 
 
 @dataclass
@@ -31,7 +32,7 @@ class Body:
         return self.fixed + self.lung
 
 
-def compose(scene: Scene, style: Style, rng: np.random.Generator) -> Body:
+def compose(scene: Scene, style: Style, rng: Rng) -> Body:
     """Add up the layers with this patient's habitus."""
     lung, vessels = _lung_content(scene, rng)
     bone = rng.uniform(*style.bone)
@@ -52,7 +53,7 @@ def compose(scene: Scene, style: Style, rng: np.random.Generator) -> Body:
     return Body(fixed, lung, vessels)
 
 
-def _lung_content(scene: Scene, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _lung_content(scene: Scene, rng: Rng) -> tuple[np.ndarray, np.ndarray]:
     """Parenchyma of varied density; the CT's vessels fade, random trees take over in part."""
     lung = scene.channel("lung")
     smooth = cv2.GaussianBlur(lung, (0, 0), scene.pixels(9))
@@ -67,7 +68,7 @@ def _lung_content(scene: Scene, rng: np.random.Generator) -> tuple[np.ndarray, n
     return smooth * rng.uniform(0.85, 1.2) * uneven + vessels, vessels
 
 
-def normal_vessels(scene: Scene, side: str, rng: np.random.Generator) -> np.ndarray:
+def normal_vessels(scene: Scene, side: str, rng: Rng) -> np.ndarray:
     """A random bronchovascular tree of one lung, (H, W) attenuation."""
     lung = scene.lungs[side]
     fan = np.linspace(-1.25, 1.35, 6) + rng.normal(0, 0.15, 6)
@@ -78,9 +79,7 @@ def normal_vessels(scene: Scene, side: str, rng: np.random.Generator) -> np.ndar
     return ink * MU_WATER * rng.uniform(4.5, 8.0)
 
 
-def heart_change(
-    scene: Scene, scale: float, rng: np.random.Generator, *, up: float = 0.3
-) -> np.ndarray:
+def heart_change(scene: Scene, scale: float, rng: Rng, *, up: float = 0.3) -> np.ndarray:
     """What changes when the heart is `scale` times as wide: (H, W) attenuation.
 
     The heart rests on the diaphragm and grows to the left, up and, less, to the right, into the
@@ -103,7 +102,7 @@ def heart_change(
     return np.clip(change, 0, 0.9 * room) if scale > 1 else np.clip(change, -0.5 * heart, 0)
 
 
-def _breasts(scene: Scene, rng: np.random.Generator) -> np.ndarray:
+def _breasts(scene: Scene, rng: Rng) -> np.ndarray:
     """Breast or pectoral shadows of varied size over the lower lungs, (H, W) attenuation."""
     total = np.zeros((scene.size, scene.size), np.float32)
     size = rng.uniform(-12, 38)  # mm thickness; none in most men

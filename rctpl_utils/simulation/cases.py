@@ -1,7 +1,12 @@
-"""What a simulated radiograph shows: its lesions, its patient, and which pools it may draw from."""
+"""What a simulated radiograph shows: its lesions, its patient, and the split it belongs to."""
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
+Rng = np.random.Generator
 SPLITS = ("train", "validation", "test")
 
 
@@ -49,3 +54,27 @@ class Case:
     def concepts(self) -> frozenset[str]:
         """The drawn concepts, before their parents are added."""
         return frozenset(lesion.concept for lesion in self.lesions)
+
+
+def split_of(identifier: str, shares: Mapping[str, float]) -> str:
+    """The split of a patient or source image.
+
+    Args:
+        identifier: the patient's or image's name.
+        shares: split -> share of the identifiers; the shares sum to 1.
+
+    Returns:
+        A key of `shares`.
+    """
+    number = unit_hash(identifier)
+    for split, share in shares.items():
+        if number < share:
+            return split
+        number -= share
+    return split  # rounding of the shares only
+
+
+def unit_hash(identifier: str) -> float:
+    """A number in [0, 1) that depends on the identifier alone."""
+    digest = hashlib.sha256(identifier.encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64

@@ -99,15 +99,9 @@ def inverted_film(name: str) -> bool:
 
 
 _REQUIRED_BUT_UNKNOWN = (  # type 2 attributes: present, empty
-    "StudyDate",
-    "StudyTime",
-    "AccessionNumber",
-    "ReferringPhysicianName",
-    "PatientBirthDate",
-    "PatientSex",
-    "StudyID",
-    "PatientOrientation",
-)
+    "StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName", "PatientBirthDate",
+    "PatientSex", "StudyID", "PatientOrientation",
+)  # fmt: skip
 
 
 def _file_meta(image_uid: str) -> FileMetaDataset:

@@ -11,11 +11,16 @@ import pandas as pd
 from rctpl_utils.datasets.openi import OpenIReport
 from rctpl_utils.files import sha256_file, write_text
 from rctpl_utils.profiles import WorldSize
-from rctpl_utils.simulation.casebook import QUOTA, QUOTA_SHARE, RSNA_PNEUMONIA, SIIM_PNEUMOTHORAX
 from rctpl_utils.simulation.cases import SPLITS, Case, Lesion
-from rctpl_utils.simulation.layouts_labels import case_labels
-from rctpl_utils.simulation.mimic_cases import Study, why_left_out
-from rctpl_utils.simulation.sources import SOURCES
+from rctpl_utils.simulation.ct import SOURCES
+from rctpl_utils.simulation.evaluation_cases import (
+    QUOTA,
+    QUOTA_SHARE,
+    RSNA_PNEUMONIA,
+    SIIM_PNEUMOTHORAX,
+)
+from rctpl_utils.simulation.layouts import case_labels
+from rctpl_utils.simulation.training_cases import Study, why_left_out
 
 IMAGE_SUFFIXES = {".jpg", ".png", ".dcm"}
 STATEMENTS = {
@@ -39,20 +44,13 @@ DRAWN_TABLE = "drawn.csv"
 
 
 def summarize(folder: Path, cases: Sequence[Case], extra: Mapping[str, Any]) -> dict[str, Any]:
-    """One finished data set: counts a split and a concept, hashes of tables and images.
-
-    Args:
-        folder: the data set's folder.
-        cases: what was drawn.
-        extra: further facts.
-    """
+    """One finished data set: counts a split and a concept, hashes of tables and images, `extra`."""
+    parts = {split: [case for case in cases if case.split == split] for split in SPLITS}
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     images = [path for path in files if path.suffix in IMAGE_SUFFIXES]
     tables = [path for path in files if path.parent == folder or path.suffix == ".csv"]
     return {
-        "counts": {
-            s: _counts([c for c in cases if c.split == s]) for s in SPLITS if _has(cases, s)
-        },
+        "counts": {split: _counts(films) for split, films in parts.items() if films},
         "images_sha256": _hash_files(folder, images),
         "files_sha256": _hash_files(folder, files),
         "tables_sha256": {
@@ -63,12 +61,7 @@ def summarize(folder: Path, cases: Sequence[Case], extra: Mapping[str, Any]) -> 
 
 
 def report_counts(studies: Iterable[Study], reports: Iterable[OpenIReport]) -> dict[str, Any]:
-    """Reports a split, real and templated; what the templated ones fill up; those left out.
-
-    Args:
-        studies: what was written.
-        reports: all Open-I reports.
-    """
+    """Reports a split, real and templated; what the templated ones fill up; those left out."""
     studies = list(studies)
     made = [study for study in studies if study.templated]
     split = Counter((study.split, study.templated) for study in studies)
@@ -89,15 +82,7 @@ def write_drawn(folder: Path, cases: Iterable[Case]) -> None:
     `x` and `y` are the center of its real box in widths and heights of the film, empty without one.
     """
     rows = [
-        (
-            c.image_id,
-            c.split,
-            x.concept,
-            x.side or "",
-            x.zone or "",
-            round(x.severity, 4),
-            *_center(x),
-        )
+        [c.image_id, c.split, x.concept, x.side, x.zone, round(x.severity, 4), *_center(x)]
         for c in cases
         for x in c.lesions
     ]
@@ -155,10 +140,6 @@ def _center(lesion: Lesion) -> tuple[float | str, float | str]:
         return "", ""
     x, y, width, height = lesion.box
     return round(x + width / 2, 3), round(y + height / 2, 3)
-
-
-def _has(cases: Iterable[Case], split: str) -> bool:
-    return any(case.split == split for case in cases)
 
 
 def _hash_files(folder: Path, files: Iterable[Path]) -> str:

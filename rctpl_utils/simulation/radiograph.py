@@ -1,17 +1,70 @@
 """From a case to a simulated radiograph with exact lesion masks."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
+from rctpl_utils.errors import InputError
+from rctpl_utils.simulation import lungs, pleura, thorax
 from rctpl_utils.simulation.anatomy import Anatomy
 from rctpl_utils.simulation.body import Body, compose
-from rctpl_utils.simulation.cases import Case
-from rctpl_utils.simulation.lesions import draw_distractors, draw_lesion
-from rctpl_utils.simulation.scene import Scene
+from rctpl_utils.simulation.cases import Case, Lesion, Rng
+from rctpl_utils.simulation.scene import Scene, set_up
+from rctpl_utils.simulation.shapes import Effect
 from rctpl_utils.simulation.styles import develop, get_style
-from rctpl_utils.simulation.view import set_up
+
+Painter = Callable[[Scene, Body, Lesion, Rng], Effect]
+
+PAINTERS: dict[str, Painter] = {
+    "Enlarged Cardiomediastinum": thorax.enlarged_mediastinum,
+    "Cardiomegaly": thorax.cardiomegaly,
+    "Lung Opacity": lungs.lung_opacity,
+    "Lung Lesion": lungs.lung_lesion,
+    "Edema": lungs.edema,
+    "Consolidation": lungs.consolidation,
+    "Pneumonia": lungs.pneumonia,
+    "Atelectasis": lungs.atelectasis,
+    "Pneumothorax": pleura.pneumothorax,
+    "Pleural Effusion": pleura.pleural_effusion,
+    "Pleural Other": pleura.pleural_other,
+    "Fracture": thorax.fracture,
+    "Support Devices": thorax.support_devices,
+    "Infiltration": lungs.infiltration,
+    "Mass": lungs.mass,
+    "Nodule": lungs.nodule,
+    "Emphysema": lungs.emphysema,
+    "Fibrosis": lungs.fibrosis,
+    "Pleural Thickening": pleura.pleural_thickening,
+    "Hernia": thorax.hernia,
+    "COVID-19": lungs.covid,
+}
+
+
+def draw_lesion(scene: Scene, body: Body, lesion: Lesion, rng: Rng) -> Effect:
+    """Draw one finding on a patient: what it adds to the attenuation, and its mask.
+
+    Raises:
+        InputError: a concept that has no painter.
+    """
+    if lesion.concept not in PAINTERS:
+        raise InputError(
+            f"the renderer cannot draw {lesion.concept!r}", f"Choose one of: {', '.join(PAINTERS)}."
+        )
+    return PAINTERS[lesion.concept](scene, body, lesion, rng)
+
+
+def draw_distractors(scene: Scene, rng: Rng) -> np.ndarray:
+    """What many films show and no report counts: granulomas, scars, snaps; (H, W) attenuation."""
+    total = np.zeros((scene.size, scene.size), np.float32)
+    for chance, draw in ((0.15, lungs.granulomas), (0.15, lungs.old_scar)):
+        if rng.random() < chance:
+            total += draw(scene, rng)
+    if scene.anatomy.frontal[scene.pose] and rng.random() < 0.3:
+        total += thorax.electrodes(scene, rng)
+    return total
+
 
 _SMALLEST = 112  # pixels: smaller films are drawn at twice their size, then averaged
 
@@ -45,12 +98,7 @@ class Exposure:
 
 
 def render(case: Case, anatomy: Anatomy, size: int) -> Radiograph:
-    """Simulate one radiograph; the same case gives the same bytes.
-
-    Args:
-        case: what the film shows; its seed drives everything.
-        anatomy: `anatomy.load_anatomy`'s.
-        size: side of the square film in pixels.
+    """Simulate one radiograph, `size` pixels square; the same case gives the same bytes.
 
     Raises:
         InputError: an unknown style, split or concept.
@@ -83,7 +131,7 @@ def expose(case: Case, anatomy: Anatomy, size: int) -> Exposure:
 
 
 def _add_lesions(
-    case: Case, scene: Scene, body: Body, rng: np.random.Generator
+    case: Case, scene: Scene, body: Body, rng: Rng
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     change = np.zeros((scene.size, scene.size), np.float32)
     masks: dict[str, np.ndarray] = {}

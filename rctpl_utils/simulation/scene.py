@@ -1,12 +1,87 @@
-"""One patient on one film: the warped anatomy of an image, and coordinates inside its lungs."""
+"""One patient on one film: the anatomy warped to a real lung outline, coordinates in its lungs."""
 
 from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
 
-from rctpl_utils.simulation.anatomy import Anatomy
-from rctpl_utils.simulation.volume import LOBES, MU_WATER
+from rctpl_utils.simulation.anatomy import FIELD, LEVELS, PER_LUNG, Anatomy
+from rctpl_utils.simulation.cases import Case, Rng
+from rctpl_utils.simulation.ct import CHANNELS, LOBES, MU_WATER
+from rctpl_utils.simulation.styles import Style
+
+COARSE = 25  # nodes of the grid on which a warp is computed
+_REACH = 0.3  # correlation length of the residual displacement, in frame widths
+_NOISE = 0.004  # relative variance of a landmark: the outlines were drawn by hand
+_MEDIAL = 0.4  # of one on the mediastinum, which must not be stretched with each patient's gap
+
+
+def warp_grid(target: np.ndarray, source: np.ndarray) -> np.ndarray:
+    """Inverse warp on a coarse grid: for each place of the output, where it lies in the source.
+
+    An affine fit, plus kriging of what it leaves over (Rasmussen and Williams, Gaussian Processes
+    for Machine Learning, 2006, Eq. 2.25, Matern 5/2): smooth, and zero far from the landmarks.
+    The second part is weakened until the Jacobian is positive everywhere.
+
+    Args:
+        target, source: (N, 2) the same landmarks in both frames, (column, row) in [0, 1].
+
+    Returns:
+        (COARSE, COARSE, 2) float64, source (column, row) in [0, 1].
+    """
+    line = np.linspace(0, 1, COARSE)
+    nodes = np.stack(np.meshgrid(line, line), -1)  # (G, G, 2)
+    affine = np.linalg.lstsq(_homogeneous(target), source, rcond=None)[0]  # (3, 2)
+    straight = _homogeneous(nodes) @ affine  # (G, G, 2)
+    rest = source - _homogeneous(target) @ affine  # (N, 2)
+    kernel = _matern(target, target) + np.diag(_landmark_noise(len(target)))
+    bend = _matern(nodes.reshape(-1, 2), target) @ np.linalg.solve(kernel, rest)
+    bend = bend.reshape(nodes.shape)
+    for share in (1.0, 0.8, 0.6, 0.4, 0.2):
+        if smallest_jacobian(straight + share * bend) > 0.12:
+            return straight + share * bend
+    return straight
+
+
+def smallest_jacobian(grid: np.ndarray) -> float:
+    """The smallest area ratio of a warp on a grid, relative to its median: <= 0 means folding."""
+    dx, dy = np.diff(grid, axis=1)[:-1], np.diff(grid, axis=0)[:, :-1]
+    area = dx[..., 0] * dy[..., 1] - dx[..., 1] * dy[..., 0]
+    middle = np.median(area)
+    return float(area.min() / middle) if middle > 0 else -1.0
+
+
+def dense(grid: np.ndarray, size: int, pixels: int) -> np.ndarray:
+    """A coarse warp as cv2.remap wants it: (size, size, 2) float32 in source pixels."""
+    place = (np.arange(size, dtype=np.float32) + 0.5) / size * (COARSE - 1)
+    column, row = np.meshgrid(place, place)
+    fine = cv2.remap(np.float32(grid), column, row, cv2.INTER_LINEAR)
+    return fine * pixels - 0.5
+
+
+def elastic(rng: Rng, strength: float) -> np.ndarray:
+    """A smooth random displacement on the coarse grid, (COARSE, COARSE, 2); `strength` = SD."""
+    knots = rng.normal(0, strength, (5, 5, 2)).astype(np.float32)
+    return cv2.resize(knots, (COARSE, COARSE), interpolation=cv2.INTER_CUBIC).astype(float)
+
+
+def _homogeneous(points: np.ndarray) -> np.ndarray:
+    return np.concatenate([points, np.ones((*points.shape[:-1], 1))], -1)
+
+
+def _landmark_noise(count: int) -> np.ndarray:
+    noise = np.full(PER_LUNG, _NOISE)
+    noise[2 : 1 + 2 * len(LEVELS) : 2] = _MEDIAL
+    noise[1 + 2 * len(LEVELS)] = _MEDIAL
+    return np.resize(noise, count)
+
+
+def _matern(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The Matern covariance of smoothness 5/2 between points (N, 2) and (M, 2): (N, M)."""
+    square = (a**2).sum(-1)[:, None] + (b**2).sum(-1) - 2 * a @ b.T
+    r = np.sqrt(5 * np.maximum(square, 0)) / _REACH
+    return (1 + r + r * r / 3) * np.exp(-r)
+
 
 MU_LUNG = 0.16 * MU_WATER  # aerated lung, about -840 HU; per mm
 MU_FILL = MU_WATER - MU_LUNG  # what a millimetre of lung gains when it fills with fluid or cells
@@ -68,13 +143,13 @@ class Scene:
     def channel(self, name: str) -> np.ndarray:
         """One channel on the film, (H, W) float32: a line integral, or a path in mm."""
         if name not in self._cache:
-            layer = self.anatomy.maps[self.pose, self.anatomy.channels.index(name)]
+            layer = self.anatomy.maps[self.pose, CHANNELS.index(name)]
             self._cache[name] = self.warp(layer, _layer_of(name))
         return self._cache[name]
 
     def mix(self, weights: dict[str, float]) -> np.ndarray:
         """A weighted sum of channels of one layer on the film, (H, W) float32; one warp for all."""
-        maps, index = self.anatomy.maps[self.pose], self.anatomy.channels.index
+        maps, index = self.anatomy.maps[self.pose], CHANNELS.index
         total = sum(np.float32(weight) * maps[index(name)] for name, weight in weights.items())
         return self.warp(total, _layer_of(next(iter(weights))))
 
@@ -143,3 +218,86 @@ def _lung_coordinates(
     tall = float(max(rows[-1] - rows[0], 1))
     v = np.broadcast_to(((line - rows[0]) / tall)[:, None], mask.shape)
     return u.astype(np.float32), v.astype(np.float32), tall, float(np.median(wide[rows]))
+
+
+_BASE = slice(1 + 2 * len(LEVELS), PER_LUNG)  # landmarks on the diaphragm, within one lung
+_WIDTHS = (0.6, 0.86)  # both lungs across the frame: less wastes pixels, more cuts the chest wall
+
+
+def set_up(case: Case, anatomy: Anatomy, style: Style, size: int, rng: Rng) -> Scene:
+    """Choose pose and outline from the case's split and warp the anatomy accordingly."""
+    pose = _choose_pose(case, anatomy, style, rng)
+    _, outlines = anatomy.pools(case.split)
+    target = _breathe(_place(anatomy.outlines[rng.choice(outlines)], style, rng), rng)
+    for index, change in enumerate(_volume_changes(case, rng.spawn(1)[0])):
+        lung = slice(index * PER_LUNG, (index + 1) * PER_LUNG)
+        target[lung] = _resize_lung(target[lung], *change)
+    source = anatomy.landmarks[pose]
+    grid = warp_grid(target, source) + elastic(rng, 0.006)
+    shifts = {"body": 0.0, "bone": 0.005, "lung": 0.008}
+    pixels = anatomy.maps.shape[-1]
+    grids = {name: dense(grid + elastic(rng, s), size, pixels) for name, s in shifts.items()}
+    scale = np.ptp(source, axis=0).mean() / np.ptp(target, axis=0).mean()
+    return Scene(anatomy, pose, size, grids, spacing=float(FIELD * scale / size))
+
+
+def _choose_pose(case: Case, anatomy: Anatomy, style: Style, rng: Rng) -> int:
+    pool, _ = anatomy.pools(case.split)
+    frontal = rng.random() < style.frontal
+    fitting = pool[anatomy.frontal[pool] == frontal]
+    return int(rng.choice(fitting if fitting.size else pool))
+
+
+def _place(outline: np.ndarray, style: Style, rng: Rng) -> np.ndarray:
+    """The outline on this film: turned, scaled into the frame, shifted, its width varied."""
+    middle = (outline.min(0) + outline.max(0)) / 2
+    angle = np.radians(rng.normal(0, style.rotation))
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    points = (outline - middle) @ turn
+    points *= np.exp(rng.normal(0, 0.04, 2))
+    width, height = np.ptp(points, axis=0)
+    wanted = np.clip(width * rng.normal(style.zoom, 0.04), *_WIDTHS)
+    points *= min(wanted / width, 0.84 / height)
+    width, height = np.ptp(points, axis=0)
+    room = np.array([0.5 - width / 2 - 0.03, 0.5 - height / 2 - 0.03])
+    shift = np.clip(middle - 0.5 + rng.normal(0, 0.015, 2), -room.clip(0), room.clip(0))
+    return points + 0.5 + shift
+
+
+def _breathe(target: np.ndarray, rng: Rng) -> np.ndarray:
+    """Depth of inspiration: the lungs' lower parts move, the apices stay."""
+    depth, top = rng.normal(0, 0.03), target[:, 1].min()
+    moved = target.copy()
+    moved[:, 1] += depth * (target[:, 1] - top)
+    return moved
+
+
+def _volume_changes(case: Case, rng: Rng) -> list[tuple[float, float]]:
+    """What findings and natural asymmetry do to the right, then the left lung.
+
+    The share of its height by which the diaphragm stands higher; its flatness, 0 for a dome.
+    """
+    raised, flat = rng.normal(0, 0.025, 2), np.zeros(2)
+    draws = rng.random((len(case.lesions), 2))
+    for lesion, (first, second) in zip(case.lesions, draws, strict=True):
+        sides = {"right": [0], "left": [1]}.get(lesion.side or "", [0, 1])
+        if lesion.concept == "Atelectasis" and lesion.side and first < 0.6:
+            raised[sides] += 0.12 * lesion.severity * second
+        elif lesion.concept == "Fibrosis":
+            raised += 0.12 * lesion.severity * second
+        elif lesion.concept == "Emphysema":
+            raised -= 0.09 * lesion.severity
+            flat += (0.25 + 0.6 * second) * lesion.severity
+    return [(float(r), float(min(f, 0.9))) for r, f in zip(raised, flat, strict=True)]
+
+
+def _resize_lung(points: np.ndarray, raised: float, flat: float) -> np.ndarray:
+    """Move one lung's diaphragm: (PER_LUNG, 2)."""
+    moved = points.copy()
+    top, bottom = points[:, 1].min(), points[:, 1].max()
+    share = np.clip((points[:, 1] - top) / (bottom - top), 0, 1) ** 2
+    moved[:, 1] -= raised * share * (bottom - top)
+    base = moved[_BASE, 1]
+    level = np.linspace(base.max() - 0.02, base.max(), base.size)
+    moved[_BASE, 1] = (1 - flat) * base + flat * level
+    return moved

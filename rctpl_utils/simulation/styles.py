@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from rctpl_utils.errors import InputError
+from rctpl_utils.simulation.cases import Rng
 
 Range = tuple[float, float]
 
@@ -83,16 +84,10 @@ def get_style(name: str) -> Style:
     return STYLES[name]
 
 
-def develop(attenuation: np.ndarray, style: Style, rng: np.random.Generator) -> np.ndarray:
-    """Turn attenuation into gray values as a digital radiograph shows them.
+def develop(attenuation: np.ndarray, style: Style, rng: Rng) -> np.ndarray:
+    """Turn attenuation (H, W) into gray values as a digital radiograph shows them.
 
-    Args:
-        attenuation: (H, W) float32 line integrals.
-        style: the distribution to draw the acquisition from.
-        rng: the image's own generator.
-
-    Returns:
-        (H, W) float32 in [0, 1], multiples of 1/255; 1 = white (dense).
+    (H, W) float32 in [0, 1], multiples of 1/255; 1 = white (dense).
     """
     size = attenuation.shape[0]
     values = _detect(attenuation, style, rng)
@@ -105,7 +100,7 @@ def develop(attenuation: np.ndarray, style: Style, rng: np.random.Generator) -> 
     return np.round(np.clip(gray, 0, 1) * 255).astype(np.float32) / np.float32(255)
 
 
-def _detect(attenuation: np.ndarray, style: Style, rng: np.random.Generator) -> np.ndarray:
+def _detect(attenuation: np.ndarray, style: Style, rng: Rng) -> np.ndarray:
     """Scatter, blur, quantum noise, log signal, unsharp mask: (H, W) float32."""
     size = attenuation.shape[0]
     signal = np.exp(-attenuation)
@@ -125,7 +120,7 @@ def _detect(attenuation: np.ndarray, style: Style, rng: np.random.Generator) -> 
 
 
 def _window(
-    values: np.ndarray, attenuation: np.ndarray, style: Style, rng: np.random.Generator
+    values: np.ndarray, attenuation: np.ndarray, style: Style, rng: Rng
 ) -> tuple[float, float]:
     """Limits of the gray scale from the body's own range, as automatic processing sets them."""
     body = values[::3, ::3][attenuation[::3, ::3] > 0.6]
@@ -143,17 +138,14 @@ def _tone(gray: np.ndarray, gamma: float) -> np.ndarray:
     return np.clip(soft, 0, 1) ** gamma
 
 
-def _falloff(size: int, rng: np.random.Generator) -> np.ndarray:
+def _falloff(size: int, rng: Rng) -> np.ndarray:
     line = np.linspace(-1, 1, size, dtype=np.float32)
     tilt = rng.normal(0, 0.5, 2).astype(np.float32)
-    return (
-        tilt[0] * line[None]
-        + tilt[1] * line[:, None]
-        - 0.4 * (line[None] ** 2 + line[:, None] ** 2)
-    )
+    far = line[None] ** 2 + line[:, None] ** 2
+    return tilt[0] * line[None] + tilt[1] * line[:, None] - 0.4 * far
 
 
-def _collimate(gray: np.ndarray, style: Style, rng: np.random.Generator) -> np.ndarray:
+def _collimate(gray: np.ndarray, style: Style, rng: Rng) -> np.ndarray:
     """Darken (rarely whiten) what lies outside of a slightly turned rectangle."""
     if rng.random() >= style.collimation:
         return gray
@@ -169,7 +161,7 @@ def _collimate(gray: np.ndarray, style: Style, rng: np.random.Generator) -> np.n
     return gray * share + outside * (1 - share)
 
 
-def _mark(gray: np.ndarray, style: Style, rng: np.random.Generator) -> np.ndarray:
+def _mark(gray: np.ndarray, style: Style, rng: Rng) -> np.ndarray:
     """Burn a side marker into an upper corner; the letter agrees with the patient's side."""
     if rng.random() >= style.marker:
         return gray

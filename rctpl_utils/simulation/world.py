@@ -6,23 +6,37 @@ python -m rctpl_utils world --profile smoke
 import argparse
 import errno
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+
+import cv2
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
 
 from rctpl_utils.code_hash import code_of
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import hash_of, note_written, read_json, write_json
 from rctpl_utils.profiles import WorldSize
-from rctpl_utils.simulation import author, layouts, manifest, mimic_tree
-from rctpl_utils.simulation.author import openi_reports, test_set_cases, training_films
+from rctpl_utils.simulation import evaluation_cases, layouts, manifest, training_cases
+from rctpl_utils.simulation.anatomy import load_anatomy
+from rctpl_utils.simulation.cases import Case
+from rctpl_utils.simulation.evaluation_cases import cases_of
 from rctpl_utils.simulation.layouts import LAYOUTS
 from rctpl_utils.simulation.manifest import report_counts, summarize, world_manifest, write_drawn
-from rctpl_utils.simulation.production import Renderer, Studio, open_studio
-from rctpl_utils.simulation.radiograph import render
+from rctpl_utils.simulation.radiograph import Radiograph, render
+from rctpl_utils.simulation.training_cases import load_sampler, openi_reports, training_films
 from rctpl_utils.workspace import Workspace
+
+CHUNK = 32  # films a task; a worker holds one film at a time
+
+Renderer = Callable[[Case, Any, int], Radiograph]
+Writer = Callable[[Path, Case, Radiograph], Any]  # folder, case, film -> what the tables need
 
 TRAINING = "mimic-cxr"
 NAMES = (TRAINING, *LAYOUTS)
@@ -30,6 +44,42 @@ MANIFEST = "manifest.json"
 _MARKERS, _UNFINISHED = ".complete", ".unfinished"
 # name -> its field in `WorldSize`, where the name differs; chexpert has two
 _FIELDS = {TRAINING: ("studies", "pretraining"), "chexpert": ("chexpert", "chexpert_5x200")}
+
+
+@dataclass(frozen=True)
+class DrawingPool:
+    """What drawing needs.
+
+    Attributes:
+        cache: the folder with the projected anatomy.
+        size: side of a film in pixels.
+        renderer: draws one film.
+        executor: the processes, None to draw in this one.
+    """
+
+    cache: Path
+    size: int
+    renderer: Renderer
+    executor: ProcessPoolExecutor | None = None
+
+    def draw(self, name: str, cases: Sequence[Case], folder: Path, write: Writer) -> list[Any]:
+        """Draw `cases` and write them into `folder`, chunk by chunk, under a progress bar.
+
+        Args:
+            name: shown beside the bar.
+            write: a module-level function; what it returns must be small.
+
+        Returns:
+            What `write` returned, in the order of `cases`.
+        """
+        chunks = [tuple(cases[i : i + CHUNK]) for i in range(0, len(cases), CHUNK)]
+        task = partial(_draw_chunk, self.cache, self.size, self.renderer, folder, write)
+        results = []
+        with tqdm(total=len(cases), desc=name, unit=" films", mininterval=5) as bar:
+            for rows in (self.executor.map if self.executor else map)(task, chunks):
+                results += rows
+                bar.update(len(rows))
+        return results
 
 
 def build_world(
@@ -63,12 +113,15 @@ def build_world(
     if missing:
         with (
             _full_disk_explained(root),
-            open_studio(workspace.cache, size.image_size, processes, renderer) as studio,
+            _drawing_pool(workspace.cache, size.image_size, processes, renderer) as pool,
         ):
             for name in missing:
-                _write_dataset(name, root, keys[name], size, studio)
+                _write_dataset(name, root, keys[name], size, pool)
     done = {name: _finished(root, name, keys[name]) for name in NAMES}
-    return _write_manifest(root / MANIFEST, world_manifest(workspace.profile.name, size, done))
+    found, path = world_manifest(workspace.profile.name, size, done), root / MANIFEST
+    if not path.is_file() or hash_of(read_json(path)) != hash_of(found):
+        write_json(path, found)
+    return read_json(path)
 
 
 def dataset_key(name: str, size: WorldSize, code: str) -> str:
@@ -79,51 +132,47 @@ def dataset_key(name: str, size: WorldSize, code: str) -> str:
 
 
 def code_hash(renderer: Renderer = render) -> str:
-    """A hash of the code and packaged tables that cases and pixels depend on."""
-    code = code_of(author, layouts, manifest, mimic_tree, renderer)
+    """A hash of the code and packaged tables that cases and pixels depend on.
+
+    It follows imports, so no reader of `datasets/` may be among them but Open-I's reports.
+    """
+    code = code_of(evaluation_cases, training_cases, layouts, manifest, renderer)
     return hash_of(code, renderer.__qualname__)
 
 
-def _write_dataset(name: str, root: Path, key: str, size: WorldSize, studio: Studio) -> None:
-    marker, final, partial = _marker(root, name), root / name, root / _UNFINISHED / name
+def _write_dataset(name: str, root: Path, key: str, size: WorldSize, pool: DrawingPool) -> None:
+    marker, final, unfinished = _marker(root, name), root / name, root / _UNFINISHED / name
     marker.unlink(missing_ok=True)
-    shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(unfinished, ignore_errors=True)
     try:
-        partial.mkdir(parents=True)
+        unfinished.mkdir(parents=True)
         write = _write_training if name == TRAINING else _write_test_set
-        summary = write(name, partial, size, studio)
+        summary = write(name, unfinished, size, pool)
         shutil.rmtree(final, ignore_errors=True)
-        partial.replace(final)
+        unfinished.replace(final)
         note_written(path for path in final.rglob("*") if path.is_file())
         write_json(marker, {"key": key, "summary": summary})
     finally:
         shutil.rmtree(root / _UNFINISHED, ignore_errors=True)
 
 
-def _write_test_set(name: str, folder: Path, size: WorldSize, studio: Studio) -> dict[str, Any]:
-    layout, cases = LAYOUTS[name], test_set_cases(name, size)
-    rows = studio.draw(name, cases, folder, layout.write_image)
+def _write_test_set(name: str, folder: Path, size: WorldSize, pool: DrawingPool) -> dict[str, Any]:
+    layout, cases = LAYOUTS[name], cases_of(name, size, load_sampler())
+    rows = pool.draw(name, cases, folder, layout.write_image)
     layout.write_tables(folder, rows)
     write_drawn(folder, cases)
     return summarize(folder, cases, {})
 
 
-def _write_training(name: str, folder: Path, size: WorldSize, studio: Studio) -> dict[str, Any]:
+def _write_training(name: str, folder: Path, size: WorldSize, pool: DrawingPool) -> dict[str, Any]:
     films = training_films(size)
     cases = [case for _, case in films]
     studies = list({study.study_id: study for study, _ in films}.values())
-    mimic_tree.write_reports(folder, studies)
-    studio.draw(name, cases, folder, mimic_tree.write_film)
-    mimic_tree.write_tables(folder, films, size.image_size)
+    layouts.mimic_reports(folder, studies)
+    pool.draw(name, cases, folder, layouts.mimic_image)
+    layouts.mimic_tables(folder, films, size.image_size)
     write_drawn(folder, cases)
     return summarize(folder, cases, report_counts(studies, openi_reports()))
-
-
-def _write_manifest(path: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Write the manifest where it is new, and read it back as plain JSON."""
-    if not path.is_file() or hash_of(read_json(path)) != hash_of(manifest):
-        write_json(path, manifest)
-    return read_json(path)
 
 
 def _finished(root: Path, name: str, key: str) -> Mapping[str, Any] | None:
@@ -137,6 +186,39 @@ def _finished(root: Path, name: str, key: str) -> Mapping[str, Any] | None:
 
 def _marker(root: Path, name: str) -> Path:
     return root / _MARKERS / f"{name}.json"
+
+
+@contextmanager
+def _drawing_pool(
+    cache: Path, size: int, processes: int, renderer: Renderer
+) -> Iterator[DrawingPool]:
+    """`processes` that draw, 1 for this one; the anatomy is projected first, once for all."""
+    load_anatomy(cache)
+    if processes == 1:
+        yield DrawingPool(cache, size, renderer)
+        return
+    context = get_context("spawn")  # the same on every platform, and safe beside torch's threads
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_one_thread) as executor:
+        for _ in range(processes):  # they start, and import, while the first cases are drawn up
+            executor.submit(_one_thread)
+        try:
+            yield DrawingPool(cache, size, renderer, executor)
+        except BaseException:
+            executor.shutdown(cancel_futures=True)
+            raise
+
+
+def _draw_chunk(
+    cache: Path, size: int, renderer: Renderer, folder: Path, write: Writer, cases: tuple[Case, ...]
+) -> list[Any]:
+    anatomy = load_anatomy(cache)
+    return [write(folder, case, renderer(case, anatomy, size)) for case in cases]
+
+
+def _one_thread() -> None:
+    """Two processes on two cores: a thread each."""
+    threadpool_limits(1)
+    cv2.setNumThreads(1)
 
 
 @contextmanager

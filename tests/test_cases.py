@@ -1,32 +1,44 @@
-"""What is drawn, for whom, and where: the casebook, the training studies and their sources."""
+"""What is drawn, for whom, and where: test sets, training studies and their sources."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from rctpl_utils.datasets.masks import decode_runs
-from rctpl_utils.datasets.openi import OpenIReport, openi_archive, read_openi
+from rctpl_utils.datasets.openi import OpenIReport
 from rctpl_utils.datasets.tables import hash_split
 from rctpl_utils.errors import InputError
 from rctpl_utils.profiles import WorldSize
-from rctpl_utils.simulation.casebook import FIVE, OPACITIES, Casebook
-from rctpl_utils.simulation.geometry import Geometry, run_length_box, site_of
-from rctpl_utils.simulation.illustrator import Illustrator, ReportedFinding
-from rctpl_utils.simulation.label_tables import draw_patients, drawn_kinds
-from rctpl_utils.simulation.mimic_cases import (
+from rctpl_utils.simulation.cases import split_of
+from rctpl_utils.simulation.evaluation_cases import (
+    FIVE,
+    OPACITIES,
+    cases_of,
+    draw_patients,
+    drawn_kinds,
+)
+from rctpl_utils.simulation.sample_lesions import (
+    AnnotatedBoxes,
+    ReportedFinding,
+    draw_severity,
+    run_length_box,
+    site_of,
+)
+from rctpl_utils.simulation.training_cases import (
     SHARES,
+    load_sampler,
     merged,
     mimic_films,
+    openi_reports,
+    place_phrase,
     real_studies,
-    reported_places,
     select_studies,
     templated_studies,
     why_left_out,
+    write_report,
 )
-from rctpl_utils.simulation.severity import draw_severity
-from rctpl_utils.simulation.splits import split_of
-from rctpl_utils.simulation.templates import place_phrase, write_report
 from rctpl_utils.vocabulary import CHESTXRAY14_CONCEPTS, CHEXPERT_CONCEPTS, TRAINING_CONCEPTS
 
 SIZE = WorldSize(
@@ -40,56 +52,45 @@ SIZE = WorldSize(
     siim=60,
     covid_rural=40,
 )
-SETS = ("chestxray14", "chexpert", "covidx", "rsna", "siim", "covid_rural")
+SETS = ("chestxray14", "chexpert", "covidx", "rsna", "siim", "covid-rural")
 
 
 @pytest.fixture(scope="module")
-def reports():
-    return read_openi(openi_archive())
+def sampler():
+    return load_sampler()
 
 
 @pytest.fixture(scope="module")
-def illustrator(reports):
-    return Illustrator(Geometry.load(), reported_places(reports))
+def sets(sampler):
+    return {name: cases_of(name, SIZE, sampler) for name in SETS}
 
 
 @pytest.fixture(scope="module")
-def book(illustrator):
-    casebook = Casebook(SIZE, illustrator)
-    return {name: getattr(casebook, name)() for name in SETS}
-
-
-@pytest.fixture(scope="module")
-def training(reports, illustrator):
+def training(sampler):
     rng = np.random.default_rng(0)
-    studies = select_studies(real_studies(reports), 220)
+    studies = select_studies(real_studies(openi_reports()), 220)
     companions = [frozenset({"Mass", "Pleural Effusion"}), frozenset({"Hernia"})]
-    made = templated_studies(studies, 6, companions, illustrator, rng)
-    return mimic_films([*studies, *made], SIZE.pretraining, illustrator, rng)
+    made = templated_studies(studies, 6, companions, sampler, rng)
+    return mimic_films([*studies, *made], SIZE.pretraining, sampler, rng)
 
 
-def test_the_same_seed_draws_the_same_cases(book, illustrator):
-    again = Casebook(SIZE, illustrator)
-    assert {name: getattr(again, name)() for name in SETS} == book
+def test_the_same_seed_draws_the_same_cases_and_another_others(sets, sampler):
+    assert {name: cases_of(name, SIZE, sampler) for name in SETS} == sets
+    assert cases_of("covidx", replace(SIZE, seed=1), sampler) != sets["covidx"]
 
 
-def test_another_seed_draws_other_cases(book, illustrator):
-    other = Casebook(WorldSize(**{**SIZE.__dict__, "seed": 1}), illustrator)
-    assert other.covidx() != book["covidx"]
-
-
-def test_no_patient_is_on_two_sides_and_no_identifier_comes_twice(book, training):
-    for cases in [*book.values(), [case for _, case in training]]:
+def test_no_patient_is_on_two_sides_and_no_identifier_comes_twice(sets, training):
+    for cases in [*sets.values(), [case for _, case in training]]:
         splits = {(case.patient_id, case.split) for case in cases}
         assert len(splits) == len({patient for patient, _ in splits})
         assert len({case.image_id for case in cases}) == len(cases)
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_every_set_has_validation_and_test_films_and_lesions_within_bounds(book, name):
-    counts = Counter(case.split for case in book[name])
+def test_every_set_has_validation_and_test_films_and_lesions_within_bounds(sets, name):
+    counts = Counter(case.split for case in sets[name])
     assert set(counts) == {"validation", "test"}
-    for lesion in (lesion for case in book[name] for lesion in case.lesions):
+    for lesion in (lesion for case in sets[name] for lesion in case.lesions):
         assert 0 < lesion.severity <= 1
         if lesion.box:
             x, y, width, height = lesion.box
@@ -97,21 +98,21 @@ def test_every_set_has_validation_and_test_films_and_lesions_within_bounds(book,
             assert x + width <= 1.01 and y + height <= 1.01
 
 
-def test_only_labels_of_the_set_are_drawn(book):
+def test_only_labels_of_the_set_are_drawn(sets):
     for name, known in (("chestxray14", CHESTXRAY14_CONCEPTS), ("chexpert", CHEXPERT_CONCEPTS)):
-        assert set().union(*(case.concepts for case in book[name])) <= set(known)
+        assert set().union(*(case.concepts for case in sets[name])) <= set(known)
 
 
-def test_rare_concepts_reach_their_quota(book):
-    test = [case for case in book["chestxray14"] if case.split == "test"]
+def test_rare_concepts_reach_their_quota(sets):
+    test = [case for case in sets["chestxray14"] if case.split == "test"]
     counts = Counter(concept for case in test for concept in case.concepts)
     assert len(test) == 160
     assert min(counts[concept] for concept in CHESTXRAY14_CONCEPTS) >= 5  # a thirtieth
 
 
-def test_chexpert_5x200_is_what_the_rule_finds(book):
+def test_chexpert_5x200_is_what_the_rule_finds(sets):
     """Lowest patients of train.csv with exactly one of the five: apart from validation."""
-    train = [c for c in book["chexpert"] if "/train/" in c.image_id]
+    train = [c for c in sets["chexpert"] if "/train/" in c.image_id]
     five = [c for c in train if c.split == "test"]
     assert Counter(next(iter(c.concepts & set(FIVE))) for c in five) == dict.fromkeys(FIVE, 6)
     assert all(len(c.concepts & set(FIVE)) == 1 for c in five)
@@ -119,22 +120,22 @@ def test_chexpert_5x200_is_what_the_rule_finds(book):
     assert all(c.patient_id > last for c in train if c.split == "validation")
 
 
-def test_hashed_sets_agree_with_the_loaders_split(book):
-    for name in ("rsna", "siim", "covid_rural"):
-        patients = [case.patient_id for case in book[name]]
-        assert [case.split for case in book[name]] == list(hash_split(patients))
+def test_hashed_sets_agree_with_the_loaders_split(sets):
+    for name in ("rsna", "siim", "covid-rural"):
+        patients = [case.patient_id for case in sets[name]]
+        assert [case.split for case in sets[name]] == list(hash_split(patients))
 
 
-def test_rsna_negatives_show_nothing_that_looks_like_pneumonia(book):
-    for case in book["rsna"]:
+def test_rsna_negatives_show_nothing_that_looks_like_pneumonia(sets):
+    for case in sets["rsna"]:
         if "Pneumonia" not in case.concepts:
             assert not case.concepts & set(OPACITIES)
         else:
             assert all(lesion.box for lesion in case.lesions if lesion.concept == "Pneumonia")
 
 
-def test_covid19_is_in_test_sets_only(book, training):
-    assert any("COVID-19" in case.concepts for case in book["covidx"])
+def test_covid19_is_in_test_sets_only(sets, training):
+    assert any("COVID-19" in case.concepts for case in sets["covidx"])
     for study, case in training:
         assert "COVID-19" not in study.concepts | case.concepts
         assert "covid" not in f"{study.findings} {study.impression} {study.indication}".lower()
@@ -256,7 +257,7 @@ def test_site_of_a_box_names_the_patients_side():
 
 
 def test_geometry_pools_share_no_box():
-    pools = Geometry.load().pools
+    pools = AnnotatedBoxes.load().pools
     for concept in ("Nodule", "Pneumonia", "Pneumothorax"):
         train, test = ({s.box for g in pools[concept, k] for s in g} for k in ("train", "test"))
         assert not train & test

@@ -1,4 +1,4 @@
-"""Where lesions lie and how large they are: the boxes of real annotations.
+"""From concepts to lesions: places and sizes from real annotations and codes, severities drawn.
 
 Boxes of ChestX-ray14 (Wang et al. 2017), of the RSNA challenge (Shih et al. 2019) and of VinBigData
 (Nguyen et al. 2022), and the bounding boxes of SIIM-ACR's run lengths, as torchxrayvision packages
@@ -6,29 +6,47 @@ them. Each annotated image belongs to one split, so that no training lesion has 
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from rctpl_utils.datasets.openi import xrv_file
-from rctpl_utils.simulation.splits import split_of
+from rctpl_utils.simulation.cases import Lesion, Rng, split_of
 
 Box = tuple[float, float, float, float]  # x, y, width, height relative to the image frame
+Place = tuple[str | None, str | None]  # side, zone
+
+# How gross a lesion is: Beta draws, so that subtle and gross ones both occur. Our assumption: no
+# label table grades severity; words of reports shift the draw.
+_UNSTATED = (2.2, 1.3)
+_WORDS = {  # word of a report or code -> Beta parameters
+    **dict.fromkeys(("borderline", "minimal", "tiny", "subtle"), (2.0, 4.0)),
+    **dict.fromkeys(("mild", "small", "slight"), (2.6, 3.0)),
+    **dict.fromkeys(("severe", "large", "extensive"), (8.0, 1.6)),
+    "moderate": (5.0, 3.0), "prominent": (5.0, 2.5), "massive": (8.0, 1.5),
+}  # fmt: skip
+# Findings that change the whole outline are seen at any grade: their draws are bent towards mild,
+# so that none of them is recognized without exception.
+_BENT = {"Cardiomegaly": 2.6, "Edema": 2.0, "Enlarged Cardiomediastinum": 1.4}
+
+
+def draw_severity(concept: str, word: str | None, rng: Rng) -> float:
+    """A severity in [0.06, 1]; `word` is a report's grade, an unknown one counts as none."""
+    drawn = rng.beta(*_WORDS.get(word or "", _UNSTATED)) ** _BENT.get(concept, 1.0)
+    return float(0.06 + 0.94 * drawn)
+
 
 POOL_SHARES = {"train": 0.5, "validation": 0.15, "test": 0.35}
 MIDLINE = ("Cardiomegaly", "Enlarged Cardiomediastinum", "Hernia")  # have no side, no zone
 _CHESTXRAY14 = {"Effusion": "Pleural Effusion", "Infiltrate": "Infiltration"}
 LEVELS = {"apex": "upper", "base": "lower", "costophrenic": "lower", "lingula": "middle"}
 _VINBIGDATA = {
-    "Pleural thickening": "Pleural Thickening",
-    "Pulmonary fibrosis": "Fibrosis",
-    "Nodule/Mass": "Lung Lesion",
-    "Lung Opacity": "Lung Opacity",
-    "Infiltration": "Infiltration",
+    "Pleural thickening": "Pleural Thickening", "Pulmonary fibrosis": "Fibrosis",
+    "Nodule/Mass": "Lung Lesion", "Lung Opacity": "Lung Opacity", "Infiltration": "Infiltration",
     "Consolidation": "Consolidation",
-}
+}  # fmt: skip
 MAX_SITES = 4  # lesions of one concept in one image
 _PIXELS = 1024  # the frame of ChestX-ray14's, RSNA's and SIIM-ACR's annotations
 
@@ -58,7 +76,7 @@ def site_of(concept: str, box: Box) -> Site:
 
 
 @dataclass(frozen=True)
-class Geometry:
+class AnnotatedBoxes:
     """The pools of real annotations.
 
     Attributes:
@@ -68,7 +86,7 @@ class Geometry:
     pools: Mapping[tuple[str, str], list[tuple[Site, ...]]]
 
     @classmethod
-    def load(cls) -> "Geometry":
+    def load(cls) -> "AnnotatedBoxes":
         """Read all the annotation tables (about a second)."""
         pools = defaultdict(list)
         for read in (_chestxray14_boxes, _rsna_boxes, _siim_boxes, _vinbigdata_boxes):
@@ -81,31 +99,26 @@ class Geometry:
                 pools[concept, split_of(patient, POOL_SHARES)].append(sites)
         return cls(dict(pools))
 
-    def draw(self, concept: str, split: str, rng: np.random.Generator) -> tuple[Site, ...]:
+    def draw(self, concept: str, split: str, rng: Rng) -> tuple[Site, ...]:
         """The sites of one real image with this concept; none where nobody drew its boxes.
 
         Each box is shifted and scaled by up to a tenth of itself, since some pools are small.
         """
         pool = self.pools.get((concept, split), [])
-        if not pool:
-            return ()
-        sites = pool[rng.integers(len(pool))]
+        sites = pool[rng.integers(len(pool))] if pool else ()
         return tuple(site_of(concept, _jittered(site.box, rng)) for site in sites[:MAX_SITES])
 
     def matching(
-        self, concept: str, split: str, side: str | None, zone: str | None, rng: np.random.Generator
+        self, concept: str, side: str | None, zone: str | None, split: str, rng: Rng
     ) -> Box | None:
         """A real box of this concept where a report says; None where there is none.
 
-        Args:
-            concept: a concept of the vocabulary.
-            split: the pool.
-            side: "left" or "right"; None matches both, "bilateral" no single box.
-            zone: a zone of the vocabulary; None matches all.
-            rng: the generator.
+        `side` None matches both, "bilateral" no single box; `zone` None matches all.
         """
         pool = self.pools.get((concept, split), [])
-        boxes = [s.box for sites in pool for s in sites if _fits(s, side, zone)]
+        level = LEVELS.get(zone or "", zone)
+        sites = (site for each in pool for site in each)
+        boxes = [s.box for s in sites if side in (None, s.side) and level in (None, s.zone)]
         return _jittered(boxes[rng.integers(len(boxes))], rng) if boxes else None
 
 
@@ -128,11 +141,6 @@ def run_length_box(text: str) -> Box | None:
     bottom = np.where(one_column, (ends - 1) % _PIXELS, _PIXELS - 1).max()
     x, y, width, height = left, top, right - left + 1, bottom - top + 1
     return tuple(float(value) / _PIXELS for value in (x, y, width, height))
-
-
-def _fits(site: Site, side: str | None, zone: str | None) -> bool:
-    level = LEVELS.get(zone, zone) if zone else None
-    return side in (None, site.side) and level in (None, site.zone)
 
 
 def _chestxray14_boxes() -> Iterator[tuple[str, str, Box]]:
@@ -175,7 +183,7 @@ def _vinbigdata_boxes() -> Iterator[tuple[str, str, Box]]:
         yield image, _VINBIGDATA[name], _relative(box, width, height)
 
 
-def _jittered(box: Box, rng: np.random.Generator) -> Box:
+def _jittered(box: Box, rng: Rng) -> Box:
     x, y, width, height = box
     grow = rng.uniform(0.9, 1.1, 2)
     shift = rng.uniform(-0.1, 0.1, 2)
@@ -189,3 +197,66 @@ def _relative(box: Iterable[float], width: float, height: float) -> Box:
     left, top = min(max(x / width, 0.0), 0.97), min(max(y / height, 0.0), 0.97)
     right, bottom = min((x + w) / width, 1.0), min((y + h) / height, 1.0)
     return float(left), float(top), float(max(right - left, 0.01)), float(max(bottom - top, 0.01))
+
+
+# What most films of COVID-19 pneumonia show: both lungs, the periphery (468 patients, PMC7243792);
+# the renderer favors the lower zones.
+_COVID_PLACE: Place = ("bilateral", "peripheral")
+
+
+@dataclass(frozen=True)
+class ReportedFinding:
+    """What a report says is present: concept, side, zone, severity word (each None if unsaid)."""
+
+    concept: str
+    side: str | None = None
+    zone: str | None = None
+    severity: str | None = None
+
+
+@dataclass(frozen=True)
+class LesionSampler:
+    """Draws lesions for label sets and for reported findings.
+
+    Attributes:
+        boxes: the real ones.
+        places: concept -> (side, zone) of the human codes of real reports, for concepts whose
+            boxes nobody drew.
+    """
+
+    boxes: AnnotatedBoxes
+    places: Mapping[str, Sequence[Place]]
+
+    def lesions(self, concepts: Iterable[str], split: str, rng: Rng) -> tuple[Lesion, ...]:
+        """Lesions for the drawn concepts of one image, with boxes of that split's pool."""
+        return tuple(
+            lesion for name in sorted(concepts) for lesion in self._of_concept(name, split, rng)
+        )
+
+    def reported(
+        self, findings: Iterable[ReportedFinding], split: str, rng: Rng
+    ) -> tuple[Lesion, ...]:
+        """Lesions that show what a report says where it says it.
+
+        A finding on one side in one zone takes a real box from there where there is one;
+        otherwise the renderer places it by side and zone.
+        """
+        return tuple(
+            Lesion(
+                *(place := (f.concept, f.side, f.zone)),
+                draw_severity(f.concept, f.severity, rng),
+                self.boxes.matching(*place, split, rng),
+            )
+            for f in findings
+        )
+
+    def _of_concept(self, concept: str, split: str, rng: Rng) -> list[Lesion]:
+        severity = draw_severity(concept, None, rng)
+        if concept == "COVID-19":
+            return [Lesion(concept, *_COVID_PLACE, severity)]
+        sites = self.boxes.draw(concept, split, rng)
+        if sites:
+            return [Lesion(concept, s.side, s.zone, severity, s.box) for s in sites]
+        known = self.places.get(concept, ())
+        side, zone = known[rng.integers(len(known))] if known else (None, None)
+        return [Lesion(concept, side, zone, severity)]
