@@ -8,12 +8,9 @@ import pytest
 import torch
 from toy_baselines import CONCEPTS, ToyReader, toy_material, toy_validation
 
-from rctpl_utils.baselines import towers
-from rctpl_utils.baselines.backbone import trunk
-from rctpl_utils.baselines.chexzero import CheXzero
-from rctpl_utils.baselines.convirt import ConVIRT
-from rctpl_utils.baselines.text_cache import Reader
-from rctpl_utils.baselines.towers import PatchTransformer, Setup, TextTop
+from rctpl_utils.baselines import model as base_model
+from rctpl_utils.baselines.contrastive import CheXzero, ConVIRT
+from rctpl_utils.baselines.model import PatchTransformer, Reader, Setup, TextTop
 from rctpl_utils.baselines.training import (
     CountedWords,
     cool_down_begins,
@@ -24,7 +21,13 @@ from rctpl_utils.baselines.training import (
     train,
     train_best_rate,
 )
-from rctpl_utils.baselines.training_data import all_cells, draw_batch, stated_labels, stated_places
+from rctpl_utils.baselines.training_data import (
+    all_cells,
+    draw_batch,
+    stated_labels,
+    stated_places,
+    trunk,
+)
 from rctpl_utils.encoders.pretraining import Progress
 from rctpl_utils.encoders.standin import StandIn
 from rctpl_utils.encoders.word_states import MASKED_SHARE, word_states
@@ -196,7 +199,7 @@ def test_class_vectors_average_the_phrases(material, monkeypatch):
     setup = Setup.of(material, ToyReader())
     torch.manual_seed(0)
     model = ConVIRT(setup)
-    monkeypatch.setattr(towers, "PHRASES", ("{}", "there is {}"))
+    monkeypatch.setattr(base_model, "PHRASES", ("{}", "there is {}"))
     with torch.no_grad():
         one, two = (
             model.text_vectors(model.read([phrase]))[0] for phrase in ("edema", "there is edema")

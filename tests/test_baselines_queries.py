@@ -7,22 +7,25 @@ import pytest
 import torch
 from toy_baselines import CONCEPTS, ToyReader, grounding_share, toy_material, toy_validation
 
-from rctpl_utils.baselines import towers
+from rctpl_utils.baselines import model as base_model
 from rctpl_utils.baselines.base import GROUND
-from rctpl_utils.baselines.medklip import MedKLIP
 from rctpl_utils.baselines.medprompt import MedPromptViT, pseudo_label_loss
-from rctpl_utils.baselines.medslip import MeDSLIP, pair_labels, place_labels, prototype_loss
+from rctpl_utils.baselines.model import WIDTH, Setup
 from rctpl_utils.baselines.queries import (
     NEGATIVES,
     QUERY,
+    MedKLIP,
+    MeDSLIP,
     QueryDecoder,
     contrast_loss,
     draw_negatives,
     draw_positive,
     exist_loss,
     inner,
+    pair_labels,
+    place_labels,
+    prototype_loss,
 )
-from rctpl_utils.baselines.towers import WIDTH, Setup
 from rctpl_utils.baselines.training import train, validation_auc
 from rctpl_utils.baselines.training_data import draw_batch
 from rctpl_utils.errors import InputError
@@ -45,14 +48,14 @@ def setup(material):
 
 @pytest.mark.parametrize("make", [MedKLIP, MeDSLIP, MedPromptViT])
 def test_it_learns_two_concepts_and_where_they_are(make, material, monkeypatch):
-    monkeypatch.setattr(towers, "PHRASES", ("{}",))  # the toy's words stand for nothing but names
+    monkeypatch.setattr(base_model, "PHRASES", ("{}",))  # the toy has words for names only
     setup = Setup.of(material, ToyReader())
     validation, blocks = toy_validation()
     trained = train(make, material, setup, validation, SETTINGS, 3e-3, 0, CPU)
     model, history = trained.model, trained.history
     assert validation_auc(model, validation, CPU) > 0.8
     assert history[-1]["loss"] < history[0]["loss"]
-    if GROUND in model.native:
+    if GROUND in model.published:
         share = np.mean([grounding_share(model, validation, blocks, k) for k in (0, 1)])
         assert share > 0.6  # a quarter by chance
         images = model.embed_images(torch.from_numpy(validation.maps))

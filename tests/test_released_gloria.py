@@ -14,8 +14,7 @@ from torchvision import transforms
 from torchvision.models import resnet50
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
-from rctpl_utils.baselines.released.gloria import WEIGHTS, GLoRIA, _layout
-from rctpl_utils.baselines.released.gloria_words import clean, read_captions
+from rctpl_utils.baselines.released.gloria import WEIGHTS, GLoRIA, _layout, clean, read_captions
 from rctpl_utils.errors import InputError
 from rctpl_utils.text.knowledge import ensemble
 

@@ -25,7 +25,7 @@ from torch.nn import functional
 from torchvision import transforms
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
-from rctpl_utils.baselines.released.checkpoints import pretrained_bert
+from rctpl_utils.baselines.released.base import pretrained_bert
 from rctpl_utils.baselines.released.entities import (
     CONCEPT_ENTITIES,
     ENTITIES,
@@ -33,7 +33,7 @@ from rctpl_utils.baselines.released.entities import (
     EntityTexts,
     read_entity_texts,
 )
-from rctpl_utils.baselines.released.medklip import WEIGHTS, MedKLIP
+from rctpl_utils.baselines.released.medklip import MedKLIP
 from rctpl_utils.errors import InputError
 from rctpl_utils.text.knowledge import describe
 from rctpl_utils.vocabulary import CHESTXRAY14_CONCEPTS, CONCEPTS
@@ -68,7 +68,7 @@ def state():
 def folder(state, tmp_path_factory):
     folder = tmp_path_factory.mktemp("medklip")
     write_texts(folder)
-    save(state, folder / WEIGHTS)
+    save(state, folder / MedKLIP.weights)
     return folder
 
 
@@ -265,7 +265,7 @@ def test_missing_unexpected_and_wrong_names_are_listed(state, tmp_path):
     write_texts(tmp_path)
     changed = {k: v for k, v in state.items() if k != "res_l2.bias"}
     changed |= {"query_embed.weight": torch.zeros(75, 256), "classifier.bias": torch.zeros(3)}
-    save(changed, tmp_path / WEIGHTS)
+    save(changed, tmp_path / MedKLIP.weights)
     with pytest.raises(InputError) as caught:
         MedKLIP.load(tmp_path)
     for part in (

@@ -17,7 +17,7 @@ from released_queries import (
 )
 
 from rctpl_utils.baselines.released.entities import CONCEPT_ENTITIES, ENTITIES, TEXTS, EntityTexts
-from rctpl_utils.baselines.released.medslip import WEIGHTS, MeDSLIP
+from rctpl_utils.baselines.released.medklip import MeDSLIP
 from rctpl_utils.errors import InputError
 
 CONCEPTS = ("Pneumonia", "Pleural Effusion")
@@ -77,7 +77,7 @@ def test_both_layouts_give_scores_and_maps_by_hand(state, folder, films, answers
     named = state
     if streams == OLDER:
         named = dict(zip(medslip_shapes(OLDER), state.values(), strict=True))
-    save(named, folder / WEIGHTS, prefix)
+    save(named, folder / MeDSLIP.weights, prefix)
     model = MeDSLIP.load(folder)
     found = model.classify(films, CONCEPTS).sigmoid()
     for column, concept in enumerate(CONCEPTS):
@@ -103,16 +103,16 @@ def test_names_of_the_model_are_those_of_the_released_files(folder):
 
 def test_a_file_of_these_tensors_has_the_size_that_the_hub_states(state, tmp_path):
     # huggingface.co/pykale/MeDSLIP lists MeDSLIP_resnet50.pth with 85.2 MB: the weights alone
-    torch.save({"model": state}, tmp_path / WEIGHTS)
-    assert (tmp_path / WEIGHTS).stat().st_size / 1e6 == pytest.approx(85.2, abs=0.05)
+    torch.save({"model": state}, tmp_path / MeDSLIP.weights)
+    assert (tmp_path / MeDSLIP.weights).stat().st_size / 1e6 == pytest.approx(85.2, abs=0.05)
 
 
 def test_a_file_of_medklip_is_refused(state, folder, tmp_path):
     write_texts(tmp_path)
-    save({k: v for k, v in state.items() if "mask" not in k}, tmp_path / WEIGHTS)
+    save({k: v for k, v in state.items() if "mask" not in k}, tmp_path / MeDSLIP.weights)
     with pytest.raises(InputError, match=r"missing: mask_generator\.weight"):
         MeDSLIP.load(tmp_path)
-    save(state | {"pe_fc_e.weight": torch.zeros(768, 256)}, tmp_path / WEIGHTS)
+    save(state | {"pe_fc_e.weight": torch.zeros(768, 256)}, tmp_path / MeDSLIP.weights)
     with pytest.raises(InputError, match=r"unexpected: pe_fc_e\.weight"):
         MeDSLIP.load(tmp_path)
     (tmp_path / TEXTS).write_text(json.dumps({}), "utf-8")

@@ -21,7 +21,7 @@ from rctpl_utils.evaluation.table1 import Scorer
 from rctpl_utils.workspace import Workspace
 
 BATCH = 32  # films or sentences at once
-Reader = Callable[[ChestXrayDataset], Callable[[np.ndarray], Any]]
+FilmReader = Callable[[ChestXrayDataset], Callable[[np.ndarray], Any]]
 
 
 @dataclass(frozen=True)
@@ -38,17 +38,17 @@ class Competitor:
 
     name: str
     models: tuple[ZeroShotModel, ...]
-    films: tuple[Reader, ...]
+    films: tuple[FilmReader, ...]
     labeled: int = 0
     frame: Frame | None = None
 
-    def native(self, ability: str) -> bool:
+    def published(self, ability: str) -> bool:
         """Whether the published method can do so; otherwise the row is an extension of ours."""
-        return ability in self.models[0].native
+        return ability in self.models[0].published
 
 
 @lru_cache(maxsize=8)
-def _opened(films: Reader, dataset: ChestXrayDataset) -> Callable[[np.ndarray], Any]:
+def _opened(films: FilmReader, dataset: ChestXrayDataset) -> Callable[[np.ndarray], Any]:
     """A reader on a data set, kept: opening stamps every file, and a seed's models share it."""
     return films(dataset)
 
@@ -61,7 +61,7 @@ def scorers(competitors: Sequence[Competitor]) -> dict[str, list[Scorer]]:
     }
 
 
-def _scorer(model: ZeroShotModel, films: Reader) -> Scorer:
+def _scorer(model: ZeroShotModel, films: FilmReader) -> Scorer:
     def score(dataset: ChestXrayDataset, asked: tuple[str, ...]) -> np.ndarray:
         read = _opened(films, dataset)
         return _joined([model.classify(read(rows), asked) for rows in _parts(dataset)])
@@ -79,13 +79,13 @@ def grounders(competitors: Sequence[Competitor]) -> list[Grounder]:
         Grounder(
             each.name,
             tuple(_maker(*run, each.frame) for run in zip(each.models, each.films, strict=True)),
-            native=each.native(GROUND),
+            native=each.published(GROUND),
         )
         for each in competitors
     ]
 
 
-def _maker(model: ZeroShotModel, films: Reader, frame: Frame | None) -> MapMaker:
+def _maker(model: ZeroShotModel, films: FilmReader, frame: Frame | None) -> MapMaker:
     def maker(asked: Films) -> torch.Tensor:
         maps = model.ground(_opened(films, asked.dataset)(asked.rows), asked.concept).float()
         if frame is None:
@@ -121,6 +121,6 @@ def _joined(parts: Sequence[torch.Tensor]) -> np.ndarray:
     return torch.cat(list(parts)).float().cpu().numpy()
 
 
-def natives(competitors: Sequence[Competitor], ability: str = RETRIEVE) -> Mapping[str, bool]:
-    """By name, whether the ability is the method's own."""
-    return {each.name: each.native(ability) for each in competitors}
+def published(competitors: Sequence[Competitor]) -> Mapping[str, bool]:
+    """By name, whether retrieval is the method's own."""
+    return {each.name: each.published(RETRIEVE) for each in competitors}

@@ -1,15 +1,14 @@
 """The supervised reference of Tables 1 to 5: a small network that learned from labels.
 
-It is not zero-shot: it starts from the frozen encoder's image tower and is trained on the labels of
+It is not zero-shot: it starts from the frozen encoder's image model and is trained on the labels of
 the training films and of the validation films of Table 1's test sets (so it knows each hospital's
 style, and COVID-19). Its logits are its rows in Tables 1 and 5, its class activation maps those in
-Tables 2 to 4 (`supervised_rows`). It shows which concepts are hard to see. It is no strict bound:
-it can be worse than the frozen encoder on a rare class. It is for the stand-in only, whose size it
-shares: a run with another encoder leaves the rows out.
+Tables 2 to 4. It shows which concepts are hard to see. It is no strict bound: it can be worse than
+the frozen encoder on a rare class. It is for the stand-in only, whose size it shares: a run with
+another encoder leaves the rows out.
 """
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -21,20 +20,19 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from tqdm import tqdm
 
+from rctpl_utils.baselines import training
 from rctpl_utils.code_hash import code_of
 from rctpl_utils.datasets import ChestXrayDataset
 from rctpl_utils.datasets.availability import present
+from rctpl_utils.datasets.chexpert import COMPETITION
 from rctpl_utils.datasets.splits import open_split
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.encoders.features import file_stamps
 from rctpl_utils.encoders.image_tower import DIMENSION, ImageTower
 from rctpl_utils.encoders.precision import autocast, describe_device
 from rctpl_utils.encoders.pretraining import (
-    CHECKPOINT_SECONDS,
     RECORDS,
-    Progress,
     augment,
     load_images,
     rate_at,
@@ -49,7 +47,10 @@ from rctpl_utils.encoders.release import (
     released_file,
 )
 from rctpl_utils.encoders.standin import StandIn
-from rctpl_utils.evaluation.table1 import TABLE1_DATASETS
+from rctpl_utils.evaluation.grounding_methods import Grounder, MapMaker
+from rctpl_utils.evaluation.retrieval import Pair, standardized, unit
+from rctpl_utils.evaluation.retrieval_sides import DATASET, Side
+from rctpl_utils.evaluation.table1 import SUPERVISED, TABLE1_DATASETS, Scorer
 from rctpl_utils.files import hash_of
 from rctpl_utils.profiles import ReferenceTraining
 from rctpl_utils.text.triplets import report_labels
@@ -140,9 +141,7 @@ def train_reference(
     device: torch.device,
     checkpoint: Path | None = None,
 ) -> tuple[LabelNetwork, list[dict[str, float]]]:
-    """Train on labels: binary cross-entropy, unknown labels masked.
-
-    All randomness of a step comes from (seed, step).
+    """Train on labels: binary cross-entropy, unknown labels masked (`training.fit`).
 
     Args:
         tower: where training starts; left as it is.
@@ -153,43 +152,28 @@ def train_reference(
     """
     torch.manual_seed(seed)
     network = LabelNetwork(tower).to(device).train()
-    optimizer = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=1e-2)
     steps, size = math.ceil(settings.views / settings.batch_size), settings.batch_size
-    progress = Progress(network, optimizer, checkpoint)
-    done, history = progress.restore(device)
-    up_to = np.cumsum(films.chances)
+    up_to, every = np.cumsum(films.chances), max(steps // RECORDS, 1)
     images = torch.from_numpy(films.images)
     images = images.to(device) if device.type == "cuda" else images
-    earlier = history[-1]["seconds"] if history else 0.0
-    begun, saved, losses = time.perf_counter(), 0.0, []
-    with tqdm(total=steps * size, initial=done * size, desc=f"supervised reference {seed}",
-              unit="view", mininterval=2) as bar:  # fmt: skip
-        for step in range(done, steps):
-            generator = np.random.default_rng([seed, step])
-            rows = np.minimum(np.searchsorted(up_to, generator.random(size)), len(up_to) - 1)
-            target = torch.from_numpy(films.labels[rows].astype(np.float32)).to(device)
-            batch = images[torch.from_numpy(rows).to(images.device)].to(device)
-            with autocast(device):
-                logits = network(augment(batch, generator))
-            loss = functional.binary_cross_entropy_with_logits(
-                logits, target.nan_to_num(), weight=(~target.isnan()).float()
-            )
-            for group in optimizer.param_groups:
-                group["lr"] = settings.learning_rate * rate_at(step, steps)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.detach())
-            bar.update(size)
-            if (step + 1) % max(steps // RECORDS, 1) == 0 or step + 1 == steps:
-                seconds = round(earlier + time.perf_counter() - begun, 1)
-                mean = torch.stack(losses).mean().item()
-                history.append({"views": (step + 1) * size, "loss": mean, "seconds": seconds})
-                losses = []
-                if seconds - saved > CHECKPOINT_SECONDS:
-                    progress.store(step + 1, history)
-                    saved = seconds
-    progress.remove()
+
+    def loss(step: int) -> Tensor:
+        generator = np.random.default_rng([seed, step])
+        rows = np.minimum(np.searchsorted(up_to, generator.random(size)), len(up_to) - 1)
+        target = torch.from_numpy(films.labels[rows].astype(np.float32)).to(device)
+        batch = images[torch.from_numpy(rows).to(images.device)].to(device)
+        with autocast(device):
+            logits = network(augment(batch, generator))
+        return functional.binary_cross_entropy_with_logits(
+            logits, target.nan_to_num(), weight=(~target.isnan()).float()
+        )
+
+    history = training.fit(
+        network, loss, settings.learning_rate,
+        lambda step, _: rate_at(step, steps) if step < steps else None,
+        lambda step, _: None if step % every and step < steps else {},
+        size, steps * size, device, checkpoint, f"supervised reference {seed}",
+    )  # fmt: skip
     return network.eval().requires_grad_(False), history
 
 
@@ -312,3 +296,33 @@ def probe_reference(network: LabelNetwork, side: int) -> np.ndarray:
 def reference_name(seed: int) -> str:
     """The file of a seed's reference."""
     return f"reference-{seed}.safetensors"
+
+
+def reference_scorers(references: Sequence[SupervisedBound]) -> dict[str, list[Scorer]]:
+    """For Table 1: one function a seed; no row without references."""
+    return {SUPERVISED: [each.scores for each in references]} if references else {}
+
+
+def reference_grounders(references: Sequence[SupervisedBound]) -> list[Grounder]:
+    """For Tables 2 to 4: class activation maps of the labels' networks."""
+    return [Grounder(SUPERVISED, tuple(_maker(each) for each in references))] if references else []
+
+
+def _maker(reference: SupervisedBound) -> MapMaker:
+    return lambda films: reference.activation_map(films.images, films.concept)
+
+
+def reference_pairs(
+    workspace: Workspace, references: Sequence[SupervisedBound], images: Side, sentences: Side
+) -> dict[str, list[Pair]]:
+    """For Table 5: a film's logits for the five classes against each sentence's own class.
+
+    The sentences' classes are given, not guessed: what is bounded is how well films are told apart.
+    """
+    if not references:
+        return {}
+    dataset = open_split(workspace, DATASET, "test")
+    places = pd.Index(dataset.records["image_id"]).get_indexer(images.records["item_id"])
+    classes = unit(standardized(np.eye(len(COMPETITION))[sentences.classes]))
+    logits = (each.scores(dataset, COMPETITION)[places] for each in references)
+    return {SUPERVISED: [Pair(unit(standardized(each)), classes) for each in logits]}

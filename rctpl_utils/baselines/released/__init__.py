@@ -12,10 +12,11 @@ from types import MappingProxyType
 
 import torch
 
-from rctpl_utils.baselines.released import chexzero, gloria, medklip, medslip
+from rctpl_utils.baselines.released import chexzero, gloria
 from rctpl_utils.baselines.released.adapters import ReleasedBioViL, ReleasedMedCLIP
 from rctpl_utils.baselines.released.base import ReleasedModel
 from rctpl_utils.baselines.released.entities import TEXTS
+from rctpl_utils.baselines.released.medklip import MedKLIP, MeDSLIP
 from rctpl_utils.encoders.biovil import IMAGE_WEIGHTS
 from rctpl_utils.errors import InputError
 
@@ -79,14 +80,14 @@ PUBLIC: Mapping[str, Public] = MappingProxyType(
         ),
         "MedKLIP": Public(
             "medklip",
-            (medklip.WEIGHTS, TEXTS, *_BERT_WEIGHTS),
-            medklip.MedKLIP.load,
+            (MedKLIP.weights, TEXTS, *_BERT_WEIGHTS),
+            MedKLIP.load,
             "https://drive.google.com/drive/folders/1HBShH7J_pO8onkzuweDgDq2QPqj6zjG_",
         ),
         "MeDSLIP": Public(
             "medslip",
-            (medslip.WEIGHTS, TEXTS, *_BERT_WEIGHTS),
-            medslip.MeDSLIP.load,
+            (MeDSLIP.weights, TEXTS, *_BERT_WEIGHTS),
+            MeDSLIP.load,
             "https://huggingface.co/pykale/MeDSLIP",
         ),
     }

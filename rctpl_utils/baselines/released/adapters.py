@@ -21,7 +21,6 @@ from rctpl_utils.encoders.biovil import CROP, RESIZE, BioViL
 from rctpl_utils.encoders.frame import Frame
 from rctpl_utils.encoders.medclip import MedCLIP
 from rctpl_utils.encoders.two_towers import TwoTowers
-from rctpl_utils.scoring import IMAGE_TEMPERATURE
 from rctpl_utils.text.knowledge import ensemble
 
 BLUR = 1.5  # cells; `get_similarity_map_from_raw_data` of hi-ml-multimodal
@@ -30,13 +29,12 @@ BLUR = 1.5  # cells; `get_similarity_map_from_raw_data` of hi-ml-multimodal
 class EncoderBaseline:
     """An encoder with two towers behind `released.base.ReleasedModel`.
 
-    A subclass sets `name`, `native` and `frame`, reads its files and gives `class_vectors`.
+    A subclass sets `name`, `published` and `frame`, reads its files and gives `class_vectors`.
     """
 
     name: str
-    native: frozenset[str]
+    published: frozenset[str]
     frame: Frame
-    sharpness = 1 / IMAGE_TEMPERATURE  # as for every score of cosines in this package
 
     def __init__(self, encoder: TwoTowers) -> None:
         """`encoder`: frozen and ready."""
@@ -79,7 +77,7 @@ class ReleasedMedCLIP(EncoderBaseline):
     """MedCLIP with its Swin-tiny. Its map (`MedCLIP`) is an extension."""
 
     name = "MedCLIP-ViT"
-    native = frozenset({CLASSIFY, RETRIEVE})
+    published = frozenset({CLASSIFY, RETRIEVE})
     frame = Frame("square")
 
     @classmethod
@@ -98,7 +96,7 @@ class ReleasedBioViL(EncoderBaseline):
     """BioViL: maps are cosines of patches, blurred."""
 
     name = "BioViL"
-    native = frozenset({CLASSIFY, GROUND, RETRIEVE})
+    published = frozenset({CLASSIFY, GROUND, RETRIEVE})
     frame = Frame("short", CROP / RESIZE)
 
     @classmethod

@@ -1,18 +1,16 @@
-"""MedKLIP (Wu et al., ICCV 2023) from its released checkpoint.
+"""MedKLIP (Wu et al., ICCV 2023) and MeDSLIP (Fan et al. 2024) from their released checkpoints.
 
 The texts of 75 entities query the 14 x 14 cells of a ResNet-50's third stage; each answer is
 classified as absent or present. Inference of MediaBrain-SJTU/MedKLIP (`test.py` of its two
 zero-shot samples): the score is the softmax's probability of "present", the map the attention of
 the entity's query, averaged over heads and layers. Here the score is the logit of that probability,
-which orders films alike (AUC and every threshold chosen on them stay as they are) and may be
-compared between classes.
+which orders films alike and may be compared between classes.
 
 The queries attend to each other, so all 75 are asked at once, whatever is wanted. A concept that
-is no entity (COVID-19) is asked by its description beside them (`QueryDecoder`). The authors
-published no code for such a concept: this is our reading.
-
-The method has no space in which films and sentences meet. For retrieval, an extension of ours, a
-film is its 75 logits and a sentence its 75 cosines with the entities' texts, both about their mean.
+is no entity (COVID-19) is asked by its description beside them (`QueryDecoder`): our reading, since
+the authors published no code for it. There is no space in which films and sentences meet. For
+retrieval, an extension of ours, a film is its 75 logits and a sentence its 75 cosines with the
+entities' texts, both about their mean.
 """
 
 from collections.abc import Sequence
@@ -26,16 +24,74 @@ from torch.nn import functional
 from torchvision.models import resnet50
 
 from rctpl_utils.baselines.base import CLASSIFY, GROUND
-from rctpl_utils.baselines.released.base import eight_bits
-from rctpl_utils.baselines.released.checkpoints import load_matched, released_names
+from rctpl_utils.baselines.released.base import eight_bits, load_matched, released_names, renamed
 from rctpl_utils.baselines.released.entities import CONCEPT_ENTITIES, ENTITIES, EntityTexts
-from rctpl_utils.baselines.released.query_decoder import WIDTH, QueryDecoder
 from rctpl_utils.encoders.base import freeze
 from rctpl_utils.encoders.checkpoint import Layout
 from rctpl_utils.encoders.frame import Frame
 from rctpl_utils.encoders.weight_files import read_state
 
-WEIGHTS = "checkpoint_final.pth"
+WIDTH = 256
+HEADS = 4
+LAYERS = 4
+HIDDEN = 1024
+
+
+class DecoderLayer(nn.Module):
+    """One layer, named as in the released files."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.self_attn = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True)
+        self.multihead_attn = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True)
+        self.linear1 = nn.Linear(WIDTH, HIDDEN)
+        self.linear2 = nn.Linear(HIDDEN, WIDTH)
+        self.norm1 = nn.LayerNorm(WIDTH)
+        self.norm2 = nn.LayerNorm(WIDTH)
+        self.norm3 = nn.LayerNorm(WIDTH)
+
+    def forward(
+        self, queries: Tensor, cells: Tensor, blocked: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Queries (n, Q, 256) and cells (n, T, 256) to queries and attention (n, Q, T).
+
+        `blocked` (Q, Q): which query does not see which. The attention is the mean over the heads;
+        over the cells it sums to one.
+        """
+        x = self.norm1(queries)
+        queries = queries + self.self_attn(x, x, x, attn_mask=blocked, need_weights=False)[0]
+        found, attention = self.multihead_attn(self.norm2(queries), cells, cells)
+        queries = queries + found
+        x = functional.relu(self.linear1(self.norm3(queries)))
+        return queries + self.linear2(x), attention
+
+
+class QueryDecoder(nn.Module):
+    """Four layers and a last normalization."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(DecoderLayer() for _ in range(LAYERS))
+        self.norm = nn.LayerNorm(WIDTH)
+
+    def forward(self, queries: Tensor, cells: Tensor, known: int) -> tuple[Tensor, Tensor]:
+        """Queries (n, Q, 256) and cells (n, T, 256) to answers and the layers' mean attention.
+
+        The first `known` queries are those of training. One beyond them sees these and itself, and
+        is seen by itself alone, so that no answer depends on what else is asked.
+
+        Returns:
+            (n, Q, 256) and (n, Q, T).
+        """
+        rows = torch.arange(queries.shape[1], device=queries.device)
+        blocked = (rows >= known) & (rows[:, None] != rows) if len(rows) > known else None
+        attentions = []
+        for layer in self.layers:
+            queries, attention = layer(queries, cells, blocked)
+            attentions.append(attention)
+        return self.norm(queries), torch.stack(attentions).mean(dim=0)
+
+
 SIDE = 224  # pixels
 CELLS = 14  # along a side
 CHANNELS = 1024  # of a ResNet-50's third stage
@@ -43,13 +99,12 @@ MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's; da
 
 
 class MedKLIP(nn.Module):
-    """See the module; the protocol is `released.base.ReleasedModel`."""
+    """Wu et al. (ICCV 2023); the protocol is `ReleasedModel`."""
 
     name = "MedKLIP"
-    native = frozenset({CLASSIFY, GROUND})
+    published = frozenset({CLASSIFY, GROUND})
     frame = Frame("film")
-    sharpness = 1.0  # scores are logits
-    weights = WEIGHTS
+    weights = "checkpoint_final.pth"
 
     def __init__(self, folder: str | Path) -> None:
         """A model with random weights; `folder` holds what `EntityTexts` reads."""
@@ -86,7 +141,7 @@ class MedKLIP(nn.Module):
             "exist": "classifier",
         }
         # the projection of answers to the texts of places: for the loss only
-        return renamed(names, (r"cl_fc\.(weight|bias)",))
+        return renamed(names, unused=(r"cl_fc\.(weight|bias)",))
 
     @property
     def device(self) -> torch.device:
@@ -108,10 +163,6 @@ class MedKLIP(nn.Module):
     def cells(self, features: Tensor) -> Tensor:
         """The trunk's cells (n, T, 1024) as the decoder sees them (n, T, 256)."""
         return self.narrow(functional.relu(self.wide(features)))
-
-    def look(self, films: Tensor) -> Tensor:
-        """Films (n, 3, 224, 224) as cells for the decoder: (n, 196, 256)."""
-        return self.cells(self.trunk(films.to(self.device)).flatten(2).transpose(1, 2))
 
     def ask(self, films: Tensor, unseen: Sequence[str] = ()) -> tuple[Tensor, Tensor]:
         """All 75 entities, and concepts beside them: logits (n, Q) and maps (n, Q, 14, 14).
@@ -163,15 +214,54 @@ class MedKLIP(nn.Module):
         return _about_mean(given @ entities.T).to(self.device)
 
 
-def renamed(names: dict[str, str], unused: Sequence[str]) -> Layout:
-    """A layout that renames the first part of each name."""
-
-    def released(name: str) -> str:
-        own, rest = name.split(".", 1)
-        return f"{names[own]}.{rest}"
-
-    return Layout(released, unused=tuple(unused))
-
-
 def _about_mean(scores: Tensor) -> Tensor:
     return functional.normalize(scores - scores.mean(dim=-1, keepdim=True), dim=-1)
+
+
+# stream of pathologies, that of anatomy, the layer that texts enter by
+NEWER = ("pathology", "anatomy", "pathology_embedding_layer")
+OLDER = ("e", "p", "disease_embedding_layer")
+
+
+class MeDSLIP(MedKLIP):
+    """MedKLIP with two streams (`models/model_MeDSLIP.py` of Shef-AIRE/MeDSLIP).
+
+    A learned mask m, linear in the cell x and not bounded, divides it: m x goes to the stream of
+    pathologies, (1 - m) x to that of anatomy. Scores and maps are those of the pathologies' stream;
+    the other, which only pre-training uses, is not built. The authors' sample of grounding leaves
+    the mask out; their classification and pre-training are followed here. The streams are called
+    "e" and "p" in older files, "pathology" and "anatomy" in newer ones; both are read, since the
+    released file was not at hand.
+    """
+
+    name = "MeDSLIP"
+    weights = "MeDSLIP_resnet50.pth"
+
+    def __init__(self, folder: str | Path) -> None:
+        """A model with random weights; `folder` holds what `EntityTexts` reads."""
+        super().__init__(folder)
+        self.mask = nn.Linear(CHANNELS, CHANNELS)
+
+    @classmethod
+    def layout(cls, state: dict[str, Tensor]) -> Layout:
+        """How `MeDSLIP.state_dict` names what the model holds, in whichever of its two ways."""
+        older = any(name.endswith(f"{OLDER[2]}.weight") for name in state)
+        pathology, anatomy, enter = OLDER if older else NEWER
+        names = {
+            "trunk": "res_features",
+            "mask": "mask_generator",
+            "wide": f"res_l1_{pathology}",
+            "narrow": f"res_l2_{pathology}",
+            "enter": enter,
+            "decoder": f"decoder_{pathology}",
+            "exist": f"classifier_{pathology}",
+        }
+        unused = (  # the other stream, and both projections for the contrast to prototypes
+            rf"(res_l1|res_l2|decoder|classifier)_{anatomy}\..+",
+            rf"cl_fc_({pathology}|{anatomy})\.(weight|bias)",
+        )
+        return renamed(names, unused=unused)
+
+    def cells(self, features: Tensor) -> Tensor:
+        """The pathologies' share of the trunk's cells (n, T, 1024), (n, T, 256)."""
+        return super().cells(self.mask(features) * features)
