@@ -23,10 +23,10 @@ from rctpl_utils.baselines.training import (
 )
 from rctpl_utils.baselines.training_data import (
     all_cells,
+    backbone,
     draw_batch,
     stated_labels,
     stated_places,
-    trunk,
 )
 from rctpl_utils.encoders.pretraining import Progress
 from rctpl_utils.encoders.standin import StandIn
@@ -47,9 +47,9 @@ def material():
     return toy_material(64)
 
 
-def test_the_encoder_is_the_trunk_and_its_last_two_layers(encoder):
+def test_the_encoder_is_the_backbone_and_its_last_two_layers(encoder):
     batch = torch.randn(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
-    cells = encoder.image.widen(trunk(encoder, batch).permute(0, 3, 1, 2).float())
+    cells = encoder.image.widen(backbone(encoder, batch).permute(0, 3, 1, 2).float())
     dense = torch.nn.functional.normalize(
         encoder.image.projection(cells.permute(0, 2, 3, 1)), dim=-1
     )
@@ -209,7 +209,7 @@ def test_class_vectors_average_the_phrases(material, monkeypatch):
 
 
 def test_tokens_are_counted(material):
-    words = CountedWords(material.words.states, material.words.ids, material.words.lengths)
+    words = CountedWords.of(material.words, [])
     words.batch(np.array([0, 1]), CPU)
     words.batch(np.array([1]), CPU)
     lengths = material.words.lengths

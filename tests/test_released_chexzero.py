@@ -16,7 +16,7 @@ from torch.nn import functional
 from transformers import CLIPConfig, CLIPModel
 
 from rctpl_utils.baselines.released import chexzero
-from rctpl_utils.baselines.released.chexzero import CLIP, WEIGHTS, CheXzero, ClipSize, released_name
+from rctpl_utils.baselines.released.chexzero import CLIP, WEIGHTS, CheXzero, ClipSize
 from rctpl_utils.errors import InputError
 
 REASON = "open_clip is absent: pip install --no-deps open_clip_torch timm ftfy wcwidth"
@@ -229,7 +229,7 @@ def test_names_are_those_of_open_clips_vit_b_32():
 def test_names_of_the_model_are_those_of_the_released_file():
     with torch.device("meta"):
         own = CLIP(ClipSize()).state_dict()
-    found = {released_name(name): tuple(value.shape) for name, value in own.items()}
+    found = {chexzero.LAYOUT.released(name): tuple(value.shape) for name, value in own.items()}
     assert found == clip_shapes(ClipSize())
     assert sum(math.prod(shape) for shape in clip_shapes(ClipSize()).values()) == 151_277_313
 
@@ -336,7 +336,9 @@ def test_half_precision_and_safetensors_give_the_same_model(state, model, films,
 
 def test_every_tensor_survives_the_round_trip(model, state):
     own = model.state_dict()
-    found = {released_name(name.removeprefix("clip.")): value for name, value in own.items()}
+    found = {
+        chexzero.LAYOUT.released(name.removeprefix("clip.")): value for name, value in own.items()
+    }
     assert set(found) == set(state)
     assert all(torch.equal(found[name], value) for name, value in state.items())
     assert not model.training and not any(p.requires_grad for p in model.parameters())

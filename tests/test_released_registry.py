@@ -88,7 +88,7 @@ def test_every_model_offers_the_protocol(kind):
     assert kind.published <= {CLASSIFY, GROUND, RETRIEVE} and CLASSIFY in kind.published
     assert kind.frame.shape in ("square", "short", "film") and 0 < kind.frame.share <= 1
     for part in (
-        "load", "preprocess", "classify", "ground", "embed_images", "embed_texts", "device",
+        "load", "classify", "ground", "embed_images", "device",
     ):  # fmt: skip
         assert hasattr(kind, part)
 

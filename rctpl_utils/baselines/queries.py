@@ -20,19 +20,20 @@ NEGATIVES = 7  # against one positive (the public code of both)
 class QueryLayer(nn.Module):
     """Queries look at each other, then at the cells, then at themselves (pre-norm, as DETR's)."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.norms = nn.ModuleList(nn.LayerNorm(QUERY) for _ in range(3))
-        self.among = nn.MultiheadAttention(QUERY, HEADS, batch_first=True)
-        self.across = nn.MultiheadAttention(QUERY, HEADS, batch_first=True)
-        self.forth = nn.Sequential(
-            nn.Linear(QUERY, 2 * QUERY), nn.ReLU(), nn.Linear(2 * QUERY, QUERY)
-        )
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
+        self.among = nn.MultiheadAttention(width, HEADS, batch_first=True)
+        self.across = nn.MultiheadAttention(width, HEADS, batch_first=True)
+        self.forth = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, width))
 
     def forward(
         self, queries: Tensor, cells: Tensor, blocked: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Queries (B, Q, d), cells (B, T, d): queries, and the heads' mean attention."""
+        """Queries (B, Q, d), cells (B, T, d): queries, and the heads' mean attention (B, Q, T).
+
+        `blocked` (Q, Q): which query does not see which.
+        """
         normed = self.norms[0](queries)
         heard, _ = self.among(normed, normed, normed, attn_mask=blocked, need_weights=False)
         queries = queries + heard
@@ -44,11 +45,14 @@ class QueryLayer(nn.Module):
 class QueryDecoder(nn.Module):
     """A transformer decoder from Q queries and T cells to Q answers."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, cells: int = WIDTH, width: int = QUERY, layers: int = LAYERS, hidden: int = 2 * QUERY
+    ) -> None:
+        """`cells`: the cells' channels; `width`: d, of queries and answers."""
         super().__init__()
-        self.narrow = nn.Linear(WIDTH, QUERY)
-        self.layers = nn.ModuleList(QueryLayer() for _ in range(LAYERS))
-        self.norm = nn.LayerNorm(QUERY)
+        self.narrow = nn.Linear(cells, width)
+        self.layers = nn.ModuleList(QueryLayer(width, hidden) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
 
     def forward(self, queries: Tensor, cells: Tensor, known: int) -> tuple[Tensor, Tensor]:
         """Answers (B, Q, d), and the attention to the cells, the mean over layers: (B, Q, T).
@@ -56,12 +60,11 @@ class QueryDecoder(nn.Module):
         Args:
             queries: (Q, d). The first `known` are always asked; a query beyond them is seen by
                 itself alone, so that no answer depends on what else is asked.
-            cells: (B, T, WIDTH).
+            cells: (B, T, channels).
             known: how many queries training has.
         """
         rows = torch.arange(len(queries), device=queries.device)
-        added = (rows >= known) & (rows[:, None] != rows)
-        blocked = added if len(queries) > known else None
+        blocked = (rows >= known) & (rows[:, None] != rows) if len(queries) > known else None
         cells = self.narrow(cells)
         answers, maps = queries.expand(len(cells), -1, -1), []
         for layer in self.layers:

@@ -10,7 +10,6 @@ GLoRIA's, for five diseases; BioViL's authors give two phrases for pneumonia.
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
@@ -27,31 +26,21 @@ BLUR = 1.5  # cells; `get_similarity_map_from_raw_data` of hi-ml-multimodal
 
 
 class EncoderBaseline:
-    """An encoder with two towers behind `released.base.ReleasedModel`.
+    """An encoder with two towers, frozen and ready, behind `ReleasedModel`.
 
-    A subclass sets `name`, `published` and `frame`, reads its files and gives `class_vectors`.
+    A subclass sets `name`, `published` and `frame`, reads its files and gives `class_vectors`: a
+    vector a class, whose product with a film's unit vector is the score (L, d).
     """
 
-    name: str
-    published: frozenset[str]
-    frame: Frame
-
     def __init__(self, encoder: TwoTowers) -> None:
-        """`encoder`: frozen and ready."""
         self.encoder = encoder
+        self.preprocess = encoder.preprocess
+        self.embed_texts = encoder.encode_text
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.encoder.device
-
-    def preprocess(self, pixels: np.ndarray) -> Tensor:
-        """One radiograph, float (H, W) in [0, 1], to (1, S, S): the encoder's own."""
-        return self.encoder.preprocess(pixels)
-
-    def class_vectors(self, concepts: Sequence[str]) -> Tensor:
-        """One vector a class, whose product with a film's unit vector is the score: (L, d)."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def classify(self, films: Tensor, concepts: Sequence[str]) -> Tensor:
@@ -67,10 +56,6 @@ class EncoderBaseline:
     def embed_images(self, films: Tensor) -> Tensor:
         """(n, 1, S, S) to (n, d) unit vectors."""
         return self.encoder.encode_image(films).global_features
-
-    def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """Texts to (m, d) unit vectors."""
-        return self.encoder.encode_text(texts)
 
 
 class ReleasedMedCLIP(EncoderBaseline):

@@ -57,19 +57,22 @@ def load_matched(
     module.load_state_dict(match_state(module, state, layout, file))
 
 
-def renamed(names: Mapping[str, str], **more: Any) -> Layout:
+def renamed(
+    parts: Mapping[str, str], inside: Mapping[str, str] | None = None, **more: Any
+) -> Layout:
     """A layout of a file that names some parts of a module otherwise.
 
     Args:
-        names: the beginning of a name in the module -> in the file; the first that fits counts.
+        parts: the beginning of a name in the module -> in the file; the first that fits counts.
+        inside: further pieces of a name, likewise; all count.
         more: of `Layout`.
     """
 
     def released(name: str) -> str:
-        for own, theirs in names.items():
-            if name.startswith(own):
-                return theirs + name.removeprefix(own)
-        return name
+        for own, theirs in (inside or {}).items():
+            name = name.replace(own, theirs)
+        own = next((each for each in parts if name.startswith(each)), "")
+        return parts.get(own, "") + name.removeprefix(own)
 
     return Layout(released, **more)
 

@@ -22,9 +22,8 @@ from torch.nn import functional
 from transformers import CLIPTokenizer
 
 from rctpl_utils.baselines.base import CLASSIFY, RETRIEVE
-from rctpl_utils.baselines.released.base import eight_bits, load_matched, released_names
+from rctpl_utils.baselines.released.base import eight_bits, load_matched, released_names, renamed
 from rctpl_utils.encoders.base import freeze
-from rctpl_utils.encoders.checkpoint import Layout
 from rctpl_utils.encoders.frame import Frame
 from rctpl_utils.encoders.weight_files import read_state
 from rctpl_utils.errors import InputError
@@ -37,10 +36,13 @@ SQUARE = 320  # pixels; data_process.py
 MEAN, DEVIATION = 101.48761, 83.43944  # of gray levels 0 to 255; zero_shot.py
 HEAD_WIDTH = 64
 # What torch's transformer layer and openai/CLIP's `clip/model.py` call the same tensors.
-NAMES = {
-    ".layers.": ".resblocks.", ".self_attn.": ".attn.", ".linear1.": ".mlp.c_fc.",
-    ".linear2.": ".mlp.c_proj.", ".norm1.": ".ln_1.", ".norm2.": ".ln_2.",
-}  # fmt: skip
+LAYOUT = renamed(
+    {},
+    {
+        ".layers.": ".resblocks.", ".self_attn.": ".attn.", ".linear1.": ".mlp.c_fc.",
+        ".linear2.": ".mlp.c_proj.", ".norm1.": ".ln_1.", ".norm2.": ".ln_2.",
+    },
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -120,13 +122,6 @@ class CLIP(nn.Module):
         return x[torch.arange(len(ids), device=ids.device), ends] @ self.text_projection
 
 
-def released_name(name: str) -> str:
-    """What openai/CLIP calls a tensor of `CLIP`."""
-    for own, theirs in NAMES.items():
-        name = name.replace(own, theirs)
-    return name
-
-
 class CheXzero(nn.Module):
     """See the module; the protocol is `ReleasedModel`."""
 
@@ -153,7 +148,7 @@ class CheXzero(nn.Module):
         """
         model = cls(folder)
         state = read_state(folder, released_names(WEIGHTS))
-        load_matched(model.clip, state, Layout(released_name), folder)
+        load_matched(model.clip, state, LAYOUT, folder)
         return freeze(model).to(device)
 
     @property

@@ -13,7 +13,7 @@ retrieval, an extension of ours, a film is its 75 logits and a sentence its 75 c
 entities' texts, both about their mean.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from torch.nn import functional
 from torchvision.models import resnet50
 
 from rctpl_utils.baselines.base import CLASSIFY, GROUND
+from rctpl_utils.baselines.queries import QueryDecoder
 from rctpl_utils.baselines.released.base import eight_bits, load_matched, released_names, renamed
 from rctpl_utils.baselines.released.entities import CONCEPT_ENTITIES, ENTITIES, EntityTexts
 from rctpl_utils.encoders.base import freeze
@@ -31,67 +32,7 @@ from rctpl_utils.encoders.checkpoint import Layout
 from rctpl_utils.encoders.frame import Frame
 from rctpl_utils.encoders.weight_files import read_state
 
-WIDTH = 256
-HEADS = 4
-LAYERS = 4
-HIDDEN = 1024
-
-
-class DecoderLayer(nn.Module):
-    """One layer, named as in the released files."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.self_attn = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True)
-        self.multihead_attn = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True)
-        self.linear1 = nn.Linear(WIDTH, HIDDEN)
-        self.linear2 = nn.Linear(HIDDEN, WIDTH)
-        self.norm1 = nn.LayerNorm(WIDTH)
-        self.norm2 = nn.LayerNorm(WIDTH)
-        self.norm3 = nn.LayerNorm(WIDTH)
-
-    def forward(
-        self, queries: Tensor, cells: Tensor, blocked: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Queries (n, Q, 256) and cells (n, T, 256) to queries and attention (n, Q, T).
-
-        `blocked` (Q, Q): which query does not see which. The attention is the mean over the heads;
-        over the cells it sums to one.
-        """
-        x = self.norm1(queries)
-        queries = queries + self.self_attn(x, x, x, attn_mask=blocked, need_weights=False)[0]
-        found, attention = self.multihead_attn(self.norm2(queries), cells, cells)
-        queries = queries + found
-        x = functional.relu(self.linear1(self.norm3(queries)))
-        return queries + self.linear2(x), attention
-
-
-class QueryDecoder(nn.Module):
-    """Four layers and a last normalization."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(DecoderLayer() for _ in range(LAYERS))
-        self.norm = nn.LayerNorm(WIDTH)
-
-    def forward(self, queries: Tensor, cells: Tensor, known: int) -> tuple[Tensor, Tensor]:
-        """Queries (n, Q, 256) and cells (n, T, 256) to answers and the layers' mean attention.
-
-        The first `known` queries are those of training. One beyond them sees these and itself, and
-        is seen by itself alone, so that no answer depends on what else is asked.
-
-        Returns:
-            (n, Q, 256) and (n, Q, T).
-        """
-        rows = torch.arange(queries.shape[1], device=queries.device)
-        blocked = (rows >= known) & (rows[:, None] != rows) if len(rows) > known else None
-        attentions = []
-        for layer in self.layers:
-            queries, attention = layer(queries, cells, blocked)
-            attentions.append(attention)
-        return self.norm(queries), torch.stack(attentions).mean(dim=0)
-
-
+WIDTH, LAYERS, HIDDEN = 256, 4, 1024  # of the decoder; `models/transformer.py`
 SIDE = 224  # pixels
 CELLS = 14  # along a side
 CHANNELS = 1024  # of a ResNet-50's third stage
@@ -111,9 +52,8 @@ class MedKLIP(nn.Module):
         super().__init__()
         self.trunk = nn.Sequential(*list(resnet50(weights=None).children())[:-3])
         self.wide = nn.Linear(CHANNELS, CHANNELS)
-        self.narrow = nn.Linear(CHANNELS, WIDTH)
         self.enter = nn.Linear(768, WIDTH)
-        self.decoder = QueryDecoder()
+        self.decoder = QueryDecoder(CHANNELS, WIDTH, LAYERS, HIDDEN)
         self.exist = nn.Linear(WIDTH, 2)  # absent, present
         self.texts = EntityTexts(folder)
 
@@ -130,18 +70,10 @@ class MedKLIP(nn.Module):
         return freeze(model).to(device)
 
     @classmethod
-    def layout(cls, state: dict[str, Tensor]) -> Layout:
+    def layout(cls, state: Mapping[str, Tensor]) -> Layout:
         """How `MedKLIP.state_dict` names what the model holds (`models/model_MedKLIP.py`)."""
-        names = {
-            "trunk": "res_features",
-            "wide": "res_l1",
-            "narrow": "res_l2",
-            "enter": "disease_embedding_layer",
-            "decoder": "decoder",
-            "exist": "classifier",
-        }
         # the projection of answers to the texts of places: for the loss only
-        return renamed(names, unused=(r"cl_fc\.(weight|bias)",))
+        return _layout(("cl_fc",), "disease_embedding_layer")
 
     @property
     def device(self) -> torch.device:
@@ -161,8 +93,8 @@ class MedKLIP(nn.Module):
         return (levels - mean) / deviation
 
     def cells(self, features: Tensor) -> Tensor:
-        """The trunk's cells (n, T, 1024) as the decoder sees them (n, T, 256)."""
-        return self.narrow(functional.relu(self.wide(features)))
+        """The backbone's cells (n, T, 1024) before the decoder narrows them, the same shape."""
+        return functional.relu(self.wide(features))
 
     def ask(self, films: Tensor, unseen: Sequence[str] = ()) -> tuple[Tensor, Tensor]:
         """All 75 entities, and concepts beside them: logits (n, Q) and maps (n, Q, 14, 14).
@@ -172,8 +104,7 @@ class MedKLIP(nn.Module):
         added = [self.texts.of_concept(concept)[None] for concept in unseen]
         vectors = torch.cat([self.texts.vectors, *added]).to(self.device)
         features = self.trunk(films.to(self.device)).flatten(2).transpose(1, 2)
-        queries = self.enter(vectors).expand(len(films), -1, -1)
-        answers, attention = self.decoder(queries, self.cells(features), len(ENTITIES))
+        answers, attention = self.decoder(self.enter(vectors), self.cells(features), len(ENTITIES))
         absent, present = self.exist(answers).unbind(dim=-1)
         return present - absent, attention.unflatten(2, (CELLS, CELLS))
 
@@ -214,6 +145,25 @@ class MedKLIP(nn.Module):
         return _about_mean(given @ entities.T).to(self.device)
 
 
+def _layout(unused: Sequence[str], enter: str, stream: str = "") -> Layout:
+    """Names of a file whose parts have the suffix `stream`; `enter` is where texts come in."""
+    parts = {
+        "trunk": "res_features",
+        "mask": "mask_generator",
+        "wide": f"res_l1{stream}",
+        "enter": enter,
+        "decoder.narrow": f"res_l2{stream}",
+        "decoder": f"decoder{stream}",
+        "exist": f"classifier{stream}",
+    }
+    layers = {
+        ".among.": ".self_attn.", ".across.": ".multihead_attn.", ".forth.0.": ".linear1.",
+        ".forth.2.": ".linear2.", ".norms.0.": ".norm1.", ".norms.1.": ".norm2.",
+        ".norms.2.": ".norm3.",
+    }  # fmt: skip
+    return renamed(parts, layers, unused=[rf"{each}\..+" for each in unused])
+
+
 def _about_mean(scores: Tensor) -> Tensor:
     return functional.normalize(scores - scores.mean(dim=-1, keepdim=True), dim=-1)
 
@@ -243,25 +193,16 @@ class MeDSLIP(MedKLIP):
         self.mask = nn.Linear(CHANNELS, CHANNELS)
 
     @classmethod
-    def layout(cls, state: dict[str, Tensor]) -> Layout:
+    def layout(cls, state: Mapping[str, Tensor]) -> Layout:
         """How `MeDSLIP.state_dict` names what the model holds, in whichever of its two ways."""
         older = any(name.endswith(f"{OLDER[2]}.weight") for name in state)
         pathology, anatomy, enter = OLDER if older else NEWER
-        names = {
-            "trunk": "res_features",
-            "mask": "mask_generator",
-            "wide": f"res_l1_{pathology}",
-            "narrow": f"res_l2_{pathology}",
-            "enter": enter,
-            "decoder": f"decoder_{pathology}",
-            "exist": f"classifier_{pathology}",
-        }
-        unused = (  # the other stream, and both projections for the contrast to prototypes
-            rf"(res_l1|res_l2|decoder|classifier)_{anatomy}\..+",
-            rf"cl_fc_({pathology}|{anatomy})\.(weight|bias)",
-        )
-        return renamed(names, unused=unused)
+        unused = [  # the other stream, and both projections for the contrast to prototypes
+            *(f"{part}_{anatomy}" for part in ("res_l1", "res_l2", "decoder", "classifier")),
+            *(f"cl_fc_{stream}" for stream in (pathology, anatomy)),
+        ]
+        return _layout(unused, enter, f"_{pathology}")
 
     def cells(self, features: Tensor) -> Tensor:
-        """The pathologies' share of the trunk's cells (n, T, 1024), (n, T, 256)."""
+        """The pathologies' share of the cells (n, T, 1024), the same shape."""
         return super().cells(self.mask(features) * features)
