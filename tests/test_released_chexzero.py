@@ -16,7 +16,7 @@ from torch.nn import functional
 from transformers import CLIPConfig, CLIPModel
 
 from rctpl_utils.baselines.released import chexzero
-from rctpl_utils.baselines.released.chexzero import CLIP, WEIGHTS, CheXzero, ClipSize
+from rctpl_utils.baselines.released.chexzero import CLIP, CheXzero, ClipSize
 from rctpl_utils.errors import InputError
 
 REASON = "open_clip is absent: pip install --no-deps open_clip_torch timm ftfy wcwidth"
@@ -96,7 +96,7 @@ def write_tokenizer(folder):
 def folder(state, tmp_path_factory):
     folder = tmp_path_factory.mktemp("chexzero")
     write_tokenizer(folder)
-    torch.save(state, folder / WEIGHTS)
+    torch.save(state, folder / CheXzero.weights)
     return folder
 
 
@@ -229,7 +229,8 @@ def test_names_are_those_of_open_clips_vit_b_32():
 def test_names_of_the_model_are_those_of_the_released_file():
     with torch.device("meta"):
         own = CLIP(ClipSize()).state_dict()
-    found = {chexzero.LAYOUT.released(name): tuple(value.shape) for name, value in own.items()}
+    layout = CheXzero.layout(None, own)
+    found = {layout.released(f"clip.{k}"): tuple(v.shape) for k, v in own.items()}
     assert found == clip_shapes(ClipSize())
     assert sum(math.prod(shape) for shape in clip_shapes(ClipSize()).values()) == 151_277_313
 
@@ -325,12 +326,12 @@ def test_texts_are_split_as_by_open_clip_with_the_real_vocabulary(tmp_path):
 def test_half_precision_and_safetensors_give_the_same_model(state, model, films, tmp_path):
     write_tokenizer(tmp_path)
     half = {name: value.half() for name, value in state.items()}
-    torch.save(half, tmp_path / WEIGHTS)
+    torch.save(half, tmp_path / CheXzero.weights)
     again = CheXzero.load(tmp_path)
     assert again.clip.visual.proj.dtype == torch.float32
     assert torch.allclose(again.embed_images(films), model.embed_images(films), atol=0.02)
-    (tmp_path / WEIGHTS).unlink()
-    save_file(state, (tmp_path / WEIGHTS).with_suffix(".safetensors"))
+    (tmp_path / CheXzero.weights).unlink()
+    save_file(state, (tmp_path / CheXzero.weights).with_suffix(".safetensors"))
     assert torch.equal(CheXzero.load(tmp_path).embed_images(films), model.embed_images(films))
 
 
@@ -348,7 +349,7 @@ def test_missing_unexpected_and_wrong_names_are_listed(state, tmp_path):
     write_tokenizer(tmp_path)
     changed = {name: value for name, value in state.items() if name != "visual.ln_pre.bias"}
     changed |= {"visual.attnpool.k_proj.bias": torch.zeros(2), "visual.proj": torch.zeros(3)}
-    torch.save(changed, tmp_path / WEIGHTS)
+    torch.save(changed, tmp_path / CheXzero.weights)
     with pytest.raises(InputError) as caught:
         CheXzero.load(tmp_path)
     for part in (

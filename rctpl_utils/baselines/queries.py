@@ -105,7 +105,7 @@ class QueryBaseline(Baseline):
 
     @torch.no_grad()
     def classify(self, films: Tensor, concepts: Sequence[str]) -> Tensor:
-        """Exist logits of films, as trunk maps (n, h, w, c): (n, L)."""
+        """Exist logits of films, as maps (n, h, w, c): (n, L)."""
         return self._asked(films, concepts)[0]
 
     @torch.no_grad()

@@ -9,11 +9,10 @@ another encoder leaves the rows out.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -31,12 +30,7 @@ from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.encoders.features import file_stamps
 from rctpl_utils.encoders.image_tower import DIMENSION, ImageTower
 from rctpl_utils.encoders.precision import autocast, describe_device
-from rctpl_utils.encoders.pretraining import (
-    RECORDS,
-    augment,
-    load_images,
-    rate_at,
-)
+from rctpl_utils.encoders.pretraining import RECORDS, augment, load_images, rate_at
 from rctpl_utils.encoders.release import (
     add_file,
     check_probe,
@@ -47,7 +41,7 @@ from rctpl_utils.encoders.release import (
     released_file,
 )
 from rctpl_utils.encoders.standin import StandIn
-from rctpl_utils.evaluation.grounding_methods import Grounder, MapMaker
+from rctpl_utils.evaluation.grounding_methods import Films, Grounder
 from rctpl_utils.evaluation.retrieval import Pair, standardized, unit
 from rctpl_utils.evaluation.retrieval_sides import DATASET, Side
 from rctpl_utils.evaluation.table1 import SUPERVISED, TABLE1_DATASETS, Scorer
@@ -85,25 +79,22 @@ class SupervisedBound:
     def scores(self, dataset: ChestXrayDataset, concepts: Sequence[str]) -> np.ndarray:
         """Logits of a data set's films for L concepts: (n, L)."""
         parts = []
-        for start in range(0, len(dataset), BATCH):
-            rows = range(start, min(start + BATCH, len(dataset)))
-            batch = torch.stack([self.encoder.preprocess(dataset.pixels(i)) for i in rows])
-            parts.append(self.network(batch.to(self.encoder.device)))
+        for rows in torch.arange(len(dataset)).split(BATCH):
+            films = [self.encoder.preprocess(dataset.pixels(row)) for row in rows.tolist()]
+            parts.append(self.network(torch.stack(films).to(self.encoder.device)))
         columns = [CONCEPTS.index(concept) for concept in concepts]
         return torch.cat(parts).cpu().numpy()[:, columns]
+
+    def maps(self, films: Films) -> Tensor:
+        """`activation_map` of what a table of grounding asks for."""
+        return self.activation_map(films.images, films.concept)
 
     @torch.no_grad()
     def activation_map(self, images: Tensor, concept: str) -> Tensor:
         """What each cell adds to a concept's logit (class activation map, Zhou et al. 2016).
 
         The head has a weight for the cells' mean and one for their maximum; their sum is taken.
-
-        Args:
-            images: preprocessed, (n, 1, S, S).
-            concept: one of `CONCEPTS`.
-
-        Returns:
-            (n, S / 8, S / 8).
+        Preprocessed images (n, 1, S, S) to (n, S / 8, S / 8).
         """
         batch = images.to(self.encoder.device, memory_format=torch.channels_last)
         weight = self.network.head.weight[CONCEPTS.index(concept)].unflatten(0, (2, -1)).sum(dim=0)
@@ -184,15 +175,19 @@ def labeled_images(workspace: Workspace, size: int, triplets: pd.DataFrame) -> L
         size: S, of the image tower in pixels.
         triplets: of the reports, which tell the training films' labels.
     """
-    training = open_split(workspace, "mimic-cxr", "train")
-    names = present(workspace, TABLE1_DATASETS)
-    others = [open_split(workspace, name, "validation") for name in names]
+    training, *others = _labeled_sets(workspace)
     # reports tell all concepts, the CheXpert table only thirteen
     by_report = report_labels(triplets, list(training.records["study"].unique()), CONCEPTS)
     labels = [by_report.loc[training.records["study"]].to_numpy(np.float32)]
     labels += [s.records.reindex(columns=list(CONCEPTS)).to_numpy(np.float32) for s in others]
     images = [load_images(each, np.arange(len(each)), size) for each in (training, *others)]
     return LabeledImages(np.concatenate(images), np.concatenate(labels), len(training))
+
+
+def _labeled_sets(workspace: Workspace) -> list[ChestXrayDataset]:
+    names = present(workspace, TABLE1_DATASETS)
+    others = [open_split(workspace, name, "validation") for name in names]
+    return [open_split(workspace, "mimic-cxr", "train"), *others]
 
 
 def load_references(
@@ -232,24 +227,16 @@ def train_references(
     workspace: Workspace, encoders: Sequence[StandIn], triplets: pd.DataFrame
 ) -> None:
     """Train the reference of every seed of the profile that is missing or out of date."""
-    settings, folder = workspace.profile.reference, workspace.weights
-    sets = [open_split(workspace, "mimic-cxr", "train")]
-    names = present(workspace, TABLE1_DATASETS)
-    sets += [open_split(workspace, name, "validation") for name in names]
+    settings, device, films = workspace.profile.reference, workspace.device, None
+    stamps = [file_stamps(each) for each in _labeled_sets(workspace)]
     records = triplets[["report_id", "concept", "positive"]].to_csv(index=False)
-    key = hash_of([file_stamps(each) for each in sets], records, settings, code_of(train_reference))
-    keys = [hash_of(key, seed, each.image_key)
-            for seed, each in zip(workspace.profile.seeds, encoders, strict=True)]  # fmt: skip
-    stale = [not is_current(folder, reference_name(seed), own)
-             for seed, own in zip(workspace.profile.seeds, keys, strict=True)]  # fmt: skip
-    if not any(stale):
-        return
-    films = labeled_images(workspace, encoders[0].image_size, triplets)
-    for seed, encoder, own, old in zip(workspace.profile.seeds, encoders, keys, stale, strict=True):
-        if not old:
+    key = hash_of(stamps, records, settings, code_of(train_reference))
+    for seed, encoder in zip(workspace.profile.seeds, encoders, strict=True):
+        own, name = hash_of(key, seed, encoder.image_key), reference_name(seed)
+        if is_current(workspace.weights, name, own):
             continue
-        part = workspace.build / "checkpoints" / f"{reference_name(seed)}-{own[:12]}.part"
-        device = workspace.device
+        films = films or labeled_images(workspace, encoder.image_size, triplets)
+        part = workspace.build / "checkpoints" / f"{name}-{own[:12]}.part"
         network, curve = train_reference(encoder.image, films, settings, seed, device, part)
         notes = {
             "kind": "supervised reference",
@@ -264,16 +251,10 @@ def train_references(
             "device": describe_device(device),
             "curve": curve,
         }
-        add_reference(folder, network.state_dict(), notes)
-
-
-def add_reference(folder: Path, weights: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
-    """Write a trained reference into a folder of weights."""
-    size = notes["image_size"]
-    add_file(
-        folder, reference_name(notes["seed"]), weights, notes,
-        lambda path: probe_reference(assemble_reference(path), size),
-    )  # fmt: skip
+        add_file(
+            workspace.weights, name, network.state_dict(), notes,
+            lambda path: probe_reference(assemble_reference(path), notes["image_size"]),  # noqa: B023
+        )  # fmt: skip
 
 
 def assemble_reference(path: Path) -> LabelNetwork:
@@ -305,11 +286,7 @@ def reference_scorers(references: Sequence[SupervisedBound]) -> dict[str, list[S
 
 def reference_grounders(references: Sequence[SupervisedBound]) -> list[Grounder]:
     """For Tables 2 to 4: class activation maps of the labels' networks."""
-    return [Grounder(SUPERVISED, tuple(_maker(each) for each in references))] if references else []
-
-
-def _maker(reference: SupervisedBound) -> MapMaker:
-    return lambda films: reference.activation_map(films.images, films.concept)
+    return [Grounder(SUPERVISED, tuple(each.maps for each in references))] if references else []
 
 
 def reference_pairs(

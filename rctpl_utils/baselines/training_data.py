@@ -35,6 +35,9 @@ from rctpl_utils.text.triplets import merge_mentions, report_labels
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS
 from rctpl_utils.workspace import Workspace
 
+MASKED_TEXTS = 1024  # reports whose words are hidden for masked language modeling
+RARE = 5  # places that fewer triplets name are no class of their own
+
 
 @torch.no_grad()
 def backbone(encoder: StandIn, batch: Tensor) -> Tensor:
@@ -58,10 +61,6 @@ def backbone_maps(encoder: StandIn, dataset: ChestXrayDataset, folder: Path) -> 
     plan = Plan(np.arange(len(dataset)), IMAGE_BATCH, IMAGE_SHARD)
     (maps,) = make_arrays([path], plan, encode, label=f"lower layers, {dataset.name}", unit="image")
     return maps
-
-
-MASKED_TEXTS = 1024  # reports whose words are hidden for masked language modeling
-RARE = 5  # places that fewer triplets name are no class of their own
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -50,11 +50,34 @@ def released_names(name: str) -> tuple[str, str]:
     return name, str(Path(name).with_suffix(".safetensors"))
 
 
-def load_matched(
-    module: nn.Module, state: Mapping[str, Tensor], layout: Layout, file: str | Path
-) -> None:
-    """Fill a module from a released state; names and shapes must agree (`match_state`)."""
-    module.load_state_dict(match_state(module, state, layout, file))
+class FromCheckpoint(nn.Module):
+    """A released model that one checkpoint fills (`ReleasedModel`).
+
+    A subclass takes a folder, sets `weights`, the checkpoint's name, and gives its `layout`.
+    """
+
+    weights: str
+
+    def layout(self, state: Mapping[str, Tensor]) -> Layout:
+        """How a file that holds `state` names what the model holds."""
+        raise NotImplementedError
+
+    @classmethod
+    def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> Self:
+        """Read the checkpoint and what `cls` needs from a folder: frozen, on the device.
+
+        Raises:
+            InputError: absent or damaged files, missing or unexpected names (listed).
+        """
+        model = cls(folder)
+        state = read_state(folder, released_names(cls.weights))
+        model.load_state_dict(match_state(model, state, model.layout(state), folder))
+        return freeze(model).to(device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
 
 
 def renamed(
@@ -103,5 +126,5 @@ def pretrained_bert(folder: str | Path) -> tuple[nn.Module, Any]:
         unused=(r"cls\..+", r"bert\.pooler\.dense\.(weight|bias)"),
         constants={r"bert\.embeddings\.position_ids": position_ids(bert)},
     )
-    load_matched(bert, state, layout, folder)
+    bert.load_state_dict(match_state(bert, state, layout, folder))
     return freeze(bert), tokenizer

@@ -10,7 +10,7 @@ Retrieval is by the cosines that pre-training compares. Maps are our extension: 
 patches' tokens, projected as the class token is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,27 +22,17 @@ from torch.nn import functional
 from transformers import CLIPTokenizer
 
 from rctpl_utils.baselines.base import CLASSIFY, RETRIEVE
-from rctpl_utils.baselines.released.base import eight_bits, load_matched, released_names, renamed
-from rctpl_utils.encoders.base import freeze
+from rctpl_utils.baselines.released.base import FromCheckpoint, eight_bits, renamed
+from rctpl_utils.encoders.checkpoint import Layout
 from rctpl_utils.encoders.frame import Frame
-from rctpl_utils.encoders.weight_files import read_state
 from rctpl_utils.errors import InputError
 from rctpl_utils.given_files import opened
 
-WEIGHTS = "best_64_5e-05_original_22000_0.864.pt"
 TOKENIZER_FILES = ("vocab.json", "merges.txt")  # of openai/clip-vit-base-patch32
 TEMPLATES = ("{}", "no {}")
 SQUARE = 320  # pixels; data_process.py
 MEAN, DEVIATION = 101.48761, 83.43944  # of gray levels 0 to 255; zero_shot.py
 HEAD_WIDTH = 64
-# What torch's transformer layer and openai/CLIP's `clip/model.py` call the same tensors.
-LAYOUT = renamed(
-    {},
-    {
-        ".layers.": ".resblocks.", ".self_attn.": ".attn.", ".linear1.": ".mlp.c_fc.",
-        ".linear2.": ".mlp.c_proj.", ".norm1.": ".ln_1.", ".norm2.": ".ln_2.",
-    },
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -122,12 +112,13 @@ class CLIP(nn.Module):
         return x[torch.arange(len(ids), device=ids.device), ends] @ self.text_projection
 
 
-class CheXzero(nn.Module):
+class CheXzero(FromCheckpoint):
     """See the module; the protocol is `ReleasedModel`."""
 
     name = "CheXzero"
     published = frozenset({CLASSIFY, RETRIEVE})
     frame = Frame("square")
+    weights = "best_64_5e-05_original_22000_0.864.pt"
 
     def __init__(self, folder: str | Path) -> None:
         """A model without values; `folder` holds CLIP's `vocab.json` and `merges.txt`."""
@@ -135,26 +126,15 @@ class CheXzero(nn.Module):
         self.clip = CLIP(SIZE)
         self._tokenizer = _tokenizer(Path(folder))
 
-    @classmethod
-    def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> "CheXzero":
-        """Read a checkpoint (float16 or float32) and the tokenizer's files; frozen and ready.
-
-        Args:
-            folder: with `WEIGHTS` (or its name with `.safetensors`) and `TOKENIZER_FILES`.
-            device: where the model goes.
-
-        Raises:
-            InputError: absent or damaged files, missing or unexpected names (listed).
-        """
-        model = cls(folder)
-        state = read_state(folder, released_names(WEIGHTS))
-        load_matched(model.clip, state, LAYOUT, folder)
-        return freeze(model).to(device)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.clip.logit_scale.device
+    def layout(self, state: Mapping[str, Tensor]) -> Layout:
+        """What openai/CLIP's `clip/model.py` calls the tensors, where torch's layer says else."""
+        return renamed(
+            {"clip.": ""},
+            {
+                ".layers.": ".resblocks.", ".self_attn.": ".attn.", ".linear1.": ".mlp.c_fc.",
+                ".linear2.": ".mlp.c_proj.", ".norm1.": ".ln_1.", ".norm2.": ".ln_2.",
+            },
+        )  # fmt: skip
 
     def preprocess(self, pixels: np.ndarray) -> Tensor:
         """As `data_process.py` and `zero_shot.py`: 320 pixels, standardized, then 224.

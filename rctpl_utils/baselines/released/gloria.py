@@ -15,7 +15,7 @@ no vectors' cosine.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,23 +27,17 @@ from torch.nn import functional
 from transformers import BertModel, BertTokenizerFast
 
 from rctpl_utils.baselines.base import CLASSIFY, GROUND, RETRIEVE
-from rctpl_utils.baselines.released.base import (
-    eight_bits,
-    load_matched,
-    position_ids,
-    released_names,
-    renamed,
-)
-from rctpl_utils.encoders.base import freeze
+from rctpl_utils.baselines.released.base import FromCheckpoint, eight_bits, position_ids, renamed
 from rctpl_utils.encoders.checkpoint import Layout
 from rctpl_utils.encoders.frame import Frame
 from rctpl_utils.encoders.medclip_text import FOLDER
 from rctpl_utils.encoders.text_tower import untrained_bert
 from rctpl_utils.encoders.two_towers import resnet50_trunk
-from rctpl_utils.encoders.weight_files import read_state
 from rctpl_utils.text.knowledge import ensemble
 from rctpl_utils.vocabulary import prompt_name
 
+SQUARE, CROP = 256, 224  # pixels: `imsize`, `random_crop` (at its center when testing)
+SEEN = 299  # pixels, to which the network itself enlarges what it is given
 TOKENS = 97  # of a text, marks and padding included: `word_num`
 LAST = 4  # hidden states that are summed: `last_n_layers`, `aggregate_method`
 SHARP_REGIONS = 4.0  # `temp1`
@@ -147,11 +141,6 @@ def best_word(words: Tensor, regions: Tensor) -> Tensor:
     return SHARP_WORDS * cosines.amax(dim=1)
 
 
-WEIGHTS = "chexpert_resnet50.ckpt"
-SQUARE, CROP = 256, 224  # pixels: `imsize`, `random_crop` (at its center when testing)
-SEEN = 299  # pixels, to which the network itself enlarges what it is given
-
-
 class ImageVectors(NamedTuple):
     """Before normalization: global (n, 768), regions (n, 361, 768)."""
 
@@ -159,44 +148,32 @@ class ImageVectors(NamedTuple):
     regions: Tensor
 
 
-class GLoRIA(nn.Module):
+class GLoRIA(FromCheckpoint):
     """See the module; the protocol is `ReleasedModel`."""
 
     name = "GLoRIA"
     published = frozenset({CLASSIFY, GROUND, RETRIEVE})
     frame = Frame("square", CROP / SQUARE)
+    weights = "chexpert_resnet50.ckpt"
 
     def __init__(self, folder: str | Path) -> None:
-        """A model with random weights; `folder` holds BioClinicalBERT's configuration."""
+        """A model with random weights; `folder` holds `bioclinicalbert/`, its configuration."""
         super().__init__()
-        self.bert, self._tokenizer = untrained_bert(folder)
+        self.bert, self._tokenizer = untrained_bert(Path(folder) / FOLDER)
         width = self.bert.config.hidden_size  # 768, the joint space's too
         self.trunk = resnet50_trunk()
         self.global_embedder = nn.Linear(2048, width)
         self.local_embedder = nn.Conv2d(1024, width, 1, bias=False)
         self._prompts: dict[str, list[Caption]] = {}
 
-    @classmethod
-    def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> "GLoRIA":
-        """Read the checkpoint of PyTorch Lightning, frozen and ready.
-
-        Args:
-            folder: with `chexpert_resnet50.ckpt` and `bioclinicalbert/` (`config.json` and
-                `vocab.txt`; its weights are in the checkpoint).
-            device: where the model goes.
-
-        Raises:
-            InputError: absent or damaged files, missing or unexpected names (listed).
-        """
-        model = cls(Path(folder) / FOLDER)
-        state = read_state(folder, released_names(WEIGHTS))
-        load_matched(model, state, _layout(model), folder)
-        return freeze(model).to(device)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.global_embedder.weight.device
+    def layout(self, state: Mapping[str, Tensor]) -> Layout:
+        """How `PretrainModel.state_dict` names what the model holds."""
+        text, image = "gloria.text_encoder.model.", "gloria.img_encoder."
+        return renamed(
+            {"bert.": text, "trunk.": f"{image}model.", "": image},  # the rest: both embedders
+            unused=(rf"{re.escape(text)}pooler\.dense\.(weight|bias)",),
+            constants={rf"{re.escape(text)}embeddings\.position_ids": position_ids(self.bert)},
+        )
 
     def preprocess(self, pixels: np.ndarray) -> Tensor:
         """The longer side to 256 (area), black to a square, its center of 224; to [-1, 1].
@@ -264,18 +241,3 @@ def _similarity(images: ImageVectors, caption: Caption) -> Tensor:
     """The mean of the global cosine and the local similarity: (n,)."""
     cosine = functional.cosine_similarity(images.film, caption.sentence[None], dim=-1)
     return (cosine + best_word(caption.compared, images.regions)) / 2
-
-
-def _layout(model: GLoRIA) -> Layout:
-    """How `PretrainModel.state_dict` names what the model holds."""
-    names = {
-        "bert.": "gloria.text_encoder.model.",
-        "trunk.": "gloria.img_encoder.model.",
-        "": "gloria.img_encoder.",  # both embedders
-    }
-    text = r"gloria\.text_encoder\.model\."
-    return renamed(
-        names,
-        unused=(rf"{text}pooler\.dense\.(weight|bias)",),
-        constants={rf"{text}embeddings\.position_ids": position_ids(model.bert)},
-    )

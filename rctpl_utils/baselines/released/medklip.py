@@ -25,12 +25,10 @@ from torchvision.models import resnet50
 
 from rctpl_utils.baselines.base import CLASSIFY, GROUND
 from rctpl_utils.baselines.queries import QueryDecoder
-from rctpl_utils.baselines.released.base import eight_bits, load_matched, released_names, renamed
+from rctpl_utils.baselines.released.base import FromCheckpoint, eight_bits, renamed
 from rctpl_utils.baselines.released.entities import CONCEPT_ENTITIES, ENTITIES, EntityTexts
-from rctpl_utils.encoders.base import freeze
 from rctpl_utils.encoders.checkpoint import Layout
 from rctpl_utils.encoders.frame import Frame
-from rctpl_utils.encoders.weight_files import read_state
 
 WIDTH, LAYERS, HIDDEN = 256, 4, 1024  # of the decoder; `models/transformer.py`
 SIDE = 224  # pixels
@@ -39,7 +37,7 @@ CHANNELS = 1024  # of a ResNet-50's third stage
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's; dataset/dataset.py
 
 
-class MedKLIP(nn.Module):
+class MedKLIP(FromCheckpoint):
     """Wu et al. (ICCV 2023); the protocol is `ReleasedModel`."""
 
     name = "MedKLIP"
@@ -57,28 +55,10 @@ class MedKLIP(nn.Module):
         self.exist = nn.Linear(WIDTH, 2)  # absent, present
         self.texts = EntityTexts(folder)
 
-    @classmethod
-    def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> "MedKLIP":
-        """Read the checkpoint (`weights`) in a folder that also holds what `EntityTexts` reads.
-
-        Raises:
-            InputError: absent or damaged files, missing or unexpected names (listed).
-        """
-        model = cls(folder)
-        state = read_state(folder, released_names(cls.weights))
-        load_matched(model, state, cls.layout(state), folder)
-        return freeze(model).to(device)
-
-    @classmethod
-    def layout(cls, state: Mapping[str, Tensor]) -> Layout:
+    def layout(self, state: Mapping[str, Tensor]) -> Layout:
         """How `MedKLIP.state_dict` names what the model holds (`models/model_MedKLIP.py`)."""
         # the projection of answers to the texts of places: for the loss only
         return _layout(("cl_fc",), "disease_embedding_layer")
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.exist.weight.device
 
     def preprocess(self, pixels: np.ndarray) -> Tensor:
         """As the authors' `dataset.py` for ChestX-ray14: stretched to 224 x 224, ImageNet's mean.
@@ -192,8 +172,7 @@ class MeDSLIP(MedKLIP):
         super().__init__(folder)
         self.mask = nn.Linear(CHANNELS, CHANNELS)
 
-    @classmethod
-    def layout(cls, state: Mapping[str, Tensor]) -> Layout:
+    def layout(self, state: Mapping[str, Tensor]) -> Layout:
         """How `MeDSLIP.state_dict` names what the model holds, in whichever of its two ways."""
         older = any(name.endswith(f"{OLDER[2]}.weight") for name in state)
         pathology, anatomy, enter = OLDER if older else NEWER
