@@ -337,9 +337,8 @@ def test_half_precision_and_safetensors_give_the_same_model(state, model, films,
 
 def test_every_tensor_survives_the_round_trip(model, state):
     own = model.state_dict()
-    found = {
-        chexzero.LAYOUT.released(name.removeprefix("clip.")): value for name, value in own.items()
-    }
+    layout = model.layout(own)
+    found = {layout.released(name): value for name, value in own.items()}
     assert set(found) == set(state)
     assert all(torch.equal(found[name], value) for name, value in state.items())
     assert not model.training and not any(p.requires_grad for p in model.parameters())
