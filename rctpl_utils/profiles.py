@@ -76,7 +76,7 @@ class ReferenceTraining:
 
 
 @dataclass(frozen=True)
-class PeerLearning:
+class PromptLearnerTraining:
     """How TaI-DPT, CoOp, CoCoOp and DualCoOp learn: until validation AUC stops improving."""
 
     labeled: tuple[str, ...] = ("coop", "cocoop", "dualcoop")  # which of those with labels
@@ -96,7 +96,7 @@ class Profile:
     pretraining: Pretraining | None = None
     prompts: PromptLearning = field(default_factory=PromptLearning)
     ablations: PromptLearning = field(default_factory=PromptLearning)  # shorter: there are many
-    peers: PeerLearning = field(default_factory=PeerLearning)
+    prompt_learners: PromptLearnerTraining = field(default_factory=PromptLearnerTraining)
     baselines: BaselineTraining | None = None  # None: released checkpoints only
     reference: ReferenceTraining = field(default_factory=ReferenceTraining)
     # Whose stand-ins, baselines and references: "package" (the release), "self" (the run trains
@@ -117,7 +117,7 @@ class Profile:
 
 
 # CoCoOp would need hours on two cores: each film and class is a prompt of its own.
-_SHORT_PEERS = PeerLearning(
+_SHORT_LEARNERS = PromptLearnerTraining(
     labeled=("coop", "dualcoop"), shots=(1, 16), steps=120, every=4, patience=4
 )
 
@@ -140,7 +140,7 @@ PROFILES = {
         pretraining=Pretraining(views=1_000, batch_size=64),
         prompts=PromptLearning(epochs=2, batch_size=512, learning_rate=1e-2),
         ablations=PromptLearning(epochs=1, batch_size=512, learning_rate=1e-2),
-        peers=PeerLearning(shots=(1, 16), steps=2, every=1, patience=1),
+        prompt_learners=PromptLearnerTraining(shots=(1, 16), steps=2, every=1, patience=1),
         baselines=BaselineTraining(
             views=320, look_every=160, patience=2, cool_down=160, batch_size=32, rates=(1e-3, 3e-3)
         ),
@@ -156,7 +156,7 @@ PROFILES = {
         # Cached features make a step's cost independent of the batch: larger batches, fewer steps.
         prompts=PromptLearning(epochs=10, batch_size=512, learning_rate=1e-2),
         ablations=PromptLearning(epochs=3, batch_size=512, learning_rate=1e-2),
-        peers=_SHORT_PEERS,
+        prompt_learners=_SHORT_LEARNERS,
         baselines=BaselineTraining(),
         weights="package",
     ),
@@ -174,7 +174,7 @@ PROFILES = {
             covid_rural=1_200,
         ),
         pretraining=Pretraining(),
-        peers=_SHORT_PEERS,
+        prompt_learners=_SHORT_LEARNERS,
         baselines=BaselineTraining(),
     ),
     "paper": Profile(

@@ -8,12 +8,9 @@ import pytest
 import torch
 from toy_baselines import CONCEPTS, ToyReader, toy_material, toy_validation
 
-from rctpl_utils.baselines import towers
-from rctpl_utils.baselines.backbone import trunk
-from rctpl_utils.baselines.chexzero import CheXzero
-from rctpl_utils.baselines.convirt import ConVIRT
-from rctpl_utils.baselines.text_cache import Reader
-from rctpl_utils.baselines.towers import PatchTransformer, Setup, TextTop
+from rctpl_utils.baselines import model as base_model
+from rctpl_utils.baselines.contrastive import CheXzero, ConVIRT
+from rctpl_utils.baselines.model import PatchTransformer, Reader, Setup, TextTop
 from rctpl_utils.baselines.training import (
     CountedWords,
     cool_down_begins,
@@ -24,7 +21,13 @@ from rctpl_utils.baselines.training import (
     train,
     train_best_rate,
 )
-from rctpl_utils.baselines.training_data import all_cells, draw_batch, stated_labels, stated_places
+from rctpl_utils.baselines.training_data import (
+    all_cells,
+    backbone,
+    draw_batch,
+    stated_labels,
+    stated_places,
+)
 from rctpl_utils.encoders.pretraining import Progress
 from rctpl_utils.encoders.standin import StandIn
 from rctpl_utils.encoders.word_states import MASKED_SHARE, word_states
@@ -44,9 +47,9 @@ def material():
     return toy_material(64)
 
 
-def test_the_encoder_is_the_trunk_and_its_last_two_layers(encoder):
+def test_the_encoder_is_the_backbone_and_its_last_two_layers(encoder):
     batch = torch.randn(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
-    cells = encoder.image.widen(trunk(encoder, batch).permute(0, 3, 1, 2).float())
+    cells = encoder.image.widen(backbone(encoder, batch).permute(0, 3, 1, 2).float())
     dense = torch.nn.functional.normalize(
         encoder.image.projection(cells.permute(0, 2, 3, 1)), dim=-1
     )
@@ -196,7 +199,7 @@ def test_class_vectors_average_the_phrases(material, monkeypatch):
     setup = Setup.of(material, ToyReader())
     torch.manual_seed(0)
     model = ConVIRT(setup)
-    monkeypatch.setattr(towers, "PHRASES", ("{}", "there is {}"))
+    monkeypatch.setattr(base_model, "PHRASES", ("{}", "there is {}"))
     with torch.no_grad():
         one, two = (
             model.text_vectors(model.read([phrase]))[0] for phrase in ("edema", "there is edema")
@@ -206,7 +209,7 @@ def test_class_vectors_average_the_phrases(material, monkeypatch):
 
 
 def test_tokens_are_counted(material):
-    words = CountedWords(material.words.states, material.words.ids, material.words.lengths)
+    words = CountedWords.of(material.words, [])
     words.batch(np.array([0, 1]), CPU)
     words.batch(np.array([1]), CPU)
     lengths = material.words.lengths

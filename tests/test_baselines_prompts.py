@@ -11,18 +11,22 @@ from torch import nn
 from torch.nn import functional
 from transformers import BertConfig, BertModel
 
-from rctpl_utils.baselines.cocoop import CoCoOp
-from rctpl_utils.baselines.coop import CoOp, names_cross_entropy
-from rctpl_utils.baselines.dualcoop import DualCoOp, asymmetric_loss, region_margin
+from rctpl_utils.baselines.coop import (
+    CoCoOp,
+    CoOp,
+    DualCoOp,
+    asymmetric_loss,
+    names_cross_entropy,
+    region_margin,
+)
 from rctpl_utils.baselines.few_shot import LabeledFilms
 from rctpl_utils.baselines.prompt_learning import PromptSettings, learn, logit_scale, stop
-from rctpl_utils.baselines.tai_dpt import TaIDPT
-from rctpl_utils.baselines.tokens import token_corpora, token_features
+from rctpl_utils.baselines.tai_dpt import TaIDPT, token_corpora, token_features
 from rctpl_utils.encoders.base import ImageFeatures, freeze
 from rctpl_utils.encoders.features import ImageFeatureFile
 from rctpl_utils.encoders.text_tower import TextTower
 from rctpl_utils.errors import InputError
-from rctpl_utils.profiles import PeerLearning
+from rctpl_utils.profiles import PromptLearnerTraining
 from rctpl_utils.prompts.corpus_building import build_corpus
 from rctpl_utils.text.reports import Report
 
@@ -31,7 +35,7 @@ CPU = torch.device("cpu")
 WIDTH = 64  # d, and W
 ON_FILMS = (CoOp, CoCoOp, DualCoOp)
 SETTINGS = PromptSettings(batch_size=64, learning_rate=3e-2)
-LIMITS = PeerLearning(steps=40, every=40, patience=3)
+LIMITS = PromptLearnerTraining(steps=40, every=40, patience=3)
 TEXTS = {
     "Edema": ["Both lungs are wet.", "The lungs are congested and full of fluid on both sides."],
     "Pneumothorax": ["Air in the pleural space.", "The lung has come off the wall of the chest."],
@@ -91,7 +95,8 @@ def toy_films(seed, count=64, width=WIDTH):
 def right(model, films):
     """The share of films whose finding is the likelier of the two."""
     scores = model.classify(everything(films).features, films.concepts)
-    likely = (model.sharpness * scores).softmax(dim=1).argmax(dim=1).numpy()
+    scale = 1 if isinstance(model, DualCoOp) else logit_scale(model.encoder)
+    likely = (scale * scores).softmax(dim=1).argmax(dim=1).numpy()
     return (likely == films.labels.argmax(axis=1)).mean()
 
 
@@ -285,7 +290,7 @@ def test_tokens_are_those_of_each_text_alone_and_padding_is_zero(tiny, tmp_path)
 
 def test_tokens_are_made_once(tiny, tmp_path, monkeypatch):
     states, counts = token_features((tiny,), TEXTS["Edema"], tmp_path)[tiny]
-    monkeypatch.setattr("rctpl_utils.baselines.tokens.token_states", None)
+    monkeypatch.setattr("rctpl_utils.baselines.tai_dpt.token_states", None)
     again = token_features((tiny,), TEXTS["Edema"], tmp_path)[tiny]
     assert np.array_equal(states, again[0]) and np.array_equal(counts, again[1])
 
@@ -332,11 +337,11 @@ def test_it_learns_from_films(tiny, learned, kind):
     assert right(model, unseen) > 0.85
     assert [row["step"] for row in history] == list(range(LIMITS.steps + 1))
     assert history[-1]["loss"] < 0.6 * history[1]["loss"]
-    assert model.name.endswith("32 labels a class") and model.native == {"classify"}
+    assert model.name.endswith("32 labels a class") and model.published == {"classify"}
 
 
 def test_a_run_ends_on_its_plateau_and_keeps_the_best_state(tiny):
-    limits = PeerLearning(steps=40, every=2, patience=3)
+    limits = PromptLearnerTraining(steps=40, every=2, patience=3)
     model, judge = CoOp(tiny, 0, CONCEPTS), Judge(0.5, 0.6, 0.7, 0.7, 0.65, 0.6)
     history = learn(model, toy_films(0), SETTINGS, limits, 0, judge)
     assert [row["step"] for row in history if "validation_auc" in row] == [0, 2, 4, 6, 8, 10]
@@ -347,7 +352,7 @@ def test_a_run_ends_on_its_plateau_and_keeps_the_best_state(tiny):
 
 
 def test_a_run_that_meets_its_limit_has_no_plateau(tiny):
-    limits = PeerLearning(steps=5, every=2, patience=3)
+    limits = PromptLearnerTraining(steps=5, every=2, patience=3)
     model = CoOp(tiny, 0, CONCEPTS)
     history = learn(model, toy_films(0), SETTINGS, limits, 0, Judge())
     assert [row["step"] for row in history if "validation_auc" in row] == [0, 2, 4, 5]
@@ -357,7 +362,7 @@ def test_a_run_that_meets_its_limit_has_no_plateau(tiny):
 
 
 def test_steps_that_only_harm_are_undone(tiny):
-    limits = PeerLearning(steps=40, every=1, patience=2)
+    limits = PromptLearnerTraining(steps=40, every=1, patience=2)
     model, judge = CoOp(tiny, 0, CONCEPTS), Judge(0.9, 0.8, 0.7)
     history = learn(model, toy_films(0), SETTINGS, limits, 0, judge)
     assert stop(history, limits)["best_step"] == 0 and len(history) == 3
@@ -365,7 +370,7 @@ def test_steps_that_only_harm_are_undone(tiny):
 
 
 def test_tai_dpt_learns_from_captions_and_sees_films(tiny, corpus):
-    limits = PeerLearning(steps=30, every=30)
+    limits = PromptLearnerTraining(steps=30, every=30)
     model, history = learn_on(tiny, TaIDPT, corpus, PromptSettings(8, 1e-2), limits=limits)
     assert history[-1]["loss"] < 0.8 * history[1]["loss"] and model.name == "TaI-DPT"
     texts = ["The lungs are wet on both sides.", "There is air in the pleural space."]
@@ -426,7 +431,7 @@ def test_coops_scores_are_cosines_with_the_global_feature(tiny, learned):
     assert torch.allclose(
         model.classify(films, CONCEPTS), films.global_features @ embedded.T, atol=1e-5
     )
-    assert model.sharpness == pytest.approx(10)
+    assert logit_scale(tiny) == pytest.approx(10)
 
 
 def test_cocoop_shifts_every_context_vector_by_the_films_own_bias(tiny, learned):
@@ -453,7 +458,7 @@ def test_cocoops_parabolas_go_through_their_points(learned):
 def test_cocoops_parabolas_stand_for_the_text_encoder(encoder):
     """MiniLM, films that it did not learn from: errors are small beside what the shift does."""
     films = toy_films(0, width=encoder.dimension)
-    limits = PeerLearning(steps=8, every=8)
+    limits = PromptLearnerTraining(steps=8, every=8)
     model, _ = learn_on(encoder, CoCoOp, films, PromptSettings(2, 3e-3), limits=limits)
     shown = everything(toy_films(1, 16, encoder.dimension)).features
     whole, names = shown.global_features, ["edema", "pneumothorax"]

@@ -11,7 +11,13 @@ from PIL import Image
 
 from rctpl_utils.baselines import adapters as module
 from rctpl_utils.baselines import registry
-from rctpl_utils.baselines.adapters import Competitor, grounders, natives, retrieval_pairs, scorers
+from rctpl_utils.baselines.adapters import (
+    Competitor,
+    grounders,
+    published,
+    retrieval_pairs,
+    scorers,
+)
 from rctpl_utils.baselines.base import CLASSIFY, GROUND
 from rctpl_utils.baselines.registry import why_absent
 from rctpl_utils.baselines.report import cost_file, curve, rate_table, save_costs, save_curves
@@ -36,8 +42,7 @@ class Model:
     """Scores are a film's own numbers; its map points at the cell that the first number names."""
 
     name = "model"
-    native = frozenset({CLASSIFY})
-    sharpness = 2.0
+    published = frozenset({CLASSIFY})
 
     def classify(self, films, concepts):
         return films[:, : len(concepts)]
@@ -108,7 +113,7 @@ def test_maps_say_whether_they_are_the_methods_own():
     )
     assert maker[0].makers[0](asked).flatten(1).argmax(dim=1).tolist() == [3, 1]
     grounds = Model()
-    grounds.native = frozenset({GROUND})
+    grounds.published = frozenset({GROUND})
     assert grounders([Competitor("m", (grounds,), (read,))])[0].native
 
 
@@ -140,7 +145,7 @@ def test_retrieval_vectors_follow_the_order_of_the_sides(monkeypatch):
     vectors = np.array([[len(t), t.count("a"), 1.0] for t in said], np.float32)
     assert first.sentences == pytest.approx(unit(standardized(vectors)), abs=1e-5)
     assert (first.sentences == second.sentences).all()
-    assert natives([COMPETITOR]) == {"model": False}
+    assert published([COMPETITOR]) == {"model": False}
 
 
 def test_a_profile_with_its_own_training_lacks_no_baseline(tmp_path):

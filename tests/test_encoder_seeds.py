@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rctpl_utils.baselines.adapters import Competitor, scorers
-from rctpl_utils.baselines.tokens import token_features
+from rctpl_utils.baselines.tai_dpt import token_features
 from rctpl_utils.encoders.base import per_encoder
 from rctpl_utils.encoders.features import ImageFeatureFile, text_features
 from rctpl_utils.encoders.standin import StandIn
@@ -147,8 +147,6 @@ def test_model_k_reads_the_films_of_encoder_k():
         return lambda dataset: lambda rows: torch.full((len(rows), 1), float(number))
 
     class Model:
-        sharpness = 1.0
-
         def classify(self, films, concepts):
             return films
 

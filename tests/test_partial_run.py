@@ -54,7 +54,7 @@ def finished(tmp_path_factory):
     broken.write_bytes(b"\xff\xfe\xfa not text")
     short = replace(
         PROFILES["paper"], name=PROFILE, prompts=SHORT, ablations=SHORT, bootstrap=20,
-        validation_films=8, peers=PROFILES["smoke"].peers, seeds=(0,),
+        validation_films=8, prompt_learners=PROFILES["smoke"].prompt_learners, seeds=(0,),
     )  # fmt: skip
     matplotlib.use("Agg")
     with pytest.MonkeyPatch.context() as patch:

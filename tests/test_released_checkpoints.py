@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from rctpl_utils.baselines.released.checkpoints import released_names
+from rctpl_utils.baselines.released.base import released_names
 from rctpl_utils.encoders.weight_files import Blank, read_state
 from rctpl_utils.errors import InputError
 

@@ -14,8 +14,7 @@ from torchvision import transforms
 from torchvision.models import resnet50
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
-from rctpl_utils.baselines.released.gloria import WEIGHTS, GLoRIA, _layout
-from rctpl_utils.baselines.released.gloria_words import clean, read_captions
+from rctpl_utils.baselines.released.gloria import GLoRIA, clean, read_captions
 from rctpl_utils.errors import InputError
 from rctpl_utils.text.knowledge import ensemble
 
@@ -57,7 +56,7 @@ def save(state, folder):
         "state_dict": state,
         "hyper_parameters": {"model": {"vision": {"model_name": "resnet_50"}}},
     }
-    torch.save(content, folder / WEIGHTS)
+    torch.save(content, folder / GLoRIA.weights)
 
 
 @pytest.fixture(scope="module")
@@ -258,10 +257,10 @@ def test_films_are_prepared_as_by_process_img(model, shape):
 
 
 def test_names_of_the_full_model_are_those_of_the_released_file(tmp_path):
-    write_base_model(tmp_path, 12, 3072)
+    write_base_model(tmp_path / "bioclinicalbert", 12, 3072)
     with torch.device("meta"):
         full = GLoRIA(tmp_path)
-    layout = _layout(full)
+    layout = full.layout({})
     shapes = gloria_shapes(12, 3072)
     found = {layout.released(k): tuple(v.shape) for k, v in full.state_dict().items()}
     assert found == {k: shape for k, shape in shapes.items() if not layout.is_unused(k)}
@@ -270,7 +269,7 @@ def test_names_of_the_full_model_are_those_of_the_released_file(tmp_path):
 
 
 def test_every_tensor_survives_the_round_trip(model, state):
-    layout = _layout(model)
+    layout = model.layout({})
     own = model.state_dict()
     assert all(torch.equal(value, state[layout.released(name)]) for name, value in own.items())
     assert not model.training and not any(p.requires_grad for p in model.parameters())

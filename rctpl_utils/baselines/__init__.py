@@ -10,7 +10,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "miniatures": ["train_miniatures"],
-        "prompt_learners": ["learn_peers", "load_peers"],
+        "prompt_learners": ["learn_prompt_learners", "load_prompt_learners"],
         "registry": ["load_competitors"],
         "supervised": ["load_references"],
     },

@@ -1,6 +1,6 @@
 """From trained competitors to rows of the tables: scores, heat maps, retrieval vectors."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -21,7 +21,7 @@ from rctpl_utils.evaluation.table1 import Scorer
 from rctpl_utils.workspace import Workspace
 
 BATCH = 32  # films or sentences at once
-Reader = Callable[[ChestXrayDataset], Callable[[np.ndarray], Any]]
+FilmReader = Callable[[ChestXrayDataset], Callable[[np.ndarray], Any]]
 
 
 @dataclass(frozen=True)
@@ -38,62 +38,59 @@ class Competitor:
 
     name: str
     models: tuple[ZeroShotModel, ...]
-    films: tuple[Reader, ...]
+    films: tuple[FilmReader, ...]
     labeled: int = 0
     frame: Frame | None = None
 
-    def native(self, ability: str) -> bool:
+    def runs(self) -> Iterator[tuple[ZeroShotModel, FilmReader]]:
+        """Each seed's model with what it reads."""
+        return zip(self.models, self.films, strict=True)
+
+    def published(self, ability: str) -> bool:
         """Whether the published method can do so; otherwise the row is an extension of ours."""
-        return ability in self.models[0].native
+        return ability in self.models[0].published
 
 
 @lru_cache(maxsize=8)
-def _opened(films: Reader, dataset: ChestXrayDataset) -> Callable[[np.ndarray], Any]:
+def _opened(films: FilmReader, dataset: ChestXrayDataset) -> Callable[[np.ndarray], Any]:
     """A reader on a data set, kept: opening stamps every file, and a seed's models share it."""
     return films(dataset)
 
 
 def scorers(competitors: Sequence[Competitor]) -> dict[str, list[Scorer]]:
     """For Table 1: by name, one function a seed from a data set to scores (n, L)."""
-    return {
-        each.name: [_scorer(*run) for run in zip(each.models, each.films, strict=True)]
-        for each in competitors
-    }
 
+    def scorer(model: ZeroShotModel, films: FilmReader) -> Scorer:
+        def score(dataset: ChestXrayDataset, asked: tuple[str, ...]) -> np.ndarray:
+            read = _opened(films, dataset)
+            return _joined(model.classify(read(rows), asked) for rows in _parts(dataset))
 
-def _scorer(model: ZeroShotModel, films: Reader) -> Scorer:
-    def score(dataset: ChestXrayDataset, asked: tuple[str, ...]) -> np.ndarray:
-        read = _opened(films, dataset)
-        return _joined([model.classify(read(rows), asked) for rows in _parts(dataset)])
+        return score
 
-    return score
-
-
-def _parts(items: Any) -> list[np.ndarray]:
-    return [np.arange(k, min(k + BATCH, len(items))) for k in range(0, len(items), BATCH)]
+    return {each.name: [scorer(*run) for run in each.runs()] for each in competitors}
 
 
 def grounders(competitors: Sequence[Competitor]) -> list[Grounder]:
     """For Tables 2 to 4: one row a competitor."""
+
+    def maker(model: ZeroShotModel, films: FilmReader, frame: Frame | None) -> MapMaker:
+        def maps(asked: Films) -> torch.Tensor:
+            found = model.ground(_opened(films, asked.dataset)(asked.rows), asked.concept).float()
+            if frame is None:
+                return found
+            paths = asked.dataset.records["path"].iloc[asked.rows]
+            return on_squares(found, [image_size(path) for path in paths], frame)
+
+        return maps
+
     return [
         Grounder(
             each.name,
-            tuple(_maker(*run, each.frame) for run in zip(each.models, each.films, strict=True)),
-            native=each.native(GROUND),
+            tuple(maker(*run, each.frame) for run in each.runs()),
+            native=each.published(GROUND),
         )
         for each in competitors
     ]
-
-
-def _maker(model: ZeroShotModel, films: Reader, frame: Frame | None) -> MapMaker:
-    def maker(asked: Films) -> torch.Tensor:
-        maps = model.ground(_opened(films, asked.dataset)(asked.rows), asked.concept).float()
-        if frame is None:
-            return maps
-        sizes = [image_size(path) for path in asked.dataset.records["path"].iloc[asked.rows]]
-        return on_squares(maps, sizes, frame)
-
-    return maker
 
 
 def retrieval_pairs(
@@ -109,18 +106,22 @@ def retrieval_pairs(
     found = {}
     for each in competitors:
         found[each.name] = []
-        for model, films in zip(each.models, each.films, strict=True):
+        for model, films in each.runs():
             read = _opened(films, dataset)
-            seen = _joined([model.embed_images(read(places[rows])) for rows in _parts(places)])
-            said = _joined([model.embed_texts(list(texts[rows])) for rows in _parts(texts)])
+            seen = _joined(model.embed_images(read(places[rows])) for rows in _parts(places))
+            said = _joined(model.embed_texts(list(texts[rows])) for rows in _parts(texts))
             found[each.name].append(Pair(*(unit(standardized(s)) for s in (seen, said[codes]))))
     return found
 
 
-def _joined(parts: Sequence[torch.Tensor]) -> np.ndarray:
+def _parts(items: Any) -> list[np.ndarray]:
+    return [np.arange(k, min(k + BATCH, len(items))) for k in range(0, len(items), BATCH)]
+
+
+def _joined(parts: Iterable[torch.Tensor]) -> np.ndarray:
     return torch.cat(list(parts)).float().cpu().numpy()
 
 
-def natives(competitors: Sequence[Competitor], ability: str = RETRIEVE) -> Mapping[str, bool]:
-    """By name, whether the ability is the method's own."""
-    return {each.name: each.native(ability) for each in competitors}
+def published(competitors: Sequence[Competitor]) -> Mapping[str, bool]:
+    """By name, whether retrieval is the method's own."""
+    return {each.name: each.published(RETRIEVE) for each in competitors}

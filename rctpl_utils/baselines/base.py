@@ -11,24 +11,17 @@ CLASSIFY, GROUND, RETRIEVE = "classify", "ground", "retrieve"  # abilities
 class ZeroShotModel(Protocol):
     """A trained model that scores, grounds and embeds films for concepts given by their names.
 
-    `films` is a batch of what the model reads: the frozen trunk's maps (n, h, w, c) for the
+    `films` is a batch of what the model reads: the frozen backbone's maps (n, h, w, c) for the
     baselines trained here, `ImageFeatures` for prompt learners on the frozen encoder, preprocessed
     images (n, C, S, S) for released checkpoints.
 
     Attributes:
         name: as the tables print it.
-        native: abilities of the published method; the others are named extensions of ours.
-        sharpness: what scores are multiplied with in a softmax over kinds of film that exclude
-            each other (an inverse temperature; 1 where scores are logits).
+        published: abilities of the published method; the others are named extensions of ours.
     """
 
     name: str
-    native: frozenset[str]
-
-    @property
-    def sharpness(self) -> float:
-        """See the class."""
-        ...
+    published: frozenset[str]
 
     def classify(self, films: Any, concepts: Sequence[str]) -> Tensor:
         """Scores for L concepts by their canonical names, seen in training or not: (n, L)."""

@@ -1,71 +1,60 @@
-"""CoOp: one learned context shared by all classes, from a few labeled films (not zero-shot).
+"""CoOp, CoCoOp and DualCoOp: contexts learned from a few labeled films (not zero-shot).
 
-Zhou, Yang, Loy and Liu, Learning to Prompt for Vision-Language Models, IJCV 2022. The prompt is
-t_i = [V]_1 ... [V]_M [CLASS_i] (Eq. 2), and with f the film's global feature and g the text encoder
-
-    p(y = i | x) = exp(cos(g(t_i), f) / tau) / sum_j exp(cos(g(t_j), f) / tau)            (Eq. 3)
-
-learned by cross-entropy; tau is the encoder's own, fixed.
-
-**Kept**: M = 16 unified context vectors from N(0, 0.02^2), the class name at the end, the frozen
-encoder's global feature and temperature, the softmax over names, 1, 4 and 16 labeled films a class.
-
-**Changed**: films of the chest show several findings, where the paper's photographs show one. The
-target is spread evenly over the classes that are present, and a class that is unknown is left out
-of the softmax; with one present class and none unknown this is the paper's loss. (A binary
-cross-entropy for each class would need a bias that CoOp does not have: cosines are far from zero.)
-Such a loss compares classes within a film, and nothing sets the level of one film against another.
-
-**Left out**: class-specific contexts, which no unseen class could use; image augmentation, since
-features are cached; SGD and 50 to 200 epochs, for the shared loop and its end.
-
-**Fair**: encoder, classes, initial deviation, optimizer and scoring of the maps are RC-TPL's; the
-labels are an advantage, and said so in the row's name. Grounding (the cosine of each cell) is our
-extension.
+For all three, frozen encoder, classes, initial deviation and optimizer are RC-TPL's; the labels are
+an advantage, and said so in the row's name. Left out: class-specific contexts, which no unseen
+class could use; augmentation, since features are cached; SGD and fixed epochs, for the shared loop
+and its end. Grounding by cosines of cells is our extension.
 """
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
-from rctpl_utils.baselines.few_shot import FilmBatch
-from rctpl_utils.baselines.prompt_learning import PromptModel, PromptSettings, new_context
+from rctpl_utils.baselines.few_shot import FilmBatch, LabeledFilms
+from rctpl_utils.baselines.prompt_learning import PromptModel, PromptSettings, logit_scale
 from rctpl_utils.encoders.base import ImageFeatures
 from rctpl_utils.scoring import report_scores, similarity_maps
+from rctpl_utils.vocabulary import prompt_name
 
-CONTEXT_LENGTH = 16  # M of the paper's main experiments
-SETTINGS = PromptSettings(batch_size=32, learning_rate=1e-2)
+REDUCTION = 16  # CoCoOp: d over the bottleneck's width
+REACH = 2.0  # CoCoOp: standard deviations from the middle to the outer points of a parabola
+LEAST_REACH = 0.02  # for units that no training film moves; few films elsewhere do
+REGION_SCALE = 20.0  # DualCoOp: 1 / tau_s
+FOCUS_PRESENT, FOCUS_ABSENT, CLIP = 1.0, 2.0, 0.05  # DualCoOp: g+, g-, c
+_TINY = 1e-8  # the least probability whose logarithm is taken
 
 
 class CoOp(PromptModel):
-    """One context; scores are cosines with the global feature."""
+    """One context shared by all classes (Zhou, Yang, Loy and Liu, IJCV 2022).
+
+    The prompt is t_i = [V]_1 ... [V]_M [CLASS_i] (Eq. 2), and with f the film's global feature and
+    g the text encoder
+
+        p(y = i | x) = exp(cos(g(t_i), f) / tau) / sum_j exp(cos(g(t_j), f) / tau)        (Eq. 3)
+
+    learned by cross-entropy; tau is the encoder's own, fixed. Kept: M = 16 vectors from
+    N(0, 0.02^2), the class name at the end, the softmax over names. Changed: films of the chest
+    show several findings, so the target is spread evenly over the classes that are present, and an
+    unknown class is left out of the softmax; with one present class and none unknown this is the
+    paper's loss. It compares classes within a film, no film with another.
+    """
 
     method = "CoOp"
-
-    def begin(self, generator: torch.Generator) -> None:
-        """The context, (M, W)."""
-        self.context = new_context(CONTEXT_LENGTH, self.encoder, generator)
-
-    def encode(self, names: Sequence[str]) -> tuple[Tensor]:
-        """g(t_i): (L, d)."""
-        return (self.encoder.encode_prompts(self.context, list(names)),)
+    settings = PromptSettings(batch_size=32, learning_rate=1e-2)
+    contexts = ("context",)
 
     def loss(self, batch: FilmBatch) -> Tensor:
         """The cross-entropy of Eq. 3, its target spread over the present classes."""
-        (embedded,) = self.encoded(self.concepts)
-        scores = report_scores(batch.features.global_features, embedded)
-        return names_cross_entropy(self.sharpness * scores, batch.labels)
+        scores = report_scores(batch.features.global_features, *self.encoded(self.concepts))
+        return names_cross_entropy(logit_scale(self.encoder) * scores, batch.labels)
 
     @torch.no_grad()
     def classify(self, films: ImageFeatures, concepts: Sequence[str]) -> Tensor:
         """Cosines (n, L), the logits of Eq. 3 without 1 / tau."""
         return report_scores(films.global_features, *self.encoded(concepts))
-
-    @torch.no_grad()
-    def ground(self, films: ImageFeatures, concept: str) -> Tensor:
-        """The cosine of each cell, our extension: (n, h, w)."""
-        return similarity_maps(films.dense_features, *self.encoded([concept]))[..., 0]
 
 
 def names_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -82,3 +71,172 @@ def names_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     counts = present.sum(dim=1)
     each = -torch.where(labels == 1, logarithms, 0).sum(dim=1) / counts.clamp(min=1)
     return each.sum() / (counts > 0).sum().clamp(min=1)
+
+
+class CoCoOp(PromptModel):
+    """A learned context that each film shifts (Zhou, Yang, Loy and Liu, CVPR 2022).
+
+    A small net h turns a film's global feature f into a shift pi = h(f) of every context vector
+    (section 3.2), and Eq. 3 is CoOp's with t_i(x) = [V_1 + pi] ... [V_M + pi] [CLASS_i].
+
+    Kept: M = 4; h = linear, ReLU, linear with a bottleneck of d / 16, in PyTorch's initialization
+    (`trainers/cocoop.py`); the softmax over names, its target spread as in `CoOp`. Left out: the
+    initial context "a photo of a". Cost: every film and class is a prompt of its own; the authors
+    train with one film a step, here with eight, and profiles for two cores leave the method out.
+
+    At test no film goes through the text encoder. The shift is a function of d / 16 numbers, the
+    bottleneck's activations, and g(t_i) a smooth one of these: a parabola along each of them
+    through three points, the training films' mean and two standard deviations to either side, added
+    up and brought back to unit length, replaces it. That takes 1 + 2 d / 16 prompts a class for any
+    number of films, and a film's score does not depend on the films beside it.
+    """
+
+    method = "CoCoOp"
+    settings = PromptSettings(batch_size=8, learning_rate=3e-3)
+    contexts, length = ("context",), 4
+
+    def begin(self, generator: torch.Generator) -> None:
+        """The context and the net's two layers; no parabolas yet."""
+        super().begin(generator)
+        encoder = self.encoder
+        width = max(encoder.dimension // REDUCTION, 1)
+        self.squeeze = _linear(encoder.dimension, width, generator).to(encoder.device)
+        self.expand = _linear(width, encoder.context_width, generator).to(encoder.device)
+        for buffer in ("middle", "reach"):  # of the activations; see `settle`
+            self.register_buffer(buffer, torch.zeros(width, device=encoder.device))
+
+    def activations(self, features: Tensor) -> Tensor:
+        """The bottleneck of n global features (n, d): (n, d / 16)."""
+        return torch.relu(self.squeeze(features))
+
+    def prompted(self, activations: Tensor, names: Sequence[str]) -> Tensor:
+        """g(t_i) exactly, by n x L passes through the text encoder: (n, L, d), differentiable."""
+        contexts = self.context + self.expand(activations).unsqueeze(1)  # (n, M, W)
+        count = len(names)
+        each = contexts.repeat_interleave(count, dim=0)  # (n * L, M, W)
+        embedded = self.encoder.encode_prompts(each, list(names) * len(contexts))
+        return embedded.unflatten(0, (-1, count))
+
+    def loss(self, batch: FilmBatch) -> Tensor:
+        """The cross-entropy of Eq. 3, its target spread over the present classes."""
+        features = batch.features.global_features
+        names = [prompt_name(concept) for concept in self.concepts]
+        embedded = self.prompted(self.activations(features), names)
+        scores = torch.einsum("nd,nld->nl", features, embedded)
+        return names_cross_entropy(logit_scale(self.encoder) * scores, batch.labels)
+
+    @torch.no_grad()
+    def settle(self, data: LabeledFilms) -> None:
+        """Place the parabolas where the training films are, by their global features (n, d)."""
+        features = torch.from_numpy(np.array(data.features.global_features))
+        seen = self.activations(features.to(self.encoder.device))
+        self.middle.copy_(seen.mean(dim=0))
+        self.reach.copy_((REACH * seen.std(dim=0, correction=0)).clamp(min=LEAST_REACH))
+
+    def encode(self, names: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
+        """The parabolas' values in the middle (L, d), slopes and curvatures, both (d / 16, L, d).
+
+        Raises:
+            ValueError: neither learned nor loaded.
+        """
+        if not self.reach.any():
+            raise ValueError("CoCoOp scores films after it has learned")
+        steps = self.reach.diag()
+        points = torch.cat([self.middle[None], self.middle + steps, self.middle - steps])
+        values = self.prompted(points, names)
+        middle, upper, lower = values[0], *values[1:].chunk(2)
+        return middle, (upper - lower) / 2, (upper + lower) / 2 - middle
+
+    @torch.no_grad()
+    def conditioned(self, features: Tensor, concepts: Sequence[str]) -> Tensor:
+        """g(t_i(x)) of n films by their global features, from the parabolas: (n, L, d)."""
+        middle, slope, curvature = self.encoded(concepts)
+        away = (self.activations(features) - self.middle) / self.reach  # (n, d / 16)
+        moved = torch.einsum("nh,hld->nld", away, slope)
+        bent = torch.einsum("nh,hld->nld", away.square(), curvature)
+        return functional.normalize(middle + moved + bent, dim=-1)
+
+    @torch.no_grad()
+    def classify(self, films: ImageFeatures, concepts: Sequence[str]) -> Tensor:
+        """Cosines (n, L), the logits of Eq. 3 without 1 / tau."""
+        features = films.global_features
+        return torch.einsum("nd,nld->nl", features, self.conditioned(features, concepts))
+
+    @torch.no_grad()
+    def ground(self, films: ImageFeatures, concept: str) -> Tensor:
+        """The cosine of each cell with the film's own class embedding: (n, h, w)."""
+        embedded = self.conditioned(films.global_features, [concept])[:, 0]
+        return torch.einsum("nhwd,nd->nhw", films.dense_features, embedded)
+
+
+def _linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
+    """A linear layer in PyTorch's initialization, +-1 / sqrt(inputs), from a generator."""
+    layer = nn.Linear(inputs, outputs)
+    bound = inputs**-0.5
+    for parameter in layer.parameters():
+        nn.init.uniform_(parameter, -bound, bound, generator=generator)
+    return layer
+
+
+class DualCoOp(PromptModel):
+    """A positive and a negative context, compared region by region (Sun et al., NeurIPS 2022).
+
+    With F_r the feature of region r, and G_i+ and G_i- the embeddings of class i in the positive
+    and in the negative context, each class looks at its own regions:
+
+        w_ir = softmax_r(cos(F_r, G_i+) / tau_s),      S_i+- = sum_r w_ir cos(F_r, G_i+-)
+        p_i  = exp(S_i+ / tau) / (exp(S_i+ / tau) + exp(S_i- / tau))
+
+    The loss is the asymmetric one (Ridnik et al., ICCV 2021), over known labels only:
+
+        L = - sum_present (1 - p)^g+ log p - sum_absent p_c^g- log(1 - p_c),   p_c = max(p - c, 0)
+
+    Kept: two contexts of M = 16, the region weights of the positive context for both,
+    1 / tau_s = 20, g+ = 1, g- = 2 (the authors' `models/dualcoop.py`, `utils/build_cfg.py`,
+    `opts.py`), focusing factors without gradient; c = 0.05 is the asymmetric loss's own default.
+    Changed: 1 / tau is the encoder's own; CLIP's 100 would put p at 1 from the start where cosines
+    spread more widely. Left out: CLIP's value projection, since the dense features are in the joint
+    space already; the loss's weight, which Adam does not notice. Scores are the log odds of p.
+    """
+
+    method = "DualCoOp"
+    settings = PromptSettings(batch_size=32, learning_rate=1e-2)
+    contexts = ("positive", "negative")
+
+    def loss(self, batch: FilmBatch) -> Tensor:
+        """The asymmetric loss, summed over a film's known labels, averaged over films."""
+        return asymmetric_loss(self._log_odds(batch.features, self.concepts), batch.labels)
+
+    @torch.no_grad()
+    def classify(self, films: ImageFeatures, concepts: Sequence[str]) -> Tensor:
+        """log p / (1 - p): (n, L)."""
+        return self._log_odds(films, concepts)
+
+    def _log_odds(self, films: ImageFeatures, concepts: Sequence[str]) -> Tensor:
+        margin = region_margin(films.dense_features, *self.encoded(concepts))
+        return logit_scale(self.encoder) * margin
+
+
+def region_margin(dense_features: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    """S+ - S- of n films (n, h, w, d) and L classes, embedded in both contexts (L, d): (n, L)."""
+    regions = dense_features.flatten(1, 2)  # (n, R, d)
+    agreeing = similarity_maps(regions, positive)  # (n, R, L)
+    weights = (REGION_SCALE * agreeing).softmax(dim=1)
+    return (weights * (agreeing - similarity_maps(regions, negative))).sum(dim=1)
+
+
+def asymmetric_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """The asymmetric loss, summed over known labels, averaged over films.
+
+    Args:
+        logits: log odds of presence, (n, L).
+        labels: (n, L): 1 present, 0 absent, NaN unknown (no part of the sum).
+    """
+    present, absent = logits.sigmoid(), (1 - logits.sigmoid() + CLIP).clamp(max=1)  # p, 1 - p_c
+    with torch.no_grad():
+        focus = torch.where(
+            labels == 1, (1 - present) ** FOCUS_PRESENT, (1 - absent) ** FOCUS_ABSENT
+        )
+    chosen = torch.where(labels == 1, present, absent)
+    terms = -focus * chosen.clamp(min=_TINY).log()
+    return terms.masked_fill(labels.isnan(), 0).sum() / len(labels)

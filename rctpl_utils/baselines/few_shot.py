@@ -24,12 +24,7 @@ from rctpl_utils.text.triplets import report_labels
 
 
 class FilmBatch(NamedTuple):
-    """B films.
-
-    Attributes:
-        features: of the frozen encoder.
-        labels: (B, L): 1 present, 0 absent, NaN unknown.
-    """
+    """B films: features of the frozen encoder, labels (B, L): 1 present, 0 absent, NaN unknown."""
 
     features: ImageFeatures
     labels: Tensor
@@ -37,14 +32,7 @@ class FilmBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class LabeledFilms:
-    """Films with labels, as cached features.
-
-    Attributes:
-        features: n films, global (n, d) and dense (n, h, w, d).
-        labels: (n, L) float32: 1 present, 0 absent, NaN unknown.
-        concepts: the L columns.
-        shots: how many films were drawn for each class.
-    """
+    """n films as cached features, labels (n, L) as in `FilmBatch`, the L names, films a class."""
 
     features: ImageFeatureFile
     labels: np.ndarray
@@ -69,14 +57,8 @@ class LabeledFilms:
         return FilmBatch(self.features.batch(rows, device), labels)
 
 
-@dataclass(frozen=True)
-class Draw:
-    """Which films were drawn.
-
-    Attributes:
-        rows: their row numbers, ascending, each once.
-        drawn: how many were drawn for each class by name: the number of shots, or all there are.
-    """
+class Draw(NamedTuple):
+    """Rows of films that were drawn, ascending, each once, and by name how many for each class."""
 
     rows: np.ndarray
     drawn: Mapping[str, int]
@@ -87,10 +69,7 @@ def film_labels(
 ) -> np.ndarray:
     """The labels of MIMIC-CXR films from their reports' triplets: (n, L) float32, NaN uncertain.
 
-    Args:
-        dataset: with a column `study`, the report's identifier.
-        triplets: of all reports.
-        concepts: the L columns.
+    `dataset` has a column `study`, the report's identifier; `triplets` are those of all reports.
     """
     studies = dataset.records["study"]
     by_report = report_labels(triplets, list(studies.unique()), concepts)
@@ -103,12 +82,6 @@ def draw_films(labels: np.ndarray, concepts: Sequence[str], shots: int, seed: in
     Classes are drawn one by one, and a film that shows several may be drawn for each, so that there
     are at most shots x L films. Draws nest: those of few shots are among those of more, with the
     same seed; a class's draw does not depend on the other classes.
-
-    Args:
-        labels: (n, L), 1 where a film shows a class.
-        concepts: the L names.
-        shots: films a class.
-        seed: decides the draw.
 
     Raises:
         InputError: fewer than one shot, or no film that shows any class.

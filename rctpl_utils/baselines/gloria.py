@@ -12,17 +12,12 @@ of the matching pair among a batch's pairs and ' swaps films and texts. Temperat
 log-sum-exp and the equal weights are those of their code (gloria/loss/gloria_loss.py).
 
 Kept: both losses, one random sentence a report, words without special tokens in the space of the
-cells, a linear head each for global and local image features, attention as native grounding.
-Changed: attention starts from cosines. Their code takes inner products through a softmax over the
-text's words before the one over cells, which would make the attention of a one-word name uniform.
-Zero-shot scores are the mean of the global cosine and that of the bare name's best word (the
-filling words of a phrase might fit best); their code has the latter five times as large and
-standardizes each class over the films of a set, on which no score may depend here. Retrieval is by
-global vectors alone: a local score is no inner product of two vectors.
-Left out: merging of subwords, BERT's last four layers (only the last is cached), a lower layer for
-local features (all towers here see one map), training of the lower layers.
-Fair: films, texts, frozen towers, width, views and rates are those of every baseline. Z grows with
-a text's length, in their code as here.
+cells, a linear head each for global and local features, attention as grounding. Changed: attention
+starts from cosines (their softmax over the text's words would make that of a one-word name
+uniform). A zero-shot score is the mean of the global cosine and that of the bare name's best word;
+their code has the latter five times as large and standardizes over the films of a set. Retrieval is
+by global vectors alone. Left out: merging of subwords, BERT's last four layers, a lower layer for
+local features. Z grows with a text's length, in their code as here.
 """
 
 from collections.abc import Sequence
@@ -32,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rctpl_utils.baselines.base import CLASSIFY, GROUND, RETRIEVE
-from rctpl_utils.baselines.towers import (
+from rctpl_utils.baselines.model import (
     DIMENSION,
     WIDTH,
     Baseline,
@@ -42,26 +37,16 @@ from rctpl_utils.baselines.towers import (
     symmetric_loss,
 )
 from rctpl_utils.baselines.training_data import Batch, all_cells
-from rctpl_utils.baselines.word_attention import (
-    attended_cosines,
-    attention,
-    by_text,
-    pooled_words,
-    text_scores,
-    without_special_tokens,
-)
 from rctpl_utils.encoders.word_states import Words
-from rctpl_utils.vocabulary import prompt_name
 
-CONTRAST = 10.0  # the third inverse temperature of their code
+ATTENTION, AGGREGATION, CONTRAST = 4.0, 5.0, 10.0  # the inverse temperatures of their code
 
 
 class GLoRIA(Baseline):
     """See the module."""
 
     name = "GLoRIA"
-    native = frozenset({CLASSIFY, GROUND, RETRIEVE})
-    sharpness = CONTRAST
+    published = frozenset({CLASSIFY, GROUND, RETRIEVE})
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
@@ -97,7 +82,7 @@ class GLoRIA(Baseline):
     def classify(self, films: Tensor, concepts: Sequence[str]) -> Tensor:
         """The mean of the global cosine and of the best word's: (n, L)."""
         image, cells = self.image_vectors(*all_cells(films))
-        each, spoken = self.word_vectors(self.read([prompt_name(c) for c in concepts]))
+        each, spoken = self.word_vectors(self.read_names(concepts))
         local = by_text(attended_cosines(cells, each), spoken).amax(dim=-1)
         return (image @ self.class_vectors(concepts).T + local) / 2
 
@@ -105,10 +90,59 @@ class GLoRIA(Baseline):
     def ground(self, films: Tensor, concept: str) -> Tensor:
         """The mean attention of the name's words: (n, h, w), summing to one."""
         cells = self.image_vectors(*all_cells(films))[1]
-        each, _ = self.word_vectors(self.read([prompt_name(concept)]))
+        each, _ = self.word_vectors(self.read_names([concept]))
         return attention(cells, each).mean(dim=1).reshape(films.shape[:3])
 
 
 def gloria_loss(whole: Tensor, local: Tensor) -> Tensor:
     """Cross-entropies, both ways, of B pairs' global cosines and Z, (B, B) each."""
     return 2 * (symmetric_loss(CONTRAST * whole) + symmetric_loss(CONTRAST * local))
+
+
+def without_special_tokens(seen: Tensor) -> Tensor:
+    """True for words only: neither padding nor a text's first ([CLS]) and last ([SEP]): (B, T)."""
+    place = torch.arange(seen.shape[1], device=seen.device)
+    return seen & (place > 0) & (place < seen.sum(dim=1, keepdim=True) - 1)
+
+
+def pooled_words(words: Tensor, spoken: Tensor) -> Tensor:
+    """Unit vectors (B, d) of the mean of each text's words, (N, d) at `spoken` (B, T)."""
+    full = words.new_zeros((*spoken.shape, words.shape[-1]))
+    full[spoken] = words
+    return functional.normalize(full.sum(dim=1), dim=-1)
+
+
+def word_cosines(cells: Tensor, words: Tensor) -> Tensor:
+    """s of B films' unit cells (B, C, d) and N words (N, d), in one product: (B, N, C)."""
+    flat = functional.normalize(words, dim=-1) @ cells.flatten(0, 1).T
+    return flat.unflatten(1, cells.shape[:2]).transpose(0, 1)
+
+
+def attention(cells: Tensor, words: Tensor) -> Tensor:
+    """a of B films' unit cells (B, C, d) and N words (N, d): (B, N, C)."""
+    return (ATTENTION * word_cosines(cells, words)).softmax(dim=-1)
+
+
+def attended_cosines(cells: Tensor, words: Tensor) -> Tensor:
+    """cos(c_i, t_i) of B films' unit cells (B, C, d) and N words (N, d): (B, N).
+
+    Without c: <c, t> = sum_j a_j s_j, and |c|^2 = a G a with the cells' inner products G, which is
+    cheaper while a film has fewer cells than dimensions. The cosine does not depend on c's length:
+    a need not sum to one.
+    """
+    cosines = word_cosines(cells, words)
+    weights = (ATTENTION * cosines).exp()
+    square = (weights @ (cells @ cells.transpose(1, 2)) * weights).sum(dim=-1)
+    return (weights * cosines).sum(dim=-1) / square.clamp_min(1e-12).sqrt()
+
+
+def by_text(values: Tensor, spoken: Tensor) -> Tensor:
+    """Values of words (B, N) set out by text, minus infinity where there is none: (B, M, T)."""
+    full = values.new_full((len(values), *spoken.shape), -torch.inf)
+    full[:, spoken] = values
+    return full
+
+
+def text_scores(cells: Tensor, words: Tensor, spoken: Tensor) -> Tensor:
+    """Z of B films (B, C, d) and M texts, words (N, d) at `spoken` (M, T): (B, M)."""
+    return by_text(AGGREGATION * attended_cosines(cells, words), spoken).logsumexp(dim=-1)

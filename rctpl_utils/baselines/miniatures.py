@@ -13,19 +13,13 @@ import pandas as pd
 import torch
 
 from rctpl_utils.baselines import training
-from rctpl_utils.baselines.backbone import trunk_maps
-from rctpl_utils.baselines.biovil import BioViL
-from rctpl_utils.baselines.chexzero import CheXzero
-from rctpl_utils.baselines.convirt import ConVIRT
+from rctpl_utils.baselines.contrastive import BioViL, CheXzero, ConVIRT, MedCLIPViT
 from rctpl_utils.baselines.gloria import GLoRIA
-from rctpl_utils.baselines.medclip_vit import MedCLIPViT
-from rctpl_utils.baselines.medklip import MedKLIP
 from rctpl_utils.baselines.medprompt import MedPromptViT
-from rctpl_utils.baselines.medslip import MeDSLIP
-from rctpl_utils.baselines.text_cache import Reader
-from rctpl_utils.baselines.towers import Baseline, MakeBaseline, Setup
-from rctpl_utils.baselines.training import Trained, Validation, file_stem, state_of
-from rctpl_utils.baselines.training_data import build_material
+from rctpl_utils.baselines.model import Baseline, MakeBaseline, Reader, Setup
+from rctpl_utils.baselines.queries import MedKLIP, MeDSLIP
+from rctpl_utils.baselines.training import Trained, Validation, file_stem
+from rctpl_utils.baselines.training_data import backbone_maps, build_material
 from rctpl_utils.code_hash import code_of
 from rctpl_utils.datasets.splits import open_split
 from rctpl_utils.encoders.precision import describe_device
@@ -86,7 +80,7 @@ def _train_seed(
     material = build_material(workspace, encoder, reports, triplets, settings.films)
     setup = Setup.of(material, Reader(encoder.text))
     held_out = open_split(workspace, "mimic-cxr", "validation")
-    validation = Validation.of(held_out, trunk_maps(encoder, held_out, workspace.features))
+    validation = Validation.of(held_out, backbone_maps(encoder, held_out, workspace.features))
     key, parts = hash_of(material.key, settings), workspace.build / "checkpoints"
     if device.type == "cuda":
         material = material.on(device)
@@ -103,21 +97,18 @@ def _train_seed(
             rate = manifest(folder)["files"][weights_name(make, first)]["rate"]
             part = parts / f"{name}-{own[:12]}.part"
             run = training.train(make, *given, rate, seed, device, part)
-        notes = run_notes(make, run, seed, rate, rates)
-        notes |= {"key": own, "device": describe_device(device), "settings": settings}
-        add_miniature(folder, make, encoder, state_of(run.model), notes | setup_notes(setup))
+        notes = run_notes(run, setup) | {
+            "method": make.name, "seed": seed, "rate": rate, "key": own,
+            "device": describe_device(device), "settings": settings,
+        }  # fmt: skip
+        add_miniature(folder, make, encoder, run.model, notes | ({"rates": rates} if rates else {}))
 
 
-def run_notes(
-    make: MakeBaseline, run: Trained, seed: int, rate: float, rates: list[dict] | None
-) -> dict[str, Any]:
-    """What a manifest says of a trained baseline."""
+def run_notes(run: Trained, setup: Setup) -> dict[str, Any]:
+    """What a manifest says of a trained baseline, and what is needed to build it again."""
     last = run.history[run.kept]
-    notes = {
+    return {
         "kind": "baseline",
-        "method": make.name,
-        "seed": seed,
-        "rate": rate,
         "views": last["views"],
         "seconds": run.history[-1]["seconds"],
         "parameters": sum(each.numel() for each in run.model.parameters()),
@@ -125,13 +116,6 @@ def run_notes(
         "plateau": run.plateau,
         "kept_look": run.kept,
         "curve": run.history,
-    }
-    return notes if rates is None else notes | {"rates": rates}
-
-
-def setup_notes(setup: Setup) -> dict[str, Any]:
-    """What is needed to build a baseline before its weights are put in."""
-    return {
         "channels": setup.channels,
         "grid": setup.grid,
         "concepts": setup.concepts,
@@ -143,14 +127,23 @@ def add_miniature(
     folder: Path,
     make: MakeBaseline,
     encoder: StandIn,
-    state: Mapping[str, torch.Tensor],
+    model: Baseline,
     notes: Mapping[str, Any],
 ) -> None:
-    """Write a trained baseline's weights into a folder of weights."""
-    name = weights_name(make, notes["seed"])
+    """Write a trained baseline into a folder of weights: what inference needs of it."""
     add_file(
-        folder, name, state, notes, lambda path: probe(assemble(make, encoder, path, notes), notes)
-    )
+        folder, weights_name(make, notes["seed"]), state_of(model), notes,
+        lambda path: probe(assemble(make, encoder, path, notes), notes),
+    )  # fmt: skip
+
+
+def state_of(model: Baseline) -> dict[str, torch.Tensor]:
+    """What inference needs of a trained baseline: all but the layers of `training_only`."""
+    return {
+        name: value.cpu().contiguous()
+        for name, value in model.state_dict().items()
+        if not name.startswith(model.training_only)
+    }
 
 
 def load_miniature(make: MakeBaseline, encoder: StandIn, seed: int, folder: Path) -> Baseline:
@@ -180,7 +173,7 @@ def assemble(
     reader = Reader(encoder.text)
     model = make(Setup(notes["channels"], tuple(notes["grid"]), *blank, reader, *names))
     unused = {k: v for k, v in model.state_dict().items() if k.startswith(make.training_only)}
-    fit(model, {**read_weights(path), **unused} if make.training_only else read_weights(path), path)
+    fit(model, read_weights(path) | unused, path)
     return model.eval().requires_grad_(False)
 
 
@@ -190,12 +183,8 @@ def probe(model: Baseline, notes: Mapping[str, Any]) -> np.ndarray:
     line = torch.linspace(0, 3, height * width * notes["channels"])
     maps = torch.stack([torch.sin(line), torch.cos(5 * line)]).reshape(2, height, width, -1)
     scores = model.classify(maps.relu(), _PROBED)
-    return (
-        torch.cat([scores.flatten(), model.ground(maps.relu(), _PROBED[0])[:, 1, :2].flatten()])
-        .float()
-        .cpu()
-        .numpy()
-    )
+    cells = model.ground(maps.relu(), _PROBED[0])[:, 1, :2]
+    return torch.cat([scores.flatten(), cells.flatten()]).float().cpu().numpy()
 
 
 def miniature_runs(workspace: Workspace) -> dict[str, dict[str, Any]]:

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from safetensors.torch import load_file, save_file
 
-from rctpl_utils.baselines import cocoop, coop, dualcoop, tai_dpt
-from rctpl_utils.baselines.adapters import Competitor, Reader
+from rctpl_utils.baselines.adapters import Competitor, FilmReader
+from rctpl_utils.baselines.coop import CoCoOp, CoOp, DualCoOp
 from rctpl_utils.baselines.few_shot import (
     Draw,
     LabeledFilms,
@@ -18,8 +18,8 @@ from rctpl_utils.baselines.few_shot import (
     few_shot_films,
     film_labels,
 )
-from rctpl_utils.baselines.prompt_learning import Judge, PromptModel, PromptSettings, learn, stop
-from rctpl_utils.baselines.tokens import token_corpora
+from rctpl_utils.baselines.prompt_learning import Judge, PromptModel, learn, stop
+from rctpl_utils.baselines.tai_dpt import TaIDPT, token_corpora
 from rctpl_utils.code_hash import code_of, kept
 from rctpl_utils.datasets import DATASETS, ChestXrayDataset
 from rctpl_utils.datasets.availability import REPORTS, can_run_on_training_films, has_training_films
@@ -35,16 +35,38 @@ from rctpl_utils.text.reports import Report
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS
 from rctpl_utils.workspace import Workspace
 
-_LABELED: dict[str, tuple[type[PromptModel], PromptSettings]] = {
-    "coop": (coop.CoOp, coop.SETTINGS),
-    "cocoop": (cocoop.CoCoOp, cocoop.SETTINGS),
-    "dualcoop": (dualcoop.DualCoOp, dualcoop.SETTINGS),
-}
-_TEXT_ONLY = "tai-dpt"
+_LABELED: dict[str, type[PromptModel]] = {"coop": CoOp, "cocoop": CoCoOp, "dualcoop": DualCoOp}
 Example = tuple[int, Encoder, TextCorpus | LabeledFilms]  # seed, its encoder, what it learns from
 
 
-def learn_peers(
+class Learner(NamedTuple):
+    """A method with a number of labels: the stem of its files, its class, the labels a class."""
+
+    slug: str
+    kind: type[PromptModel]
+    shots: int | None
+
+    @property
+    def record(self) -> str:
+        """The file of what is kept of its runs."""
+        return f"{self.slug}.peer.json"
+
+    def file(self, seed: int) -> str:
+        """The file of a seed's tensors."""
+        return f"{self.slug}-{seed}.safetensors"
+
+
+def learners(workspace: Workspace) -> list[Learner]:
+    """Those of the run's profile, the text-only one first."""
+    settings = workspace.profile.prompt_learners
+    return [Learner("tai-dpt", TaIDPT, None)] + [
+        Learner(f"{slug}-{shots}", _LABELED[slug], shots)
+        for slug in settings.labeled
+        for shots in settings.shots
+    ]
+
+
+def learn_prompt_learners(
     workspace: Workspace,
     encoders: Sequence[Encoder],
     reports: Sequence[Report],
@@ -64,23 +86,20 @@ def learn_peers(
     if not can_run_on_training_films(workspace, "Prompt learners"):
         return {}, pd.DataFrame(columns=["shots", "seed", "concept", "drawn"])
     if workspace.profile.weights == "package":
-        return _released_runs(workspace), draw_table(drawn_films(workspace, triplets)[2])
+        return released_runs(workspace), draw_table(drawn_films(workspace, triplets)[2])
     seeds, folder = workspace.profile.seeds, workspace.features
     corpora = token_corpora(encoders, list(reports), triplets, TRAINING_CONCEPTS, folder)
     films, labels, draws = drawn_films(workspace, triplets)
     shared = _Runs(workspace, encoders)
-    examples = list(zip(seeds, encoders, corpora, strict=True))
-    runs = dict([shared.run(_TEXT_ONLY, tai_dpt.TaIDPT, tai_dpt.SETTINGS, None, examples)])
-    encoded = [
-        few_shot_films(encoder, films, labels, TRAINING_CONCEPTS, folder, _of_seed(draws, seed))
-        for seed, encoder in zip(seeds, encoders, strict=True)
-    ]
-    for slug in workspace.profile.peers.labeled:
-        for shots in workspace.profile.peers.shots:
-            data = [each[shots] for each in encoded]
-            examples = list(zip(seeds, encoders, data, strict=True))
-            name, run = shared.run(f"{slug}-{shots}", *_LABELED[slug], shots, examples)
-            runs[name] = run
+    encoded = []
+    for seed, encoder in zip(seeds, encoders, strict=True):
+        own = {shots: draw for (shots, of), draw in draws.items() if of == seed}
+        encoded.append(few_shot_films(encoder, films, labels, TRAINING_CONCEPTS, folder, own))
+    runs = {}
+    for each in learners(workspace):
+        data = [one[each.shots] for one in encoded] if each.shots else corpora
+        run = shared.run(each, list(zip(seeds, encoders, data, strict=True)))
+        runs[run["name"]] = run
     return runs, draw_table(draws)
 
 
@@ -90,31 +109,24 @@ def drawn_films(
     """Which training films the labeled ones learn from: by tables and reports, no film is opened.
 
     Returns:
-        all training films, their labels (n, L), and the draws by (shots, seed).
+        all training films (of an incomplete data set those that are there), their labels (n, L),
+        and the draws by (shots, seed).
     """
-    films = _training_films(workspace)
+    if workspace.allow_partial:
+        films = open_split(workspace, "mimic-cxr", "train")
+    else:
+        root = workspace.data_root / DATASETS[REPORTS][0]
+        films = list_mimic_cxr(root, "train", skip_bad=workspace.skip_bad)
     labels = film_labels(films, triplets, TRAINING_CONCEPTS)
     draws = {
         (shots, seed): draw_films(labels, TRAINING_CONCEPTS, shots, seed)
-        for shots in workspace.profile.peers.shots
+        for shots in workspace.profile.prompt_learners.shots
         for seed in workspace.profile.seeds
     }
     return films, labels, draws
 
 
-def _training_films(workspace: Workspace) -> ChestXrayDataset:
-    """All that the tables name; of an incomplete data set those that are there."""
-    if workspace.allow_partial:
-        return open_split(workspace, "mimic-cxr", "train")
-    root = workspace.data_root / DATASETS[REPORTS][0]
-    return list_mimic_cxr(root, "train", skip_bad=workspace.skip_bad)
-
-
-def _of_seed(draws: Mapping[tuple[int, int], Draw], seed: int) -> dict[int, Draw]:
-    return {shots: draw for (shots, of), draw in draws.items() if of == seed}
-
-
-def load_peers(workspace: Workspace, encoders: Sequence[Encoder]) -> list[Competitor]:
+def load_prompt_learners(workspace: Workspace, encoders: Sequence[Encoder]) -> list[Competitor]:
     """The learned ones, ready for the tables; none without films of MIMIC-CXR.
 
     Args:
@@ -123,17 +135,20 @@ def load_peers(workspace: Workspace, encoders: Sequence[Encoder]) -> list[Compet
     if not has_training_films(workspace):
         return []
     films = per_encoder(encoders, lambda each: feature_reader(workspace, each))
+    packaged = workspace.profile.weights == "package"
     rows = []
-    for slug, kind, shots in _kinds(workspace):
-        models = tuple(
-            _read(kind(encoder, seed, shots=shots), _path(workspace, slug, seed))
-            for seed, encoder in zip(workspace.profile.seeds, encoders, strict=True)
-        )
-        rows.append(Competitor(models[0].name, models, films, labeled=shots or 0))
+    for each in learners(workspace):
+        models = []
+        for seed, encoder in zip(workspace.profile.seeds, encoders, strict=True):
+            name = each.file(seed)
+            path = released_file(name, workspace.weights) if packaged else workspace.prompts / name
+            model = each.kind(encoder, seed, shots=each.shots).load(load_file(path))
+            models.append(model.to(encoder.device))
+        rows.append(Competitor(models[0].name, tuple(models), films, labeled=each.shots or 0))
     return rows
 
 
-def feature_reader(workspace: Workspace, encoder: Encoder) -> Reader:
+def feature_reader(workspace: Workspace, encoder: Encoder) -> FilmReader:
     """From a data set to its films as a frozen encoder's cached features."""
 
     def films(dataset: Any) -> Callable[[np.ndarray], Any]:
@@ -143,48 +158,23 @@ def feature_reader(workspace: Workspace, encoder: Encoder) -> Reader:
     return films
 
 
-def _kinds(workspace: Workspace) -> list[tuple[str, type[PromptModel], int | None]]:
-    """Of each method and number of labels: its files' name, its class, the labels a class."""
-    peers = workspace.profile.peers
-    kinds = [(_TEXT_ONLY, tai_dpt.TaIDPT, None)]
-    return kinds + [
-        (f"{slug}-{shots}", _LABELED[slug][0], shots)
-        for slug in peers.labeled
-        for shots in peers.shots
-    ]
-
-
-def release_peers(workspace: Workspace) -> None:
-    """Put what `learn_peers` learned here into the run's folder of weights."""
-    for slug, kind, shots in _kinds(workspace):
-        about = {"kind": "prompt learner", "method": kind.method, "labels_a_class": shots or 0}
-        add_plain(workspace.weights, workspace.prompts / _record(slug), about)
+def release_prompt_learners(workspace: Workspace) -> None:
+    """Put what `learn_prompt_learners` learned here into the run's folder of weights."""
+    for each in learners(workspace):
+        about = {
+            "kind": "prompt learner", "method": each.kind.method,
+            "labels_a_class": each.shots or 0,
+        }  # fmt: skip
+        add_plain(workspace.weights, workspace.prompts / each.record, about)
         for seed in workspace.profile.seeds:
-            path = workspace.prompts / _file(slug, seed)
+            path = workspace.prompts / each.file(seed)
             add_plain(workspace.weights, path, about | {"seed": seed})
 
 
-def _released_runs(workspace: Workspace) -> dict[str, dict[str, Any]]:
-    files = [released_file(_record(slug), workspace.weights) for slug, *_ in _kinds(workspace)]
+def released_runs(workspace: Workspace) -> dict[str, dict[str, Any]]:
+    """The released runs by name."""
+    files = [released_file(each.record, workspace.weights) for each in learners(workspace)]
     return {record["name"]: record for record in map(read_json, files)}
-
-
-def _path(workspace: Workspace, slug: str, seed: int) -> Path:
-    if workspace.profile.weights == "package":
-        return released_file(_file(slug, seed), workspace.weights)
-    return workspace.prompts / _file(slug, seed)
-
-
-def _file(slug: str, seed: int) -> str:
-    return f"{slug}-{seed}.safetensors"
-
-
-def _record(slug: str) -> str:
-    return f"{slug}.peer.json"
-
-
-def _read(model: PromptModel, path: Path) -> PromptModel:
-    return model.load(load_file(path)).to(model.encoder.device)
 
 
 def stop_table(runs: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
@@ -202,26 +192,20 @@ class _Runs:
         self.films = open_split(workspace, "mimic-cxr", "validation")
         self.judges = dict(zip(encoders, per_encoder(encoders, self._judge), strict=True))
 
-    def run(
-        self,
-        slug: str,
-        kind: type[PromptModel],
-        settings: PromptSettings,
-        shots: int | None,
-        examples: Sequence[Example],
-    ) -> tuple[str, dict[str, Any]]:
+    def run(self, learner: Learner, examples: Sequence[Example]) -> dict[str, Any]:
         """Learn every seed; or read what is current."""
-        limits = self.workspace.profile.peers
-        record = self.workspace.prompts / _record(slug)
-        weights = [self.workspace.prompts / _file(slug, seed) for seed, *_ in examples]
+        limits, kind = self.workspace.profile.prompt_learners, learner.kind
+        folder: Path = self.workspace.prompts
+        weights = [folder / learner.file(seed) for seed, *_ in examples]
         keys = [(s, each.text_key, each.image_key, data.key) for s, each, data in examples]
-        key = hash_of(keys, settings, limits, code_of(type(self), kind, type(examples[0][1])))
+        code = code_of(type(self), kind, type(examples[0][2]))
+        key = hash_of(keys, kind.settings, limits, code)
 
         def make() -> dict[str, Any]:
             history, stops = [], []
             for (seed, encoder, data), path in zip(examples, weights, strict=True):
-                model = kind(encoder, seed, TRAINING_CONCEPTS, shots)
-                curve = learn(model, data, settings, limits, seed, self.judges[encoder])
+                model = kind(encoder, seed, TRAINING_CONCEPTS, learner.shots)
+                curve = learn(model, data, kind.settings, limits, seed, self.judges[encoder])
                 history += [{"seed": seed, **row} for row in curve]
                 stops.append({"seed": seed, **stop(curve, limits)})
                 with atomic_path(path) as temporary:
@@ -230,13 +214,12 @@ class _Runs:
                 "name": model.name,
                 "unit": "step",
                 "parameters": sum(each.numel() for each in model.parameters()),
-                "rate": settings.learning_rate,
+                "rate": kind.settings.learning_rate,
                 "history": history,
                 "stops": stops,
             }
 
-        stored = kept(record, weights, key, make)
-        return stored["name"], stored
+        return kept(folder / learner.record, weights, key, make)
 
     def _judge(self, encoder: Encoder) -> Judge:
         """From a model to its macro AUC on MIMIC-CXR's validation films, without an interval."""

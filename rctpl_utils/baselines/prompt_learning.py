@@ -10,12 +10,11 @@ best state is kept. A class name ends the prompt without CLIP's full stop, as in
 import itertools
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -25,10 +24,11 @@ from rctpl_utils.baselines.few_shot import LabeledFilms
 from rctpl_utils.datasets.chexpert import COMPETITION
 from rctpl_utils.encoders.base import Encoder, ImageFeatures
 from rctpl_utils.errors import InputError
-from rctpl_utils.profiles import PeerLearning
+from rctpl_utils.profiles import PromptLearnerTraining
 from rctpl_utils.prompts.contexts import initial_context
 from rctpl_utils.prompts.corpus import TextCorpus
-from rctpl_utils.prompts.training import shuffled_batches
+from rctpl_utils.prompts.training import embed_classes, shuffled_batches
+from rctpl_utils.scoring import similarity_maps
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS, prompt_name
 
 CLIP_SCALE = 100.0  # the largest inverse temperature that CLIP allows itself (Radford et al. 2021)
@@ -54,7 +54,7 @@ class PromptModel(nn.Module, ABC):
     """Learned tensors beside a frozen encoder; the protocol is `baselines.base.ZeroShotModel`.
 
     The encoder is no part of the state. Learned prompts leave the embeddings of films and sentences
-    as they are, so that retrieval, native to none of the four, goes by class scores: a named
+    as they are, so that retrieval, published for none of the four, goes by class scores: a named
     extension, the same as RC-TPL's, over the five names of CheXpert-5x200. A sentence is a film
     with one region.
 
@@ -63,7 +63,10 @@ class PromptModel(nn.Module, ABC):
     """
 
     method: str
-    native = frozenset({CLASSIFY})
+    settings: PromptSettings
+    contexts: tuple[str, ...]  # the names of its contexts
+    length = 16  # M of each
+    published = frozenset({CLASSIFY})
 
     def __init__(
         self,
@@ -93,18 +96,19 @@ class PromptModel(nn.Module, ABC):
             return self.method
         return f"{self.method}, {self.shots} label{'s' * (self.shots > 1)} a class"
 
-    @property
-    def sharpness(self) -> float:
-        """What scores are multiplied with in a softmax over names: 1 / tau, for cosines."""
-        return logit_scale(self.encoder)
-
-    @abstractmethod
     def begin(self, generator: torch.Generator) -> None:
-        """Make the tensors that learn."""
+        """Make the tensors that learn: contexts (M, W) from N(0, 0.02^2), as in all four papers."""
+        for name in self.contexts:
+            context = initial_context(self.length, self.encoder.context_width, generator)
+            setattr(self, name, nn.Parameter(context.to(self.encoder.device)))
 
-    @abstractmethod
     def encode(self, names: Sequence[str]) -> tuple[Tensor, ...]:
-        """What scores need of L class names as prompts spell them; differentiable."""
+        """What scores need of L class names as prompts spell them; differentiable.
+
+        Here each context's class embeddings (L, d).
+        """
+        contexts = {name: getattr(self, name) for name in self.contexts}
+        return tuple(embed_classes(self.encoder, contexts, list(names)).values())
 
     @abstractmethod
     def loss(self, batch: Any) -> Tensor:
@@ -113,6 +117,11 @@ class PromptModel(nn.Module, ABC):
     @abstractmethod
     def classify(self, films: ImageFeatures, concepts: Sequence[str]) -> Tensor:
         """Scores (n, L)."""
+
+    @torch.no_grad()
+    def ground(self, films: ImageFeatures, concept: str) -> Tensor:
+        """The cosine of each cell in the first context, an extension: (n, h, w)."""
+        return similarity_maps(films.dense_features, self.encoded([concept])[0])[..., 0]
 
     def settle(self, data: Any) -> None:
         """Take from the examples what scoring needs besides the learned tensors; mostly nothing."""
@@ -171,12 +180,6 @@ def encoded_texts(encoder: Encoder, texts: tuple[str, ...]) -> Tensor:
     return encoder.encode_text(texts)
 
 
-def new_context(length: int, encoder: Encoder, generator: torch.Generator) -> nn.Parameter:
-    """M vectors of width W from N(0, 0.02^2), which all four papers share with RC-TPL."""
-    context = initial_context(length, encoder.context_width, generator)
-    return nn.Parameter(context.to(encoder.device))
-
-
 def logit_scale(encoder: Encoder) -> float:
     """1 / tau of the encoder's own pre-training; CLIP's limit of 100 where it is not known."""
     learned = getattr(encoder, "logit_scale", None)
@@ -187,7 +190,7 @@ def learn(
     model: PromptModel,
     data: TextCorpus | LabeledFilms,
     settings: PromptSettings,
-    limits: PeerLearning,
+    limits: PromptLearnerTraining,
     seed: int,
     judge: Judge,
 ) -> list[dict[str, float]]:
@@ -206,7 +209,10 @@ def learn(
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate)
     start, best = time.perf_counter(), _looked(model, data, judge)
     history = [{"step": 0, "seconds": 0.0, "validation_auc": best[0]}]
-    batches = itertools.islice(_passes(len(data), settings.batch_size, generator), limits.steps)
+    passes = (
+        shuffled_batches(len(data), settings.batch_size, generator) for _ in itertools.count()
+    )
+    batches = itertools.islice(itertools.chain.from_iterable(passes), limits.steps)
     for step, rows in enumerate(
         tqdm(batches, total=limits.steps, desc=f"{model.name}, seed {seed}", unit="step"), start=1
     ):
@@ -233,7 +239,7 @@ def _looked(model: PromptModel, data: Any, judge: Judge) -> tuple[float, dict[st
     return judge(model), {name: value.clone() for name, value in model.state().items()}
 
 
-def stop(history: Sequence[Mapping[str, float]], limits: PeerLearning) -> dict[str, Any]:
+def stop(history: Sequence[Mapping[str, float]], limits: PromptLearnerTraining) -> dict[str, Any]:
     """How a run ended: steps, best_step, its validation_auc, and whether a plateau was reached.
 
     Args:
@@ -249,8 +255,3 @@ def stop(history: Sequence[Mapping[str, float]], limits: PeerLearning) -> dict[s
         "validation_auc": best["validation_auc"],
         "plateau": since >= limits.patience,
     }
-
-
-def _passes(count: int, size: int, generator: torch.Generator) -> Iterator[np.ndarray]:
-    while True:
-        yield from shuffled_batches(count, size, generator)

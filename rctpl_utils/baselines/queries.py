@@ -1,4 +1,4 @@
-"""What MedKLIP and MeDSLIP share: descriptions that ask a film, and the losses of the answers."""
+"""MedKLIP and MeDSLIP: descriptions that ask a film, and the losses of the answers."""
 
 from collections.abc import Sequence
 
@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rctpl_utils.baselines.base import CLASSIFY, GROUND
-from rctpl_utils.baselines.towers import HEADS, WIDTH, Baseline, Setup
-from rctpl_utils.baselines.training_data import all_cells
+from rctpl_utils.baselines.model import HEADS, WIDTH, Baseline, ConvTop, Setup
+from rctpl_utils.baselines.training_data import Batch, all_cells
 from rctpl_utils.text.knowledge import describe
 
 LAYERS = 2  # of the decoder; theirs has 4, with 4 heads each as here
@@ -20,19 +20,20 @@ NEGATIVES = 7  # against one positive (the public code of both)
 class QueryLayer(nn.Module):
     """Queries look at each other, then at the cells, then at themselves (pre-norm, as DETR's)."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.norms = nn.ModuleList(nn.LayerNorm(QUERY) for _ in range(3))
-        self.among = nn.MultiheadAttention(QUERY, HEADS, batch_first=True)
-        self.across = nn.MultiheadAttention(QUERY, HEADS, batch_first=True)
-        self.forth = nn.Sequential(
-            nn.Linear(QUERY, 2 * QUERY), nn.ReLU(), nn.Linear(2 * QUERY, QUERY)
-        )
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
+        self.among = nn.MultiheadAttention(width, HEADS, batch_first=True)
+        self.across = nn.MultiheadAttention(width, HEADS, batch_first=True)
+        self.forth = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, width))
 
     def forward(
         self, queries: Tensor, cells: Tensor, blocked: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Queries (B, Q, d), cells (B, T, d): queries, and the heads' mean attention."""
+        """Queries (B, Q, d), cells (B, T, d): queries, and the heads' mean attention (B, Q, T).
+
+        `blocked` (Q, Q): which query does not see which.
+        """
         normed = self.norms[0](queries)
         heard, _ = self.among(normed, normed, normed, attn_mask=blocked, need_weights=False)
         queries = queries + heard
@@ -44,11 +45,14 @@ class QueryLayer(nn.Module):
 class QueryDecoder(nn.Module):
     """A transformer decoder from Q queries and T cells to Q answers."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, cells: int = WIDTH, width: int = QUERY, layers: int = LAYERS, hidden: int = 2 * QUERY
+    ) -> None:
+        """`cells`: the cells' channels; `width`: d, of queries and answers."""
         super().__init__()
-        self.narrow = nn.Linear(WIDTH, QUERY)
-        self.layers = nn.ModuleList(QueryLayer() for _ in range(LAYERS))
-        self.norm = nn.LayerNorm(QUERY)
+        self.narrow = nn.Linear(cells, width)
+        self.layers = nn.ModuleList(QueryLayer(width, hidden) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
 
     def forward(self, queries: Tensor, cells: Tensor, known: int) -> tuple[Tensor, Tensor]:
         """Answers (B, Q, d), and the attention to the cells, the mean over layers: (B, Q, T).
@@ -56,12 +60,11 @@ class QueryDecoder(nn.Module):
         Args:
             queries: (Q, d). The first `known` are always asked; a query beyond them is seen by
                 itself alone, so that no answer depends on what else is asked.
-            cells: (B, T, WIDTH).
+            cells: (B, T, channels).
             known: how many queries training has.
         """
         rows = torch.arange(len(queries), device=queries.device)
-        added = (rows >= known) & (rows[:, None] != rows)
-        blocked = added if len(queries) > known else None
+        blocked = (rows >= known) & (rows[:, None] != rows) if len(queries) > known else None
         cells = self.narrow(cells)
         answers, maps = queries.expand(len(cells), -1, -1), []
         for layer in self.layers:
@@ -79,8 +82,7 @@ class QueryBaseline(Baseline):
     description's, less the mean of all descriptions. Such cosines do not know negation.
     """
 
-    native = frozenset({CLASSIFY, GROUND})
-    sharpness = 1.0  # scores are logits
+    published = frozenset({CLASSIFY, GROUND})
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
@@ -103,7 +105,7 @@ class QueryBaseline(Baseline):
 
     @torch.no_grad()
     def classify(self, films: Tensor, concepts: Sequence[str]) -> Tensor:
-        """Exist logits of films, as trunk maps (n, h, w, c): (n, L)."""
+        """Exist logits of films, as maps (n, h, w, c): (n, L)."""
         return self._asked(films, concepts)[0]
 
     @torch.no_grad()
@@ -173,3 +175,163 @@ def draw_positive(named: np.ndarray, generator: np.random.Generator) -> np.ndarr
     """One of the columns that a row names, as a mask: (M, K) bool."""
     keys = np.where(named, generator.random(named.shape), -1)
     return keys == keys.max(axis=1, keepdims=True)
+
+
+class MedKLIP(QueryBaseline):
+    """Medical knowledge enhanced language-image pre-training (Wu et al., ICCV 2023).
+
+    The descriptions of the Q entities, through the frozen text model, are the queries of a decoder
+    over the film's cells; s_i is the exist logit of answer i, l_i in {0, 1} what the report says of
+    entity i, and p_i+ the text state of a position that it names for a present entity, p_m those of
+    seven others:
+
+        L = mean_i -[l_i log sigma(s_i) + (1 - l_i) log(1 - sigma(s_i))]     (unmentioned: masked)
+          + mean_i -log exp<q_i, W p_i+> / (exp<q_i, W p_i+> + sum_m exp<q_i, W p_m>).
+
+    Kept: the unweighted sum, the masks, the 1 : 7 draw, descriptions of any concept at test time,
+    the mean attention as map. Their exist head's two outputs and softmax are sigma of the
+    difference. Ours: this package's concepts, places and descriptions for their 75 and 51, the mean
+    word state for [CLS], a smaller decoder, inner products over the root of d (`inner`), no
+    dropout, W on the positions' side (the same bilinear form); negatives are never a place that the
+    report names, while in their code they may be. A concept that reports never deny has no negative
+    label, here as there.
+    """
+
+    name = "MedKLIP"
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        self.image = ConvTop(setup)
+        self.decoder = QueryDecoder()
+        self.where = nn.Linear(len(setup.mean), QUERY, bias=False)  # W
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Existence and position."""
+        answers, _ = self.answers(batch.cells, batch.places, self.book)
+        logits = self.exist(answers).squeeze(-1)
+        self.standard(logits.detach())  # its running means
+        stated = torch.from_numpy(batch.material.stated[batch.reports]).to(batch.device)
+        positions = batch.material.positions[batch.reports]
+        located = positions.any(axis=2)
+        named = positions[located]
+        positives = draw_positive(named, batch.generator)
+        negatives = draw_negatives(named, batch.generator)
+        return exist_loss(logits, stated) + contrast_loss(
+            inner(answers[torch.from_numpy(located).to(batch.device)], self.where(self.spots).T),
+            torch.from_numpy(positives).to(batch.device),
+            torch.from_numpy(negatives).to(batch.device),
+        )
+
+    def answers(self, cells: Tensor, places: Tensor, book: Tensor) -> tuple[Tensor, Tensor]:
+        """The decoder's answers (B, Q, d) and attention (B, Q, T)."""
+        return self.decoder(self.enter(book), self.image(cells, places), len(self.book))
+
+    def ask(self, cells: Tensor, places: Tensor, book: Tensor) -> tuple[Tensor, Tensor]:
+        """See `QueryBaseline.ask`."""
+        answers, attention = self.answers(cells, places, book)
+        return self.exist(answers).squeeze(-1), attention
+
+
+class MeDSLIP(QueryBaseline):
+    """Medical dual-stream language-image pre-training (Fan et al., 2024, arXiv:2403.10635).
+
+    A mask m, linear in a cell's features x, splits them into a pathology stream m * x and an
+    anatomy stream (1 - m) * x, each with an image model and MedKLIP's decoder: descriptions of
+    concepts ask the first, names of places the second; their answers are q_i (concept i) and a_j
+    (place j). With y_ij in {0, 1} whether the report finds concept i at place j,
+
+        L = CE(q) + CE(a)                                   existence, as MedKLIP (unknown: masked)
+          + ProtoCL(q) + ProtoCL(a)                                    prototypical contrast
+          + mean_ij BCE(sigma<q_i, a_j>, y_ij)              intra-image contrast (unknown: masked),
+        ProtoCL(q) = mean_i -log exp<q_i, W p_i> / (exp<q_i, W p_i> + sum_m exp<q_i, W e_m>),
+
+    where the prototype p_i is the mean text state of the places that the report names for a present
+    concept i and e_m are the states of seven others; ProtoCL(a) contrasts places with concepts.
+
+    Kept: all five terms with equal weights, the mask without a squashing function, one query layer
+    for both books (their code, Shef-AIRE/MeDSLIP), the pathology stream alone at test time.
+    Departures as in `MedKLIP`, and y: the triplets here deny a concept, not a concept at a place,
+    so that a denied one is 0 at every place, a present one with a place is 0 at the others, the
+    rest is unknown. A place exists where some y is 1, does not where some is 0 and none 1.
+    """
+
+    name = "MeDSLIP"
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        self.enter_mask = nn.LayerNorm(setup.channels)
+        self.mask = nn.Linear(setup.channels, setup.channels)
+        self.pathology, self.anatomy = ConvTop(setup), ConvTop(setup)
+        self.pathology_decoder, self.anatomy_decoder = QueryDecoder(), QueryDecoder()
+        self.exist_there = nn.Linear(QUERY, 1)  # whether anything is at a place
+        width = len(setup.mean)
+        self.where = nn.Linear(width, QUERY, bias=False)  # W for concepts' answers
+        self.what = nn.Linear(width, QUERY, bias=False)  # and for places' answers
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The five terms."""
+        x = self.enter_mask(batch.cells)
+        mask = self.mask(x)
+        concepts, _ = self._stream(mask * x, batch.places, self.book)
+        there = self.anatomy((1 - mask) * x, batch.places)
+        places, _ = self.anatomy_decoder(self.enter(self.spots), there, len(self.spots))
+        logits = self.exist(concepts).squeeze(-1)
+        self.standard(logits.detach())  # its running means
+        positions = batch.material.positions[batch.reports]
+        stated = torch.from_numpy(batch.material.stated[batch.reports]).to(batch.device)
+        pairs = pair_labels(stated, torch.from_numpy(positions).to(batch.device))
+        generator = batch.generator
+        return (
+            exist_loss(logits, stated)
+            + exist_loss(self.exist_there(places).squeeze(-1), place_labels(pairs))
+            + prototype_loss(concepts, self.where(self.spots), positions, generator)
+            + prototype_loss(places, self.what(self.book), positions.swapaxes(1, 2), generator)
+            + exist_loss(inner(concepts, places.transpose(1, 2)), pairs)
+        )
+
+    def ask(self, cells: Tensor, places: Tensor, book: Tensor) -> tuple[Tensor, Tensor]:
+        """See `QueryBaseline.ask`."""
+        x = self.enter_mask(cells)
+        answers, attention = self._stream(self.mask(x) * x, places, book)
+        return self.exist(answers).squeeze(-1), attention
+
+    def _stream(self, cells: Tensor, places: Tensor, book: Tensor) -> tuple[Tensor, Tensor]:
+        seen = self.pathology(cells, places)
+        return self.pathology_decoder(self.enter(book), seen, len(self.book))
+
+
+def pair_labels(stated: Tensor, positions: Tensor) -> Tensor:
+    """Whether concepts are at places, as far as reports tell, see the module: (B, L, P).
+
+    Args:
+        stated: (B, L): 1 present, 0 absent, NaN unknown.
+        positions: (B, L, P) bool, the named places of present concepts.
+    """
+    told = (stated == 0) | positions.any(dim=2)
+    return positions.float().masked_fill(~told.unsqueeze(2), torch.nan)
+
+
+def place_labels(pairs: Tensor) -> Tensor:
+    """Whether anything is at each place: (B, L, P) to (B, P), NaN where nothing is told."""
+    told = ~pairs.isnan().all(dim=1)
+    return (pairs == 1).any(dim=1).float().masked_fill(~told, torch.nan)
+
+
+def prototype_loss(
+    answers: Tensor, others: Tensor, named: np.ndarray, generator: np.random.Generator
+) -> Tensor:
+    """ProtoCL of one stream; an inner product with a mean is the mean of inner products.
+
+    Args:
+        answers: (B, Q, d).
+        others: W times the text states of the other stream's K names, (K, d).
+        named: (B, Q, K) bool, what the report names together.
+        generator: draws the negatives.
+    """
+    rows = named.any(axis=2)
+    negatives = draw_negatives(named[rows], generator)
+    positives, negatives = (
+        torch.from_numpy(each).to(answers.device) for each in (named[rows], negatives)
+    )
+    chosen = answers[torch.from_numpy(rows).to(answers.device)]
+    return contrast_loss(inner(chosen, others.T), positives, negatives)

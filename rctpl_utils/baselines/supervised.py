@@ -1,44 +1,36 @@
 """The supervised reference of Tables 1 to 5: a small network that learned from labels.
 
-It is not zero-shot: it starts from the frozen encoder's image tower and is trained on the labels of
+It is not zero-shot: it starts from the frozen encoder's image model and is trained on the labels of
 the training films and of the validation films of Table 1's test sets (so it knows each hospital's
 style, and COVID-19). Its logits are its rows in Tables 1 and 5, its class activation maps those in
-Tables 2 to 4 (`supervised_rows`). It shows which concepts are hard to see. It is no strict bound:
-it can be worse than the frozen encoder on a rare class. It is for the stand-in only, whose size it
-shares: a run with another encoder leaves the rows out.
+Tables 2 to 4. It shows which concepts are hard to see. It is no strict bound: it can be worse than
+the frozen encoder on a rare class. It is for the stand-in only, whose size it shares: a run with
+another encoder leaves the rows out.
 """
 
 import math
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from tqdm import tqdm
 
+from rctpl_utils.baselines import training
 from rctpl_utils.code_hash import code_of
 from rctpl_utils.datasets import ChestXrayDataset
 from rctpl_utils.datasets.availability import present
+from rctpl_utils.datasets.chexpert import COMPETITION
 from rctpl_utils.datasets.splits import open_split
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.encoders.features import file_stamps
 from rctpl_utils.encoders.image_tower import DIMENSION, ImageTower
 from rctpl_utils.encoders.precision import autocast, describe_device
-from rctpl_utils.encoders.pretraining import (
-    CHECKPOINT_SECONDS,
-    RECORDS,
-    Progress,
-    augment,
-    load_images,
-    rate_at,
-)
+from rctpl_utils.encoders.pretraining import RECORDS, augment, load_images, rate_at
 from rctpl_utils.encoders.release import (
     add_file,
     check_probe,
@@ -49,7 +41,10 @@ from rctpl_utils.encoders.release import (
     released_file,
 )
 from rctpl_utils.encoders.standin import StandIn
-from rctpl_utils.evaluation.table1 import TABLE1_DATASETS
+from rctpl_utils.evaluation.grounding_methods import Films, Grounder
+from rctpl_utils.evaluation.retrieval import Pair, standardized, unit
+from rctpl_utils.evaluation.retrieval_sides import DATASET, Side
+from rctpl_utils.evaluation.table1 import SUPERVISED, TABLE1_DATASETS, Scorer
 from rctpl_utils.files import hash_of
 from rctpl_utils.profiles import ReferenceTraining
 from rctpl_utils.text.triplets import report_labels
@@ -84,25 +79,22 @@ class SupervisedBound:
     def scores(self, dataset: ChestXrayDataset, concepts: Sequence[str]) -> np.ndarray:
         """Logits of a data set's films for L concepts: (n, L)."""
         parts = []
-        for start in range(0, len(dataset), BATCH):
-            rows = range(start, min(start + BATCH, len(dataset)))
-            batch = torch.stack([self.encoder.preprocess(dataset.pixels(i)) for i in rows])
-            parts.append(self.network(batch.to(self.encoder.device)))
+        for rows in torch.arange(len(dataset)).split(BATCH):
+            films = [self.encoder.preprocess(dataset.pixels(row)) for row in rows.tolist()]
+            parts.append(self.network(torch.stack(films).to(self.encoder.device)))
         columns = [CONCEPTS.index(concept) for concept in concepts]
         return torch.cat(parts).cpu().numpy()[:, columns]
+
+    def maps(self, films: Films) -> Tensor:
+        """`activation_map` of what a table of grounding asks for."""
+        return self.activation_map(films.images, films.concept)
 
     @torch.no_grad()
     def activation_map(self, images: Tensor, concept: str) -> Tensor:
         """What each cell adds to a concept's logit (class activation map, Zhou et al. 2016).
 
         The head has a weight for the cells' mean and one for their maximum; their sum is taken.
-
-        Args:
-            images: preprocessed, (n, 1, S, S).
-            concept: one of `CONCEPTS`.
-
-        Returns:
-            (n, S / 8, S / 8).
+        Preprocessed images (n, 1, S, S) to (n, S / 8, S / 8).
         """
         batch = images.to(self.encoder.device, memory_format=torch.channels_last)
         weight = self.network.head.weight[CONCEPTS.index(concept)].unflatten(0, (2, -1)).sum(dim=0)
@@ -140,9 +132,7 @@ def train_reference(
     device: torch.device,
     checkpoint: Path | None = None,
 ) -> tuple[LabelNetwork, list[dict[str, float]]]:
-    """Train on labels: binary cross-entropy, unknown labels masked.
-
-    All randomness of a step comes from (seed, step).
+    """Train on labels: binary cross-entropy, unknown labels masked (`training.fit`).
 
     Args:
         tower: where training starts; left as it is.
@@ -153,43 +143,28 @@ def train_reference(
     """
     torch.manual_seed(seed)
     network = LabelNetwork(tower).to(device).train()
-    optimizer = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=1e-2)
     steps, size = math.ceil(settings.views / settings.batch_size), settings.batch_size
-    progress = Progress(network, optimizer, checkpoint)
-    done, history = progress.restore(device)
-    up_to = np.cumsum(films.chances)
+    up_to, every = np.cumsum(films.chances), max(steps // RECORDS, 1)
     images = torch.from_numpy(films.images)
     images = images.to(device) if device.type == "cuda" else images
-    earlier = history[-1]["seconds"] if history else 0.0
-    begun, saved, losses = time.perf_counter(), 0.0, []
-    with tqdm(total=steps * size, initial=done * size, desc=f"supervised reference {seed}",
-              unit="view", mininterval=2) as bar:  # fmt: skip
-        for step in range(done, steps):
-            generator = np.random.default_rng([seed, step])
-            rows = np.minimum(np.searchsorted(up_to, generator.random(size)), len(up_to) - 1)
-            target = torch.from_numpy(films.labels[rows].astype(np.float32)).to(device)
-            batch = images[torch.from_numpy(rows).to(images.device)].to(device)
-            with autocast(device):
-                logits = network(augment(batch, generator))
-            loss = functional.binary_cross_entropy_with_logits(
-                logits, target.nan_to_num(), weight=(~target.isnan()).float()
-            )
-            for group in optimizer.param_groups:
-                group["lr"] = settings.learning_rate * rate_at(step, steps)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.detach())
-            bar.update(size)
-            if (step + 1) % max(steps // RECORDS, 1) == 0 or step + 1 == steps:
-                seconds = round(earlier + time.perf_counter() - begun, 1)
-                mean = torch.stack(losses).mean().item()
-                history.append({"views": (step + 1) * size, "loss": mean, "seconds": seconds})
-                losses = []
-                if seconds - saved > CHECKPOINT_SECONDS:
-                    progress.store(step + 1, history)
-                    saved = seconds
-    progress.remove()
+
+    def loss(step: int) -> Tensor:
+        generator = np.random.default_rng([seed, step])
+        rows = np.minimum(np.searchsorted(up_to, generator.random(size)), len(up_to) - 1)
+        target = torch.from_numpy(films.labels[rows].astype(np.float32)).to(device)
+        batch = images[torch.from_numpy(rows).to(images.device)].to(device)
+        with autocast(device):
+            logits = network(augment(batch, generator))
+        return functional.binary_cross_entropy_with_logits(
+            logits, target.nan_to_num(), weight=(~target.isnan()).float()
+        )
+
+    history = training.fit(
+        network, loss, settings.learning_rate,
+        lambda step, _: rate_at(step, steps) if step < steps else None,
+        lambda step, _: None if step % every and step < steps else {},
+        size, steps * size, device, checkpoint, f"supervised reference {seed}",
+    )  # fmt: skip
     return network.eval().requires_grad_(False), history
 
 
@@ -200,15 +175,19 @@ def labeled_images(workspace: Workspace, size: int, triplets: pd.DataFrame) -> L
         size: S, of the image tower in pixels.
         triplets: of the reports, which tell the training films' labels.
     """
-    training = open_split(workspace, "mimic-cxr", "train")
-    names = present(workspace, TABLE1_DATASETS)
-    others = [open_split(workspace, name, "validation") for name in names]
+    training, *others = _labeled_sets(workspace)
     # reports tell all concepts, the CheXpert table only thirteen
     by_report = report_labels(triplets, list(training.records["study"].unique()), CONCEPTS)
     labels = [by_report.loc[training.records["study"]].to_numpy(np.float32)]
     labels += [s.records.reindex(columns=list(CONCEPTS)).to_numpy(np.float32) for s in others]
     images = [load_images(each, np.arange(len(each)), size) for each in (training, *others)]
     return LabeledImages(np.concatenate(images), np.concatenate(labels), len(training))
+
+
+def _labeled_sets(workspace: Workspace) -> list[ChestXrayDataset]:
+    names = present(workspace, TABLE1_DATASETS)
+    others = [open_split(workspace, name, "validation") for name in names]
+    return [open_split(workspace, "mimic-cxr", "train"), *others]
 
 
 def load_references(
@@ -248,24 +227,16 @@ def train_references(
     workspace: Workspace, encoders: Sequence[StandIn], triplets: pd.DataFrame
 ) -> None:
     """Train the reference of every seed of the profile that is missing or out of date."""
-    settings, folder = workspace.profile.reference, workspace.weights
-    sets = [open_split(workspace, "mimic-cxr", "train")]
-    names = present(workspace, TABLE1_DATASETS)
-    sets += [open_split(workspace, name, "validation") for name in names]
+    settings, device, films = workspace.profile.reference, workspace.device, None
+    stamps = [file_stamps(each) for each in _labeled_sets(workspace)]
     records = triplets[["report_id", "concept", "positive"]].to_csv(index=False)
-    key = hash_of([file_stamps(each) for each in sets], records, settings, code_of(train_reference))
-    keys = [hash_of(key, seed, each.image_key)
-            for seed, each in zip(workspace.profile.seeds, encoders, strict=True)]  # fmt: skip
-    stale = [not is_current(folder, reference_name(seed), own)
-             for seed, own in zip(workspace.profile.seeds, keys, strict=True)]  # fmt: skip
-    if not any(stale):
-        return
-    films = labeled_images(workspace, encoders[0].image_size, triplets)
-    for seed, encoder, own, old in zip(workspace.profile.seeds, encoders, keys, stale, strict=True):
-        if not old:
+    key = hash_of(stamps, records, settings, code_of(train_reference))
+    for seed, encoder in zip(workspace.profile.seeds, encoders, strict=True):
+        own, name = hash_of(key, seed, encoder.image_key), reference_name(seed)
+        if is_current(workspace.weights, name, own):
             continue
-        part = workspace.build / "checkpoints" / f"{reference_name(seed)}-{own[:12]}.part"
-        device = workspace.device
+        films = films or labeled_images(workspace, encoder.image_size, triplets)
+        part = workspace.build / "checkpoints" / f"{name}-{own[:12]}.part"
         network, curve = train_reference(encoder.image, films, settings, seed, device, part)
         notes = {
             "kind": "supervised reference",
@@ -280,16 +251,10 @@ def train_references(
             "device": describe_device(device),
             "curve": curve,
         }
-        add_reference(folder, network.state_dict(), notes)
-
-
-def add_reference(folder: Path, weights: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
-    """Write a trained reference into a folder of weights."""
-    size = notes["image_size"]
-    add_file(
-        folder, reference_name(notes["seed"]), weights, notes,
-        lambda path: probe_reference(assemble_reference(path), size),
-    )  # fmt: skip
+        add_file(
+            workspace.weights, name, network.state_dict(), notes,
+            lambda path: probe_reference(assemble_reference(path), notes["image_size"]),  # noqa: B023
+        )  # fmt: skip
 
 
 def assemble_reference(path: Path) -> LabelNetwork:
@@ -312,3 +277,29 @@ def probe_reference(network: LabelNetwork, side: int) -> np.ndarray:
 def reference_name(seed: int) -> str:
     """The file of a seed's reference."""
     return f"reference-{seed}.safetensors"
+
+
+def reference_scorers(references: Sequence[SupervisedBound]) -> dict[str, list[Scorer]]:
+    """For Table 1: one function a seed; no row without references."""
+    return {SUPERVISED: [each.scores for each in references]} if references else {}
+
+
+def reference_grounders(references: Sequence[SupervisedBound]) -> list[Grounder]:
+    """For Tables 2 to 4: class activation maps of the labels' networks."""
+    return [Grounder(SUPERVISED, tuple(each.maps for each in references))] if references else []
+
+
+def reference_pairs(
+    workspace: Workspace, references: Sequence[SupervisedBound], images: Side, sentences: Side
+) -> dict[str, list[Pair]]:
+    """For Table 5: a film's logits for the five classes against each sentence's own class.
+
+    The sentences' classes are given, not guessed: what is bounded is how well films are told apart.
+    """
+    if not references:
+        return {}
+    dataset = open_split(workspace, DATASET, "test")
+    places = pd.Index(dataset.records["image_id"]).get_indexer(images.records["item_id"])
+    classes = unit(standardized(np.eye(len(COMPETITION))[sentences.classes]))
+    logits = (each.scores(dataset, COMPETITION)[places] for each in references)
+    return {SUPERVISED: [Pair(unit(standardized(each)), classes) for each in logits]}

@@ -1,6 +1,6 @@
-"""One loop for all baselines: the same films, batches, seeds, schedule and grid of rates.
+"""One loop for all that trains on films: the same batches, seeds, schedule and grid of rates.
 
-A method trains at a constant rate (after a warm-up) until its AUC on validation films has stopped
+A baseline trains at a constant rate (after a warm-up) until its AUC on validation films has stopped
 improving, then cools down to a rate of zero; the model at the end stays. Where that is worse than
 an earlier look by more than looks differ by chance, the method has overfitted, and the model of the
 best look stays (`kept_look`). All randomness of a step comes from (seed, step), so
@@ -8,23 +8,22 @@ that a training that was killed goes on from its checkpoint as if nothing had ha
 """
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from rctpl_utils.baselines.towers import Baseline, MakeBaseline, Setup
-from rctpl_utils.baselines.training_data import Batch, Material, draw_batch
+from rctpl_utils.baselines.model import Baseline, MakeBaseline, Setup
+from rctpl_utils.baselines.training_data import Material, draw_batch
 from rctpl_utils.datasets.base import ChestXrayDataset
 from rctpl_utils.encoders.pretraining import CHECKPOINT_SECONDS, WEIGHT_DECAY, Progress
 from rctpl_utils.encoders.word_states import WordFile, Words, gather
 from rctpl_utils.evaluation.metrics import macro_auc
-from rctpl_utils.files import atomic_path
 from rctpl_utils.profiles import BaselineTraining
 
 SCORED = 256  # films scored at once
@@ -41,16 +40,21 @@ class Validation:
 
     @classmethod
     def of(cls, dataset: ChestXrayDataset, maps: np.ndarray) -> "Validation":
-        """From a data set and its trunk maps."""
+        """From a data set and its maps."""
         concepts = dataset.concepts
         return cls(maps, dataset.records[list(concepts)].to_numpy(float), concepts)
 
 
 @dataclass(frozen=True)
 class CountedWords(WordFile):
-    """Word states that count the tokens read from them."""
+    """Word states that count the tokens read from them, in `read`."""
 
-    read: list[int] = field(default_factory=list)
+    read: list[int]
+
+    @classmethod
+    def of(cls, file: WordFile, read: list[int]) -> "CountedWords":
+        """The same file, counted."""
+        return cls(file.states, file.ids, file.lengths, read)
 
     def batch(self, rows: np.ndarray, device: torch.device) -> Words:
         """Some texts, by row."""
@@ -74,6 +78,64 @@ class Trained(NamedTuple):
     kept: int
 
 
+def fit(
+    module: nn.Module,
+    loss: Callable[[int], Tensor],
+    rate: float,
+    share: Callable[[int, Sequence[Row]], float | None],
+    look: Callable[[int, Sequence[Row]], Row | None],
+    size: int,
+    views: int,
+    device: torch.device,
+    checkpoint: Path | None,
+    label: str,
+) -> list[Row]:
+    """AdamW, step after step, with a curve and a checkpoint.
+
+    Args:
+        module: all that learns and all that a checkpoint keeps.
+        loss: from a step's number to its loss, a scalar.
+        rate: the learning rate.
+        share: of it, after so many steps and rows of the curve; None at the end.
+        look: what a row holds besides, after so many steps; None where no row is due.
+        size: views in a step; `views` and `label` are for the progress bar.
+        checkpoint: where a training that may be killed keeps its state; deleted at the end.
+
+    Returns:
+        rows of views, the mean loss since the last row, seconds, and what `look` gives.
+    """
+    learning = [each for each in module.parameters() if each.requires_grad]
+    optimizer = torch.optim.AdamW(
+        learning, rate, weight_decay=WEIGHT_DECAY, fused=device.type == "cuda"
+    )
+    progress = Progress(module, optimizer, checkpoint)
+    step, history = progress.restore(device)
+    earlier = history[-1]["seconds"] if history else 0.0
+    begun, saved, losses = time.perf_counter(), 0.0, []
+    with tqdm(total=views, initial=step * size, desc=label, unit="view", mininterval=2) as bar:
+        while (factor := share(step, history)) is not None:
+            for group in optimizer.param_groups:
+                group["lr"] = rate * factor
+            value = loss(step)
+            optimizer.zero_grad(set_to_none=True)
+            value.backward()
+            optimizer.step()
+            losses.append(value.detach())
+            step += 1
+            bar.update(size)
+            if (more := look(step, history)) is None:
+                continue
+            seconds = round(earlier + time.perf_counter() - begun, 1)
+            mean = torch.stack(losses).mean().item()
+            history.append({"views": step * size, "loss": mean, "seconds": seconds, **more})
+            losses = []
+            if seconds - saved > CHECKPOINT_SECONDS:  # at rows of the curve: no sum is lost
+                progress.store(step, history)
+                saved = seconds
+    progress.remove()
+    return history
+
+
 def train_best_rate(
     make: MakeBaseline,
     material: Material,
@@ -94,7 +156,7 @@ def train_best_rate(
     """
     tried = []
     for rate in settings.rates:
-        file = folder and folder / f"{file_stem(make(setup).name)}-{seed}-{rate:g}.part"
+        file = folder and folder / f"{file_stem(make.name)}-{seed}-{rate:g}.part"
         trained = train(make, material, setup, validation, settings, rate, seed, device, file)
         tried.append((trained.history[trained.kept]["auc"], rate, trained))
     _, rate, best = max(tried, key=lambda each: each[0])
@@ -112,89 +174,44 @@ def train(
     device: torch.device,
     checkpoint: Path | None = None,
 ) -> Trained:
-    """AdamW until the plateau or the limit of views, then the cool-down.
-
-    Args:
-        checkpoint: where a training that may be killed keeps its state; deleted at the end.
-    """
+    """`fit` until the plateau or the limit of views, then the cool-down."""
     torch.manual_seed(seed)
     model = make(setup).to(device).train()
-    words, masked = (_counted(each) for each in (material.words, material.masked))
+    best = make(setup).to(device).requires_grad_(False)  # as it was at the best look
+    read: list[int] = []
+    words, masked = (CountedWords.of(each, read) for each in (material.words, material.masked))
     material = replace(material, words=words, masked=masked)
-    chances = np.cumsum(material.chances)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), rate, weight_decay=WEIGHT_DECAY, fused=device.type == "cuda"
-    )
-    progress = Progress(model, optimizer, checkpoint)
-    step, history = progress.restore(device)
-    best = BestLook(checkpoint and checkpoint.with_suffix(".best"))
-    earlier = history[-1] if history else {"tokens": 0, "seconds": 0.0}
-    begun, saved, losses = time.perf_counter(), 0.0, []
-    with tqdm(total=settings.views, initial=step * settings.batch_size, unit="view", mininterval=2,
-              desc=f"{model.name}, seed {seed}, rate {rate:g}") as bar:  # fmt: skip
-        while not finished(history, settings):
-            factor = rate_factor(step * settings.batch_size, history, settings)
-            for group in optimizer.param_groups:
-                group["lr"] = rate * factor
-            loss = model.loss(_draw(material, chances, settings.batch_size, seed, step, device))
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.detach())
-            step += 1
-            bar.update(settings.batch_size)
-            if step * settings.batch_size % settings.look_every == 0:
-                seconds = earlier["seconds"] + time.perf_counter() - begun
-                history.append(
-                    {
-                        "views": step * settings.batch_size,
-                        "tokens": earlier["tokens"] + sum(words.read) + sum(masked.read),
-                        "loss": torch.stack(losses).mean().item(),
-                        "auc": _looked_at(model, validation, device),
-                        "seconds": round(seconds, 1),
-                    }
-                )
-                losses = []
-                best.offer(model, history)
-                bar.set_postfix(auc=f"{history[-1]['auc']:.3f}")
-                if seconds - saved > CHECKPOINT_SECONDS:  # at looks: no sum is lost
-                    progress.store(step, history)
-                    saved = seconds
+    up_to, size = np.cumsum(material.chances), settings.batch_size
+
+    def loss(step: int) -> Tensor:
+        generator = np.random.default_rng([seed, step])
+        films = np.minimum(np.searchsorted(up_to, generator.random(size)), len(up_to) - 1)
+        return model.loss(draw_batch(material, films, generator, device))
+
+    def share(step: int, history: Sequence[Row]) -> float | None:
+        return None if finished(history, settings) else rate_factor(step * size, history, settings)
+
+    def look(step: int, history: Sequence[Row]) -> Row | None:
+        if step * size % settings.look_every:
+            return None
+        tokens = sum(read) + (history[-1]["tokens"] if history else 0)
+        read.clear()
+        model.eval()
+        auc = validation_auc(model, validation, device)
+        model.train()
+        if auc >= max((row["auc"] for row in history), default=0):
+            best.load_state_dict(model.state_dict())
+        return {"tokens": tokens, "auc": auc}
+
+    history = fit(
+        nn.ModuleList([model, best]), loss, rate, share, look, size, settings.views, device,
+        checkpoint, f"{model.name}, seed {seed}, rate {rate:g}",
+    )  # fmt: skip
     kept = kept_look(history, settings)
     if kept < len(history) - 1:
-        best.give(model)
-    best.forget()
-    progress.remove()
+        model.load_state_dict(best.state_dict())
     plateau = cool_down_begins(history, settings) < settings.views
     return Trained(model.eval().requires_grad_(False), history, plateau, kept)
-
-
-class BestLook:
-    """The weights of the best look so far, in memory and, for resumption, in a file."""
-
-    def __init__(self, path: Path | None) -> None:
-        self.path = path
-        self.state: dict[str, Tensor] | None = None
-        if path is not None and path.exists():
-            self.state = torch.load(path, weights_only=True)
-
-    def offer(self, model: Baseline, history: Sequence[Row]) -> None:
-        """Take the weights of the last look if its AUC is the highest."""
-        if history[-1]["auc"] < max(row["auc"] for row in history):
-            return
-        self.state = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        if self.path is not None:
-            with atomic_path(self.path) as temporary:
-                torch.save(self.state, temporary)
-
-    def give(self, model: Baseline) -> None:
-        """Put the weights back."""
-        model.load_state_dict(self.state)
-
-    def forget(self) -> None:
-        """Delete the file."""
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
 
 
 def kept_look(history: Sequence[Row], settings: BaselineTraining) -> int:
@@ -253,36 +270,3 @@ def score_maps(
 def file_stem(name: str) -> str:
     """A method's name as files carry it."""
     return name.lower().replace(" ", "-")
-
-
-def state_of(model: Baseline) -> dict[str, Tensor]:
-    """What inference needs of a trained baseline: all but the layers of `training_only`."""
-    return {
-        name: value.cpu().contiguous()
-        for name, value in model.state_dict().items()
-        if not name.startswith(model.training_only)
-    }
-
-
-def _draw(
-    material: Material,
-    chances: np.ndarray,
-    size: int,
-    seed: int,
-    step: int,
-    device: torch.device,
-) -> Batch:
-    generator = np.random.default_rng([seed, step])
-    films = np.minimum(np.searchsorted(chances, generator.random(size)), len(chances) - 1)
-    return draw_batch(material, films, generator, device)
-
-
-def _looked_at(model: Baseline, validation: Validation, device: torch.device) -> float:
-    model.eval()
-    value = validation_auc(model, validation, device)
-    model.train()
-    return value
-
-
-def _counted(file: WordFile) -> CountedWords:
-    return CountedWords(file.states, file.ids, file.lengths)

@@ -1,12 +1,16 @@
 """What the baselines learn from: the training films with what their reports say, in every form.
 
 One object serves all of them, so that none sees a film, a report or a label that another does not.
+All stand on the same frozen lower layers, those of the stand-in (pre-trained by MedCLIP's objective
+on the same films), so that a difference between them is one of objective and head; a baseline
+trains what stands above. Every film's map below it is computed once.
 """
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -14,12 +18,18 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from rctpl_utils.baselines.backbone import trunk_maps
+from rctpl_utils.datasets.base import ChestXrayDataset
 from rctpl_utils.datasets.splits import open_split
+from rctpl_utils.encoders.base import known_hash
+from rctpl_utils.encoders.features import IMAGE_BATCH, IMAGE_SHARD, file_stamps, make_arrays
+from rctpl_utils.encoders.image_tower import with_detail
+from rctpl_utils.encoders.precision import evaluation
 from rctpl_utils.encoders.pretraining import TextLists, balanced_chances
 from rctpl_utils.encoders.pretraining_texts import build_text_bank, training_texts
+from rctpl_utils.encoders.shards import Plan
 from rctpl_utils.encoders.standin import StandIn
 from rctpl_utils.encoders.word_states import WordFile, gather, word_states
+from rctpl_utils.files import hash_of
 from rctpl_utils.text.reports import Report
 from rctpl_utils.text.triplets import merge_mentions, report_labels
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS
@@ -29,12 +39,36 @@ MASKED_TEXTS = 1024  # reports whose words are hidden for masked language modeli
 RARE = 5  # places that fewer triplets name are no class of their own
 
 
+@torch.no_grad()
+def backbone(encoder: StandIn, batch: Tensor) -> Tensor:
+    """Preprocessed films (n, 1, S, S) to the map below the last two layers: (n, h, w, c)."""
+    batch = batch.to(encoder.device, memory_format=torch.channels_last)
+    with evaluation(encoder.device):
+        cells = encoder.image.stages(encoder.image.stem(with_detail(batch)))
+    return cells.permute(0, 2, 3, 1)
+
+
+def backbone_maps(encoder: StandIn, dataset: ChestXrayDataset, folder: Path) -> np.ndarray:
+    """The maps of a data set's films, computed once: (n, h, w, c) float16, memory-mapped."""
+    weights = [known_hash(each) for each in (encoder.image.stem, encoder.image.stages)]
+    key = hash_of(weights, encoder.image_size, file_stamps(dataset))[:20]
+    path = folder / f"trunk-{dataset.name}-{dataset.split}-{key}.npy"
+
+    def encode(rows: np.ndarray) -> tuple[np.ndarray, ...]:
+        batch = torch.stack([encoder.preprocess(dataset.pixels(i)) for i in rows.tolist()])
+        return (backbone(encoder, batch).float().cpu().numpy().astype(np.float16),)
+
+    plan = Plan(np.arange(len(dataset)), IMAGE_BATCH, IMAGE_SHARD)
+    (maps,) = make_arrays([path], plan, encode, label=f"lower layers, {dataset.name}", unit="image")
+    return maps
+
+
 @dataclass(frozen=True)
 class Material:
     """n training films, R reports, t texts, L concepts, P places.
 
     Attributes:
-        maps: the frozen trunk's maps, (n, h, w, c), in memory, on disk or on a device.
+        maps: the frozen backbone's maps, (n, h, w, c), in memory, on disk or on a device.
         reports: (n,) each film's report.
         words: word states of the t texts.
         whole, impressions: (R,) the text of each report, and of its impression alone (the whole
@@ -125,7 +159,7 @@ def draw_batch(
 ) -> Batch:
     """A view of each film: one random cell of every 2 x 2 block, a quarter of the work.
 
-    Cells of the trunk look far beyond their own patch, so that no lesion is lost, and the draw
+    Cells of the backbone look far beyond their own patch, so that no lesion is lost, and the draw
     varies the view as an augmentation does.
     """
     height, width = material.maps.shape[1:3]
@@ -184,7 +218,7 @@ def build_material(
     labels = report_labels(triplets, identifiers, TRAINING_CONCEPTS).to_numpy(np.float32)
     positions, places = stated_places(triplets, identifiers)
     return Material(
-        maps=np.asarray(trunk_maps(encoder, dataset, workspace.features))[kept],
+        maps=np.asarray(backbone_maps(encoder, dataset, workspace.features))[kept],
         reports=rows.iloc[kept].to_numpy(int),
         words=words,
         whole=whole,

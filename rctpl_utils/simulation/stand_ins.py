@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 
 from rctpl_utils.baselines.miniatures import train_miniatures
-from rctpl_utils.baselines.prompt_learners import learn_peers, release_peers
+from rctpl_utils.baselines.prompt_learners import learn_prompt_learners, release_prompt_learners
 from rctpl_utils.baselines.supervised import load_references
 from rctpl_utils.code_hash import code_of
 from rctpl_utils.encoders.base import Encoder
@@ -166,8 +166,8 @@ def make_release(workspace: Workspace, processes: int = 2) -> Path:
     load_references(workspace, encoders)
     train_miniatures(workspace, encoders, reports, triplets)
     chosen = [r for r in with_enough_concepts(reports, triplets) if r.split == "train"]
-    learn_peers(workspace, encoders, chosen, triplets)
-    release_peers(workspace)
+    learn_prompt_learners(workspace, encoders, chosen, triplets)
+    release_prompt_learners(workspace)
     return workspace.weights
 
 

@@ -12,21 +12,16 @@ from types import MappingProxyType
 
 import torch
 
-from rctpl_utils.baselines.released import chexzero, gloria, medklip, medslip
 from rctpl_utils.baselines.released.adapters import ReleasedBioViL, ReleasedMedCLIP
 from rctpl_utils.baselines.released.base import ReleasedModel
+from rctpl_utils.baselines.released.chexzero import TOKENIZER_FILES, CheXzero
 from rctpl_utils.baselines.released.entities import TEXTS
+from rctpl_utils.baselines.released.gloria import GLoRIA
+from rctpl_utils.baselines.released.medklip import MedKLIP, MeDSLIP
 from rctpl_utils.encoders.biovil import IMAGE_WEIGHTS
 from rctpl_utils.errors import InputError
 
-__all__ = [
-    "NO_PUBLIC_WEIGHTS",
-    "PUBLIC",
-    "ReleasedModel",
-    "is_provided",
-    "load_released",
-    "weights_folder",
-]
+__all__ = ["NO_PUBLIC_WEIGHTS", "PUBLIC", "ReleasedModel", "is_provided", "load_released"]
 
 WEIGHTS = "weights"
 _BERT = ("bioclinicalbert/config.json", "bioclinicalbert/vocab.txt")
@@ -51,46 +46,32 @@ class Public:
     source: str
 
 
-PUBLIC: Mapping[str, Public] = MappingProxyType(
-    {
-        "GLoRIA": Public(
-            "gloria",
-            (gloria.WEIGHTS, *_BERT),
-            gloria.GLoRIA.load,
-            "https://stanfordmedicine.box.com/s/j5h7q99f3pfi7enc0dom73m4nsm6yzvh",
-        ),
-        "MedCLIP-ViT": Public(
-            "medclip-vit",
-            ("pytorch_model.bin", *_BERT),
-            ReleasedMedCLIP.load,
-            "https://github.com/RyanWangZf/MedCLIP",
-        ),
-        "BioViL": Public(
-            "biovil",
-            (IMAGE_WEIGHTS[0], "pytorch_model.bin", "config.json", "vocab.txt"),
-            ReleasedBioViL.load,
-            "https://huggingface.co/microsoft/BiomedVLP-CXR-BERT-specialized",
-        ),
-        "CheXzero": Public(
-            "chexzero",
-            (chexzero.WEIGHTS, *chexzero.TOKENIZER_FILES),
-            chexzero.CheXzero.load,
-            "https://drive.google.com/drive/folders/1makFLiEMbSleYltaRxw81aBhEDMpVwno",
-        ),
-        "MedKLIP": Public(
-            "medklip",
-            (medklip.WEIGHTS, TEXTS, *_BERT_WEIGHTS),
-            medklip.MedKLIP.load,
-            "https://drive.google.com/drive/folders/1HBShH7J_pO8onkzuweDgDq2QPqj6zjG_",
-        ),
-        "MeDSLIP": Public(
-            "medslip",
-            (medslip.WEIGHTS, TEXTS, *_BERT_WEIGHTS),
-            medslip.MeDSLIP.load,
-            "https://huggingface.co/pykale/MeDSLIP",
-        ),
-    }
-)
+PUBLIC: Mapping[str, Public] = MappingProxyType({
+    "GLoRIA": Public(
+        "gloria", (GLoRIA.weights, *_BERT), GLoRIA.load,
+        "https://stanfordmedicine.box.com/s/j5h7q99f3pfi7enc0dom73m4nsm6yzvh",
+    ),
+    "MedCLIP-ViT": Public(
+        "medclip-vit", ("pytorch_model.bin", *_BERT), ReleasedMedCLIP.load,
+        "https://github.com/RyanWangZf/MedCLIP",
+    ),
+    "BioViL": Public(
+        "biovil", (IMAGE_WEIGHTS[0], "pytorch_model.bin", "config.json", "vocab.txt"),
+        ReleasedBioViL.load, "https://huggingface.co/microsoft/BiomedVLP-CXR-BERT-specialized",
+    ),
+    "CheXzero": Public(
+        "chexzero", (CheXzero.weights, *TOKENIZER_FILES), CheXzero.load,
+        "https://drive.google.com/drive/folders/1makFLiEMbSleYltaRxw81aBhEDMpVwno",
+    ),
+    "MedKLIP": Public(
+        "medklip", (MedKLIP.weights, TEXTS, *_BERT_WEIGHTS), MedKLIP.load,
+        "https://drive.google.com/drive/folders/1HBShH7J_pO8onkzuweDgDq2QPqj6zjG_",
+    ),
+    "MeDSLIP": Public(
+        "medslip", (MeDSLIP.weights, TEXTS, *_BERT_WEIGHTS), MeDSLIP.load,
+        "https://huggingface.co/pykale/MeDSLIP",
+    ),
+})  # fmt: skip
 NO_PUBLIC_WEIGHTS: Mapping[str, str] = MappingProxyType(
     {
         "ConVIRT": "no public weights: its authors released none",
@@ -105,14 +86,10 @@ def weights_folder(name: str, data_root: str | Path) -> Path:
     Raises:
         InputError: a model without public weights (the reason is given), or an unknown one.
     """
-    if name in NO_PUBLIC_WEIGHTS:
-        raise InputError(
-            f"{name}: {NO_PUBLIC_WEIGHTS[name]}", f"Choose one of: {', '.join(PUBLIC)}."
-        )
     if name not in PUBLIC:
-        raise InputError(
-            f"there is no released model {name!r}", f"Choose one of: {', '.join(PUBLIC)}."
-        )
+        why = NO_PUBLIC_WEIGHTS.get(name)
+        problem = f"{name}: {why}" if why else f"there is no released model {name!r}"
+        raise InputError(problem, f"Choose one of: {', '.join(PUBLIC)}.")
     return Path(data_root) / WEIGHTS / PUBLIC[name].folder
 
 

@@ -10,7 +10,6 @@ GLoRIA's, for five diseases; BioViL's authors give two phrases for pneumonia.
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
@@ -21,39 +20,27 @@ from rctpl_utils.encoders.biovil import CROP, RESIZE, BioViL
 from rctpl_utils.encoders.frame import Frame
 from rctpl_utils.encoders.medclip import MedCLIP
 from rctpl_utils.encoders.two_towers import TwoTowers
-from rctpl_utils.scoring import IMAGE_TEMPERATURE
 from rctpl_utils.text.knowledge import ensemble
 
 BLUR = 1.5  # cells; `get_similarity_map_from_raw_data` of hi-ml-multimodal
 
 
 class EncoderBaseline:
-    """An encoder with two towers behind `released.base.ReleasedModel`.
+    """An encoder with two towers, frozen and ready, behind `ReleasedModel`.
 
-    A subclass sets `name`, `native` and `frame`, reads its files and gives `class_vectors`.
+    A subclass sets `name`, `published` and `frame`, reads its files and gives `class_vectors`: a
+    vector a class, whose product with a film's unit vector is the score (L, d).
     """
 
-    name: str
-    native: frozenset[str]
-    frame: Frame
-    sharpness = 1 / IMAGE_TEMPERATURE  # as for every score of cosines in this package
-
     def __init__(self, encoder: TwoTowers) -> None:
-        """`encoder`: frozen and ready."""
         self.encoder = encoder
+        self.preprocess = encoder.preprocess
+        self.embed_texts = encoder.encode_text
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.encoder.device
-
-    def preprocess(self, pixels: np.ndarray) -> Tensor:
-        """One radiograph, float (H, W) in [0, 1], to (1, S, S): the encoder's own."""
-        return self.encoder.preprocess(pixels)
-
-    def class_vectors(self, concepts: Sequence[str]) -> Tensor:
-        """One vector a class, whose product with a film's unit vector is the score: (L, d)."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def classify(self, films: Tensor, concepts: Sequence[str]) -> Tensor:
@@ -70,16 +57,12 @@ class EncoderBaseline:
         """(n, 1, S, S) to (n, d) unit vectors."""
         return self.encoder.encode_image(films).global_features
 
-    def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """Texts to (m, d) unit vectors."""
-        return self.encoder.encode_text(texts)
-
 
 class ReleasedMedCLIP(EncoderBaseline):
     """MedCLIP with its Swin-tiny. Its map (`MedCLIP`) is an extension."""
 
     name = "MedCLIP-ViT"
-    native = frozenset({CLASSIFY, RETRIEVE})
+    published = frozenset({CLASSIFY, RETRIEVE})
     frame = Frame("square")
 
     @classmethod
@@ -98,7 +81,7 @@ class ReleasedBioViL(EncoderBaseline):
     """BioViL: maps are cosines of patches, blurred."""
 
     name = "BioViL"
-    native = frozenset({CLASSIFY, GROUND, RETRIEVE})
+    published = frozenset({CLASSIFY, GROUND, RETRIEVE})
     frame = Frame("short", CROP / RESIZE)
 
     @classmethod

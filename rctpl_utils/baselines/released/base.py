@@ -1,22 +1,29 @@
-"""What every released model offers beyond the protocol: its own preprocessing and its frame."""
+"""What released models offer beyond the protocol, and what their loaders share."""
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rctpl_utils.baselines.base import ZeroShotModel
+from rctpl_utils.encoders.base import freeze
+from rctpl_utils.encoders.checkpoint import Layout, match_state
 from rctpl_utils.encoders.frame import Frame
+from rctpl_utils.encoders.text_tower import untrained_bert
 from rctpl_utils.encoders.two_towers import check_pixels
+from rctpl_utils.encoders.weight_files import read_state
 
 
 class ReleasedModel(ZeroShotModel, Protocol):
     """A released checkpoint behind the protocol; `films` are preprocessed images (n, C, S, S).
 
+    Scores are those of the method's published inference.
+
     Attributes:
-        frame: what its maps cover (`heat_maps.on_square`).
+        frame: what its maps cover (`encoders.frame.on_square`).
         device: where its weights are.
     """
 
@@ -25,10 +32,6 @@ class ReleasedModel(ZeroShotModel, Protocol):
 
     def preprocess(self, pixels: np.ndarray) -> Tensor:
         """One radiograph, float (H, W) in [0, 1], to the model's input (C, S, S)."""
-        ...
-
-    def classify(self, films: Tensor, concepts: Sequence[str]) -> Tensor:
-        """Scores by the method's published inference: (n, L)."""
         ...
 
 
@@ -40,3 +43,88 @@ def eight_bits(pixels: np.ndarray) -> np.ndarray:
     """
     check_pixels(pixels)
     return np.rint(pixels * 255).astype(np.uint8)
+
+
+def released_names(name: str) -> tuple[str, str]:
+    """A released file's name in its folder, and with the suffix of safetensors."""
+    return name, str(Path(name).with_suffix(".safetensors"))
+
+
+class FromCheckpoint(nn.Module):
+    """A released model that one checkpoint fills (`ReleasedModel`).
+
+    A subclass takes a folder, sets `weights`, the checkpoint's name, and gives its `layout`.
+    """
+
+    weights: str
+
+    def layout(self, state: Mapping[str, Tensor]) -> Layout:
+        """How a file that holds `state` names what the model holds."""
+        raise NotImplementedError
+
+    @classmethod
+    def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> Self:
+        """Read the checkpoint and what `cls` needs from a folder: frozen, on the device.
+
+        Raises:
+            InputError: absent or damaged files, missing or unexpected names (listed).
+        """
+        model = cls(folder)
+        state = read_state(folder, released_names(cls.weights))
+        model.load_state_dict(match_state(model, state, model.layout(state), folder))
+        return freeze(model).to(device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+
+def renamed(
+    parts: Mapping[str, str], inside: Mapping[str, str] | None = None, **more: Any
+) -> Layout:
+    """A layout of a file that names some parts of a module otherwise.
+
+    Args:
+        parts: the beginning of a name in the module -> in the file; the first that fits counts.
+        inside: further pieces of a name, likewise; all count.
+        more: of `Layout`.
+    """
+
+    def released(name: str) -> str:
+        for own, theirs in (inside or {}).items():
+            name = name.replace(own, theirs)
+        own = next((each for each in parts if name.startswith(each)), "")
+        return parts.get(own, "") + name.removeprefix(own)
+
+    return Layout(released, **more)
+
+
+def position_ids(bert: nn.Module) -> Tensor:
+    """What older versions of transformers store with a BERT: 0, 1, ... (1, positions)."""
+    return torch.arange(bert.config.max_position_embeddings)[None]
+
+
+def pretrained_bert(folder: str | Path) -> tuple[nn.Module, Any]:
+    """A published BERT and its tokenizer, frozen, from the hub's files in a folder.
+
+    Args:
+        folder: with `config.json`, `vocab.txt` and `pytorch_model.bin` (or safetensors), whose
+            names begin with "bert."; the heads of pre-training and the pooler are left out.
+
+    Raises:
+        InputError: absent or damaged files, missing or unexpected names (listed).
+    """
+    bert, tokenizer = untrained_bert(folder)
+    # files converted from TensorFlow's call a normalization's weight gamma and its bias beta
+    old = {".LayerNorm.gamma": ".LayerNorm.weight", ".LayerNorm.beta": ".LayerNorm.bias"}
+    state = read_state(folder)
+    for before, after in old.items():
+        state = {name.replace(before, after): value for name, value in state.items()}
+    layout = renamed(
+        {"": "bert."},
+        unused=(r"cls\..+", r"bert\.pooler\.dense\.(weight|bias)"),
+        constants={r"bert\.embeddings\.position_ids": position_ids(bert)},
+    )
+    bert.load_state_dict(match_state(bert, state, layout, folder))
+    return freeze(bert), tokenizer

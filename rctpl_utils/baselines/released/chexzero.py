@@ -10,7 +10,8 @@ Retrieval is by the cosines that pre-training compares. Maps are our extension: 
 patches' tokens, projected as the class token is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,30 +22,103 @@ from torch.nn import functional
 from transformers import CLIPTokenizer
 
 from rctpl_utils.baselines.base import CLASSIFY, RETRIEVE
-from rctpl_utils.baselines.released.base import eight_bits
-from rctpl_utils.baselines.released.checkpoints import load_matched, released_names
-from rctpl_utils.baselines.released.clip_towers import CLIP, ClipSize
-from rctpl_utils.encoders.base import freeze
+from rctpl_utils.baselines.released.base import FromCheckpoint, eight_bits, renamed
 from rctpl_utils.encoders.checkpoint import Layout
 from rctpl_utils.encoders.frame import Frame
-from rctpl_utils.encoders.weight_files import read_state
 from rctpl_utils.errors import InputError
 from rctpl_utils.given_files import opened
 
-WEIGHTS = "best_64_5e-05_original_22000_0.864.pt"
 TOKENIZER_FILES = ("vocab.json", "merges.txt")  # of openai/clip-vit-base-patch32
-SIZE = ClipSize()
 TEMPLATES = ("{}", "no {}")
 SQUARE = 320  # pixels; data_process.py
 MEAN, DEVIATION = 101.48761, 83.43944  # of gray levels 0 to 255; zero_shot.py
+HEAD_WIDTH = 64
 
 
-class CheXzero(nn.Module):
-    """See the module; the protocol is `released.base.ReleasedModel`."""
+@dataclass(frozen=True)
+class ClipSize:
+    """The sizes of a CLIP with a vision transformer; the defaults are those of ViT-B/32."""
+
+    dimension: int = 512  # d of the joint space
+    image_side: int = 224  # pixels
+    patch: int = 32  # pixels
+    vision_width: int = 768
+    vision_layers: int = 12
+    text_width: int = 512
+    text_layers: int = 12
+    tokens: int = 77  # of a text, both marks included
+    vocabulary: int = 49408
+
+
+SIZE = ClipSize()
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """x sigmoid(1.702 x) (Hendrycks and Gimpel 2016, section 2)."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+def _transformer(width: int, layers: int) -> nn.TransformerEncoder:
+    layer = nn.TransformerEncoderLayer(
+        width, width // HEAD_WIDTH, 4 * width, 0.0, quick_gelu, batch_first=True, norm_first=True
+    )
+    return nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+
+
+class VisionTransformer(nn.Module):
+    """Patches and a class token; every token is projected, though CLIP uses the first alone."""
+
+    def __init__(self, size: ClipSize) -> None:
+        super().__init__()
+        width, cells = size.vision_width, (size.image_side // size.patch) ** 2
+        self.conv1 = nn.Conv2d(3, width, size.patch, size.patch, bias=False)
+        self.class_embedding = nn.Parameter(torch.empty(width))
+        self.positional_embedding = nn.Parameter(torch.empty(cells + 1, width))
+        self.ln_pre = nn.LayerNorm(width)
+        self.transformer = _transformer(width, size.vision_layers)
+        self.ln_post = nn.LayerNorm(width)
+        self.proj = nn.Parameter(torch.empty(width, size.dimension))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(n, 3, S, S) to (n, 1 + patches, d), the class token first, not normalized."""
+        patches = self.conv1(images).flatten(2).transpose(1, 2)
+        first = self.class_embedding.expand(len(images), 1, -1)
+        x = torch.cat([first, patches], dim=1) + self.positional_embedding
+        return self.ln_post(self.transformer(self.ln_pre(x))) @ self.proj
+
+
+class CLIP(nn.Module):
+    """Both transformers (Radford et al. 2021, 2.4 and 2.5); the values are not set."""
+
+    def __init__(self, size: ClipSize) -> None:
+        super().__init__()
+        self.visual = VisionTransformer(size)
+        self.transformer = _transformer(size.text_width, size.text_layers)
+        self.token_embedding = nn.Embedding(size.vocabulary, size.text_width)
+        self.positional_embedding = nn.Parameter(torch.empty(size.tokens, size.text_width))
+        self.ln_final = nn.LayerNorm(size.text_width)
+        self.text_projection = nn.Parameter(torch.empty(size.text_width, size.dimension))
+        self.logit_scale = nn.Parameter(torch.empty(()))
+
+    def encode_text(self, ids: Tensor, ends: Tensor) -> Tensor:
+        """Token ids (m, T) to (m, d), not normalized: the state of the end mark, at `ends` (m,).
+
+        A token sees only those before it, so that padding behind the end mark changes nothing.
+        """
+        count = ids.shape[1]
+        hidden = torch.full((count, count), -torch.inf, device=ids.device).triu(1)
+        x = self.token_embedding(ids) + self.positional_embedding[:count]
+        x = self.ln_final(self.transformer(x, hidden))
+        return x[torch.arange(len(ids), device=ids.device), ends] @ self.text_projection
+
+
+class CheXzero(FromCheckpoint):
+    """See the module; the protocol is `ReleasedModel`."""
 
     name = "CheXzero"
-    native = frozenset({CLASSIFY, RETRIEVE})
+    published = frozenset({CLASSIFY, RETRIEVE})
     frame = Frame("square")
+    weights = "best_64_5e-05_original_22000_0.864.pt"
 
     def __init__(self, folder: str | Path) -> None:
         """A model without values; `folder` holds CLIP's `vocab.json` and `merges.txt`."""
@@ -52,31 +126,15 @@ class CheXzero(nn.Module):
         self.clip = CLIP(SIZE)
         self._tokenizer = _tokenizer(Path(folder))
 
-    @classmethod
-    def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> "CheXzero":
-        """Read a checkpoint (float16 or float32) and the tokenizer's files; frozen and ready.
-
-        Args:
-            folder: with `WEIGHTS` (or its name with `.safetensors`) and `TOKENIZER_FILES`.
-            device: where the model goes.
-
-        Raises:
-            InputError: absent or damaged files, missing or unexpected names (listed).
-        """
-        model = cls(folder)
-        state = read_state(folder, released_names(WEIGHTS))
-        load_matched(model.clip, state, Layout(lambda name: name), folder)
-        return freeze(model).to(device)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.clip.logit_scale.device
-
-    @property
-    def sharpness(self) -> float:
-        """Four times CLIP's inverse temperature: a quarter is the slope of a pair's softmax."""
-        return 4 * float(self.clip.logit_scale.exp())
+    def layout(self, state: Mapping[str, Tensor]) -> Layout:
+        """What openai/CLIP's `clip/model.py` calls the tensors, where torch's layer says else."""
+        return renamed(
+            {"clip.": ""},
+            {
+                ".layers.": ".resblocks.", ".self_attn.": ".attn.", ".linear1.": ".mlp.c_fc.",
+                ".linear2.": ".mlp.c_proj.", ".norm1.": ".ln_1.", ".norm2.": ".ln_2.",
+            },
+        )  # fmt: skip
 
     def preprocess(self, pixels: np.ndarray) -> Tensor:
         """As `data_process.py` and `zero_shot.py`: 320 pixels, standardized, then 224.
@@ -131,7 +189,7 @@ class CheXzero(nn.Module):
     def _tokens(self, films: Tensor) -> Tensor:
         """(n, 1, S, S) to (n, 1 + patches, d) unit vectors, the class token's first."""
         images = films.to(self.device).expand(-1, 3, -1, -1)
-        return functional.normalize(self.clip.encode_image(images), dim=-1)
+        return functional.normalize(self.clip.visual(images), dim=-1)
 
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:

@@ -12,7 +12,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from rctpl_utils.baselines.released.checkpoints import pretrained_bert
+from rctpl_utils.baselines.released.base import pretrained_bert
 from rctpl_utils.encoders.medclip_text import FOLDER
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import read_json
@@ -37,31 +37,23 @@ ENTITIES = (
 MISSPELLED = {"eumonia": "pneumonia"}  # as the published file has it
 
 # Which entity scores a concept. The fourteen of ChestX-ray14 are the authors' (test.py, as above;
-# fibrosis is so rare in MIMIC-CXR that they ask for "rare diseases"); the last six are ours.
+# fibrosis is so rare in MIMIC-CXR that they ask for "rare diseases"); those for enlarged
+# cardiomediastinum, opacity, lesion, fracture, devices and no finding are ours.
 CONCEPT_ENTITIES: Mapping[str, str] = MappingProxyType(
     {
-        "Atelectasis": "atelectasis",
-        "Cardiomegaly": "cardiomegaly",
-        "Pleural Effusion": "effusion",
-        "Infiltration": "infiltrate",
-        "Mass": "mass",
-        "Nodule": "nodule",
-        "Pneumonia": "pneumonia",
-        "Pneumothorax": "pneumothorax",
-        "Consolidation": "consolidation",
-        "Edema": "edema",
-        "Emphysema": "emphysema",
-        "Fibrosis": "tail_abnorm_obs",
-        "Pleural Thickening": "thicken",
-        "Hernia": "hernia",
-        "Enlarged Cardiomediastinum": "enlarge",
-        "Lung Opacity": "opacity",
-        "Lung Lesion": "lesion",
-        "Fracture": "fracture",
-        "Support Devices": "device",
-        "No Finding": "normal",
+        name: name.lower()
+        for name in (
+            "Atelectasis", "Cardiomegaly", "Mass", "Nodule", "Pneumonia", "Pneumothorax",
+            "Consolidation", "Edema", "Emphysema", "Hernia", "Fracture",
+        )
     }
-)
+    | {
+        "Pleural Effusion": "effusion", "Infiltration": "infiltrate",
+        "Fibrosis": "tail_abnorm_obs", "Pleural Thickening": "thicken",
+        "Enlarged Cardiomediastinum": "enlarge", "Lung Opacity": "opacity",
+        "Lung Lesion": "lesion", "Support Devices": "device", "No Finding": "normal",
+    }
+)  # fmt: skip
 
 
 class EntityTexts:

@@ -3,7 +3,7 @@
 A ResNet-50 gives a global vector and 19 x 19 regions (its third stage), BERT a vector for the text
 and one for each word. Inference of marshuang80/gloria (`gloria/gloria.py`): the score of a film
 and a prompt is the mean of the cosine of the global vectors and of the local similarity
-(`gloria_words.best_word`); a class has several prompts, of which the best counts.
+(`best_word`); a class has several prompts, of which the best counts.
 
 The authors then standardize each class over the films at hand. That needs them all together and
 leaves the order of the films, hence AUC, as it is; it is not done here. Their prompts are five
@@ -14,7 +14,8 @@ Retrieval is by global vectors alone: the authors add standardized local similar
 no vectors' cosine.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,25 +24,121 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers import BertModel, BertTokenizerFast
 
 from rctpl_utils.baselines.base import CLASSIFY, GROUND, RETRIEVE
-from rctpl_utils.baselines.released.base import eight_bits
-from rctpl_utils.baselines.released.checkpoints import load_matched, position_ids, released_names
-from rctpl_utils.baselines.released.gloria_words import Caption, best_word, look, read_captions
-from rctpl_utils.encoders.base import freeze
+from rctpl_utils.baselines.released.base import FromCheckpoint, eight_bits, position_ids, renamed
 from rctpl_utils.encoders.checkpoint import Layout
 from rctpl_utils.encoders.frame import Frame
 from rctpl_utils.encoders.medclip_text import FOLDER
 from rctpl_utils.encoders.text_tower import untrained_bert
 from rctpl_utils.encoders.two_towers import resnet50_trunk
-from rctpl_utils.encoders.weight_files import read_state
 from rctpl_utils.text.knowledge import ensemble
 from rctpl_utils.vocabulary import prompt_name
 
-WEIGHTS = "chexpert_resnet50.ckpt"
 SQUARE, CROP = 256, 224  # pixels: `imsize`, `random_crop` (at its center when testing)
 SEEN = 299  # pixels, to which the network itself enlarges what it is given
-SHARPNESS = 10.0  # `temp3`
+TOKENS = 97  # of a text, marks and padding included: `word_num`
+LAST = 4  # hidden states that are summed: `last_n_layers`, `aggregate_method`
+SHARP_REGIONS = 4.0  # `temp1`
+SHARP_WORDS = 5.0  # `temp2`
+
+
+class Caption(NamedTuple):
+    """A text in GLoRIA's words.
+
+    Attributes:
+        words: (97, W): [CLS], the c words, [SEP], then zeros; a word is the sum of its pieces.
+        count: c.
+        text: as it was given.
+    """
+
+    words: Tensor
+    count: int
+    text: str
+
+    @property
+    def sentence(self) -> Tensor:
+        """The mean over all 97 places, so that zeros take part: (W,)."""
+        return self.words.mean(dim=0)
+
+    @property
+    def compared(self) -> Tensor:
+        """The words that the published zero-shot inference compares: (m, W).
+
+        It drops [CLS], and then takes as many places as the text has characters, "[" aside, where
+        words were meant (`process_text`): [SEP] and zeros are among them.
+        """
+        characters = len(self.text) - self.text.count("[")
+        return self.words[1 : 1 + min(characters, TOKENS - 1)]
+
+    @property
+    def trained(self) -> Tensor:
+        """[CLS] and the words, which the loss compares and attention maps are made of."""
+        return self.words[: 1 + self.count]
+
+
+def clean(text: str) -> str:
+    """A text as GLoRIA reads it: lower case, words only, sentences of one word left out.
+
+    Where nothing would remain, as of "edema", such sentences stay; the published code would encode
+    an empty text.
+    """
+    sentences = [
+        [word.encode("ascii", "ignore").decode() for word in re.findall(r"\w+", part.lower())]
+        for numbered in re.split(r"[0-9]+\.", text.replace("\n", " "))
+        for part in numbered.split(".")
+    ]
+    kept = [words for words in sentences if len(words) > 1] or sentences
+    return " ".join(word for words in kept for word in words if word)
+
+
+def read_captions(
+    bert: BertModel, tokenizer: BertTokenizerFast, texts: Sequence[str]
+) -> list[Caption]:
+    """Texts to captions; what goes beyond 97 tokens is cut."""
+    tokens = tokenizer(
+        [clean(text) for text in texts],
+        padding=True, truncation=True, max_length=TOKENS, return_tensors="pt",
+    ).to(bert.device)  # fmt: skip
+    ids, seen = tokens["input_ids"], tokens["attention_mask"]
+    states = bert(input_ids=ids, attention_mask=seen, output_hidden_states=True).hidden_states
+    summed = torch.stack(states[-LAST:]).sum(dim=0)  # (m, T, W)
+    pieces = tokenizer.convert_ids_to_tokens(ids.flatten().tolist())
+    starts = torch.tensor([not each.startswith("##") for each in pieces], device=ids.device)
+    places = starts.unflatten(0, ids.shape).long().cumsum(dim=1) - 1  # each piece's word
+    captions = []
+    for row, text in enumerate(texts):
+        length = int(seen[row].sum())
+        words = summed.new_zeros(TOKENS, summed.shape[2])
+        words.index_add_(0, places[row, :length], summed[row, :length])
+        captions.append(Caption(words, int(places[row, length - 1]) - 1, text))
+    return captions
+
+
+def look(words: Tensor, regions: Tensor) -> Tensor:
+    """How much each word attends to each region: (n, m, T), over the regions summing to one.
+
+    A region first divides its attention among the words, then each word's shares are sharpened and
+    divided among the regions (their Eq. 5 and `attention_fn`).
+
+    Args:
+        words: (m, W).
+        regions: (n, T, W), not normalized.
+    """
+    among_words = (regions @ words.T).softmax(dim=-1)  # (n, T, m)
+    return (SHARP_REGIONS * among_words.transpose(1, 2)).softmax(dim=-1)
+
+
+def best_word(words: Tensor, regions: Tensor) -> Tensor:
+    """The local similarity of zero-shot inference: (n,).
+
+    Five times the cosine of the word that agrees best with what it attends to
+    (`get_local_similarities`); a zero among the words counts as cosine 0.
+    """
+    attended = look(words, regions) @ regions  # (n, m, W)
+    cosines = functional.cosine_similarity(words.expand_as(attended), attended, dim=-1)
+    return SHARP_WORDS * cosines.amax(dim=1)
 
 
 class ImageVectors(NamedTuple):
@@ -51,45 +148,32 @@ class ImageVectors(NamedTuple):
     regions: Tensor
 
 
-class GLoRIA(nn.Module):
-    """See the module; the protocol is `released.base.ReleasedModel`."""
+class GLoRIA(FromCheckpoint):
+    """See the module; the protocol is `ReleasedModel`."""
 
     name = "GLoRIA"
-    native = frozenset({CLASSIFY, GROUND, RETRIEVE})
+    published = frozenset({CLASSIFY, GROUND, RETRIEVE})
     frame = Frame("square", CROP / SQUARE)
-    sharpness = SHARPNESS
+    weights = "chexpert_resnet50.ckpt"
 
     def __init__(self, folder: str | Path) -> None:
-        """A model with random weights; `folder` holds BioClinicalBERT's configuration."""
+        """A model with random weights; `folder` holds `bioclinicalbert/`, its configuration."""
         super().__init__()
-        self.bert, self._tokenizer = untrained_bert(folder)
+        self.bert, self._tokenizer = untrained_bert(Path(folder) / FOLDER)
         width = self.bert.config.hidden_size  # 768, the joint space's too
         self.trunk = resnet50_trunk()
         self.global_embedder = nn.Linear(2048, width)
         self.local_embedder = nn.Conv2d(1024, width, 1, bias=False)
         self._prompts: dict[str, list[Caption]] = {}
 
-    @classmethod
-    def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> "GLoRIA":
-        """Read the checkpoint of PyTorch Lightning, frozen and ready.
-
-        Args:
-            folder: with `chexpert_resnet50.ckpt` and `bioclinicalbert/` (`config.json` and
-                `vocab.txt`; its weights are in the checkpoint).
-            device: where the model goes.
-
-        Raises:
-            InputError: absent or damaged files, missing or unexpected names (listed).
-        """
-        model = cls(Path(folder) / FOLDER)
-        state = read_state(folder, released_names(WEIGHTS))
-        load_matched(model, state, _layout(model), folder)
-        return freeze(model).to(device)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.global_embedder.weight.device
+    def layout(self, state: Mapping[str, Tensor]) -> Layout:
+        """How `PretrainModel.state_dict` names what the model holds."""
+        text, image = "gloria.text_encoder.model.", "gloria.img_encoder."
+        return renamed(
+            {"bert.": text, "trunk.": f"{image}model.", "": image},  # the rest: both embedders
+            unused=(rf"{re.escape(text)}pooler\.dense\.(weight|bias)",),
+            constants={rf"{re.escape(text)}embeddings\.position_ids": position_ids(self.bert)},
+        )
 
     def preprocess(self, pixels: np.ndarray) -> Tensor:
         """The longer side to 256 (area), black to a square, its center of 224; to [-1, 1].
@@ -157,24 +241,3 @@ def _similarity(images: ImageVectors, caption: Caption) -> Tensor:
     """The mean of the global cosine and the local similarity: (n,)."""
     cosine = functional.cosine_similarity(images.film, caption.sentence[None], dim=-1)
     return (cosine + best_word(caption.compared, images.regions)) / 2
-
-
-def _layout(model: GLoRIA) -> Layout:
-    """How `PretrainModel.state_dict` names what the model holds."""
-    prefixes = {
-        "bert.": "gloria.text_encoder.model.",
-        "trunk.": "gloria.img_encoder.model.",
-        "global_embedder.": "gloria.img_encoder.global_embedder.",
-        "local_embedder.": "gloria.img_encoder.local_embedder.",
-    }
-
-    def released(name: str) -> str:
-        own = next(prefix for prefix in prefixes if name.startswith(prefix))
-        return prefixes[own] + name.removeprefix(own)
-
-    text = r"gloria\.text_encoder\.model\."
-    return Layout(
-        released,
-        unused=(rf"{text}pooler\.dense\.(weight|bias)",),
-        constants={rf"{text}embeddings\.position_ids": position_ids(model.bert)},
-    )

@@ -1,4 +1,4 @@
-"""What the baselines train: small image and text towers on frozen features, the same for all."""
+"""What the baselines train: small image and text models on frozen features, the same for all."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,14 +7,45 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rctpl_utils.baselines.text_cache import Reader
 from rctpl_utils.baselines.training_data import Batch, Material, all_cells
+from rctpl_utils.encoders.text_tower import TextTower
 from rctpl_utils.encoders.word_states import Words
 from rctpl_utils.vocabulary import prompt_name
 
-WIDTH = 192  # of an image tower's cells
+WIDTH = 192  # of an image model's cells
 HEADS = 4
 DIMENSION = 128  # d of a joint space, the stand-in's
+PHRASES = ("{}", "there is {}", "findings are consistent with {}")  # ours, the same for all
+KEPT = 256  # batches of texts that are remembered
+
+_kept: dict[tuple[str, tuple[str, ...]], Words] = {}
+
+
+class Reader:
+    """The frozen text model for class prompts and sentences that come up at test time.
+
+    All models and seeds ask for the same ones and share their BERT, so the last batches are kept.
+    """
+
+    def __init__(self, tower: TextTower) -> None:
+        self.tower = tower
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens the text model knows."""
+        return self.tower.bert.config.vocab_size
+
+    @torch.no_grad()
+    def words(self, texts: Sequence[str]) -> Words:
+        """Word states of some texts, in one batch."""
+        key = self.tower.bert_key, tuple(texts)
+        if key not in _kept:
+            if len(_kept) == KEPT:
+                _kept.pop(next(iter(_kept)))  # the oldest
+            tokens = self.tower.tokenize(texts)
+            states = self.tower.bert(**tokens).last_hidden_state
+            _kept[key] = Words(states, tokens["attention_mask"].bool(), tokens["input_ids"])
+        return _kept[key]
 
 
 @dataclass(frozen=True)
@@ -22,9 +53,9 @@ class Setup:
     """What a baseline is built from.
 
     Attributes:
-        channels: c, of the frozen trunk's map; `grid`: its cells (h, w).
+        channels: c, of the frozen backbone's map; `grid`: its cells (h, w).
         mean, deviation: of the training reports' pooled word states, (W,) each.
-        reader: the frozen text tower.
+        reader: the frozen text model.
         concepts, places: the names that supervision uses (L and P).
     """
 
@@ -40,19 +71,13 @@ class Setup:
     def of(cls, material: Material, reader: Reader) -> "Setup":
         """From the training material."""
         pooled = material.words.batch(material.whole, torch.device("cpu")).pooled()
-        return cls(
-            material.maps.shape[3],
-            material.maps.shape[1:3],
-            pooled.mean(dim=0),
-            pooled.std(dim=0).clamp_min(1e-3),
-            reader,
-            material.concepts,
-            material.places,
-        )
+        mean, deviation = pooled.mean(dim=0), pooled.std(dim=0).clamp_min(1e-3)
+        grid, channels = material.maps.shape[1:3], material.maps.shape[3]
+        return cls(channels, grid, mean, deviation, reader, material.concepts, material.places)
 
 
 class ConvTop(nn.Module):
-    """Two 1 x 1 convolutions on the trunk's cells: the ResNet kind of image tower."""
+    """Two 1 x 1 convolutions on the backbone's cells: the ResNet kind of image model."""
 
     def __init__(self, setup: Setup) -> None:
         super().__init__()
@@ -70,7 +95,7 @@ class ConvTop(nn.Module):
 
 
 class PatchTransformer(nn.Module):
-    """Two transformer layers over the trunk's cells and a class token: the ViT kind (a hybrid)."""
+    """Two transformer layers over the cells and a class token: the ViT kind (a hybrid)."""
 
     def __init__(self, setup: Setup) -> None:
         super().__init__()
@@ -95,7 +120,7 @@ class PatchTransformer(nn.Module):
 
 
 class TextTop(nn.Module):
-    """A residual layer on standardized states of the frozen text tower, then a projection."""
+    """A residual layer on standardized states of the frozen text model, then a projection."""
 
     def __init__(self, setup: Setup, dimension: int = DIMENSION) -> None:
         super().__init__()
@@ -118,15 +143,15 @@ class TextTop(nn.Module):
 
 
 class Baseline(nn.Module):
-    """A method: what it trains, its loss, its inference (`base.ZeroShotModel` over trunk maps).
+    """A method: what it trains, its loss, its inference (`base.ZeroShotModel` over maps).
 
-    Subclasses set `name` and `native` (and `training_only`, the names of layers that inference
-    does not need), define `loss` and whatever of the rest differs from a dual
-    encoder with cosine scores: `image_vectors`, `text_vectors`, `class_vectors`.
+    Subclasses set `name` and `published` (and `training_only`, the names of layers that inference
+    does not need), define `loss` and whatever of the rest differs from a dual encoder with cosine
+    scores: `image_vectors`, `text_vectors`, `class_vectors`.
     """
 
     name: str
-    native: frozenset[str]
+    published: frozenset[str]
     training_only: tuple[str, ...] = ()
 
     def __init__(self, setup: Setup) -> None:
@@ -138,11 +163,6 @@ class Baseline(nn.Module):
     def scale(self) -> Tensor:
         """The learned inverse temperature, at most 100 (CLIP; Radford et al. 2021, 2.5)."""
         return self.logit_scale.exp().clamp(max=100)
-
-    @property
-    def sharpness(self) -> float:
-        """What cosines are multiplied with in a softmax over kinds of film."""
-        return float(self.scale.detach())
 
     @property
     def device(self) -> torch.device:
@@ -158,24 +178,21 @@ class Baseline(nn.Module):
         raise NotImplementedError
 
     def text_vectors(self, words: Words) -> Tensor:
-        """Texts to unit vectors (B, d)."""
-        raise NotImplementedError
+        """Texts to unit vectors, here of the projected mean word: (B, d)."""
+        return functional.normalize(self.text(words.pooled()), dim=-1)
 
     def film_vectors(self, films: Tensor) -> tuple[Tensor, Tensor]:
-        """Whole films, as trunk maps (n, h, w, c), to unit vectors: (n, d), (n, h * w, d)."""
+        """Whole films, as maps (n, h, w, c), to unit vectors: (n, d), (n, h * w, d)."""
         return self.image_vectors(*all_cells(films))
 
     def class_vectors(self, concepts: Sequence[str]) -> Tensor:
         """One unit vector a class: the mean over `PHRASES` (Radford et al. 2021, 3.1.4): (L, d)."""
-        each = [
-            self.text_vectors(self.read([phrase.format(prompt_name(c)) for c in concepts]))
-            for phrase in PHRASES
-        ]
+        each = [self.text_vectors(self.read_names(concepts, phrase)) for phrase in PHRASES]
         return functional.normalize(torch.stack(each).mean(dim=0), dim=-1)
 
     @torch.no_grad()
     def classify(self, films: Tensor, concepts: Sequence[str]) -> Tensor:
-        """Cosines of films, as trunk maps (n, h, w, c), and classes: (n, L)."""
+        """Cosines of films, as maps (n, h, w, c), and classes: (n, L)."""
         return self.film_vectors(films)[0] @ self.class_vectors(concepts).T
 
     @torch.no_grad()
@@ -195,44 +212,54 @@ class Baseline(nn.Module):
         return self.text_vectors(self.read(texts))
 
     def read(self, texts: Sequence[str]) -> Words:
-        """Word states of the frozen text tower, on this model's device."""
+        """Word states of the frozen text model, on this model's device."""
         return Words(*(each.to(self.device) for each in self.setup.reader.words(texts)))
+
+    def read_names(self, concepts: Sequence[str], phrase: str = "{}") -> Words:
+        """`read` of the concepts' prompt names in a phrase."""
+        return self.read([phrase.format(prompt_name(each)) for each in concepts])
 
 
 class TransformerBaseline(Baseline):
-    """A method whose image tower is a `PatchTransformer`."""
+    """A method whose image model is a `PatchTransformer`; its vector is the class token's."""
+
+    head = "projection"  # the image head's name in files of weights
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        self.image = PatchTransformer(setup)
+        setattr(self, self.head, nn.Linear(WIDTH, DIMENSION, bias=False))
+        self.text = TextTop(setup)
+
+    def image_vectors(self, cells: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        """The projected class token (B, d) and patches (B, T, d)."""
+        head = getattr(self, self.head)
+        tokens = functional.normalize(head(self.image(cells, places)), dim=-1)
+        return tokens[:, 0], tokens[:, 1:]
 
     def film_vectors(self, films: Tensor) -> tuple[Tensor, Tensor]:
         """A whole film as four views of a quarter of its cells, each like those of training.
 
         Attention was learned among so many cells; among four times as many it would be another
-        function, and a dearer one. The film's vector is the mean of its views'.
+        function, and a dearer one. Each view has one cell of every 2 x 2 block (`draw_batch`); the
+        film's vector is the mean of its views'.
         """
-        cells, places = four_views(films)
-        whole, local = self.image_vectors(cells, places)
+        count, height, width, _ = films.shape
+        numbers = torch.arange(height * width, device=films.device)
+        numbers = numbers.reshape(height // 2, 2, width // 2, 2).permute(1, 3, 0, 2).reshape(4, -1)
+        cells = films.flatten(1, 2).float()[:, numbers].flatten(0, 1)
+        whole, local = self.image_vectors(cells, numbers.repeat(count, 1))
         whole = functional.normalize(whole.unflatten(0, (-1, 4)).mean(dim=1), dim=-1)
-        order = places[:4].flatten().argsort()
+        order = numbers.flatten().argsort()
         return whole, local.unflatten(0, (-1, 4)).flatten(1, 2)[:, order]
 
 
-def four_views(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Each film's four views, one cell of every 2 x 2 block in each, as `material.draw_batch`.
-
-    Maps (n, h, w, c) to cells (4 n, h * w / 4, c) with their numbers (4 n, h * w / 4).
-    """
-    count, height, width, _ = maps.shape
-    numbers = torch.arange(height * width, device=maps.device)
-    numbers = numbers.reshape(height // 2, 2, width // 2, 2).permute(1, 3, 0, 2).reshape(4, -1)
-    cells = maps.flatten(1, 2).float()[:, numbers]
-    return cells.flatten(0, 1), numbers.repeat(count, 1)
-
-
-PHRASES = ("{}", "there is {}", "findings are consistent with {}")  # ours, the same for all
 MakeBaseline = Callable[[Setup], Baseline]
 
 
-def symmetric_loss(logits: Tensor) -> Tensor:
-    """InfoNCE in both directions for B matching pairs on the diagonal of (B, B)."""
+def symmetric_loss(logits: Tensor, by_image: float = 0.5) -> Tensor:
+    """InfoNCE in both directions, weighted, for B matching pairs on the diagonal of (B, B)."""
     target = torch.arange(len(logits), device=logits.device)
-    by_image = functional.cross_entropy(logits, target)
-    return (by_image + functional.cross_entropy(logits.T, target)) / 2
+    forth = functional.cross_entropy(logits, target)
+    back = functional.cross_entropy(logits.T, target)
+    return by_image * forth + (1 - by_image) * back
