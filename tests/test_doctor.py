@@ -27,7 +27,7 @@ from rctpl_utils.datasets.openi import xrv_file
 from rctpl_utils.errors import InputError
 from rctpl_utils.run.doctor import RUNS, examine, main
 from rctpl_utils.run.doctor_checks import check_dataset
-from rctpl_utils.run.doctor_setup import check_weights
+from rctpl_utils.run.doctor_checks import check_weights
 
 REPORT = "FINAL REPORT\n\nFINDINGS: No edema.\n\nIMPRESSION: Normal chest.\n"
 

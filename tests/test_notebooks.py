@@ -7,7 +7,7 @@ import nbformat
 import pytest
 
 from rctpl_utils.run.execution import check_parameters
-from rctpl_utils.run.freshness import find_notebooks
+from rctpl_utils.run.schedule import find_notebooks
 from rctpl_utils.run.schedule import needs_of, number_of
 from rctpl_utils.workspace import NOTEBOOKS, PROJECT
 

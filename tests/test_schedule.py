@@ -8,7 +8,7 @@ from toy_project import THIRD, start, statuses, write_notebook
 
 from rctpl_utils.errors import InputError
 from rctpl_utils.run import schedule
-from rctpl_utils.run.freshness import find_notebooks
+from rctpl_utils.run.schedule import find_notebooks
 from rctpl_utils.run.schedule import needs_of, number_of, threads_for
 from rctpl_utils.run.steps import files_made
 from rctpl_utils.workspace import NOTEBOOKS, Workspace

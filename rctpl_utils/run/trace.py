@@ -5,7 +5,6 @@ films and patients stand behind it, its resamples, and the weights, prompts and 
 each with its SHA-256. An ablation is named by its level: `ablations "M=4" chexpert auc`.
 """
 
-import argparse
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,8 +22,9 @@ from rctpl_utils.errors import InputError
 from rctpl_utils.evaluation.bootstrap_samples import load_draws
 from rctpl_utils.evaluation.grounding import GROUNDING_DATASETS
 from rctpl_utils.files import read_json, sha256_file
-from rctpl_utils.prompts.encode import add_run_options, run_command
-from rctpl_utils.run.freshness import find_notebooks
+from rctpl_utils.options import add_run_options, command
+from rctpl_utils.prompts.encode import run_command
+from rctpl_utils.run.schedule import find_notebooks, number_of
 from rctpl_utils.workspace import NOTEBOOKS, PROJECT, Workspace
 
 Lines = list[tuple[str, str]]  # what is told, and its text
@@ -236,7 +236,7 @@ def _slug(text: str) -> str:
 
 
 def _command(workspace: Workspace, origin: Origin) -> str:
-    name, number = workspace.profile.name, _cell(origin)[0].stem.split("_")[0]
+    name, number = workspace.profile.name, number_of(_cell(origin)[0])
     profile = "" if name == "embedded" else f" --profile {name}"
     output = "" if workspace.output == PROJECT else f" --output {workspace.output}"
     start = f"./run_all.sh{profile}{output}"
@@ -251,24 +251,15 @@ def _hashed(path: Path, output: Path) -> str:
     return f"{name}, sha256 {sha256_file(path)}" if path.is_file() else f"{name}, not here"
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m rctpl_utils trace",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status: 0, or 2 for bad input."""
+    parser = command("trace", __doc__)
     parser.add_argument("table", help=f"of {', '.join(TABLES)}")
     parser.add_argument("method", help='the row, such as "RC-TPL"; of ablations the level')
     parser.add_argument("dataset", help="such as chestxray14")
     parser.add_argument("metric", help="such as auc")
     add_run_options(parser)
-    return parser
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit status: 0, or 2 for bad input."""
-    options = build_parser().parse_args(arguments)
+    options = parser.parse_args(arguments)
     asked = options.table, options.method, options.dataset, options.metric
 
     def told(workspace: Workspace) -> list[str]:
