@@ -23,8 +23,10 @@ from rctpl_utils.datasets.availability import absence
 from rctpl_utils.evaluation.bootstrap_samples import Draws, Key
 from rctpl_utils.evaluation.metrics import holm, interval, tail_p_value
 from rctpl_utils.evaluation.results import BASELINES
+from rctpl_utils.evaluation.table1 import SUPERVISED
 from rctpl_utils.prompts.variants import MACHINE_WRITTEN
 from rctpl_utils.reporting.claims_schema import Claim, Comparison, Operand
+from rctpl_utils.reporting.common import ALPHA
 
 INVALID, UNTRAINED_RIVAL = "instrument invalid", "rival untrained"
 VERDICTS = ("supported", "not supported", "undecided", "not tested", INVALID, UNTRAINED_RIVAL)
@@ -33,8 +35,6 @@ ENOUGH_UNSEEN = 0.85  # of the reference there
 UNSEEN, DESCRIBED = "covidx", ("descriptions", MACHINE_WRITTEN)
 FLOORS = ("floor: random class vectors", "floor: random words")
 LEARNERS = ("TaI-DPT", "CoOp", "CoCoOp", "DualCoOp")  # names begin so
-ALPHA = 0.05
-SUPERVISED = "supervised reference"
 _JUDGED_BY = {"acc_oracle": "auc", "acc_validation": "auc"}  # columns made of the same scores
 
 
