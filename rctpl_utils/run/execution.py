@@ -273,13 +273,9 @@ def _failure(notebook: Path, copy: Path, error: Any) -> NotebookFailure:
         "run the same command again: what was computed is kept, and the run continues here."
     )
     lines = "\n".join([source, "    ...", *trace[-8:]])
-    return NotebookFailure(notebook, _source_cell(notebook, error.source), lines, cure)
-
-
-def _source_cell(notebook: Path, source: str) -> int | None:
-    """The cell's number in the source notebook, from 0, whatever was injected when it ran."""
-    cells = nbformat.read(notebook, as_version=4).cells
-    return next((i for i, cell in enumerate(cells) if cell.source == source), None)
+    cells = nbformat.read(notebook, as_version=4).cells  # numbered without what was injected
+    cell = next((i for i, each in enumerate(cells) if each.source == error.source), None)
+    return NotebookFailure(notebook, cell, lines, cure)
 
 
 def save_outputs(notebook: Path, copy: Path) -> None:
@@ -304,18 +300,17 @@ def save_outputs(notebook: Path, copy: Path) -> None:
             "Run it again.",
             file=notebook,
         )
-    count = 0
-    for cell, run in zip(source.cells, executed, strict=True):
-        if cell.cell_type == "code":
-            count += 1
-            # progress bars and warnings (stderr) belong to a run, not to a page
-            cell.outputs = [o for o in run.outputs if o.get("name") != "stderr"]
-            cell.execution_count = count
-            for output in cell.outputs:
-                if "execution_count" in output:
-                    output.execution_count = count
-                if "image/png" in output.get("data", {}):
-                    output.data["image/png"] = smaller_png(output.data["image/png"])
+    pairs = zip(source.cells, executed, strict=True)
+    code = [(cell, run) for cell, run in pairs if cell.cell_type == "code"]
+    for count, (cell, run) in enumerate(code, start=1):
+        # progress bars and warnings (stderr) belong to a run, not to a page
+        cell.outputs = [o for o in run.outputs if o.get("name") != "stderr"]
+        cell.execution_count = count
+        for output in cell.outputs:
+            if "execution_count" in output:
+                output.execution_count = count
+            if "image/png" in output.get("data", {}):
+                output.data["image/png"] = smaller_png(output.data["image/png"])
     with atomic_path(notebook) as temporary:
         nbformat.write(source, temporary)
 

@@ -39,22 +39,17 @@ class Origin:
     draws: str
 
 
-_GROUNDING = Origin(
-    "evaluation.grounding:ground", "reporting.grounding_report:save_grounding_tables", "grounding"
-)
+_REPORTS = {  # measures, writes, draws: the tables
+    ("table1:classify", "table1_report:save_table1", "table1"): ["table1"],
+    ("grounding:ground", "grounding_report:save_grounding_tables", "grounding"):
+        ["table2", "table3", "table4"],
+    ("retrieval:retrieve", "table5_report:save_table5", "retrieval"): ["table5"],
+    ("ablation_scores:score_trials", "ablation_report:save_ablations", "ablations"): ["ablations"],
+}  # fmt: skip
 TABLES = {
-    "table1": Origin("evaluation.table1:classify", "reporting.table1_report:save_table1", "table1"),
-    "table2": _GROUNDING,
-    "table3": _GROUNDING,
-    "table4": _GROUNDING,
-    "table5": Origin(
-        "evaluation.retrieval:retrieve", "reporting.table5_report:save_table5", "retrieval"
-    ),
-    "ablations": Origin(
-        "evaluation.ablation_scores:score_trials",
-        "reporting.ablation_report:save_ablations",
-        "ablations",
-    ),
+    table: Origin(f"evaluation.{measures}", f"reporting.{writes}", draws)
+    for (measures, writes, draws), tables in _REPORTS.items()
+    for table in tables
 }
 SAME = 2e-6  # tables have six decimals
 
@@ -138,11 +133,9 @@ def _recorded(workspace: Workspace, path: Path) -> str:
 def _makers(origin: Origin) -> Lines:
     """The notebook's cell and the functions that it calls."""
     notebook, cell = _cell(origin)
-    return [
-        ("notebook", f"notebooks/{notebook.name}, cell {cell} (from 0)"),
-        ("measured", _function(origin.measures)),
-        ("written", _function(origin.writes)),
-    ]
+    place = f"notebooks/{notebook.name}, cell {cell} (from 0)"
+    functions = [_function(origin.measures), _function(origin.writes)]
+    return list(zip(("notebook", "measured", "written"), (place, *functions), strict=True))
 
 
 def _cell(origin: Origin) -> tuple[Path, int]:
