@@ -16,7 +16,6 @@ COLUMNS = (
 BASELINES = (
     "ConVIRT", "GLoRIA", "MedCLIP-ViT", "BioViL", "CheXzero", "MedKLIP", "MedPrompt-ViT", "MeDSLIP",
 )  # fmt: skip
-OURS = ("RC-TPL", "RC-TPL+")
 NOT_RUN = "not run"
 FLOORS_NOTE = "Floors: mean and the range of 95 % of at least 200 random draws."
 

@@ -25,11 +25,11 @@ from rctpl_utils.datasets.chexpert import COMPETITION
 from rctpl_utils.errors import InputError
 from rctpl_utils.evaluation.bootstrap_samples import Draws
 from rctpl_utils.evaluation.metrics import BOOTSTRAP_SEED, named_interval, patient_weights
-from rctpl_utils.evaluation.results import OURS
 from rctpl_utils.evaluation.retrieval_sides import DATASET, Pair, Side
 
 RANKS = (1, 2, 5, 10)  # K of Precision@K
 RAW, RAW_STANDARDIZED, CHANCE = "raw embeddings", "raw embeddings, standardized", "chance"
+OURS = ("RC-TPL", "RC-TPL+")
 PLAIN_SUFFIX = ", plain cosine"
 Rule = Callable[[np.ndarray], np.ndarray]  # from the vectors of a pool to others
 DIRECTIONS = {"precision_at_": "image to text", "text_to_image_precision_at_": "text to image"}

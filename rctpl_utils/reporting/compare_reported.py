@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rctpl_utils.errors import InputError
-from rctpl_utils.evaluation.results import NOT_RUN, OURS, data_note, write_csv
+from rctpl_utils.evaluation.results import NOT_RUN, data_note, write_csv
+from rctpl_utils.evaluation.retrieval import OURS
 from rctpl_utils.files import write_text
 from rctpl_utils.plots import COLUMN_WIDTH
 from rctpl_utils.reporting.common import finished, markdown

@@ -21,12 +21,12 @@ from rctpl_utils.evaluation.grounding_metrics import IOU, THRESHOLDS
 from rctpl_utils.evaluation.heat_maps import on_scale, peak, scale_of, stretch
 from rctpl_utils.evaluation.results import (
     FLOORS_NOTE,
-    OURS,
     reported_grounding,
     stacked,
     table_note,
     with_absent,
 )
+from rctpl_utils.evaluation.retrieval import OURS
 from rctpl_utils.plots import COLUMN_WIDTH, MASK_COLOR, REGION_COLOR
 from rctpl_utils.reporting.common import NOT_RERUNS, finished, paired_tests, save_table
 from rctpl_utils.reporting.film_drawing import draw_heat

@@ -11,7 +11,8 @@ from pathlib import Path
 import pandas as pd
 
 from rctpl_utils.encoders.release import manifest
-from rctpl_utils.evaluation.results import BASELINES, OURS
+from rctpl_utils.evaluation.results import BASELINES
+from rctpl_utils.evaluation.retrieval import OURS
 from rctpl_utils.evaluation.table1 import SUPERVISED
 from rctpl_utils.files import replace_section, write_text
 from rctpl_utils.options import command

@@ -13,7 +13,6 @@ from rctpl_utils.evaluation.classification import TEST_COLUMNS, Classification
 from rctpl_utils.evaluation.results import (
     BASELINES,
     FLOORS_NOTE,
-    OURS,
     data_note,
     reported_table1,
     stacked,
@@ -21,6 +20,7 @@ from rctpl_utils.evaluation.results import (
     with_absent,
     write_csv,
 )
+from rctpl_utils.evaluation.retrieval import OURS
 from rctpl_utils.evaluation.table1 import SUPERVISED
 from rctpl_utils.plots import per_class_auc, save_figure
 from rctpl_utils.prompts.variants import HANDWRITTEN

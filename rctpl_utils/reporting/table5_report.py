@@ -6,7 +6,6 @@ import pandas as pd
 
 from rctpl_utils.evaluation.bootstrap_samples import save_draws
 from rctpl_utils.evaluation.results import (
-    OURS,
     reported_retrieval,
     stacked,
     table_note,
@@ -14,6 +13,7 @@ from rctpl_utils.evaluation.results import (
 )
 from rctpl_utils.evaluation.retrieval import (
     DIRECTIONS,
+    OURS,
     PLAIN_SUFFIX,
     RANKS,
     RAW,
