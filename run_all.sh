@@ -16,7 +16,7 @@ find it done. It also fetches the chest CT: from then on no network is needed. -
 given first) installs into the active conda or virtual environment instead.
 
 TEXT
-  if PYTHON=$(find_python); then "$PYTHON" rctpl_utils/run/options.py; fi
+  if PYTHON=$(find_python); then "$PYTHON" rctpl_utils/options.py; fi
 }
 
 say() { printf '%s\n' "$*" >&2; }

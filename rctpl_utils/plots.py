@@ -26,6 +26,12 @@ def save_figure(figure: Figure, stem: Path) -> list[Path]:
     return targets
 
 
+def spread(rows: pd.DataFrame) -> np.ndarray:
+    """How far the intervals of rows reach below and above their values, (2, n)."""
+    ends = rows[["ci_low", "ci_high"]].to_numpy(float).T
+    return np.abs(ends - rows["value"].to_numpy(float))
+
+
 def learning_curves(history: pd.DataFrame) -> Figure:
     """Ranking losses by epoch, training and validation, one line a seed.
 
@@ -72,11 +78,9 @@ def per_class_auc(
         offsets = np.linspace(-0.28, 0.28, len(methods))
         for method, color, offset in zip(methods, colors, offsets, strict=True):
             one = part[part["method"] == method].set_index("concept").loc[concepts]
-            spread = np.abs(one[["ci_low", "ci_high"]].to_numpy().T - one["value"].to_numpy())
             places = np.arange(len(concepts)) + offset
-            axis.errorbar(
-                one["value"], places, xerr=spread, fmt="o", ms=3, lw=0.8, color=color, label=method
-            )
+            looks = {"fmt": "o", "ms": 3, "lw": 0.8, "color": color, "label": method}
+            axis.errorbar(one["value"], places, xerr=spread(one), **looks)
         for rival, marker in zip(rivals, RIVAL_MARKERS, strict=False):
             one = rows[(rows["dataset"] == dataset) & (rows["method"] == rival)]
             values = one.set_index("concept")["value"].reindex(concepts)

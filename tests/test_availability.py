@@ -44,7 +44,7 @@ from rctpl_utils.reporting.table5_report import save_table5
 from rctpl_utils.run import command as runner
 from rctpl_utils.run.doctor_checks import check_dataset
 from rctpl_utils.run.freshness import inputs_fingerprint
-from rctpl_utils.run.provenance import write_manifest
+from rctpl_utils.run.manifest import write_manifest
 from rctpl_utils.simulation.overview import dataset_table
 from rctpl_utils.workspace import Workspace
 

@@ -40,8 +40,8 @@ sys.exit(start(pathlib.Path(sys.argv[1])))
 def project(tmp_path) -> Path:
     folder = tmp_path / "notebooks"
     write_notebook(folder, "00_first", FIRST)
-    write_notebook(folder, "01_second", SECOND, needs="the first (00)")
-    write_notebook(folder, "02_third", THIRD, needs="nothing")
+    write_notebook(folder, "01_second", SECOND, needs=["00_first"])
+    write_notebook(folder, "02_third", THIRD, needs=[])
     return folder
 
 

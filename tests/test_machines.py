@@ -12,7 +12,7 @@ from toy_project import FIRST, SECOND, write_notebook
 
 from rctpl_utils.errors import InputError, one_line
 from rctpl_utils.files import atomic_path
-from rctpl_utils.run.resources import own_kernel
+from rctpl_utils.run.execution import own_kernel
 
 
 def test_notebooks_run_in_the_runners_own_interpreter(tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from partial_root import write_checkpoint, write_root
 
 from rctpl_utils.evaluation import real_samples
 from rctpl_utils.profiles import PROFILES, PromptLearning
-from rctpl_utils.run.freshness import find_notebooks
+from rctpl_utils.run.schedule import find_notebooks
 from rctpl_utils.workspace import NOTEBOOKS, Workspace
 
 pytestmark = pytest.mark.slow

@@ -21,7 +21,7 @@ from toy_project import SECOND, THIRD, start, statuses, write_notebook
 from rctpl_utils.errors import InputError
 from rctpl_utils.run import command as runner
 from rctpl_utils.run import execution, freshness
-from rctpl_utils.run.busy import exclusive_run
+from rctpl_utils.run.command import exclusive_run
 from rctpl_utils.workspace import PROJECT
 
 # In a process of its own: the package's hash held fixed, as the fixture below does here.

@@ -8,8 +8,7 @@ from toy_project import THIRD, start, statuses, write_notebook
 
 from rctpl_utils.errors import InputError
 from rctpl_utils.run import schedule
-from rctpl_utils.run.freshness import find_notebooks
-from rctpl_utils.run.schedule import needs_of, number_of, threads_for
+from rctpl_utils.run.schedule import find_notebooks, needs_of, number_of, threads_for
 from rctpl_utils.run.steps import files_made
 from rctpl_utils.workspace import NOTEBOOKS, Workspace
 
@@ -28,51 +27,50 @@ else:
 """
 
 
+DATA = ["00_x"]
+
+
 def write_project(folder, **needs):
-    return [write_notebook(folder, f"{n[1:]}_x", "1", needs=text) for n, text in needs.items()]
+    return [write_notebook(folder, f"{name[1:]}_x", "1", needs=of) for name, of in needs.items()]
 
 
 def by_number(needs):
     return {number_of(one): {number_of(each) for each in all_} for one, all_ in needs.items()}
 
 
-def test_needs_are_read_from_the_first_cell_and_followed(tmp_path):
+def test_needs_are_read_from_the_metadata_and_followed(tmp_path):
     notebooks = write_project(
-        tmp_path, n00="nothing (yet)", n01="the data (00)", n01b="the data (00)",
-        n02="what\n  came (01)\n  before", n04="the end (02),\n  and the side (01b)",
-    )  # fmt: skip
+        tmp_path, n00=[], n01=DATA, n01b=DATA, n02=["01_x"], n04=["02_x", "01b_x"]
+    )
     assert by_number(needs_of(notebooks)) == {
         "00": set(), "01": {"00"}, "01b": {"00"}, "02": {"00", "01"},
         "04": {"00", "01", "01b", "02"},
     }  # fmt: skip
 
 
-def test_without_the_sentence_a_notebook_needs_all_before_it(tmp_path):
-    notebooks = write_project(tmp_path, n00="", n01="the data (00)", n02="")
+def test_one_that_says_nothing_needs_all_before_it(tmp_path):
+    notebooks = [*write_project(tmp_path, n00=[], n01=DATA), write_notebook(tmp_path, "02_x")]
     assert by_number(needs_of(notebooks))["02"] == {"00", "01"}
 
 
-def test_pretraining_waits_for_all_before_it_and_all_after_wait_for_it(tmp_path):
-    notebooks = write_project(
-        tmp_path, n00="nothing", n01="data (00)", n02="data (00)", n03="data (00)", n04="data (00)"
-    )
+def test_one_alone_waits_for_all_before_it_and_all_after_wait_for_it(tmp_path):
+    notebooks = write_project(tmp_path, n00=[], n01=DATA, n02=DATA, n03=DATA, n04=DATA)
+    write_notebook(tmp_path, "03_x", needs=DATA, alone=True)
     needs = by_number(needs_of(notebooks))
     assert needs["03"] == {"00", "01", "02"}
     assert needs["04"] == {"00", "01", "02", "03"}
 
 
-@pytest.mark.parametrize("number", ["07", "02", "01"])
-def test_a_need_that_does_not_come_before_is_refused(tmp_path, number):
-    notebooks = write_project(tmp_path, n00="nothing", n01=f"the end ({number})", n02="")
-    with pytest.raises(InputError, match=f"needs {number}, which do not come before"):
+@pytest.mark.parametrize("name", ["07_x", "02_x", "01_x", "00"])
+def test_a_need_that_does_not_come_before_is_refused(tmp_path, name):
+    notebooks = write_project(tmp_path, n00=[], n01=[name], n02=[])
+    with pytest.raises(InputError, match=f"needs {name}, which do not come before"):
         needs_of(notebooks)
 
 
 def test_only_notebooks_with_company_share_the_cores(tmp_path, monkeypatch):
     monkeypatch.setattr(schedule, "available_cores", lambda: 6)
-    notebooks = write_project(
-        tmp_path, n00="nothing", n01="the data (00)", n02="the data (00)", n04="(01), (02)"
-    )
+    notebooks = write_project(tmp_path, n00=[], n01=DATA, n02=DATA, n04=["01_x", "02_x"])
     needs = needs_of(notebooks)
     assert [threads_for(one, needs, 2) for one in notebooks] == [6, 3, 3, 6]
     assert [threads_for(one, needs, 1) for one in notebooks] == [6, 6, 6, 6]
@@ -94,7 +92,7 @@ def test_independent_notebooks_run_at_the_same_time_and_keep_their_files_apart(
     capsys,
 ):
     for name, mine, other in (("01_second", "a", "b"), ("02_third", "b", "a")):
-        write_notebook(project, name, MEETING.format(mine=mine, other=other), needs="data (00)")
+        write_notebook(project, name, MEETING.format(mine=mine, other=other), needs=["00_first"])
     assert start(project, "--jobs", "2") == 0
     printed = capsys.readouterr().out
     assert set(statuses(printed).values()) == {"done"}
@@ -115,8 +113,8 @@ def test_independent_notebooks_run_at_the_same_time_and_keep_their_files_apart(
 
 
 def test_one_job_keeps_the_order(project, capsys):
-    write_notebook(project, "01_second", THIRD, needs="data (00)")
-    write_notebook(project, "02_third", THIRD, needs="data (00)")
+    write_notebook(project, "01_second", THIRD, needs=["00_first"])
+    write_notebook(project, "02_third", THIRD, needs=["00_first"])
     assert start(project, "--jobs", "1") == 0
     lines = [
         line.split(":")[0][6:] for line in capsys.readouterr().out.splitlines() if ": " in line
@@ -127,9 +125,9 @@ def test_one_job_keeps_the_order(project, capsys):
 def test_a_failure_lets_the_neighbor_finish_and_starts_no_other(project, capsys):
     gone = 'import os, time\nwhile not os.path.exists(str(output) + "/gone"): time.sleep(0.1)'
     here = 'open(str(output) + "/gone", "w").close()\nraise ValueError("cold")'
-    write_notebook(project, "01_second", gone, needs="data (00)")
-    write_notebook(project, "02_third", here, needs="data (00)")
-    write_notebook(project, "04_fourth", THIRD, needs="(01), (02)")
+    write_notebook(project, "01_second", gone, needs=["00_first"])
+    write_notebook(project, "02_third", here, needs=["00_first"])
+    write_notebook(project, "04_fourth", THIRD, needs=["01_second", "02_third"])
     assert start(project, "--jobs", "2") == 1
     captured = capsys.readouterr()
     assert statuses(captured.out) == {

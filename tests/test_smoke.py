@@ -12,7 +12,7 @@ import pytest
 from rctpl_utils.evaluation.results import BASELINES
 from rctpl_utils.evaluation.table1 import SUPERVISED
 from rctpl_utils.reporting.claims import VERDICTS
-from rctpl_utils.run.freshness import find_notebooks
+from rctpl_utils.run.schedule import find_notebooks
 from rctpl_utils.workspace import NOTEBOOKS, PROJECT
 
 pytestmark = pytest.mark.slow

@@ -27,13 +27,13 @@ THIRD = "print(1 + 1)"
 
 
 def write_notebook(
-    folder: Path, name: str, *cells: str, device: str = 'device = "auto"', needs: str = ""
+    folder: Path, name: str, *cells: str, device: str = 'device = "auto"', **rctpl: object
 ) -> Path:
+    """A notebook whose metadata hold `needs` and `alone`, where given."""
     parameters = new_code_cell(PARAMETERS + device, metadata={"tags": ["parameters"]})
-    title = new_markdown_cell(f"# Title\n\n{needs and '* **needs** '}{needs}\n* **costs** (99)")
-    cells = [title, parameters, *map(new_code_cell, cells)]
+    cells = [new_markdown_cell("# Title"), parameters, *map(new_code_cell, cells)]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    notebook = new_notebook(cells=cells, metadata={"kernelspec": kernel})
+    notebook = new_notebook(cells=cells, metadata={"kernelspec": kernel, "rctpl": rctpl})
     path = folder / f"{name}.ipynb"
     path.parent.mkdir(exist_ok=True)
     nbformat.write(notebook, path)

@@ -15,6 +15,7 @@ from rctpl_utils.text.triplets import merge_mentions, report_labels
 
 LENGTHS = (1, 2, 4, 8, 12, 16, 24, 32)  # M
 REFERENCE = "M=12"
+CLS_POOLED = "pooling: [CLS]"
 REPORT_COUNTS = (100, 300, 1000)
 POOLING_REPORTS = 300  # [CLS] features have to be encoded anew: a sample is enough
 
@@ -125,7 +126,7 @@ def training_arms(settings: PromptLearning, available: int) -> list[Arm]:
         if count < available
     ]
     few = min(POOLING_REPORTS, available)
-    return [*arms, Arm("pooling: [CLS]", standard, reports=few, pooling="cls")]
+    return [*arms, Arm(CLS_POOLED, standard, reports=few, pooling="cls")]
 
 
 RCTPL, PLUS = "RC-TPL", "RC-TPL+"
@@ -213,6 +214,6 @@ def factors(available: int) -> dict[str, tuple[str, ...]]:
         "tau_c in training": ("training tau: 1/50", "training tau: 1/10", "training tau: 1/200"),
         "tau_c at test": ("test tau: 1/40", "test tau: 1/5", "test tau: 1/10", "test tau: 1/160"),
         "training reports": ("reports: all", *counts),
-        "pooling": ("pooling: mean", "pooling: [CLS]"),
+        "pooling": ("pooling: mean", CLS_POOLED),
         "unseen disease": ("asked by name", "asked by looks"),
     }

@@ -12,7 +12,13 @@ import pandas as pd
 from rctpl_utils.code_hash import code_of
 from rctpl_utils.encoders.base import Encoder, per_encoder
 from rctpl_utils.encoders.features import ImageFeatureFile
-from rctpl_utils.evaluation.ablation_arms import POOLING_REPORTS, REFERENCE, Arm, factors
+from rctpl_utils.evaluation.ablation_arms import (
+    CLS_POOLED,
+    POOLING_REPORTS,
+    REFERENCE,
+    Arm,
+    factors,
+)
 from rctpl_utils.files import hash_of
 from rctpl_utils.prompts import anchors, training
 from rctpl_utils.prompts.corpus import TextCorpus
@@ -131,7 +137,7 @@ def make_trials(
     """
     trials = {}
     for label, runs in learned.items():
-        pooling = "cls" if "[CLS]" in label else "mean"
+        pooling = "cls" if label == CLS_POOLED else "mean"
         towers = per_encoder(encoders, partial(with_pooling, pooling=pooling))
         asked = zip(towers, runs.values(), strict=True)
         trials[label] = Trial(tuple(partial(each.embed, tower) for tower, each in asked))

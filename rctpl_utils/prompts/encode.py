@@ -22,6 +22,7 @@ from rctpl_utils.encoders.features import image_features
 from rctpl_utils.encoders.loading import load_encoders
 from rctpl_utils.encoders.parallel_training import processes
 from rctpl_utils.errors import InputError
+from rctpl_utils.options import add_run_options, command, run_of
 from rctpl_utils.prompts.corpus import TextCorpus
 from rctpl_utils.prompts.corpus_building import build_corpora
 from rctpl_utils.text.reports import run_reports, with_enough_concepts
@@ -32,49 +33,13 @@ TEXTS = "texts"
 SPLITS = ("validation", "test")  # prompts are learned from text: no training image is asked for
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m rctpl_utils encode",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "what", nargs="*", metavar="WHAT",
-        help=f"{TEXTS} (reports and descriptions) and data sets, of {', '.join(DATASETS)}; "
-        "default: the texts and every data set that is there",
-    )  # fmt: skip
-    add_run_options(parser)
-    return parser
-
-
-def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """The options that say which run is meant; as those of run_all.sh."""
-    parser.add_argument("--profile", default="embedded", help="default: embedded")
-    parser.add_argument("--output", metavar="DIR", help="holds build/ and figures/")
-    parser.add_argument("--data-root", metavar="DIR", help="the data sets, for real data")
-    parser.add_argument("--checkpoint", metavar="FILE", help="the encoder, for real data")
-    parser.add_argument("--device", default="auto", help="auto, cuda, mps or cpu; default: auto")
-    skip = "leave out bad rows, images and reports of real data"
-    parser.add_argument("--skip-bad", action="store_true", help=skip)
-    parser.add_argument("--allow-partial", action="store_true", help="accept incomplete data sets")
-
-
 def open_run(options: argparse.Namespace) -> Workspace:
     """The workspace that the options name; joins the other processes first.
 
     (A process of a launcher has a CUDA device of its own, which becomes the current one.)
     """
     processes()
-    return Workspace.open(
-        options.profile,
-        output=options.output,
-        data_root=options.data_root,
-        checkpoint=options.checkpoint,
-        device=options.device,
-        skip_bad=options.skip_bad,
-        allow_partial=options.allow_partial,
-    )
+    return Workspace.open(**run_of(options))
 
 
 def load_corpora(
@@ -166,5 +131,12 @@ def run_command(options: argparse.Namespace, work: Callable[[Workspace], list[st
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status: 0, or 2 for bad input."""
-    options = build_parser().parse_args(arguments)
+    parser = command("encode", __doc__)
+    parser.add_argument(
+        "what", nargs="*", metavar="WHAT",
+        help=f"{TEXTS} (reports and descriptions) and data sets, of {', '.join(DATASETS)}; "
+        "default: the texts and every data set that is there",
+    )  # fmt: skip
+    add_run_options(parser)
+    options = parser.parse_args(arguments)
     return run_command(options, lambda workspace: encode(workspace, options.what))

@@ -7,29 +7,15 @@ Needs the triplets (notebook 01) and the encoder. Each process takes its part of
 gradients are averaged. The prompts go to `build/<profile>/prompts`, where notebook 04 finds them.
 """
 
-import argparse
 from collections.abc import Sequence
 
 from rctpl_utils.encoders.loading import load_encoders
-from rctpl_utils.prompts.encode import add_run_options, load_corpora, run_command
+from rctpl_utils.options import add_run_options, command
+from rctpl_utils.prompts.encode import load_corpora, run_command
 from rctpl_utils.prompts.variants import VARIANTS, learn_rctpl, learn_rctpl_plus
 from rctpl_utils.workspace import Workspace
 
 LEARNERS = dict(zip(VARIANTS, (learn_rctpl, learn_rctpl_plus), strict=True))
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m rctpl_utils learn",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--variants", nargs="+", choices=VARIANTS, default=VARIANTS, help="default: both"
-    )
-    add_run_options(parser)
-    return parser
 
 
 def learn(workspace: Workspace, variants: Sequence[str] = VARIANTS) -> list[str]:
@@ -55,5 +41,10 @@ def learn(workspace: Workspace, variants: Sequence[str] = VARIANTS) -> list[str]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status: 0, or 2 for bad input."""
-    options = build_parser().parse_args(arguments)
+    parser = command("learn", __doc__)
+    parser.add_argument(
+        "--variants", nargs="+", choices=VARIANTS, default=VARIANTS, help="default: both"
+    )
+    add_run_options(parser)
+    options = parser.parse_args(arguments)
     return run_command(options, lambda workspace: learn(workspace, options.variants))

@@ -11,8 +11,9 @@ from rctpl_utils.evaluation.ablation_arms import KNOWLEDGE, LENGTHS, REFERENCE, 
 from rctpl_utils.evaluation.ablation_scores import CLASSIFIED, GROUNDED
 from rctpl_utils.evaluation.bootstrap_samples import Draws, save_draws
 from rctpl_utils.evaluation.metrics import holm, named_interval, paired_p_value
-from rctpl_utils.evaluation.results import NOT_RUN, data_note, write_csv
-from rctpl_utils.plots import COLUMN_WIDTH, save_figure
+from rctpl_utils.evaluation.results import NOT_RUN, write_csv
+from rctpl_utils.plots import COLUMN_WIDTH, spread
+from rctpl_utils.reporting.common import ALPHA, finished
 from rctpl_utils.workspace import Workspace
 
 MEASURED = (*((name, "auc") for name in CLASSIFIED), (GROUNDED, "pointing_game"))
@@ -98,15 +99,12 @@ def figure4(workspace: Workspace, table: pd.DataFrame) -> Figure:
         _say_absent(axis, part)
     for axis in axes[2:]:
         axis.set_yticklabels([])
-    count = len(workspace.profile.seeds)
     note = (
-        f"{data_note(workspace)} Mean of {count} seeds, bars: 95 % intervals over patients "
+        f"Mean of {len(workspace.profile.seeds)} seeds, bars: 95 % intervals over patients "
         "and seeds;\nhollow: the reference. Shorter training than for Table 1, the same "
         "for every point."
     )
-    figure.supxlabel(note, fontsize=6)
-    save_figure(figure, workspace.figures / "fig4")
-    return figure
+    return finished(workspace, figure, "fig4", note)
 
 
 def other_ablations(workspace: Workspace, table: pd.DataFrame) -> Figure:
@@ -129,18 +127,13 @@ def other_ablations(workspace: Workspace, table: pd.DataFrame) -> Figure:
         for start in starts[1:]:
             axis.axhline(start - 0.5, color="0.85", lw=0.6)
     axes[0].invert_yaxis()
-    note = (
-        f"{data_note(workspace)} Hollow: the reference of its group. 95 % intervals over patients "
-        "and seeds."
-    )
-    figure.supxlabel(note, fontsize=6)
-    save_figure(figure, workspace.figures / "ablations")
-    return figure
+    note = "Hollow: the reference of its group. 95 % intervals over patients and seeds."
+    return finished(workspace, figure, "ablations", note)
 
 
 def effects(table: pd.DataFrame) -> pd.DataFrame:
     """The comparisons whose interval, after Holm's correction, leaves zero out."""
-    sure = table[table["p_holm"] < 0.05]
+    sure = table[table["p_holm"] < ALPHA]
     return sure[["factor", "level", "dataset", "metric", "difference", "diff_low", "diff_high",
                  "p_holm"]].reset_index(drop=True)  # fmt: skip
 
@@ -151,7 +144,7 @@ def _draw_lengths(axis: Axes, table: pd.DataFrame) -> None:
     auc = table[own & (table["dataset"] == "chexpert")].set_index("level")
     auc = auc.loc[[f"M={m}" for m in LENGTHS]]
     places = np.arange(len(LENGTHS))
-    axis.errorbar(places, auc["value"], yerr=_spread(auc), fmt="o-", ms=3, lw=1, color=color)
+    axis.errorbar(places, auc["value"], yerr=spread(auc), fmt="o-", ms=3, lw=1, color=color)
     branches = table[(table["factor"] == "branch") & (table["dataset"] == "chexpert")]
     at = LENGTHS.index(int(REFERENCE.removeprefix("M=")))
     for marker, row in zip("^v", branches[1:].itertuples(), strict=True):
@@ -175,7 +168,7 @@ def _draw_levels(axis: Axes, rows: pd.DataFrame) -> None:
     color = sns.color_palette("colorblind", 1)[0]
     places = np.arange(len(rows))
     axis.errorbar(
-        rows["value"], places, xerr=_spread(rows), fmt="o", ms=4, lw=1, color=color, zorder=2
+        rows["value"], places, xerr=spread(rows), fmt="o", ms=4, lw=1, color=color, zorder=2
     )
     reference = rows["difference"].isna().to_numpy()
     hollow = {"ms": 4, "mfc": "white", "color": color, "zorder": 3}
@@ -187,8 +180,3 @@ def _draw_levels(axis: Axes, rows: pd.DataFrame) -> None:
 def _say_absent(axis: Axes, rows: pd.DataFrame) -> None:
     if rows["value"].isna().all():
         axis.text(0.5, 0.5, NOT_RUN, transform=axis.transAxes, ha="center", fontsize=9)
-
-
-def _spread(rows: pd.DataFrame) -> np.ndarray:
-    ends = rows[["ci_low", "ci_high"]].to_numpy(float).T
-    return np.abs(ends - rows["value"].to_numpy(float))

@@ -18,10 +18,10 @@ from rctpl_utils.encoders.features import text_features
 from rctpl_utils.encoders.frame import frame_of, on_film, on_square
 from rctpl_utils.errors import InputError
 from rctpl_utils.evaluation.heat_maps import peak, stretch
-from rctpl_utils.evaluation.results import data_note
-from rctpl_utils.plots import COLUMN_WIDTH, save_figure
+from rctpl_utils.plots import COLUMN_WIDTH
 from rctpl_utils.prompts.prompts import Prompts
-from rctpl_utils.reporting.film_drawing import OUTLINES
+from rctpl_utils.reporting.common import finished
+from rctpl_utils.reporting.film_drawing import OUTLINES, draw_film, draw_overlay
 from rctpl_utils.scoring import similarity_maps
 from rctpl_utils.text.reports import MIMIC, Report, quotable_sources, run_reports
 from rctpl_utils.workspace import Workspace
@@ -115,24 +115,22 @@ def save_alignment_figure(
         2, 2, figsize=(COLUMN_WIDTH, 5.6), width_ratios=(1.35, 1), layout="constrained"
     )
     _draw_report(axes[0, 0], study, cosines)
-    _draw_film(axes[0, 1], pixels)
-    axes[0, 1].imshow(heats[0], cmap="inferno", alpha=0.65 * heats[0], vmin=0, vmax=1)
+    _draw_sides(axes[0, 1], pixels)
+    draw_overlay(axes[0, 1], heats[0])
     _draw_concepts(axes[1, 0], study, heats[1:])
-    _draw_film(axes[1, 1], pixels)
+    _draw_sides(axes[1, 1], pixels)
     for heat, color in zip(heats[1:], OUTLINES, strict=False):
         down, across = peak(heat)
         axes[1, 1].contour(region(heat), [0.5], colors=color, linewidths=1.4)
         axes[1, 1].plot(across, down, "X", color=color, mec="black", mew=0.5, ms=6)
     source = f"Report: Open-I {study.source}, CC BY-NC-ND 4.0. " if study.source else ""
     note = (
-        f"{data_note(workspace)} {source}Rule: of the test reports that place most concepts "
+        f"{source}Rule: of the test reports that place most concepts "
         f"({CONCEPTS} are enough), both sides preferred, the first by identifier; its first film. "
         f"RC-TPL, first seed. Contours: where a concept's cosine map reaches {REGION} of its range "
         "around its peak (cross). R, L: the patient's sides."
     )
-    figure.supxlabel(fill(note, 150), fontsize=6)
-    save_figure(figure, workspace.figures / "fig1")
-    return figure
+    return finished(workspace, figure, "fig1", note, 150)
 
 
 def region(heat: np.ndarray) -> np.ndarray:
@@ -146,9 +144,8 @@ def side_of(heat: np.ndarray) -> str:
     return "right" if peak(heat)[1] < heat.shape[1] / 2 else "left"
 
 
-def _draw_film(axis: Axes, pixels: np.ndarray) -> None:
-    axis.imshow(pixels, cmap="gray", vmin=0, vmax=1)
-    axis.set(xticks=[], yticks=[])
+def _draw_sides(axis: Axes, pixels: np.ndarray) -> None:
+    draw_film(axis, pixels)
     for place, letter in ((0.03, "R"), (0.94, "L")):
         axis.text(
             place, 0.05, letter, transform=axis.transAxes, fontsize=8, color="white",

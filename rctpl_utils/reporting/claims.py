@@ -23,8 +23,10 @@ from rctpl_utils.datasets.availability import absence
 from rctpl_utils.evaluation.bootstrap_samples import Draws, Key
 from rctpl_utils.evaluation.metrics import holm, interval, tail_p_value
 from rctpl_utils.evaluation.results import BASELINES
+from rctpl_utils.evaluation.table1 import SUPERVISED
 from rctpl_utils.prompts.variants import MACHINE_WRITTEN
 from rctpl_utils.reporting.claims_schema import Claim, Comparison, Operand
+from rctpl_utils.reporting.common import ALPHA
 
 INVALID, UNTRAINED_RIVAL = "instrument invalid", "rival untrained"
 VERDICTS = ("supported", "not supported", "undecided", "not tested", INVALID, UNTRAINED_RIVAL)
@@ -33,8 +35,6 @@ ENOUGH_UNSEEN = 0.85  # of the reference there
 UNSEEN, DESCRIBED = "covidx", ("descriptions", MACHINE_WRITTEN)
 FLOORS = ("floor: random class vectors", "floor: random words")
 LEARNERS = ("TaI-DPT", "CoOp", "CoCoOp", "DualCoOp")  # names begin so
-ALPHA = 0.05
-SUPERVISED = "supervised reference"
 _JUDGED_BY = {"acc_oracle": "auc", "acc_validation": "auc"}  # columns made of the same scores
 
 
@@ -63,7 +63,14 @@ def evaluate(
     """
     gaps = {claim.id: _gap(claim, draws, absent) for claim in claims}
     tested = {
-        claim.id: [] if gaps[claim.id] or not claim.tests else _test_parts(claim, draws, miniatures)
+        claim.id: [
+            {
+                "test": part.words(),
+                **compare(part, draws[part.draws]),
+                "left_out": left_out(part, draws, miniatures),
+            }
+            for part in ([] if gaps[claim.id] else claim.parts())
+        ]
         for claim in claims
     }
     rows = [_judge(claim, tested[claim.id], gaps[claim.id]) for claim in claims]
@@ -109,18 +116,6 @@ def compare(part: Comparison, draws: Draws) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _test_parts(claim: Claim, draws: Mapping[str, Draws], miniatures: bool) -> list[dict[str, Any]]:
-    """The rows of a claim's parts."""
-    return [
-        {
-            "test": part.words(),
-            **compare(part, draws[part.draws]),
-            "left_out": left_out(part, draws, miniatures),
-        }
-        for part in claim.parts()
-    ]
-
-
 def left_out(part: Comparison, draws: Mapping[str, Draws], miniatures: bool = True) -> str:
     """Why a comparison decides nothing: `INVALID`, `UNTRAINED_RIVAL`, or "" where it counts."""
     keys = [key for operand in (part.left, part.right[0]) for key in _keys(operand, part)]
@@ -146,9 +141,8 @@ def _invalid(dataset: str, metric: str, draws: Mapping[str, Draws]) -> bool:
 def _fails_unseen(dataset: str, found: Draws) -> bool:
     """Whether a column of the unseen disease cannot test knowledge: films or words do not tell."""
     reference = found.get((dataset, SUPERVISED, "auc"))
-    described = [
-        _value(found[key]) for name in DESCRIBED if (key := (dataset, name, "auc")) in found
-    ]
+    keys = [(dataset, name, "auc") for name in DESCRIBED]
+    described = [_value(found[key]) for key in keys if key in found]
     if not dataset.startswith(UNSEEN) or reference is None or not described:
         return False
     return _value(reference) < ENOUGH_UNSEEN or max(described) < ENOUGH
@@ -179,9 +173,8 @@ def _gap(claim: Claim, draws: Mapping[str, Draws], absent: Collection[str]) -> s
     unmet = [(dataset, name) for file, (dataset, name, metric) in needed
              if (dataset, name, metric) not in draws[file]]  # fmt: skip
     if unmet and claim.waits_for is None:
-        return "no results of " + ", ".join(
-            dict.fromkeys(f"{name} on {dataset}" for dataset, name in unmet)
-        )
+        places = dict.fromkeys(f"{name} on {dataset}" for dataset, name in unmet)
+        return f"no results of {', '.join(places)}"
     return claim.waits_for if unmet or not needed else None
 
 
@@ -197,33 +190,26 @@ def _judge(claim: Claim, parts: list[dict[str, Any]], gap: str | None) -> dict[s
         "section": claim.section,
         "test": "; ".join(test.words() for test in claim.tests),
     }
-    unknown = dict.fromkeys(("effect", "ci_low", "ci_high", "p_value"), np.nan)
     gone = [part for part in parts if part["left_out"]]
-    total, parts = len(parts), [part for part in parts if not part["left_out"]]
-    omitted = f"left out, {len(gone)} of {total}: " + "; ".join(
+    counted = [part for part in parts if not part["left_out"]]
+    omitted = f"left out, {len(gone)} of {len(parts)}: " + "; ".join(
         f"{part['test']} ({part['left_out']})" for part in gone
     )
-    if not parts:
+    shown = ("effect", "ci_low", "ci_high")
+    if not counted:
         reasons = [part["left_out"] for part in gone]
-        why = max(reasons, key=reasons.count) if gone else ""
-        note = omitted if gone else gap
-        return {**row, **unknown, "holds": False, "note": note, "left_out": why}
-    against = min(1.0, len(parts) * min(part["p_against"] for part in parts))
-    hardest = max(parts, key=lambda part: (part["p_for"], -part["p_against"]))
+        row |= dict.fromkeys((*shown, "p_value"), np.nan)
+        why = max(reasons, key=reasons.count, default="")
+        return row | {"holds": False, "note": omitted if gone else gap, "left_out": why}
+    against = min(1.0, len(counted) * min(part["p_against"] for part in counted))
+    hardest = max(counted, key=lambda part: (part["p_for"], -part["p_against"]))
     refuted = against < hardest["p_for"]
-    decides = min(parts, key=lambda part: part["p_against"]) if refuted else hardest
-    notes = [f"part shown: {decides['test']}"] if len(parts) > 1 else []
+    decides = min(counted, key=lambda part: part["p_against"]) if refuted else hardest
+    notes = [f"part shown: {decides['test']}"] if len(counted) > 1 else []
     notes += [omitted] if gone else []
-    shown = {name: decides[name] for name in ("effect", "ci_low", "ci_high")}
-    p_value = min(hardest["p_for"], against)
-    return {
-        **row,
-        **shown,
-        "p_value": p_value,
-        "holds": not refuted,
-        "note": "; ".join(notes),
-        "left_out": "",
-    }
+    row |= {name: decides[name] for name in shown}
+    row |= {"p_value": min(hardest["p_for"], against), "holds": not refuted}
+    return row | {"note": "; ".join(notes), "left_out": ""}
 
 
 def _series(operand: Operand, part: Comparison, draws: Draws) -> np.ndarray:

@@ -17,6 +17,7 @@ from rctpl_utils.files import write_text
 from rctpl_utils.plots import COLUMN_WIDTH, save_figure
 from rctpl_utils.reporting.claims import VERDICTS, evaluate
 from rctpl_utils.reporting.claims_schema import Claim, load_claims
+from rctpl_utils.reporting.common import markdown
 from rctpl_utils.workspace import Workspace
 
 LOOKS = {  # Okabe and Ito's palette; shapes differ too, for prints without color
@@ -149,10 +150,12 @@ def _markdown(claims: list[Claim], verdicts: pd.DataFrame, where: str, intervals
         "below an AUC of 0.75, or a rival below its own starting point, a comparison counts "
         "neither way.",
         "",
-        "| claim | the paper's words (section) | test | why this test | effect | p (Holm) "
-        "| verdict |",
-        "|---|---|---|---|---|---|---|",
     ]
+    heads = (
+        "claim", "the paper's words (section)", "test", "why this test", "effect", "p (Holm)",
+        "verdict",
+    )  # fmt: skip
+    rows = []
     for row in verdicts.itertuples():
         effect = f"{row.effect:+.3f} [{row.ci_low:+.3f}, {row.ci_high:+.3f}]"
         verdict = row.verdict + (f" ({row.note})" if row.note else "")
@@ -160,8 +163,8 @@ def _markdown(claims: list[Claim], verdicts: pd.DataFrame, where: str, intervals
             row.in_words, f"“{row.quote}” ({row.section})", row.test, why[row.claim],
             effect if np.isfinite(row.effect) else "", _p(row.p_holm), verdict,
         )  # fmt: skip
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, ""])
+        rows.append(cells)
+    return "\n".join([*lines, *markdown(heads, rows), ""])
 
 
 def _p(value: float) -> str:

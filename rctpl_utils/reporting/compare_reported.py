@@ -12,8 +12,10 @@ from matplotlib.figure import Figure
 
 from rctpl_utils.errors import InputError
 from rctpl_utils.evaluation.results import NOT_RUN, data_note, write_csv
+from rctpl_utils.evaluation.retrieval import OURS
 from rctpl_utils.files import write_text
-from rctpl_utils.plots import COLUMN_WIDTH, save_figure
+from rctpl_utils.plots import COLUMN_WIDTH
+from rctpl_utils.reporting.common import finished, markdown
 from rctpl_utils.workspace import Workspace
 
 TABLES = {
@@ -23,8 +25,8 @@ TABLES = {
     4: "grounding, COVID Rural",
     5: "image-text retrieval, CheXpert 5x200",
 }
-METHOD = "RC-TPL"
-OURS = f"{METHOD} in this run, 95 % interval"
+METHOD = OURS[0]
+LABEL = f"{METHOD} in this run, 95 % interval"
 REPORTED = "reported by the paper"
 _DIFFERENCE = ("difference", "difference_low", "difference_high")
 
@@ -94,25 +96,15 @@ def save_reproduction(workspace: Workspace) -> pd.DataFrame:
         "encoders; not reruns, and not comparable.**"
     ]
     for number, title in TABLES.items():
-        lines += ["", f"Table {number}: {title}", ""]
-        lines += [
-            "| data | method | metric | ours | reported | ours - reported |",
-            "|---" * 6 + "|",
-        ]
         table = side_by_side(cells, number)
-        lines += [
-            f"| {' | '.join([*place, *row])} |"
-            for place, row in zip(table.index, table.to_numpy(), strict=True)
-        ]
-    lines += ["", "What is not comparable", "", *_lines(not_comparable(workspace))]
-    lines += ["", "Slips in the paper", "", *_lines(slips())]
+        heads = ("data", "method", "metric", *table.columns)
+        rows = ([*place, *row] for place, row in zip(table.index, table.to_numpy(), strict=True))
+        lines += ["", f"Table {number}: {title}", "", *markdown(heads, rows)]
+    extras = {"What is not comparable": not_comparable(workspace), "Slips in the paper": slips()}
+    for title, table in extras.items():
+        lines += ["", title, "", *markdown(table.columns, table.to_numpy())]
     write_text(workspace.figures / "reproduction.md", "\n".join([*lines, ""]))
     return cells
-
-
-def _lines(table: pd.DataFrame) -> list[str]:
-    head = [f"| {' | '.join(table.columns)} |", "|---" * len(table.columns) + "|"]
-    return [*head, *(f"| {' | '.join(row)} |" for row in table.to_numpy())]
 
 
 def not_comparable(workspace: Workspace) -> pd.DataFrame:
@@ -169,10 +161,8 @@ def reproduction_figure(workspace: Workspace, cells: pd.DataFrame) -> Figure:
     axes[-1, 0].set_xlabel("value of the metric", fontsize=8)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=2, fontsize=7)
-    note = f"{data_note(workspace)} Reported: real radiographs, other encoders; not comparable."
-    figure.supxlabel(note, fontsize=6)
-    save_figure(figure, workspace.figures / "reproduction")
-    return figure
+    note = "Reported: real radiographs, other encoders; not comparable."
+    return finished(workspace, figure, "reproduction", note)
 
 
 def _draw_table(axis: Axes, number: int, rows: pd.DataFrame) -> None:
@@ -181,7 +171,7 @@ def _draw_table(axis: Axes, number: int, rows: pd.DataFrame) -> None:
     ends = rows[["value", "reported"]]
     axis.hlines(places, ends.min(axis=1), ends.max(axis=1), color="0.85", lw=0.8)
     axis.hlines(places, rows["ci_low"], rows["ci_high"], color=ours, lw=1.2)
-    axis.plot(rows["value"], places, "o", ms=3.5, color=ours, label=OURS)
+    axis.plot(rows["value"], places, "o", ms=3.5, color=ours, label=LABEL)
     axis.plot(rows["reported"], places, "D", ms=4, mfc="none", color=reported, label=REPORTED)
     names = [f"{row.dataset}, {row.metric}" for row in rows.itertuples()]
     axis.set_yticks(places, names, fontsize=7)

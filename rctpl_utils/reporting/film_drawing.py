@@ -103,11 +103,21 @@ def _cosines(
     return torch.cat(parts)
 
 
+def draw_film(axis: Axes, pixels: np.ndarray) -> None:
+    """A film in gray, its values from 0 to 1."""
+    axis.imshow(pixels, cmap="gray", vmin=0, vmax=1)
+    axis.set(xticks=[], yticks=[])
+
+
+def draw_overlay(axis: Axes, heat: np.ndarray) -> None:
+    """A heat map over what is there, clear at 0."""
+    axis.imshow(heat, cmap="inferno", alpha=0.65 * heat.clip(0, 1), vmin=0, vmax=1)
+
+
 def draw_heat(axis: Axes, pixels: np.ndarray, heat: np.ndarray) -> None:
     """A film under its heat map, shown from 0 (the film alone) to 1."""
-    axis.imshow(pixels, cmap="gray", vmin=0, vmax=1)
-    axis.imshow(heat, cmap="inferno", alpha=0.65 * heat.clip(0, 1), vmin=0, vmax=1)
-    axis.set(xticks=[], yticks=[])
+    draw_film(axis, pixels)
+    draw_overlay(axis, heat)
 
 
 def draw_map(axis: Axes, pixels: np.ndarray, heat: np.ndarray, mask: np.ndarray) -> None:
@@ -119,7 +129,6 @@ def draw_map(axis: Axes, pixels: np.ndarray, heat: np.ndarray, mask: np.ndarray)
         across, down, "X", ms=5, mew=0.7, mec="white",
         mfc="white" if pointing_hit(heat, mask) else "none",
     )  # fmt: skip
-    axis.set(xticks=[], yticks=[])
 
 
 def outline(axis: Axes, mask: np.ndarray, color: str) -> None:

@@ -8,7 +8,6 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from rctpl_utils.baselines.registry import why_absent
 from rctpl_utils.datasets.availability import absent
 from rctpl_utils.datasets.splits import open_split
 from rctpl_utils.encoders.base import Encoder
@@ -20,25 +19,20 @@ from rctpl_utils.evaluation.grounding import GROUNDING_DATASETS, Grounding
 from rctpl_utils.evaluation.grounding_methods import Films, Grounder
 from rctpl_utils.evaluation.grounding_metrics import IOU, THRESHOLDS
 from rctpl_utils.evaluation.heat_maps import on_scale, peak, scale_of, stretch
-from rctpl_utils.evaluation.metrics import holm, named_interval, paired_p_value
 from rctpl_utils.evaluation.results import (
     FLOORS_NOTE,
-    data_note,
     reported_grounding,
     stacked,
     table_note,
-    wide_table,
     with_absent,
-    with_reported,
-    write_csv,
-    write_table,
 )
-from rctpl_utils.plots import COLUMN_WIDTH, MASK_COLOR, REGION_COLOR, save_figure
+from rctpl_utils.evaluation.retrieval import OURS
+from rctpl_utils.plots import COLUMN_WIDTH, MASK_COLOR, REGION_COLOR
+from rctpl_utils.reporting.common import NOT_RERUNS, finished, paired_tests, save_table
 from rctpl_utils.reporting.film_drawing import draw_heat
 from rctpl_utils.workspace import Workspace
 
 TABLES = {"rsna": 2, "siim": 3, "covid-rural": 4}
-OURS = ("RC-TPL", "RC-TPL+")
 AGAINST = ("lung-center prior", "mean-mask prior", "class names", "descriptions")
 CASES = {"best": 1.0, "median": 0.5, "worst": 0.0}  # quantiles of the films' Dice
 
@@ -60,21 +54,19 @@ def save_grounding_tables(
     for name, number in TABLES.items():
         concept, kind = GROUNDING_DATASETS[name]
         own = rows[rows["dataset"] == name].reset_index(drop=True)
-        table = with_reported(own, reported[reported["dataset"] == name])
-        write_csv(workspace.figures / f"table{number}.csv", table)
+        outcome = outcomes.get(name)
         caption = (
-            f"Table {number}. Zero-shot grounding of {concept} ({kind}) on {name}, value [95 % "
-            f"interval]. {table_note(workspace)} {_films(outcomes.get(name))}. "
-            f"{FLOORS_NOTE} {_no_grounding(outcomes.get(name))}"
+            f"Zero-shot grounding of {concept} ({kind}) on {name}, value [95 % "
+            f"interval]. {table_note(workspace)} {_films(outcome)}. "
+            f"{FLOORS_NOTE} {_no_grounding(outcome)}"
             f"Regions: 8-connected, matched at IoU >= {IOU}; precision, recall and dice_validation "
             "at the threshold with the best Dice on validation films; dice_oracle: threshold "
-            "chosen on the test films. The priors never look at the film. Columns 'reported': the "
-            "paper's numbers, on real data with other encoders, not reruns."
+            f"chosen on the test films. The priors never look at the film. "
+            f"{NOT_RERUNS}, not reruns."
         )
-        wide = wide_table(table, reasons=why_absent(workspace))
-        write_table(workspace.figures / f"table{number}", wide, caption)
-        shown[number] = wide[name]
-        draws |= outcomes[name].draws if name in outcomes else {}
+        own_reported = reported[reported["dataset"] == name]
+        shown[number] = save_table(workspace, number, own, own_reported, caption)[name]
+        draws |= outcome.draws if outcome else {}
     save_draws(workspace.results, "grounding", draws)
     return shown
 
@@ -103,19 +95,13 @@ def grounding_tests(
     Args:
         competitors: names of rows that stand beside floors and hand-written prompts.
     """
-    rows = []
-    for name, outcome in outcomes.items():
-        for method in OURS:
-            for other in (*AGAINST, *competitors):
-                keys = [(name, which, "pointing_game") for which in (method, other)]
-                difference = outcome.draws[keys[0]] - outcome.draws[keys[1]]
-                about = {"dataset": name, "method": method, "against": other}
-                p_value = paired_p_value(difference)
-                rows.append({**about, **named_interval(difference, None), "p_value": p_value})
-    tests = pd.DataFrame(rows, columns=list(TEST_COLUMNS[:-1]))
-    tests["p_holm"] = holm(tests["p_value"].to_numpy(float))
-    write_csv(workspace.results / "grounding_paired_tests.csv", tests)
-    return tests
+    pairs = (
+        (outcome.draws, name, method, other, "pointing_game")
+        for name, outcome in outcomes.items()
+        for method in OURS
+        for other in (*AGAINST, *competitors)
+    )
+    return paired_tests(workspace.results / "grounding_paired_tests.csv", pairs, TEST_COLUMNS)
 
 
 def save_gallery(
@@ -147,14 +133,12 @@ def save_gallery(
         pair[0, 0].set_ylabel(f"{name}\n{GROUNDING_DATASETS[name][0]}\nown range", fontsize=7)
         pair[1, 0].set_ylabel("one scale", fontsize=7)
     note = (
-        f"{data_note(workspace)} Color: heat map, above stretched to its own range, below on one "
+        "Color: heat map, above stretched to its own range, below on one "
         "scale for all films of the set,\nfrom the median to the 99.9th percentile of the cells of "
         "validation films. Dashed: region at the validation threshold;\nsolid: drawn lesion; "
         "cross: maximum. Between them the film's Dice."
     )
-    figure.supxlabel(note, fontsize=6)
-    save_figure(figure, workspace.figures / "grounding_gallery")
-    return figure
+    return finished(workspace, figure, "grounding_gallery", note)
 
 
 @torch.no_grad()

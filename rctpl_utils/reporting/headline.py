@@ -5,16 +5,20 @@
 A test compares what stands there with what the files say.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from rctpl_utils.encoders.release import manifest
+from rctpl_utils.evaluation.results import BASELINES
+from rctpl_utils.evaluation.retrieval import OURS
+from rctpl_utils.evaluation.table1 import SUPERVISED
 from rctpl_utils.files import replace_section, write_text
+from rctpl_utils.options import command
 from rctpl_utils.prompts.variants import HANDWRITTEN, MACHINE_WRITTEN
-from rctpl_utils.reporting.table1_report import OURS
+from rctpl_utils.reporting.claims import FLOORS
+from rctpl_utils.reporting.common import by_outcome, markdown, with_interval
 from rctpl_utils.workspace import PROJECT
 
 README, FIGURES = PROJECT / "README.md", PROJECT / "figures" / "embedded"
@@ -33,14 +37,11 @@ COLUMNS = {  # file, data set, metric -> heading
     ("table5", "chexpert5x200", "precision_at_1"): "P@1 5x200",
 }
 ROWS = (
-    *HANDWRITTEN, MACHINE_WRITTEN, "untrained contexts",
-    *OURS, "ConVIRT", "GLoRIA", "MedCLIP-ViT", "BioViL",
-    "CheXzero", "MedKLIP", "MedPrompt-ViT", "MeDSLIP", "TaI-DPT", "CoOp, 16 labels a class",
-    "DualCoOp, 16 labels a class", "lung-center prior", "supervised reference",
-    "floor: random class vectors", "floor: random words",
+    *HANDWRITTEN, MACHINE_WRITTEN, "untrained contexts", *OURS, *BASELINES, "TaI-DPT",
+    "CoOp, 16 labels a class", "DualCoOp, 16 labels a class", "lung-center prior", SUPERVISED,
+    *FLOORS,
 )  # fmt: skip
-CARD_ROWS = (*HANDWRITTEN, MACHINE_WRITTEN, *OURS, "supervised reference")
-LEVEL = 0.05
+CARD_ROWS = (*HANDWRITTEN, MACHINE_WRITTEN, *OURS, SUPERVISED)
 
 
 def headline(figures: Path = FIGURES) -> str:
@@ -60,13 +61,13 @@ def weights() -> str:
     table = pd.DataFrame(files.values())
     table["method"] = table["method"].fillna(table["kind"])
     heads = ("method", "files", "views a seed", "seconds a seed", "device", "trained on")
-    lines = [f"{len(files)} files, {table['bytes'].sum() / 1e6:.0f} MB.", ""]
-    lines += [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    cells = []
     for method, rows in table.groupby("method", sort=False):
         spans = (_span(rows["views"]), _span(rows["seconds"]))
         words = ("; ".join(rows[name].dropna().unique()) for name in ("device", "trained_on"))
-        lines.append(f"| {' | '.join([method, str(len(rows)), *spans, *words])} |")
-    return "\n".join(["", *lines, ""])
+        cells.append([method, str(len(rows)), *spans, *words])
+    total = f"{len(files)} files, {table['bytes'].sum() / 1e6:.0f} MB."
+    return "\n".join(["", total, "", *markdown(heads, cells), ""])
 
 
 def _span(values: pd.Series) -> str:
@@ -81,7 +82,7 @@ def _checks(figures: Path) -> list[str]:
     lines = [
         f"- {kind} of RC-TPL, first seed, {int(rows['n'].iloc[0])} films, points into "
         + ", ".join(
-            f"{r.value:.2f} [{r.ci_low:.2f}, {r.ci_high:.2f}] of the boxes for {asked}"
+            f"{with_interval(r)} of the boxes for {asked}"
             for r, asked in zip(
                 rows.itertuples(), ("its own name", *rows["change"][1:]), strict=True
             )
@@ -98,21 +99,16 @@ def _checks(figures: Path) -> list[str]:
 
 def _table(figures: Path, methods: Sequence[str]) -> list[str]:
     files = {name: pd.read_csv(figures / f"{name}.csv") for name, *_ in COLUMNS}
-    heads = ["simulated films, mean of three seeds [95 %]", *COLUMNS.values()]
-    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+    lines = []
     for method in methods:
         cells = []
         for name, dataset, metric in COLUMNS:
             rows = files[name]
             one = (rows["method"] == method) & (rows["dataset"] == dataset)
             found = rows[one & (rows["metric"] == metric) & rows["value"].notna()]
-            cells += [
-                f"{r.value:.2f} [{r.ci_low:.2f}, {r.ci_high:.2f}]" for r in found.itertuples()
-            ]
-            cells += [""] * (not len(found))
-        shown = f"**{method}**" if method in OURS else method
-        lines.append(f"| {' | '.join([shown, *cells])} |")
-    return lines
+            cells += [with_interval(row) for row in found.itertuples()] or [""]
+        lines.append([f"**{method}**" if method in OURS else method, *cells])
+    return markdown(["simulated films, mean of three seeds [95 %]", *COLUMNS.values()], lines)
 
 
 def _sentences(figures: Path) -> list[str]:
@@ -126,17 +122,10 @@ def _sentences(figures: Path) -> list[str]:
     for method in OURS:
         for other in HANDWRITTEN:
             part = tests[(tests["method"] == method) & (tests["against"] == other)]
-            sure = part["p_holm"] < LEVEL
-            said = [
-                f"{word} on "
-                + ", ".join(f"{r.dataset} ({r.value:+.3f})" for r in rows.itertuples())
-                for word, rows in (
-                    ("**better**", part[sure & (part["value"] > 0)]),
-                    ("**worse**", part[sure & (part["value"] < 0)]),
-                    ("undecided", part[~sure]),
-                )
-                if len(rows)
-            ]
+            said = []
+            for word, rows in by_outcome(part).items():
+                places = ", ".join(f"{r.dataset} ({r.value:+.3f})" for r in rows.itertuples())
+                said.append(f"{word if word == 'undecided' else f'**{word}**'} on {places}")
             lines.append(f"- {method} against {other}: {'; '.join(said)}.")
     counts = pd.read_csv(figures / "claims.csv")["verdict"].value_counts()
     verdicts = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
@@ -159,9 +148,7 @@ def written() -> dict[Path, str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
-    argparse.ArgumentParser(prog="python -m rctpl_utils headline", description=__doc__).parse_args(
-        arguments
-    )
+    command("headline", __doc__).parse_args(arguments)
     for path, text in written().items():
         write_text(path, text)
     return 0

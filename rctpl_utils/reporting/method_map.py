@@ -1,7 +1,6 @@
 """Every method in one picture: AUC, pointing game and what its training cost."""
 
 from collections.abc import Sequence
-from textwrap import fill
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -14,14 +13,15 @@ from rctpl_utils.baselines.report import COSTS, cost_file
 from rctpl_utils.errors import InputError
 from rctpl_utils.evaluation.bootstrap_samples import Draws, load_draws
 from rctpl_utils.evaluation.metrics import named_interval
-from rctpl_utils.evaluation.results import BASELINES, data_note, write_csv
+from rctpl_utils.evaluation.results import BASELINES, write_csv
+from rctpl_utils.evaluation.retrieval import OURS
 from rctpl_utils.files import read_json
-from rctpl_utils.plots import COLUMN_WIDTH, save_figure
+from rctpl_utils.plots import COLUMN_WIDTH
 from rctpl_utils.prompts.prompts import Prompts
 from rctpl_utils.prompts.variants import HANDWRITTEN, VARIANTS
+from rctpl_utils.reporting.common import finished
 from rctpl_utils.workspace import Workspace
 
-OURS = ("RC-TPL", "RC-TPL+")
 GROUPS = ("learned from text alone", "films with reports", "labeled films", "written by hand")
 AXES = {"auc": ("table1", "auc"), "pointing_game": ("grounding", "pointing_game")}
 _LABELS = {"auc": "AUC, mean over sets", "pointing_game": "pointing game, mean over sets"}
@@ -79,11 +79,10 @@ def _read_costs(workspace: Workspace, part: str) -> list[dict[str, object]]:
 
 
 def _prompt_cost(workspace: Workspace, name: str, variant: str) -> dict[str, object]:
-    paths = [
-        workspace.prompts / f"{variant}-{seed}.history.json" for seed in workspace.profile.seeds
-    ]
-    seconds = [read_json(path)["history"][-1]["seconds"] for path in paths]
-    prompts = workspace.prompts / f"{variant}-{workspace.profile.seeds[0]}.safetensors"
+    seeds, folder = workspace.profile.seeds, workspace.prompts
+    histories = [read_json(folder / f"{variant}-{seed}.history.json")["history"] for seed in seeds]
+    seconds = [history[-1]["seconds"] for history in histories]
+    prompts = folder / f"{variant}-{seeds[0]}.safetensors"
     return {
         "method": name,
         "parameters": Prompts.load(prompts).parameters,
@@ -129,9 +128,7 @@ def save_method_map(workspace: Workspace, table: pd.DataFrame) -> Figure:
         if group in set(table["group"])
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=4, fontsize=7)
-    figure.supxlabel(fill(_note(workspace, table["method"]), 155), fontsize=6)
-    save_figure(figure, workspace.figures / "method_map")
-    return figure
+    return finished(workspace, figure, "method_map", _note(table["method"]), 155)
 
 
 def _draw(
@@ -148,10 +145,10 @@ def _draw(
     )
 
 
-def _note(workspace: Workspace, methods: Sequence[str]) -> str:
+def _note(methods: Sequence[str]) -> str:
     listed = ", ".join(f"{number} {name}" for number, name in enumerate(methods, start=1))
     return (
-        f"{data_note(workspace)} {listed}. Bars: 95 % intervals over patients and seeds. "
+        f"{listed}. Bars: 95 % intervals over patients and seeds. "
         f"Without training: drawn at {NOTHING} s. Cached features of frozen layers cost extra, the "
         "frozen encoder's pre-training too; no cost of reports, films or labels is in it. Clock "
         "times, other notebooks running beside: magnitudes, not benchmarks."

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
 
 from rctpl_utils.encoders.base import Encoder
-from rctpl_utils.evaluation.results import data_note
-from rctpl_utils.plots import COLUMN_WIDTH, save_figure
+from rctpl_utils.plots import COLUMN_WIDTH
 from rctpl_utils.prompts.prompts import Prompts, classes_of
+from rctpl_utils.reporting.common import finished
 from rctpl_utils.text.knowledge import describe, describe_triplets
 from rctpl_utils.text.reports import MIMIC, quotable_sources, run_reports, with_enough_concepts
 from rctpl_utils.text.triplets import report_labels
@@ -95,12 +95,10 @@ def save_pipeline_figure(workspace: Workspace, shapes: RunShapes) -> Figure:
     figure.legend(handles=handles, loc="outside upper center", ncols=4, fontsize=7, frameon=False)
     quoted = f"Example: Open-I {shapes.source}, CC BY-NC-ND 4.0. " if shapes.source else ""
     note = (
-        f"{data_note(workspace)} {quoted}M context vectors a branch, W wide; d: joint space; "
+        f"{quoted}M context vectors a branch, W wide; d: joint space; "
         "L: training classes; N: descriptions of a report. All shapes are this run's."
     )
-    figure.supxlabel(fill(note, 150), fontsize=6)
-    save_figure(figure, workspace.figures / "fig2")
-    return figure
+    return finished(workspace, figure, "fig2", note, 150)
 
 
 def _draw_training(axis: Axes, shapes: RunShapes) -> None:

@@ -5,7 +5,6 @@ stretched to its own range, and Grad-CAM of its aggregate p' (Eq. 8).
 """
 
 from collections.abc import Mapping, Sequence
-from textwrap import fill
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -18,14 +17,21 @@ from rctpl_utils.datasets.splits import open_split
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.evaluation.box_pairs import Boxed
 from rctpl_utils.evaluation.prompt_maps import DATASET
-from rctpl_utils.evaluation.results import data_note
-from rctpl_utils.plots import COLUMN_WIDTH, save_figure
+from rctpl_utils.plots import COLUMN_WIDTH
 from rctpl_utils.prompts.prompts import Prompts
-from rctpl_utils.reporting.film_drawing import KINDS, OUTLINES, Look, draw_map, look, outline
+from rctpl_utils.reporting.common import finished
+from rctpl_utils.reporting.film_drawing import (
+    KINDS,
+    OUTLINES,
+    Look,
+    draw_map,
+    look,
+    outline,
+)
 from rctpl_utils.workspace import Workspace
 
 PAPER_CONCEPT = "Mass"  # the one of the paper's Figure 6
-FILMS = {"5": 2, "6": 5}  # films a figure
+FIGURE5, FIGURE6 = 2, 5  # films a figure
 LEGEND = (
     "Color: map; row cosines on one scale for all films, from the median to the 99.9th percentile "
     "of the cells of validation films, the other rows stretched to their own range, where a weak "
@@ -64,7 +70,7 @@ def save_figure5(
         verdict: of the check of both kinds of map (`saliency_sanity`), for the caption.
     """
     boxed = Boxed.of(open_split(workspace, DATASET, "test"))
-    films = most_boxed_films(boxed, FILMS["5"])
+    films = most_boxed_films(boxed, FIGURE5)
     cases = [(film, k) for film in films for k in np.flatnonzero(boxed.drawn[film]).tolist()]
     looks = look(workspace, encoder, prompts, boxed, cases)
     columns = 1 + max(boxed.drawn[film].sum() for film in films)
@@ -95,7 +101,7 @@ def save_figure6(
     boxed = Boxed.of(open_split(workspace, DATASET, "test"))
     names = [each for each in (PAPER_CONCEPT, second_concept(boxed)) if each in boxed.concepts]
     concepts = [boxed.concepts.index(each) for each in names]
-    films = {k: first_films(boxed, k, FILMS["6"]) for k in concepts}
+    films = {k: first_films(boxed, k, FIGURE6) for k in concepts}
     looks = look(workspace, encoder, prompts, boxed, [(f, k) for k in films for f in films[k]])
     figure, axes = _grid(len(KINDS) * len(concepts), max(map(len, films.values())))
     for place, concept in enumerate(concepts):
@@ -165,6 +171,4 @@ def _finish(
     bar.set_label("cosine of cell and prompt (rows cosines)", fontsize=6)
     bar.ax.tick_params(labelsize=6)
     above = "$p'$: concept score, and the share of all test films that it is above."
-    figure.supxlabel(fill(f"{data_note(workspace)} {caption} {LEGEND} {above}", 150), fontsize=6)
-    save_figure(figure, workspace.figures / stem)
-    return figure
+    return finished(workspace, figure, stem, f"{caption} {LEGEND} {above}", 150)

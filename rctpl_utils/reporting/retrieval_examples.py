@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from rctpl_utils.datasets.chexpert import COMPETITION
 from rctpl_utils.datasets.images import read_image
 from rctpl_utils.evaluation.metrics import BOOTSTRAP_SEED
-from rctpl_utils.evaluation.results import data_note, wide_table
+from rctpl_utils.evaluation.results import wide_table
 from rctpl_utils.evaluation.retrieval import (
     RANKS,
     Retrieval,
@@ -24,7 +24,9 @@ from rctpl_utils.evaluation.retrieval import (
 )
 from rctpl_utils.evaluation.retrieval_sentences import equal_share
 from rctpl_utils.evaluation.retrieval_sides import DATASET, Side
-from rctpl_utils.plots import COLUMN_WIDTH, save_figure
+from rctpl_utils.plots import COLUMN_WIDTH
+from rctpl_utils.reporting.common import finished
+from rctpl_utils.reporting.film_drawing import draw_film
 from rctpl_utils.reporting.table5_report import TESTED
 from rctpl_utils.workspace import Workspace
 
@@ -129,17 +131,13 @@ def found_images(
         for axis, item in zip(line, items, strict=True):
             film = images.records.iloc[item]
             right = film["concept"] == asked["concept"]
-            axis.imshow(read_image(film["path"]), cmap="gray", vmin=0, vmax=1)
+            draw_film(axis, read_image(film["path"]))
             axis.set_title(f"{'right' if right else 'wrong'}: {film['concept']}", fontsize=7)
-            axis.set_xticks([])
-            axis.set_yticks([])
             for spine in axis.spines.values():
                 spine.set(color=_RIGHT if right else _WRONG, linewidth=2.0)
                 spine.set_linestyle("-" if right else "--")
         line[0].set_ylabel(_label(asked), fontsize=7, rotation=0, ha="right", va="center")
-    figure.supxlabel(f"{data_note(workspace)} {method}, first seed.", fontsize=6)
-    save_figure(figure, workspace.figures / "retrieval_examples")
-    return figure
+    return finished(workspace, figure, "retrieval_examples", f"{method}, first seed.")
 
 
 def _first_of_each_class(side: Side) -> np.ndarray:

@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 
 from rctpl_utils.encoders.frame import on_film
 from rctpl_utils.evaluation.heat_maps import stretch
-from rctpl_utils.evaluation.results import data_note
 from rctpl_utils.evaluation.saliency_sanity import (
     NO_WORD,
     SAMPLE,
@@ -21,7 +20,8 @@ from rctpl_utils.evaluation.saliency_sanity import (
     UNCHANGED,
     Sanity,
 )
-from rctpl_utils.plots import COLUMN_WIDTH, save_figure
+from rctpl_utils.plots import COLUMN_WIDTH, spread
+from rctpl_utils.reporting.common import finished
 from rctpl_utils.reporting.film_drawing import draw_map
 from rctpl_utils.workspace import Workspace
 
@@ -47,15 +47,13 @@ def save_saliency_figure(workspace: Workspace, sanity: Sanity, name: str) -> Fig
     _draw_curve(right, sanity, "pointing_game", "pointing game")
     left.legend(fontsize=6, frameon=False)
     note = (
-        f"{data_note(workspace)} {name}, first seed; {SAMPLE} test films with boxes, spread evenly "
+        f"{name}, first seed; {SAMPLE} test films with boxes, spread evenly "
         f"by image identifier; the first of them above ({sanity.concept.lower()}). +: random "
         f"together with all layers to the left, {len(SEEDS)} draws. Bars: 95 % intervals. "
         "Maps stretched to their own range; blue: box; cross: maximum of the map, filled where it "
         f"lies in the box. Check of the words: {sanity.verdict}"
     )
-    figure.supxlabel(fill(note, 150), fontsize=6)
-    save_figure(figure, workspace.figures / "saliency_sanity")
-    return figure
+    return finished(workspace, figure, "saliency_sanity", note, 150)
 
 
 def _labels(changes: Sequence[str]) -> list[str]:
@@ -68,11 +66,9 @@ def _draw_curve(axis: Axes, sanity: Sanity, metric: str, label: str) -> None:
     colors = sns.color_palette("colorblind", len(sanity.maps))
     for shift, (kind, color) in enumerate(zip(sanity.maps, colors, strict=True)):
         one = rows[rows["map"] == kind].set_index("change").loc[list(sanity.changes)]
-        spread = np.abs(one[["ci_low", "ci_high"]].to_numpy().T - one["value"].to_numpy())
         places = np.arange(len(one)) + 0.16 * (shift - 0.5)
-        axis.errorbar(
-            places, one["value"], yerr=spread, fmt="o", ms=3, lw=0.8, color=color, label=kind
-        )
+        looks = {"fmt": "o", "ms": 3, "lw": 0.8, "color": color, "label": kind}
+        axis.errorbar(places, one["value"], yerr=spread(one), **looks)
         chain = (one["kind"] == "weights") | (one.index == UNCHANGED)
         axis.plot(places[chain], one["value"][chain], color=color, lw=0.6)
     axis.axvline(len(sanity.changes) - 2.5, color="0.7", lw=0.8, ls=":")  # then the words

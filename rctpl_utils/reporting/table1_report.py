@@ -6,12 +6,10 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from rctpl_utils.baselines.registry import why_absent
 from rctpl_utils.datasets.availability import can_run
 from rctpl_utils.datasets.questions import QUESTIONS
 from rctpl_utils.evaluation.bootstrap_samples import save_draws
-from rctpl_utils.evaluation.classification import TEST_COLUMNS, Classification, compare
-from rctpl_utils.evaluation.metrics import holm
+from rctpl_utils.evaluation.classification import TEST_COLUMNS, Classification
 from rctpl_utils.evaluation.results import (
     BASELINES,
     FLOORS_NOTE,
@@ -19,21 +17,19 @@ from rctpl_utils.evaluation.results import (
     reported_table1,
     stacked,
     table_note,
-    wide_table,
     with_absent,
-    with_reported,
     write_csv,
-    write_table,
 )
+from rctpl_utils.evaluation.retrieval import OURS
 from rctpl_utils.evaluation.table1 import SUPERVISED
 from rctpl_utils.plots import per_class_auc, save_figure
 from rctpl_utils.prompts.variants import HANDWRITTEN
+from rctpl_utils.reporting import common
+from rctpl_utils.reporting.common import NOT_RERUNS, by_outcome, save_table
 from rctpl_utils.vocabulary import CHESTXRAY14_CONCEPTS, CHEXPERT_CONCEPTS
 from rctpl_utils.workspace import Workspace
 
-OURS = ("RC-TPL", "RC-TPL+")
 FIGURE3 = ("chestxray14", "chexpert")
-SHOWN = ("auc", "acc_oracle", "acc_validation")
 
 
 def save_table1(workspace: Workspace, outcomes: Mapping[str, Classification]) -> pd.DataFrame:
@@ -48,22 +44,17 @@ def save_table1(workspace: Workspace, outcomes: Mapping[str, Classification]) ->
     rows = stacked(outcome.rows for outcome in outcomes.values())
     rows["native"] = rows["method"] != SUPERVISED
     rows = with_absent(rows, [column for column in QUESTIONS if column not in outcomes])
-    table = with_reported(rows, reported_table1())
-    write_csv(workspace.figures / "table1.csv", table)
     for name in ("per_class", "per_seed"):
         part = stacked(getattr(outcome, name) for outcome in outcomes.values())
         write_csv(workspace.results / f"table1_{name}.csv", part)
     draws = [outcome.draws for outcome in outcomes.values()]
     save_draws(workspace.results, "table1", {k: v for part in draws for k, v in part.items()})
-    wide = wide_table(table, reasons=why_absent(workspace))
     caption = (
-        f"Table 1. Zero-shot classification, value [95 % interval]. {table_note(workspace)} "
+        f"Zero-shot classification, value [95 % interval]. {table_note(workspace)} "
         f"{FLOORS_NOTE} acc_oracle: threshold chosen on the test set; acc_validation: on the "
-        "validation split. "
-        "Columns 'reported': the paper's numbers, on real data with other encoders, not reruns."
+        f"validation split. {NOT_RERUNS}, not reruns."
     )
-    write_table(workspace.figures / "table1", wide, caption)
-    return wide
+    return save_table(workspace, 1, rows, reported_table1(), caption)
 
 
 def paired_tests(workspace: Workspace, outcomes: Mapping[str, Classification]) -> pd.DataFrame:
@@ -81,27 +72,21 @@ def competitor_tests(
 def _tests(
     outcomes: Mapping[str, Classification], names: Sequence[str], path: Path
 ) -> pd.DataFrame:
-    parts = [
-        compare(outcome, method, list(names)) for method in OURS for outcome in outcomes.values()
-    ]
-    tests = stacked(parts).reindex(columns=list(TEST_COLUMNS[:-1]))
-    tests["p_holm"] = holm(tests["p_value"].to_numpy(float))
-    write_csv(path, tests)
-    return tests
+    pairs = (
+        (outcome.draws, outcome.rows["dataset"].iloc[0], method, other, "auc")
+        for method in OURS
+        for outcome in outcomes.values()
+        for other in names
+    )
+    return common.paired_tests(path, pairs, TEST_COLUMNS)
 
 
 def verdict(tests: pd.DataFrame) -> str:
     """In plain words, for each of our two methods: where it wins, loses, or neither."""
     lines = []
     for (method, other), part in tests.groupby(["method", "against"], sort=False):
-        sure = part["p_holm"] < 0.05
-        wins = part.loc[sure & (part["value"] > 0), "dataset"].tolist()
-        losses = part.loc[sure & (part["value"] < 0), "dataset"].tolist()
-        open_ = part.loc[~sure, "dataset"].tolist()
         said = [
-            f"{word} on {', '.join(names)}"
-            for word, names in (("better", wins), ("worse", losses), ("undecided", open_))
-            if names
+            f"{word} on {', '.join(rows['dataset'])}" for word, rows in by_outcome(part).items()
         ]
         lines.append(f"{method} against {other}: {'; '.join(said)}.")
     return "\n".join(lines)

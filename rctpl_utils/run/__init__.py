@@ -1,4 +1,4 @@
-"""Running the notebooks, and looking after runs: options, freshness, doctor, check, trace.
+"""Running the notebooks, and looking after runs: schedule, manifest, doctor, check, trace.
 
 Nothing of the method lives here: each notebook also runs alone.
 """

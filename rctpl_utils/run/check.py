@@ -87,7 +87,10 @@ def compare(title: str, committed: pd.DataFrame, found: pd.DataFrame) -> Compari
     A row or column that only one of them has counts as one difference a cell. Clock times are left
     out, be they a column or rows.
     """
-    committed, found = (_untimed(table) for table in (committed, found))
+    committed, found = (
+        table[table["metric"] != CLOCK] if "metric" in table else table
+        for table in (committed, found)
+    )
     keys = [c for c in committed if not _numeric(committed[c]) and c not in (*LEFT_OUT, VERDICT)]
     keys = [c for c in keys if c not in EXACT and c in found]
     left, right = (_named(table, keys) for table in (committed, found))
@@ -147,10 +150,6 @@ def _committed(workspace: Workspace, name: str, against: Path | None) -> pd.Data
     return pd.read_csv(io.BytesIO(shown.stdout))
 
 
-def _untimed(table: pd.DataFrame) -> pd.DataFrame:
-    return table[table["metric"] != CLOCK] if "metric" in table else table
-
-
 def _named(table: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     """Rows named by their words; rows of equal names are numbered in their order."""
     words = table[list(keys)].fillna("").astype(str)
@@ -162,10 +161,8 @@ def _named(table: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
 
 
 def _same(column: str, one: object, other: object) -> bool:
-    if pd.isna(one) and pd.isna(other):
-        return True
     if pd.isna(one) or pd.isna(other):
-        return False
+        return pd.isna(one) and pd.isna(other)
     if column in EXACT or isinstance(one, str) or isinstance(other, str):
         return one == other
     return abs(float(one) - float(other)) <= LOOSE.get(column, TOLERANCE)

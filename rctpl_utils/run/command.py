@@ -6,23 +6,25 @@ Exit status: 0 all is up to date, 1 a notebook failed, 2 the request was refused
 ran.
 """
 
+import os
 import signal
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from rctpl_utils.errors import InputError, one_line
-from rctpl_utils.run.atlas import write_figures_readme, write_readme_map
-from rctpl_utils.run.busy import check_writable, exclusive_run
+from rctpl_utils.files import write_text
+from rctpl_utils.options import run_of, runner
 from rctpl_utils.run.execution import check_parameters, save_outputs
-from rctpl_utils.run.freshness import Step, find_notebooks, plan, read_marker, select
-from rctpl_utils.run.options import build_parser
-from rctpl_utils.run.provenance import write_manifest
-from rctpl_utils.run.schedule import default_jobs
-from rctpl_utils.run.steps import run_steps
-from rctpl_utils.run.summary import closing_table, listing
+from rctpl_utils.run.freshness import Step, plan, read_marker
+from rctpl_utils.run.manifest import write_figures_readme, write_manifest, write_readme_map
+from rctpl_utils.run.schedule import default_jobs, find_notebooks, select
+from rctpl_utils.run.steps import Outcome, run_steps
 from rctpl_utils.workspace import NOTEBOOKS, PROJECT, Workspace
 
 
@@ -33,7 +35,7 @@ def main(arguments: Sequence[str] | None = None, notebooks: Path = NOTEBOOKS) ->
         arguments: the options (`--help` lists them); those of the process by default.
         notebooks: the folder of the numbered notebooks.
     """
-    options = build_parser().parse_args(arguments)
+    options = runner().parse_args(arguments)
     signal.signal(signal.SIGTERM, _terminate)
     try:
         return _run(options, notebooks)
@@ -43,6 +45,10 @@ def main(arguments: Sequence[str] | None = None, notebooks: Path = NOTEBOOKS) ->
     except KeyboardInterrupt:
         print("\nStopped. Run the same command again to continue.", file=sys.stderr)
         return 130
+
+
+def _terminate(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _run(options: Namespace, folder: Path) -> int:
@@ -56,12 +62,11 @@ def _run(options: Namespace, folder: Path) -> int:
             "--save-outputs keeps the outputs of profile embedded in this project only",
             "Leave out --output and --profile, or leave out --save-outputs.",
         )
-    steps = plan(workspace, found, selected, options.force)
     if options.list:
-        print(listing(steps))
+        print(listing(plan(workspace, found, selected, options.force)))
         return 0
     with exclusive_run(workspace.output):
-        steps = plan(workspace, found, selected, options.force)  # as it is now that we hold it
+        steps = plan(workspace, found, selected, options.force)
         parameters = _parameters(options, workspace)
         for step in steps:
             if step.selected and not step.fresh:
@@ -75,18 +80,13 @@ def _open_workspace(options: Namespace) -> Workspace:
         raise InputError(
             "--retrain belongs to the default profile", "Leave out --profile, or --retrain."
         )
+    profile = "retrained" if options.retrain else options.profile
     try:
-        workspace = Workspace.open(
-            "retrained" if options.retrain else options.profile,
-            output=output,
-            data_root=options.data_root,
-            checkpoint=options.checkpoint,
-            device=options.device,
-            skip_bad=options.skip_bad,
-            allow_partial=options.allow_partial,
-        )
+        workspace = Workspace.open(**{**run_of(options), "profile": profile, "output": output})
         for folder in (workspace.build, workspace.figures):
-            check_writable(folder)
+            probe = folder / f".writable.{os.getpid()}"
+            probe.write_bytes(b"")
+            probe.unlink()
         if workspace.checkpoint is not None:
             from rctpl_utils.encoders.loading import check_encoder  # torch takes seconds
 
@@ -104,6 +104,32 @@ def _open_workspace(options: Namespace) -> Workspace:
             file=output,
         ) from error
     return workspace
+
+
+@contextmanager
+def exclusive_run(output: Path) -> Iterator[None]:
+    """Hold `output` for this process; the system frees it however the process ends.
+
+    Raises:
+        InputError: another run holds it; the message names that run's process id.
+    """
+    holder, lock = output / "build" / "run.pid", FileLock(output / "build" / "run.lock")
+    holder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        who = holder.read_text(encoding="utf-8").strip() if holder.exists() else "unknown"
+        raise InputError(
+            f"another run is busy in this folder (process {who})",
+            "Wait until it ends, stop it, or choose another folder with --output.",
+            file=output,
+        ) from error
+    try:
+        write_text(holder, f"{os.getpid()}\n")
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
 
 
 def _parameters(options: Namespace, workspace: Workspace) -> dict[str, Any]:
@@ -124,11 +150,13 @@ def _run_steps(
     workspace: Workspace, steps: Sequence[Step], parameters: dict[str, Any], options: Namespace
 ) -> int:
     chosen = [step for step in steps if step.selected]
-    _warn_of_gaps(steps)
-    jobs = options.jobs or default_jobs(workspace)
-    outcome = run_steps(workspace, steps, parameters, jobs)
-    markers = [read_marker(workspace, step.notebook) for step in steps]
+    for step in steps[: steps.index(chosen[-1])]:  # whose results are used
+        if not step.selected and not step.fresh:
+            state = "not up to date" if step.marker else "not run yet in this folder"
+            print(f"note: {step.notebook.stem} is {state}; leave out --only or --from to run it")
+    outcome = run_steps(workspace, steps, parameters, options.jobs or default_jobs(workspace))
     if not outcome.failures:
+        markers = [read_marker(workspace, step.notebook) for step in steps]
         write_manifest(workspace, [marker for marker in markers if marker])
         write_figures_readme(workspace)
         if options.save_outputs:
@@ -145,14 +173,52 @@ def _run_steps(
     return 1 if outcome.failures else 0
 
 
-def _warn_of_gaps(steps: Sequence[Step]) -> None:
-    """Say which notebooks before the chosen ones are not up to date, whose results are used."""
-    last = max(i for i, step in enumerate(steps) if step.selected)
-    for step in steps[:last]:
-        if not step.selected and not step.fresh:
-            state = "not up to date" if step.marker else "not run yet in this folder"
-            print(f"note: {step.notebook.stem} is {state}; leave out --only or --from to run it")
+def listing(steps: Sequence[Step]) -> str:
+    """Show every notebook, whether it is up to date, and how long it took."""
+    rows = [("notebook", "state", "seconds")]
+    for step in steps:
+        state = "up to date" if step.fresh else "to be run again" if step.marker else "not run yet"
+        seconds = f"{step.marker.seconds:.0f}" if step.marker else ""
+        rows.append((step.notebook.stem, state, seconds))
+    return _table(rows)
 
 
-def _terminate(signum: int, frame: object) -> None:
-    raise KeyboardInterrupt
+def closing_table(workspace: Workspace, steps: Sequence[Step], outcome: Outcome) -> str:
+    """Show what became of each chosen notebook: its status, its seconds, what it made where."""
+    rows = [("notebook", "status", "seconds", "made")]
+    for step in steps:
+        status = outcome.status.get(step.notebook.stem, "not reached")
+        marker = read_marker(workspace, step.notebook)
+        cost = (f"{marker.seconds:.0f}", _made(workspace, marker.made)) if marker else ("", "")
+        rows.append((step.notebook.stem, status, *cost))
+    done = list(outcome.status.values()).count("done")
+    took = f"{_count(done, 'notebook')} done in {outcome.seconds:.0f} s"
+    took += f", peak {outcome.peak_memory / 1e9:.1f} GB" if outcome.peak_memory else ""
+    return f"\n{_table(rows)}\n\n{took}. All below {workspace.output}"
+
+
+def _made(workspace: Workspace, names: Sequence[str]) -> str:
+    """`figures/smoke/: table1.csv, fig3.png; 14 files in build/smoke/`."""
+    figures, build = (
+        f"{folder.relative_to(workspace.output).as_posix()}/"
+        for folder in (workspace.figures, workspace.build)
+    )
+    shown = [name.removeprefix(figures) for name in names if name.startswith(figures)]
+    parts = [f"{figures}: {', '.join(shown)}"] if shown else []
+    others = len(names) - len(shown)
+    parts += [f"{_count(others, 'file')} in {build}"] if others else []
+    return "; ".join(parts) or "nothing on disk"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths[-1] = len(rows[0][-1])  # the last column may be long: no rule across the screen
+    lines = [rows[0], ["-" * width for width in widths], *rows[1:]]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in lines
+    )

@@ -6,7 +6,6 @@ that the paper's tables need is there in full (or the root is an embedded world,
 weights), 1 something is missing, partial or unusable.
 """
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,30 +15,41 @@ from tqdm import tqdm
 
 from rctpl_utils.datasets import DATASETS
 from rctpl_utils.datasets.official import OFFICIAL
+from rctpl_utils.options import command
 from rctpl_utils.profiles import PROFILES
-from rctpl_utils.run.doctor_checks import ABSENT, PARTIAL, SIMULATED, Finding, check_dataset
-from rctpl_utils.run.doctor_setup import check_weights, machine
+from rctpl_utils.run.doctor_checks import (
+    ABSENT,
+    PARTIAL,
+    SIMULATED,
+    Finding,
+    check_dataset,
+    check_weights,
+    machine,
+)
+from rctpl_utils.run.schedule import find_notebooks, needs_of, number_of
+from rctpl_utils.workspace import NOTEBOOKS
 
 WIDTH = 100
 PROFILES_READING = tuple(name for name, each in PROFILES.items() if each.world is None)
-_TEXTS = ("mimic-cxr",)  # whose reports the prompts are learned from
-# notebook, what it makes, the data sets that it reads, whether it needs the frozen encoder
-RUNS: tuple[tuple[str, str, tuple[str, ...], bool], ...] = (
-    ("01, 02", "triplets and descriptions", _TEXTS, False),
-    ("03, 04", "features and prompts", _TEXTS, True),
-    ("05", "Table 1 and Figure 3, ChestX-ray14", (*_TEXTS, "chestxray14"), True),
-    ("05", "Table 1 and Figure 3, CheXpert", (*_TEXTS, "chexpert"), True),
-    ("05", "Table 1, COVID", (*_TEXTS, "covidx"), True),
-    ("05", "Table 1, RSNA", (*_TEXTS, "rsna"), True),
-    ("06", "Table 2, RSNA", (*_TEXTS, "rsna"), True),
-    ("06", "Table 3, SIIM-ACR", (*_TEXTS, "siim"), True),
-    ("06", "Table 4, COVID Rural", (*_TEXTS, "covid-rural"), True),
-    ("07", "Table 5", (*_TEXTS, "chexpert5x200"), True),
-    ("08", "Figure 4, CheXpert", (*_TEXTS, "chexpert"), True),
-    ("08", "Figure 4, COVID", (*_TEXTS, "covidx"), True),
-    ("08", "Figure 4, COVID Rural", (*_TEXTS, "covid-rural"), True),
-    ("09", "Figures 1 and 2", _TEXTS, True),
-    ("09", "Figures 5 and 6", (*_TEXTS, "chestxray14"), True),
+TEXTS = "mimic-cxr"  # whose reports the prompts are learned from: all notebooks read it
+ENCODER = "03"  # the notebook that opens the weights
+# notebooks, what they make, the data set that they read besides
+RUNS: tuple[tuple[str, str, str | None], ...] = (
+    ("01, 02", "triplets and descriptions", None),
+    ("03, 04", "features and prompts", None),
+    ("05", "Table 1 and Figure 3, ChestX-ray14", "chestxray14"),
+    ("05", "Table 1 and Figure 3, CheXpert", "chexpert"),
+    ("05", "Table 1, COVID", "covidx"),
+    ("05", "Table 1, RSNA", "rsna"),
+    ("06", "Table 2, RSNA", "rsna"),
+    ("06", "Table 3, SIIM-ACR", "siim"),
+    ("06", "Table 4, COVID Rural", "covid-rural"),
+    ("07", "Table 5", "chexpert5x200"),
+    ("08", "Figure 4, CheXpert", "chexpert"),
+    ("08", "Figure 4, COVID", "covidx"),
+    ("08", "Figure 4, COVID Rural", "covid-rural"),
+    ("09", "Figures 1 and 2", None),
+    ("09", "Figures 5 and 6", "chestxray14"),
 )
 
 
@@ -65,23 +75,28 @@ class Diagnosis:
     @property
     def sound(self) -> bool:
         """Whether nothing that `RUNS` needs is missing."""
-        needed = {DATASETS[name][0] for _, _, names, _ in RUNS for name in names}
+        needed = {DATASETS[name][0] for *_, name in RUNS if name} | {TEXTS}
         whole = all(finding.sound for finding in self.datasets if finding.name in needed)
         return whole and (self.simulated or self.checkpoint.sound)
 
     def runnable(self) -> list[tuple[str, str, str]]:
         """(notebook, what it makes, yes or why not) for each line of `RUNS`."""
         states = {name: f.state for f in self.datasets for name in f.usable}
+        needs = needs_of(find_notebooks(NOTEBOOKS)).items()
+        encoding = {number_of(one) for one, all_ in needs
+                    if ENCODER in map(number_of, (one, *all_))}  # fmt: skip
         lines = []
-        for notebook, makes, names, needs_weights in RUNS:
+        for notebooks, makes, other in RUNS:
+            names = [TEXTS, other] if other else [TEXTS]
             missing = [name for name in names if name not in states]
-            if needs_weights and not (self.simulated or self.checkpoint.sound):
+            weighed = encoding & set(notebooks.split(", "))
+            if weighed and not (self.simulated or self.checkpoint.sound):
                 missing.append("checkpoint")
             partial = [name for name in names if states.get(name) == PARTIAL]
             verdict = f"not run: needs {', '.join(missing)}" if missing else "yes"
             if partial and not missing:
                 verdict = f"on a part of {', '.join(partial)} (--allow-partial)"
-            lines.append((notebook, makes, verdict))
+            lines.append((notebooks, makes, verdict))
         return lines
 
     def __str__(self) -> str:
@@ -112,9 +127,7 @@ def examine(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the diagnosis; return the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m rctpl_utils doctor", description=__doc__.split("\n\n")[1]
-    )
+    parser = command("doctor", __doc__.split("\n\n")[1])
     parser.add_argument("--data-root", required=True, metavar="DIR", help="the data sets' folder")
     parser.add_argument("--checkpoint", metavar="FILE", help="MedCLIP's weights")
     parser.add_argument(
@@ -137,8 +150,7 @@ def _block(finding: Finding) -> list[str]:
 def _facts(facts: Sequence[tuple[str, str]]) -> list[str]:
     lines = []
     for label, text in facts:
-        first, *rest = wrap(text, WIDTH - 14, break_long_words=False, break_on_hyphens=False) or [
-            ""
-        ]
-        lines += [f"  {label:<12}{first}", *(f"{'':<14}{line}" for line in rest)]
+        shown = wrap(text, WIDTH - 14, break_long_words=False, break_on_hyphens=False) or [""]
+        labels = [f"  {label}", *[""] * (len(shown) - 1)]
+        lines += [f"{name:<14}{line}" for name, line in zip(labels, shown, strict=True)]
     return lines

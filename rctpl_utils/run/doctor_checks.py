@@ -1,24 +1,32 @@
-"""What the doctor looks at in each data set; `doctor_setup` has the rest. Nothing is written.
+"""What the doctor looks at: each data set, the encoder's weights, the machine. Nothing is written.
 
 A check never raises for what it finds: bad input becomes part of its finding.
 """
 
+import platform
+import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import psutil
+import torch
 
 from rctpl_utils.datasets import DATASETS, ChestXrayDataset, open_dataset
 from rctpl_utils.datasets.chexpert import PER_CLASS
 from rctpl_utils.datasets.counts import count, read_world
 from rctpl_utils.datasets.official import OFFICIAL
+from rctpl_utils.encoders.loading import check_checkpoint
+from rctpl_utils.encoders.weight_files import weights_files
 from rctpl_utils.errors import InputError
 from rctpl_utils.given_files import child
+from rctpl_utils.profiles import PROFILES
 from rctpl_utils.text.concepts.summary import RADGRAPH_FILE
 from rctpl_utils.text.sections import parse_sections
+from rctpl_utils.workspace import choose_device
 
 COMPLETE, SIMULATED, PARTIAL = "complete", "simulated", "partial"
 ABSENT, UNUSABLE = "absent", "unusable"
@@ -50,15 +58,6 @@ class Finding:
         return self.state in (COMPLETE, SIMULATED)
 
 
-@dataclass
-class _Opened:
-    """What opening the splits of one folder gave."""
-
-    films: dict[str, int] = field(default_factory=dict)  # "name split" -> images
-    usable: list[str] = field(default_factory=list)
-    sample: ChestXrayDataset | None = None
-
-
 def check_dataset(name: str, data_root: Path) -> Finding:
     """One data set: its tables counted, every split opened, one film and one mask decoded.
 
@@ -77,28 +76,27 @@ def check_dataset(name: str, data_root: Path) -> Finding:
     layout = attempt(problems, _layout, root)
     found = attempt(problems, count, name, root)
     size = world["size"]["chexpert_5x200"] if world else PER_CLASS
-    opened = _open_splits(name, data_root, size, problems)
-    sample = opened.sample and attempt(problems, _sample, opened.sample)
+    films, usable, drawn = _open_splits(name, data_root, size, problems)
+    sample = drawn and attempt(problems, _sample, drawn)
     facts = {
         "layout": layout,
         "tables": found and _compare(found, {} if simulated else official.counts),
-        "opened": ", ".join(f"{split} {films:,}" for split, films in opened.films.items()),
+        "opened": ", ".join(f"{split} {number:,}" for split, number in films.items()),
         "sample": sample,
     }
     if name == "mimic-cxr":
         facts |= {"report": attempt(problems, _report, root), "triplets": _graphs(root)}
         if not sample and found and facts["report"]:  # prompts need no film
-            opened.usable.append(name)
-    if not sample and name not in opened.usable:
+            usable.append(name)
+    state = SIMULATED if simulated else COMPLETE
+    if not sample and name not in usable:
         state = UNUSABLE
     elif problems or (not simulated and found != official.counts):
         state = PARTIAL
-    else:
-        state = SIMULATED if simulated else COMPLETE
     lines = [(label, text) for label, text in facts.items() if text]
     lines += [("problem", problem) for problem in dict.fromkeys(problems)]
     lines += () if state == SIMULATED else terms
-    return Finding(name, official.title, state, tuple(lines), tuple(opened.usable))
+    return Finding(name, official.title, state, tuple(lines), tuple(usable))
 
 
 def attempt(problems: list[str], work: Callable[..., Found], *arguments: Any) -> Found | None:
@@ -110,29 +108,32 @@ def attempt(problems: list[str], work: Callable[..., Found], *arguments: Any) ->
         return None
 
 
-def _names(folder: str) -> list[str]:
-    """The names in `DATASETS` that read one folder."""
-    return [name for name, (place, *_) in DATASETS.items() if place == folder]
+def _open_splits(
+    folder: str, data_root: Path, per_class: int, problems: list[str]
+) -> tuple[dict[str, int], list[str], ChestXrayDataset | None]:
+    """Every split of one folder, in part where it is not whole.
 
-
-def _open_splits(folder: str, data_root: Path, per_class: int, problems: list[str]) -> _Opened:
-    """Every split, in part where it is not whole."""
-    opened = _Opened()
+    Returns:
+        images by name and split; the names of which every split opens; a set to look into.
+    """
+    films, usable, sample = {}, [], None
     options = {"per_class": per_class} if folder == "chexpert" else {}
-    for name in _names(folder):
+    for name, (place, splits, *_) in DATASETS.items():
+        if place != folder:
+            continue
         sets = []
-        for split in DATASETS[name][1]:
+        for split in splits:
             work = partial(open_dataset, name, data_root, split, **options)
             found = attempt(problems, work)
             if found is None:
                 found = attempt(problems, partial(work, allow_partial=True))
             if found is not None:
-                opened.films[f"{name} {split}"] = len(found)
+                films[f"{name} {split}"] = len(found)
                 sets.append(found)
-        if len(sets) == len(DATASETS[name][1]):
-            opened.usable.append(name)
-        opened.sample = opened.sample or next(reversed(sets), None)
-    return opened
+        if len(sets) == len(splits):
+            usable.append(name)
+        sample = sample or next(reversed(sets), None)
+    return films, usable, sample
 
 
 def _layout(root: Path) -> str:
@@ -175,3 +176,44 @@ def _report(root: Path) -> str:
 def _graphs(root: Path) -> str:
     there = child(root, RADGRAPH_FILE).is_file()
     return f"from {RADGRAPH_FILE}" if there else f"by our own rules: no {RADGRAPH_FILE} (optional)"
+
+
+def check_weights(path: Path | None, profile: str = "paper") -> Finding:
+    """The frozen encoder of a profile: all of loading it except building the model.
+
+    Args:
+        path: a file, a folder or an archive as `encoders.checkpoint` reads it.
+        profile: one that reads a checkpoint.
+    """
+    kind = PROFILES[profile].encoder
+    title = f"{kind} (Wang et al., EMNLP 2022), with BioClinicalBERT's vocabulary beside it"
+    where = "https://github.com/RyanWangZf/MedCLIP (`MedCLIPModel.from_pretrained` fetches it)"
+    terms = (("licence", "the repositories' terms; not verified"), ("get", where))
+    if path is None:
+        return Finding("checkpoint", title, ABSENT, (("give", "--checkpoint FILE"), *terms))
+    problems: list[str] = []
+    files = attempt(problems, weights_files, path)
+    attempt(problems, check_checkpoint, kind, path)
+    if files is None or problems:
+        return Finding("checkpoint", title, UNUSABLE, (("problem", problems[0]), *terms))
+    file = files[0]
+    fact = ("file", f"{file.name}, {file.stat().st_size / 1e6:,.0f} MB, every name and shape fits")
+    return Finding("checkpoint", title, COMPLETE, (fact, *terms), ("checkpoint",))
+
+
+def machine(data_root: Path) -> tuple[tuple[str, str], ...]:
+    """Python, torch, the device, memory and disk, as (label, text) pairs."""
+    device = choose_device()
+    shown = str(device)
+    if device.type == "cuda":
+        cards = [torch.cuda.get_device_properties(k) for k in range(torch.cuda.device_count())]
+        shown += ": " + ", ".join(f"{c.name} ({c.total_memory / 1e9:.0f} GB)" for c in cards)
+    memory = psutil.virtual_memory()
+    place = next(folder for folder in (data_root, *data_root.parents) if folder.exists())
+    return (
+        ("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
+        ("torch", f"{torch.__version__}, {torch.get_num_threads()} threads"),
+        ("device", shown),
+        ("memory", f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB free"),
+        ("disk", f"{shutil.disk_usage(place).free / 1e9:,.0f} GB free at {place}"),
+    )

@@ -1,34 +1,203 @@
-"""Running one notebook: parameters, outputs, what it made, and what to say when it fails."""
+"""Running one notebook in a process of its own: what it may use, what it made, why it failed."""
 
 import base64
 import io
+import json
+import os
 import re
+import signal
+import sys
+import tempfile
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
 import nbformat
+import psutil
 from PIL import Image
+from tqdm import tqdm
 
 from rctpl_utils.errors import InputError
-from rctpl_utils.files import atomic_path
-from rctpl_utils.run.resources import PeakMemory, own_kernel
+from rctpl_utils.files import WRITES, atomic_path
+from rctpl_utils.workspace import PROJECT
 
+Result = tuple[float, int]  # seconds, peak memory in bytes
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
 class NotebookFailure(RuntimeError):
-    """A notebook stopped: where, the error's last lines, and what to do."""
+    """A notebook stopped: its path, the cell's number or None, the error's last lines, the cure."""
 
-    def __init__(self, notebook: Path, cell: int | None, lines: str, cure: str) -> None:
+    def __str__(self) -> str:
+        """Where, what and what to do."""
+        notebook, cell, lines, cure = self.args
         place = f"{notebook.name}, cell {cell}" if cell is not None else notebook.name
-        super().__init__(f"{place} failed.\n\n{lines}\n\n{cure}")
-        self.parts = (notebook, cell, lines, cure)
+        return f"{place} failed.\n\n{lines}\n\n{cure}"
 
-    def __reduce__(self) -> tuple:
-        """Exceptions are made anew from their arguments when they come from another process."""
-        return (type(self), self.parts)
+
+class PeakMemory(threading.Thread):
+    """Samples the resident memory of this process's descendants (the kernel and its workers).
+
+    Used as a context manager; `bytes` is the largest sum seen. Pages that processes share count
+    once for each, so the number is an upper estimate.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.bytes = 0
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        """Look four times a second, and once at least."""
+        while True:
+            total = 0
+            for process in psutil.Process().children(recursive=True):
+                with suppress(psutil.Error):  # it has just ended, or is not ours to look at
+                    total += process.memory_info().rss
+            self.bytes = max(self.bytes, total)
+            if self._ended.wait(0.25):
+                return
+
+    def __enter__(self) -> "PeakMemory":
+        """Start sampling."""
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop sampling."""
+        self._ended.set()
+        self.join()
+
+
+# --- processes that each run one notebook at a time; they end with the runner, however it ends ---
+
+
+@contextmanager
+def workers(jobs: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes for `run_notebook`; an exception in the block stops what runs."""
+    before = set(psutil.Process().children())
+    context = get_context("spawn")  # a fork would copy locks that threads hold
+    executor = ProcessPoolExecutor(
+        jobs, mp_context=context, initializer=_start, initargs=(context.RLock(),)
+    )
+    try:
+        yield executor
+    except BaseException:
+        for child in set(psutil.Process().children()) - before:
+            with suppress(psutil.NoSuchProcess):  # it has just ended
+                child.terminate()
+        raise
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def _start(lock: Any) -> None:
+    """Make a fresh process end, its kernel with it, on request or when the runner is gone."""
+    tqdm.set_lock(lock)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the runner, which then asks
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    threading.Thread(target=_follow, daemon=True).start()
+
+
+def _follow() -> None:
+    parent_process().join()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def kernel_environment(threads: int, writes: Path) -> dict[str, str]:
+    """What a notebook's kernel inherits.
+
+    No more threads than its share of the cores (two jobs with more slow each other many times
+    over), no network for model hubs, no forked tokenizer threads, figures in the notebook without
+    a display.
+
+    Args:
+        threads: of matrix products, unless the user has set `OMP_NUM_THREADS`, and of OpenCV.
+        writes: gets the names of the files that are written (`files.atomic_path`).
+    """
+    return {
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
+        "OPENCV_FOR_THREADS_NUM": str(threads),
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        "PYTHONPATH": _joined(str(PROJECT), "PYTHONPATH"),
+        WRITES: str(writes),
+    }
+
+
+def _joined(first: str, name: str) -> str:
+    """A folder in front of those that the environment names."""
+    return os.pathsep.join(filter(None, [first, os.environ.get(name)]))
+
+
+def run_notebook(
+    notebook: Path,
+    copy: Path,
+    parameters: Mapping[str, Any],
+    environment: Mapping[str, str],
+    progress: dict | bool,
+) -> Result:
+    """Run a notebook in this worker, its environment set (see `execute`).
+
+    Raises:
+        NotebookFailure: it stopped, or could not even be started.
+    """
+    os.environ.update(environment)
+    try:
+        return execute(notebook, copy, parameters, progress)
+    except NotebookFailure:
+        raise
+    except SystemExit as request:  # the kernel has gone by now; the pool would keep the process
+        os._exit(request.code)
+    except Exception as error:
+        cure = "Mend the cause (a full disk, say), then run the same command again."
+        raise NotebookFailure(notebook, None, f"{type(error).__name__}: {error}", cure) from error
+
+
+def result_of(future: Future[Result], notebook: Path) -> Result:
+    """What a finished notebook took.
+
+    Raises:
+        NotebookFailure: as `run_notebook`; or a process of the pool is gone, which ends them all.
+    """
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        raise NotebookFailure(
+            notebook,
+            None,
+            "A process that runs notebooks ended without a word; the others were stopped with it.",
+            "Most often the memory ran out: close other programs, or use --jobs 1.",
+        ) from error
+
+
+@contextmanager
+def own_kernel() -> Iterator[None]:
+    """Make Jupyter's "python3" this interpreter, whatever kernels a machine has under that name."""
+    before = os.environ.get("JUPYTER_PATH")
+    with tempfile.TemporaryDirectory(prefix="rctpl-kernel-") as folder:
+        kernel = Path(folder, "kernels", "python3")
+        kernel.mkdir(parents=True)
+        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        spec = {"argv": argv, "display_name": "Python 3", "language": "python"}
+        kernel.joinpath("kernel.json").write_text(json.dumps(spec), encoding="utf-8")
+        os.environ["JUPYTER_PATH"] = _joined(folder, "JUPYTER_PATH")
+        try:
+            yield
+        finally:
+            del os.environ["JUPYTER_PATH"]
+            if before is not None:
+                os.environ["JUPYTER_PATH"] = before
+
+
+# --- one notebook ---
 
 
 def check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> None:
@@ -104,13 +273,9 @@ def _failure(notebook: Path, copy: Path, error: Any) -> NotebookFailure:
         "run the same command again: what was computed is kept, and the run continues here."
     )
     lines = "\n".join([source, "    ...", *trace[-8:]])
-    return NotebookFailure(notebook, _source_cell(notebook, error.source), lines, cure)
-
-
-def _source_cell(notebook: Path, source: str) -> int | None:
-    """The cell's number in the source notebook, from 0, whatever was injected when it ran."""
-    cells = nbformat.read(notebook, as_version=4).cells
-    return next((i for i, cell in enumerate(cells) if cell.source == source), None)
+    cells = nbformat.read(notebook, as_version=4).cells  # numbered without what was injected
+    cell = next((i for i, each in enumerate(cells) if each.source == error.source), None)
+    return NotebookFailure(notebook, cell, lines, cure)
 
 
 def save_outputs(notebook: Path, copy: Path) -> None:
@@ -135,18 +300,17 @@ def save_outputs(notebook: Path, copy: Path) -> None:
             "Run it again.",
             file=notebook,
         )
-    count = 0
-    for cell, run in zip(source.cells, executed, strict=True):
-        if cell.cell_type == "code":
-            count += 1
-            # progress bars and warnings (stderr) belong to a run, not to a page
-            cell.outputs = [o for o in run.outputs if o.get("name") != "stderr"]
-            cell.execution_count = count
-            for output in cell.outputs:
-                if "execution_count" in output:
-                    output.execution_count = count
-                if "image/png" in output.get("data", {}):
-                    output.data["image/png"] = smaller_png(output.data["image/png"])
+    pairs = zip(source.cells, executed, strict=True)
+    code = [(cell, run) for cell, run in pairs if cell.cell_type == "code"]
+    for count, (cell, run) in enumerate(code, start=1):
+        # progress bars and warnings (stderr) belong to a run, not to a page
+        cell.outputs = [o for o in run.outputs if o.get("name") != "stderr"]
+        cell.execution_count = count
+        for output in cell.outputs:
+            if "execution_count" in output:
+                output.execution_count = count
+            if "image/png" in output.get("data", {}):
+                output.data["image/png"] = smaller_png(output.data["image/png"])
     with atomic_path(notebook) as temporary:
         nbformat.write(source, temporary)
 

@@ -1,7 +1,7 @@
 """When a notebook need not run again: content hashes, completion markers, the plan of a run."""
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,40 +42,6 @@ class Step:
     marker: Marker | None
     selected: bool
     fresh: bool
-
-
-def find_notebooks(folder: Path) -> list[Path]:
-    """Return the numbered notebooks of `folder`, in order: 04, then 04b, then 05."""
-    found = sorted(folder.glob("[0-9][0-9]*_*.ipynb"))
-    if not found:
-        raise InputError("no notebooks found", "Check out the project again.", file=folder)
-    return found
-
-
-def select(
-    notebooks: Sequence[Path], only: Iterable[str] | None = None, first: str | None = None
-) -> set[Path]:
-    """Choose notebooks by number (04, 04b) or by the beginning of their names.
-
-    Raises:
-        InputError: a choice that matches no notebook.
-    """
-    if first is not None:
-        matching = _matching(notebooks, first, "--from")
-        return set(notebooks[notebooks.index(matching[0]) :])
-    if only:
-        return {one for name in only for one in _matching(notebooks, name, "--only")}
-    return set(notebooks)
-
-
-def _matching(notebooks: Sequence[Path], name: str, option: str) -> list[Path]:
-    wanted = name.zfill(2) if name.isdigit() else name.removesuffix(".ipynb")
-    numbered = [one for one in notebooks if one.stem.split("_")[0] == wanted]
-    matching = numbered or [one for one in notebooks if wanted and one.stem.startswith(wanted)]
-    if not matching:
-        known = ", ".join(one.stem for one in notebooks)
-        raise InputError(f"{option} {name} matches no notebook", f"There are: {known}.")
-    return matching
 
 
 def plan(

@@ -1,12 +1,13 @@
-"""Which notebooks may run at the same time, and with how many threads each.
+"""The notebooks: which there are, which are meant, what each needs, and what may run together.
 
-Every notebook says at its top what it needs ("* **needs** the data (00), the triplets (01)"); that
-sentence is what the schedule goes by. One that does not say so needs all before it.
+A notebook's metadata say what must be done before it: `"rctpl": {"needs": ["00_start_here"]}`. One
+that is `"alone"` runs when all before it are done, and all after it wait (pre-training is one long
+chain of matrix products, and most others need it: it gets all cores). One that says nothing needs
+all before it.
 """
 
 import os
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from rctpl_utils.errors import InputError
@@ -15,10 +16,43 @@ from rctpl_utils.workspace import Workspace
 
 Needs = Mapping[Path, frozenset[Path]]
 
-# Pre-training is one long chain of matrix products, and most others wait for it: it gets all cores.
-ALONE = ("03",)
-_NEEDS = re.compile(r"^\* \*\*needs\*\*(.*?)(?=^\* |^\s*$|\Z)", re.MULTILINE | re.DOTALL)
-_NUMBER = re.compile(r"\((\d\d[a-z]?)\)")
+
+def find_notebooks(folder: Path) -> list[Path]:
+    """Return the numbered notebooks of `folder`, in order: 04, then 04b, then 05."""
+    found = sorted(folder.glob("[0-9][0-9]*_*.ipynb"))
+    if not found:
+        raise InputError("no notebooks found", "Check out the project again.", file=folder)
+    return found
+
+
+def number_of(notebook: Path) -> str:
+    """04 or 04b."""
+    return notebook.stem.split("_")[0]
+
+
+def select(
+    notebooks: Sequence[Path], only: Iterable[str] | None = None, first: str | None = None
+) -> set[Path]:
+    """Choose notebooks by number (04, 04b) or by the beginning of their names.
+
+    Raises:
+        InputError: a choice that matches no notebook.
+    """
+    if first is not None:
+        return set(notebooks[notebooks.index(_matching(notebooks, first, "--from")[0]) :])
+    if only:
+        return {one for name in only for one in _matching(notebooks, name, "--only")}
+    return set(notebooks)
+
+
+def _matching(notebooks: Sequence[Path], name: str, option: str) -> list[Path]:
+    wanted = name.zfill(2) if name.isdigit() else name.removesuffix(".ipynb")
+    numbered = [one for one in notebooks if number_of(one) == wanted]
+    matching = numbered or [one for one in notebooks if wanted and one.stem.startswith(wanted)]
+    if not matching:
+        known = ", ".join(one.stem for one in notebooks)
+        raise InputError(f"{option} {name} matches no notebook", f"There are: {known}.")
+    return matching
 
 
 def needs_of(notebooks: Sequence[Path]) -> Needs:
@@ -30,36 +64,24 @@ def needs_of(notebooks: Sequence[Path]) -> Needs:
     Raises:
         InputError: a notebook that needs one that is not there before it.
     """
-    numbers = {number_of(notebook): notebook for notebook in notebooks}
     found: dict[Path, frozenset[Path]] = {}
+    alone: set[Path] = set()
     for notebook in notebooks:
-        before = frozenset(found)
-        stated = _stated(notebook)
-        if stated is None or number_of(notebook) in ALONE:
-            found[notebook] = before
-            continue
-        unknown = [number for number in stated if numbers.get(number) not in before]
-        if unknown:
+        before = {one.stem: one for one in found}
+        own = read_json(notebook)["metadata"].get("rctpl", {})
+        stated = own.get("needs", before)
+        if unknown := [name for name in stated if name not in before]:
             raise InputError(
                 f"it says that it needs {', '.join(unknown)}, which do not come before it",
-                "Mend the line **needs** in its first cell.",
+                'Mend "needs" in its metadata, under "rctpl".',
                 file=notebook,
             )
-        direct = {numbers[number] for number in stated}
-        direct |= {one for one in before if number_of(one) in ALONE}
-        found[notebook] = direct.union(*(found[one] for one in direct))
+        direct = {before[name] for name in stated} | alone
+        if own.get("alone"):
+            direct = set(found)
+            alone.add(notebook)
+        found[notebook] = frozenset(direct).union(*(found[one] for one in direct))
     return found
-
-
-def number_of(notebook: Path) -> str:
-    """04 or 04b."""
-    return notebook.stem.split("_")[0]
-
-
-def _stated(notebook: Path) -> list[str] | None:
-    first = read_json(notebook)["cells"][:1]
-    match = _NEEDS.search("".join(first[0]["source"])) if first else None
-    return _NUMBER.findall(match[1]) if match else None
 
 
 def threads_for(notebook: Path, needs: Needs, jobs: int) -> int:
@@ -67,13 +89,11 @@ def threads_for(notebook: Path, needs: Needs, jobs: int) -> int:
 
     It is the same whatever else happens to run, so that a run's numbers do not depend on timing.
     """
-    cores = available_cores()
-    company = [
-        one
+    company = any(
+        one != notebook and one not in needs[notebook] and notebook not in needs[one]
         for one in needs
-        if one != notebook and one not in needs[notebook] and notebook not in needs[one]
-    ]
-    return max(cores // jobs, 1) if company else cores
+    )
+    return max(available_cores() // jobs, 1) if company else available_cores()
 
 
 def default_jobs(workspace: Workspace) -> int:

