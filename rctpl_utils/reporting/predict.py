@@ -162,7 +162,7 @@ def explain_folder(
     paths = [Path(path) for _, path in files_below([folder], ("",)) if _is_picture(Path(path))]
     if not paths:
         raise InputError("no picture there", "Give a folder with PNG, JPEG or DICOM.", file=folder)
-    model.prompts.embed(model.encoder, list(concepts))  # what is wrong with all is no film's problem
+    model.prompts.embed(model.encoder, list(concepts))  # refused once, not for every picture
     if calibration is not None:
         calibration.check(model.prompts.metadata.get("key"), model.encoder.image_key)
     names = Counter(path.with_suffix("") for path in paths)
