@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 
-import numpy as np
 import pandas as pd
 
 from rctpl_utils.datasets.base import Radiographs
@@ -120,8 +119,10 @@ def _with_paths(table: pd.DataFrame, screen: Screen, file: Path) -> pd.DataFrame
 def _with_labels(
     table: pd.DataFrame, concepts: Sequence[str], screen: Screen, file: Path
 ) -> pd.DataFrame:
-    table = screen.numbers(table, concepts, file, whole="image")
-    labels = table[list(concepts)].to_numpy(float)
-    wrong = ~(np.isnan(labels) | (labels == 0) | (labels == 1)).all(axis=1)
     cure = "Leave the cell empty where it is unknown or uncertain."
-    return screen.rows(table, wrong, "a label that is not 1, 0 or empty", cure, file)
+    for concept in concepts:
+        table = screen.numbers(table, [concept], file, whole="image")
+        wrong = ~(table[concept].isna() | table[concept].isin([0, 1]))
+        problem = f"a label of {concept!r} that is not 1, 0 or empty"
+        table = screen.rows(table, wrong, problem, cure, file)
+    return table
