@@ -169,7 +169,7 @@ def explain(
     """
     if calibration is not None:
         calibration.check(model.prompts.metadata.get("key"), model.encoder.image_key)
-    knowledge = Knowledge.load(source)
+    knowledge, own = Knowledge.load(source), model.prompts.own_concepts
     embeddings = model.prompts.embed(model.encoder, list(concepts))
     features = model.encoder.encode_image(model.encoder.preprocess(image)[None])
     report, concept = branch_scores(features, embeddings)
@@ -185,8 +185,8 @@ def explain(
             place_on_film(cells, image.shape),
             peak_on_film(cells, image.shape),
             cells.numpy(),
-            knowledge.describe(name),
-            knowledge.records.get(name, {}),
+            f"{name} refers to {own[name]['text']}." if name in own else knowledge.describe(name),
+            own.get(name) or knowledge.records.get(name, {}),
         )
         for name, three, cells in zip(concepts, scores, maps, strict=True)
     ]

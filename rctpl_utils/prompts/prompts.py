@@ -1,7 +1,8 @@
 """The learned prompts: two short sets of context vectors, shared by all classes (Eq. 2, 4)."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,7 +16,9 @@ from rctpl_utils.errors import InputError
 from rctpl_utils.files import atomic_path
 from rctpl_utils.scoring import ClassEmbeddings
 from rctpl_utils.text.knowledge import Knowledge
-from rctpl_utils.vocabulary import UNSEEN_CONCEPTS, prompt_name
+from rctpl_utils.vocabulary import CONCEPTS, UNSEEN_CONCEPTS, prompt_name
+
+Record = Mapping[str, str | Sequence[str]]  # "text", for a reader, and "attributes"
 
 
 @dataclass(frozen=True)
@@ -38,15 +41,41 @@ class Prompts:
         """How many numbers were learned: 2 x M x W."""
         return self.report.numel() + self.concept.numel()
 
+    @property
+    def own_concepts(self) -> dict[str, Record]:
+        """The knowledge of concepts that the package does not have, by name."""
+        return json.loads(self.metadata.get("own_concepts", "{}"))
+
+    def with_concepts(self, records: Mapping[str, Record]) -> "Prompts":
+        """The same prompts, able to ask for new concepts by their looks; the knowledge is saved.
+
+        Args:
+            records: a name -> "text", what it is, for a reader, and "attributes", short phrases for
+                what is seen, as in `data/knowledge.json`.
+
+        Raises:
+            InputError: a concept that the package has, an empty text, no attribute.
+        """
+        for name, record in records.items():
+            if name in CONCEPTS:
+                cure = "Give the new concept another name."
+                raise InputError(f"{name!r} is a concept already", cure)
+            if not record.get("text") or not record.get("attributes"):
+                cure = 'Give {"text": "what it is", "attributes": ["how it looks", ...]}.'
+                raise InputError(f"no knowledge about {name!r}", cure)
+        stored = json.dumps(self.own_concepts | dict(records))
+        return replace(self, metadata={**self.metadata, "own_concepts": stored})
+
     @torch.no_grad()
     def embed(self, encoder: Encoder, concepts: list[str] | tuple[str, ...]) -> ClassEmbeddings:
         """E^R and E^C of the named concepts, seen in training or not (Eq. 3, 5): two (L, d).
 
         Where the metadata's `unseen` is "looks" (RC-TPL+), a concept that no training report names
-        is asked for by its visual attributes, a prompt each, and their mean.
+        is asked for by its visual attributes, a prompt each, and their mean; so is one of
+        `own_concepts` always.
         """
-        looks = self.metadata.get("unseen") == "looks"
-        asked = [asked_texts(concept, looks) for concept in concepts]
+        looks, own = self.metadata.get("unseen") == "looks", self.own_concepts
+        asked = [own[c]["attributes"] if c in own else asked_texts(c, looks) for c in concepts]
         texts = list(dict.fromkeys(text for each in asked for text in each))
         rows = [[texts.index(text) for text in each] for each in asked]
         return ClassEmbeddings(

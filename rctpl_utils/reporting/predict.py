@@ -1,37 +1,48 @@
-"""Explain one picture on a page and in numbers: `python -m rctpl_utils predict IMAGE`.
+"""Explain a picture, or a folder of them, on a page each: `python -m rctpl_utils predict IMAGE`.
 
-Writes <name>.pdf (or .png) and <name>.json. A picture that is unlike the films of the calibration
-is named as out of domain; not every one is caught. Research and teaching only; not a medical
-device.
+Writes <name>.pdf (or .png) and <name>.json; of a folder also scores.csv, a row a picture. What is
+unlike the films of the calibration is named as out of domain; not every such picture is caught.
+Research and teaching only; not a medical device.
 """
 
 import argparse
 import json
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import pandas as pd
+from tqdm import tqdm
 
+from rctpl_utils.datasets.dicom import is_dicom
 from rctpl_utils.datasets.film_notes import film_notes
 from rctpl_utils.datasets.images import read_image
 from rctpl_utils.errors import InputError, one_line
 from rctpl_utils.evaluation.calibration import Calibration, calibration_path
 from rctpl_utils.evaluation.explain import ANY_PICTURE, Explanation, explain
+from rctpl_utils.evaluation.results import write_csv
 from rctpl_utils.files import atomic_path, sha256_file, write_text
+from rctpl_utils.given_files import files_below
 from rctpl_utils.prompts.model import RCTPL
 from rctpl_utils.reporting.explain_figure import draw_explanation, nothing_shown, shown_findings
 from rctpl_utils.vocabulary import CONCEPTS
 from rctpl_utils.workspace import PROJECT
 
+SCORES = "scores.csv"  # of a folder
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".dicom")
 DEFAULT_PROMPTS = PROJECT / "build" / "embedded" / "prompts" / "rc-tpl-plus-0.safetensors"
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m rctpl_utils predict", description=__doc__)
-    parser.add_argument("image", type=Path, help="PNG, JPEG, TIFF or DICOM; color becomes gray")
+    parser.add_argument(
+        "image", type=Path,
+        help="PNG, JPEG, TIFF or DICOM, or a folder of them; color becomes gray",
+    )  # fmt: skip
     parser.add_argument(
         "--prompts", type=Path, default=DEFAULT_PROMPTS, metavar="FILE",
         help="learned prompts, with the encoder they name and, beside them, their calibration; by "
@@ -54,31 +65,59 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status: 0, or 2 for bad input."""
     options = build_parser().parse_args(arguments)
+    concepts = tuple(dict.fromkeys(options.concepts))
     try:
-        page, numbers = _predict(options)
+        model, calibration = _load(options.prompts)
+        given = (options.image, model, calibration, concepts, options.output, options.format)
+        if options.image.is_dir():
+            read = explain_folder(*given)["problem"].eq("")
+            done = f"wrote {SCORES} and the pages of {read.sum()} of {len(read)} pictures"
+        else:
+            explanation, page, numbers = explain_file(*given)
+            _print(explanation)
+            done = f"wrote {page.name} and {numbers.name}"
     except (InputError, OSError) as error:
         print(one_line(error), file=sys.stderr)
         return 2
-    print(f"wrote {page.name} and {numbers.name}")
+    print(done)
     return 0
 
 
-def _predict(options: argparse.Namespace) -> tuple[Path, Path]:
+def explain_file(
+    path: Path,
+    model: RCTPL,
+    calibration: Calibration | None = None,
+    concepts: Sequence[str] = CONCEPTS,
+    output: Path = Path(),
+    form: str = "pdf",
+    name: str | None = None,
+) -> tuple[Explanation, Path, Path]:
+    """Explain one picture; write its page and its numbers.
+
+    Args:
+        path: the picture.
+        model, calibration, concepts: as for `explain`.
+        output: the folder to write to.
+        form: of the page, "pdf" or "png".
+        name: of the files, without suffix; the picture's own by default.
+
+    Returns:
+        what was found, the page, the JSON file.
+
+    Raises:
+        InputError: a picture that cannot be read, a folder that cannot be written; as `explain`.
+    """
+    page, numbers = (_target(path, output / (name or path.stem), each) for each in (form, "json"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the libraries', about headers
-        image = read_image(options.image)
-        notes = film_notes(options.image, image)
-    page = _target(options.image, options.output, options.format)
-    numbers = _target(options.image, options.output, "json")
-    concepts = tuple(dict.fromkeys(options.concepts))
-    model, calibration = _load(options.prompts)
+        image = read_image(path)
+        notes = film_notes(path, image)
     explanation = explain(model, image, calibration, concepts)
     for note in notes:
-        print(f"note: {options.image.name}: {note}", file=sys.stderr)
-    _print(explanation)
-    file = {"name": options.image.name, "sha256": sha256_file(options.image), "notes": notes}
+        print(f"note: {path.name}: {note}", file=sys.stderr)
+    file = {"name": path.name, "sha256": sha256_file(path), "notes": notes}
     record = {"image": file, **explanation.as_record()}
-    figure = draw_explanation(image, explanation, title=options.image.name)
+    figure = draw_explanation(image, explanation, title=path.name)
     plt.close(figure)  # a file, not a window or a notebook's output
     try:
         with atomic_path(page) as temporary:
@@ -88,9 +127,75 @@ def _predict(options: argparse.Namespace) -> tuple[Path, Path]:
         raise InputError(
             f"the report cannot be written ({error.strerror or error})",
             "Choose another folder with --output FOLDER.",
-            file=options.output,
+            file=output,
         ) from error
-    return page, numbers
+    return explanation, page, numbers
+
+
+def explain_folder(
+    folder: Path,
+    model: RCTPL,
+    calibration: Calibration | None = None,
+    concepts: Sequence[str] = CONCEPTS,
+    output: Path = Path(),
+    form: str = "pdf",
+) -> pd.DataFrame:
+    """Explain every picture below a folder, none of which needs a label: `SCORES` and the pages.
+
+    Args:
+        folder: with PNG, JPEG, TIFF, BMP and DICOM files, in folders of any depth.
+        model, calibration, concepts, output, form: as for `explain_file`. The pages lie in folders
+            as the pictures do.
+
+    Returns:
+        one row a picture, as in the file: image, domain ("inside", "OUT OF DOMAIN" or "not
+        measured"), distance (in units of the domain's limit), found (with some evidence), problem
+        (empty; or why the picture could not be read, its row being empty then), and the score of
+        each concept.
+
+    Raises:
+        InputError: no picture, an output folder among them, an unknown concept; as `explain`.
+    """
+    if output.resolve().is_relative_to(folder.resolve()):
+        cure = "Choose another folder with --output FOLDER."
+        raise InputError("the pages would lie among the pictures", cure, file=output)
+    paths = [Path(path) for _, path in files_below([folder], ("",)) if _is_picture(Path(path))]
+    if not paths:
+        raise InputError("no picture there", "Give a folder with PNG, JPEG or DICOM.", file=folder)
+    model.prompts.embed(model.encoder, list(concepts))  # refused once, not for every picture
+    if calibration is not None:
+        calibration.check(model.prompts.metadata.get("key"), model.encoder.image_key)
+    names = Counter(path.with_suffix("") for path in paths)
+    rows = []
+    for path in tqdm(paths, desc="pages", unit="picture"):
+        inner = path.relative_to(folder)
+        name = path.name if names[path.with_suffix("")] > 1 else path.stem
+        try:
+            of, _, _ = explain_file(
+                path, model, calibration, concepts, output / inner.parent, form, name
+            )
+        except InputError as error:
+            rows.append({"image": inner.as_posix(), "domain": "", "problem": str(error)})
+            continue
+        rows.append({"image": inner.as_posix(), **_row(of), "problem": ""})
+    columns = ["image", "domain", "distance", "found", "problem", *concepts]
+    table = pd.DataFrame(rows).reindex(columns=columns)
+    write_csv(output / SCORES, table)
+    return table
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES or is_dicom(path)
+
+
+def _row(of: Explanation) -> dict[str, object]:
+    domain = "OUT OF DOMAIN" if of.outside else "inside"
+    return {
+        "domain": "not measured" if of.distance is None else domain,
+        "distance": of.distance,
+        "found": "; ".join(f"{each.concept} ({each.grade})" for each in shown_findings(of)),
+        **{each.concept: each.score for each in of.findings},
+    }
 
 
 def _load(path: Path) -> tuple[RCTPL, Calibration | None]:
@@ -110,9 +215,9 @@ def _load(path: Path) -> tuple[RCTPL, Calibration | None]:
     return RCTPL.load(path), Calibration.load(beside) if beside.exists() else None
 
 
-def _target(image: Path, folder: Path, suffix: str) -> Path:
+def _target(image: Path, stem: Path, suffix: str) -> Path:
     """The file to write; never the picture itself."""
-    target = folder / f"{image.stem}.{suffix}"
+    target = stem.with_name(f"{stem.name}.{suffix}")
     if target.resolve() == image.resolve():
         raise InputError(
             "the page would overwrite the picture",

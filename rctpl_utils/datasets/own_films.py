@@ -1,0 +1,128 @@
+"""A researcher's own films: a CSV table beside them, checked row by row, to a data set.
+
+Columns: `image`, the film's path relative to the table; `patient`; if wanted `split` (train,
+validation or test); then one column a concept, by its name in `vocabulary.CONCEPTS`, with 1
+present, 0 absent, empty unknown. Without `split`, 20 % of the patients (by a hash) are validation,
+the rest test, as in the official data sets that have no split.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path, PurePosixPath
+
+import pandas as pd
+
+from rctpl_utils.datasets.base import Radiographs
+from rctpl_utils.datasets.screening import Screen, Skipped
+from rctpl_utils.datasets.tables import hash_split, read_table
+from rctpl_utils.errors import InputError
+from rctpl_utils.given_files import existing
+from rctpl_utils.vocabulary import CONCEPTS
+
+SPLITS = ("train", "validation", "test")
+CONTRACT = "Mend the table; docs/your_own_data.md says what its columns are."
+_NAMED = ("image", "patient")
+
+
+def read_films(
+    file: str | Path,
+    split: str = "test",
+    *,
+    known: Sequence[str] = CONCEPTS,
+    skip_bad: bool = False,
+) -> Radiographs:
+    """Read one split of a table of films; the films themselves are decoded when asked for.
+
+    Args:
+        file: the table, read as people have it (`tables.read_table`).
+        split: "train", "validation" or "test".
+        known: the names that a column may have; with a concept of one's own beside `CONCEPTS`.
+        skip_bad: leave out, count and list bad rows and films instead of raising.
+
+    Returns:
+        a data set named after the file, with the concepts in the order of the columns.
+
+    Raises:
+        InputError: no table, a column that is absent or names no concept, a blank cell, a path that
+            leaves the table's folder, a film that is listed twice or is not there, a label other
+            than 1, 0 or empty, an unknown split or a patient in two, no film in this split. It
+            names the file and the row.
+    """
+    file, screen = Path(file), Screen(skip_bad)
+    with own_cure():
+        columns = list(read_table(file, _NAMED).columns)
+        table = read_table(file, columns, dtype=dict.fromkeys((*_NAMED, "split"), "str"))
+        concepts = tuple(each for each in columns if each not in (*_NAMED, "split"))
+        _check_names(concepts, known, file)
+        table = screen.blank(table, _NAMED, file)
+        table = _with_paths(screen.outside(table, "image", file), screen, file)
+        table = _with_labels(table, concepts, screen, file)
+        table = with_split(table, screen, file)
+    if split not in SPLITS:
+        raise InputError(f"there is no split {split!r}", f"Choose one of: {', '.join(SPLITS)}.")
+    table = table[table["split"] == split].rename(
+        columns={"image": "image_id", "patient": "patient_id"}
+    )
+    records = table[["image_id", "patient_id", "path", *concepts]]
+    return Radiographs(file.stem, split, concepts, records, screen=screen)
+
+
+def with_split(table: pd.DataFrame, screen: Screen, file: Path) -> pd.DataFrame:
+    """The table with a sound column `split`; by a hash of `patient` where it has none.
+
+    Raises:
+        InputError: another word than those of `SPLITS`, a patient in two splits.
+    """
+    if "split" not in table.columns:
+        return table.assign(split=hash_split(table["patient"]))
+    problem = f"a split that is none of {', '.join(SPLITS)}"
+    table = screen.rows(table, ~table["split"].isin(SPLITS), problem, CONTRACT, file)
+    elsewhere = table.groupby("patient")["split"].transform("first") != table["split"]
+    cure = "Move all rows of a patient to one split."
+    problem = "a patient who is in another split too"
+    return screen.rows(table, elsewhere, problem, cure, file, whole="patient")
+
+
+@contextmanager
+def own_cure() -> Iterator[None]:
+    """What the checks of official tables find wrong, with a cure for a table of one's own."""
+    try:
+        yield
+    except InputError as error:
+        if "official" not in error.cure:
+            raise
+        reason = Skipped.of(error).reason
+        raise InputError(reason, CONTRACT, file=error.file, row=error.row) from error
+
+
+def _check_names(concepts: Sequence[str], known: Sequence[str], file: Path) -> None:
+    """Refuse a column that names no concept, and say which one it may mean."""
+    spelled = {name.casefold(): name for name in known}
+    for name in concepts:
+        if name in known:
+            continue
+        near = get_close_matches(name.casefold(), spelled, n=1)
+        meant = f"; the nearest name is {spelled[near[0]]!r}" if near else ""
+        cure = f"Rename or delete it. Known are: {', '.join(known)}."
+        raise InputError(f"the column {name!r} names no concept{meant}", cure, file=file)
+
+
+def _with_paths(table: pd.DataFrame, screen: Screen, file: Path) -> pd.DataFrame:
+    names = table["image"].map(lambda name: PurePosixPath(name).as_posix())
+    paths = [existing(str(file.parent / name)) for name in names]
+    table = screen.duplicates(table.assign(image=names, path=paths), ["image"], file)
+    problem, cure = "the image file is missing", "Check the path: it is relative to the table."
+    return screen.rows(table, table["path"].isna(), problem, cure, file)
+
+
+def _with_labels(
+    table: pd.DataFrame, concepts: Sequence[str], screen: Screen, file: Path
+) -> pd.DataFrame:
+    cure = "Leave the cell empty where it is unknown or uncertain."
+    for concept in concepts:
+        table = screen.numbers(table, [concept], file, whole="image")
+        wrong = ~(table[concept].isna() | table[concept].isin([0, 1]))
+        problem = f"a label of {concept!r} that is not 1, 0 or empty"
+        table = screen.rows(table, wrong, problem, cure, file)
+    return table

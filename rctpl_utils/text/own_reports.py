@@ -1,0 +1,54 @@
+"""A researcher's own reports: a CSV table, checked row by row, to reports that prompts learn from.
+
+Columns: `report`, its identifier; `patient`; `text`, the whole report with its headings and line
+breaks, in quotes; if wanted `split`, as in a table of films (`datasets.own_films`).
+"""
+
+from pathlib import Path
+
+from rctpl_utils.datasets.own_films import CONTRACT, own_cure, with_split
+from rctpl_utils.datasets.screening import Screen, Skipped
+from rctpl_utils.datasets.tables import read_table
+from rctpl_utils.text.reports import Report
+from rctpl_utils.text.sections import parse_sections
+
+_COLUMNS = ("report", "patient", "text")
+_SPLITS = {"train": "train", "validation": "validate", "test": "test"}  # MIMIC-CXR's words
+
+
+def read_reports(
+    file: str | Path, *, skip_bad: bool = False, skipped: list[Skipped] | None = None
+) -> list[Report]:
+    """Read a table of reports; only findings and impression are kept of a text (paper 4.1.1).
+
+    Without a column `split`, 20 % of the patients (by a hash) are for validation, and the rest is
+    for training, since prompts are learned from reports.
+
+    Args:
+        file: the table, read as people have it (`tables.read_table`).
+        skip_bad: leave out bad rows instead of raising.
+        skipped: a list that takes what was left out, with file, row and reason.
+
+    Raises:
+        InputError: no table, an absent column, a blank cell, a report that is listed twice, a text
+            without findings and impression, an unknown split or a patient in two. It names the file
+            and the row.
+    """
+    file, screen = Path(file), Screen(skip_bad)
+    with own_cure():
+        names = (*_COLUMNS, "split")
+        table = read_table(file, _COLUMNS, dtype=dict.fromkeys(names, "str"))
+        table = screen.blank(table, _COLUMNS, file)
+        table = screen.duplicates(table, ["report"], file)
+        given = "split" in table.columns
+        table = with_split(table, screen, file)
+    if not given:
+        table["split"] = table["split"].replace("test", "train")
+    parts = table["text"].map(parse_sections)
+    silent = [not any(each) for each in parts]
+    problem = "a text with neither findings nor impression"
+    table = screen.rows(table.assign(parts=parts), silent, problem, CONTRACT, file)
+    if skipped is not None:
+        skipped += screen.skipped
+    rows = table[["report", "patient", "parts", "split"]].itertuples(index=False)
+    return [Report(report, patient, *both, _SPLITS[split]) for report, patient, both, split in rows]
