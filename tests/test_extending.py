@@ -51,7 +51,7 @@ def workspace(tmp_path, monkeypatch):
 class Brightness:
     """Bright films show everything, at their brightest place."""
 
-    name, native, sharpness = "brightness", frozenset({"classify", "ground"}), 1.0
+    name, published = "brightness", frozenset({"classify", "ground"})
 
     def classify(self, films, concepts):
         return films.mean(dim=(1, 2))[:, None].expand(-1, len(concepts))
