@@ -49,6 +49,8 @@ def read_films(
             than 1, 0 or empty, an unknown split or a patient in two, no film in this split. It
             names the file and the row.
     """
+    if split not in SPLITS:
+        raise InputError(f"there is no split {split!r}", f"Choose one of: {', '.join(SPLITS)}.")
     file, screen = Path(file), Screen(skip_bad)
     with own_cure():
         columns = list(read_table(file, _NAMED).columns)
@@ -59,13 +61,10 @@ def read_films(
         table = _with_paths(screen.outside(table, "image", file), screen, file)
         table = _with_labels(table, concepts, screen, file)
         table = with_split(table, screen, file)
-    if split not in SPLITS:
-        raise InputError(f"there is no split {split!r}", f"Choose one of: {', '.join(SPLITS)}.")
-    table = table[table["split"] == split].rename(
-        columns={"image": "image_id", "patient": "patient_id"}
-    )
-    records = table[["image_id", "patient_id", "path", *concepts]]
-    return Radiographs(file.stem, split, concepts, records, screen=screen)
+        table = table[table["split"] == split]
+        table = table.rename(columns={"image": "image_id", "patient": "patient_id"})
+        records = table[["image_id", "patient_id", "path", *concepts]]
+        return Radiographs(file.stem, split, concepts, records, screen=screen)
 
 
 def with_split(table: pd.DataFrame, screen: Screen, file: Path) -> pd.DataFrame:
