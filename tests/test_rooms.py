@@ -1,8 +1,10 @@
 """The house: rooms import one way, and none but `simulation` and what runs it knows that world."""
 
 import ast
+import re
 from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 
@@ -56,3 +58,14 @@ def test_a_face_exports_what_it_says(room):
     assert "Here live" in module.__doc__ or "lives" in module.__doc__
     for name in getattr(module, "__all__", ()):
         assert getattr(module, name).__doc__, name
+
+
+def test_the_map_for_strangers_names_what_is_there():
+    """Each `room.module` and `room.module.name` of docs/architecture.md can be imported."""
+    text = (PROJECT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = re.findall(rf"`((?:{'|'.join(ROOMS)})\.[\w.]+)`", text)
+    assert len(named) > 20
+    for name in named:
+        assert resolve_name(f"rctpl_utils.{name}") is not None
+    for room in re.findall(r"^\| `(\w+)/`", text, re.M):
+        assert room in ROOMS

@@ -43,7 +43,7 @@ def uncertain_as_present(triplets: pd.DataFrame) -> pd.DataFrame:
 def own_labels(
     triplets: pd.DataFrame, report_ids: Sequence[str], concepts: Sequence[str]
 ) -> pd.DataFrame:
-    """As `concepts.report_labels`, but a label needs a mention of its own: parents of what is
+    """As `triplets.report_labels`, but a label needs a mention of its own: parents of what is
     present get none, and what is denied is neither positive nor negative.
     """
     merged = merge_mentions(triplets).unstack()

@@ -61,7 +61,7 @@ class Finding:
 
     @property
     def grade(self) -> str:
-        """The evidence in words, one of `evidence.GRADES`."""
+        """The evidence in words, one of `likelihood_ratio.GRADES`."""
         return self.evidence.grade if self.evidence else NOT_CALIBRATED
 
     @property

@@ -44,7 +44,7 @@ def build_corpus(
             The features of all `reports` are made, once for every sample.
         absent: whether H holds the descriptions of absent triplets too, as in the paper; without
             them it says what the labels say.
-        labeled: from triplets to labels, as `concepts.report_labels`.
+        labeled: from triplets to labels, as `triplets.report_labels`.
     """
     texts = list(dict.fromkeys(report.text for report in reports))
     place = {text: row for row, text in enumerate(texts)}

@@ -30,7 +30,7 @@ class Comparison:
     """Left against right on resampled patients.
 
     Attributes:
-        draws: the file of draws (`draws.load_draws`).
+        draws: the file of draws (`bootstrap_samples.load_draws`).
         kind: "greater" (left - right above 0), "ratio" (left / right - 1 above 0) or "equivalent"
             (left - right between -margin and +margin).
         margin: of "equivalent" only, in the metric's unit.

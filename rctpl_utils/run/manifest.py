@@ -139,7 +139,7 @@ def map_table(manifest: Mapping[str, Any]) -> str:
     """The map as a Markdown table: one row a table, figure or other result.
 
     Args:
-        manifest: as `provenance.write_manifest` writes it. The seconds are the whole notebook's.
+        manifest: as `write_manifest` writes it. The seconds are the whole notebook's.
     """
     makers = _makers(manifest)
     stems: dict[str, list[str]] = {}
