@@ -29,7 +29,7 @@ ZONES = {
 }
 PLACE_WEIGHT = 0.5
 ENTRIES = 1 + len(PLACES)  # a concept's entries: presence, then places
-# How findings look and spread; only the attribute sentences of `simulation.pretraining_data` speak of it.
+# How findings look and spread: `simulation.pretraining_data` alone makes sentences of it.
 ATTRIBUTES = (
     "hazy", "patchy", "dense", "streaky", "reticular", "linear", "round", "fluid", "lucent",
     "mild", "gross", "bilateral", "peripheral", "central",
