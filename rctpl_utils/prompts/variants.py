@@ -1,6 +1,6 @@
 """RC-TPL and RC-TPL+ as a run learns them, and their rows of Table 1 with the hand-written ones."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import pandas as pd
@@ -42,13 +42,20 @@ def learn_rctpl(
         encoders: one a seed of the profile; the corpora are their features of the same reports.
     """
 
-    def learner(encoder: Encoder, corpus: TextCorpus, seed: int, held_out: TextCorpus) -> Learned:
-        settings = workspace.profile.prompts
+    held_out = dict(zip(encoders, validation, strict=True))
+
+    def learner(encoder: Encoder, corpus: TextCorpus, seed: int) -> Learned:
         return learn_prompts(
-            encoder, corpus, TRAINING_CONCEPTS, settings, seed, validation=held_out
+            encoder,
+            corpus,
+            TRAINING_CONCEPTS,
+            workspace.profile.prompts,
+            seed,
+            validation=held_out[encoder],
         )
 
-    return _learn(workspace, encoders, corpora, validation, VARIANTS[0], learner, code_of(training))
+    key = _key(workspace, VARIANTS[0], validation, code_of(training))
+    return learn_all(workspace, encoders, VARIANTS[0], corpora, learner, key)
 
 
 def learn_rctpl_plus(
@@ -76,7 +83,9 @@ def learn_rctpl_plus(
         corpora, validation: as for `learn_rctpl`, without descriptions of absent triplets.
     """
 
-    def learner(encoder: Encoder, corpus: TextCorpus, seed: int, held_out: TextCorpus) -> Learned:
+    held_out = dict(zip(encoders, validation, strict=True))
+
+    def learner(encoder: Encoder, corpus: TextCorpus, seed: int) -> Learned:
         anchor = anchors.class_anchors(encoder, TRAINING_CONCEPTS)
         return learn_prompts(
             encoder,
@@ -84,38 +93,18 @@ def learn_rctpl_plus(
             TRAINING_CONCEPTS,
             workspace.profile.prompts,
             seed,
-            validation=held_out,
+            validation=held_out[encoder],
             regularizer=anchors.pull_towards(anchor, anchors.PULL),
             ranking=report_ranking_loss,
             start="words",
         )
 
-    made_by = hash_of(anchors.PULL, code_of(anchors))
-    return _learn(workspace, encoders, corpora, validation, VARIANTS[1], learner, made_by, "looks")
+    key = _key(workspace, VARIANTS[1], validation, hash_of(anchors.PULL, code_of(anchors)))
+    return learn_all(workspace, encoders, VARIANTS[1], corpora, learner, key, "looks")
 
 
-def _learn(
-    workspace: Workspace,
-    encoders: Sequence[Encoder],
-    corpora: Sequence[TextCorpus],
-    validation: Sequence[TextCorpus],
-    variant: str,
-    learner: Callable[[Encoder, TextCorpus, int, TextCorpus], Learned],
-    made_by: str,
-    unseen: str = "name",
-) -> tuple[dict[int, Prompts], pd.DataFrame]:
-    held_out = dict(zip(encoders, validation, strict=True))
-    keys = [each.key for each in validation]
-    key = hash_of(variant, workspace.profile.prompts, keys, made_by)
-    return learn_all(
-        workspace,
-        encoders,
-        variant,
-        corpora,
-        lambda encoder, corpus, seed: learner(encoder, corpus, seed, held_out[encoder]),
-        key,
-        unseen,
-    )
+def _key(workspace: Workspace, variant: str, validation: Sequence[TextCorpus], code: str) -> str:
+    return hash_of(variant, workspace.profile.prompts, [each.key for each in validation], code)
 
 
 def load_prompts(workspace: Workspace) -> dict[str, dict[int, Prompts]]:
