@@ -16,11 +16,9 @@ from rctpl_utils.encoders.features import ImageFeatureFile
 from rctpl_utils.encoders.frame import on_film
 from rctpl_utils.encoders.standin import StandIn
 from rctpl_utils.errors import InputError
-from rctpl_utils.evaluation import explain_places
 from rctpl_utils.evaluation.calibration import Calibration, stratified_auc
 from rctpl_utils.evaluation.explain import explain, warning
-from rctpl_utils.evaluation.explain_places import check_places
-from rctpl_utils.evaluation.film_places import Place, place, place_on_film, region
+from rctpl_utils.evaluation.film_places import Place, check_places, place, place_on_film, region
 from rctpl_utils.evaluation.likelihood_ratio import (
     CANNOT_TELL,
     NO_EVIDENCE,
@@ -281,12 +279,12 @@ def test_places_against_drawn_lesions(model: RCTPL, tmp_path, monkeypatch):
     test = films("test", [(2, 2)] * 6 + [(50, 50)] * 4)
     held_out = films("validation", [(50, 50)] * 2 + [(2, 2)])
     splits = {"test": test, "validation": held_out}
-    monkeypatch.setattr(explain_places, "open_split", lambda w, name, split: splits[split])
+    monkeypatch.setattr(film_places, "open_split", lambda w, name, split: splits[split])
     target = model.prompts.embed(model.encoder, ["Edema"]).concept[0].numpy()
     dense = np.zeros((10, 8, 8, len(target)), np.float16)
     dense[:, 0:2, 0:2] = target
     features = ImageFeatureFile(np.tile(target, (10, 1)).astype(np.float32), dense)
-    monkeypatch.setattr(explain_places, "image_features", lambda *_: features)
+    monkeypatch.setattr(film_places, "image_features", lambda *_: features)
     workspace = Workspace.open("smoke", output=tmp_path, device="cpu")
     everything = calibration_for(model, Edema=calibrated(threshold=-1.0))
     table = check_places(workspace, model, everything, "some").set_index("aspect")

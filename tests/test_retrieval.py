@@ -15,13 +15,13 @@ from rctpl_utils.datasets.chexpert import COMPETITION
 from rctpl_utils.errors import InputError
 from rctpl_utils.evaluation import retrieval, retrieval_sides
 from rctpl_utils.evaluation.retrieval import RANKS, precisions, retrieve, standardized, top, unit
-from rctpl_utils.evaluation.retrieval_sentences import (
+from rctpl_utils.evaluation.retrieval_sides import (
+    Side,
     equal_share,
     select_sentences,
     sentence_counts,
     single_concept_sentences,
 )
-from rctpl_utils.evaluation.retrieval_sides import Side
 from rctpl_utils.profiles import get_profile
 from rctpl_utils.prompts.methods import Method
 from rctpl_utils.reporting.retrieval_examples import compare_pools, found_sentences, other_pools

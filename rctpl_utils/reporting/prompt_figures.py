@@ -20,14 +20,7 @@ from rctpl_utils.evaluation.prompt_maps import DATASET
 from rctpl_utils.plots import COLUMN_WIDTH
 from rctpl_utils.prompts.prompts import Prompts
 from rctpl_utils.reporting.common import finished
-from rctpl_utils.reporting.film_drawing import (
-    KINDS,
-    OUTLINES,
-    Look,
-    draw_map,
-    look,
-    outline,
-)
+from rctpl_utils.reporting.film_drawing import KINDS, OUTLINES, Look, draw_map, look, outline
 from rctpl_utils.workspace import Workspace
 
 PAPER_CONCEPT = "Mass"  # the one of the paper's Figure 6

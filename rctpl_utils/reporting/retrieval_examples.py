@@ -22,8 +22,7 @@ from rctpl_utils.evaluation.retrieval import (
     top,
     unit,
 )
-from rctpl_utils.evaluation.retrieval_sentences import equal_share
-from rctpl_utils.evaluation.retrieval_sides import DATASET, Side
+from rctpl_utils.evaluation.retrieval_sides import DATASET, Side, equal_share
 from rctpl_utils.plots import COLUMN_WIDTH
 from rctpl_utils.reporting.common import finished
 from rctpl_utils.reporting.film_drawing import draw_film

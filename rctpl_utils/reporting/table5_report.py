@@ -5,12 +5,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from rctpl_utils.evaluation.bootstrap_samples import save_draws
-from rctpl_utils.evaluation.results import (
-    reported_retrieval,
-    stacked,
-    table_note,
-    write_csv,
-)
+from rctpl_utils.evaluation.results import reported_retrieval, stacked, table_note, write_csv
 from rctpl_utils.evaluation.retrieval import (
     DIRECTIONS,
     OURS,
