@@ -16,6 +16,7 @@ from rctpl_utils.encoders.features import ImageFeatureFile
 from rctpl_utils.encoders.frame import on_film
 from rctpl_utils.encoders.standin import StandIn
 from rctpl_utils.errors import InputError
+from rctpl_utils.evaluation import film_places
 from rctpl_utils.evaluation.calibration import Calibration, stratified_auc
 from rctpl_utils.evaluation.explain import explain, warning
 from rctpl_utils.evaluation.film_places import Place, check_places, place, place_on_film, region
