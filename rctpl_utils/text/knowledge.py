@@ -210,23 +210,9 @@ def describe_triplets(
 
 def save_descriptions(path: Path, descriptions: pd.DataFrame, mapping: pd.DataFrame) -> None:
     """Write the descriptions to `path`, the mapping beside it (parquet)."""
-    for target, frame in ((_mapping_path(path), mapping), (path, descriptions)):
+    for target, frame in ((path.with_name(f"report_{path.name}"), mapping), (path, descriptions)):
         with atomic_path(target) as temporary:
             frame.to_parquet(temporary, index=False)
-
-
-def load_descriptions(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Read what `save_descriptions` wrote.
-
-    Raises:
-        InputError: the files are absent.
-    """
-    for file in (path, _mapping_path(path)):
-        if not file.exists():
-            raise InputError("no descriptions", "Run notebook 02 first.", file=file)
-    descriptions = pd.read_parquet(path)
-    descriptions["sentences"] = descriptions["sentences"].map(tuple)
-    return descriptions, pd.read_parquet(_mapping_path(path))
 
 
 def ensemble(concept: str) -> list[str]:
@@ -295,7 +281,3 @@ def _capital(text: str) -> str:
 
 def _clause(text: str) -> str:
     return text.strip().rstrip(".")
-
-
-def _mapping_path(path: Path) -> Path:
-    return path.with_name("report_" + path.name)
