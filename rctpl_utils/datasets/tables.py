@@ -121,9 +121,9 @@ def read_lines(path: Path) -> list[str]:
         raise InputError(f"not a text file in UTF-8 ({error})", _UTF8, file=path) from error
 
 
-def hash_split(patients: Iterable[str], share: float = VALIDATION_SHARE) -> np.ndarray:
+def hash_split(patients: Iterable[str]) -> np.ndarray:
     """ "validation" or "test" for each patient identifier, by its SHA-256; the same everywhere."""
-    limit = int(share * 2**32)
+    limit = int(VALIDATION_SHARE * 2**32)
     numbers = (
         int(hashlib.sha256(str(patient).encode()).hexdigest()[:8], 16) for patient in patients
     )

@@ -127,19 +127,16 @@ def with_reported(rows: pd.DataFrame, reported: pd.DataFrame) -> pd.DataFrame:
     return joined.reindex(columns=COLUMNS).reset_index(drop=True)
 
 
-def wide_table(
-    rows: pd.DataFrame, digits: int = 3, reasons: Mapping[str, str] | None = None
-) -> pd.DataFrame:
+def wide_table(rows: pd.DataFrame, reasons: Mapping[str, str] | None = None) -> pd.DataFrame:
     """One line a method: for each (dataset, metric) ours with its interval, then the reported one.
 
     Args:
         rows: as `with_reported` gives them.
-        digits: after the point.
         reasons: by method, what stands in its empty cells instead of "not run".
     """
     reasons = reasons or {}
     cells = [
-        reasons.get(row.method, NOT_RUN) if pd.isna(row.value) else _cell(row, digits)
+        reasons.get(row.method, NOT_RUN) if pd.isna(row.value) else _cell(row)
         for row in rows.itertuples()
     ]
     ours = rows.assign(cell=cells)
@@ -157,8 +154,8 @@ def wide_table(
     return wide.reindex(columns=[c for c in columns if c in wide.columns]).fillna("")
 
 
-def _cell(row: NamedTuple, digits: int) -> str:
-    return f"{row.value:.{digits}f} [{row.ci_low:.{digits}f}, {row.ci_high:.{digits}f}]"
+def _cell(row: NamedTuple) -> str:
+    return f"{row.value:.3f} [{row.ci_low:.3f}, {row.ci_high:.3f}]"
 
 
 def write_table(stem: Path, wide: pd.DataFrame, caption: str) -> list[Path]:

@@ -91,9 +91,9 @@ def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     return [lines[0], "|---" * len(heads) + "|", *lines[1:]]
 
 
-def with_interval(row: Mapping[str, float] | tuple, form: str = "{:.2f}") -> str:
-    """A row's value [its interval], each in one format."""
-    return f"{form} [{form}, {form}]".format(row.value, row.ci_low, row.ci_high)
+def with_interval(row: Mapping[str, float] | tuple) -> str:
+    """A row's value [its interval], two digits each."""
+    return f"{row.value:.2f} [{row.ci_low:.2f}, {row.ci_high:.2f}]"
 
 
 def finished(

@@ -44,9 +44,9 @@ ROWS = (
 CARD_ROWS = (*HANDWRITTEN, MACHINE_WRITTEN, *OURS, SUPERVISED)
 
 
-def headline(figures: Path = FIGURES) -> str:
+def headline() -> str:
     """README's section between the two markers, markdown."""
-    return "\n".join(["", *_table(figures, ROWS), "", *_sentences(figures), ""])
+    return "\n".join(["", *_table(FIGURES, ROWS), "", *_sentences(FIGURES), ""])
 
 
 def measured(figures: Path = FIGURES) -> str:

@@ -30,6 +30,8 @@ from rctpl_utils.reporting.table5_report import TESTED
 from rctpl_utils.workspace import Workspace
 
 LONGEST_QUOTE = 90  # characters: Open-I's license allows to show little
+MAPS = 5  # random maps a width, averaged
+SENTENCES, FILMS = 3, 4  # shown of each query's answers
 _RIGHT, _WRONG = sns.color_palette("colorblind")[0], sns.color_palette("colorblind")[3]
 
 
@@ -61,15 +63,12 @@ def compare_pools(outcomes: Mapping[str, Retrieval]) -> pd.DataFrame:
     return pd.concat(parts, axis=1)
 
 
-def random_map_precision(
-    films: Side, sentences: Side, widths: Sequence[int], draws: int = 5
-) -> pd.DataFrame:
+def random_map_precision(films: Side, sentences: Side, widths: Sequence[int]) -> pd.DataFrame:
     """Precision, image to text, by cosine after random linear maps of both embeddings, first seed.
 
     Args:
         films, sentences: the pool.
         widths: how many random directions stand for class embeddings.
-        draws: maps a width, averaged.
 
     Returns:
         one row a width, one column a K.
@@ -78,7 +77,7 @@ def random_map_precision(
     rows = {}
     for width in widths:
         found = []
-        for _ in range(draws):
+        for _ in range(MAPS):
             directions = generator.normal(size=(films.embeddings[0].shape[1], width))
             both = (side.embeddings[0] @ directions for side in (films, sentences))
             best = top(*(unit(standardized(scores)) for scores in both))
@@ -88,7 +87,7 @@ def random_map_precision(
     return pd.DataFrame.from_dict(rows, "index", columns=columns).rename_axis("random directions")
 
 
-def found_sentences(images: Side, sentences: Side, method: str, count: int = 3) -> pd.DataFrame:
+def found_sentences(images: Side, sentences: Side, method: str) -> pd.DataFrame:
     """For the first film of each class by its identifier, the sentences found first (first seed).
 
     A sentence stands once, whatever its repeats. Where a report must not be quoted, only its
@@ -99,11 +98,11 @@ def found_sentences(images: Side, sentences: Side, method: str, count: int = 3) 
     """
     pair = represent(images, sentences)[method][0]
     queries = _first_of_each_class(images)
-    found = top(pair.images[queries], pair.sentences, min(len(sentences.records), 40 * count))
+    found = top(pair.images[queries], pair.sentences, min(len(sentences.records), 40 * SENTENCES))
     rows = []
     for query, items in zip(queries, found, strict=True):
         film = images.records.iloc[query]
-        once = sentences.records.iloc[items].drop_duplicates("sentence").head(count)
+        once = sentences.records.iloc[items].drop_duplicates("sentence").head(SENTENCES)
         for rank, item in enumerate(once.itertuples(), start=1):
             row = {"film": film["item_id"].split("/", 2)[-1], "shows": film["concept"]}
             row |= {"rank": rank, "sentence": _quote(item), "class": item.concept}
@@ -111,18 +110,16 @@ def found_sentences(images: Side, sentences: Side, method: str, count: int = 3) 
     return pd.DataFrame(rows)
 
 
-def found_images(
-    workspace: Workspace, images: Side, sentences: Side, method: str, count: int = 4
-) -> Figure:
+def found_images(workspace: Workspace, images: Side, sentences: Side, method: str) -> Figure:
     """For the first sentence of each class by its identifier, the films found first (first seed).
 
     A frame tells right from wrong, the title a film's own class. Writes `retrieval_examples`.
     """
     pair = represent(images, sentences)[method][0]
     queries = _first_of_each_class(sentences)
-    found = top(pair.sentences[queries], pair.images, count)
+    found = top(pair.sentences[queries], pair.images, FILMS)
     figure, axes = plt.subplots(
-        len(queries), count, figsize=(COLUMN_WIDTH, 1.65 * len(queries)), layout="constrained",
+        len(queries), FILMS, figsize=(COLUMN_WIDTH, 1.65 * len(queries)), layout="constrained",
         squeeze=False,
     )  # fmt: skip
     for line, query, items in zip(axes, queries, found, strict=True):

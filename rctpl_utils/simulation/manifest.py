@@ -115,12 +115,12 @@ def manifest_table(manifest: Mapping[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["dataset", "split", "images", "patients", "findings"])
 
 
-def concept_table(manifest: Mapping[str, Any], split: str = "test") -> pd.DataFrame:
-    """Positive images: one row a concept, one column a data set, 0 where there is none."""
+def concept_table(manifest: Mapping[str, Any]) -> pd.DataFrame:
+    """Positive test images: one row a concept, one column a data set, 0 where there is none."""
     counts = {
-        name: dataset["counts"][split]["concepts"]
+        name: dataset["counts"]["test"]["concepts"]
         for name, dataset in manifest["datasets"].items()
-        if split in dataset["counts"]
+        if "test" in dataset["counts"]
     }
     return pd.DataFrame(counts).fillna(0).astype(int).sort_index()
 

@@ -27,7 +27,7 @@ from rctpl_utils.text.concepts.json_stream import stream_objects
 from rctpl_utils.text.concepts.naming import Namer
 from rctpl_utils.text.reports import Report
 from rctpl_utils.text.triplets import Triplet
-from rctpl_utils.vocabulary import Vocabulary, load_vocabulary
+from rctpl_utils.vocabulary import load_vocabulary
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +37,6 @@ class RadGraphExtractor:
 
     Args:
         graphs: the file, read as a stream, or the mapping.
-        vocabulary: the phrase lists; the packaged ones by default.
 
     Attributes:
         read: the reports that were found in it, known when `extract` has ended.
@@ -45,13 +44,11 @@ class RadGraphExtractor:
 
     name = "radgraph"
 
-    def __init__(
-        self, graphs: str | Path | Mapping[str, dict], vocabulary: Vocabulary | None = None
-    ) -> None:
+    def __init__(self, graphs: str | Path | Mapping[str, dict]) -> None:
         """Nothing is read before `extract`."""
         self.graphs = graphs
         self.read: frozenset[str] = frozenset()
-        self._namer = Namer(vocabulary or load_vocabulary())
+        self._namer = Namer(load_vocabulary())
 
     def extract(self, reports: Iterable[Report]) -> Iterator[Triplet]:
         """Yield the triplets of the given reports in the order of RadGraph's file.

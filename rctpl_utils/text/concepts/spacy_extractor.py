@@ -24,7 +24,7 @@ from rctpl_utils.text.concepts.pipeline import (
 from rctpl_utils.text.concepts.sites import Site, location_names, sites_of
 from rctpl_utils.text.reports import Report
 from rctpl_utils.text.triplets import Assertion, Triplet
-from rctpl_utils.vocabulary import Frame, Vocabulary, load_vocabulary
+from rctpl_utils.vocabulary import Frame, load_vocabulary
 
 # Names of a lesser degree of the concept, which a denial of its full degree leaves without one.
 LESSER = {"Edema": ("congestion", "engorgement")}
@@ -46,7 +46,6 @@ class SpacyExtractor:
     """Concepts by phrase, assertion by NegEx, location by the nearest modifier.
 
     Args:
-        vocabulary: the phrase lists; the packaged ones by default.
         processes: worker processes of `nlp.pipe`, started for each batch: take large ones.
         batch_size: reports a batch.
         remember: distinct sentences kept; memory is bounded by them and one batch.
@@ -56,14 +55,13 @@ class SpacyExtractor:
 
     def __init__(
         self,
-        vocabulary: Vocabulary | None = None,
         *,
         processes: int = 1,
         batch_size: int = 2048,
         remember: int = 50_000,
     ) -> None:
         """Build the pipeline (a second or so)."""
-        self.vocabulary = vocabulary or load_vocabulary()
+        self.vocabulary = load_vocabulary()
         self.processes, self.batch_size, self.remember = processes, batch_size, remember
         self._splitter = build_splitter()
         self._nlp = build_pipeline(self.vocabulary)

@@ -15,6 +15,7 @@ from rctpl_utils.text.triplets import MERGE_ORDER, Extractor, triplets_frame
 from rctpl_utils.vocabulary import CONCEPTS
 
 RADGRAPH_FILE = "MIMIC-CXR_graphs.json"
+EXAMPLES, LONGEST = 8, 90  # triplets that are shown, characters of a quoted sentence
 _COLORS = ("#0072B2", "#56B4E9", "#E69F00")  # Okabe-Ito: present, absent, uncertain
 
 
@@ -40,20 +41,16 @@ def agreement_with_rules(
     return agreement(triplets, ours, extractor.read)
 
 
-def example_triplets(
-    triplets: pd.DataFrame, sources: pd.Series, n: int = 8, longest: int = 90
-) -> pd.DataFrame:
+def example_triplets(triplets: pd.DataFrame, sources: pd.Series) -> pd.DataFrame:
     """A few short located examples, one a concept, with the source of the quoted sentence.
 
     Args:
         triplets: all triplets.
         sources: report_id -> name of the source, for reports that may be quoted.
-        n: how many.
-        longest: characters a quoted sentence may have.
     """
     quotable = triplets["report_id"].isin(sources.index) & triplets["location"].notna()
-    short = triplets[quotable & (triplets["sentence"].str.len() <= longest)]
-    chosen = short.drop_duplicates("sentence").drop_duplicates("concept").head(n)
+    short = triplets[quotable & (triplets["sentence"].str.len() <= LONGEST)]
+    chosen = short.drop_duplicates("sentence").drop_duplicates("concept").head(EXAMPLES)
     shown = chosen[["sentence", "concept", "location", "positive"]]
     return shown.assign(source=chosen["report_id"].map(sources)).reset_index(drop=True)
 
