@@ -65,7 +65,7 @@ def test_no_home_no_utf8_and_a_folder_of_umlauts(tmp_path):
     project = tmp_path / "Gr\u00f6\u00dfe und Ma\u00df \u80ba" / "notebooks"
     project.parent.mkdir()
     write_notebook(project, "00_first", FIRST, "print('l\u00e4sst sich drucken \u80ba')")
-    write_notebook(project, "01_second", SECOND, needs="the first (00)")
+    write_notebook(project, "01_second", SECOND, needs=["00_first"])
     nowhere = "/dev/null/home"  # a folder that cannot be, for root neither
     strange = {
         "HOME": nowhere, "XDG_CACHE_HOME": nowhere, "LC_ALL": "C", "LANG": "C",

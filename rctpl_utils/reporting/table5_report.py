@@ -82,7 +82,9 @@ def retrieval_tests(
 
 
 def retrieval_verdict(tests: pd.DataFrame) -> str:
-    """In plain words: which differences remain after Holm's correction."""
+    """In plain words: which differences remain after Holm's correction; of no test, nothing."""
+    if tests.empty:
+        return ""
     words = {"better": "better than", "worse": "worse than", "undecided": "undecided against"}
     told = pd.concat([part.assign(word=words[w]) for w, part in by_outcome(tests).items()])
     return "\n".join(
