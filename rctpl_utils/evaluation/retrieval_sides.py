@@ -3,6 +3,19 @@
 Each side holds the frozen encoders' embeddings and, for each method, the class scores that RC-TPL
 retrieves by: the mean of both branches (paper 3.4), a sentence being its own only region.
 `retrieval` compares the sides.
+
+Sentences: the paper samples 200 of MIMIC-CXR for each class of CheXpert-5x200 and does not say how.
+Here a sentence belongs to a class when extraction finds that concept present in it, and
+
+- no other concept present, except parents of it (`vocabulary.PARENTS`): an opacity that is edema;
+- none of the five absent or uncertain: "edema without effusion" is about two of them;
+- other concepts may be absent or uncertain in it: "cardiomegaly, no pneumothorax" stays.
+
+Sentences that differ in case, punctuation or space only count as one. A class takes its distinct
+sentences in a fixed order: reports that prompts did not learn from first, real reports before
+templated ones, then by report and place in it; no chance is involved. A class with too few distinct
+sentences takes the same ones again, in the same order, until it is full: all classes then weigh the
+same and chance is 1/5, as in the paper. `sentence_counts` tells how often that happened.
 """
 
 from collections.abc import Mapping, Sequence
@@ -95,7 +108,7 @@ def sentence_side(
     embeddings: Mapping[Embedder, ClassEmbeddings],
     sentences: pd.DataFrame,
 ) -> Side:
-    """Embed and score sentences (`retrieval_sentences.select_sentences`): Eq. 7 with one region."""
+    """Embed and score sentences (`select_sentences`): Eq. 7 with one region."""
     codes, texts = pd.factorize(sentences["sentence"])
     encoded = {
         encoder: np.array(text_features(encoder, list(texts), workspace.features))[codes]  # (m, d)

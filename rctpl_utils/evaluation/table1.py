@@ -1,4 +1,7 @@
-"""Every method on every classification set, by the same code (paper 4.2.1: Table 1)."""
+"""Every method on every classification set, by the same code (paper 4.2.1: Table 1).
+
+`temperature_sensitivity` tells how much tau_c of Eq. 8 matters, on validation films only.
+"""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
