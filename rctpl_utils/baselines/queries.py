@@ -43,7 +43,11 @@ class QueryLayer(nn.Module):
 
 
 class QueryDecoder(nn.Module):
-    """A transformer decoder from Q queries and T cells to Q answers."""
+    """A transformer decoder (Vaswani et al. 2017) from Q queries and T cells to Q answers.
+
+    It normalizes before each part, as DETR's (Carion et al. 2020), from which MedKLIP's authors
+    took theirs (`models/transformer.py` of MediaBrain-SJTU/MedKLIP).
+    """
 
     def __init__(
         self, cells: int = WIDTH, width: int = QUERY, layers: int = LAYERS, hidden: int = 2 * QUERY
