@@ -25,6 +25,11 @@ REPORTS = {
         f"SINGLE FRONTAL VIEW OF THE CHEST\n{SAID}\n\nIMPRESSION: {LAST}": BOTH,
         f"PORTABLE CHEST EXAMINATION: {SAID}": (SAID, ""),
         f"HISTORY: fall.\n\nAP CHEST, UPRIGHT: {SAID}": (SAID, ""),
+        f"CHEST RADIOGRAPH PERFORMED ON ___:  {SAID}": (SAID, ""),
+        f"CHEST; TWO VIEWS: {SAID}": (SAID, ""),
+        f"CHEST, TWO VIEWS ON ___ AT 14:30: {SAID}\nIMPRESSION: {LAST}": BOTH,
+        f"PA AND LATERAL CHEST RADIOGRAPH ___ AT 10:41 A.M.:  {SAID}": (SAID, ""),
+        f"UPRIGHT CHEST RADIOGRAPHS OBTAINED ___\n\n{SAID}": (SAID, ""),
     },
     "slips": {
         f" HISTORY: fall\n \n IMPRESION:  {LAST}\n": ("", LAST),

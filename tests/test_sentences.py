@@ -195,6 +195,20 @@ ASSERTED = {
         "Bibasilar atelectesis.": {ATEL: PRESENT},
         "No focal consoldation.": {CONS: ABSENT},
     },
+    "asked": {
+        "Pneumothorax? No.": {PTX: ABSENT},
+        "Pneumothorax ? No": {PTX: ABSENT},
+        "Pneumothorax? None seen. Effusion? Yes.": {PTX: ABSENT, EFF: PRESENT},
+        "Is there pneumonia? No.": {PNA: ABSENT},
+        "Pneumothorax? No. Effusion: small.": {PTX: ABSENT, EFF: PRESENT},
+        "Effusion? Small, on the left.": {EFF: UNSURE},
+        "Pneumonia?": {PNA: UNSURE},
+        "?effusion": {EFF: UNSURE},
+        "Right lung is clear. ? left effusion. Heart is enlarged.": {EFF: UNSURE, CMG: PRESENT},
+        "Opacity at the base ?pneumonia.": {OPAC: PRESENT, PNA: UNSURE},
+        "Edema ? pneumonia ?": {EDEMA: UNSURE, PNA: UNSURE},
+        "No pneumothorax apart from the known effusion.": {PTX: ABSENT, EFF: PRESENT},
+    },
     "a heading as scope": {
         "LUNGS: No consolidation.": {CONS: ABSENT},
         "HEART: Enlarged.": {CMG: PRESENT},
@@ -224,6 +238,8 @@ LOCATED = {
     "RUL nodule.": {(NOD, "right upper lobe")},
     "Fracture of L1.": {("Fracture", None)},
     "No PTX on the L.": {(PTX, "left")},
+    "Opacity at the left base ?pneumonia.": {(OPAC, "left base"), (PNA, "left base")},
+    "? left effusion.": {(EFF, "left")},
 }
 CASES = [(kind, text, wanted) for kind, each in ASSERTED.items() for text, wanted in each.items()]
 

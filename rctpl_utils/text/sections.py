@@ -32,7 +32,8 @@ _OTHER = _words(
 _VIEWS = _words(
     "CHEST THE OF A AN AND WITH VIEW VIEWS ONE TWO THREE SINGLE PA AP LAT LATERAL FRONTAL PORTABLE "
     "UPRIGHT SUPINE SEMI SEMIUPRIGHT ERECT RADIOGRAPH RADIOGRAPHS XRAY X RAY FILM FILMS DECUBITUS "
-    "LORDOTIC INSPIRATION EXPIRATION IMAGE IMAGES PORT BEDSIDE"
+    "LORDOTIC INSPIRATION EXPIRATION IMAGE IMAGES PORT BEDSIDE PERFORMED OBTAINED TAKEN ON AT "
+    "P M HOURS"
 )
 # What may stand beside "findings" or "impression" in a heading.
 _BESIDE = _words(
@@ -41,9 +42,12 @@ _BESIDE = _words(
 )
 _KNOWN = sorted(_FINDINGS | _IMPRESSION | _OTHER)
 _MARKS = r"[ \t>*#_•]*(?:\d{1,2}[.)][ \t]*)?[*_]*"  # of markdown and of lists
-_END = r"[:\uff1a][*_]*|[ \t][-\u2013\u2014][ \t]"  # a colon (a full-width one too) or a dash
+# A colon (a full-width one too), but not that of a time of day, or a dash.
+_END = r"(?:(?<!\d):|:(?!\d)|\uff1a)[*_]*|[ \t][-\u2013\u2014][ \t]"
 _AT_LINE = re.compile(
-    rf"^{_MARKS}(?P<name>[A-Za-z][A-Za-z0-9 ,&/()'\-]{{1,70}}?)[ \t*_]*(?P<end>{_END}|$)", re.M
+    rf"^{_MARKS}(?P<name>[A-Za-z](?:[A-Za-z0-9 ,;&/()'_\-]|\d:\d|[AP]\.M\.?){{1,70}}?)"
+    rf"[ \t*_]*(?P<end>{_END}|$)",
+    re.M,
 )
 _NAMES = (
     "findings?|impressions?|conclusions?|indications?|history|comparisons?|technique|"

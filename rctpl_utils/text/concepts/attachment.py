@@ -15,7 +15,7 @@ _AND = words_of("and or and/or")
 _JOINING = _AND | {"/", "&", ",", "versus", "vs", "vs.", "with"}
 _BEFORE_STOP = words_of(
     "in of at within on over for with from to is are was were has have be there which that no not "
-    "without but ; : . ( ) as by may represents represent representing suggests than"
+    "without but ; : . ? ( ) as by may represents represent representing suggests than"
 )
 _SIZES = words_of("tiny trace small minimal mild moderate large loculated layering new stable")
 _LINKS = words_of(

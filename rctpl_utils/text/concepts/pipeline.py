@@ -10,11 +10,12 @@ they would report as present, and coders of Open-I took it so; "possible" makes 
 
 from collections.abc import Iterator
 from functools import cache
+from itertools import pairwise
 
 import spacy
 from negspacy.negation import Negex  # noqa: F401  registers the factory "negex"
 from spacy.language import Language
-from spacy.tokens import Span, Token
+from spacy.tokens import Doc, Span, Token
 
 from rctpl_utils.files import read_json
 from rctpl_utils.text.concepts import spelling  # noqa: F401  registers the factory "spelling"
@@ -28,7 +29,7 @@ SUBJECT = "subject"  # id of a frame's subject, a mention only where a state fol
 _JOIN = "|"
 _SENTENCE_ENDS = (".", "..", "...", "!", "?")
 _REACH = 8  # tokens
-_ASKING = frozenset([":", "-", "\u2013", "\u2014", ",", "(", "="])
+_ASKING = frozenset([":", "-", "\u2013", "\u2014", ",", "(", "=", "?"])
 _AUXILIARY = frozenset(["is", "are", "was", "were", "has", "have", "also", "again", "still"])
 _PRESUPPOSING = frozenset([
     "unchanged", "stable", "persists", "persist", "persistent", "remains", "remain", "increased",
@@ -60,6 +61,17 @@ def build_splitter() -> Language:
     return nlp
 
 
+def whole_sentences(document: Doc) -> Iterator[Span]:
+    """The sentences; a question stays with its answer, a mark with what it asks: "? effusion"."""
+    start, sentences = 0, list(document.sents)
+    for sentence, following in pairwise([*sentences, document[len(document) :]]):
+        asked = sentence[-1].text == "?" and len(following) > 0
+        marks = asked and (len(sentence) == 1 or bool(sentence[-2].whitespace_))
+        if not marks and not (asked and _answered(following.text)):
+            yield document[start : sentence.end]
+            start = sentence.end
+
+
 def build_places(vocabulary: Vocabulary) -> Language:
     """A pipeline that finds anatomical words only."""
     nlp = spacy.blank("en")
@@ -85,6 +97,7 @@ def assertion_of(mention: Span) -> Assertion:
     if before or mention._.denial or answer == "absent":
         return "absent"
     hedged = mention._.uncertainty or answer == "uncertain" or _alternative(mention)
+    hedged = hedged or _questioned(mention)
     return "uncertain" if hedged else "present"
 
 
@@ -100,13 +113,22 @@ def _answer(mention: Span) -> Assertion | None:
     """
     rest = mention.doc[mention.end :]
     mark = next((token for token in rest if not _listed(token)), None)
-    if mark is not None and mark.lower_ == "?":
-        return "uncertain"
     if mark is None or mark.lower_ not in _ASKING:
         return None
-    said = " ".join(token.lower_ for token in mention.doc[mark.i + 1 :]).strip(" .;!)")
-    answers = _terms()["answers"]
-    return next((kind for kind, words in answers.items() if said in words), None)
+    said = _answered(" ".join(token.text for token in mention.doc[mark.i + 1 :]))
+    return said or ("uncertain" if mark.lower_ == "?" else None)
+
+
+def _answered(text: str) -> Assertion | None:
+    """What an answer says, where a text is one."""
+    said = text.lower().strip(" .;!)")
+    return next((kind for kind, words in _terms()["answers"].items() if said in words), None)
+
+
+def _questioned(mention: Span) -> bool:
+    """Whether a question mark stands before it, after any other mention: "base ?pneumonia"."""
+    before = reversed(mention.doc[: mention.start])
+    return next((t.text == "?" for t in before if t.text == "?" or t.ent_type_), False)
 
 
 def _listed(token: Token) -> bool:

@@ -20,6 +20,7 @@ from rctpl_utils.text.concepts.pipeline import (
     build_pipeline,
     build_splitter,
     concepts_of,
+    whole_sentences,
 )
 from rctpl_utils.text.concepts.sites import Site, location_names, sites_of
 from rctpl_utils.text.reports import Report
@@ -79,7 +80,7 @@ class SpacyExtractor:
 
     def _split(self, text: str) -> list[tuple[int, str]]:
         """The sentences of a report, each with its first character's position."""
-        return [(sentence.start_char, sentence.text) for sentence in self._splitter(text).sents]
+        return [(part.start_char, part.text) for part in whole_sentences(self._splitter(text))]
 
     def _analyze(self, sentences: Iterable[str]) -> None:
         """Make `_known` hold these sentences."""
