@@ -1,3 +1,3 @@
-"""Executable companion to RC-TPL: a module a section of the paper (README.md has the map)."""
+"""Executable companion to RC-TPL: its map: docs/architecture.md."""
 
 __version__ = "0.1.0"

@@ -11,7 +11,7 @@ COMMANDS = {  # name -> (module, what it does)
     "predict": ("reporting.predict", "explain one picture on a page and in numbers"),
     "encode": ("prompts.encode", "encode texts and films ahead of the notebooks"),
     "learn": ("prompts.learn", "learn prompts ahead of the notebooks, on several processors"),
-    "headline": ("reporting.headline", "write the results in the README and the model card anew"),
+    "headline": ("reporting.pages", "write the generated parts of README, RESULTS, ... anew"),
     "world": ("simulation.world", "write the embedded (simulated) world"),
     "release": ("simulation.stand_ins", "train the released weights from nothing"),
 }

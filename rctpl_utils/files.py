@@ -91,7 +91,7 @@ def _plain(value: Any) -> Any:
 
 
 def replace_section(text: str, section: str, markers: tuple[str, str], what: str) -> str:
-    """Put a section between the markers of a README.
+    """Put a section between the markers of a page.
 
     Args:
         what: the section, as an error calls it.
@@ -103,6 +103,6 @@ def replace_section(text: str, section: str, markers: tuple[str, str], what: str
     before, start, rest = text.partition(first)
     inside, end, after = rest.partition(last)
     if not (start and end) or first in inside or first in after or last in before + after:
-        problem = f"the README has no single pair {first} ... {last}"
+        problem = f"the page has no single pair {first} ... {last}"
         raise InputError(problem, f"Put the two lines back where {what} belongs.")
     return f"{before}{first}\n{section}\n{last}{after}"

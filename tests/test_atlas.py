@@ -79,8 +79,8 @@ def test_the_readme_of_the_figures_holds_every_profile(tmp_path):
 
 
 def test_real_films_are_not_called_simulated():
-    assert "Real radiographs." in atlas.readme_section({**MANIFEST, "simulated": False})
-    assert "Simulated" in atlas.readme_section(MANIFEST)
+    assert "Real radiographs." in atlas.results_section({**MANIFEST, "simulated": False})
+    assert "Simulated" in atlas.results_section(MANIFEST)
 
 
 def test_only_the_text_between_the_markers_changes():
@@ -116,8 +116,8 @@ def test_a_run_leaves_the_map_and_touches_no_other_readme_unless_told(tmp_path):
     assert "| `table1.csv` | `05_some` | `./run_all.sh --only 05` | 2 |" in text
     readme = tmp_path / "README.md"
     readme.write_text(f"# Title\n{atlas.START}\n{atlas.END}\n", encoding="utf-8")
-    atlas.write_readme_map(workspace, readme)
-    section = atlas.readme_section(read_json(workspace.figures / "manifest.json"))
+    atlas.write_results_map(workspace, readme)
+    section = atlas.results_section(read_json(workspace.figures / "manifest.json"))
     assert readme.read_text(encoding="utf-8") == (
         f"# Title\n{atlas.START}\n{section}\n{atlas.END}\n"
     )
@@ -134,7 +134,7 @@ def test_the_committed_map_of_the_figures_is_what_the_manifests_give():
 
 def test_the_committed_readme_has_the_embedded_profiles_map():
     manifest = json.loads(committed("figures/embedded/manifest.json"))
-    shown = committed("README.md").split(atlas.START)[1].split(atlas.END)[0]
+    shown = committed("RESULTS.md").split(atlas.START)[1].split(atlas.END)[0]
     assert without_costs(shown) == without_costs(atlas.map_table(manifest))
 
 

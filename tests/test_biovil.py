@@ -242,7 +242,7 @@ def test_absent_and_foreign_files_are_named(states, folder, tmp_path):
 
 # --- the published package
 
-REASON = "hi-ml-multimodal is absent (README, Development: the peers)"
+REASON = "hi-ml-multimodal is absent (CONTRIBUTING.md: the peers)"
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ import dataclasses
 import pandas as pd
 import pytest
 
-from rctpl_utils.reporting import headline
+from rctpl_utils.reporting import pages
 from rctpl_utils.run import check
 from rctpl_utils.run.check import CLOCK, COMPARED, compare, main
 from rctpl_utils.workspace import Workspace
@@ -112,6 +112,6 @@ def test_the_committed_results_are_those_of_the_last_commit():
     assert {"dataset", "method", "metric", "value"} <= set(table)
 
 
-def test_the_results_in_readme_and_model_card_are_those_of_the_files():
-    for path, text in headline.written().items():
+def test_the_numbers_in_the_pages_are_those_of_the_files():
+    for path, text in pages.written().items():
         assert path.read_text(encoding="utf-8") == text, "run python -m rctpl_utils headline"

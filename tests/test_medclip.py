@@ -537,7 +537,7 @@ def package(monkeypatch):
     """
     import transformers
 
-    reason = "MedCLIP's package is absent (README, Development: the peers)"
+    reason = "MedCLIP's package is absent (CONTRIBUTING.md: the peers)"
     pytest.importorskip("nltk", reason=reason)
     monkeypatch.setattr(transformers, "CLIPFeatureExtractor", object, raising=False)
     found = pytest.importorskip("medclip.modeling_medclip", reason=reason)

@@ -1,11 +1,6 @@
-"""README's "What came out" and the model card's numbers, from the committed files and nothing else.
+"""What came out, as RESULTS.md and the model card show it: from the committed files alone."""
 
-    python -m rctpl_utils headline        writes them anew
-
-A test compares what stands there with what the files say.
-"""
-
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -14,17 +9,12 @@ from rctpl_utils.encoders.release import manifest
 from rctpl_utils.evaluation.results import BASELINES
 from rctpl_utils.evaluation.retrieval import OURS
 from rctpl_utils.evaluation.table1 import SUPERVISED
-from rctpl_utils.files import replace_section, write_text
-from rctpl_utils.options import command
 from rctpl_utils.prompts.variants import HANDWRITTEN, MACHINE_WRITTEN
 from rctpl_utils.reporting.claims import FLOORS
 from rctpl_utils.reporting.common import by_outcome, markdown, with_interval
 from rctpl_utils.workspace import PROJECT
 
-README, FIGURES = PROJECT / "README.md", PROJECT / "figures" / "embedded"
-CARD = PROJECT / "docs" / "model_card.md"
-MARKERS = ("<!-- results: python -m rctpl_utils headline -->", "<!-- end of results -->")
-WEIGHTS = ("<!-- weights: python -m rctpl_utils headline -->", "<!-- end of weights -->")
+FIGURES = PROJECT / "figures" / "embedded"
 COLUMNS = {  # file, data set, metric -> heading
     ("table1", "chestxray14", "auc"): "AUC ChestX-ray14",
     ("table1", "chexpert", "auc"): "CheXpert",
@@ -45,14 +35,15 @@ CARD_ROWS = (*HANDWRITTEN, MACHINE_WRITTEN, *OURS, SUPERVISED)
 
 
 def headline() -> str:
-    """README's section between the two markers, markdown."""
-    return "\n".join(["", *_table(FIGURES, ROWS), "", *_sentences(FIGURES), ""])
+    """RESULTS.md's section, markdown."""
+    return "\n".join(["", *table(ROWS), "", *_sentences(), ""])
 
 
 def measured(figures: Path = FIGURES) -> str:
     """The model card's: our rows and those that they must beat, the maps' check, real films."""
-    parts = [_table(figures, CARD_ROWS), _sentences(figures), _checks(figures)]
-    return "\n".join(line for part in parts for line in ["", *part]) + "\n"
+    parts = [table(CARD_ROWS, figures=figures), _sentences(figures), _checks(figures)]
+    text = "\n".join(line for part in parts for line in ["", *part]) + "\n"
+    return text.replace("](figures/", "](../figures/")
 
 
 def weights() -> str:
@@ -97,58 +88,55 @@ def _checks(figures: Path) -> list[str]:
     return [*lines, said] if shares else lines
 
 
-def _table(figures: Path, methods: Sequence[str]) -> list[str]:
-    files = {name: pd.read_csv(figures / f"{name}.csv") for name, *_ in COLUMNS}
+def table(
+    methods: Sequence[str],
+    columns: Mapping[tuple[str, str, str], str] = COLUMNS,
+    figures: Path = FIGURES,
+) -> list[str]:
+    """Values with their intervals, a line a method; `columns` as `COLUMNS`."""
     lines = []
     for method in methods:
-        cells = []
-        for name, dataset, metric in COLUMNS:
-            rows = files[name]
-            one = (rows["method"] == method) & (rows["dataset"] == dataset)
-            found = rows[one & (rows["metric"] == metric) & rows["value"].notna()]
-            cells += [with_interval(row) for row in found.itertuples()] or [""]
+        rows = [found(key, figures, method) for key in columns]
+        cells = [with_interval(next(each.itertuples())) if len(each) else "" for each in rows]
         lines.append([f"**{method}**" if method in OURS else method, *cells])
-    return markdown(["simulated films, mean of three seeds [95 %]", *COLUMNS.values()], lines)
+    return markdown(["simulated films, mean of three seeds [95 %]", *columns.values()], lines)
 
 
-def _sentences(figures: Path) -> list[str]:
+def found(
+    key: tuple[str, str, str], figures: Path = FIGURES, method: str | None = None
+) -> pd.DataFrame:
+    """The rows of (file, data set, metric), and a method, that have a value."""
+    name, dataset, metric = key
+    rows = pd.read_csv(figures / f"{name}.csv")
+    rows = rows[(rows["dataset"] == dataset) & (rows["metric"] == metric) & rows["value"].notna()]
+    return rows if method is None else rows[rows["method"] == method]
+
+
+def against(method: str, other: str, figures: Path = FIGURES) -> str:
+    """A method's paired tests of AUC against another, in words: "**worse** on rsna (-0.031)"."""
     tests = pd.read_csv(figures / "table1_paired_tests.csv")
+    part = tests[(tests["method"] == method) & (tests["against"] == other)]
+    said = []
+    for word, rows in by_outcome(part).items():
+        places = ", ".join(f"{r.dataset} ({r.value:+.3f})" for r in rows.itertuples())
+        said.append(f"{word if word == 'undecided' else f'**{word}**'} on {places}")
+    return "; ".join(said)
+
+
+def ledger(figures: Path = FIGURES) -> str:
+    """How many of the paper's claims got which verdict."""
+    counts = pd.read_csv(figures / "claims.csv")["verdict"].value_counts()
+    verdicts = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    return f"Of {counts.sum()} claims of the paper: {verdicts}"
+
+
+def _sentences(figures: Path = FIGURES) -> list[str]:
     lines = [
         "All of this is **simulated films and stand-in encoders**: how the methods compare there, "
         "not what they do on patients. COVID-19 is told from normal films, and from other "
         "pneumonia. Differences of AUC to what a person writes, paired, Holm-corrected:",
         "",
     ]
-    for method in OURS:
-        for other in HANDWRITTEN:
-            part = tests[(tests["method"] == method) & (tests["against"] == other)]
-            said = []
-            for word, rows in by_outcome(part).items():
-                places = ", ".join(f"{r.dataset} ({r.value:+.3f})" for r in rows.itertuples())
-                said.append(f"{word if word == 'undecided' else f'**{word}**'} on {places}")
-            lines.append(f"- {method} against {other}: {'; '.join(said)}.")
-    counts = pd.read_csv(figures / "claims.csv")["verdict"].value_counts()
-    verdicts = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
-    lines.append(
-        f"- Of {counts.sum()} claims of the paper: {verdicts} "
-        "([claims.md](figures/embedded/claims.md))."
-    )
-    return lines
-
-
-def written() -> dict[Path, str]:
-    """Both files as they should be."""
-    readme, card = (path.read_text(encoding="utf-8") for path in (README, CARD))
-    card = replace_section(card, measured(), MARKERS, "the result")
-    return {
-        README: replace_section(readme, headline(), MARKERS, "the result"),
-        CARD: replace_section(card, weights(), WEIGHTS, "the table"),
-    }
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit status."""
-    command("headline", __doc__).parse_args(arguments)
-    for path, text in written().items():
-        write_text(path, text)
-    return 0
+    pairs = [(method, other) for method in OURS for other in HANDWRITTEN]
+    lines += [f"- {a} against {b}: {against(a, b, figures)}." for a, b in pairs]
+    return [*lines, f"- {ledger(figures)} ([claims.md](figures/embedded/claims.md))."]

@@ -28,12 +28,11 @@ from rctpl_utils.files import atomic_path, sha256_file, write_text
 from rctpl_utils.given_files import files_below
 from rctpl_utils.prompts.model import RCTPL
 from rctpl_utils.reporting.explain_figure import draw_explanation, nothing_shown, shown_findings
+from rctpl_utils.reporting.kept_model import KEPT_PROMPTS
 from rctpl_utils.vocabulary import CONCEPTS
-from rctpl_utils.workspace import PROJECT
 
 SCORES = "scores.csv"  # of a folder
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".dicom")
-DEFAULT_PROMPTS = PROJECT / "build" / "embedded" / "prompts" / "rc-tpl-plus-0.safetensors"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -44,11 +43,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="PNG, JPEG, TIFF or DICOM, or a folder of them; color becomes gray",
     )  # fmt: skip
     parser.add_argument(
-        "--prompts", type=Path, default=DEFAULT_PROMPTS, metavar="FILE",
+        "--prompts", type=Path, default=KEPT_PROMPTS, metavar="FILE",
         help="learned prompts, with the encoder they name and, beside them, their calibration; by "
-        "default those of RC-TPL+, seed 0, of the embedded run: RC-TPL's own concept branch "
-        "leaves the image map behind, so that its heat maps point less well; the first seed "
-        "was taken, not the best",
+        "default those of RC-TPL+, seed 0, that lie with the embedded run's results: RC-TPL's own "
+        "concept branch leaves the image map behind, so that its heat maps point less well; the "
+        "first seed was taken, not the best",
     )  # fmt: skip
     parser.add_argument(
         "--output", type=Path, default=Path(), metavar="FOLDER", help="default: this folder"
@@ -202,7 +201,7 @@ def _load(path: Path) -> tuple[RCTPL, Calibration | None]:
     if not path.exists():
         raise InputError(
             "no learned prompts there",
-            "Run ./run_all.sh first, or give others with --prompts FILE.",
+            "Run ./run_all.sh, or give others with --prompts FILE.",
             file=path,
         )
     beside = calibration_path(path)

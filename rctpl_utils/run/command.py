@@ -22,7 +22,7 @@ from rctpl_utils.files import write_text
 from rctpl_utils.options import run_of, runner
 from rctpl_utils.run.execution import check_parameters, save_outputs
 from rctpl_utils.run.freshness import Step, plan, read_marker
-from rctpl_utils.run.manifest import write_figures_readme, write_manifest, write_readme_map
+from rctpl_utils.run.manifest import write_figures_readme, write_manifest, write_results_map
 from rctpl_utils.run.schedule import default_jobs, find_notebooks, select
 from rctpl_utils.run.steps import Outcome, run_steps
 from rctpl_utils.workspace import NOTEBOOKS, PROJECT, Workspace
@@ -160,7 +160,7 @@ def _run_steps(
         write_manifest(workspace, [marker for marker in markers if marker])
         write_figures_readme(workspace)
         if options.save_outputs:
-            write_readme_map(workspace)
+            write_results_map(workspace)
             for step in chosen:
                 save_outputs(step.notebook, workspace.executed / step.notebook.name)
     print(closing_table(workspace, chosen, outcome))
