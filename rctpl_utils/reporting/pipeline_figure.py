@@ -98,7 +98,7 @@ def save_pipeline_figure(workspace: Workspace, shapes: RunShapes) -> Figure:
         f"{quoted}M context vectors a branch, W wide; d: joint space; "
         "L: training classes; N: descriptions of a report. All shapes are this run's."
     )
-    return finished(workspace, figure, "fig2", note, 150)
+    return finished(workspace, figure, "fig2", note)
 
 
 def _draw_training(axis: Axes, shapes: RunShapes) -> None:

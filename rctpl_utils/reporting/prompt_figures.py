@@ -164,4 +164,4 @@ def _finish(
     bar.set_label("cosine of cell and prompt (rows cosines)", fontsize=6)
     bar.ax.tick_params(labelsize=6)
     above = "$p'$: concept score, and the share of all test films that it is above."
-    return finished(workspace, figure, stem, f"{caption} {LEGEND} {above}", 150)
+    return finished(workspace, figure, stem, f"{caption} {LEGEND} {above}")

@@ -53,7 +53,7 @@ def save_saliency_figure(workspace: Workspace, sanity: Sanity, name: str) -> Fig
         "Maps stretched to their own range; blue: box; cross: maximum of the map, filled where it "
         f"lies in the box. Check of the words: {sanity.verdict}"
     )
-    return finished(workspace, figure, "saliency_sanity", note, 150)
+    return finished(workspace, figure, "saliency_sanity", note)
 
 
 def _labels(changes: Sequence[str]) -> list[str]:
