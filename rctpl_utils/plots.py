@@ -32,6 +32,7 @@ NAMES = {  # data sets and metrics as a reader knows them
 
 def save_figure(figure: Figure, stem: Path) -> list[Path]:
     """Write `stem.png` (200 dpi) and `stem.pdf`, uncropped, atomically, without a time stamp."""
+    figure.draw_without_rendering()  # a first pass of the layout: legends and captions take room
     targets = [stem.with_suffix(".png"), stem.with_suffix(".pdf")]
     for target, notes in zip(targets, ({"Software": None}, {"CreationDate": None}), strict=True):
         with atomic_path(target) as temporary:
