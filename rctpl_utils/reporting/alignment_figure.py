@@ -121,8 +121,8 @@ def save_alignment_figure(
         f"concepts ({CONCEPTS} are enough), both sides preferred, the first by identifier; its "
         f"first film. RC-TPL, first seed. Contours: where a concept's cosine map reaches {REGION} "
         "of its range around its peak (cross, filled where the side is a hit). No lesion or lung "
-        "is drawn on these films, so only the side is judged: a peak on the right side may still "
-        "lie outside the lung. R, L: the patient's sides."
+        "is drawn on these films, so only the side is judged: a peak on the correct side may "
+        "still lie outside the lung. R, L: the patient's sides."
     )
     return finished(workspace, figure, "fig1", note)
 
@@ -130,16 +130,15 @@ def save_alignment_figure(
 def _draw(study: Study, pixels: np.ndarray, cosines: np.ndarray, maps: np.ndarray) -> Figure:
     """The figure without its caption; maps: the report's, then each concept's, (1 + L, H, W)."""
     figure, axes = plt.subplots(
-        2, 2, figsize=(COLUMN_WIDTH, 5.9), width_ratios=(1.2, 1), layout="constrained"
+        2, 3, figsize=(COLUMN_WIDTH, 5.9), width_ratios=(1.2, 1, 0.03), layout="constrained"
     )
-    for axis in axes[:, 1]:
-        axis.set_anchor("W")
+    axes[1, 2].set_axis_off()
     heats = stretch(torch.from_numpy(maps)).numpy()
     _draw_report(axes[0, 0], study, cosines)
     _draw_sides(axes[0, 1], pixels)
     draw_overlay(axes[0, 1], heats[0])
     scale = ScalarMappable(Normalize(maps[0].min(), maps[0].max()), "inferno")
-    bar = figure.colorbar(scale, ax=axes[0, 1], shrink=0.8, aspect=25)
+    bar = figure.colorbar(scale, cax=axes[0, 2])
     bar.set_label("cosine of cell and report", fontsize=TEXT)
     bar.ax.tick_params(labelsize=TEXT)
     _draw_concepts(axes[1, 0], study, heats[1:])
@@ -182,10 +181,10 @@ def _draw_report(axis: Axes, study: Study, cosines: np.ndarray) -> None:
     axis.set_axis_off()
     axis.set_title("(a) whole report, whole film", fontsize=9, loc="left")
     sentences = list(dict.fromkeys(study.findings["sentence"]))
-    quoted = " ... ".join(sentences) if study.source else "(this report must not be quoted)"
+    quoted = " [...] ".join(sentences) if study.source else "(this report must not be quoted)"
     rank = int((cosines > cosines[0]).sum()) + 1
     words = [
-        (fill(f"... {quoted} ...", 52), {"style": "italic", "color": "0.25"}),
+        (fill(f"[...] {quoted} [...]", 52), {"style": "italic", "color": "0.25"}),
         (f"$\\langle f, h \\rangle$ = {cosines[0]:.2f}", {"fontsize": 11}),
         (fill(f"one number; {rank - 1} of the {len(cosines) - 1} other reports of the test split "
               "are closer to this film", 52), {}),

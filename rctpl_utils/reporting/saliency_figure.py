@@ -31,8 +31,8 @@ def save_saliency_figure(workspace: Workspace, sanity: Sanity, name: str) -> Fig
     Args:
         name: of the method, for the caption.
     """
-    figure = plt.figure(figsize=(COLUMN_WIDTH, 5.2), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.2))
+    figure = plt.figure(figsize=(COLUMN_WIDTH, 4.9), layout="constrained")
+    top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.55))
     axes = top.subplots(len(sanity.maps), len(sanity.changes))
     for line, (kind, maps) in zip(axes, sanity.maps.items(), strict=True):
         heats = stretch(on_film(torch.from_numpy(maps), sanity.mask.shape)).numpy()
@@ -53,8 +53,8 @@ def save_saliency_figure(workspace: Workspace, sanity: Sanity, name: str) -> Fig
         f"Both maps should fall as layers become random, and differ for other words. {name}, "
         f"first seed; {SAMPLE} test films with boxes, spread evenly by image identifier; the first "
         f"of them above ({sanity.concept.lower()}). 1 to {last}: that many of the image tower's "
-        f"{last} layers are random, counted from the output, {len(SEEDS)} draws; other, no word: "
-        "the weights as they are, but another class's name, or a nonsense word. Bars: 95 % "
+        f"{last} layers are random, counted from the output, {len(SEEDS)} draws; other, none: the "
+        "weights as they are, but another class's name, or a nonsense word. Bars: 95 % "
         "intervals. Maps are stretched to their own range, since ranks are compared; blue: box; "
         f"cross: the map's maximum, filled in the box. Of the words: {sanity.verdict}"
     )
@@ -69,7 +69,7 @@ def _layers(changes: Sequence[str]) -> list[str]:
 def _labels(changes: Sequence[str]) -> list[str]:
     """Short names: how many layers are random, or what stands for the class's name."""
     numbers = {name: str(k) for k, name in enumerate(_layers(changes), start=1)}
-    names = {UNCHANGED: "0", SHUFFLED: "other", NO_WORD: "no word", **numbers}
+    names = {UNCHANGED: "0", SHUFFLED: "other", NO_WORD: "none", **numbers}
     return [names[each] for each in changes]
 
 
