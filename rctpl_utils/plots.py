@@ -107,7 +107,7 @@ def per_class_auc(
         for place in range(1, len(part)):
             axis.axhline(place - 0.5, color="0.9", lw=0.5, zorder=0)
         axis.set_title(NAMES[dataset], fontsize=9)
-        axis.set_xlabel("AUC of the class (dotted: 0.5, chance)", fontsize=8)
+        axis.set_xlabel("AUC (dotted: 0.5, chance)", fontsize=8)
         axis.tick_params(axis="x", labelsize=TEXT)
         axis.tick_params(axis="y", length=0)
     handles, labels = axes[0, 0].get_legend_handles_labels()

@@ -2,8 +2,12 @@
 
 import itertools
 import re
+from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
+import pytest
+from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -14,6 +18,13 @@ from rctpl_utils.plots import COLUMN_WIDTH, TEXT
 
 SLACK = 0.5  # pixels, at 100 a inch: boxes that only touch do not overlap
 NUMBER = re.compile(r"[\d.,+\N{MINUS SIGN}-]+%?")
+
+
+def made_workspace(folder: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """What a figure asks of a workspace; files are empty, since writing takes the longest."""
+    monkeypatch.setattr(Figure, "savefig", lambda _self, path, **_style: Path(path).touch())
+    profile = SimpleNamespace(name="toy", simulated=True, seeds=(0, 1, 2))
+    return SimpleNamespace(profile=profile, results=folder, figures=folder, features=folder)
 
 
 def drawn_texts(figure: Figure) -> list[tuple[Text, Bbox]]:
@@ -68,4 +79,11 @@ def _numbered(drawn: set[Text], figure: Figure) -> list[Axis]:
 
 
 def _bare(axis: Axis) -> bool:
-    return not axis.get_label_text()
+    """Neither the axis nor another one of its row or column says what its numbers are."""
+    name, span = axis.axis_name, {"x": "colspan", "y": "rowspan"}[axis.axis_name]
+
+    def place(axes: Axes) -> object:
+        return getattr(axes.get_subplotspec(), span, None)
+
+    line = [each for each in axis.axes.figure.axes if place(each) == place(axis.axes)]
+    return not any(getattr(each, f"get_{name}label")() for each in line)

@@ -147,7 +147,7 @@ def test_the_figures_show_every_level(table):
     assert "Simulated" in figure.get_supxlabel()
     other = other_ablations(workspace, rows)
     shown = {t.get_text() for t in other.axes[0].get_yticklabels()}
-    assert {"negated: out", "pooling: [CLS]", "asked by looks"} <= shown
+    assert {"negated: out", "pooling: [CLS], up to 300 reports", "asked by looks"} <= shown
     assert (workspace.figures / "fig4.pdf").exists() and (
         workspace.figures / "ablations.png"
     ).exists()
