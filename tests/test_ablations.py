@@ -143,7 +143,7 @@ def test_references_compare_with_nothing_and_others_with_them(table):
 def test_the_figures_show_every_level(table):
     workspace, rows = table
     figure = figure4(workspace, rows)
-    assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == [str(m) for m in LENGTHS]
+    assert [t.get_text() for t in figure.axes[4].get_xticklabels()] == [str(m) for m in LENGTHS]
     assert "Simulated" in figure.get_supxlabel()
     other = other_ablations(workspace, rows)
     shown = {t.get_text() for t in other.axes[0].get_yticklabels()}

@@ -475,8 +475,8 @@ def test_the_forest_says_what_is_not_defined(workspace):
     verdicts.loc[0, ["effect", "ci_low", "ci_high"]] = np.nan
     figure = claims_report.claims_figure(workspace, verdicts)
     shown = [text.get_text() for text in figure.axes[0].texts]
-    assert shown[3] == "not defined in this run"  # after the heads of three columns
-    assert shown[4] == f"{verdicts['effect'][1]:+.3f} [{verdicts['ci_low'][1]:+.3f}, " + (
+    assert shown[0] == "not defined in this run"
+    assert shown[1] == f"{verdicts['effect'][1]:+.3f} [{verdicts['ci_low'][1]:+.3f}, " + (
         f"{verdicts['ci_high'][1]:+.3f}]"
     )
 
