@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rctpl_utils.files import atomic_path
@@ -15,15 +17,34 @@ COLUMN_WIDTH = 7.0  # inches: two columns of the paper's layout
 UNSEEN_COLOR = "#D55E00"  # vermillion of the Okabe-Ito palette
 MASK_COLOR = "#56B4E9"  # Okabe-Ito sky blue: a drawn lesion on a gray film
 REGION_COLOR = "#F0E442"  # Okabe-Ito yellow: a predicted region
+TEXT = 7  # points: the smallest text, at a width of `COLUMN_WIDTH`
+CAPTION_WIDTH = 130  # characters of `TEXT` points in a line
+NAMES = {  # data sets and metrics as a reader knows them
+    "chestxray14": "ChestX-ray14", "chexpert": "CheXpert", "rsna": "RSNA", "siim": "SIIM",
+    "covidx-normal": "COVIDx against normal", "covidx-pneumonia": "COVIDx against pneumonia",
+    "covid-rural": "COVID Rural", "chexpert5x200": "CheXpert 5x200", "auc": "AUC",
+    "acc_oracle": "accuracy, oracle threshold", "pointing_game": "pointing game",
+    "region_precision": "region precision", "region_recall": "region recall",
+    "dice_oracle": "Dice, oracle threshold",
+    **{f"precision_at_{k}": f"Precision@{k}" for k in (1, 2, 5, 10)},
+}  # fmt: skip
 
 
 def save_figure(figure: Figure, stem: Path) -> list[Path]:
-    """Write `stem.png` (200 dpi) and `stem.pdf`, atomically, without a time stamp."""
+    """Write `stem.png` (200 dpi) and `stem.pdf`, uncropped, atomically, without a time stamp."""
+    figure.draw_without_rendering()  # a first pass of the layout: legends and captions take room
     targets = [stem.with_suffix(".png"), stem.with_suffix(".pdf")]
     for target, notes in zip(targets, ({"Software": None}, {"CreationDate": None}), strict=True):
         with atomic_path(target) as temporary:
-            figure.savefig(temporary, dpi=200, bbox_inches="tight", metadata=notes)
+            figure.savefig(temporary, dpi=200, metadata=notes)
     return targets
+
+
+def caption(figure: Figure, words: str) -> None:
+    """Write what a figure shows below it, in lines as wide as `COLUMN_WIDTH`."""
+    figure.supxlabel(
+        fill(words, CAPTION_WIDTH, break_on_hyphens=False), x=0.01, ha="left", fontsize=TEXT
+    )
 
 
 def spread(rows: pd.DataFrame) -> np.ndarray:
@@ -47,7 +68,7 @@ def learning_curves(history: pd.DataFrame) -> Figure:
     return grid.figure
 
 
-RIVAL_MARKERS = ("v", "^", "<", ">", "s", "D", "P", "X")
+MARKERS = "osD^vP"
 
 
 def per_class_auc(
@@ -64,45 +85,58 @@ def per_class_auc(
         methods: which methods to draw, in order.
         unseen: for each data set the classes to mark.
         note: stands under the figure (what the numbers were measured on).
-        rivals: methods drawn in gray, a marker each, without intervals.
+        rivals: methods drawn as one gray bar from the lowest to the highest, a tick at the median.
     """
     datasets = list(dict.fromkeys(rows["dataset"]))
     heights = [rows.loc[rows["dataset"] == d, "concept"].nunique() for d in datasets]
     figure, axes = plt.subplots(
-        1, len(datasets), figsize=(COLUMN_WIDTH, 0.27 * max(heights) + 1.1), layout="constrained"
-    )
-    colors = sns.color_palette("colorblind", len(methods))
-    for axis, dataset in zip(np.atleast_1d(axes), datasets, strict=True):
-        part = rows[(rows["dataset"] == dataset) & rows["method"].isin(methods)]
-        concepts = list(dict.fromkeys(part["concept"]))
-        offsets = np.linspace(-0.28, 0.28, len(methods))
-        for method, color, offset in zip(methods, colors, offsets, strict=True):
-            one = part[part["method"] == method].set_index("concept").loc[concepts]
-            places = np.arange(len(concepts)) + offset
-            looks = {"fmt": "o", "ms": 3, "lw": 0.8, "color": color, "label": method}
-            axis.errorbar(one["value"], places, xerr=spread(one), **looks)
-        for rival, marker in zip(rivals, RIVAL_MARKERS, strict=False):
-            one = rows[(rows["dataset"] == dataset) & (rows["method"] == rival)]
-            values = one.set_index("concept")["value"].reindex(concepts)
-            axis.plot(
-                values, range(len(concepts)), marker, ms=2.5, color="0.55", mew=0, zorder=1,
-                label=rival,
-            )  # fmt: skip
-        axis.set_yticks(range(len(concepts)), concepts, fontsize=7)
+        1, len(datasets), figsize=(COLUMN_WIDTH, 0.36 * max(heights) + 1.4), layout="constrained",
+        squeeze=False,
+    )  # fmt: skip
+    for axis, dataset in zip(axes[0], datasets, strict=True):
+        part = rows[rows["dataset"] == dataset].pivot(index="concept", columns="method")
+        part = part.loc[list(dict.fromkeys(rows.loc[rows["dataset"] == dataset, "concept"]))]
+        _draw_rivals(axis, part["value"][list(rivals)])
+        _draw_methods(axis, part, methods)
+        axis.axvline(0.5, color="0.4", lw=0.8, ls=":", zorder=0)
+        axis.set_yticks(range(len(part)), part.index, fontsize=TEXT)
         for label in axis.get_yticklabels():
             if label.get_text() in unseen.get(dataset, set()):
                 label.set_color(UNSEEN_COLOR)
-        axis.axvline(0.5, color="0.7", lw=0.8, ls=":")
-        axis.invert_yaxis()
-        axis.set_title(dataset, fontsize=9)
-        axis.set_xlabel("AUC", fontsize=8)
-        axis.tick_params(axis="x", labelsize=7)
-    handles, labels = np.atleast_1d(axes)[0].get_legend_handles_labels()
+        axis.set_ylim(len(part) - 0.5, -0.5)
+        for place in range(1, len(part)):
+            axis.axhline(place - 0.5, color="0.9", lw=0.5, zorder=0)
+        axis.set_title(NAMES[dataset], fontsize=9)
+        axis.set_xlabel("AUC (dotted: 0.5, chance)", fontsize=8)
+        axis.tick_params(axis="x", labelsize=TEXT)
+        axis.tick_params(axis="y", length=0)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(
-        handles, labels, loc="outside upper center", ncols=min(5, len(labels)), fontsize=7
+        handles, labels, loc="outside upper center", ncols=3, fontsize=TEXT, frameon=False
     )
-    figure.supxlabel(note, fontsize=6)
+    caption(figure, note)
     return figure
+
+
+def _draw_rivals(axis: Axes, values: pd.DataFrame) -> None:
+    """A gray bar a class, from the lowest to the highest of the columns."""
+    if not len(values.columns):
+        return
+    low, high = values.min(axis=1), values.max(axis=1)
+    label = f"{len(values.columns)} baselines: lowest to highest, median"
+    axis.barh(range(len(low)), high - low, left=low, height=0.86, color="0.88", label=label)
+    places = np.arange(len(low))
+    axis.vlines(values.median(axis=1), places - 0.43, places + 0.43, color="0.45", lw=1.2)
+
+
+def _draw_methods(axis: Axes, part: pd.DataFrame, methods: list[str]) -> None:
+    colors = sns.color_palette("colorblind", len(methods))
+    shifts = np.linspace(-0.32, 0.32, len(methods))
+    for method, color, marker, shift in zip(methods, colors, MARKERS, shifts, strict=False):
+        one = part.xs(method, axis=1, level="method")
+        places = np.arange(len(one)) + shift
+        axis.errorbar(one["value"], places, xerr=spread(one), fmt=marker, ms=2.8, lw=0.8,
+                      color=color, label=method)  # fmt: skip
 
 
 def melt_curves(curves: pd.DataFrame) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rctpl_utils.evaluation.results import data_note, write_csv
-from rctpl_utils.plots import COLUMN_WIDTH, save_figure
+from rctpl_utils.plots import COLUMN_WIDTH, TEXT, caption, save_figure
 from rctpl_utils.workspace import Workspace
 
 COSTS = {"baselines": "04b", "prompt_learners": "04c"}  # a file's part, and who writes it
@@ -28,8 +28,8 @@ def curve(runs: Mapping[str, Run], name: str) -> Figure | None:
         return None
     figure, axis = plt.subplots(figsize=(3.2, 1.7), layout="constrained")
     _draw(axis, name, runs[name])
-    axis.set_ylabel("training loss", fontsize=7)
-    axis.legend(fontsize=6, frameon=False)
+    axis.set_ylabel("training loss", fontsize=TEXT)
+    axis.legend(fontsize=TEXT, frameon=False)
     return figure
 
 
@@ -54,10 +54,11 @@ def save_curves(workspace: Workspace, runs: Mapping[str, Run], stem: str) -> Fig
     for axis in list(axes.flat)[len(runs) :]:
         axis.axis("off")
     for line in axes:
-        line[0].set_ylabel("training loss", fontsize=7)
+        line[0].set_ylabel("training loss", fontsize=TEXT)
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), fontsize=7)
-    figure.supxlabel(f"{data_note(workspace)} Each loss has a unit of its own.", fontsize=6)
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), fontsize=TEXT)
+    words = "Does training level off? Compare seeds, not panels: each loss has a unit of its own."
+    caption(figure, f"{data_note(workspace)} {words}")
     save_figure(figure, workspace.figures / stem)
     return figure
 
@@ -69,9 +70,9 @@ def _draw(axis: Axes, name: str, run: Run) -> None:
         axis.plot(
             part[unit], part["loss"], color=color, lw=1, marker=".", ms=3, label=f"seed {seed}"
         )
-    axis.set_title(f"{name}\nlearning rate {run['rate']:g}", fontsize=7)
-    axis.tick_params(labelsize=6)
-    axis.set_xlabel("film views" if unit == "views" else "steps", fontsize=6)
+    axis.set_title(f"{name}\nlearning rate {run['rate']:g}", fontsize=TEXT)
+    axis.tick_params(labelsize=TEXT)
+    axis.set_xlabel("film views" if unit == "views" else "steps", fontsize=TEXT)
 
 
 def rate_table(runs: Mapping[str, Run]) -> pd.DataFrame:

@@ -24,7 +24,7 @@ from rctpl_utils.evaluation.ablations import Reader, Runs, Trial, learn_arms
 from rctpl_utils.evaluation.bootstrap_samples import Draws
 from rctpl_utils.evaluation.metrics import named_interval
 from rctpl_utils.evaluation.results import data_note, write_csv
-from rctpl_utils.plots import COLUMN_WIDTH, save_figure
+from rctpl_utils.plots import COLUMN_WIDTH, TEXT, caption, save_figure
 from rctpl_utils.prompts.contexts import word_context
 from rctpl_utils.prompts.corpus import TextCorpus
 from rctpl_utils.prompts.prompts import Prompts
@@ -161,14 +161,14 @@ def figure_bridges(workspace: Workspace, table: pd.DataFrame) -> Figure:
         axis.errorbar(part["value"], range(len(arms)), xerr=ends, fmt="o", ms=3, lw=1, color=color)
         best = part["value"].reindex(list(WRITTEN)).max()
         axis.axvline(best, color="0.6", lw=0.7, ls="--")
-        axis.set_xlabel(title, fontsize=7)
-        axis.tick_params(axis="x", labelsize=7)
-    axes[0].set_yticks(range(len(arms)), arms, fontsize=7)
+        axis.set_xlabel(title, fontsize=TEXT)
+        axis.tick_params(axis="x", labelsize=TEXT)
+    axes[0].set_yticks(range(len(arms)), arms, fontsize=TEXT)
     axes[0].invert_yaxis()
-    figure.supxlabel(
-        f"{data_note(workspace)} Validation films. Dashed: the best written prompt.\n"
-        "Bars: 95 % intervals over patients and seeds.",
-        fontsize=6,
+    caption(
+        figure,
+        f"{data_note(workspace)} Validation films. Right of the dashed line: above the best "
+        "written prompt. Bars: 95 % intervals over patients and seeds.",
     )
     save_figure(figure, workspace.figures / "bridges")
     return figure

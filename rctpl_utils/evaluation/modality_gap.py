@@ -12,7 +12,7 @@ from rctpl_utils.datasets.splits import open_split
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.encoders.features import image_features
 from rctpl_utils.evaluation.results import data_note
-from rctpl_utils.plots import COLUMN_WIDTH, save_figure
+from rctpl_utils.plots import COLUMN_WIDTH, TEXT, caption, save_figure
 from rctpl_utils.prompts import handwritten
 from rctpl_utils.prompts.corpus import TextCorpus
 from rctpl_utils.prompts.prompts import Prompts
@@ -105,14 +105,16 @@ def gap_figure(workspace: Workspace, kinds: Clouds, vectors: Clouds) -> Figure:
         axes[1].plot(x, y, marker, ms=3.5, mfc="none", color=color, label=name)
     titles = ("main directions of all", "main directions of the cells")
     for axis, title in zip(axes, titles, strict=True):
-        axis.set_xlabel("first (cosine)", fontsize=7)
-        axis.set_ylabel("second (cosine)", fontsize=7)
+        axis.set_xlabel("first (cosine)", fontsize=TEXT)
+        axis.set_ylabel("second (cosine)", fontsize=TEXT)
         axis.set_title(title, fontsize=8)
-        axis.tick_params(labelsize=7)
-        axis.legend(fontsize=6, frameon=False, markerscale=1.5)
-    figure.supxlabel(
-        f"{data_note(workspace)} Stand-in 0, ChestX-ray14's validation films and training reports.",
-        fontsize=6,
+        axis.tick_params(labelsize=TEXT)
+        axis.legend(fontsize=TEXT, frameon=False, markerscale=1.5)
+    caption(
+        figure,
+        f"{data_note(workspace)} Do films and texts lie apart (left), and class vectors among the "
+        "cells that they look for (right)? Stand-in 0, ChestX-ray14's validation films and "
+        "training reports.",
     )
     save_figure(figure, workspace.figures / "modality_gap")
     return figure

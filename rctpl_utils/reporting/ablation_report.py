@@ -7,12 +7,19 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rctpl_utils.evaluation.ablation_arms import KNOWLEDGE, LENGTHS, REFERENCE, factors
+from rctpl_utils.evaluation.ablation_arms import (
+    CLS_POOLED,
+    KNOWLEDGE,
+    LENGTHS,
+    POOLING_REPORTS,
+    REFERENCE,
+    factors,
+)
 from rctpl_utils.evaluation.ablation_scores import CLASSIFIED, GROUNDED
 from rctpl_utils.evaluation.bootstrap_samples import Draws, save_draws
 from rctpl_utils.evaluation.metrics import holm, named_interval, paired_p_value
 from rctpl_utils.evaluation.results import NOT_RUN, write_csv
-from rctpl_utils.plots import COLUMN_WIDTH, spread
+from rctpl_utils.plots import COLUMN_WIDTH, TEXT, spread
 from rctpl_utils.reporting.common import ALPHA, finished
 from rctpl_utils.workspace import Workspace
 
@@ -27,6 +34,19 @@ TITLES = {
     "covidx-pneumonia": "COVID-19 AUC, against pneumonia",
     "covid-rural": "COVID Rural, pointing game",
 }
+_SAMPLE = f"up to {POOLING_REPORTS} reports"
+LABELS = {  # levels that their short names do not explain
+    **dict(
+        zip(
+            KNOWLEDGE,
+            ("none: bare name", "general:\na photo of ...", "language model",
+             "knowledge base,\none clause", "knowledge base,\nwithout location",
+             "knowledge base,\nwith location"),
+            strict=True,
+        )
+    ),
+    "pooling: mean": f"pooling: mean, {_SAMPLE}", CLS_POOLED: f"{CLS_POOLED}, {_SAMPLE}",
+}  # fmt: skip
 UNSEEN = (*CLASSIFIED[1:], GROUNDED)
 # What a factor cannot change, by construction, is left out of its rows.
 UNTOUCHED = {"tau_c at test": ("covid-rural",), "unseen disease": ("chexpert",)}
@@ -85,24 +105,25 @@ def save_ablations(
 
 def figure4(workspace: Workspace, table: pd.DataFrame) -> Figure:
     """Figure 4: M and branches on CheXpert; kinds of knowledge on the unseen disease."""
-    figure, axes = plt.subplots(
-        1, 4, figsize=(COLUMN_WIDTH, 2.7), layout="constrained", width_ratios=(1.4, 1, 1, 1)
-    )
-    _draw_lengths(axes[0], table)
-    for axis, dataset in zip(axes[1:], UNSEEN, strict=True):
+    figure, axes = plt.subplot_mosaic(
+        [["auc", *UNSEEN], ["seconds", *UNSEEN]], figsize=(COLUMN_WIDTH, 3.7),
+        layout="constrained", width_ratios=(1.5, 1, 1, 1), height_ratios=(2, 1),
+    )  # fmt: skip
+    _draw_lengths(axes["auc"], axes["seconds"], table)
+    for dataset in UNSEEN:
         part = table[(table["factor"] == "knowledge") & (table["dataset"] == dataset)]
-        part = part.set_index("level").loc[list(KNOWLEDGE)].reset_index()
-        part = part.assign(level=part["level"].str.removeprefix("knowledge: "))
-        _draw_levels(axis, part)
-        axis.invert_yaxis()
-        axis.set_xlabel(TITLES[dataset].replace(", ", ",\n"), fontsize=7)
-        _say_absent(axis, part)
-    for axis in axes[2:]:
-        axis.set_yticklabels([])
+        _draw_levels(axes[dataset], part.set_index("level").loc[list(KNOWLEDGE)].reset_index())
+        axes[dataset].invert_yaxis()
+        axes[dataset].set_xlabel(TITLES[dataset].replace(", ", ",\n"), fontsize=TEXT)
+        _say_absent(axes[dataset], part)
+        axes[dataset].tick_params(labelleft=dataset == UNSEEN[0])
     note = (
-        f"Mean of {len(workspace.profile.seeds)} seeds, bars: 95 % intervals over patients "
-        "and seeds;\nhollow: the reference. Shorter training than for Table 1, the same "
-        "for every point."
+        "Left: whether AUC gains from longer prompts or from both branches together, and what "
+        "training costs (below, by the clock). Right: what the descriptions are made of: the bare "
+        "name, “a photo of” it, a language model's text, our own knowledge base as one clause, and "
+        "the same as short sentences without or with the report's location. Mean of "
+        f"{len(workspace.profile.seeds)} seeds, bars: 95 % intervals over patients and seeds; "
+        "hollow: the reference. Shorter training than for Table 1, the same for every point."
     )
     return finished(workspace, figure, "fig4", note)
 
@@ -120,14 +141,18 @@ def other_ablations(workspace: Workspace, table: pd.DataFrame) -> Figure:
         part = shown[shown["dataset"] == dataset].set_index("level").reindex(levels)
         _draw_levels(axis, part.reset_index())
         _say_absent(axis, part)
-        axis.set_xlabel(TITLES[dataset].replace(", ", ",\n"), fontsize=7)
+        axis.set_xlabel(TITLES[dataset].replace(", ", ",\n"), fontsize=TEXT)
         starts = [
             levels.index(each) for each in shown.groupby("factor", sort=False)["level"].first()
         ]
         for start in starts[1:]:
-            axis.axhline(start - 0.5, color="0.85", lw=0.6)
+            axis.axhline(start - 0.5, color="0.5", lw=0.8)
     axes[0].invert_yaxis()
-    note = "Hollow: the reference of its group. 95 % intervals over patients and seeds."
+    note = (
+        "In each group compare with its first line, the reference (hollow): all training reports, "
+        f"but in the group on pooling {_SAMPLE} for both. 95 % intervals over patients and seeds; "
+        "an empty place: what the factor cannot change."
+    )
     return finished(workspace, figure, "ablations", note)
 
 
@@ -138,30 +163,35 @@ def effects(table: pd.DataFrame) -> pd.DataFrame:
                  "p_holm"]].reset_index(drop=True)  # fmt: skip
 
 
-def _draw_lengths(axis: Axes, table: pd.DataFrame) -> None:
-    color, gray = sns.color_palette("colorblind", 1)[0], "0.55"
+def _draw_lengths(axis: Axes, below: Axes, table: pd.DataFrame) -> None:
+    """AUC by M, with both branches alone beside M = 12; below it the seconds of training."""
+    color, other = sns.color_palette("colorblind", 1)[0], "#D55E00"
     own = table["factor"] == "prompt length M"
     auc = table[own & (table["dataset"] == "chexpert")].set_index("level")
     auc = auc.loc[[f"M={m}" for m in LENGTHS]]
     places = np.arange(len(LENGTHS))
-    axis.errorbar(places, auc["value"], yerr=spread(auc), fmt="o-", ms=3, lw=1, color=color)
-    branches = table[(table["factor"] == "branch") & (table["dataset"] == "chexpert")]
+    axis.errorbar(places, auc["value"], yerr=spread(auc), fmt="o", ms=3, lw=1, color=color)
     at = LENGTHS.index(int(REFERENCE.removeprefix("M=")))
-    for marker, row in zip("^v", branches[1:].itertuples(), strict=True):
-        label = row.level.removeprefix(f"{REFERENCE}, ")
-        axis.plot(at, row.value, marker, ms=5, color="#D55E00", label=f"{label} alone")
-    axis.set_xticks(places, LENGTHS, fontsize=7)
-    axis.set_xlabel("prompt length M", fontsize=7)
-    axis.set_ylabel(TITLES["chexpert"], fontsize=7, color=color)
-    axis.tick_params(axis="y", labelsize=7)
-    axis.legend(fontsize=6, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
-    times = table[own & (table["metric"] == "training_seconds")].set_index("level")["value"]
+    axis.plot(at, auc["value"].iloc[at], "o", ms=3.5, mfc="white", color=color, zorder=3)
+    branches = table[(table["factor"] == "branch") & (table["dataset"] == "chexpert")]
+    for shift, marker, (_, row) in zip((0.3, 0.55), "^v", branches[1:].iterrows(), strict=True):
+        label = f"{row['level'].removeprefix(f'{REFERENCE}, ')} alone"
+        axis.errorbar(
+            at + shift, row["value"], yerr=spread(row.to_frame().T), fmt=marker, ms=4, lw=0.8,
+            color=other, label=label,
+        )  # fmt: skip
+    axis.set_ylabel(TITLES["chexpert"], fontsize=TEXT)
+    axis.legend(fontsize=TEXT, loc="lower left", bbox_to_anchor=(-0.02, 1.0), frameon=False)
     _say_absent(axis, auc)
-    twin = axis.twinx()
-    twin.plot(places, times.loc[auc.index], "s--", ms=2.5, lw=0.8, color=gray)
-    twin.set_ylabel("training, s a seed", fontsize=7, color=gray)
-    twin.set_ylim(bottom=0)
-    twin.tick_params(axis="y", labelsize=7)
+    times = table[own & (table["metric"] == "training_seconds")].set_index("level")["value"]
+    below.plot(places, times.loc[auc.index], "s", ms=3, color="0.3")
+    below.set_ylabel("training,\ns a seed", fontsize=TEXT)
+    below.set_ylim(0, 1.15 * times.max())
+    below.set_xlabel("prompt length M", fontsize=TEXT)
+    for each in (axis, below):
+        each.set_xticks(places, LENGTHS)
+        each.set_xlim(-0.6, len(LENGTHS) - 0.4)
+        each.tick_params(labelsize=TEXT, labelbottom=each is below)
 
 
 def _draw_levels(axis: Axes, rows: pd.DataFrame) -> None:
@@ -173,8 +203,11 @@ def _draw_levels(axis: Axes, rows: pd.DataFrame) -> None:
     reference = rows["difference"].isna().to_numpy()
     hollow = {"ms": 4, "mfc": "white", "color": color, "zorder": 3}
     axis.plot(rows["value"][reference], places[reference], "o", **hollow)
-    axis.set_yticks(places, rows["level"], fontsize=7)
-    axis.tick_params(axis="x", labelsize=7)
+    names = rows["level"].map(lambda level: LABELS.get(level, level))
+    axis.set_yticks(places, names, fontsize=TEXT)
+    axis.tick_params(axis="x", labelsize=TEXT)
+    axis.grid(axis="y", color="0.92", lw=0.6)
+    axis.set_axisbelow(True)
 
 
 def _say_absent(axis: Axes, rows: pd.DataFrame) -> None:

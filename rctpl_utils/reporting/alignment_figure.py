@@ -1,5 +1,6 @@
 """Figure 1: a report and its film, aligned as a whole and concept by concept (paper 1)."""
 
+import re
 from dataclasses import dataclass
 from textwrap import fill
 
@@ -8,6 +9,8 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from scipy import ndimage
 
@@ -18,7 +21,7 @@ from rctpl_utils.encoders.features import text_features
 from rctpl_utils.encoders.frame import frame_of, on_film, on_square
 from rctpl_utils.errors import InputError
 from rctpl_utils.evaluation.heat_maps import peak, stretch
-from rctpl_utils.plots import COLUMN_WIDTH
+from rctpl_utils.plots import COLUMN_WIDTH, TEXT
 from rctpl_utils.prompts.prompts import Prompts
 from rctpl_utils.reporting.common import finished
 from rctpl_utils.reporting.film_drawing import OUTLINES, draw_film, draw_overlay
@@ -110,27 +113,42 @@ def save_alignment_figure(
     maps = similarity_maps(cells, torch.cat([texts[:1], embeddings]))[0].T  # (1 + L, h * w)
     maps = maps.reshape(-1, *features.dense_features.shape[1:3]).cpu()
     maps = on_square(maps, pixels.shape, frame_of(encoder))
-    heats = stretch(on_film(maps, pixels.shape)).numpy()
-    figure, axes = plt.subplots(
-        2, 2, figsize=(COLUMN_WIDTH, 5.6), width_ratios=(1.35, 1), layout="constrained"
+    maps = on_film(maps, pixels.shape)
+    figure = _draw(study, pixels, cosines, maps.numpy())
+    source = f"Report: Open-I {study.source}, CC BY-NC-ND 4.0. " if study.source else ""
+    note = (
+        f"{source}Chosen by rule, whatever the maps show: of the test reports that place most "
+        f"concepts ({CONCEPTS} are enough), both sides preferred, the first by identifier; its "
+        f"first film. RC-TPL, first seed. Contours: where a concept's cosine map reaches {REGION} "
+        "of its range around its peak (cross, filled where the side is a hit). No lesion or lung "
+        "is drawn on these films, so only the side is judged: a peak on the correct side may "
+        "still lie outside the lung. R, L: the patient's sides."
     )
+    return finished(workspace, figure, "fig1", note)
+
+
+def _draw(study: Study, pixels: np.ndarray, cosines: np.ndarray, maps: np.ndarray) -> Figure:
+    """The figure without its caption; maps: the report's, then each concept's, (1 + L, H, W)."""
+    figure, axes = plt.subplots(
+        2, 3, figsize=(COLUMN_WIDTH, 5.9), width_ratios=(1.2, 1, 0.03), layout="constrained"
+    )
+    axes[1, 2].set_axis_off()
+    heats = stretch(torch.from_numpy(maps)).numpy()
     _draw_report(axes[0, 0], study, cosines)
     _draw_sides(axes[0, 1], pixels)
     draw_overlay(axes[0, 1], heats[0])
+    scale = ScalarMappable(Normalize(maps[0].min(), maps[0].max()), "inferno")
+    bar = figure.colorbar(scale, cax=axes[0, 2])
+    bar.set_label("cosine of cell and report", fontsize=TEXT)
+    bar.ax.tick_params(labelsize=TEXT)
     _draw_concepts(axes[1, 0], study, heats[1:])
     _draw_sides(axes[1, 1], pixels)
-    for heat, color in zip(heats[1:], OUTLINES, strict=False):
+    for heat, location, color in zip(heats[1:], study.findings["location"], OUTLINES, strict=False):
         down, across = peak(heat)
         axes[1, 1].contour(region(heat), [0.5], colors=color, linewidths=1.4)
-        axes[1, 1].plot(across, down, "X", color=color, mec="black", mew=0.5, ms=6)
-    source = f"Report: Open-I {study.source}, CC BY-NC-ND 4.0. " if study.source else ""
-    note = (
-        f"{source}Rule: of the test reports that place most concepts "
-        f"({CONCEPTS} are enough), both sides preferred, the first by identifier; its first film. "
-        f"RC-TPL, first seed. Contours: where a concept's cosine map reaches {REGION} of its range "
-        "around its peak (cross). R, L: the patient's sides."
-    )
-    return finished(workspace, figure, "fig1", note, 150)
+        fill_color = color if side_hit(heat, location) else "none"
+        axes[1, 1].plot(across, down, "X", mfc=fill_color, mec=color, mew=1.2, ms=7)
+    return figure
 
 
 def region(heat: np.ndarray) -> np.ndarray:
@@ -142,6 +160,12 @@ def region(heat: np.ndarray) -> np.ndarray:
 def side_of(heat: np.ndarray) -> str:
     """The patient's side that the peak is on; the left half of a film is the patient's right."""
     return "right" if peak(heat)[1] < heat.shape[1] / 2 else "left"
+
+
+def side_hit(heat: np.ndarray, location: str) -> bool | None:
+    """Whether the peak lies on the side that a location names; None where it names not just one."""
+    sides = set(re.findall(r"\b(left|right)\b", location))
+    return side_of(heat) in sides if len(sides) == 1 else None
 
 
 def _draw_sides(axis: Axes, pixels: np.ndarray) -> None:
@@ -157,27 +181,32 @@ def _draw_report(axis: Axes, study: Study, cosines: np.ndarray) -> None:
     axis.set_axis_off()
     axis.set_title("(a) whole report, whole film", fontsize=9, loc="left")
     sentences = list(dict.fromkeys(study.findings["sentence"]))
-    quoted = " ... ".join(sentences) if study.source else "(this report must not be quoted)"
+    quoted = " [...] ".join(sentences) if study.source else "(this report must not be quoted)"
     rank = int((cosines > cosines[0]).sum()) + 1
     words = [
-        (fill(f"... {quoted} ...", 60), {"style": "italic", "color": "0.25"}),
+        (fill(f"[...] {quoted} [...]", 52), {"style": "italic", "color": "0.25"}),
         (f"$\\langle f, h \\rangle$ = {cosines[0]:.2f}", {"fontsize": 11}),
         (fill(f"one number; {rank - 1} of the {len(cosines) - 1} other reports of the test split "
-              "are closer to this film", 60), {}),
-        (fill("color: cosine of each cell of the film with the whole report", 60), {}),
+              "are closer to this film", 52), {}),
+        (fill("color: cosine of each cell of the film with the whole report", 52), {}),
     ]  # fmt: skip
     _write(axis, words)
 
 
 def _draw_concepts(axis: Axes, study: Study, heats: np.ndarray) -> None:
     axis.set_axis_off()
-    axis.set_title("(b) each concept, its region", fontsize=9, loc="left")
-    words = []
-    for one, heat, color in zip(study.findings.itertuples(), heats, OUTLINES, strict=False):
+    words, verdicts = [], {True: "hit", False: "miss", None: "the report names no one side"}
+    hits = [side_hit(*pair) for pair in zip(heats, study.findings["location"], strict=True)]
+    judged = sum(hit is not None for hit in hits)
+    title = f"(b) each concept, its region: {hits.count(True)} of {judged} sides hit"
+    axis.set_title(title, fontsize=9, loc="left")
+    rows = zip(study.findings.itertuples(), heats, hits, OUTLINES, strict=False)
+    for one, heat, hit, color in rows:
         box = {"facecolor": color, "alpha": 0.35, "pad": 2, "lw": 0}
         stated = f"{one.concept}: {one.location}"
         words.append((stated, {"fontsize": 8.5, "weight": "bold", "bbox": box}))
-        words.append((f"map's peak: patient's {side_of(heat)}", {"color": "0.25"}))
+        said = f"map's peak: patient's {side_of(heat)}; side: {verdicts[hit]}"
+        words.append((said, {"color": "0.25"}))
     _write(axis, words)
 
 

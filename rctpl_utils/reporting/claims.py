@@ -66,6 +66,7 @@ def evaluate(
         claim.id: [
             {
                 "test": part.words(),
+                "metric": part.metrics[0],
                 **compare(part, draws[part.draws]),
                 "left_out": left_out(part, draws, miniatures),
             }
@@ -86,7 +87,8 @@ def evaluate(
         "undecided",
     )
     parts = [{"claim": name, **part} for name, found in tested.items() for part in found]
-    return verdicts.drop(columns="holds"), pd.DataFrame(parts)
+    parts = pd.DataFrame(parts).drop(columns="metric", errors="ignore")  # its test names it
+    return verdicts.drop(columns="holds"), parts
 
 
 def compare(part: Comparison, draws: Draws) -> dict[str, Any]:
@@ -119,13 +121,13 @@ def compare(part: Comparison, draws: Draws) -> dict[str, Any]:
 def left_out(part: Comparison, draws: Mapping[str, Draws], miniatures: bool = True) -> str:
     """Why a comparison decides nothing: `INVALID`, `UNTRAINED_RIVAL`, or "" where it counts."""
     keys = [key for operand in (part.left, part.right[0]) for key in _keys(operand, part)]
-    if any(_invalid(dataset, metric, draws) for dataset, _, metric in keys):
+    if any(invalid_instrument(dataset, metric, draws) for dataset, _, metric in keys):
         return INVALID
     poor = any(_untrained(key, draws[part.draws], miniatures) for key in keys)
     return UNTRAINED_RIVAL if poor else ""
 
 
-def _invalid(dataset: str, metric: str, draws: Mapping[str, Draws]) -> bool:
+def invalid_instrument(dataset: str, metric: str, draws: Mapping[str, Draws]) -> bool:
     """Whether a column cannot tell; one without a supervised reference or floors is taken as is."""
     metric = _JUDGED_BY.get(metric, metric)
     for found in draws.values():
@@ -195,7 +197,7 @@ def _judge(claim: Claim, parts: list[dict[str, Any]], gap: str | None) -> dict[s
     omitted = f"left out, {len(gone)} of {len(parts)}: " + "; ".join(
         f"{part['test']} ({part['left_out']})" for part in gone
     )
-    shown = ("effect", "ci_low", "ci_high")
+    shown = ("effect", "ci_low", "ci_high", "metric")
     if not counted:
         reasons = [part["left_out"] for part in gone]
         row |= dict.fromkeys((*shown, "p_value"), np.nan)

@@ -1,6 +1,7 @@
 """What notebook 10 writes of the claims: table, parts, summary in words, forest plot."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from textwrap import fill
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,11 +14,12 @@ from rctpl_utils.datasets import DATASETS
 from rctpl_utils.datasets.availability import absent
 from rctpl_utils.evaluation.bootstrap_samples import load_draws
 from rctpl_utils.evaluation.results import data_note, intervals_note, write_csv
+from rctpl_utils.evaluation.retrieval import RANKS
 from rctpl_utils.files import write_text
-from rctpl_utils.plots import COLUMN_WIDTH, save_figure
+from rctpl_utils.plots import COLUMN_WIDTH, TEXT, caption, save_figure
 from rctpl_utils.reporting.claims import VERDICTS, evaluate
-from rctpl_utils.reporting.claims_schema import Claim, load_claims
-from rctpl_utils.reporting.common import markdown
+from rctpl_utils.reporting.claims_schema import Claim, Comparison, load_claims
+from rctpl_utils.reporting.common import ALPHA, markdown
 from rctpl_utils.workspace import Workspace
 
 LOOKS = {  # Okabe and Ito's palette; shapes differ too, for prints without color
@@ -25,10 +27,19 @@ LOOKS = {  # Okabe and Ito's palette; shapes differ too, for prints without colo
     "not supported": ("#D55E00", "X"),
     "undecided": ("#767676", "s"),
 }
+CENTERED = "centered_cosine"
+UNITS = {  # metric -> what its difference is of
+    "auc": "AUC", "acc_oracle": "accuracy", "pointing_game": "pointing game (share of films)",
+    **dict.fromkeys(
+        ("region_recall", "region_precision", "dice_oracle"), "region recall, precision or Dice"
+    ),
+    **{f"precision_at_{k}": "Precision@K" for k in RANKS}, CENTERED: "centered cosine",
+}  # fmt: skip
+_CELLS = ((4, "left"), (132, "right"), (162, "right"))  # points right of an axis: the numbers
 TESTED = tuple(LOOKS)  # verdicts that a test gave; the others say why there was none
 _COLUMNS = (
-    "claim", "in_words", "quote", "section", "test", "effect", "ci_low", "ci_high", "p_value",
-    "p_holm", "verdict", "note",
+    "claim", "in_words", "quote", "section", "test", "metric", "effect", "ci_low", "ci_high",
+    "p_value", "p_holm", "verdict", "note",
 )  # fmt: skip
 
 
@@ -83,50 +94,81 @@ def summary(workspace: Workspace, verdicts: pd.DataFrame) -> str:
 
 
 def claims_figure(workspace: Workspace, verdicts: pd.DataFrame) -> Figure:
-    """The tested claims' effects with intervals, colored by verdict; claims.png and claims.pdf."""
-    tested = verdicts[verdicts["verdict"].isin(TESTED)].reset_index(drop=True)
-    margins = {
-        claim.id: part.margin for claim in load_claims() for part in claim.parts() if part.margin
-    }
-    figure, axis = plt.subplots(
-        figsize=(COLUMN_WIDTH, 0.24 * len(tested) + 1.2), layout="constrained"
+    """The tested claims' effects, one panel a unit, colored by verdict; claims.png and .pdf."""
+    tested = verdicts[verdicts["verdict"].isin(TESTED)]
+    parts = {(c.id, part.metrics[0]): part for c in load_claims() for part in c.parts()}
+    decides = [parts.get(key) for key in zip(tested["claim"], tested["metric"], strict=True)]
+    tested = tested.assign(margin=[part and part.margin for part in decides])
+    groups = dict(list(tested.groupby([_unit(part) for part in decides], sort=False)))
+    figure, axes = plt.subplots(
+        max(len(groups), 1), 1, figsize=(COLUMN_WIDTH, 0.25 * len(tested) + 0.42 * len(groups) + 1),
+        height_ratios=[len(group) + 0.2 for group in groups.values()] or [1], squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    for axis, (unit, group) in zip(axes[:, 0], groups.items(), strict=False):
+        _draw_group(axis, group)
+        axis.set_xlabel(unit, fontsize=TEXT)
+    _write_cells(axes[0, 0], -1, ("effect [95 % interval]", "$p$", "Holm"), "black")
+    figure.legend(
+        handles=_legend(), loc="outside upper center", ncols=4, fontsize=TEXT, frameon=False
     )
-    for place, row in enumerate(tested.itertuples()):
-        _draw_claim(axis, place, row, margins)
-    axis.axvline(0, color="0.3", lw=0.8)
-    axis.set_yticks(range(len(tested)), tested["in_words"], fontsize=7)
-    axis.set_ylim(len(tested) - 0.4, -0.6)
-    reach = np.nanmax(np.r_[0.02, tested[["ci_low", "ci_high"]].abs().to_numpy().ravel()])
-    axis.set_xscale("symlog", linthresh=0.02, linscale=0.6)  # effects of 0.005 and of 0.5 alike
-    axis.set_xlim(-1.3 * reach, 1.3 * reach)
-    ticks = np.array([t for t in (0.01, 0.05, 0.2, 1.0, 5.0) if t <= 1.3 * reach])
-    ticks = np.r_[-ticks[::-1], 0, ticks]
-    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks], fontsize=7)
-    axis.minorticks_off()
-    label = "effect; claimed: above 0, where shaded inside the margin"
-    axis.set_xlabel(f"{label} (logarithmic beyond ±0.02)", fontsize=8)
-    axis.grid(axis="y", color="0.92", lw=0.6)
-    axis.set_axisbelow(True)
-    figure.legend(handles=_legend(), loc="outside upper center", ncols=4, fontsize=7)
-    note = "Bars: 95 % intervals of the part that decides; color: after Holm's correction."
-    figure.supxlabel(f"{scope(workspace)} {note}", fontsize=6)
+    note = (
+        f"{scope(workspace)} Claimed: right of zero, where shaded inside the margin. Bars: the "
+        "part that decides the claim, taken alone. A gray bar that clears zero is not a verdict: "
+        f"color needs p < {ALPHA} after Holm's correction over the {len(tested)} tested claims "
+        "(last column), and a claim of several parts needs all of them."
+    )
+    caption(figure, note)
     save_figure(figure, workspace.figures / "claims")
     return figure
 
 
-def _draw_claim(axis: Axes, place: int, row: tuple, margins: Mapping[str, float]) -> None:
+def _unit(part: Comparison | None) -> str:
+    """What a part's effect is measured in."""
+    if part is None:
+        return "not defined"
+    if part.kind == "ratio" or not isinstance(part.left, str):
+        return "ratio, minus 1"
+    if part.kind == "equivalent" and part.metrics[0] == CENTERED:
+        return "difference of the share of classes"
+    return f"difference of {UNITS[part.metrics[0]]}"
+
+
+def _draw_group(axis: Axes, rows: pd.DataFrame) -> None:
+    """The claims of one unit, in its own unit on a linear axis."""
+    for place, row in enumerate(rows.itertuples()):
+        _draw_claim(axis, place, row)
+    axis.axvline(0, color="0.3", lw=0.8)
+    names = [fill(name, 50, break_on_hyphens=False) for name in rows["in_words"]]
+    axis.set_yticks(range(len(rows)), names, fontsize=TEXT, linespacing=1.0)
+    axis.set_ylim(len(rows) - 0.4, -0.6)
+    axis.tick_params(axis="x", labelsize=TEXT)
+    axis.locator_params(axis="x", nbins=5)
+    axis.grid(axis="y", color="0.92", lw=0.6)
+    axis.set_axisbelow(True)
+
+
+def _draw_claim(axis: Axes, place: int, row: tuple) -> None:
     """One line of the forest: the interval, the margin of an equivalence, the numbers."""
-    if row.claim in margins:
-        margin = margins[row.claim]
-        axis.fill_betweenx([place - 0.4, place + 0.4], -margin, margin, color="#56B4E9", alpha=0.35)
+    if row.margin and np.isfinite(row.margin):
+        ends = [-row.margin, row.margin]
+        axis.fill_betweenx([place - 0.4, place + 0.4], *ends, color="#56B4E9", alpha=0.35)
     color, marker = LOOKS[row.verdict]
     axis.plot([row.ci_low, row.ci_high], [place, place], color=color, lw=1.2)
     axis.plot(row.effect, place, marker=marker, ms=4.5, color=color, ls="")
     numbers = f"{row.effect:+.3f} [{row.ci_low:+.3f}, {row.ci_high:+.3f}]"
-    axis.text(
-        1.01, place, numbers if np.isfinite(row.effect) else "not defined in this run",
-        transform=axis.get_yaxis_transform(), fontsize=6, va="center", color=color,
-    )  # fmt: skip
+    known = (numbers, _p(row.p_value), _p(row.p_holm))
+    cells = known if np.isfinite(row.effect) else ("not defined in this run",)
+    _write_cells(axis, place, cells, color)
+
+
+def _write_cells(axis: Axes, place: float, cells: Sequence[str], color: str) -> None:
+    """Effect, p and Holm's p to the right of a line."""
+    for words, (right, side) in zip(cells, _CELLS, strict=False):
+        axis.annotate(
+            words, (1, place), (right, 0), xycoords=axis.get_yaxis_transform(), va="center",
+            textcoords="offset points", fontsize=TEXT, ha=side, color=color,
+        )  # fmt: skip
 
 
 def _legend() -> list[Line2D]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from textwrap import fill
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -17,7 +16,7 @@ from rctpl_utils.evaluation.results import (
     write_csv,
     write_table,
 )
-from rctpl_utils.plots import save_figure
+from rctpl_utils.plots import caption, save_figure
 from rctpl_utils.workspace import Workspace
 
 ALPHA = 0.05
@@ -96,15 +95,8 @@ def with_interval(row: Mapping[str, float] | tuple) -> str:
     return f"{row.value:.2f} [{row.ci_low:.2f}, {row.ci_high:.2f}]"
 
 
-def finished(
-    workspace: Workspace, figure: Figure, stem: str, note: str, width: int | None = None
-) -> Figure:
-    """Write a figure's note below it, with what the images are, and save it.
-
-    Args:
-        width: characters a line of the note; None where it has its own line ends.
-    """
-    note = f"{data_note(workspace)} {note}"
-    figure.supxlabel(note if width is None else fill(note, width), fontsize=6)
+def finished(workspace: Workspace, figure: Figure, stem: str, note: str) -> Figure:
+    """Write a figure's note below it, with what the images are, and save it."""
+    caption(figure, f"{data_note(workspace)} {note}")
     save_figure(figure, workspace.figures / stem)
     return figure

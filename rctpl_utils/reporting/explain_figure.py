@@ -15,7 +15,7 @@ from rctpl_utils.evaluation.explain import ANY_PICTURE, Explanation, Finding
 from rctpl_utils.evaluation.film_places import region
 from rctpl_utils.evaluation.heat_maps import on_scale, stretch
 from rctpl_utils.evaluation.likelihood_ratio import CANNOT_TELL, NO_EVIDENCE, NOT_CALIBRATED
-from rctpl_utils.plots import COLUMN_WIDTH, UNSEEN_COLOR
+from rctpl_utils.plots import COLUMN_WIDTH, TEXT, UNSEEN_COLOR
 from rctpl_utils.reporting.film_drawing import draw_heat
 
 SHOWN = 3  # findings whose regions and knowledge are shown
@@ -76,7 +76,7 @@ def _draw_film(axis: Axes, image: np.ndarray, shown: list[Finding], colors: list
         names = [each.concept for each in shown]
         axis.legend(
             lines, names, loc="lower center", bbox_to_anchor=(0.5, -0.16), ncols=len(shown),
-            fontsize=6, frameon=False, handlelength=1, columnspacing=0.8,
+            fontsize=TEXT, frameon=False, handlelength=1, columnspacing=0.8,
         )  # fmt: skip
     axis.set(xticks=[], yticks=[])
     for place, word in ((0.02, "R"), (0.98, "L")):
@@ -84,7 +84,7 @@ def _draw_film(axis: Axes, image: np.ndarray, shown: list[Finding], colors: list
             place, 0.98, word, transform=axis.transAxes, color="white", fontsize=8, va="top",
             ha="left" if word == "R" else "right",
         )  # fmt: skip
-    axis.set_title("outline: region, +: its maximum; R, L: the patient's sides", fontsize=6)
+    axis.set_title("outline: region, +: its maximum; R, L: the patient's sides", fontsize=TEXT)
 
 
 def _draw_maps(
@@ -103,12 +103,12 @@ def _draw_maps(
         if explanation.scale is not None:
             draw_heat(above, image, on_scale(cells, explanation.scale)[0].numpy())
         draw_heat(below, image, stretch(cells)[0].numpy())
-        above.set_title(f"{finding.concept}\n{finding.grade}", fontsize=6)
+        above.set_title(f"{finding.concept}\n{finding.grade}", fontsize=TEXT)
         if k == 0 and explanation.scale is not None:
             low, high = explanation.scale
-            above.set_ylabel(f"cosines {low:.2f} to {high:.2f}", fontsize=6)
+            above.set_ylabel(f"cosines {low:.2f} to {high:.2f}", fontsize=TEXT)
         if k == 0:
-            below.set_ylabel("own range", fontsize=6)
+            below.set_ylabel("own range", fontsize=TEXT)
 
 
 def nothing_shown(explanation: Explanation) -> str:
@@ -123,13 +123,13 @@ def _draw_table(axis: Axes, explanation: Explanation, shown: list[Finding], colo
     axis.axis("off")
     axis.set(xlim=(0, 1), ylim=(count + 3.2, 0))
     for name, left in _COLUMNS:
-        _text(axis, left, 0.7, name, fontsize=6.5, weight="bold", va="center")
+        _text(axis, left, 0.7, name, fontsize=TEXT, weight="bold", va="center")
     axis.plot([0, 1], [1.2, 1.2], color="0.3", lw=0.6)
     marks = {each.concept: color for each, color in zip(shown, colors, strict=False)}
     for row, finding in enumerate(explanation.findings):
         gray = "0.0" if finding.concept in marks else "0.35"
         for (_, left), cell in zip(_COLUMNS, _cells(finding), strict=True):
-            _text(axis, left, row + 1.75, cell, fontsize=6.5, va="center", color=gray)
+            _text(axis, left, row + 1.75, cell, fontsize=TEXT, va="center", color=gray)
         if finding.concept in marks:
             axis.plot([-0.012], [row + 1.75], "s", color=marks[finding.concept], ms=4,
                       clip_on=False)  # fmt: skip
@@ -138,7 +138,7 @@ def _draw_table(axis: Axes, explanation: Explanation, shown: list[Finding], colo
         "found: score at or above the validation threshold; ratio: likelihood ratio [95 %]; films "
         "as high: validation films above the score's most telling cut.\nleft, right: the patient's."
     )
-    _text(axis, 0, count + 1.65, note, fontsize=5.8, va="top", color="0.3")
+    _text(axis, 0, count + 1.65, note, fontsize=TEXT, va="top", color="0.3")
 
 
 def _cells(finding: Finding) -> tuple[str, ...]:
@@ -171,7 +171,7 @@ def _write(axis: Axes, lines: list[tuple[str, str]]) -> None:
     axis.axis("off")
     axis.set(xlim=(0, 1), ylim=(max(len(lines), 1), 0))
     for row, (line, color) in enumerate(lines):
-        _text(axis, 0, row + 0.5, line, fontsize=6.5, va="center", color=color)
+        _text(axis, 0, row + 0.5, line, fontsize=TEXT, va="center", color=color)
 
 
 def _draw_warning(axis: Axes, explanation: Explanation) -> None:
@@ -186,7 +186,7 @@ def _draw_warning(axis: Axes, explanation: Explanation) -> None:
         f"knowledge {of['knowledge']}. Calibration: {of['calibration']}",
     )
     small = "\n".join(textwrap.fill(each, 155) for each in small)
-    _text(axis, 0, 0.62, small, fontsize=6, va="top", color="0.25")
+    _text(axis, 0, 0.62, small, fontsize=TEXT, va="top", color="0.25")
 
 
 def _text(axis: Axes, x: float, y: float, words: str, **style: object) -> None:

@@ -17,11 +17,12 @@ from rctpl_utils.encoders.gradcam import gradcam_maps
 from rctpl_utils.evaluation.box_pairs import Boxed
 from rctpl_utils.evaluation.grounding_metrics import pointing_hit
 from rctpl_utils.evaluation.heat_maps import on_scale, peak, scale_of, stretch
+from rctpl_utils.plots import REGION_COLOR
 from rctpl_utils.prompts.prompts import Prompts
 from rctpl_utils.scoring import IMAGE_TEMPERATURE, aggregate, similarity_maps
 from rctpl_utils.workspace import Workspace
 
-KINDS = ("cosines", "stretched", "Grad-CAM")  # on a fixed scale, and by the map's own range
+KINDS = ("cosines", "Grad-CAM,\nown range")  # on one scale for all films; as its library leaves it
 # Okabe and Ito's palette, for the outlines on one film
 OUTLINES = ("#56B4E9", "#E69F00", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2", "#FFFFFF")
 BOX_COLOR = OUTLINES[0]
@@ -83,7 +84,7 @@ def look(
             on_film(on_square(each[k, concept][None], size, frame_of(encoder)), size)
             for each in (cosines, cams)
         )
-        maps = (on_scale(cells, scale), stretch(cells), stretch(cam))
+        maps = (on_scale(cells, scale), stretch(cam))
         heats = {kind: each[0].numpy() for kind, each in zip(KINDS, maps, strict=True)}
         score = scores[boxed.rows[film], concept]
         above = float((scores[:, concept] < score).mean())
@@ -129,6 +130,11 @@ def draw_map(axis: Axes, pixels: np.ndarray, heat: np.ndarray, mask: np.ndarray)
         across, down, "X", ms=5, mew=0.7, mec="white",
         mfc="white" if pointing_hit(heat, mask) else "none",
     )  # fmt: skip
+
+
+def fill_region(axis: Axes, region: np.ndarray) -> None:
+    """A bool region (H, W) in yellow; holes in it stay as they are."""
+    axis.contourf(region.astype(float), [0.5, 1.5], colors=REGION_COLOR, alpha=0.45)
 
 
 def outline(axis: Axes, mask: np.ndarray, color: str) -> None:

@@ -27,9 +27,9 @@ from rctpl_utils.evaluation.results import (
     with_absent,
 )
 from rctpl_utils.evaluation.retrieval import OURS
-from rctpl_utils.plots import COLUMN_WIDTH, MASK_COLOR, REGION_COLOR
+from rctpl_utils.plots import COLUMN_WIDTH, MASK_COLOR, NAMES, TEXT
 from rctpl_utils.reporting.common import NOT_RERUNS, finished, paired_tests, save_table
-from rctpl_utils.reporting.film_drawing import draw_heat
+from rctpl_utils.reporting.film_drawing import draw_film, draw_heat, fill_region, outline
 from rctpl_utils.workspace import Workspace
 
 TABLES = {"rsna": 2, "siim": 3, "covid-rural": 4}
@@ -112,8 +112,8 @@ def save_gallery(
 ) -> Figure:
     """Draw `grounding_gallery`: best, median and worst film of each data set, not only the best.
 
-    Cases are chosen by the film's Dice at the validation threshold, first seed. Each is drawn by
-    its map's own range, as it is measured, and below on one scale for all films.
+    Cases are chosen by the film's Dice at the validation threshold, first seed. Each is drawn with
+    the region found, as it is measured, and below with its map on one scale for all films.
 
     Args:
         methods: one panel group each; their first maker is drawn.
@@ -125,18 +125,20 @@ def save_gallery(
     )  # fmt: skip
     titles = [f"{method.name}\n{case}" for method in methods for case in CASES]
     for axis, title in zip(axes[0], titles, strict=True):
-        axis.set_title(title, fontsize=7)
+        axis.set_title(title, fontsize=TEXT)
     for pair, (name, outcome) in zip(axes.reshape(-1, 2, columns), outcomes.items(), strict=True):
         for m, method in enumerate(methods):
             part = pair[:, m * len(CASES) :][:, : len(CASES)]
             _draw_cases(part, workspace, encoder, name, outcome, method)
-        pair[0, 0].set_ylabel(f"{name}\n{GROUNDING_DATASETS[name][0]}\nown range", fontsize=7)
-        pair[1, 0].set_ylabel("one scale", fontsize=7)
+        pair[0, 0].set_ylabel(f"{NAMES[name]}\n{GROUNDING_DATASETS[name][0]}", fontsize=TEXT)
+        pair[1, 0].set_ylabel("heat map", fontsize=TEXT)
     note = (
-        "Color: heat map, above stretched to its own range, below on one "
-        "scale for all films of the set,\nfrom the median to the 99.9th percentile of the cells of "
-        "validation films. Dashed: region at the validation threshold;\nsolid: drawn lesion; "
-        "cross: maximum. Between them the film's Dice."
+        "Look how much of the yellow lies inside the blue. Above: yellow is what the method "
+        "marks (its map, stretched to its own range, at or above the validation threshold); blue: "
+        "the drawn lesion. "
+        "Below: the heat map on one scale for all films of the set, from the median to the 99.9th "
+        "percentile of the cells of validation films, so that a weak map looks weak; cross: its "
+        "maximum. Best, median and worst film by Dice."
     )
     return finished(workspace, figure, "grounding_gallery", note)
 
@@ -165,10 +167,11 @@ def _draw_cases(
         cells = maker(Films(encoder, dataset, file, np.array([row]), concept)).cpu()
         film = on_film(cells, mask.shape)
         heat = stretch(film)[0].numpy()
-        for axis, shown in ((above, heat), (below, on_scale(film, scale)[0].numpy())):
-            draw_heat(axis, pixels, shown)
-            axis.contour(mask, [0.5], colors=MASK_COLOR, linewidths=0.9)
-            down, across = peak(heat)
-            axis.plot(across, down, "x", color="white", ms=4, mew=1)
-        above.contour(heat, [cut], colors=REGION_COLOR, linewidths=0.7, linestyles="dashed")
-        above.set_xlabel(f"{dices[place]:.2f}", fontsize=6, labelpad=2)
+        draw_film(above, pixels)
+        fill_region(above, heat >= cut)
+        draw_heat(below, pixels, on_scale(film, scale)[0].numpy())
+        for axis in (above, below):
+            outline(axis, mask, MASK_COLOR)
+        down, across = peak(heat)
+        below.plot(across, down, "x", color="white", ms=4, mew=1)
+        above.set_xlabel(f"Dice {dices[place]:.2f}", fontsize=TEXT, labelpad=2)

@@ -1,13 +1,13 @@
 """Every method in one picture: AUC, pointing game and what its training cost."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from rctpl_utils.baselines.report import COSTS, cost_file
 from rctpl_utils.errors import InputError
@@ -16,20 +16,22 @@ from rctpl_utils.evaluation.metrics import named_interval
 from rctpl_utils.evaluation.results import BASELINES, write_csv
 from rctpl_utils.evaluation.retrieval import OURS
 from rctpl_utils.files import read_json
-from rctpl_utils.plots import COLUMN_WIDTH
+from rctpl_utils.plots import COLUMN_WIDTH, MARKERS, NAMES, TEXT, spread
 from rctpl_utils.prompts.prompts import Prompts
 from rctpl_utils.prompts.variants import HANDWRITTEN, VARIANTS
+from rctpl_utils.reporting.claims import invalid_instrument
 from rctpl_utils.reporting.common import finished
 from rctpl_utils.workspace import Workspace
 
 GROUPS = ("learned from text alone", "films with reports", "labeled films", "written by hand")
 AXES = {"auc": ("table1", "auc"), "pointing_game": ("grounding", "pointing_game")}
-_LABELS = {"auc": "AUC, mean over sets", "pointing_game": "pointing game, mean over sets"}
-NOTHING = 0.3  # seconds at which methods without training are drawn on the logarithmic axis
 
 
 def method_map(workspace: Workspace) -> pd.DataFrame:
-    """For each method its mean AUC and pointing game over the data sets, and its cost.
+    """For each method its mean AUC and pointing game over the valid data sets, and its cost.
+
+    A column where the supervised reference itself cannot tell (`claims.invalid_instrument`) says
+    nothing of any method, and takes no part.
 
     A resample of the mean takes one resample of each data set; their patients differ, so the sets
     are independent.
@@ -43,18 +45,31 @@ def method_map(workspace: Workspace) -> pd.DataFrame:
     """
     costs = training_costs(workspace)
     names = [*HANDWRITTEN, *OURS, *(name for name in costs.index if name not in OURS)]
-    draws = {file: load_draws(workspace.results, file) for file, _ in AXES.values()}
+    draws = valid_draws(workspace)
     rows = []
     for name in names:
         seconds = costs["seconds"].get(name, 0.0)
         row = {"method": name, "group": _group(name, costs), "seconds": seconds}
-        for column, (file, metric) in AXES.items():
-            found = _mean_over_sets(draws[file], name, metric)
+        for column, (_, metric) in AXES.items():
+            found = _mean_over_sets(draws[column], name, metric)
             row |= {f"{column}_{part}": value for part, value in found.items()}
         rows.append(row)
     table = pd.DataFrame(rows)
     write_csv(workspace.figures / "method_map.csv", table)
     return table
+
+
+def valid_draws(workspace: Workspace) -> dict[str, Draws]:
+    """For each of `AXES` the draws of its metric on the data sets that can tell methods apart."""
+    loaded = {file: load_draws(workspace.results, file) for file, _ in AXES.values()}
+    return {
+        column: {
+            key: series
+            for key, series in loaded[file].items()
+            if key[2] == metric and not invalid_instrument(key[0], metric, loaded)
+        }
+        for column, (file, metric) in AXES.items()
+    }
 
 
 def training_costs(workspace: Workspace) -> pd.DataFrame:
@@ -109,47 +124,65 @@ def _mean_over_sets(draws: Draws, method: str, metric: str) -> dict[str, float]:
 
 
 def save_method_map(workspace: Workspace, table: pd.DataFrame) -> Figure:
-    """Draw `method_map`: two panels over the training seconds, a number for each method."""
+    """Draw `method_map`: a line a method, grouped by what it learns from, the best AUC first.
+
+    Of a learner's rows with different numbers of labels, that with the most (the last) is drawn.
+    """
+    learner = table["method"].str.replace(r", \d+ labels? a class$", "", regex=True)
+    shown = table[~learner.duplicated(keep="last")]
+    rank = shown["group"].map(GROUPS.index)
+    order = np.lexsort((-shown["auc_value"].fillna(-1), rank))
+    shown = shown.iloc[order].reset_index(drop=True)
     figure, axes = plt.subplots(
-        1, 2, figsize=(COLUMN_WIDTH, 3.6), layout="constrained", sharex=True
+        1, 3, figsize=(COLUMN_WIDTH, 0.2 * len(shown) + 1.6), layout="constrained", sharey=True
     )
     colors = dict(zip(GROUPS, sns.color_palette("colorblind"), strict=False))
-    markers = dict(zip(GROUPS, "Dos^", strict=True))
-    for axis, column in zip(axes, AXES, strict=True):
-        for number, row in enumerate(table.to_dict("records"), start=1):
-            _draw(axis, number, row, column, colors[row["group"]], markers[row["group"]])
-        axis.set(xscale="log")
-        axis.set_ylabel(_LABELS[column], fontsize=8)
-        axis.set_xlabel("training of one seed, seconds by the clock", fontsize=8)
-        axis.tick_params(labelsize=7)
-    handles = [
-        plt.Line2D([], [], color=colors[group], marker=markers[group], ls="", ms=5, label=group)
-        for group in GROUPS
-        if group in set(table["group"])
-    ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=4, fontsize=7)
-    return finished(workspace, figure, "method_map", _note(table["method"]), 155)
-
-
-def _draw(
-    axis: Axes, number: int, row: dict, column: str, color: Sequence[float], marker: str
-) -> None:
-    value = row[f"{column}_value"]
-    if np.isnan(value):
-        return
-    spread = [[value - row[f"{column}_ci_low"]], [row[f"{column}_ci_high"] - value]]
-    place = row["seconds"] or NOTHING
-    axis.errorbar(place, value, yerr=spread, fmt=marker, ms=4, lw=0.6, color=color, alpha=0.9)
-    axis.annotate(
-        str(number), (place, value), xytext=(3, 3), textcoords="offset points", fontsize=6
+    for group, part in shown.groupby("group", sort=False):
+        looks = {"color": colors[group], "fmt": MARKERS[GROUPS.index(group)], "ms": 4, "lw": 1}
+        for axis, column in zip(axes, AXES, strict=False):
+            rows = part.filter(like=column).set_axis(["value", "ci_low", "ci_high"], axis=1)
+            axis.errorbar(rows["value"], part.index, xerr=spread(rows), label=group, **looks)
+        trained = part[part["seconds"] > 0]
+        axes[2].errorbar(trained["seconds"], trained.index, **looks)
+    _finish_axes(axes, shown)
+    used = {column: list(dict.fromkeys(key[0] for key in draws))
+            for column, draws in valid_draws(workspace).items()}  # fmt: skip
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside upper center", ncols=4, fontsize=TEXT, frameon=False
     )
+    return finished(workspace, figure, "method_map", _note(used))
 
 
-def _note(methods: Sequence[str]) -> str:
-    listed = ", ".join(f"{number} {name}" for number, name in enumerate(methods, start=1))
+def _finish_axes(axes: np.ndarray, shown: pd.DataFrame) -> None:
+    names = ("AUC, mean over sets", "pointing game, mean over sets", "training, s a seed (log)")
+    for axis, name in zip(axes, names, strict=True):
+        axis.set_xlabel(name, fontsize=TEXT)
+        axis.tick_params(labelsize=TEXT)
+        axis.grid(axis="y", color="0.92", lw=0.6)
+        axis.set_axisbelow(True)
+        for place in np.flatnonzero(shown["group"].ne(shown["group"].shift()))[1:]:
+            axis.axhline(place - 0.5, color="0.6", lw=0.6)
+    axes[0].set_yticks(range(len(shown)), shown["method"])
+    axes[0].set_ylim(len(shown) - 0.5, -0.5)
+    axes[2].set_xscale("log")
+    axes[2].xaxis.set_minor_formatter(NullFormatter())
+    seconds = np.log10(shown["seconds"][shown["seconds"] > 0])
+    axes[2].set_xlim(10 ** np.floor(seconds.min()), 10 ** np.ceil(seconds.max() + 0.01))
+    for place in np.flatnonzero(shown["seconds"] == 0):
+        axes[2].text(0.03, place, "no training", transform=axes[2].get_yaxis_transform(),
+                     fontsize=TEXT, va="center", color="0.35")  # fmt: skip
+
+
+def _note(used: Mapping[str, Sequence[str]]) -> str:
+    sets = "; ".join(
+        f"{NAMES[column]} on {', '.join(NAMES[name] for name in names) or 'no set'}"
+        for column, names in used.items()
+    )
     return (
-        f"{listed}. Bars: 95 % intervals over patients and seeds. "
-        f"Without training: drawn at {NOTHING} s. Cached features of frozen layers cost extra, the "
-        "frozen encoder's pre-training too; no cost of reports, films or labels is in it. Clock "
-        "times, other notebooks running beside: magnitudes, not benchmarks."
+        f"Look for a method far to the right on the left and far to the left on the right. {sets}: "
+        "sets on which the supervised reference cannot tell are left out. Bars: 95 % intervals "
+        "over patients and seeds. Seconds by the clock, other notebooks running beside: "
+        "magnitudes, not benchmarks; without the encoder's pre-training, cached features, and "
+        "the cost of reports, films or labels."
     )

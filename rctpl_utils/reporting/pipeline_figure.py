@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
 
 from rctpl_utils.encoders.base import Encoder
-from rctpl_utils.plots import COLUMN_WIDTH
+from rctpl_utils.plots import COLUMN_WIDTH, TEXT
 from rctpl_utils.prompts.prompts import Prompts, classes_of
 from rctpl_utils.reporting.common import finished
 from rctpl_utils.text.knowledge import describe, describe_triplets
@@ -92,13 +92,16 @@ def save_pipeline_figure(workspace: Workspace, shapes: RunShapes) -> Figure:
     _draw_training(axis, shapes)
     _draw_testing(axis, shapes)
     handles = [Patch(fc=color, ec="0.4", label=label) for label, color in LEGEND.items()]
-    figure.legend(handles=handles, loc="outside upper center", ncols=4, fontsize=7, frameon=False)
+    figure.legend(
+        handles=handles, loc="outside upper center", ncols=4, fontsize=TEXT, frameon=False
+    )
     quoted = f"Example: Open-I {shapes.source}, CC BY-NC-ND 4.0. " if shapes.source else ""
     note = (
         f"{quoted}M context vectors a branch, W wide; d: joint space; "
-        "L: training classes; N: descriptions of a report. All shapes are this run's."
+        "L: training classes; N: descriptions of a report. All shapes are this run's: "
+        "follow an arrow to see what each is computed from."
     )
-    return finished(workspace, figure, "fig2", note, 150)
+    return finished(workspace, figure, "fig2", note)
 
 
 def _draw_training(axis: Axes, shapes: RunShapes) -> None:
@@ -107,7 +110,7 @@ def _draw_training(axis: Axes, shapes: RunShapes) -> None:
     knowledge = describe(t["concept"], t["location"])
     prompt = f"$M \\times W$ = {s.context} {TIMES} {s.width}"
     box, link = _Drawer(axis).box, _Drawer(axis).link
-    box(11.5, 53.5, 20, 10.5, f"{s.reports:,} reports\n{fill(sentence, 27)}", DATA)
+    box(11.5, 53.5, 20, 10.5, f"{s.reports:,} reports\n{fill(sentence, 25)}", DATA)
     box(34.5, 53.5, 19, 10.5, f"triplet (Eq. 1)\n{t['concept']},\n{t['location']}, present", DATA)
     box(
         56.5, 53.5, 20.5, 10.5,
@@ -118,8 +121,8 @@ def _draw_training(axis: Axes, shapes: RunShapes) -> None:
     box(56.5, 38.5, 14, 6, "$\\mathrm{Enc}_T$, frozen", FROZEN)
     box(11.5, 28.5, 14, 6, f"$h$: {s.dimension}", MATH)
     box(56.5, 28.5, 14, 6, f"$H$: N {TIMES} {s.dimension}", MATH)
-    box(26, 10.5, 16, 7.5, f"report prompt (Eq. 2)\n{prompt}", TRAINED)
-    box(43.4, 10.5, 16, 7.5, f"concept prompt (Eq. 4)\n{prompt}", TRAINED)
+    box(25.6, 10.5, 17.2, 7.5, f"report prompt (Eq. 2)\n{prompt}", TRAINED)
+    box(43.8, 10.5, 17.2, 7.5, f"concept prompt (Eq. 4)\n{prompt}", TRAINED)
     box(34.7, 3.4, 24, 4, f"+ names of {s.classes} classes", DATA)
     box(34.7, 19.5, 31.5, 4.6, "$\\mathrm{Enc}_T$, frozen, once a class", FROZEN)
     box(26.5, 28.5, 13.5, 6, f"$E^R$: {s.classes} {TIMES} {s.dimension}", MATH)
@@ -158,7 +161,7 @@ def _draw_testing(axis: Axes, shapes: RunShapes) -> None:
     box(92, 13.3, 13, 6, "heat map:\nwhere it is", MATH)
     axis.text(
         85, 5.2, "$E^R$, $E^C$ from the learned prompts;\nany class name, seen or not",
-        ha="center", va="center", fontsize=6.5,
+        ha="center", va="center", fontsize=TEXT,
     )  # fmt: skip
     link((85, 51.5), (85, 48))
     for x in (78, 92):
@@ -182,7 +185,7 @@ class _Drawer:
                 boxstyle="round,pad=0,rounding_size=0.8",
             )
         )  # fmt: skip
-        self.axis.text(x, y, text, ha="center", va="center", fontsize=6.3, linespacing=1.15)
+        self.axis.text(x, y, text, ha="center", va="center", fontsize=TEXT, linespacing=1.15)
 
     def link(self, start: tuple[float, float], end: tuple[float, float]) -> None:
         """An arrow."""

@@ -1,7 +1,7 @@
 """Figures 5 and 6: what the concept prompts look at, on films chosen by rule (paper 4.3.3).
 
-Three maps a film and concept: the cosine map P of Eq. 7 on one scale for all films, the same
-stretched to its own range, and Grad-CAM of its aggregate p' (Eq. 8).
+Two maps a film and concept: the cosine map P of Eq. 7 on one scale for all films, and Grad-CAM of
+its aggregate p' (Eq. 8), which its library stretches to its own range.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from rctpl_utils.datasets.splits import open_split
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.evaluation.box_pairs import Boxed
 from rctpl_utils.evaluation.prompt_maps import DATASET
-from rctpl_utils.plots import COLUMN_WIDTH
+from rctpl_utils.plots import COLUMN_WIDTH, TEXT
 from rctpl_utils.prompts.prompts import Prompts
 from rctpl_utils.reporting.common import finished
 from rctpl_utils.reporting.film_drawing import KINDS, OUTLINES, Look, draw_map, look, outline
@@ -26,10 +26,10 @@ from rctpl_utils.workspace import Workspace
 PAPER_CONCEPT = "Mass"  # the one of the paper's Figure 6
 FIGURE5, FIGURE6 = 2, 5  # films a figure
 LEGEND = (
-    "Color: map; row cosines on one scale for all films, from the median to the 99.9th percentile "
-    "of the cells of validation films, the other rows stretched to their own range, where a weak "
-    "map looks as sure as a strong one. Blue: box; cross: the map's maximum, filled where it lies "
-    "in the box. The left of a film is the patient's right."
+    "Look for filled crosses: the map's maximum lies in the blue box. Cosines are drawn on one "
+    "scale for all films, from the median to the 99.9th percentile of the cells of validation "
+    "films, so that a weak map looks weak. Grad-CAM is drawn by its own range: there noise looks "
+    "as sure as a find. The left of a film is the patient's right."
 )
 
 
@@ -55,7 +55,7 @@ def second_concept(boxed: Boxed) -> str:
 def save_figure5(
     workspace: Workspace, encoder: Encoder, prompts: Prompts, name: str, verdict: str
 ) -> Figure:
-    """Figure 5: one film, several concepts; two films, three maps each.
+    """Figure 5: one film, several concepts; two films, two maps each.
 
     Args:
         prompts: of one seed.
@@ -73,7 +73,7 @@ def save_figure5(
         _draw_outlines(*lines[:2, 0], boxed, film)
         for column, (_, concept) in enumerate([c for c in cases if c[0] == film], start=1):
             one = looks[film, concept]
-            lines[0, column].set_title(boxed.concepts[concept], fontsize=7, pad=3)
+            lines[0, column].set_title(boxed.concepts[concept], fontsize=TEXT, pad=3)
             _draw_kinds(lines[:, column], boxed, one)
         _name_rows(lines[:, 1])
     rule = (
@@ -100,7 +100,7 @@ def save_figure6(
     for place, concept in enumerate(concepts):
         lines = axes[len(KINDS) * place :][: len(KINDS)]
         for column, film in enumerate(films[concept]):
-            lines[0, column].set_title(_image_name(boxed, film), fontsize=6, pad=3)
+            lines[0, column].set_title(_image_name(boxed, film), fontsize=TEXT, pad=3)
             _draw_kinds(lines[:, column], boxed, looks[film, concept])
         _name_rows(lines[:, 0], boxed.concepts[concept])
     rule = (
@@ -127,7 +127,7 @@ def _draw_kinds(axes: Sequence[Axes], boxed: Boxed, one: Look) -> None:
     for axis, heat in zip(axes, one.heats.values(), strict=True):
         axis.set_axis_on()
         draw_map(axis, pixels, heat, mask)
-    axes[-1].set_xlabel(one.caption(), fontsize=6, labelpad=2)
+    axes[-1].set_xlabel(one.caption(), fontsize=TEXT, labelpad=2)
 
 
 def _draw_outlines(axis: Axes, below: Axes, boxed: Boxed, film: int) -> None:
@@ -136,8 +136,8 @@ def _draw_outlines(axis: Axes, below: Axes, boxed: Boxed, film: int) -> None:
         outline(axis, boxed.mask(film, concept), color)
         axis.plot([], [], color=color, lw=1.5, label=boxed.concepts[concept])
     handles, labels = axis.get_legend_handles_labels()
-    axis.set_title(_image_name(boxed, film), fontsize=6, pad=3)
-    below.legend(handles, labels, loc="upper center", fontsize=7, frameon=False)
+    axis.set_title(_image_name(boxed, film), fontsize=TEXT, pad=3)
+    below.legend(handles, labels, loc="upper center", fontsize=TEXT, frameon=False)
 
 
 def _image_name(boxed: Boxed, film: int) -> str:
@@ -146,7 +146,7 @@ def _image_name(boxed: Boxed, film: int) -> str:
 
 def _name_rows(axes: Sequence[Axes], concept: str | None = None) -> None:
     for axis, kind in zip(axes, KINDS, strict=True):
-        axis.set_ylabel(f"{concept}\n{kind}" if concept else kind, fontsize=7, labelpad=2)
+        axis.set_ylabel(f"{concept}\n{kind}" if concept else kind, fontsize=TEXT, labelpad=2)
 
 
 def _finish(
@@ -161,7 +161,7 @@ def _finish(
         ScalarMappable(Normalize(*scale), "inferno"), ax=figure.axes, location="bottom",
         shrink=0.35, aspect=45, pad=0.01, extend="both",
     )  # fmt: skip
-    bar.set_label("cosine of cell and prompt (rows cosines)", fontsize=6)
-    bar.ax.tick_params(labelsize=6)
+    bar.set_label("cosine of cell and prompt (rows cosines)", fontsize=TEXT)
+    bar.ax.tick_params(labelsize=TEXT)
     above = "$p'$: concept score, and the share of all test films that it is above."
-    return finished(workspace, figure, stem, f"{caption} {LEGEND} {above}", 150)
+    return finished(workspace, figure, stem, f"{caption} {LEGEND} {above}")

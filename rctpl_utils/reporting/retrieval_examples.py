@@ -23,7 +23,7 @@ from rctpl_utils.evaluation.retrieval import (
     unit,
 )
 from rctpl_utils.evaluation.retrieval_sides import DATASET, Side, equal_share
-from rctpl_utils.plots import COLUMN_WIDTH
+from rctpl_utils.plots import COLUMN_WIDTH, TEXT
 from rctpl_utils.reporting.common import finished
 from rctpl_utils.reporting.film_drawing import draw_film
 from rctpl_utils.reporting.table5_report import TESTED
@@ -113,7 +113,7 @@ def found_sentences(images: Side, sentences: Side, method: str) -> pd.DataFrame:
 def found_images(workspace: Workspace, images: Side, sentences: Side, method: str) -> Figure:
     """For the first sentence of each class by its identifier, the films found first (first seed).
 
-    A frame tells right from wrong, the title a film's own class. Writes `retrieval_examples`.
+    A title says hit or miss and a film's own class. Writes `retrieval_examples`.
     """
     pair = represent(images, sentences)[method][0]
     queries = _first_of_each_class(sentences)
@@ -128,12 +128,17 @@ def found_images(workspace: Workspace, images: Side, sentences: Side, method: st
             film = images.records.iloc[item]
             right = film["concept"] == asked["concept"]
             draw_film(axis, read_image(film["path"]))
-            axis.set_title(f"{'right' if right else 'wrong'}: {film['concept']}", fontsize=7)
+            axis.set_title(f"{'hit' if right else 'miss'}: {film['concept']}", fontsize=TEXT)
             for spine in axis.spines.values():
                 spine.set(color=_RIGHT if right else _WRONG, linewidth=2.0)
                 spine.set_linestyle("-" if right else "--")
-        line[0].set_ylabel(_label(asked), fontsize=7, rotation=0, ha="right", va="center")
-    return finished(workspace, figure, "retrieval_examples", f"{method}, first seed.")
+        line[0].set_ylabel(_label(asked), fontsize=TEXT, rotation=0, ha="right", va="center")
+    note = (
+        "Left: a sentence, its class in the first line; right: the films found first, from left to "
+        "right. Hit (solid frame): the film's own class is the sentence's; miss (dashed): it is "
+        f"another. {method}, first seed; the first sentence of each class by identifier."
+    )
+    return finished(workspace, figure, "retrieval_examples", note)
 
 
 def _first_of_each_class(side: Side) -> np.ndarray:

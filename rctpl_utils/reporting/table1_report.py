@@ -106,8 +106,9 @@ def save_figure3(workspace: Workspace, outcomes: Mapping[str, Classification]) -
     methods = [name for name in methods if (rows["method"] == name).any()]
     rivals = [name for name in BASELINES if (rows["method"] == name).any()]
     note = (
-        f"{data_note(workspace)} Bars: 95 % intervals over patients and seeds. "
-        "Gray: the baselines, their intervals are in the results' files."
+        f"{data_note(workspace)} A mark to the right of its gray bar is above every baseline. "
+        "Colored bars: 95 % intervals over patients and seeds; those of the baselines are in the "
+        "results' files. Orange: the paper's unseen classes, here among the training classes."
     )
     figure = per_class_auc(rows, methods, {"chestxray14": outside}, note, rivals)
     save_figure(figure, workspace.figures / "fig3")

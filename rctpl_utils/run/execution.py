@@ -316,14 +316,10 @@ def save_outputs(notebook: Path, copy: Path) -> None:
 
 
 def smaller_png(encoded: str) -> str:
-    """A PNG, base64, with at most 256 colors; unchanged where that saves nothing."""
+    """A PNG, base64, on white and packed harder; every color is kept."""
     with Image.open(io.BytesIO(base64.b64decode(encoded))) as image:
-        if image.mode == "P":  # it is one already
-            return encoded
         flat = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-        target = io.BytesIO()
-        flat.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
-            target, "PNG", optimize=True
-        )
+    target = io.BytesIO()
+    flat.convert("RGB").save(target, "PNG", optimize=True)
     found = base64.b64encode(target.getvalue()).decode()
     return found if len(found) < len(encoded) else encoded

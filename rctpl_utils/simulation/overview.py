@@ -3,14 +3,15 @@
 import platform
 from collections.abc import Mapping
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import cv2
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from IPython.display import Image
-from PIL import Image as Picture
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 
 import rctpl_utils
 from rctpl_utils.datasets import DATASETS
@@ -18,6 +19,7 @@ from rctpl_utils.datasets.availability import absent
 from rctpl_utils.datasets.splits import open_split
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import atomic_path
+from rctpl_utils.plots import COLUMN_WIDTH, MASK_COLOR, TEXT, caption
 from rctpl_utils.reporting.skipped import FILMS, Omission, omissions, write_skipped
 from rctpl_utils.simulation.anatomy import Anatomy, load_anatomy
 from rctpl_utils.simulation.cases import Case, Lesion
@@ -26,63 +28,58 @@ from rctpl_utils.simulation.radiograph import PAINTERS, render
 from rctpl_utils.simulation.world import build_world
 from rctpl_utils.workspace import Workspace
 
-_HEAD, _STRIP, _STRIPS = 34, 18, 3  # pixels: title, caption above a strip; strips in a row
+_STRIPS = 2  # strips of films in a row
 _SHEET_STYLES = ("mimic-cxr", "chestxray14", "chexpert", "covidx", "rsna", "siim")
-_RED, _INK = (60, 60, 255), (40, 40, 40)
+_OUTLINE = tuple(round(255 * part) for part in to_rgb(MASK_COLOR))
 
 
 def contact_sheet(
     anatomy: Anatomy,
-    path: Path,
     *,
     size: int = 128,
-    severities: tuple[float, ...] = (0.1, 0.35, 0.6, 0.85, 1.0),
+    severities: tuple[float, ...] = (0.1, 0.5, 1.0),
     concepts: tuple[str, ...] = tuple(PAINTERS),
-) -> Path:
-    """Draw each concept from subtle to gross, its mask outlined, and save a PNG.
+) -> Figure:
+    """Draw each concept from subtle to gross, each film beside its twin with the mask outlined.
 
     Args:
         anatomy: `load_anatomy`'s.
-        path: where the PNG goes.
         size: side of a film in pixels.
         severities: one film each, from left to right.
         concepts: one strip of films each.
     """
-    strips, listed = [], ", ".join(f"{s:g}" for s in severities)
-    for k, concept in enumerate(concepts):
-        films = [
-            _film(anatomy, concept, s, size, 11 + 100 * k + n) for n, s in enumerate(severities)
-        ]
-        strips.append(_captioned(np.hstack(films), f"{concept}, severity {listed}"))
-    while len(strips) % _STRIPS:
-        strips.append(np.full_like(strips[0], 255))
-    rows = [np.hstack(strips[k : k + _STRIPS]) for k in range(0, len(strips), _STRIPS)]
-    title = np.full((_HEAD, rows[0].shape[1], 3), 255, np.uint8)
-    text = "Simulated radiographs (real CT anatomy, drawn pathology; red: exact lesion masks)"
-    cv2.putText(title, text, (6, 23), cv2.FONT_HERSHEY_SIMPLEX, 0.6, _INK, 1, cv2.LINE_AA)
-    sheet = Picture.fromarray(np.vstack([title, *rows])[..., ::-1])  # OpenCV's order is BGR
-    with atomic_path(path) as temporary:  # a palette: a third of the size, to the eye the same
-        sheet.quantize(128, dither=Picture.Dither.NONE).save(temporary, optimize=True)
-    return Path(path)
+    lines = -(-len(concepts) // _STRIPS)
+    height = COLUMN_WIDTH / (2 * _STRIPS * len(severities)) + 0.19
+    figure, axes = plt.subplots(
+        lines, _STRIPS, figsize=(COLUMN_WIDTH, lines * height + 0.6), layout="constrained",
+        squeeze=False,
+    )  # fmt: skip
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for k, (axis, concept) in enumerate(zip(axes.flat, concepts, strict=False)):
+        pairs = [_twins(anatomy, concept, s, size, 11 + 100 * k + n)
+                 for n, s in enumerate(severities)]  # fmt: skip
+        axis.imshow(np.hstack(pairs))
+        axis.set_title(concept, fontsize=TEXT, loc="left", pad=2)
+    listed = ", ".join(f"{severity:g}" for severity in severities)
+    caption(
+        figure,
+        "Simulated radiographs: real CT anatomy, drawn pathology. Each film stands twice, as it is "
+        "and with the exact mask of the lesion outlined in blue: look whether you find it in the "
+        f"left one. Severity, from left to right: {listed}.",
+    )
+    return figure
 
 
-def _film(anatomy: Anatomy, concept: str, severity: float, size: int, seed: int) -> np.ndarray:
-    """One film in color with its mask's outline, (size, size, 3) uint8, BGR."""
+def _twins(anatomy: Anatomy, concept: str, severity: float, size: int, seed: int) -> np.ndarray:
+    """One film, and beside it the same with its mask's outline, (size, 2 * size, 3) uint8."""
     case = Case(str(seed), "sheet", (Lesion(concept, None, None, severity),), "test",
                 _SHEET_STYLES[seed % len(_SHEET_STYLES)], seed)  # fmt: skip
     film = render(case, anatomy, size)
-    image = cv2.cvtColor(np.uint8(film.pixels * 255), cv2.COLOR_GRAY2BGR)
+    plain = cv2.cvtColor(np.uint8(film.pixels * 255), cv2.COLOR_GRAY2RGB)
     mask = film.masks[concept].astype(np.uint8)
     borders, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(image, borders, -1, _RED, 1)
-    return image
-
-
-def _captioned(strip: np.ndarray, text: str) -> np.ndarray:
-    caption = np.full((_STRIP, strip.shape[1], 3), 255, np.uint8)
-    cv2.putText(caption, text, (4, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.4, _INK, 1, cv2.LINE_AA)
-    framed = np.vstack([caption, strip])
-    return cv2.copyMakeBorder(framed, 0, 2, 0, 6, cv2.BORDER_CONSTANT, value=(255, 255, 255))
+    return np.hstack([plain, cv2.drawContours(plain.copy(), borders, -1, _OUTLINE, 1)])
 
 
 Manifest = Mapping[str, Any]
@@ -139,12 +136,15 @@ def source_table(manifest: Manifest | None) -> pd.DataFrame | str:
 
 
 def draw_world_sheet(workspace: Workspace) -> Image | str:
-    """Draw `world.png`, each finding from subtle to gross with its mask outlined."""
+    """Draw `world.png`: each finding from subtle to gross, without and with its mask's outline."""
     if workspace.profile.world is None:
         return _REAL
-    anatomy = load_anatomy(workspace.cache)
-    size = workspace.profile.world.image_size
-    path = contact_sheet(anatomy, workspace.figures / "world.png", size=size)
+    figure = contact_sheet(load_anatomy(workspace.cache), size=workspace.profile.world.image_size)
+    figure.draw_without_rendering()  # as `save_figure`; this one has no PDF
+    path = workspace.figures / "world.png"
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=200, metadata={"Software": None})
+    plt.close(figure)
     return Image(filename=str(path))
 
 
