@@ -59,7 +59,7 @@ def _best_baseline() -> str:
 def first_result() -> str:
     """The quickstart's first lines and what they print, as the committed notebook has them."""
     cells = {cell["id"]: cell for cell in nbformat.read(NOTEBOOKS / "quickstart.ipynb", 4).cells}
-    code = "\n".join(cells[name]["source"].replace("\n\n", "\n") for name in CELLS)
+    code = "\n\n".join(cells[name]["source"] for name in CELLS)
     printed = "".join(_printed(output) for name in CELLS for output in cells[name]["outputs"])
     return f"\n```python\n{code}\n```\n\n```\n{printed.rstrip()}\n```\n"
 
