@@ -52,7 +52,8 @@ def headline() -> str:
 def measured(figures: Path = FIGURES) -> str:
     """The model card's: our rows and those that they must beat, the maps' check, real films."""
     parts = [_table(figures, CARD_ROWS), _sentences(figures), _checks(figures)]
-    return "\n".join(line for part in parts for line in ["", *part]) + "\n"
+    text = "\n".join(line for part in parts for line in ["", *part]) + "\n"
+    return text.replace("](figures/", "](../figures/")  # the README's sentences, seen from docs/
 
 
 def weights() -> str:
