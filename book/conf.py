@@ -35,7 +35,8 @@ nb_output_stderr = "remove"
 nb_merge_streams = True
 
 html_theme = "sphinx_book_theme"
-html_theme_options = {"show_toc_level": 2, "use_download_button": False}
+html_theme_options = {"show_toc_level": 2, "use_download_button": False, "navbar_persistent": []}
+html_context = {"default_mode": "auto"}
 html_static_path = ["explorable", "../figures/embedded/explorable"]
 html_css_files = ["book.css"]
 html_copy_source = False

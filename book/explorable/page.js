@@ -57,7 +57,7 @@ function verdict({ film, k, map, mask }) {
 
 /** A line chart of ys by xs with a point at the chosen x. */
 function curve(id, xs, ys, x, label) {
-  const [width, height, pad] = [300, 90, 22];
+  const [width, height, pad] = [300, 96, 22];
   const [low, high] = [Math.min(0, ...ys), Math.max(0.01, ...ys)];
   const across = (value) => pad + ((value - xs[0]) / (xs.at(-1) - xs[0])) * (width - 2 * pad);
   const up = (value) => height - 16 - ((value - low) / (high - low)) * (height - 28);
@@ -70,7 +70,7 @@ function curve(id, xs, ys, x, label) {
     `<line x1="${pad}" x2="${width - pad}" y1="${up(0)}" y2="${up(0)}"/><polyline points="${line}"/>` +
     `<circle cx="${across(x)}" cy="${up(y)}" r="4"/>` +
     `<text x="${pad}" y="${height - 2}">${xs[0]}</text><text x="${width - pad}" y="${height - 2}" text-anchor="end">${xs.at(-1)}</text>` +
-    `<text x="${pad}" y="9">${fixed(high)}</text>`;
+    `<text x="${pad}" y="11">${fixed(high)}</text>`;
 }
 
 function bars(id, scores, { film, k }) {
@@ -137,7 +137,8 @@ choose("concept", DATA.concepts);
 choose("method", DATA.methods);
 byId("inverse").value = DATA.inverse_temperature;
 takeFilm();
-byId("film").addEventListener("input", takeFilm);
-byId("explorable").addEventListener("input", update);
+byId("film").addEventListener("change", takeFilm);
+byId("explorable").addEventListener("change", update);
+byId("explorable").addEventListener("input", (event) => event.target.type === "range" && update());
 sheet.addEventListener("load", update);
 sheet.src = "../_static/films.webp";
