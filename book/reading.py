@@ -9,24 +9,17 @@ import nbformat
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
-HIDDEN = {"parameters", "solution"}  # tags of code cells that open with a click
+HIDDEN = {"parameters", "solution"}  # tags of cells that open with a click
 TABLES = "figures/embedded/"  # documents that begin with a caption and have no heading
 
 
 def read_notebook(text: str) -> nbformat.NotebookNode:
-    """Read a notebook for the book.
-
-    Code cells with a tag of `HIDDEN` get myst-nb's own tag `hide-cell`; solutions in words go
-    behind a summary.
-    """
+    """Read a notebook; code cells with a tag of `HIDDEN` get myst-nb's own tag `hide-cell`."""
     notebook = nbformat.reads(text, as_version=4)
     for cell in notebook.cells:
-        tags = cell.metadata.setdefault("tags", [])
+        tags = cell.metadata.get("tags", [])
         if cell.cell_type == "code" and HIDDEN & set(tags):
             cell.metadata.tags = [*tags, "hide-cell"]
-        elif cell.cell_type == "markdown" and "solution" in tags:
-            summary = "<details><summary>Solution</summary>"
-            cell.source = f"{summary}\n\n{cell.source}\n\n</details>"
     return notebook
 
 

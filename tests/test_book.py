@@ -1,6 +1,5 @@
 """The book: built from what is committed, whole, without foreign hosts, legible on a phone."""
 
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -19,14 +18,6 @@ BOOK = PROJECT / "build" / "book"
 PYTHON = PROJECT / ".venv-book" / "bin" / "python"
 BROWSER = PROJECT / "tests" / "book_browser.py"
 FOLDER = PROJECT / "figures" / "embedded" / "explorable"
-
-
-def load(name: str):
-    """A module of `book/`, which is no package."""
-    spec = importlib.util.spec_from_file_location(name, PROJECT / "book" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -137,25 +128,17 @@ def test_no_page_is_wider_than_a_phone_or_a_desk(pages):
     assert not {page: w for page, w in wide.items() if w[0] > 375 or w[1] > 1200}
 
 
-def test_set_up_hides_and_solutions_collapse():
-    cells = [
-        nbformat.v4.new_code_cell("profile = 1", metadata={"tags": ["parameters"]}),
-        nbformat.v4.new_code_cell("answer = 2", metadata={"tags": ["solution"]}),
-        nbformat.v4.new_code_cell("seen = 3"),
-        nbformat.v4.new_markdown_cell("It is $x$.", metadata={"tags": ["solution"]}),
-        nbformat.v4.new_markdown_cell("A question."),
-    ]
-    text = nbformat.writes(nbformat.v4.new_notebook(cells=cells))
-    hidden, answer, seen, words, question = load("reading").read_notebook(text).cells
-    assert "hide-cell" in hidden.metadata.tags and "hide-cell" in answer.metadata.tags
-    assert "hide-cell" not in seen.metadata.tags and question.source == "A question."
-    assert words.source.startswith("<details><summary>Solution</summary>\n\nIt is $x$.")
-
-
-def test_solutions_are_collapsed_on_the_page(built):
-    page = (built / "notebooks" / "13_explorable.html").read_text(encoding="utf-8")
-    assert page.count("<details><summary>Solution</summary>") == 1
-    assert page.count('<details class="admonition hide') == 1
+def test_set_up_hides_and_solutions_collapse(built):
+    folded = 0
+    for notebook in NOTEBOOKS.glob("*.ipynb"):
+        cells = nbformat.read(notebook, as_version=4).cells
+        tags = [set(cell.metadata.get("tags", ())) for cell in cells if cell.cell_type == "code"]
+        expected = sum(bool(each & {"parameters", "solution", "hide-cell"}) for each in tags)
+        page = (built / "notebooks" / f"{notebook.stem}.html").read_text(encoding="utf-8")
+        assert page.count('<details class="admonition hide') == expected, notebook.stem
+        assert "<details open" not in page
+        folded += expected
+    assert folded > 3
 
 
 def number(text: str) -> float:
