@@ -10,10 +10,12 @@ Usage: ./run_all.sh [--no-venv] [options]     set up, then run the notebooks
        ./run_all.sh [--no-venv] test          set up, then lint, run the smoke profile and all tests
        ./run_all.sh [--no-venv] release       set up, then train all released weights anew (hours)
        ./run_all.sh [--no-venv] check         compare this run with the committed results
+       ./run_all.sh book                      build the HTML book of what is committed: build/book
 
 Set-up makes .venv with Python 3.10 to 3.13 and installs requirements.lock into it; later runs
 find it done. It also fetches the chest CT: from then on no network is needed. --no-venv (to be
-given first) installs into the active conda or virtual environment instead.
+given first) installs into the active conda or virtual environment instead. The book has an
+environment of its own, .venv-book, needs Python 3.11 or newer, and runs no notebook.
 
 TEXT
   if PYTHON=$(find_python); then "$PYTHON" rctpl_utils/options.py; fi
@@ -35,21 +37,21 @@ find_python() {
   return 1
 }
 
-# Sets PYTHON to the interpreter of .venv, which is made when it is absent.
+# Sets PYTHON to the interpreter of an own environment (.venv), made when it is absent.
 use_own_environment() {
   local base
-  PREFIX=.venv
+  PREFIX=$1
   if ! own_python; then
     base=$(find_python) || die "no Python 3.10 to 3.13 found. Install one from python.org, conda or your system's packages."
-    say "Making .venv with $("$base" --version) ..."
-    "$base" -m venv .venv || die "could not make .venv. On Debian and Ubuntu: apt install python3-venv; or use --no-venv in an environment of your own."
-    own_python || die ".venv holds no Python. Delete the folder and try again."
+    say "Making $PREFIX with $("$base" --version) ..."
+    "$base" -m venv "$PREFIX" || die "could not make $PREFIX. On Debian and Ubuntu: apt install python3-venv; or use --no-venv in an environment of your own."
+    own_python || die "$PREFIX holds no Python. Delete the folder and try again."
   fi
 }
 
 own_python() {
   local candidate
-  for candidate in .venv/bin/python .venv/Scripts/python.exe; do # Scripts: Windows
+  for candidate in "$PREFIX/bin/python" "$PREFIX/Scripts/python.exe"; do # Scripts: Windows
     if "$candidate" -c '' >/dev/null 2>&1; then
       PYTHON=$PWD/$candidate
       return 0
@@ -67,19 +69,20 @@ use_active_environment() {
     die "the active environment has $("$PYTHON" --version); Python 3.10 to 3.13 is needed."
 }
 
-# Installs the lock and this package when they changed since the last complete installation.
+# Installs a lock, and with the main one this package, when they changed since it was last complete.
 install() {
-  local wanted marker
+  local lock=$1 wanted marker
   marker=$PREFIX/rctpl-companion-installed
   wanted=$("$PYTHON" -c 'import hashlib, os, sys
 content = b"".join(open(name, "rb").read() for name in sys.argv[1:])
-print(hashlib.sha256(content).hexdigest(), os.getcwd())' requirements.lock pyproject.toml)
+print(hashlib.sha256(content).hexdigest(), os.getcwd())' "$lock" pyproject.toml)
   if [ -f "$marker" ] && [ "$(cat "$marker")" = "$wanted" ]; then return 0; fi
   rm -f "$marker"
-  say "Installing requirements.lock (once; some minutes, mostly for torch) ..."
-  "$PYTHON" -m pip install --quiet --disable-pip-version-check -r requirements.lock ||
+  say "Installing $lock (once; some minutes) ..."
+  "$PYTHON" -m pip install --quiet --disable-pip-version-check -r "$lock" ||
     die "the installation failed; pip's message above says why. Run the same command again to continue."
-  "$PYTHON" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . ||
+  [ "$lock" != requirements.lock ] ||
+    "$PYTHON" -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . ||
     die "this package could not be installed; pip's message above says why."
   printf '%s\n' "$wanted" >"$marker" # last: an interrupted installation starts again
 }
@@ -126,9 +129,17 @@ case "${1:-}" in
     exit 0
     ;;
 esac
-if [ -n "$NO_VENV" ]; then use_active_environment; else use_own_environment; fi
+if [ "${1:-}" = "book" ]; then
+  [ "$NO_VENV$*" = "book" ] || die "book takes no options and has its own environment."
+  use_own_environment .venv-book
+  install requirements-book.txt
+  "$PYTHON" -m sphinx -q -W --keep-going -c book . build/book # a broken link fails the build
+  say "Open build/book/index.html"
+  exit 0
+fi
+if [ -n "$NO_VENV" ]; then use_active_environment; else use_own_environment .venv; fi
 fetch_ct
-install
+install requirements.lock
 if [ "${1:-}" = "check" ]; then
   shift
   exec "$PYTHON" -m rctpl_utils check "$@"

@@ -52,6 +52,7 @@ ITEMS = {  # a file's stem: the paper's item (or section), and what the file sho
     "claims_parts": ("all", "every single comparison behind the verdicts"),
     "reproduction": ("all", "ours beside the reported numbers"),
     "prompt_learner_curves": ("beyond", "training curves of the prompt learners"),
+    "explorable/films": ("beyond", "data of the book's explorable page"),
     "real_samples": ("beyond", "small samples of real radiographs, where there are any"),
     "extraction": ("3.1.1", "concept extraction against human codes"),
     "world": ("set-up", "contact sheet of the radiographs"),

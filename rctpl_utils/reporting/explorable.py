@@ -1,0 +1,182 @@
+"""The data of the book's explorable page: some simulated films with what four methods see on them.
+
+Two files: `films.webp`, the films side by side, and `films.json` with labels, lesions, cosines of
+cells, scores and nearest sentences. The page computes Eq. 8, Dice and the pointing game from these
+itself; `tests/test_explorer.py` holds its functions against this package's.
+"""
+
+import json
+from base64 import b64encode
+from collections.abc import Sequence
+from itertools import groupby
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from torch import Tensor
+
+from rctpl_utils.datasets import ChestXrayDataset
+from rctpl_utils.datasets.splits import open_split
+from rctpl_utils.encoders.base import Encoder
+from rctpl_utils.encoders.features import image_features, text_features
+from rctpl_utils.encoders.frame import cosine_maps
+from rctpl_utils.errors import InputError
+from rctpl_utils.evaluation.box_pairs import Boxed
+from rctpl_utils.evaluation.prompt_maps import DATASET
+from rctpl_utils.files import atomic_path, write_text
+from rctpl_utils.prompts.methods import Method
+from rctpl_utils.prompts.zero_shot import branch_scores
+from rctpl_utils.reporting.prompt_figures import first_films
+from rctpl_utils.scoring import IMAGE_TEMPERATURE, ClassEmbeddings
+from rctpl_utils.workspace import Workspace
+
+METHODS = ("RC-TPL", "RC-TPL+", "class names", "prompt ensemble")
+DRAWN = "siim"  # the set whose lesions are outlines; those of `DATASET` are boxes
+FILMS = 12
+STEP = 1 / 32767  # cosines are kept as whole numbers of it, in 16 bits
+NEAREST = 3  # sentences
+
+
+class Film(NamedTuple):
+    """One film of a split: its row there."""
+
+    dataset: ChestXrayDataset
+    row: int
+
+
+def choose_films(workspace: Workspace) -> tuple[tuple[str, ...], list[Film]]:
+    """The concepts that have boxes, and films by rule, whatever their maps look like.
+
+    Of `DATASET` the first film of each concept, by image identifier, that is not chosen yet; then
+    of `DRAWN` the first films with a lesion, until there are `FILMS`.
+    """
+    boxed = Boxed.of(open_split(workspace, DATASET, "test"))
+    chosen: list[int] = []
+    for concept in range(len(boxed.concepts)):
+        candidates = first_films(boxed, concept, len(boxed.concepts))
+        chosen += [film for film in candidates if film not in chosen][:1]
+    outlined = Boxed.of(open_split(workspace, DRAWN, "test"))
+    more = first_films(outlined, 0, FILMS - len(chosen))
+    films = [(boxed, film) for film in chosen] + [(outlined, film) for film in more]
+    return boxed.concepts, [Film(of.dataset, int(of.rows[film])) for of, film in films]
+
+
+@torch.no_grad()
+def save_explorable(
+    workspace: Workspace, encoder: Encoder, methods: Sequence[Method]
+) -> pd.DataFrame:
+    """Write both files into the profile's figures, folder `explorable`.
+
+    Args:
+        encoder: of the first seed, whose runs are shown.
+        methods: the rows of Table 1; those of `METHODS` are taken.
+
+    Returns:
+        the films: data set, image, what they are labeled with and what is drawn.
+
+    Raises:
+        InputError: real films, which are not ours to publish.
+    """
+    if not workspace.profile.simulated:
+        raise InputError("the page shows simulated films only", "Use a profile that makes its own.")
+    concepts, films = choose_films(workspace)
+    by_name = {each.name: each for each in methods}
+    runs = {name: by_name[name].embedders[0](concepts) for name in METHODS}
+    sentences = _Sentences(workspace, encoder)
+    content = {
+        "simulated": True,
+        "profile": workspace.profile.name,
+        "seed": workspace.profile.seeds[0],
+        "step": STEP,
+        "inverse_temperature": round(1 / IMAGE_TEMPERATURE),
+        "concepts": concepts,
+        "methods": list(runs),
+        "said": {name: sentences.nearest(run.concept) for name, run in runs.items()},
+        "films": [_record(workspace, encoder, film, concepts, runs, sentences) for film in films],
+        "sentences": sentences.used,
+    }
+    stem = workspace.figures / "explorable" / "films"
+    write_text(stem.with_suffix(".json"), json.dumps(content, separators=(",", ":")) + "\n")
+    with atomic_path(stem.with_suffix(".webp")) as temporary:
+        pixels = np.hstack([film.dataset.pixels(film.row) for film in films])
+        Image.fromarray((255 * pixels).round().astype(np.uint8)).save(temporary, quality=80)
+    shown = [(each, ", ".join(c for c, label in each["labels"].items() if label))
+             for each in content["films"]]  # fmt: skip
+    return pd.DataFrame({
+        "data set": [film["dataset"] for film, _ in shown],
+        "image": [film["image"] for film, _ in shown],
+        "labeled with": [labels for _, labels in shown],
+        "drawn": [", ".join(film["lesions"]) for film, _ in shown],
+    })  # fmt: skip
+
+
+def _record(
+    workspace: Workspace,
+    encoder: Encoder,
+    film: Film,
+    concepts: tuple[str, ...],
+    runs: dict[str, ClassEmbeddings],
+    sentences: "_Sentences",
+) -> dict:
+    """What the page knows of one film; `report` and `concept` are p and p' of each method."""
+    dataset, row = film
+    file = image_features(encoder, dataset, workspace.features)
+    features = file.batch(np.array([row]), encoder.device)
+    scores = {name: branch_scores(features, run) for name, run in runs.items()}
+    maps = {name: cosine_maps(features.dense_features, run.concept) for name, run in runs.items()}
+    record = dataset.records.iloc[row]
+    labeled = [concept for concept in concepts if concept in dataset.concepts]
+    drawn = [concept for concept in labeled if dataset.annotated(concept)[row]]
+    return {
+        "dataset": dataset.name,
+        "image": record["image_id"],
+        "size": dataset.pixels(row).shape,
+        "grid": features.dense_features.shape[1:3],
+        "labels": {concept: int(record[concept]) for concept in labeled if record[concept] >= 0},
+        "lesions": {concept: run_lengths(dataset.mask(row, concept)) for concept in drawn},
+        "cells": {name: packed(each[0]) for name, each in maps.items()},
+        "report": {name: _rounded(report[0]) for name, (report, _) in scores.items()},
+        "concept": {name: _rounded(concept[0]) for name, (_, concept) in scores.items()},
+        "nearest": sentences.nearest(features.global_features)[0],
+    }
+
+
+class _Sentences:
+    """The sentences of knowledge that training reads, by cosine; `used` holds those found."""
+
+    def __init__(self, workspace: Workspace, encoder: Encoder) -> None:
+        lists = pd.read_parquet(workspace.descriptions)["sentences"]
+        self.texts = list(dict.fromkeys(text for each in lists for text in each))
+        self.features = torch.tensor(text_features(encoder, self.texts, workspace.features))
+        self.used: list[str] = []
+
+    def nearest(self, vectors: Tensor) -> list[list[tuple[int, float]]]:
+        """Positions in `used` and cosines, for each unit vector of (n, d)."""
+        found = (vectors.cpu() @ self.features.T).topk(NEAREST)
+        return [
+            [(self._place(self.texts[k]), round(float(c), 3)) for c, k in zip(*pair, strict=True)]
+            for pair in zip(found.values, found.indices, strict=True)
+        ]
+
+    def _place(self, text: str) -> int:
+        if text not in self.used:
+            self.used.append(text)
+        return self.used.index(text)
+
+
+def run_lengths(mask: np.ndarray) -> list[int]:
+    """Lengths of runs in reading order, false and true in turn, false first (maybe 0 long)."""
+    runs = [(value, len(list(run))) for value, run in groupby(mask.ravel().tolist())]
+    return [0] * bool(runs[0][0]) + [length for _, length in runs]
+
+
+def packed(cosines: Tensor) -> str:
+    """Cosines (L, h, w) as 16-bit whole numbers of `STEP`, little-endian, in base64."""
+    whole = (cosines.cpu().numpy() / STEP).round().clip(-32767, 32767).astype("<i2")
+    return b64encode(whole.tobytes()).decode()
+
+
+def _rounded(scores: Tensor) -> list[float]:
+    return [round(value, 6) for value in scores.tolist()]
