@@ -108,7 +108,8 @@ def claims_figure(workspace: Workspace, verdicts: pd.DataFrame) -> Figure:
     for axis, (unit, group) in zip(axes[:, 0], groups.items(), strict=False):
         _draw_group(axis, group)
         axis.set_xlabel(unit, fontsize=TEXT)
-    _write_cells(axes[0, 0], -1, ("effect [95 % interval]", "$p$", "Holm"), "black")
+    if groups:
+        _write_cells(axes[0, 0], -1, ("effect [95 % interval]", "$p$", "Holm"), "black")
     figure.legend(
         handles=_legend(), loc="outside upper center", ncols=4, fontsize=TEXT, frameon=False
     )
