@@ -186,7 +186,7 @@ def _draw_warning(axis: Axes, explanation: Explanation) -> None:
         f"knowledge {of['knowledge']}. Calibration: {of['calibration']}",
     )
     small = "\n".join(textwrap.fill(each, 122) for each in small)
-    _text(axis, 0, 0.62, small, fontsize=TEXT, va="top", color="0.25")
+    _text(axis, 0, 0.8, small, fontsize=TEXT, va="top", color="0.25")
 
 
 def _text(axis: Axes, x: float, y: float, words: str, **style: object) -> None:
