@@ -125,6 +125,7 @@ def _draw_rivals(axis: Axes, values: pd.DataFrame) -> None:
     low, high = values.min(axis=1), values.max(axis=1)
     label = f"{len(values.columns)} baselines: lowest to highest, median"
     axis.barh(range(len(low)), high - low, left=low, height=0.86, color="0.88", label=label)
+    axis.use_sticky_edges = False  # room beyond the lowest
     places = np.arange(len(low))
     axis.vlines(values.median(axis=1), places - 0.43, places + 0.43, color="0.45", lw=1.2)
 

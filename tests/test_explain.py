@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from figure_checks import drawn_texts
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -28,6 +29,7 @@ from rctpl_utils.evaluation.likelihood_ratio import (
     count_films,
     likelihood_ratio,
 )
+from rctpl_utils.plots import TEXT
 from rctpl_utils.prompts.model import RCTPL
 from rctpl_utils.prompts.prompts import Prompts
 from rctpl_utils.reporting.explain_figure import draw_explanation, film_map, shown_findings
@@ -238,6 +240,8 @@ def test_findings_are_ordered_by_evidence_and_drawn(model: RCTPL):
     assert explanation.warning in words
     assert "strong" in words and "90 of 92 (98%); 20% of all" in words
     assert figure.get_size_inches()[0] == 7.0
+    small = [text.get_text() for text, _ in drawn_texts(figure) if text.get_fontsize() < TEXT]
+    assert not small
 
 
 def test_warning_says_what_the_model_was_trained_on():

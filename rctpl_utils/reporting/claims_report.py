@@ -100,15 +100,16 @@ def claims_figure(workspace: Workspace, verdicts: pd.DataFrame) -> Figure:
     decides = [parts.get(key) for key in zip(tested["claim"], tested["metric"], strict=True)]
     tested = tested.assign(margin=[part and part.margin for part in decides])
     groups = dict(list(tested.groupby([_unit(part) for part in decides], sort=False)))
+    height = max(2.5, 0.25 * len(tested) + 0.42 * len(groups) + 1)
     figure, axes = plt.subplots(
-        max(len(groups), 1), 1, figsize=(COLUMN_WIDTH, 0.25 * len(tested) + 0.42 * len(groups) + 1),
-        height_ratios=[len(group) + 0.2 for group in groups.values()] or [1], squeeze=False,
-        layout="constrained",
+        max(len(groups), 1), 1, figsize=(COLUMN_WIDTH, height), squeeze=False,
+        height_ratios=[len(group) + 0.2 for group in groups.values()] or [1], layout="constrained",
     )  # fmt: skip
     for axis, (unit, group) in zip(axes[:, 0], groups.items(), strict=False):
         _draw_group(axis, group)
         axis.set_xlabel(unit, fontsize=TEXT)
-    _write_cells(axes[0, 0], -1, ("effect [95 % interval]", "$p$", "Holm"), "black")
+    if groups:
+        _write_cells(axes[0, 0], -1, ("effect [95 % interval]", "$p$", "Holm"), "black")
     figure.legend(
         handles=_legend(), loc="outside upper center", ncols=4, fontsize=TEXT, frameon=False
     )

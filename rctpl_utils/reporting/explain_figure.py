@@ -22,7 +22,7 @@ SHOWN = 3  # findings whose regions and knowledge are shown
 _LINE = 0.155  # inches a line of the table
 _COLUMNS = (
     ("concept", 0.0), ("score", 0.22), ("found", 0.28), ("evidence", 0.34), ("ratio", 0.44),
-    ("films as high with it", 0.585), ("where, if found", 0.785),
+    ("films as high with it", 0.59), ("where, if found", 0.82),
 )  # fmt: skip
 _SHORT = {CANNOT_TELL: "cannot tell", NOT_CALIBRATED: NOT_CALIBRATED}
 
@@ -45,7 +45,7 @@ def draw_explanation(image: np.ndarray, explanation: Explanation, title: str = "
     shown = shown_findings(explanation)
     table_height = _LINE * (len(explanation.findings) + 3.2)
     knowledge = _knowledge_lines(shown)
-    heights = [3.1, table_height, 0.125 * len(knowledge) + 0.1, 0.85]
+    heights = [3.1, table_height, 0.125 * len(knowledge) + 0.1, 1.1]
     figure = plt.figure(figsize=(COLUMN_WIDTH, sum(heights) + 0.35), layout="constrained")
     grid = figure.add_gridspec(4, 2, height_ratios=heights, width_ratios=(1, 1.1))
     colors = sns.color_palette("colorblind", SHOWN)
@@ -136,9 +136,9 @@ def _draw_table(axis: Axes, explanation: Explanation, shown: list[Finding], colo
     axis.plot([0, 1], [count + 1.4, count + 1.4], color="0.3", lw=0.6)
     note = (
         "found: score at or above the validation threshold; ratio: likelihood ratio [95 %]; films "
-        "as high: validation films above the score's most telling cut.\nleft, right: the patient's."
+        "as high: validation films above the score's most telling cut. left, right: the patient's."
     )
-    _text(axis, 0, count + 1.65, note, fontsize=TEXT, va="top", color="0.3")
+    _text(axis, 0, count + 1.65, textwrap.fill(note, 122), fontsize=TEXT, va="top", color="0.3")
 
 
 def _cells(finding: Finding) -> tuple[str, ...]:
@@ -161,9 +161,9 @@ def _knowledge_lines(shown: list[Finding]) -> list[tuple[str, str]]:
     """What is known of the shown concepts, wrapped: (line, color)."""
     lines = []
     for finding in shown:
-        lines += [(line, "0.0") for line in textwrap.wrap(finding.sentence, 140)]
+        lines += [(line, "0.0") for line in textwrap.wrap(finding.sentence, 122)]
         if source := finding.record.get("source"):
-            lines += [(line, "0.4") for line in textwrap.wrap(f"Source: {source}", 140)]
+            lines += [(line, "0.4") for line in textwrap.wrap(f"Source: {source}", 122)]
     return lines
 
 
@@ -185,8 +185,8 @@ def _draw_warning(axis: Axes, explanation: Explanation) -> None:
         f"{of['prompts_key'][:12]}; {of['prompts_encoder']}; package {of['package_version']}; "
         f"knowledge {of['knowledge']}. Calibration: {of['calibration']}",
     )
-    small = "\n".join(textwrap.fill(each, 155) for each in small)
-    _text(axis, 0, 0.62, small, fontsize=TEXT, va="top", color="0.25")
+    small = "\n".join(textwrap.fill(each, 122) for each in small)
+    _text(axis, 0, 0.8, small, fontsize=TEXT, va="top", color="0.25")
 
 
 def _text(axis: Axes, x: float, y: float, words: str, **style: object) -> None:
