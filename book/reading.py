@@ -9,17 +9,16 @@ import nbformat
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
-HIDDEN = {"parameters", "solution"}  # tags of cells that open with a click
 TABLES = "figures/embedded/"  # documents that begin with a caption and have no heading
 
 
 def read_notebook(text: str) -> nbformat.NotebookNode:
-    """Read a notebook; code cells with a tag of `HIDDEN` get myst-nb's own tag `hide-cell`."""
+    """Read a notebook; code that slides skip (set-up, solutions) opens with a click in the book."""
     notebook = nbformat.reads(text, as_version=4)
     for cell in notebook.cells:
-        tags = cell.metadata.get("tags", [])
-        if cell.cell_type == "code" and HIDDEN & set(tags):
-            cell.metadata.tags = [*tags, "hide-cell"]
+        skipped = cell.metadata.get("slideshow", {}).get("slide_type") == "skip"
+        if cell.cell_type == "code" and skipped:
+            cell.metadata.tags = [*cell.metadata.get("tags", []), "hide-cell"]
     return notebook
 
 
