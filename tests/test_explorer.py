@@ -4,6 +4,7 @@ import base64
 import json
 import shutil
 import subprocess
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 
 from rctpl_utils.encoders.frame import on_film
+from rctpl_utils.errors import InputError
 from rctpl_utils.evaluation.grounding_metrics import (
     THRESHOLDS,
     PixelCounts,
@@ -19,7 +21,7 @@ from rctpl_utils.evaluation.grounding_metrics import (
     pointing_hits,
 )
 from rctpl_utils.evaluation.heat_maps import stretch
-from rctpl_utils.reporting.explorable import packed, run_lengths
+from rctpl_utils.reporting.explorable import packed, run_lengths, save_explorable
 from rctpl_utils.scoring import aggregate
 from rctpl_utils.workspace import PROJECT
 
@@ -127,6 +129,12 @@ def test_its_dice_pointing_and_peak_are_the_packages(data, maps, answers):
             judged += 1
     assert judged >= 4 * len(data["films"]) and len(equal) == judged * len(THRESHOLDS)
     assert np.mean(equal) > 0.99
+
+
+def test_real_films_are_not_published():
+    real = SimpleNamespace(profile=SimpleNamespace(simulated=False))
+    with pytest.raises(InputError, match="simulated films only"):
+        save_explorable(real, None, ())
 
 
 def test_a_mask_and_cosines_survive_the_packing():
