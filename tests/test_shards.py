@@ -98,7 +98,7 @@ def test_of_two_programs_one_makes_the_arrays_and_the_other_waits(tmp_path):
     both = [context.Process(target=program, args=(tmp_path, start, told)) for _ in range(2)]
     for each in both:
         each.start()
-    asked = sorted((told.get(timeout=20) for _ in both), key=len)
+    asked = sorted((told.get(timeout=120) for _ in both), key=len)
     for each in both:
         each.join()
     assert [each.exitcode for each in both] == [0, 0]
