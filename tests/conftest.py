@@ -16,6 +16,13 @@ from rctpl_utils.run import freshness
 settings.register_profile("busy", deadline=None)
 settings.load_profile("busy")
 
+LONG = ("test_partial_run", "test_smoke", "test_run", "test_faults", "test_world")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes minutes comes first: a file stays on one worker, and none shall wait for it."""
+    items.sort(key=lambda item: item.path.stem not in LONG)
+
 
 @pytest.fixture(scope="session")
 def encoder() -> StandIn:

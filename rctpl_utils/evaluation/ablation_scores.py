@@ -1,7 +1,8 @@
 """The ablations on films: macro AUC and the pointing game."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import torch
@@ -22,7 +23,9 @@ from rctpl_utils.evaluation.grounding_methods import Films
 from rctpl_utils.evaluation.grounding_metrics import points_into
 from rctpl_utils.evaluation.metrics import patient_weights, resampled_means, scorable, weighted_auc
 from rctpl_utils.evaluation.table1 import film_features, score_runs
-from rctpl_utils.prompts.methods import Method
+from rctpl_utils.prompts.methods import Embedder, Method
+from rctpl_utils.scoring import ClassEmbeddings
+from rctpl_utils.vocabulary import CONCEPTS
 from rctpl_utils.workspace import Workspace
 
 CLASSIFIED = ("chexpert", "covidx-normal", "covidx-pneumonia")
@@ -49,6 +52,8 @@ def score_trials(
         grounded: data sets with lesions drawn.
     """
     distinct = list(dict.fromkeys(trials.values()))
+    once = cache(_asked_once)  # trials that differ in their branch only share embedders
+    asked = [replace(each, embedders=tuple(map(once, each.embedders))) for each in distinct]
     found: Draws = {}
     for metric, measure, names in (
         ("auc", _auc, classified),
@@ -57,11 +62,22 @@ def score_trials(
         for name in present(workspace, names):
             if metric == "auc" and not _can_ask(workspace, name, split):
                 continue
-            values = measure(workspace, encoders, name, distinct, split)
+            values = measure(workspace, encoders, name, asked, split)
             for trial, runs in zip(distinct, values, strict=True):
                 labels = [label for label, each in trials.items() if each is trial]
                 found |= {(name, label, metric): runs for label in labels}
     return found
+
+
+def _asked_once(embedder: Embedder) -> Embedder:
+    """The same, asked for all concepts at its first call: the data sets share the work."""
+    everything = cache(lambda: embedder(CONCEPTS))
+
+    def chosen(concepts: Sequence[str]) -> ClassEmbeddings:
+        rows = [CONCEPTS.index(each) for each in concepts]
+        return ClassEmbeddings(*(part[rows] for part in everything()))
+
+    return chosen
 
 
 def _can_ask(workspace: Workspace, column: str, split: str) -> bool:
@@ -81,9 +97,10 @@ def _auc(
     weights = patient_weights(opened[0].records["patient_id"], workspace.profile.bootstrap)
     found = []
     for trial in tqdm(trials, desc=f"ablations on {name}", unit="arm"):
-        embed = lru_cache(maxsize=None)(lambda each: each(asked))  # once for both splits
         scored = [
-            score_runs(encoders, trial.reader(each), [trial], embed, trial.temperature)
+            score_runs(
+                encoders, trial.reader(each), [trial], lambda run: run(asked), trial.temperature
+            )
             for each in films
         ]
         runs = []

@@ -19,14 +19,15 @@ KEPT_FILM = KEPT_PROMPTS.with_name("film.png")
 def keep_model(workspace: Workspace, prompts: Path, film: Path) -> list[Path]:
     """Copy prompts and their calibration to `figures/<profile>/model/`, a film beside them as PNG.
 
-    Prompts find their encoder by its place beside them; where that is a run's own, not a released
-    one, nothing is copied.
+    Nothing is copied of real films, which are not ours to publish, nor where the prompts would not
+    find their encoder, whose place they know from where they lie: a run's own, not a released one.
 
     Returns:
         the files written.
     """
     folder = workspace.figures / KEPT_PROMPTS.parent.name
-    if not (folder / Prompts.load(prompts).metadata["encoder_file"]).resolve().is_file():
+    found = (folder / Prompts.load(prompts).metadata["encoder_file"]).resolve().is_file()
+    if not (workspace.profile.simulated and found):
         return []
     copies = {folder / path.name: path for path in (prompts, calibration_path(prompts))}
     for target, source in copies.items():
