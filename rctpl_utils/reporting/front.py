@@ -75,10 +75,11 @@ def costs() -> str:
     minutes = sum(each["seconds"] for each in records) / 60
     peak = max(each["peak_memory_gb"] for each in records)
     return (
-        f"\nThe committed run: {len(records)} notebooks, {minutes:.0f} notebook-minutes, two "
-        f"at a time on {manifest['machine']['cores']} cores, device {manifest['device']}; the "
-        f"largest took {peak:.1f} GB. Where features and prompts are kept from an earlier run it "
-        "takes less.\n"
+        f"\nThe committed run's last pass: {len(records)} notebooks, {minutes:.0f} "
+        f"notebook-minutes, two at a time on {manifest['machine']['cores']} cores, device "
+        f"{manifest['device']}, at most {peak:.1f} GB each. What earlier passes had kept (films, "
+        "features, prompts) cost nothing; a first run takes longer: "
+        "[docs/running.md](docs/running.md).\n"
     )
 
 
