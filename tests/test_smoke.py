@@ -76,7 +76,7 @@ def test_the_tables_have_their_columns_and_proper_values(figures, name):
     assert rows
     assert COLUMNS[name] <= set(rows[0])
     for row in rows:
-        if row.get("metric", "").startswith(SHARES) and row["value"]:
+        if row.get("metric", "").startswith(SHARES) and row.get("value"):
             assert 0 <= float(row["ci_low"]) <= float(row["value"]) <= float(row["ci_high"]) <= 1
         assert 0 <= float(row.get("f1") or 0) <= 1
         assert row.get("verdict", "supported") in VERDICTS
