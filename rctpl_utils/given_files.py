@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from rctpl_utils.errors import InputError
 
@@ -104,7 +104,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 
     Raises:
         InputError: an absent or empty file, a page or pointer in its place (`mistaken`), an archive
-            of several files; a damaged one raises from its reader.
+            of several files or one that does not open; damage further in raises from its reader.
     """
     if not path.is_file():
         beside = [name for name in _listing(path.parent) if (path.parent / name).is_file()]
@@ -114,12 +114,24 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         head = raw.read(256)
         raw.seek(0)
         if head.startswith(_ZIP):
-            with zipfile.ZipFile(raw) as archive, archive.open(_member(archive, path)) as stream:
+            with _unpacked(raw, path) as stream:
                 yield stream
             return
         if kind := mistaken(head):
             raise InputError(f"it is {kind[0]}", kind[1], file=path)
         yield gzip.GzipFile(fileobj=raw) if head.startswith(_GZIP) else raw
+
+
+def _unpacked(raw: BinaryIO, path: Path) -> IO[bytes]:
+    """The one file of an archive."""
+    try:
+        archive = zipfile.ZipFile(raw)
+        return archive.open(_member(archive, path))
+    except InputError:
+        raise
+    # what damaged, encrypted and unknown archives raise
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, ValueError) as error:
+        raise InputError(f"the archive does not open ({error})", AGAIN, file=path) from error
 
 
 def _member(archive: zipfile.ZipFile, path: Path) -> str:

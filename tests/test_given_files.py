@@ -465,3 +465,10 @@ def test_any_bytes_open_or_are_named(tmp_path, content):
     assert child(tmp_path, "X.CSV.gz") == tmp_path / "x.csv"
     with pytest.raises(InputError, match=r"there are x\.csv"), opened(tmp_path / "y"):
         pass
+
+
+def test_what_only_begins_as_an_archive_is_named(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_bytes(b"PK\x03\x04patient,label")
+    with pytest.raises(InputError, match="the archive does not open"), opened(path):
+        pass
