@@ -1,7 +1,4 @@
-"""Files as people have them: still packed, in another case, beside what a system left behind.
-
-And files that are not what their name says: `mistaken` tells by the first bytes.
-"""
+"""Files as people have them: packed, in another case, damaged, or not what their name says."""
 
 import codecs
 import gzip
@@ -38,6 +35,20 @@ _KINDS = (
 )
 _BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"))
 _BOMS += ((codecs.BOM_UTF16_BE, "utf-16-be"),)
+
+
+@contextmanager
+def naming(path: Path, problem: str, cure: str) -> Iterator[None]:
+    """Turn whatever the block raises into an `InputError` that names the file.
+
+    Damaged bytes make decoders raise many kinds of errors, not all of them documented.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{problem} ({error})", cure, file=path) from error
 
 
 def mistaken(head: bytes) -> tuple[str, str] | None:
@@ -102,9 +113,8 @@ def existing(path: str) -> str | None:
 def opened(path: Path) -> Iterator[BinaryIO]:
     """The bytes of a file, unpacked where it is gzip or a zip archive of one, whatever its name.
 
-    Raises:
-        InputError: an absent or empty file, a page or pointer in its place (`mistaken`), an archive
-            of several files or one that does not open; damage further in raises from its reader.
+    An `InputError` names an absent or empty file, what lies in its place (`mistaken`), an archive
+    of several files or one that does not open; damage further in raises from its reader.
     """
     if not path.is_file():
         beside = [name for name in _listing(path.parent) if (path.parent / name).is_file()]
@@ -124,14 +134,9 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 
 def _unpacked(raw: BinaryIO, path: Path) -> IO[bytes]:
     """The one file of an archive."""
-    try:
+    with naming(path, "the archive does not open", AGAIN):
         archive = zipfile.ZipFile(raw)
         return archive.open(_member(archive, path))
-    except InputError:
-        raise
-    # what damaged, encrypted and unknown archives raise
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, ValueError) as error:
-        raise InputError(f"the archive does not open ({error})", AGAIN, file=path) from error
 
 
 def _member(archive: zipfile.ZipFile, path: Path) -> str:

@@ -11,7 +11,7 @@ from matplotlib.path import Path as Outline
 from scipy import ndimage
 
 from rctpl_utils.datasets.masks import (
-    boxes_mask,
+    box_mask,
     decode_runs,
     encode_runs,
     mask_boxes,
@@ -44,6 +44,7 @@ def test_run_lengths_by_hand():
     assert encode_runs(np.zeros((2, 2), dtype=bool)) == "-1"
     assert not decode_runs(" -1", (2, 2)).any()
     assert encode_runs(np.ones((2, 2), dtype=bool)) == "0 4"
+    assert decode_runs("5 1", (2, 3))[1, 2]  # the last pixel
 
 
 @settings(deadline=None)
@@ -95,11 +96,11 @@ def test_bad_run_lengths(runs, problem):
         decode_runs(runs, (2, 3), file="train-rle.csv", row=4)
 
 
-def test_last_pixel_is_inside():
-    assert decode_runs("5 1", (2, 3))[1, 2]
-
-
 boxes = st.tuples(*[st.floats(0, 1)] * 4)
+
+
+def union(drawn, size):
+    return np.any([np.zeros(size, bool), *(box_mask(box, size) for box in drawn)], axis=0)
 
 
 @settings(deadline=None)
@@ -110,25 +111,16 @@ def test_boxes_against_pixel_centers(height, width, fractions):
     for x, y, w, h in fractions:
         x, y = x * width * 0.99, y * height * 0.99
         drawn.append((x, y, max(w * (width - x), 1e-6), max(h * (height - y), 1e-6)))
-    mask = boxes_mask(drawn, (height, width))
-    for row in range(height):
-        for column in range(width):
-            inside = any(
-                x <= column + 0.5 < x + w and y <= row + 0.5 < y + h for x, y, w, h in drawn
-            )
-            assert mask[row, column] or not inside  # the one-pixel minimum may add
-    if all(w >= 1 and h >= 1 for *_, w, h in drawn):
-        centers = sum(
-            any(x <= c + 0.5 < x + w and y <= r + 0.5 < y + h for x, y, w, h in drawn)
-            for r in range(height)
-            for c in range(width)
-        )
-        assert mask.sum() == centers
+    mask = union(drawn, (height, width))
+    for row, column in np.ndindex(height, width):
+        inside = any(x <= column + 0.5 < x + w and y <= row + 0.5 < y + h for x, y, w, h in drawn)
+        assert mask[row, column] or not inside  # the one-pixel minimum may add
+        assert inside or not mask[row, column] or any(min(w, h) < 1 for *_, w, h in drawn)
 
 
 def test_tiny_box_keeps_a_pixel():
-    assert boxes_mask([(1.1, 0.1, 0.2, 0.2)], (2, 3)).tolist() == [[0, 1, 0], [0, 0, 0]]
-    assert boxes_mask([(2.9, 1.9, 0.1, 0.1)], (2, 3)).sum() == 1  # in the last pixel's far corner
+    assert box_mask((1.1, 0.1, 0.2, 0.2), (2, 3)).tolist() == [[0, 1, 0], [0, 0, 0]]
+    assert box_mask((2.9, 1.9, 0.1, 0.1), (2, 3)).sum() == 1  # in the last pixel's far corner
 
 
 def test_boxes_of_components():
@@ -146,7 +138,7 @@ def test_boxes_of_components():
 @given(masks)
 def test_boxes_cover_the_mask_tightly(mask):
     found = mask_boxes(mask)
-    assert boxes_mask(found, mask.shape)[mask].all()
+    assert union(found, mask.shape)[mask].all()
     assert len(found) == ndimage.label(mask, np.ones((3, 3)))[1]
     for x, y, w, h in found:
         part = mask[y : y + h, x : x + w]
@@ -168,7 +160,7 @@ def test_boxes_cover_the_mask_tightly(mask):
 )
 def test_bad_boxes(box):
     with pytest.raises(InputError, match=r"boxes\.csv, row 3: the box .*4 x 4 image"):
-        boxes_mask([box], (4, 4), file="boxes.csv", row=3)
+        box_mask(box, (4, 4), file="boxes.csv", row=3)
 
 
 def test_polygon_by_hand():

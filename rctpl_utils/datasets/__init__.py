@@ -48,13 +48,13 @@ def open_dataset(
             (leave out, count and list bad rows and images; decodes every image once) and, for
             CheXpert, `per_class`.
 
-    That each image listed is there is checked here. Whether the lists themselves are the official
-    ones in full is not, since simulated and sample data are smaller: `counts.require_complete`
-    does, for the doctor and before a run of the paper profile.
+    Each image listed must be there; whether the lists are the official ones in full is for
+    `counts.require_complete`, since simulated and sample data are smaller.
 
     Raises:
-        InputError: an unknown name or split, an absent folder, or bad data: with the file, the row
-            where there is one, and what to do.
+        InputError: an unknown name or split, an absent folder; a file or column that is missing, a
+            label, number or path that is none, a duplicate, a patient on both sides of the split:
+            with the file, the row where there is one, and what to do.
     """
     if name not in DATASETS:
         known = ", ".join(DATASETS)
@@ -71,8 +71,5 @@ def open_dataset(
 
 
 def present_datasets(names: Iterable[str], data_root: str | Path) -> tuple[str, ...]:
-    """Those of `names` (keys of `DATASETS`) whose folder is there, in their order.
-
-    A run on real data leaves the cells of the others "not run".
-    """
+    """Those of `names` (keys of `DATASETS`) whose folder is there, in their order."""
     return tuple(name for name in names if (Path(data_root) / DATASETS[name][0]).is_dir())

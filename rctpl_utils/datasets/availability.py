@@ -2,9 +2,8 @@
 
 A data set is absent when its folder below the data root does not exist. Its cells in tables are
 then "not run", claims on it "not tested", its figures left out, and the rest runs. MIMIC-CXR cannot
-be absent: prompts are learned from its reports. Its films are another download, and may be absent:
-only a check of the encoder, the prompt learners with labels and Figure 1 look at them. The embedded
-world has all data sets.
+be absent: prompts are learned from its reports. Its films are another download, and may be: only a
+check of the encoder, the prompt learners with labels and Figure 1 look at them.
 """
 
 from collections.abc import Iterable
@@ -18,11 +17,7 @@ REPORTS = "mimic-cxr"
 
 
 def present(workspace: Workspace, names: Iterable[str]) -> tuple[str, ...]:
-    """Those of `names` that the workspace has, in their order.
-
-    Args:
-        names: data sets (keys of `datasets.DATASETS`) or columns (of `questions.QUESTIONS`).
-    """
+    """Those of `names` (in `DATASETS` or `QUESTIONS`) that the workspace has, in their order."""
     names = tuple(names)
     if workspace.profile.simulated:
         return names
@@ -39,12 +34,7 @@ def absent(workspace: Workspace, names: Iterable[str]) -> tuple[str, ...]:
 
 
 def can_run(workspace: Workspace, what: str, *names: str) -> bool:
-    """Whether all data sets that something needs are there; where not, say so in a line.
-
-    Args:
-        what: is made, as a reader calls it.
-        names: the data sets that it needs.
-    """
+    """Whether the data sets `names` are there; where not, say that `what` needs them, in a line."""
     missing = absent(workspace, names)
     if missing:
         print(f"{what}: not run, {absence(missing)}.")
@@ -58,11 +48,7 @@ def has_training_films(workspace: Workspace) -> bool:
 
 
 def can_run_on_training_films(workspace: Workspace, what: str) -> bool:
-    """Whether any film of MIMIC-CXR is there; where not, say so in a line.
-
-    Args:
-        what: is made, as a reader calls it.
-    """
+    """Whether any film of MIMIC-CXR is there; where not, say that `what` needs it, in a line."""
     there = has_training_films(workspace)
     if not there:
         print(f"{what}: not run, no film of MIMIC-CXR is there.")
@@ -76,11 +62,7 @@ def absence(names: Iterable[str]) -> str:
 
 
 def require_reports(workspace: Workspace) -> None:
-    """Refuse a data root without MIMIC-CXR.
-
-    Raises:
-        InputError: its folder does not exist.
-    """
+    """Refuse a data root without MIMIC-CXR."""
     folder = workspace.data_root / DATASETS[REPORTS][0]
     if absent(workspace, [REPORTS]):
         problem = f"data set {REPORTS!r} is absent, and prompts are learned from its reports"

@@ -8,19 +8,19 @@ Layout: `images_001..012/images/*.png` (or one `images/`), `Data_Entry_2017[_v20
 `test_list.txt`, `BBox_List_2017[_Official_NIH].csv` (boxes in pixels of the 1024 x 1024 originals).
 """
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from rctpl_utils.datasets.base import MISSING, Radiographs
-from rctpl_utils.datasets.boxes import BoxMasks
+from rctpl_utils.datasets.base import Radiographs, TableMasks
+from rctpl_utils.datasets.masks import box_mask
 from rctpl_utils.datasets.screening import Screen
 from rctpl_utils.datasets.tables import (
     IMAGES,
     bare_names,
     find_files,
-    keep_present,
     locate,
     read_lines,
     read_table,
@@ -56,38 +56,15 @@ BOX_CONCEPTS = (
 def open_chestxray14(
     root: Path, split: str, *, allow_partial: bool = False, skip_bad: bool = False
 ) -> Radiographs:
-    """Open one split: "test" is `test_list.txt`, "validation" all other images.
-
-    Args:
-        root: the data set's folder.
-        split: "validation" or "test".
-        allow_partial: leave out, and count, images whose file is missing.
-        skip_bad: leave out, count and list bad rows and images.
-
-    Raises:
-        InputError: a missing file or column, an unknown label, a duplicate, a patient on both
-            sides, a path outside the folder.
-    """
-    screen = Screen(skip_bad)
+    """Open one split: "test" is `test_list.txt`, "validation" all other images."""
+    screen = Screen(skip_bad, allow_partial)
     everything, named = _records(root, screen)
     known = None if allow_partial else named
     records = _in_split(everything, known, split, root, screen)
-    paths = locate(records["image_id"], _images(root, screen))
-    records.insert(2, "path", paths)
-    records, missing = keep_present(records, paths.notna(), allow_partial=allow_partial, file=root)
-    masks = _boxes(root, known, screen)
-    annotated = {concept: reader.drawn(records["image_id"]) for concept, reader in masks.items()}
-    left_out = {MISSING: missing}
-    return Radiographs(
-        "chestxray14",
-        split,
-        CHESTXRAY14_CONCEPTS,
-        records,
-        masks=masks,
-        annotated=annotated,
-        left_out=left_out,
-        screen=screen,
-    )
+    records.insert(2, "path", locate(records["image_id"], _images(root, screen)))
+    records = screen.present(records, root)
+    masks, concepts = _boxes(root, known, screen), CHESTXRAY14_CONCEPTS
+    return Radiographs("chestxray14", split, concepts, records, masks=masks, screen=screen)
 
 
 def _images(root: Path, screen: Screen) -> dict[str, str]:
@@ -170,7 +147,7 @@ def _stems(images: pd.Series) -> pd.Series:
     return images.str.casefold().str.replace(r"\.\w+$", "", regex=True)
 
 
-def _boxes(root: Path, known: pd.Series | None, screen: Screen) -> dict[str, BoxMasks]:
+def _boxes(root: Path, known: pd.Series | None, screen: Screen) -> dict[str, TableMasks]:
     """A reader a concept; `known` are the images that the table may name, None for any."""
     file = child(root, *BOX_TABLES)
     if not file.is_file():
@@ -188,7 +165,9 @@ def _boxes(root: Path, known: pd.Series | None, screen: Screen) -> dict[str, Box
         table = screen.rows(table, unknown, problem, cure, file)
     table = screen.numbers(table, BOX_COLUMNS, file, whole="Image Index")
     concepts, readers = table["Finding Label"].map(CANONICAL), {}
+    draw = partial(box_mask, frame=FRAME)
     for concept in BOX_CONCEPTS:
         rows = table[concepts == concept]
-        readers[concept] = BoxMasks.of(file, rows["Image Index"], rows[BOX_COLUMNS], frame=FRAME)
+        boxes = rows[BOX_COLUMNS].to_numpy(dtype=float).tolist()
+        readers[concept] = TableMasks.of(file, rows["Image Index"], boxes, draw)
     return readers

@@ -12,21 +12,23 @@ description, and take the lowest patient numbers, each patient once before any t
 everybody gets the same images.
 
 Layout: `CheXpert-v1.0[-small]/{train,valid}.csv`, images in
-`{train,valid}/patientNNNNN/studyN/viewN_frontal.jpg`; see `chexpert_folders`.
+`{train,valid}/patientNNNNN/studyN/viewN_frontal.jpg`. The full set comes in four archives:
+"CheXpert-v1.0 batch 1 (validate & csv)" has the tables and `valid/`, "... batch 2 (train 1)" and so
+on have the training patients, without `train/` above them.
 """
 
 from pathlib import Path
 
 import pandas as pd
 
-from rctpl_utils.datasets.base import MISSING, Radiographs
-from rctpl_utils.datasets.chexpert_folders import batched_patients, find_home
+from rctpl_utils.datasets.base import Radiographs
 from rctpl_utils.datasets.screening import Screen
-from rctpl_utils.datasets.tables import keep_present, read_table
+from rctpl_utils.datasets.tables import read_table
 from rctpl_utils.errors import InputError
-from rctpl_utils.given_files import child, existing
+from rctpl_utils.given_files import child, existing, folders_in
 from rctpl_utils.vocabulary import CHEXPERT_CONCEPTS
 
+FOLDERS = ("CheXpert-v1.0-small", "CheXpert-v1.0", ".")
 COMPETITION = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
 PER_CLASS = 200
 _PATH = r"((?:train|valid)/patient(\d+))/(study\d+/view\w+\.(?i:jpg|jpeg|png))$"
@@ -42,20 +44,9 @@ def open_chexpert(
 ) -> Radiographs:
     """Open "test" (`valid.csv`, radiologists' labels) or "validation" (`train.csv` without 5x200).
 
-    No patient of CheXpert-5x200 is in the validation split.
-
-    Args:
-        root: the folder that holds `CheXpert-v1.0-small/` or `CheXpert-v1.0/`.
-        split: "validation" or "test".
-        allow_partial: leave out, and count, images whose file is missing.
-        skip_bad: leave out, count and list bad rows and images.
-        per_class: size of the 5x200 set that is kept apart, images a class.
-
-    Raises:
-        InputError: a missing file or column, a value that is no label, a duplicate, a patient on
-            both sides, a path outside the folder.
+    No patient of CheXpert-5x200 (`per_class` images a class) is in the validation split.
     """
-    home, screen = find_home(root), Screen(skip_bad)
+    home, screen = find_home(root), Screen(skip_bad, allow_partial)
     if split == "test":
         records = read_chexpert(home, "valid", screen)
     else:
@@ -67,7 +58,7 @@ def open_chexpert(
         per_class = _affordable(train, per_class) if allow_partial else per_class
         kept_apart = select_5x200(train, per_class, allow_partial=True)["patient_id"]
         records = train[~train["patient_id"].isin(kept_apart)]
-    return _radiographs("chexpert", split, CHEXPERT_CONCEPTS, records, home, allow_partial, screen)
+    return _radiographs("chexpert", split, CHEXPERT_CONCEPTS, records, home, screen)
 
 
 def open_chexpert5x200(
@@ -81,20 +72,10 @@ def open_chexpert5x200(
     """Open CheXpert-5x200, a test set of five exclusive findings made from `train.csv`.
 
     "validation" is ours: the images that the same rule takes next, of other patients, as many
-    where there are as many.
-
-    Args:
-        root: the folder that holds `CheXpert-v1.0-small/` or `CheXpert-v1.0/`.
-        split: "validation" or "test".
-        allow_partial: accept missing files (counted), and fewer than `per_class` images a class:
-            then half of what the rarest class has, so that validation gets as many.
-        skip_bad: leave out, count and list bad rows and images.
-        per_class: images a class.
-
-    Raises:
-        InputError: too few images of a class; else as `open_chexpert`.
+    where there are as many. With `allow_partial` there may be fewer than `per_class` images a
+    class: then half of what the rarest class has, so that validation gets as many.
     """
-    home, screen = find_home(root), Screen(skip_bad)
+    home, screen = find_home(root), Screen(skip_bad, allow_partial)
     train = read_chexpert(home, "train", screen)
     per_class = _affordable(train, per_class) if allow_partial else per_class
     records = select_5x200(train, per_class, allow_partial=allow_partial)
@@ -102,15 +83,11 @@ def open_chexpert5x200(
         others = train[~train["patient_id"].isin(records["patient_id"])]
         records = select_5x200(others, per_class, allow_partial=True)
     records = records[["image_id", "patient_id", "path", *COMPETITION]]
-    return _radiographs("chexpert5x200", split, COMPETITION, records, home, allow_partial, screen)
+    return _radiographs("chexpert5x200", split, COMPETITION, records, home, screen)
 
 
 def read_chexpert(home: Path, part: str, screen: Screen | None = None) -> pd.DataFrame:
-    """The frontal images of `train.csv` or `valid.csv` as records, in the table's order.
-
-    Raises:
-        InputError: see `open_chexpert`.
-    """
+    """The frontal images of `train.csv` or `valid.csv` as records, in the table's order."""
     screen = screen or Screen()
     file = child(home, f"{part}.csv")
     columns = ["Path", "Frontal/Lateral", *CHEXPERT_CONCEPTS]
@@ -127,18 +104,14 @@ def read_chexpert(home: Path, part: str, screen: Screen | None = None) -> pd.Dat
     records = chexpert_labels(table)
     records.insert(0, "image_id", table["Path"])
     records.insert(1, "patient_id", "patient" + found[1])
-    batched = batched_patients(home)
+    batched = _batched_patients(home)
     folders = [batched.get(place, f"{home.as_posix()}/{place}") for place in found[0]]
     records.insert(2, "path", [f"{f}/{rest}" for f, rest in zip(folders, found[2], strict=True)])
     return records[(table["Frontal/Lateral"] == "Frontal").to_numpy()].reset_index(drop=True)
 
 
 def refuse_odd_labels(table: pd.DataFrame, file: Path, screen: Screen) -> pd.DataFrame:
-    """Rows whose 13 labels are all 1, 0, -1 or blank.
-
-    Raises:
-        InputError: another value, unless `screen` skips it.
-    """
+    """Rows whose 13 labels are all 1, 0, -1 or blank."""
     labels = table[list(CHEXPERT_CONCEPTS)].apply(pd.to_numeric, errors="coerce")
     wrong = ~(table[list(CHEXPERT_CONCEPTS)].isna() | labels.isin([1, 0, -1]))
     problem = "a label that is not 1, 0, -1 or blank"
@@ -159,11 +132,7 @@ def _affordable(records: pd.DataFrame, per_class: int) -> int:
 
 
 def select_5x200(records: pd.DataFrame, per_class: int, *, allow_partial: bool) -> pd.DataFrame:
-    """The 5x200 rule (see the module): `per_class` rows a class, the lowest patients first.
-
-    Raises:
-        InputError: a class has fewer images and `allow_partial` is false.
-    """
+    """The 5x200 rule (see the module): `per_class` rows a class, the lowest patients first."""
     five = records[list(COMPETITION)]
     exclusive = (five == 1).sum(axis=1).eq(1) & five.notna().all(axis=1)
     candidates = records[exclusive].copy()
@@ -188,11 +157,31 @@ def _radiographs(
     concepts: tuple[str, ...],
     records: pd.DataFrame,
     home: Path,
-    allow_partial: bool,
     screen: Screen,
 ) -> Radiographs:
     records["path"] = records["path"].map(existing)
-    present = records["path"].notna()
-    records, missing = keep_present(records, present, allow_partial=allow_partial, file=home)
-    left_out = {MISSING: missing}
-    return Radiographs(name, split, concepts, records, left_out=left_out, screen=screen)
+    records = screen.present(records, home)
+    return Radiographs(name, split, concepts, records, screen=screen)
+
+
+def find_home(root: Path) -> Path:
+    """The folder with `train.csv` or `valid.csv`: one of `FOLDERS`, or at most two levels down."""
+    tops = folders_in(root)
+    inner = [folder for top in tops for folder in folders_in(top)]
+    for folder in [*(child(root, name) for name in FOLDERS), *tops, *inner]:
+        if any(child(folder, f"{part}.csv").is_file() for part in ("train", "valid")):
+            return folder
+    cure = f"Put {FOLDERS[0]}/ or {FOLDERS[1]}/ with its train.csv and valid.csv there."
+    raise InputError("no CheXpert tables", cure, file=root)
+
+
+def _batched_patients(home: Path) -> dict[str, str]:
+    """Part and patient ("train/patient00001") -> folder, of the full set's "batch" folders."""
+    near = [*folders_in(home), *folders_in(home.parent)]
+    found: dict[str, str] = {}
+    for batch in (folder for folder in near if "batch" in folder.name.casefold()):
+        bases = [child(batch, part) for part in ("train", "valid", batch.name)]
+        for part, base in zip(("train", "valid", "train", "train"), [*bases, batch], strict=True):
+            patients = [each for each in folders_in(base) if each.name.startswith("patient")]
+            found |= {f"{part}/{each.name}": each.as_posix() for each in patients}
+    return found

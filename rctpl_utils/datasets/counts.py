@@ -1,9 +1,8 @@
 """Is a data set complete? Its tables counted and compared with the official numbers.
 
-Who checks what: `open_dataset` checks that every image that a table lists is there, always;
-`require_complete` checks that the tables are the official ones in full. The doctor and a run on
-real data call the latter. The embedded world, whose `manifest.json` states how small it is, and
-samples opened with `allow_partial` are not held to the official numbers.
+`open_dataset` checks that every image that a table lists is there, always; `require_complete` that
+the tables are the official ones in full, for the doctor and a run on real data. The embedded world,
+whose `manifest.json` states how small it is, is not held to the official numbers.
 """
 
 from collections.abc import Callable
@@ -53,15 +52,7 @@ def read_world(data_root: str | Path) -> dict | None:
 
 
 def require_complete_root(data_root: str | Path, *, allow_partial: bool = False) -> None:
-    """Hold every data set that is there to its official numbers; an embedded world to none.
-
-    Args:
-        data_root: the folder that holds the data sets' folders.
-        allow_partial: accept other numbers.
-
-    Raises:
-        InputError: as `require_complete`.
-    """
+    """Hold every data set that is there to its official numbers; an embedded world to none."""
     if read_world(data_root) is None:
         for name in OFFICIAL:
             root = Path(data_root) / name
@@ -70,15 +61,7 @@ def require_complete_root(data_root: str | Path, *, allow_partial: bool = False)
 
 
 def count(name: str, root: Path) -> dict[str, int]:
-    """What a data set's tables hold, under the names of `OFFICIAL[name].counts`.
-
-    Args:
-        name: a key of `OFFICIAL`.
-        root: the data set's folder.
-
-    Raises:
-        InputError: a table is missing, damaged or lacks a column.
-    """
+    """What the tables of a data set in `OFFICIAL` hold, under the names of its `counts`."""
     return _COUNTERS[name](root)
 
 
@@ -89,12 +72,7 @@ def shortfall(name: str, root: Path) -> dict[str, tuple[int, int]]:
 
 
 def require_complete(name: str, root: Path, *, allow_partial: bool = False) -> None:
-    """Refuse a data set whose tables are not the official ones in full.
-
-    Args:
-        name: a key of `OFFICIAL`.
-        root: the data set's folder.
-        allow_partial: accept another number of rows.
+    """Refuse tables that are not the official ones in full; with `allow_partial` unreadable ones.
 
     Raises:
         InputError: naming what differs, found and official; or a table that cannot be read.

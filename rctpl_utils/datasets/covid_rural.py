@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rctpl_utils.datasets.base import MISSING, Radiographs
+from rctpl_utils.datasets.base import Radiographs
 from rctpl_utils.datasets.images import read_mask
 from rctpl_utils.datasets.masks import polygon_mask, resize_mask
 from rctpl_utils.datasets.screening import Screen
-from rctpl_utils.datasets.tables import IMAGES, find_files, hash_split, keep_present
+from rctpl_utils.datasets.tables import IMAGES, find_files, hash_split
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import read_json
 from rctpl_utils.given_files import existing
@@ -33,11 +33,7 @@ IMAGE_FOLDER, OUTLINE_FOLDER, MASK_FOLDER = "jpgs", "jpgs/jsons", "pngs_masks"
 
 @dataclass(frozen=True)
 class OutlineMasks:
-    """Draws the opacities of a film, from its mask image or else from its outlines.
-
-    Attributes:
-        root: the data set's folder.
-    """
+    """Draws the opacities of a film, from its mask image or else from its outlines."""
 
     root: Path
 
@@ -60,12 +56,9 @@ class OutlineMasks:
     def _mask_file(self, image: str) -> Path:
         return _path(self.root / MASK_FOLDER / f"{image}.png")
 
-    def _outline_file(self, image: str) -> Path:
-        return _path(self.root / OUTLINE_FOLDER / f"{image}.json")
-
     def _outlines(self, image: str) -> tuple[list[np.ndarray], tuple[float, float]]:
         """The opacities' polygons and the height and width they refer to."""
-        file = self._outline_file(image)
+        file = _path(self.root / OUTLINE_FOLDER / f"{image}.json")
         if not file.is_file():
             raise InputError("neither mask nor outline of a film", "Complete it.", file=file)
         try:
@@ -89,19 +82,11 @@ def open_covid_rural(
 ) -> Radiographs:
     """Open "validation" (20 % of the patients) or "test" (80 %).
 
-    Args:
-        root: the data set's folder, or the clone of the annotations' repository.
-        split: "validation" or "test".
-        allow_partial: leave out, and count, annotated films whose file is missing.
-        skip_bad: leave out, count and list bad films and annotations.
-
-    Raises:
-        InputError: no films, an annotation without its film, a damaged or impossible outline.
+    `root` is the data set's folder, or the clone of the annotations' repository.
     """
-    screen, home = Screen(skip_bad), find_home(root)
+    screen, home = Screen(skip_bad, allow_partial), find_home(root)
     records, unknown = _films(home, split)
-    present = records["path"].notna()
-    records, missing = keep_present(records, present, allow_partial=allow_partial, file=home)
+    records = screen.present(records, home)
     reader = OutlineMasks(home)
     drawn = [screen.attempt(reader.drawn, image) for image in records["image_id"]]
     sound = np.array([each is not None for each in drawn], dtype=bool)
@@ -114,7 +99,7 @@ def open_covid_rural(
         records,
         masks={"COVID-19": reader},
         annotated={"COVID-19": opaque},
-        left_out={"film without annotation": unknown, MISSING: missing},
+        left_out={"film without annotation": unknown},
         screen=screen,
     )
 
@@ -143,11 +128,7 @@ def _listing(home: Path, folder: str) -> dict[str, str]:
 
 
 def find_home(root: Path) -> Path:
-    """The folder that holds `jpgs/` with its films.
-
-    Raises:
-        InputError: there is none.
-    """
+    """The folder that holds `jpgs/` with its films."""
     for name in FOLDERS:
         if _listing(root / name, IMAGE_FOLDER):
             return root / name

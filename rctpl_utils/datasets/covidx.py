@@ -14,16 +14,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from rctpl_utils.datasets.base import MISSING, Radiographs
+from rctpl_utils.datasets.base import Radiographs
 from rctpl_utils.datasets.screening import Screen
-from rctpl_utils.datasets.tables import (
-    IMAGES,
-    bare_names,
-    find_files,
-    keep_present,
-    locate,
-    read_lines,
-)
+from rctpl_utils.datasets.tables import IMAGES, bare_names, find_files, locate, read_lines
 from rctpl_utils.given_files import child
 
 PARTS = {"validation": "train", "test": "test"}  # our name -> the official list
@@ -35,19 +28,8 @@ LABELS = {*POSITIVE, "negative", *FINDINGS}
 def open_covidx(
     root: Path, split: str, *, allow_partial: bool = False, skip_bad: bool = False
 ) -> Radiographs:
-    """Open "test" (`test.txt`) or "validation" (`train.txt`).
-
-    Args:
-        root: the data set's folder.
-        split: "validation" or "test".
-        allow_partial: leave out, and count, images whose file is missing.
-        skip_bad: leave out, count and list bad rows and images.
-
-    Raises:
-        InputError: a missing list, a malformed line, an unknown label, a duplicate, a patient on
-            both sides, a path outside the folder.
-    """
-    part, screen = PARTS[split], Screen(skip_bad)
+    """Open "test" (`test.txt`) or "validation" (`train.txt`)."""
+    part, screen = PARTS[split], Screen(skip_bad, allow_partial)
     file, files = child(root, f"{part}.txt"), find_files([child(root, part)], IMAGES, screen)
     records = _read_list(file, files, screen)
     opposite = "train" if part == "test" else "test"
@@ -62,11 +44,9 @@ def open_covidx(
     if label.isin(FINDINGS).all():
         records["Pneumonia"] = label.eq("pneumonia").astype(float)
         concepts = ("COVID-19", "Pneumonia")
-    paths = locate(records["image_id"], files)
-    records.insert(2, "path", paths)
-    records, missing = keep_present(records, paths.notna(), allow_partial=allow_partial, file=root)
-    left_out = {MISSING: missing}
-    return Radiographs("covidx", split, concepts, records, left_out=left_out, screen=screen)
+    records.insert(2, "path", locate(records["image_id"], files))
+    records = screen.present(records, root)
+    return Radiographs("covidx", split, concepts, records, screen=screen)
 
 
 def _fields(line: str, files: Mapping[str, str]) -> tuple[str, str, str, str]:

@@ -24,9 +24,9 @@ from pydicom.uid import (
 )
 
 from rctpl_utils.datasets.decode_apart import PLUGIN, decode_apart
-from rctpl_utils.datasets.dicom_gray import dicom_gray, dicom_luminance
-from rctpl_utils.datasets.stored import AGAIN, CONVERT, MOST_PIXELS, naming
+from rctpl_utils.datasets.gray import AGAIN, CONVERT, dicom_gray, dicom_luminance
 from rctpl_utils.errors import InputError
+from rctpl_utils.given_files import naming
 
 GRAY = {"MONOCHROME1": "INVERSE", "MONOCHROME2": "IDENTITY"}  # and the shape that agrees with it
 COLOR = {"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "PALETTE COLOR"}
@@ -37,6 +37,7 @@ _DECODERS = ("pillow", PLUGIN, "pydicom", "pylibjpeg")  # in this order: a damag
 # make GDCM abort the process, and pylibjpeg fills what is missing of a file without a word
 _OWN_PRECISION = {*JPEG2000TransferSyntaxes, *JPEGLSTransferSyntaxes}  # stated in the stream
 _FRAME = "Export one frame, as DICOM or as a grayscale PNG."
+_MOST_PIXELS = 178_956_970  # as many as Pillow opens: a larger image is taken for an attack
 
 
 def is_dicom(path: Path) -> bool:
@@ -48,11 +49,7 @@ def is_dicom(path: Path) -> bool:
 
 
 def dicom_size(path: Path) -> tuple[int, int]:
-    """Height and width in pixels, from the header alone.
-
-    Raises:
-        InputError: no readable DICOM image.
-    """
+    """Height and width in pixels, from the header alone."""
     header = _header(path, stop_before_pixels=True)
     return header.Rows, header.Columns
 
@@ -65,7 +62,7 @@ def read_dicom(path: Path) -> np.ndarray:
 
     Raises:
         InputError: no image, several frames, no decoder, damaged, or a header that contradicts
-            itself or would leave one gray value.
+            itself.
     """
     dicom = _header(path, stop_before_pixels=False)
     with naming(path, "the header is damaged", AGAIN):
@@ -91,7 +88,7 @@ def _header(path: Path, *, stop_before_pixels: bool) -> Dataset:
             raise InputError(problem, "Choose the file that holds the film.", file=path)
         if not (isinstance(dicom.Rows, int) and isinstance(dicom.Columns, int)):
             raise TypeError("no image size")
-    if not 0 < dicom.Rows * dicom.Columns <= MOST_PIXELS:
+    if not 0 < dicom.Rows * dicom.Columns <= _MOST_PIXELS:
         problem = f"{dicom.Rows} x {dicom.Columns} pixels, which no film has"
         raise InputError(problem, CONVERT, file=path)
     return dicom

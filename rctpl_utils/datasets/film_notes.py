@@ -16,12 +16,7 @@ LEAST_INSIDE = 0.9  # share of the picture
 
 
 def film_notes(path: Path, pixels: np.ndarray) -> list[str]:
-    """Sentences about a picture that can be read and yet may mislead.
-
-    Args:
-        path: the file.
-        pixels: float (H, W) in [0, 1], what `read_image` made of it.
-    """
+    """Sentences about a picture that `read_image` made `pixels` of and that yet may mislead."""
     inside = _share_inside(pixels)
     grays, clipped = len(np.unique(pixels)), float(np.mean((pixels == 0) | (pixels == 1)))
     found = {

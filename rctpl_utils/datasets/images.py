@@ -12,8 +12,9 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from rctpl_utils.datasets.dicom import dicom_size, is_dicom, read_dicom
-from rctpl_utils.datasets.stored import AGAIN, CONVERT, naming, stored_range, to_unit
+from rctpl_utils.datasets.gray import AGAIN, CONVERT, stored_range, to_unit
 from rctpl_utils.errors import InputError
+from rctpl_utils.given_files import naming
 
 # Pillow tries no others, some of which call further programs (EPS: Ghostscript).
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000", "PPM")
@@ -31,15 +32,13 @@ _OTHERS = {  # first bytes, in lower case, of what people have in place of an im
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """Decode one radiograph at its native size; the content tells the format, not the suffix.
+    """Decode one radiograph at its native size: float32 (H, W) in [0, 1], 0 = air.
 
-    Gray images are scaled by the range of their bits (`stored_range`), or are floats in [0, 1];
-    color becomes luminance (COVIDx stores gray films as RGB); an alpha channel is dropped where it
-    is opaque throughout, as in some 500 files of ChestX-ray14, and refused otherwise. An image
-    stored on its side (EXIF) is put upright. For DICOM see `read_dicom`.
-
-    Returns:
-        float32 (H, W) in [0, 1], 0 = black (air), 1 = white (bone).
+    The content tells the format, not the suffix. Gray images are scaled by the range of their bits
+    (`stored_range`), or are floats in [0, 1]; color becomes luminance (COVIDx stores gray films as
+    RGB); an alpha channel is dropped where it is opaque throughout, as in some 500 files of
+    ChestX-ray14, and refused otherwise. An image stored on its side (EXIF) is put upright. For
+    DICOM see `read_dicom`.
 
     Raises:
         InputError: a missing, empty, damaged or unsupported file.
@@ -52,11 +51,7 @@ def read_image(path: str | Path) -> np.ndarray:
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """Height and width in pixels of what `read_image` returns, from the header where it can be.
-
-    Raises:
-        InputError: a missing, empty or unreadable file.
-    """
+    """Height and width in pixels of what `read_image` returns, from the header where it can be."""
     path = _checked(path)
     if is_dicom(path):
         return dicom_size(path)
@@ -67,11 +62,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
 
 
 def read_mask(path: str | Path) -> np.ndarray:
-    """Read a mask image: bool (H, W), true where the stored value is not zero (0/1 or 0/255).
-
-    Raises:
-        InputError: a missing, empty, damaged or unsupported file.
-    """
+    """Read a mask image: bool (H, W), true where the stored value is not zero (0/1 or 0/255)."""
     return read_image(path) > 0
 
 
@@ -85,11 +76,7 @@ def _checked(path: str | Path) -> Path:
 
 
 def opened(path: Path) -> Image.Image:
-    """Open an image of one of `FORMATS` without decoding it.
-
-    Raises:
-        InputError: the file is no such image; a few that people have instead are named.
-    """
+    """Open an image of one of `FORMATS` without decoding it; what people have instead is named."""
     with naming(path, "not a readable image", AGAIN):
         with path.open("rb") as stream:
             head = stream.read(32).removeprefix(codecs.BOM_UTF8).lstrip().lower()

@@ -1,11 +1,10 @@
 """Boxes, run lengths and polygons to masks, and back.
 
 A mask is bool (H, W) at the image's native size. A box is (x, y, width, height) in pixels of the
-same frame, x to the right, y downwards, (0, 0) the image's top-left corner; pixel (row, column)
-covers [column, column + 1) x [row, row + 1).
+same frame, x to the right, y downwards, (0, 0) the image's top-left corner (labelme's frame, too);
+pixel (row, column) covers [column, column + 1) x [row, row + 1).
 """
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -18,31 +17,33 @@ Box = tuple[float, float, float, float]
 NO_RUNS = "-1"  # SIIM-ACR's sign for an image without a lesion
 
 
-def boxes_mask(
-    boxes: Iterable[Box],
+def box_mask(
+    box: Box,
     size: tuple[int, int],
     *,
+    frame: int | None = None,
     file: str | Path | None = None,
     row: int | str | None = None,
 ) -> np.ndarray:
-    """The union of boxes: pixels whose centers lie inside, at least one pixel a box.
+    """The mask of a box: pixels whose centers lie inside, at least one.
 
     Args:
-        boxes: (x, y, width, height) each, in pixels of an image of `size`.
+        box: in pixels of a square image of side `frame`; by default of an image of `size`.
         size: height and width of the mask.
-        file: the table that the boxes come from, named in an error.
-        row: their row in it.
+        frame: ChestX-ray14's boxes refer to 1024 pixels whatever the size of the copies at hand.
+        file: the table that the box comes from, named in an error.
+        row: its row in it.
 
     Raises:
         InputError: a box without extent or outside the image.
     """
+    height, width = (frame, frame) if frame else size
+    check_box(box, (height, width), file=file, row=row)
+    down, right = size[0] / height, size[1] / width
+    columns = _pixel_span(box[0] * right, box[2] * right, size[1])
+    rows = _pixel_span(box[1] * down, box[3] * down, size[0])
     mask = np.zeros(size, dtype=bool)
-    for box in boxes:
-        check_box(box, size, file=file, row=row)
-        x, y, width, height = box
-        left, right = _pixel_span(x, width, size[1])
-        top, bottom = _pixel_span(y, height, size[0])
-        mask[top:bottom, left:right] = True
+    mask[rows, columns] = True
     return mask
 
 
@@ -53,11 +54,7 @@ def check_box(
     file: str | Path | None = None,
     row: int | str | None = None,
 ) -> None:
-    """Refuse a box without extent, or one that leaves an image of `size` (height, width).
-
-    Raises:
-        InputError: naming the box, the file and the row.
-    """
+    """Refuse a box without extent, or one that leaves an image of `size` (height, width)."""
     x, y, width, height = box
     slack = 1e-3  # pixels: annotations are rounded decimals
     inside = x >= -slack and y >= -slack
@@ -69,12 +66,7 @@ def check_box(
 
 
 def mask_boxes(mask: np.ndarray, *, smallest: int = 1) -> list[tuple[int, int, int, int]]:
-    """One box (x, y, width, height) an 8-connected component, in scan order.
-
-    Args:
-        mask: bool (H, W).
-        smallest: components of fewer pixels are left out.
-    """
+    """One box an 8-connected component of at least `smallest` pixels, in scan order."""
     labels, _ = ndimage.label(mask, structure=np.ones((3, 3), dtype=bool))
     areas = np.bincount(labels.ravel())[1:]
     return [
@@ -109,9 +101,9 @@ def decode_runs(
     Raises:
         InputError: an odd or non-numeric list, a negative number, a run past the last pixel.
     """
-    place = {"file": file, "row": row}
     if runs.strip() == NO_RUNS:
         return np.zeros(size, dtype=bool)
+    place = {"file": file, "row": row}
     try:
         numbers = np.array(runs.split(), dtype=np.int64)
     except ValueError as error:
@@ -131,12 +123,7 @@ def decode_runs(
 
 
 def polygon_mask(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The bool (H, W) mask of a polygon: pixels whose centers lie inside.
-
-    Args:
-        points: (n, 2) x and y of the corners, in labelme's frame (0, 0 = top-left corner).
-        size: height and width.
-    """
+    """The mask of a polygon with corners `points` (n, 2): pixels whose centers lie inside."""
     corners = np.asarray(points, dtype=float)[:, ::-1] - 0.5  # row, column of pixel centers
     mask = np.zeros(size, dtype=bool)
     rows, columns = draw.polygon(corners[:, 0], corners[:, 1], shape=size)
@@ -145,7 +132,7 @@ def polygon_mask(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def mask_polygons(mask: np.ndarray) -> list[np.ndarray]:
-    """Outlines (n, 2) of x, y in labelme's frame, one a component; holes are filled."""
+    """Outlines (n, 2) of x, y, one a component; holes are filled."""
     filled = ndimage.binary_fill_holes(mask)
     contours = measure.find_contours(np.pad(filled, 1).astype(float), 0.5)
     return [contour[:, ::-1] - 0.5 for contour in contours]  # -1 (padding) + 0.5 (pixel center)
@@ -158,7 +145,7 @@ def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return mask[rows][:, columns]
 
 
-def _pixel_span(start: float, extent: float, limit: int) -> tuple[int, int]:
+def _pixel_span(start: float, extent: float, limit: int) -> slice:
     first = min(max(int(np.ceil(start - 0.5)), 0), limit - 1)
     last = min(int(np.ceil(start + extent - 0.5)), limit)
-    return first, max(last, first + 1)
+    return slice(first, max(last, first + 1))

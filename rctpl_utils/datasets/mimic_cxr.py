@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from rctpl_utils.datasets.base import MISSING, Radiographs
+from rctpl_utils.datasets.base import Radiographs
 from rctpl_utils.datasets.chexpert import chexpert_labels, refuse_odd_labels
 from rctpl_utils.datasets.screening import Screen
-from rctpl_utils.datasets.tables import keep_present, read_table
+from rctpl_utils.datasets.tables import read_table
 from rctpl_utils.given_files import child, existing
 from rctpl_utils.vocabulary import CHEXPERT_CONCEPTS
 
@@ -25,33 +25,17 @@ SPLIT_TABLE = _TABLE.format("split")
 _IDENTIFIERS = {"subject_id": "str", "study_id": "str", "dicom_id": "str"}
 
 
-def mimic_image_path(subject_id: str, study_id: str, dicom_id: str) -> str:
-    """The image's path below the data set's folder, from identifiers without their p and s."""
-    return f"files/p{subject_id[:2]}/p{subject_id}/s{study_id}/{dicom_id}.jpg"
-
-
 def open_mimic_cxr(
     root: Path, split: str, *, allow_partial: bool = False, skip_bad: bool = False
 ) -> Radiographs:
     """Open "train", "validation" or "test" of the official split table, frontal views only.
 
     `records` also has `study` ("sNNNNNNNN", the report's identifier).
-
-    Args:
-        root: the data set's folder.
-        split: "train", "validation" or "test".
-        allow_partial: leave out, and count, images whose file is missing.
-        skip_bad: leave out, count and list bad rows and images.
-
-    Raises:
-        InputError: a missing file or column, an image without view or labels, a duplicate, a
-            patient on both sides of the split, a path outside the folder.
     """
-    records, left_out, screen = _listed(root, split, skip_bad)
+    screen = Screen(skip_bad, allow_partial)
+    records, left_out = _listed(root, split, screen)
     records["path"] = records["path"].map(existing)
-    present = records["path"].notna()
-    records, missing = keep_present(records, present, allow_partial=allow_partial, file=root)
-    left_out[MISSING] = missing
+    records = screen.present(records, root)
     concepts = CHEXPERT_CONCEPTS
     return Radiographs("mimic-cxr", split, concepts, records, left_out=left_out, screen=screen)
 
@@ -61,28 +45,33 @@ def list_mimic_cxr(root: Path, split: str, *, skip_bad: bool = False) -> Radiogr
 
     For those who choose among films before there are any, or of which only the chosen are there.
     """
-    records, left_out, screen = _listed(root, split, skip_bad)
-    concepts = CHEXPERT_CONCEPTS
+    screen, concepts = Screen(skip_bad), CHEXPERT_CONCEPTS
+    records, left_out = _listed(root, split, screen)
     return Radiographs("mimic-cxr", split, concepts, records, left_out=left_out, screen=screen)
 
 
-def _listed(root: Path, split: str, skip_bad: bool) -> tuple[pd.DataFrame, dict[str, int], Screen]:
-    """The films of a split that the tables name, what was left out of them, and the screen."""
-    screen = Screen(skip_bad)
+def _listed(root: Path, split: str, screen: Screen) -> tuple[pd.DataFrame, dict[str, int]]:
+    """The films of a split that the tables name, and what was left out of them."""
     table = _split_table(child(root, SPLIT_TABLE), screen)
     table = table[table["split"] == PARTS[split]]
     views = _views(child(root, _TABLE.format("metadata")), table, screen)
-    lateral = int((~views.isin(FRONTAL)).sum())
-    table = table[views.isin(FRONTAL)]
+    frontal = views.isin(FRONTAL)
+    table = table[frontal]
     records = table[["dicom_id"]].rename(columns={"dicom_id": "image_id"}).reset_index(drop=True)
     records["patient_id"] = "p" + table["subject_id"].to_numpy()
     identifiers = table[["subject_id", "study_id", "dicom_id"]].itertuples(index=False)
-    records["path"] = [f"{root.as_posix()}/{mimic_image_path(*ids)}" for ids in identifiers]
+    records["path"] = [
+        f"{root.as_posix()}/files/p{subject[:2]}/p{subject}/s{study}/{film}.jpg"
+        for subject, study, film in identifiers
+    ]
     records["study"] = "s" + table["study_id"].to_numpy()
     labels, unlabeled = _labels(child(root, _TABLE.format("chexpert")), table, screen)
     records = pd.concat([records, labels], axis=1)[~unlabeled].reset_index(drop=True)
-    left_out = {"not a frontal view": lateral, "study without labels": int(unlabeled.sum())}
-    return records, left_out, screen
+    left_out = {
+        "not a frontal view": int((~frontal).sum()),
+        "study without labels": int(unlabeled.sum()),
+    }
+    return records, left_out
 
 
 def _split_table(file: Path, screen: Screen) -> pd.DataFrame:

@@ -16,9 +16,7 @@ class Official:
     """A data set as its owners distribute it.
 
     Attributes:
-        title: its full name.
-        counts: what `counts.count` finds in a complete release.
-        source: where the counts were read.
+        counts: what `counts.count` finds in a complete release, and `source` where they were read.
         licence: terms in short, and where they were read.
         apply: where to get it.
         tree: the layout below the data set's folder.

@@ -50,16 +50,15 @@ def openi_archive() -> Path:
     return xrv_file("NLMCXR_reports.tgz")
 
 
-def read_openi(source: str | Path) -> list[OpenIReport]:
-    """Read one XML file, a folder of them, or the .tgz archive, ordered by the report's number.
+def read_openi(archive: str | Path) -> list[OpenIReport]:
+    """Read all reports (*.xml) of a .tgz archive, ordered by number; nothing is unpacked to disk.
 
     Raises:
-        InputError: no such file, no report in it, a damaged archive or a damaged report (named).
+        InputError: no report in it, a damaged archive or a damaged report (named).
     """
-    source = Path(source)
-    reports = [parse_openi(data, member) for member, data in _members(source)]
+    reports = [parse_openi(data, member) for member, data in _members(Path(archive))]
     if not reports:
-        raise InputError("no Open-I report (*.xml) in it", "Point to NLMCXR_reports.", file=source)
+        raise InputError("no Open-I report (*.xml) in it", "Point to NLMCXR_reports.", file=archive)
     return sorted(reports, key=lambda report: (len(report.uid), report.uid))
 
 
@@ -110,19 +109,6 @@ def mesh_findings(report: OpenIReport) -> list[MeshFinding]:
 
 
 def _members(source: Path) -> Iterator[tuple[str, bytes]]:
-    """The XML documents in `source`, one at a time; nothing is unpacked to disk."""
-    if source.is_dir():
-        for path in sorted(source.rglob("*.xml")):
-            yield str(path), path.read_bytes()
-    elif not source.is_file():
-        raise InputError("no such file or folder", "Check the path.", file=source)
-    elif source.suffix == ".xml":
-        yield str(source), source.read_bytes()
-    else:
-        yield from _archive_members(source)
-
-
-def _archive_members(source: Path) -> Iterator[tuple[str, bytes]]:
     try:
         with tarfile.open(source) as archive:
             for member in archive:
@@ -171,11 +157,7 @@ def _mesh_rules() -> tuple[dict[str, list[dict]], dict[str, str], tuple[str, ...
 
 
 def xrv_file(name: str) -> Path:
-    """Path of one packaged table or archive of torchxrayvision, by file name.
-
-    Raises:
-        InputError: torchxrayvision is not installed, or does not carry that file.
-    """
+    """Path of one packaged table or archive of torchxrayvision, by file name."""
     spec = find_spec("torchxrayvision")
     if spec is None or spec.origin is None:
         raise InputError("torchxrayvision is not installed", "Run ./run_all.sh, which installs it.")

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from rctpl_utils.datasets.base import MISSING, Radiographs
+from rctpl_utils.datasets.base import Radiographs
 from rctpl_utils.datasets.openi import mesh_findings, openi_archive, read_openi, xrv_file
 from rctpl_utils.datasets.screening import Screen
-from rctpl_utils.datasets.tables import find_files, hash_split, keep_present, locate, read_table
+from rctpl_utils.datasets.tables import find_files, hash_split, locate, read_table
 from rctpl_utils.errors import InputError
 from rctpl_utils.given_files import child
 from rctpl_utils.vocabulary import CONCEPTS as VOCABULARY
@@ -39,17 +39,8 @@ def open_openi(
     """Open "validation" (20 % of the reports) or "test" (80 %), frontal films only.
 
     `records` also has `report` ("CXRn").
-
-    Args:
-        root: the data set's folder.
-        split: "validation" or "test".
-        allow_partial: leave out, and count, images whose file is missing.
-        skip_bad: leave out, count and list bad rows and images.
-
-    Raises:
-        InputError: no images, or missing ones; torchxrayvision's tables are absent.
     """
-    screen, folder = Screen(skip_bad), child(root, IMAGE_FOLDER)
+    screen, folder = Screen(skip_bad, allow_partial), child(root, IMAGE_FOLDER)
     if not folder.is_dir():
         raise InputError("no images", f"Put {IMAGE_FOLDER}/ there.", file=folder)
     views = read_views()
@@ -59,13 +50,8 @@ def open_openi(
     films["path"] = locate(films["image_id"] + ".png", find_files([folder], (".png",), screen))
     films["report"] = films["patient_id"]
     labels = read_labels().reindex(films["report"]).reset_index(drop=True)
-    records = pd.concat([films, labels], axis=1)
-    present = records["path"].notna()
-    records, missing = keep_present(records, present, allow_partial=allow_partial, file=folder)
-    left_out = {
-        "not known to be a frontal view": int((~views["frontal"]).sum()),
-        MISSING: missing,
-    }
+    records = screen.present(pd.concat([films, labels], axis=1), folder)
+    left_out = {"not known to be a frontal view": int((~views["frontal"]).sum())}
     return Radiographs("openi", split, CONCEPTS, records, left_out=left_out, screen=screen)
 
 

@@ -34,20 +34,14 @@ def read_films(
 ) -> Radiographs:
     """Read one split of a table of films; the films themselves are decoded when asked for.
 
-    Args:
-        file: the table, read as people have it (`tables.read_table`).
-        split: "train", "validation" or "test".
-        known: the names that a column may have; with a concept of one's own beside `CONCEPTS`.
-        skip_bad: leave out, count and list bad rows and films instead of raising.
-
-    Returns:
-        a data set named after the file, with the concepts in the order of the columns.
+    The data set is named after the file and has the concepts in the order of its columns, whose
+    names must be among `known`: with a concept of one's own beside `CONCEPTS`.
 
     Raises:
         InputError: no table, a column that is absent or names no concept, a blank cell, a path that
             leaves the table's folder, a film that is listed twice or is not there, a label other
             than 1, 0 or empty, an unknown split or a patient in two, no film in this split. It
-            names the file and the row.
+            names the file and the row, unless `skip_bad` leaves such rows and films out.
     """
     if split not in SPLITS:
         raise InputError(f"there is no split {split!r}", f"Choose one of: {', '.join(SPLITS)}.")
@@ -68,11 +62,7 @@ def read_films(
 
 
 def with_split(table: pd.DataFrame, screen: Screen, file: Path) -> pd.DataFrame:
-    """The table with a sound column `split`; by a hash of `patient` where it has none.
-
-    Raises:
-        InputError: another word than those of `SPLITS`, a patient in two splits.
-    """
+    """The table with a sound column `split`; by a hash of `patient` where it has none."""
     if "split" not in table.columns:
         return table.assign(split=hash_split(table["patient"]))
     problem = f"a split that is none of {', '.join(SPLITS)}"

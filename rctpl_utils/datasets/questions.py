@@ -20,11 +20,9 @@ COVID, PNEUMONIA = "COVID-19", "Pneumonia"
 class Question:
     """A column: whose films, and what counts as right.
 
-    Attributes:
-        dataset: whose films.
-        against: None for the set's own classes; else the films that COVID-19's are told from,
-            "normal" (those with neither label) or "pneumonia" (of another cause). Films of the
-            third kind are left out.
+    `against` is None for the set's own classes; else the films that COVID-19's are told from,
+    "normal" (those with neither label) or "pneumonia" (of another cause). Films of the third kind
+    are left out.
     """
 
     dataset: str
@@ -52,14 +50,10 @@ class Question:
         return labels
 
     def scores(self, scores: np.ndarray, held_out: np.ndarray) -> np.ndarray:
-        """What a model's scores for the classes asked say of those shown: (n, classes shown).
+        """What a model's scores (n, classes asked) say of the classes shown: (n, classes shown).
 
         COVID-19 against normal films: its own score. Against pneumonia: the difference of the two
-        scores, each standardized on validation films, whose labels are not read.
-
-        Args:
-            scores: (n, classes asked).
-            held_out: the same of the validation films, (m, classes asked).
+        scores, each standardized on validation films (`held_out`), whose labels are not read.
         """
         if self.against != "pneumonia":
             return scores if self.against is None else scores[:, :1]

@@ -13,17 +13,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from rctpl_utils.datasets.base import MISSING, Radiographs
-from rctpl_utils.datasets.boxes import BoxMasks
+from rctpl_utils.datasets.base import Radiographs, TableMasks
+from rctpl_utils.datasets.masks import box_mask
 from rctpl_utils.datasets.screening import Screen
-from rctpl_utils.datasets.tables import (
-    bare_names,
-    find_files,
-    hash_split,
-    keep_present,
-    locate,
-    read_table,
-)
+from rctpl_utils.datasets.tables import bare_names, find_files, hash_split, locate, read_table
 from rctpl_utils.given_files import child
 
 CONCEPTS = ("Pneumonia",)
@@ -35,19 +28,8 @@ IMAGE_FOLDER = "stage_2_train_images"
 def open_rsna(
     root: Path, split: str, *, allow_partial: bool = False, skip_bad: bool = False
 ) -> Radiographs:
-    """Open "validation" (20 % of the patients) or "test" (80 %).
-
-    Args:
-        root: the data set's folder.
-        split: "validation" or "test".
-        allow_partial: leave out, and count, images whose file is missing.
-        skip_bad: leave out, count and list bad rows and images.
-
-    Raises:
-        InputError: a missing file or column, a duplicate, labels that contradict each other or the
-            boxes, a path outside the folder.
-    """
-    file, screen = child(root, LABEL_TABLE), Screen(skip_bad)
+    """Open "validation" (20 % of the patients) or "test" (80 %)."""
+    file, screen = child(root, LABEL_TABLE), Screen(skip_bad, allow_partial)
     table = read_table(file, ["patientId", *BOX_COLUMNS, "Target"], dtype={"patientId": "str"})
     table = _check(table, file, screen)
     labels = table.groupby("patientId", sort=True)["Target"].first()
@@ -57,21 +39,11 @@ def open_rsna(
     folder = child(root, IMAGE_FOLDER)
     paths = locate(records["image_id"] + ".dcm", find_files([folder], (".dcm",), screen))
     records.insert(2, "path", paths)
-    records, missing = keep_present(
-        records, paths.notna(), allow_partial=allow_partial, file=folder
-    )
+    records = screen.present(records, folder)
     rows = table[table["Target"] == 1]
-    reader = BoxMasks.of(file, rows["patientId"], rows[BOX_COLUMNS])
-    return Radiographs(
-        "rsna",
-        split,
-        CONCEPTS,
-        records,
-        masks={"Pneumonia": reader},
-        annotated={"Pneumonia": reader.drawn(records["image_id"])},
-        left_out={MISSING: missing},
-        screen=screen,
-    )
+    boxes = rows[BOX_COLUMNS].to_numpy(dtype=float).tolist()
+    masks = {"Pneumonia": TableMasks.of(file, rows["patientId"], boxes, box_mask)}
+    return Radiographs("rsna", split, CONCEPTS, records, masks=masks, screen=screen)
 
 
 def _check(table: pd.DataFrame, file: Path, screen: Screen) -> pd.DataFrame:
@@ -81,12 +53,10 @@ def _check(table: pd.DataFrame, file: Path, screen: Screen) -> pd.DataFrame:
     table = screen.outside(table, "patientId", file)
     table["patientId"] = bare_names(table["patientId"])
     table = screen.duplicates(table, ["patientId", *BOX_COLUMNS], file)
-    unknown = ~table["Target"].isin([0, 1])
-    problem = "a Target that is not 0 or 1"
+    unknown, problem = ~table["Target"].isin([0, 1]), "a Target that is not 0 or 1"
     table = screen.rows(table, unknown, problem, cure, file, whole=whole)
     boxed = table[BOX_COLUMNS].notna().all(axis=1)
-    clash = boxed != (table["Target"] == 1)
-    problem = "Target and box contradict each other"
+    clash, problem = boxed != (table["Target"] == 1), "Target and box contradict each other"
     table = screen.rows(table, clash, problem, cure, file, whole=whole)
     first = table.groupby("patientId")["Target"].transform("first")
     problem = "Target differs from an earlier row"

@@ -1,4 +1,4 @@
-"""What happens to bad rows and images: an error, or a counted and listed omission (`skip_bad`).
+"""What happens to bad rows and images, and to absent ones: an error, or a counted omission.
 
 A whole table that cannot be read, or that lacks a column, is an error always.
 """
@@ -35,18 +35,22 @@ class Skipped(NamedTuple):
 class Screen:
     """Refuses bad rows and images, or leaves them out and lists them.
 
-    Tables that pass through keep their index, which counts the file's rows from 0.
+    Tables that pass through keep their index, which counts the file's rows from 0. Without
+    `skip_bad` each method raises an `InputError` that names the first bad row.
 
     Attributes:
-        skip_bad: leave out instead of raising an `InputError`.
+        skip_bad: leave out what is bad.
+        allow_partial: leave out films whose file is missing.
         skipped: what was left out, in the order it was found.
         images: identifiers of images that lost a row of their annotation, and so cannot be trusted.
+        missing: how many films were left out since their file is missing.
     """
 
-    def __init__(self, skip_bad: bool = False) -> None:
-        self.skip_bad = skip_bad
+    def __init__(self, skip_bad: bool = False, allow_partial: bool = False) -> None:
+        self.skip_bad, self.allow_partial = skip_bad, allow_partial
         self.skipped: list[Skipped] = []
         self.images: set[str] = set()
+        self.missing = 0
 
     def rows(
         self,
@@ -58,19 +62,10 @@ class Screen:
         *,
         whole: str | None = None,
     ) -> pd.DataFrame:
-        """The table without its bad rows.
+        """The table of `file` without its `bad` rows.
 
-        Args:
-            table: index = row of the file from 0.
-            bad: bool, one a row.
-            problem: what is wrong with them.
-            cure: what the user can do.
-            file: the table's file.
-            whole: a column with identifiers of images (or patients): every row that agrees in it
-                with a bad one goes too, as what is left of an image's annotation would mislead.
-
-        Raises:
-            InputError: a row is bad and `skip_bad` is false; the first one is named.
+        Every row that agrees with a bad one in the column `whole`, identifiers of images (or
+        patients), goes too: what is left of an image's annotation would mislead.
         """
         bad = np.asarray(bad, dtype=bool)
         if not bad.any():
@@ -103,10 +98,7 @@ class Screen:
         return self.rows(table, repeated, problem, "Remove the duplicate.", file)
 
     def outside(self, table: pd.DataFrame, column: str, file: Path) -> pd.DataFrame:
-        """Rows whose path neither is absolute nor climbs out of the data root (`..`).
-
-        The paths of Windows come with slashes.
-        """
+        """Rows whose path stays in the data root; the paths of Windows come with slashes."""
         leaves = table[column].astype("str").str.contains(_OUTSIDE)
         problem = "a path that leaves the data root"
         cure = "Make it relative to the data set's folder, or use the official table."
@@ -132,19 +124,10 @@ class Screen:
         *,
         is_test: bool,
     ) -> pd.DataFrame:
-        """Records of patients who are on one side of a split only.
+        """Records of patients who are not among `others`, those of the other side of a split.
 
-        With `skip_bad` the test set keeps such patients and the other side loses them.
-
-        Args:
-            records: one side, with `patient_id`.
-            others: the other side's patients.
-            names: what the two sides are called.
-            file: the table or folder to name.
-            is_test: whether `records` are the test set.
-
-        Raises:
-            InputError: a shared patient and `skip_bad` is false; names one and how many there are.
+        With `skip_bad` the test set keeps such patients and the other side loses them. `names` are
+        what the two sides are called; the error says how many patients they share.
         """
         shared = sorted(set(records["patient_id"]) & set(others))
         if shared and not self.skip_bad:
@@ -157,12 +140,24 @@ class Screen:
         self.skipped += [Skipped(str(file), f"of patient {name}", problem) for name in shared]
         return records[~records["patient_id"].isin(shared)]
 
-    def attempt(self, work: Callable[..., Found], *arguments: Any) -> Found | None:
-        """What `work(*arguments)` gives; None where it met bad input that is left out.
+    def present(self, records: pd.DataFrame, folder: Path) -> pd.DataFrame:
+        """Records whose image file is there (`path` is not NaN), index 0..n-1; the rest counted.
 
         Raises:
-            InputError: bad input, and `skip_bad` is false.
+            InputError: files are missing and `allow_partial` is false, or none is there at all.
         """
+        there = records["path"].notna().to_numpy()
+        gone = records["image_id"][~there]
+        if len(gone) and (not self.allow_partial or not there.any()):
+            shown = ", ".join(gone.astype("str").head(3)) + (", ..." if len(gone) > 3 else "")
+            problem = f"{len(gone)} of {len(records)} images listed are missing: {shown}"
+            cure = "Complete the download, or accept a partial data set (--allow-partial)."
+            raise InputError(problem, cure, file=folder)
+        self.missing += len(gone)
+        return records[there].reset_index(drop=True)
+
+    def attempt(self, work: Callable[..., Found], *arguments: Any) -> Found | None:
+        """What `work(*arguments)` gives; None where it met bad input that is left out."""
         try:
             return work(*arguments)
         except InputError as error:

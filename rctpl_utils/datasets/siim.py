@@ -11,70 +11,27 @@ begins with a space; several rows an image are one mask in parts); or the second
 (by a hash) are validation, the rest test; an image is a patient, as it is a study of its own.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from rctpl_utils.datasets.base import MISSING, Radiographs
+from rctpl_utils.datasets.base import Radiographs, TableMasks
 from rctpl_utils.datasets.masks import NO_RUNS, decode_runs
 from rctpl_utils.datasets.screening import Screen
-from rctpl_utils.datasets.tables import (
-    bare_names,
-    find_files,
-    hash_split,
-    keep_present,
-    locate,
-    read_table,
-)
+from rctpl_utils.datasets.tables import bare_names, find_files, hash_split, locate, read_table
 from rctpl_utils.given_files import child
 
 CONCEPTS = ("Pneumothorax",)
-RUN_TABLE, IMAGE_FOLDER = "train-rle.csv", "dicom-images-train"
-RUN_TABLES = (RUN_TABLE, "stage_2_train.csv")
-IMAGE_FOLDERS = (IMAGE_FOLDER, "dicom-images-test", "stage_2_images")
-
-
-@dataclass(frozen=True)
-class RunMasks:
-    """Draws the union of an image's run lengths.
-
-    Attributes:
-        file: the table, named in errors.
-        runs: image identifier -> (row from 1, run lengths) of each of its rows.
-    """
-
-    file: Path
-    runs: Mapping[str, list[tuple[int, str]]]
-
-    def __call__(self, record: pd.Series, size: tuple[int, int]) -> np.ndarray:
-        """The mask of one record: bool, `size` = (H, W) of its image."""
-        mask = np.zeros(size, dtype=bool)
-        for row, runs in self.runs.get(record["image_id"], []):
-            mask |= decode_runs(runs, size, file=self.file, row=row)
-        return mask
+RUN_TABLES = ("train-rle.csv", "stage_2_train.csv")
+IMAGE_FOLDERS = ("dicom-images-train", "dicom-images-test", "stage_2_images")
 
 
 def open_siim(
     root: Path, split: str, *, allow_partial: bool = False, skip_bad: bool = False
 ) -> Radiographs:
-    """Open "validation" (20 % of the patients) or "test" (80 %).
-
-    Args:
-        root: the data set's folder.
-        split: "validation" or "test".
-        allow_partial: leave out, and count, images whose file is missing.
-        skip_bad: leave out, count and list bad rows and images.
-
-    Raises:
-        InputError: a missing file or column, a duplicate, an image that is both positive and
-            negative, two files of one image, a path outside the folder.
-    """
-    file, screen = child(root, *RUN_TABLES), Screen(skip_bad)
+    """Open "validation" (20 % of the patients) or "test" (80 %)."""
+    file, screen = child(root, *RUN_TABLES), Screen(skip_bad, allow_partial)
     table = read_table(file, ["ImageId", "EncodedPixels"], dtype="str", keep_default_na=False)
-    table = table[["ImageId", "EncodedPixels"]]
     table = _check(table, file, screen)
     positive = table["EncodedPixels"] != NO_RUNS
     folders = [child(root, folder) for folder in IMAGE_FOLDERS]
@@ -84,21 +41,11 @@ def open_siim(
     records["path"] = locate(records["image_id"] + ".dcm", files)
     records["Pneumothorax"] = positive[records.index].astype(float)
     records = records[hash_split(records["patient_id"]) == split]
-    present = records["path"].notna()
-    records, missing = keep_present(records, present, allow_partial=allow_partial, file=root)
-    runs: dict[str, list[tuple[int, str]]] = {}
-    for row, image, text in table[positive].itertuples():
-        runs.setdefault(image, []).append((row + 1, text))
-    return Radiographs(
-        "siim",
-        split,
-        CONCEPTS,
-        records,
-        masks={"Pneumothorax": RunMasks(file, runs)},
-        annotated={"Pneumothorax": records["image_id"].isin(runs).to_numpy()},
-        left_out={MISSING: missing},
-        screen=screen,
-    )
+    records = screen.present(records, root)
+    rows = table[positive]
+    reader = TableMasks.of(file, rows["ImageId"], rows["EncodedPixels"], decode_runs)
+    masks = {"Pneumothorax": reader}
+    return Radiographs("siim", split, CONCEPTS, records, masks=masks, screen=screen)
 
 
 def _check(table: pd.DataFrame, file: Path, screen: Screen) -> pd.DataFrame:

@@ -9,9 +9,6 @@ def open_split(workspace: Workspace, name: str, split: str) -> ChestXrayDataset:
 
     CheXpert's two depend on how many films a class 5x200 takes; of a validation split at most
     `Profile.validation_films` are kept.
-
-    Raises:
-        InputError: as `datasets.open_dataset`.
     """
     options = {"skip_bad": workspace.skip_bad, "allow_partial": workspace.allow_partial}
     if workspace.profile.world is not None and name in ("chexpert", "chexpert5x200"):

@@ -13,7 +13,7 @@ import pandas as pd
 
 from rctpl_utils.datasets.screening import Screen
 from rctpl_utils.errors import InputError
-from rctpl_utils.given_files import AGAIN, as_utf8, files_below, opened
+from rctpl_utils.given_files import AGAIN, as_utf8, files_below, naming, opened
 
 VALIDATION_SHARE = 0.2  # of the patients, where a data set has no official split
 IMAGES = (".png", ".jpg", ".jpeg")
@@ -28,20 +28,13 @@ def read_table(path: Path, columns: Sequence[str], **options: Any) -> pd.DataFra
     Gzip or zip or neither, whatever its suffix; UTF-8 or UTF-16 with a byte-order mark or without;
     separated by commas, semicolons, tabs or bars, whichever its header shows `columns` with, and
     then with decimal commas too; spaces around names and cells dropped; rows without any cell too.
-    Where `options` make a column text, a whole number that was saved as "5.0" is "5" again.
-
-    Args:
-        path: the file.
-        columns: the columns that must be there.
-        options: further arguments of `pandas.read_csv`.
-
-    Returns:
-        the table; its index counts the file's rows from 0.
+    Where `options` of `pandas.read_csv` make a column text, a whole number that was saved as "5.0"
+    is "5" again. The index counts the file's rows from 0.
 
     Raises:
-        InputError: the file is absent, empty or no table, or lacks a column.
+        InputError: the file is absent, empty or no table, or lacks one of `columns`.
     """
-    try:
+    with naming(path, "not a readable CSV table", _UTF8):
         content = _without_hint(_read(path))
         first = content.lstrip()[:65536].splitlines()[0].decode()
         headers = {mark: _header(first, mark) for mark in _DELIMITERS}
@@ -50,10 +43,6 @@ def read_table(path: Path, columns: Sequence[str], **options: Any) -> pd.DataFra
             names = headers[mark]
             options["dtype"] = {names.get(name, name): kind for name, kind in kinds.items()}
         table = pd.read_csv(BytesIO(content), sep=mark, skipinitialspace=True, **options)
-    except InputError:
-        raise
-    except Exception as error:  # damaged bytes raise many kinds, not all of them documented
-        raise InputError(f"not a readable CSV table ({error})", _UTF8, file=path) from error
     if not isinstance(table.index, pd.RangeIndex):
         raise InputError("rows with more cells than the header", _OFFICIAL, file=path)
     table.columns = [_plain(column) for column in table.columns]
@@ -106,19 +95,9 @@ def _clean(cells: pd.Series, text: bool, mark: str) -> pd.Series:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text list without their ends; blank lines at its end are dropped.
-
-    Packed or not, UTF-8 or UTF-16, as `read_table`.
-
-    Raises:
-        InputError: the file is absent or no text.
-    """
-    try:
+    """The lines of a text list, packed or in UTF-16 as `read_table`; none blank at its end."""
+    with naming(path, "not a text file in UTF-8", _UTF8):
         return _read(path).decode().rstrip().splitlines()
-    except InputError:
-        raise
-    except Exception as error:  # as in `read_table`
-        raise InputError(f"not a text file in UTF-8 ({error})", _UTF8, file=path) from error
 
 
 def hash_split(patients: Iterable[str]) -> np.ndarray:
@@ -135,11 +114,7 @@ def hash_split(patients: Iterable[str]) -> np.ndarray:
 def find_files(
     folders: Iterable[Path], suffixes: Iterable[str], screen: Screen | None = None
 ) -> dict[str, str]:
-    """File name -> path of the files with one of `suffixes` below `folders`.
-
-    Raises:
-        InputError: two files of one name, unless `screen` skips bad images.
-    """
+    """File name -> path of those with one of `suffixes`; two of one name are bad input."""
     found: dict[str, str] = {}
     for name, path in files_below(folders, suffixes):
         (screen or Screen()).attempt(_add, found, name, path)
@@ -165,21 +140,3 @@ def locate(names: pd.Series, files: dict[str, str]) -> pd.Series:
 def bare_names(paths: pd.Series) -> pd.Series:
     """What stands after the last slash or backslash, without spaces around it."""
     return paths.str.replace(r"^.*[/\\]", "", regex=True).str.strip()
-
-
-def keep_present(
-    records: pd.DataFrame, present: pd.Series | np.ndarray, *, allow_partial: bool, file: Path
-) -> tuple[pd.DataFrame, int]:
-    """Records whose image file is present, and how many were left out.
-
-    Raises:
-        InputError: files are missing and `allow_partial` is false, or none is there at all.
-    """
-    present = np.asarray(present, dtype=bool)
-    gone = records["image_id"][~present]
-    if len(gone) and (not allow_partial or not present.any()):
-        shown = ", ".join(gone.astype("str").head(3)) + (", ..." if len(gone) > 3 else "")
-        problem = f"{len(gone)} of {len(records)} images listed are missing: {shown}"
-        cure = "Complete the download, or accept a partial data set (--allow-partial)."
-        raise InputError(problem, cure, file=file)
-    return records[present].reset_index(drop=True), len(gone)

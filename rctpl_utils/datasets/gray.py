@@ -1,8 +1,8 @@
-"""From the stored values of a DICOM film through its tables and windows to gray in [0, 1].
+"""From stored integers to gray in [0, 1], for films of every format.
 
-The order is PS3.3's (C.11): modality table or rescale, VOI table or window, then the inversion of
-MONOCHROME1. pydicom does each step but one: it indexes a table with the table's own integer type,
-so that 8-bit tables wrap at 256, and it leaves open which value of a table is white.
+DICOM's order is PS3.3's (C.11): modality table or rescale, VOI table or window, then the inversion
+of MONOCHROME1. pydicom does each step but one: it indexes a table with the table's own integer
+type, so that 8-bit tables wrap at 256, and it leaves open which value of a table is white.
 """
 
 from pathlib import Path
@@ -12,10 +12,33 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.pixels import apply_color_lut, apply_rescale, apply_windowing
 
-from rctpl_utils.datasets.stored import CONVERT, stored_range, to_unit
 from rctpl_utils.errors import InputError
 
+CONVERT = "Save it as an 8- or 16-bit grayscale PNG."
+AGAIN = f"Download or copy the file again; if that does not help: {CONVERT}"
+UNUSED_BITS = 2  # so many leading zeros mean that the header states more bits than there are
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's
+
+
+def stored_range(values: np.ndarray, bits: int, *, signed: bool = False) -> tuple[int, int]:
+    """The stored integers that mean black and white: the least and the greatest of their bits.
+
+    `bits` is what the file states. Many hold 12 bits and state 16, which would show them nearly
+    black: where `UNUSED_BITS` or more of them (of those beyond 8) are never used, the bits count
+    that the film's own values need; as they do where they exceed what is stated.
+    """
+    darkest, brightest = int(values.min()), int(values.max())
+    negative = darkest < 0
+    used = max(brightest, ~darkest).bit_length() + negative
+    if used > bits or bits - max(8, used) >= UNUSED_BITS:
+        bits, signed = max(8, used), negative
+    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+
+
+def to_unit(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """float32 in [0, 1]: `low` becomes 0 and `high` 1, and what lies beyond is clipped."""
+    low, high = float(low), float(high)  # plain numbers leave float32 as it is
+    return np.clip((values.astype(np.float32) - low) / (high - low), 0, 1)
 
 
 def dicom_luminance(stored: np.ndarray, dicom: Dataset) -> np.ndarray:
@@ -28,11 +51,7 @@ def dicom_luminance(stored: np.ndarray, dicom: Dataset) -> np.ndarray:
 
 
 def dicom_gray(stored: np.ndarray, dicom: Dataset, path: Path) -> np.ndarray:
-    """Stored values (H, W) to gray: float32 (H, W) in [0, 1].
-
-    Raises:
-        InputError: the header would leave one gray value of a film that has several.
-    """
+    """Stored values (H, W) to float32 (H, W) in [0, 1]; refused where several become one gray."""
     padding = _padding(stored, dicom)
     film = stored[~padding]
     values, low, high = _modality(stored, film, dicom)
