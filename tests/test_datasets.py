@@ -1,25 +1,31 @@
-"""What all data-set readers have in common, and the real samples."""
+"""What the readers of all data sets have in common, and what each reads of labels and masks."""
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-import torchxrayvision as xrv
 from PIL import Image
-from scipy.ndimage import binary_dilation
-from tiny_world import CASES, SIZE, edit, refused, write, write_mimic
+from tiny_world import (
+    CASES,
+    FIVE,
+    SIZE,
+    chexpert_path,
+    edit,
+    film,
+    refused,
+    write,
+)
 
 from rctpl_utils.datasets import DATASETS, ChestXrayDataset, open_dataset
+from rctpl_utils.datasets.chexpert import read_chexpert, select_5x200
+from rctpl_utils.datasets.openi import xrv_file
 from rctpl_utils.datasets.tables import hash_split
 from rctpl_utils.errors import InputError
+from rctpl_utils.simulation.image_files import write_mask_png
 from rctpl_utils.vocabulary import CONCEPTS
-
-ENTRIES, BOXES = "Data_Entry_2017_v2020.csv", "BBox_List_2017.csv"
-SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "data"
-
-
-# --- what all have in common ---
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -38,7 +44,7 @@ def test_every_data_set_keeps_the_protocol(tmp_path, name):
 
 @pytest.mark.parametrize("name", [*CASES, "mimic-cxr"])
 def test_missing_images_stop_or_are_counted(tmp_path, name):
-    root = write_mimic(tmp_path) if name == "mimic-cxr" else write(name, tmp_path)
+    root = write(name, tmp_path)
     split = "train" if name == "mimic-cxr" else "test"
     dataset = open_dataset(name, tmp_path, split)
     gone = Path(dataset.records["path"][0])
@@ -49,18 +55,6 @@ def test_missing_images_stop_or_are_counted(tmp_path, name):
     gone.unlink()
     refused(name, tmp_path, split, message)
     assert sum(open_dataset(name, tmp_path, split, allow_partial=True).left_out.values()) == 1
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_images_are_decoded_late_and_bad_ones_named(tmp_path, name):
-    write(name, tmp_path)
-    dataset = open_dataset(name, tmp_path, "test")
-    file = Path(dataset.records["path"][0])
-    file.write_bytes(b"")
-    dataset = open_dataset(name, tmp_path, "test")
-    with pytest.raises(InputError, match=rf"{file.name}: the image is empty"):
-        dataset.pixels(0)
-    assert dataset.pixels(1).shape == SIZE
 
 
 def test_unknown_names_and_splits(tmp_path):
@@ -78,13 +72,8 @@ def test_hash_split_is_fixed():
     names = [f"patient{k}" for k in range(4000)]
     splits = hash_split(names)
     assert 0.17 < (splits == "validation").mean() < 0.23
-    assert hash_split(["a", "b", "c", "d", "e"]).tolist() == [
-        "test",
-        "test",
-        "validation",
-        "validation",
-        "test",
-    ]  # their SHA-256 begin with ca, 3e, 2e, 18, 3f (hexadecimal); the limit is 0.2 of the range
+    # their SHA-256 begin with ca, 3e, 2e, 18, 3f (hexadecimal); the limit is 0.2 of the range
+    assert (hash_split("abcde") == "validation").tolist() == [False, False, True, True, False]
     assert (hash_split(names[::-1]) == splits[::-1]).all()
 
 
@@ -96,81 +85,188 @@ def test_a_jpeg_named_png_is_still_read(tmp_path):
     assert dataset.pixels(0).shape == (4, 5) and abs(dataset.pixels(0).mean() - 0.2) < 0.01
 
 
-# --- real samples ---
+# --- labels ---
+
+
+def test_chestxray14_without_boxes_and_in_several_folders(tmp_path):
+    root = write("chestxray14", tmp_path)
+    (root / "BBox_List_2017.csv").unlink()
+    (root / "Data_Entry_2017_v2020.csv").rename(root / "Data_Entry_2017.csv")
+    (root / "images_012" / "images").mkdir(parents=True)
+    shutil.move(root / "images_001/images/00090001_001.png", root / "images_012/images")
+    dataset = open_dataset("chestxray14", tmp_path, "test")
+    assert len(dataset) == 2 and not dataset.has_masks
+    assert Path(dataset.records["path"][1]).parts[-3] == "images_012"
+
+
+def chexpert_records(folder: Path, rows: list[dict]) -> pd.DataFrame:
+    columns = pd.read_csv(xrv_file("chexpert_train.csv.gz"), nrows=0).columns
+    table = pd.DataFrame([{"Frontal/Lateral": "Frontal", **row} for row in rows])
+    table.reindex(columns=columns).to_csv(folder / "train.csv", index=False)
+    return read_chexpert(folder, "train")
+
+
+def test_chexpert_labels_and_views(tmp_path):
+    lateral = chexpert_path("train", 4).replace("frontal", "lateral")
+    rows = [
+        {"Path": chexpert_path("train", 3), "Edema": 1, "Fracture": 0, "Pneumonia": -1},
+        {"Path": lateral, "Frontal/Lateral": "Lateral", "Edema": 1},
+    ]
+    records = chexpert_records(tmp_path, rows)
+    assert records["patient_id"].tolist() == ["patient3"]
+    row = records.iloc[0]
+    assert (row["Edema"], row["Fracture"], row["Cardiomegaly"]) == (1, 0, 0)
+    assert np.isnan(row["Pneumonia"])
+
+
+def test_5x200_rule(tmp_path):
+    rows = [
+        {"Path": chexpert_path("train", 9), "Edema": 1, "Lung Opacity": 1},  # others may be there
+        {"Path": chexpert_path("train", 10), "Edema": 1},
+        {"Path": chexpert_path("train", 10, 2), "Edema": 1, "Cardiomegaly": 0},
+        {"Path": chexpert_path("train", 2), "Edema": 1, "Cardiomegaly": 1},  # two of the five
+        {"Path": chexpert_path("train", 1), "Edema": 1, "Cardiomegaly": -1},  # perhaps two
+        {"Path": chexpert_path("train", 11), "Edema": 1},
+        {"Path": chexpert_path("train", 5), "Pneumonia": 1},  # none
+        *({"Path": chexpert_path("train", 20 + k), c: 1} for k, c in enumerate(FIVE)),
+    ]
+    records = chexpert_records(tmp_path, rows)
+    chosen = select_5x200(records, 4, allow_partial=True)
+    edema = chosen.query("Edema == 1")
+    # lowest patients first, each once before any twice; 23 is the fourth patient
+    studies = edema["image_id"].str.extract(r"patient(\d+)/study(\d)").astype(int)
+    assert studies.to_numpy().tolist() == [[9, 1], [10, 1], [11, 1], [23, 1]]
+    assert len(select_5x200(records, 9, allow_partial=True).query("Edema == 1")) == 5
+    assert select_5x200(records, 1, allow_partial=False)[list(FIVE)].sum().tolist() == [1] * 5
+    shuffled = select_5x200(records[::-1].reset_index(drop=True), 4, allow_partial=True)
+    assert shuffled["image_id"].tolist() == chosen["image_id"].tolist()
+
+
+def test_5x200_shares_no_patient_with_validation(tmp_path):
+    write("chexpert", tmp_path)
+    options = {"per_class": 1, "allow_partial": True}
+    chosen = open_dataset("chexpert5x200", tmp_path, "test", **options)
+    assert chosen.records[list(FIVE)].sum().tolist() == [1] * 5
+    for name in ("chexpert5x200", "chexpert"):
+        validation = open_dataset(name, tmp_path, "validation", **options)
+        assert len(validation)
+        assert set(validation.records["patient_id"]).isdisjoint(chosen.records["patient_id"])
+
+
+def test_5x200_needs_its_images(tmp_path):
+    write("chexpert", tmp_path)
+    message = "only 1 images show Atelectasis alone; 200 are needed"
+    refused("chexpert5x200", tmp_path, "test", message)
+    for split, films in (("test", 5), ("validation", 1)):  # one a class; another patient's edema
+        assert len(open_dataset("chexpert5x200", tmp_path, split, allow_partial=True)) == films
+
+
+def test_full_size_chexpert(tmp_path):
+    root = write("chexpert", tmp_path)
+    (root / "CheXpert-v1.0-small").rename(root / "CheXpert-v1.0")
+    for part in ("train", "valid"):
+        file = root / "CheXpert-v1.0" / f"{part}.csv"
+        file.write_text(file.read_text().replace("CheXpert-v1.0-small/", "CheXpert-v1.0/"))
+    assert open_dataset("chexpert", tmp_path, "test").pixels(0).shape == SIZE
+
+
+def test_covidx_lists_without_and_with_the_third_class(tmp_path):
+    root = write("covidx", tmp_path)
+    records = open_dataset("covidx", tmp_path, "test").records
+    assert records[["COVID-19", "Pneumonia"]].to_numpy().tolist() == [[1, 0], [0, 1], [0, 0]]
+    for old, new in (("COVID-19", "positive"), ("pneumonia", "negative"), ("normal", "negative")):
+        edit(root / "test.txt", old, new)
+    dataset = open_dataset("covidx", tmp_path, "test")
+    assert dataset.concepts == ("COVID-19",) and dataset.records["COVID-19"].tolist() == [1, 0, 0]
+
+
+def test_covidx_patients(tmp_path):
+    """Names with spaces; the same number in two sources is not the same patient."""
+    root = write("covidx", tmp_path)
+    edit(root / "test.txt", "sim-2 sim-2.png pneumonia simulated", "case 7 sim-2.png negative a")
+    edit(root / "train.txt", "sim-4 sim-4.png normal simulated", "case 7 sim-4.png negative b")
+    dataset = open_dataset("covidx", tmp_path, "test")
+    assert dataset.records["patient_id"].tolist()[1] == "a:case 7"
+
+
+def test_mimic_study_without_labels_is_counted(tmp_path):
+    root = write("mimic-cxr", tmp_path)
+    edit(root / "mimic-cxr-2.0.0-metadata.csv.gz", "LATERAL", "AP")
+    edit(root / "mimic-cxr-2.0.0-split.csv.gz", "d1,50000001", "d1,50000009")
+    dataset = open_dataset("mimic-cxr", tmp_path, "train")
+    assert dataset.left_out == {"study without labels": 1} and len(dataset) == 1
+
+
+# --- masks ---
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "concept", "cells", "where"),
+    [
+        ("rsna", "stage_2_train_labels.csv", "Pneumonia", "44.0,36.0,4.0,4.0,1", np.s_[36:, 44:]),
+        ("siim", "train-rle.csv", "Pneumothorax", " 0 3", np.s_[:3, 0]),
+    ],
+)
+def test_several_rows_are_one_mask(tmp_path, name, file, concept, cells, where):
+    case = next(c for c in CASES[name] if c.split == "test" and c.lesions)
+    with (write(name, tmp_path) / file).open("a") as stream:
+        stream.write(f"{case.image_id},{cells}\n")
+    dataset = open_dataset(name, tmp_path, "test")
+    expected = film(case).masks[concept]
+    expected[where] = True
+    (index,) = np.flatnonzero(dataset.records["image_id"] == case.image_id)
+    assert (dataset.mask(index, concept) == expected).all()
 
 
 @pytest.fixture
-def real(tmp_path):
-    """A data root that points at the real samples."""
-    if not SAMPLES.is_dir():
-        pytest.skip("../shared/data is absent")
-    for folder in SAMPLES.glob("*-mini"):
-        (tmp_path / folder.name.removesuffix("-mini")).symlink_to(folder)
-    return tmp_path
+def rural(tmp_path):
+    """The data set's folder, and the name of a test film with an opacity."""
+    root = write("covid-rural", tmp_path)
+    return root, next(c.image_id for c in CASES["covid-rural"] if c.split == "test" and c.lesions)
 
 
-def test_real_chestxray14(real):
-    dataset = open_dataset("chestxray14", real, "test")
-    assert len(dataset) == 495 and dataset.records["Pneumonia"].sum() == 253
-    assert dataset.records["patient_id"].nunique() == 341
-    assert dataset.pixels(7).shape == (320, 320)
-    theirs = xrv.datasets.NIH_Dataset(
-        str(real / "chestxray14/images_001/images"),
-        csvpath=str(real / "chestxray14" / ENTRIES),
-        bbox_list_path=str(real / "chestxray14" / BOXES),
-        views=["*"],
-        unique_patients=False,
-    )
-    assert theirs.csv["Image Index"].tolist() == dataset.records["image_id"].tolist()
-    names = {"Effusion": "Pleural Effusion", "Pleural_Thickening": "Pleural Thickening"}
-    columns = [names.get(name, name) for name in theirs.pathologies]
-    assert (dataset.records[columns].to_numpy() == theirs.labels).all()
-    np.testing.assert_allclose(theirs[7]["img"][0] / 2048 + 0.5, dataset.pixels(7), atol=1e-6)
-    drawn = 0
-    for k in range(len(columns)):
-        for index in np.flatnonzero(dataset.annotated(columns[k])):
-            mask = dataset.mask(index, columns[k])
-            other = theirs.get_mask_dict(dataset.records["image_id"][index], 320)[k][0] > 0
-            # theirs is cut to whole pixels, first the corner, then the extent
-            assert (mask <= binary_dilation(other, np.ones((5, 5)))).all()
-            assert (other <= binary_dilation(mask, np.ones((3, 3)))).all()
-            drawn += 1
-    boxes = pd.read_csv(real / "chestxray14" / BOXES)
-    assert len(boxes) == 33 and drawn == len(
-        boxes.drop_duplicates(["Image Index", "Finding Label"])
-    )
+def rural_film(data_root, name):
+    dataset = open_dataset("covid-rural", data_root, "test")
+    return dataset, int(np.flatnonzero(dataset.records["image_id"] == name)[0])
 
 
-def test_real_rsna(real):
-    parts = [open_dataset("rsna", real, split) for split in ("validation", "test")]
-    assert sum(map(len, parts)) == 170
-    assert sum(part.annotated("Pneumonia").sum() for part in parts) == 67
-    theirs = xrv.datasets.RSNA_Pneumonia_Dataset(
-        str(real / "rsna/stage_2_train_images"),
-        csvpath=str(real / "rsna/stage_2_train_labels.csv"),
-        views=["*"],
-        extension=".dcm",
-    )
-    rows = {image: k for k, image in enumerate(theirs.csv["patientId"])}
-    for part in parts:
-        order = [rows[image] for image in part.records["image_id"]]
-        assert (part.records["Pneumonia"].to_numpy() == theirs.labels[order, 0]).all()
-        for index in np.flatnonzero(part.annotated("Pneumonia"))[:3]:
-            masks = theirs.get_mask_dict(part.records["image_id"][index], 1024)
-            assert (part.mask(index, "Pneumonia") == masks[0][0].astype(bool)).all()
-        pixels = theirs[order[0]]["img"][0] / 2048 + 0.5
-        np.testing.assert_allclose(part.pixels(0), pixels, atol=1e-6)
+def rural_mask(data_root, name):
+    dataset, index = rural_film(data_root, name)
+    return dataset.mask(index, "COVID-19")
 
 
-def test_real_covidx(real):
-    dataset = open_dataset("covidx", real, "test")
-    assert dataset.records["COVID-19"].value_counts().to_dict() == {0.0: 120, 1.0: 112}
-    assert dataset.records[dataset.records["COVID-19"] == 1]["patient_id"].nunique() == 35
-    assert max(dataset.pixels(0).shape) == 320
+def test_outlines_are_scaled_and_lungs_left_out(rural, tmp_path):
+    root, name = rural
+    (root / f"pngs_masks/{name}.png").unlink()
+    whole = [[0, 0], [96, 0], [96, 80], [0, 80]]
+    part = [[20, 10], [60, 10], [60, 40], [20, 40]]
+    shapes = {"left_lung": whole, "right_lung": whole, "ground glass": part}
+    shapes = [{"label": label, "points": points} for label, points in shapes.items()]
+    content = {"shapes": shapes, "imageHeight": 80, "imageWidth": 96}  # twice the film's size
+    (root / f"jpgs/jsons/{name}.json").write_text(json.dumps(content))
+    expected = np.zeros(SIZE, dtype=bool)
+    expected[5:20, 10:30] = True
+    assert (rural_mask(tmp_path, name) == expected).all()
+    (root / f"jpgs/jsons/{name}.json").write_text(json.dumps(content | {"shapes": shapes[:2]}))
+    dataset, index = rural_film(tmp_path, name)
+    assert np.isnan(dataset.records["COVID-19"][index])
+    assert not dataset.annotated("COVID-19")[index]
 
 
-def test_real_siim(real):
-    dataset = open_dataset("siim", real, "test")
-    assert len(dataset) == 1 and dataset.records["Pneumothorax"].tolist() == [0.0]
-    assert dataset.pixels(0).shape == dataset.mask(0, "Pneumothorax").shape == (1024, 1024)
-    assert not dataset.mask(0, "Pneumothorax").any()
+def test_film_without_annotation_is_counted(rural, tmp_path):
+    root, name = rural
+    before = len(open_dataset("covid-rural", tmp_path, "test"))
+    (root / f"pngs_masks/{name}.png").unlink()
+    (root / f"jpgs/jsons/{name}.json").unlink()
+    dataset = open_dataset("covid-rural", tmp_path, "test")
+    assert dataset.left_out == {"film without annotation": 1} and len(dataset) == before - 1
+
+
+def test_larger_mask_files_in_a_clone_of_the_annotations_repository(rural, tmp_path):
+    root, name = rural
+    mask = np.random.default_rng(0).random(SIZE) > 0.5
+    write_mask_png(root / f"pngs_masks/{name}.png", mask.repeat(2, 0).repeat(2, 1))
+    (root / "covid_rural_annot").mkdir()
+    for folder in ("jpgs", "pngs_masks"):
+        shutil.move(root / folder, root / "covid_rural_annot")
+    assert (rural_mask(tmp_path, name) == mask).all()

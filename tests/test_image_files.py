@@ -285,3 +285,14 @@ def test_a_photograph_and_a_poor_export_are_named(tmp_path, pixels):
 def test_a_name_that_is_too_long_is_missing(tmp_path):
     with pytest.raises(InputError, match="the image is missing"):
         read_image(tmp_path / ("film" * 100))
+
+
+@pytest.mark.parametrize("read", [read_image, image_size])
+def test_an_image_bomb_is_refused(tmp_path, read):
+    """A small file whose header claims 100,000 x 100,000 pixels."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 100_000, 100_000, 8, 0, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(bytes(1000)))
+    file = tmp_path / "bomb.png"
+    file.write_bytes(b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"IEND", b""))
+    with pytest.raises(InputError, match=r"bomb\.png: not a readable image"):
+        read(file)

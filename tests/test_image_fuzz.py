@@ -6,11 +6,9 @@ from functools import cache
 import gdcm
 import numpy as np
 import pytest
-from dicom_films import film, lut, packed
+from dicom_films import encapsulated, film, lut, packed, stream
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
-from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, RLELossless
 
 from rctpl_utils.datasets.images import image_size, read_image
@@ -18,15 +16,13 @@ from rctpl_utils.errors import InputError
 
 GRAY = np.random.default_rng(0).integers(0, 256, (20, 24)).astype(np.uint8)
 TWELVE = GRAY.astype(np.uint16) * 16
+FORMATS = {"jpg": "JPEG", "jp2": "JPEG2000", "tif": "TIFF", "pgm": "PPM"}
 SUFFIXES = ("png", "jpg", "tif", "gif", "bmp", "webp", "jp2", "pgm")
 DICOM = ("plain", "tables", "signed", "rle", "jpeg", "lossless", "ls", "jp2 in dicom", "bare")
 
 
-def as_image(kind: str, stored: np.ndarray = GRAY) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(stored).save(buffer, {"jpg": "JPEG", "jp2": "JPEG2000", "tif": "TIFF",
-                                          "pgm": "PPM"}.get(kind, kind))  # fmt: skip
-    return buffer.getvalue()
+def as_image(kind: str) -> bytes:
+    return stream(GRAY, FORMATS.get(kind, kind))
 
 
 def as_dicom(kind: str) -> bytes:
@@ -40,12 +36,10 @@ def as_dicom(kind: str) -> bytes:
     elif kind == "rle":
         data.compress(RLELossless, generate_instance_uid=False)
     elif kind == "jpeg":
-        data = film(GRAY, bits=8, BitsAllocated=8)
-        data.PixelData = encapsulate([as_image("jpg")])
-        data.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+        eight = film(GRAY, bits=8, BitsAllocated=8)
+        data = encapsulated(eight, as_image("jpg"), JPEGBaseline8Bit)
     elif kind == "jp2 in dicom":
-        data.PixelData = encapsulate([as_image("jp2", TWELVE)])
-        data.file_meta.TransferSyntaxUID = JPEG2000Lossless
+        data = encapsulated(data, stream(TWELVE, "JPEG2000"), JPEG2000Lossless)
     elif kind == "lossless":
         data = packed(data, gdcm.TransferSyntax.JPEGLosslessProcess14_1)
     elif kind == "ls":

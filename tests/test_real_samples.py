@@ -1,21 +1,86 @@
-"""The loaders on real films in the official layouts, where samples lie beside the project.
+"""The loaders on the official tables and on real films, where samples lie beside the project."""
 
-`test_datasets.py` compares labels, boxes and pixels of the same samples with torchxrayvision's.
-"""
-
+import gzip
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torchxrayvision as xrv
+from scipy.ndimage import binary_dilation
+from tiny_world import FIVE, refused
 
-from rctpl_utils.datasets import open_dataset
+from rctpl_utils.datasets import open_dataset, rsna
+from rctpl_utils.datasets.chexpert import read_chexpert, select_5x200
 from rctpl_utils.datasets.counts import require_complete
+from rctpl_utils.datasets.masks import check_box
+from rctpl_utils.datasets.openi import xrv_file
 from rctpl_utils.errors import InputError
 from rctpl_utils.run.doctor import examine
 
 FILMS = {"chestxray14": 495, "rsna": 170, "siim": 1, "covidx": 232}
+
+
+# --- the official tables, which torchxrayvision packages ---
+
+
+def test_official_chexpert_table_is_read_as_torchxrayvision_reads_it(tmp_path):
+    """The real train.csv: 191,027 frontal films; equal labels wherever theirs are not blank."""
+    packed = xrv_file("chexpert_train.csv.gz").read_bytes()
+    (tmp_path / "train.csv").write_bytes(gzip.decompress(packed))
+    ours = read_chexpert(tmp_path, "train")
+    theirs = xrv.datasets.CheX_Dataset(
+        str(tmp_path),
+        str(tmp_path / "train.csv"),
+        views=["AP", "PA", "LL", "RL"],
+        unique_patients=False,
+    )
+    assert len(ours) == len(theirs) == 191_027
+    assert (ours["image_id"] == theirs.csv["Path"].to_numpy()).all()
+    raw = pd.read_csv(tmp_path / "train.csv").set_index("Path").loc[ours["image_id"]]
+    for k, name in enumerate(theirs.pathologies):
+        concept = "Pleural Effusion" if name == "Effusion" else name
+        label = ours[concept].to_numpy()
+        known = ~np.isnan(theirs.labels[:, k]) & ~np.isnan(label)
+        assert (label[known] == theirs.labels[known, k]).all()
+        uncertain = raw[concept].to_numpy() == -1
+        assert (np.isnan(label) == uncertain).all()
+    five = select_5x200(ours, 200, allow_partial=False)[list(FIVE)]
+    assert (five == 1).sum().tolist() == [200] * 5  # 200 a class,
+    assert ((five == 1).sum(axis=1) == 1).all()  # exactly one of the five,
+    assert ((five == 0).sum(axis=1) == 4).all()  # the others certainly not
+
+
+def test_official_boxes_and_runs_lie_inside():
+    """Every box of ChestX-ray14 and RSNA, every run of SIIM-ACR, in 1024-pixel images."""
+    table = pd.read_csv(xrv_file("BBox_List_2017.csv.gz"))
+    boxes = [tuple(row) for row in table[["Bbox [x", "y", "w", "h]"]].itertuples(index=False)]
+    table = pd.read_csv(xrv_file("kaggle_stage_2_train_labels.csv.zip")).dropna()
+    boxes += [tuple(row) for row in table[rsna.BOX_COLUMNS].itertuples(index=False)]
+    assert len(boxes) == 984 + 9_555
+    for box in boxes:
+        check_box(box, (1024, 1024))
+    runs = pd.read_csv(xrv_file("siim-pneumothorax-train-rle.csv.gz"), dtype=str)
+    positive = runs[runs[" EncodedPixels"].str.strip() != "-1"][" EncodedPixels"]
+    assert max(sum(map(int, text.split())) for text in positive) <= 1024 * 1024
+
+
+@pytest.mark.parametrize(
+    ("name", "packaged", "official"),
+    [
+        ("rsna", "kaggle_stage_2_train_labels.csv.zip", "stage_2_train_labels.csv"),
+        ("siim", "siim-pneumothorax-train-rle.csv.gz", "train-rle.csv"),
+    ],
+)
+def test_official_tables_are_accepted(tmp_path, name, packaged, official):
+    """Only the films are missing."""
+    (tmp_path / name).mkdir()
+    table = pd.read_csv(xrv_file(packaged), dtype=str, keep_default_na=False)
+    table.to_csv(tmp_path / name / official, index=False)
+    refused(name, tmp_path, "test", r"(\d+) of \1 images listed are missing", allow_partial=True)
+
+
+# --- real samples ---
 
 
 @pytest.fixture
@@ -54,12 +119,66 @@ def test_every_film_decodes_and_every_mask_lies_inside(real, name):
                 assert dataset.records[concept][index] == 1 or name == "chestxray14"
 
 
-def test_rsna_labels_agree_with_the_detailed_classes(real):
-    table = pd.read_csv(real / "rsna" / "stage_2_detailed_class_info.csv")
-    opaque = table.drop_duplicates("patientId").set_index("patientId")["class"] == "Lung Opacity"
-    for dataset in splits("rsna", real):
-        records = dataset.records.set_index("image_id")
-        assert (records["Pneumonia"] == opaque[records.index].astype(float)).all()
+def test_real_chestxray14(real):
+    dataset = open_dataset("chestxray14", real, "test")
+    assert len(dataset) == 495 and dataset.records["Pneumonia"].sum() == 253
+    assert dataset.records["patient_id"].nunique() == 341
+    assert dataset.pixels(7).shape == (320, 320)
+    theirs = xrv.datasets.NIH_Dataset(
+        str(real / "chestxray14/images_001/images"),
+        csvpath=str(real / "chestxray14" / "Data_Entry_2017_v2020.csv"),
+        bbox_list_path=str(real / "chestxray14" / "BBox_List_2017.csv"),
+        views=["*"],
+        unique_patients=False,
+    )
+    assert theirs.csv["Image Index"].tolist() == dataset.records["image_id"].tolist()
+    names = {"Effusion": "Pleural Effusion", "Pleural_Thickening": "Pleural Thickening"}
+    columns = [names.get(name, name) for name in theirs.pathologies]
+    assert (dataset.records[columns].to_numpy() == theirs.labels).all()
+    np.testing.assert_allclose(theirs[7]["img"][0] / 2048 + 0.5, dataset.pixels(7), atol=1e-6)
+    drawn = 0
+    for k, concept in enumerate(columns):
+        for index in np.flatnonzero(dataset.annotated(concept)):
+            mask = dataset.mask(index, concept)
+            other = theirs.get_mask_dict(dataset.records["image_id"][index], 320)[k][0] > 0
+            # theirs is cut to whole pixels, first the corner, then the extent
+            assert (mask <= binary_dilation(other, np.ones((5, 5)))).all()
+            assert (other <= binary_dilation(mask, np.ones((3, 3)))).all()
+            drawn += 1
+    boxes = pd.read_csv(real / "chestxray14" / "BBox_List_2017.csv")
+    assert len(boxes) == 33
+    assert drawn == len(boxes.drop_duplicates(["Image Index", "Finding Label"]))
+
+
+def test_real_rsna(real):
+    parts = [open_dataset("rsna", real, split) for split in ("validation", "test")]
+    assert sum(map(len, parts)) == 170
+    assert sum(part.annotated("Pneumonia").sum() for part in parts) == 67
+    theirs = xrv.datasets.RSNA_Pneumonia_Dataset(
+        str(real / "rsna/stage_2_train_images"),
+        csvpath=str(real / "rsna/stage_2_train_labels.csv"),
+        views=["*"],
+        extension=".dcm",
+    )
+    rows = {image: k for k, image in enumerate(theirs.csv["patientId"])}
+    detailed = pd.read_csv(real / "rsna" / "stage_2_detailed_class_info.csv")
+    opaque = set(detailed["patientId"][detailed["class"] == "Lung Opacity"])
+    for part in parts:
+        assert ((part.records["Pneumonia"] == 1) == part.records["image_id"].isin(opaque)).all()
+        order = [rows[image] for image in part.records["image_id"]]
+        assert (part.records["Pneumonia"].to_numpy() == theirs.labels[order, 0]).all()
+        for index in np.flatnonzero(part.annotated("Pneumonia"))[:3]:
+            masks = theirs.get_mask_dict(part.records["image_id"][index], 1024)
+            assert (part.mask(index, "Pneumonia") == masks[0][0].astype(bool)).all()
+        pixels = theirs[order[0]]["img"][0] / 2048 + 0.5
+        np.testing.assert_allclose(part.pixels(0), pixels, atol=1e-6)
+
+
+def test_real_covidx(real):
+    dataset = open_dataset("covidx", real, "test")
+    assert dataset.records["COVID-19"].value_counts().to_dict() == {0.0: 120, 1.0: 112}
+    assert dataset.records[dataset.records["COVID-19"] == 1]["patient_id"].nunique() == 35
+    assert max(dataset.pixels(0).shape) == 320
 
 
 def test_siim_agrees_with_torchxrayvision(real):
@@ -74,17 +193,13 @@ def test_siim_agrees_with_torchxrayvision(real):
 
 @pytest.mark.parametrize("name", FILMS)
 def test_a_sample_is_not_taken_for_the_official_release(real, name):
+    message = r"not the official release: .* of .* \(--allow-partial\)\.$"
     if name == "covidx":  # the sample has no training list at all
-        with pytest.raises(
-            InputError, match=r"train\.txt: the file is missing; there are test\.txt"
-        ):
-            require_complete(name, real / name)
-        return
-    with pytest.raises(
-        InputError, match=r"not the official release: .* of .* \(--allow-partial\)\.$"
-    ):
+        message = r"train\.txt: the file is missing; there are test\.txt"
+    else:
+        require_complete(name, real / name, allow_partial=True)
+    with pytest.raises(InputError, match=message):
         require_complete(name, real / name)
-    require_complete(name, real / name, allow_partial=True)
 
 
 def test_the_doctor_sees_what_is_there(real):

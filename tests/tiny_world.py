@@ -87,6 +87,8 @@ MIMIC_STUDIES = {"d0": "s50000001", "d1": "s50000001", "d2": "s50000002", "d3": 
 
 def write(name: str, data_root: Path) -> Path:
     """Write one data set's cases; return its folder."""
+    if name == "mimic-cxr":
+        return write_mimic(data_root)
     layout = LAYOUTS[name]
     root = data_root / name
     rows = [layout.write_image(root, each, film(each)) for each in CASES[name]]
