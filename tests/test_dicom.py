@@ -33,153 +33,129 @@ from rctpl_utils.errors import InputError
 
 EXPECTED = np.array([[0, 0.2, 0.4], [0.6, 0.8, 1.0]])
 STEPS = np.array([[0, 1, 2, 3]])
-HALF = 2047.5  # the middle of 12 bits
+MODALITY = np.array([[0, 100, 1000, 4095]]) / 4095
 
 
 def line(top: int) -> np.ndarray:
     return np.linspace(0, top, 4096).round()
 
 
-def signed(*values: int) -> np.ndarray:
-    return np.array([values])
+def values(*row: float) -> np.ndarray:
+    return np.array([row])
 
 
+def rescale(slope: float, intercept: float) -> dict:
+    return {"RescaleSlope": slope, "RescaleIntercept": intercept}
+
+
+def window(center: object, width: object, function: str = "LINEAR") -> dict:
+    return {"WindowCenter": center, "WindowWidth": width, "VOILUTFunction": function}
+
+
+def modality(*entries: int, bits: int, first: int = 0) -> dict:
+    return {"ModalityLUTSequence": lut([*entries], bits, first)}
+
+
+def voi(
+    entries: list[int] | np.ndarray, bits: int, first: int = 0, *, packed: bool = False
+) -> dict:
+    return {"VOILUTSequence": lut(entries, bits, first, packed=packed)}
+
+
+SIGNED, FULL = {"PixelRepresentation": 1}, window(2048, 4096)
+INVERTED = {"PhotometricInterpretation": "MONOCHROME1"}
+FIVE = [0, 51, 204, 255]
 READ = {
     # rescale and modality tables
     "as stored": ({}, RAMP, EXPECTED),
-    "rescale empty": ({"RescaleSlope": None, "RescaleIntercept": None}, RAMP, EXPECTED),
+    "rescale empty": (rescale(None, None), RAMP, EXPECTED),
     "slope alone": ({"RescaleSlope": 2}, RAMP, EXPECTED),
     "intercept alone": ({"RescaleIntercept": -1024}, RAMP, EXPECTED),
-    "slope and empty intercept": (
-        {"RescaleSlope": 2, "RescaleIntercept": None, "WindowCenter": 4096, "WindowWidth": 8191},
-        RAMP, RAMP * 2 / 8190,
-    ),
-    "rescaled to fractions": ({"RescaleSlope": 1 / 4096, "RescaleIntercept": 0}, RAMP, EXPECTED),
-    "negative slope": ({"RescaleSlope": -1, "RescaleIntercept": 4095}, RAMP, 1 - EXPECTED),
-    "negative slope, window": (
-        {"RescaleSlope": -1, "RescaleIntercept": 4095, "WindowCenter": 2048, "WindowWidth": 4096},
-        RAMP, 1 - EXPECTED,
-    ),
-    "modality table": (
-        {"ModalityLUTSequence": lut([0, 100, 1000, 4095], 12)},
-        STEPS, [[0, 100 / 4095, 1000 / 4095, 1]],
-    ),
-    "falling modality table": (
-        {"ModalityLUTSequence": lut([4095, 1000, 100, 0], 12)},
-        STEPS, [[1, 1000 / 4095, 100 / 4095, 0]],
-    ),
-    "modality table from 2 on": (
-        {"ModalityLUTSequence": lut([0, 255], 8, 2)}, STEPS, [[0, 0, 0, 1]],
-    ),
+    "slope and empty intercept": (rescale(2, None) | window(4096, 8191), RAMP, RAMP * 2 / 8190),
+    "rescaled to fractions": (rescale(1 / 4096, 0), RAMP, EXPECTED),
+    "negative slope": (rescale(-1, 4095), RAMP, 1 - EXPECTED),
+    "negative slope, window": (rescale(-1, 4095) | FULL, RAMP, 1 - EXPECTED),
+    "modality table": (modality(0, 100, 1000, 4095, bits=12), STEPS, MODALITY),
+    "falling modality table": (modality(4095, 1000, 100, 0, bits=12), STEPS, MODALITY[:, ::-1]),
+    "modality table from 2 on": (modality(0, 255, bits=8, first=2), STEPS, [[0, 0, 0, 1]]),
     "modality table, 12 bits said to be 16": (
-        {"ModalityLUTSequence": lut([0, 819, 1638, 4095], 16)}, STEPS, [[0, 0.2, 0.4, 1]],
+        modality(0, 819, 1638, 4095, bits=16), STEPS, [[0, 0.2, 0.4, 1]],
     ),
     "modality table and window": (
-        {"ModalityLUTSequence": lut([0, 100, 1000, 4095], 12),
-         "WindowCenter": 500, "WindowWidth": 1000, "VOILUTFunction": "LINEAR_EXACT"},
+        modality(0, 100, 1000, 4095, bits=12) | window(500, 1000, "LINEAR_EXACT"),
         STEPS, [[0, 0.1, 1, 1]],
     ),
     "empty modality table": ({"ModalityLUTSequence": []}, RAMP, EXPECTED),
     # VOI tables
     **{
-        f"VOI table of {bits} bits up to {top}": (
-            {"VOILUTSequence": lut(line(top), bits)}, RAMP, EXPECTED,
-        )
+        f"VOI table of {bits} bits up to {top}": (voi(line(top), bits), RAMP, EXPECTED)
         for bits, top in [(8, 255), (10, 1023), (12, 4095), (16, 65535), (16, 4095), (8, 4095)]
     },
     "VOI table, two entries a word": (
-        {"VOILUTSequence": lut([0, 51, 102, 255], 8, packed=True)}, STEPS, [[0, 0.2, 0.4, 1]],
+        voi([0, 51, 102, 255], 8, packed=True), STEPS, [[0, 0.2, 0.4, 1]],
     ),
-    "VOI table of 4 bits": (
-        {"VOILUTSequence": lut([0, 51, 204, 255], 4)}, STEPS, [[0, 0.2, 0.8, 1]],
-    ),
-    "VOI table after a rescale": (
-        {"RescaleSlope": 1, "RescaleIntercept": -2,
-         "VOILUTSequence": lut([0, 51, 204, 255], 8, -2)},
-        STEPS, [[0, 0.2, 0.8, 1]],
-    ),
+    "VOI table of 4 bits": (voi(FIVE, 4), STEPS, [[0, 0.2, 0.8, 1]]),
+    "VOI table after a rescale": (rescale(1, -2) | voi(FIVE, 8, -2), STEPS, [[0, 0.2, 0.8, 1]]),
     "VOI table of 65,536 entries": (
-        {"VOILUTSequence": lut(np.arange(65536) * 16 % 65536, 16)},
-        STEPS * 1365, STEPS * 1365 * 16 / 65535,
+        voi(np.arange(65536) * 16 % 65536, 16), STEPS * 1365, STEPS * 1365 * 16 / 65535,
     ),
-    "VOI table before window": (
-        {"VOILUTSequence": lut(line(255), 8), "WindowCenter": 1, "WindowWidth": 1}, RAMP, EXPECTED,
-    ),
-    "VOI table without data": (
-        {"VOILUTSequence": [Dataset()], "WindowCenter": 2048, "WindowWidth": 4096}, RAMP, EXPECTED,
-    ),
+    "VOI table before window": (voi(line(255), 8) | window(1, 1), RAMP, EXPECTED),
+    "VOI table without data": ({"VOILUTSequence": [Dataset()]} | FULL, RAMP, EXPECTED),
     "the first of two VOI tables": (
         {"VOILUTSequence": lut(line(255), 8) + lut(line(0), 8)}, RAMP, EXPECTED,
     ),
     # windows
-    "LINEAR": ({"WindowCenter": 2048, "WindowWidth": 4096}, RAMP, EXPECTED),
+    "LINEAR": (FULL, RAMP, EXPECTED),
     "LINEAR, narrow": (  # from 150 - 0.5 - 50 to 150 - 0.5 + 50
-        {"WindowCenter": 150, "WindowWidth": 101},
-        signed(0, 100, 150, 200, 4095), [[0, 0.005, 0.505, 1, 1]],
+        window(150, 101), values(0, 100, 150, 200, 4095), [[0, 0.005, 0.505, 1, 1]],
     ),
-    "LINEAR_EXACT": (
-        {"WindowCenter": 2048, "WindowWidth": 4096, "VOILUTFunction": "LINEAR_EXACT"},
-        RAMP, RAMP / 4096,
-    ),
+    "LINEAR_EXACT": (window(2048, 4096, "LINEAR_EXACT"), RAMP, RAMP / 4096),
     "LINEAR_EXACT narrower than 1": (
-        {"RescaleSlope": 1 / 4095, "RescaleIntercept": 0, "WindowCenter": 0.5,
-         "WindowWidth": 0.5, "VOILUTFunction": "LINEAR_EXACT"},
+        rescale(1 / 4095, 0) | window(0.5, 0.5, "LINEAR_EXACT"),
         RAMP, np.clip(EXPECTED * 2 - 0.5, 0, 1),
     ),
     "SIGMOID": (  # 1 / (1 + exp(-4 (x - c) / w)): 1 / (1 + e^2), 1/2, 1 / (1 + e^-1)
-        {"WindowCenter": 2048, "WindowWidth": 4096, "VOILUTFunction": "SIGMOID"},
-        signed(0, 2048, 3072), [[0.119203, 0.5, 0.731059]],
+        window(2048, 4096, "SIGMOID"), values(0, 2048, 3072), [[0.119203, 0.5, 0.731059]],
     ),
-    "SIGMOID, steep": (
-        {"WindowCenter": 2048, "WindowWidth": 1, "VOILUTFunction": "SIGMOID"},
-        signed(0, 2048, 4095), [[0, 0.5, 1]],
-    ),
-    "the first of two windows": (
-        {"WindowCenter": [2048, 9], "WindowWidth": [4096, 9]}, RAMP, EXPECTED,
-    ),
-    "two centers, one width": ({"WindowCenter": [2048, 9], "WindowWidth": 4096}, RAMP, EXPECTED),
-    "empty function": (
-        {"WindowCenter": 2048, "WindowWidth": 4096, "VOILUTFunction": None}, RAMP, EXPECTED,
-    ),
+    "SIGMOID, steep": (window(2048, 1, "SIGMOID"), values(0, 2048, 4095), [[0, 0.5, 1]]),
+    "the first of two windows": (window([2048, 9], [4096, 9]), RAMP, EXPECTED),
+    "two centers, one width": (window([2048, 9], 4096), RAMP, EXPECTED),
+    "no function": ({"WindowCenter": 2048, "WindowWidth": 4096}, RAMP, EXPECTED),
+    "empty function": (window(2048, 4096, None), RAMP, EXPECTED),
     "center alone": ({"WindowCenter": 2048}, RAMP, EXPECTED),
     "width alone": ({"WindowWidth": 10}, RAMP, EXPECTED),
-    "window empty": ({"WindowCenter": None, "WindowWidth": None}, RAMP, EXPECTED),
-    "width 0": ({"WindowCenter": 0, "WindowWidth": 0}, RAMP, EXPECTED),
-    "width 1": (  # black up to 2047.5, white above
-        {"WindowCenter": 2048, "WindowWidth": 1}, signed(0, 2047, 2048, 4095), [[0, 0, 1, 1]],
-    ),
+    "window empty": (window(None, None), RAMP, EXPECTED),
+    "width 0": (window(0, 0), RAMP, EXPECTED),
+    # black up to 2047.5, white above
+    "width 1": (window(2048, 1), values(0, 2047, 2048, 4095), [[0, 0, 1, 1]]),
     # bits
-    "signed": (
-        {"PixelRepresentation": 1}, signed(-2048, 0, 2047), [[0, 2048 / 4095, 1]],
-    ),
+    "signed": (SIGNED, values(-2048, 0, 2047), [[0, 2048 / 4095, 1]]),
     "signed and rescaled": (
-        {"PixelRepresentation": 1, "RescaleSlope": 2, "RescaleIntercept": -1000},
-        signed(-2048, 0, 2047), [[0, 2048 / 4095, 1]],
+        SIGNED | rescale(2, -1000), values(-2048, 0, 2047), [[0, 2048 / 4095, 1]],
     ),
     "signed and windowed": (
-        {"PixelRepresentation": 1, "WindowCenter": 0, "WindowWidth": 2001},
-        signed(-2048, -1000.5, 0, 999.5, 2047), [[0, 0, 1000.5 / 2000, 0.99975, 1]],
+        SIGNED | window(0, 2001),
+        values(-2048, -1000.5, 0, 999.5, 2047), [[0, 0, 1000.5 / 2000, 0.99975, 1]],
     ),
     "signed, VOI table from -2 on": (
-        {"PixelRepresentation": 1, "VOILUTSequence": lut([0, 51, 204, 255], 8, -2)},
-        signed(-9, -2, -1, 0, 1, 9), [[0, 0, 0.2, 0.8, 1, 1]],
+        SIGNED | voi(FIVE, 8, -2), values(-9, -2, -1, 0, 1, 9), [[0, 0, 0.2, 0.8, 1, 1]],
     ),
-    "signed 16 bits, 12 unsigned used": ({"bits": 16, "PixelRepresentation": 1}, RAMP, EXPECTED),
+    "signed 16 bits, 12 unsigned used": (SIGNED | {"bits": 16}, RAMP, EXPECTED),
     "signed 16 bits, 12 used": (
-        {"bits": 16, "PixelRepresentation": 1}, signed(-2048, 0, 2047), [[0, 2048 / 4095, 1]],
+        SIGNED | {"bits": 16}, values(-2048, 0, 2047), [[0, 2048 / 4095, 1]],
     ),
     "16 bits, 12 used": ({"bits": 16}, RAMP, EXPECTED),
-    "16 bits, 15 used": ({"bits": 16}, signed(0, 32767), [[0, 32767 / 65535]]),
-    "12 bits, 11 used": ({}, signed(0, 2047), [[0, 2047 / 4095]]),
-    "16 bits, 8 used": ({"bits": 16}, signed(0, 51, 255), [[0, 0.2, 1]]),
-    "8 bits, 6 used": ({"bits": 8, "BitsAllocated": 8}, signed(0, 51, 63), [[0, 0.2, 63 / 255]]),
-    "10 bits": ({"bits": 10}, signed(0, 1023), [[0, 1]]),
+    "16 bits, 15 used": ({"bits": 16}, values(0, 32767), [[0, 32767 / 65535]]),
+    "12 bits, 11 used": ({}, values(0, 2047), [[0, 2047 / 4095]]),
+    "16 bits, 8 used": ({"bits": 16}, values(0, 51, 255), [[0, 0.2, 1]]),
+    "8 bits, 6 used": ({"bits": 8, "BitsAllocated": 8}, values(0, 51, 63), [[0, 0.2, 63 / 255]]),
+    "10 bits": ({"bits": 10}, values(0, 1023), [[0, 1]]),
     "overlay in the high bits": ({}, RAMP | 0xA000, EXPECTED),
     "overlay in the high bits, signed": (
-        {"PixelRepresentation": 1}, signed(-2048, 0, 2047) & 0xFFF | 0x5000, [[0, 2048 / 4095, 1]],
+        SIGNED, values(-2048, 0, 2047) & 0xFFF | 0x5000, [[0, 2048 / 4095, 1]],
     ),
-    "one gray value": ({}, signed(4095, 4095), [[1, 1]]),
-    "black": ({"WindowCenter": 2048, "WindowWidth": 4096}, signed(0, 0), [[0, 0]]),
+    "one gray value": ({}, values(4095, 4095), [[1, 1]]),
+    "black": (FULL, values(0, 0), [[0, 0]]),
     "shape that agrees": ({"PresentationLUTShape": "IDENTITY"}, RAMP, EXPECTED),
     "one frame": ({"NumberOfFrames": 1}, RAMP, EXPECTED),
     "no high bit": ({"HighBit": None}, RAMP, EXPECTED),
@@ -192,7 +168,7 @@ def test_stored_values_become_gray(tmp_path, name, inverted):
     attributes, stored, expected = READ[name]
     if inverted:
         shape = {"PresentationLUTShape": "INVERSE"} if "PresentationLUTShape" in attributes else {}
-        attributes = {**attributes, "PhotometricInterpretation": "MONOCHROME1", **shape}
+        attributes = attributes | INVERTED | shape
         expected = 1 - np.asarray(expected)
     gray = read_image(save(tmp_path, film(stored, **attributes)))
     assert gray.dtype == np.float32
@@ -200,56 +176,44 @@ def test_stored_values_become_gray(tmp_path, name, inverted):
 
 
 @pytest.mark.parametrize(
-    ("attributes", "stored", "expected"),
+    ("padding", "attributes", "stored", "expected"),
     [
-        ({"PixelPaddingValue": 65535}, signed(0, 819, 4095, 65535), [0, 0.2, 1, 0]),
-        (
-            {"PixelPaddingValue": 60000, "PixelPaddingRangeLimit": 65535},
-            signed(0, 819, 4095, 61234), [0, 0.2, 1, 0],
-        ),
-        (
-            {"PixelPaddingValue": 65535, "PhotometricInterpretation": "MONOCHROME1"},
-            signed(0, 819, 4095, 65535), [1, 0.8, 0, 0],
-        ),
-        (  # -2000, written as the unsigned number that it is in the pixels
-            {"PixelPaddingValue": 63536, "PixelRepresentation": 1},
-            signed(-2000, 0, 819, 4095), [0, 0, 0.2, 1],
-        ),
-        (
-            {"PixelPaddingValue": 4095, "WindowCenter": 2048, "WindowWidth": 4096, "bits": 12},
-            signed(0, 819, 3276, 4095), [0, 0.2, 0.8, 0],
-        ),
-        ({"PixelPaddingValue": None}, signed(0, 819, 3276, 65535), [0, 0.0125, 0.05, 1]),
+        ((65535, None), {}, values(0, 819, 4095, 65535), [0, 0.2, 1, 0]),
+        ((60000, 65535), {}, values(0, 819, 4095, 61234), [0, 0.2, 1, 0]),
+        ((65535, None), INVERTED, values(0, 819, 4095, 65535), [1, 0.8, 0, 0]),
+        # -2000, written as the unsigned number that it is in the pixels
+        ((63536, None), SIGNED, values(-2000, 0, 819, 4095), [0, 0, 0.2, 1]),
+        ((4095, None), FULL | {"bits": 12}, values(0, 819, 3276, 4095), [0, 0.2, 0.8, 0]),
+        ((None, None), {}, values(0, 819, 3276, 65535), [0, 0.0125, 0.05, 1]),
     ],
-)  # fmt: skip
-def test_padding_is_black_and_no_part_of_the_range(tmp_path, attributes, stored, expected):
-    data = film(stored, **{"bits": 16, **attributes})
-    np.testing.assert_allclose(read_image(save(tmp_path, data))[0], expected, atol=3e-4)
+)
+def test_padding_is_black_and_no_part_of_the_range(tmp_path, padding, attributes, stored, expected):
+    attributes = {"bits": 16, "PixelPaddingValue": padding[0], **attributes}
+    if padding[1]:
+        attributes["PixelPaddingRangeLimit"] = padding[1]
+    gray = read_image(save(tmp_path, film(stored, **attributes)))
+    np.testing.assert_allclose(gray[0], expected, atol=3e-4)
 
 
 FLAT = r"give the whole film one gray value\. Save it as"
 REFUSED = {
-    "slope 0": ({"RescaleSlope": 0, "RescaleIntercept": 7}, FLAT),
-    "slope no number": ({"RescaleSlope": "NaN", "RescaleIntercept": 0}, FLAT),
-    "window beside the film": ({"WindowCenter": 9000, "WindowWidth": 10}, FLAT),
-    "window no number": ({"WindowCenter": "NaN", "WindowWidth": 10}, FLAT),
-    "flat VOI table": ({"VOILUTSequence": lut([9] * 4096, 12)}, FLAT),
-    "flat modality table": ({"ModalityLUTSequence": lut([9] * 4096, 12)}, FLAT),
-    "short VOI table": (
-        {"VOILUTSequence": [*lut([0, 1], 16)]}, "cannot be applied .*VOILUTSequence: 2 of 9 entries"
-    ),
-    "negative width": ({"WindowCenter": 9, "WindowWidth": -5}, "window cannot be applied"),
-    "width below 1": ({"WindowCenter": 9, "WindowWidth": 0.5}, "window cannot be applied"),
-    "unknown function": (
-        {"WindowCenter": 9, "WindowWidth": 9, "VOILUTFunction": "SPLINE"}, "applied .*SPLINE",
-    ),
+    "slope 0": (rescale(0, 7), FLAT),
+    "slope no number": (rescale("NaN", 0), FLAT),
+    "window beside the film": (window(9000, 10), FLAT),
+    "window no number": (window("NaN", 10), FLAT),
+    "flat VOI table": (voi([9] * 4096, 12), FLAT),
+    "flat modality table": (modality(*[9] * 4096, bits=12), FLAT),
+    "short VOI table": (voi([0, 1], 16), "cannot be applied .*VOILUTSequence: 2 of 9 entries"),
+    "negative width": (window(9, -5), "window cannot be applied"),
+    "width below 1": (window(9, 0.5), "window cannot be applied"),
+    "unknown function": (window(9, 9, "SPLINE"), "applied .*SPLINE"),
     "all padding": ({"PixelPaddingValue": 0, "PixelPaddingRangeLimit": 4095}, "cannot be applied"),
     "high bit": ({"HighBit": 15}, "high bit 15 does not fit 12 stored bits"),
     "shapes that contradict": (
         {"PresentationLUTShape": "INVERSE"}, "MONOCHROME2 and presentation INVERSE contradict",
     ),
     "and the other way": (
-        {"PhotometricInterpretation": "MONOCHROME1", "PresentationLUTShape": "IDENTITY"},
+        INVERTED | {"PresentationLUTShape": "IDENTITY"},
         "MONOCHROME1 and presentation IDENTITY contradict",
     ),
     "frames": ({"NumberOfFrames": 2}, "several frames .* not supported.*Export one frame"),
@@ -302,6 +266,7 @@ def test_byte_orders_and_bare_files(tmp_path, syntax, start):
 
 
 SMOOTH = np.tile(np.linspace(0, 4095, 64).astype(np.uint16), (32, 1))
+EIGHT = (SMOOTH // 16).astype(np.uint8)
 
 
 @pytest.mark.parametrize(
@@ -316,17 +281,19 @@ def test_lossless_films_keep_every_value(tmp_path, kind, negative):
     np.testing.assert_allclose(read_image(save(tmp_path, data)), SMOOTH / 4095, atol=1e-6)
 
 
+def jpeg(syntax: str) -> Dataset:
+    data = film(EIGHT, bits=8, BitsAllocated=8)
+    return encapsulated(data, stream(EIGHT, "JPEG", quality=95), syntax)
+
+
 def test_further_compressions(tmp_path):
     run_length = film(SMOOTH)
     run_length.compress(RLELossless)
-    np.testing.assert_allclose(read_image(save(tmp_path, run_length)), SMOOTH / 4095, atol=1e-6)
     j2k = encapsulated(film(SMOOTH), stream(SMOOTH, "JPEG2000"), JPEG2000Lossless)
-    np.testing.assert_allclose(read_image(save(tmp_path, j2k)), SMOOTH / 4095, atol=1e-6)
-    eight = (SMOOTH // 16).astype(np.uint8)
-    for syntax in (JPEGBaseline8Bit, JPEGExtended12Bit):
-        data = film(eight, bits=8, BitsAllocated=8)
-        data = encapsulated(data, stream(eight, "JPEG", quality=95), syntax)
-        np.testing.assert_allclose(read_image(save(tmp_path, data)), eight / 255, atol=3 / 255)
+    for data in (run_length, j2k):
+        np.testing.assert_allclose(read_image(save(tmp_path, data)), SMOOTH / 4095, atol=1e-6)
+    for data in map(jpeg, (JPEGBaseline8Bit, JPEGExtended12Bit)):
+        np.testing.assert_allclose(read_image(save(tmp_path, data)), EIGHT / 255, atol=3 / 255)
 
 
 @pytest.mark.parametrize(
@@ -336,16 +303,13 @@ def test_further_compressions(tmp_path):
 )
 def test_a_header_with_another_size_is_refused(tmp_path, kind, rows, columns):
     if kind == "JPEG":
-        eight = (SMOOTH // 16).astype(np.uint8)
-        data = film(eight, bits=8, BitsAllocated=8)
-        data = encapsulated(data, stream(eight, "JPEG"), JPEGBaseline8Bit)
+        data = jpeg(JPEGBaseline8Bit)
     else:
         of = gdcm.TransferSyntax
         data = packed(film(SMOOTH), of.JPEGLSLossless if kind == "LS" else of.JPEGLosslessProcess14)
     data.Rows, data.Columns = rows, columns
-    with pytest.raises(
-        InputError, match=rf"damaged .*\(32, 64, 1\).*states \({rows}, {columns}, 1"
-    ):
+    message = rf"damaged .*\(32, 64, 1\).*states \({rows}, {columns}, 1"
+    with pytest.raises(InputError, match=message):
         read_image(save(tmp_path, data))
 
 
@@ -388,11 +352,10 @@ COLORS = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [51, 51, 51]]])
 LUMINANCES = [[0.299, 0.587, 0.114, 0.2]]
 
 
-@pytest.mark.parametrize("bits", [8, 16])
-def test_color_becomes_luminance(tmp_path, bits):
+@pytest.mark.parametrize(("bits", "factor"), [(8, 1), (16, 257)])
+def test_color_becomes_luminance(tmp_path, bits, factor):
     color = {"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3, "PlanarConfiguration": 0}
-    stored = COLORS if bits == 8 else COLORS * 257
-    data = film(stored, bits=bits, BitsAllocated=bits, **color)
+    data = film(COLORS * factor, bits=bits, BitsAllocated=bits, **color)
     np.testing.assert_allclose(read_image(save(tmp_path, data)), LUMINANCES, atol=1e-6)
 
 

@@ -41,16 +41,7 @@ CANONICAL = {
     "Pleural_Thickening": "Pleural Thickening",
     "Infiltrate": "Infiltration",  # in the box table only
 }
-BOX_CONCEPTS = (
-    "Atelectasis",
-    "Cardiomegaly",
-    "Pleural Effusion",
-    "Infiltration",
-    "Mass",
-    "Nodule",
-    "Pneumonia",
-    "Pneumothorax",
-)
+BOX_CONCEPTS = CHESTXRAY14_CONCEPTS[:8]  # the only ones that boxes were drawn for
 
 
 def open_chestxray14(
@@ -61,16 +52,12 @@ def open_chestxray14(
     everything, named = _records(root, screen)
     known = None if allow_partial else named
     records = _in_split(everything, known, split, root, screen)
-    records.insert(2, "path", locate(records["image_id"], _images(root, screen)))
+    folders = [each for each in folders_in(root) if each.name.lower().startswith("images")]
+    files = find_files(folders, IMAGES, screen)
+    records.insert(2, "path", locate(records["image_id"], files))
     records = screen.present(records, root)
     masks, concepts = _boxes(root, known, screen), CHESTXRAY14_CONCEPTS
     return Radiographs("chestxray14", split, concepts, records, masks=masks, screen=screen)
-
-
-def _images(root: Path, screen: Screen) -> dict[str, str]:
-    """File name -> path, below the folders `images*/`."""
-    folders = [each for each in folders_in(root) if each.name.lower().startswith("images")]
-    return find_files(folders, IMAGES, screen)
 
 
 def _records(root: Path, screen: Screen) -> tuple[pd.DataFrame, pd.Series]:

@@ -58,7 +58,9 @@ def open_chexpert(
         per_class = _affordable(train, per_class) if allow_partial else per_class
         kept_apart = select_5x200(train, per_class, allow_partial=True)["patient_id"]
         records = train[~train["patient_id"].isin(kept_apart)]
-    return _radiographs("chexpert", split, CHEXPERT_CONCEPTS, records, home, screen)
+    records["path"] = records["path"].map(existing)
+    records = screen.present(records, home)
+    return Radiographs("chexpert", split, CHEXPERT_CONCEPTS, records, screen=screen)
 
 
 def open_chexpert5x200(
@@ -83,7 +85,9 @@ def open_chexpert5x200(
         others = train[~train["patient_id"].isin(records["patient_id"])]
         records = select_5x200(others, per_class, allow_partial=True)
     records = records[["image_id", "patient_id", "path", *COMPETITION]]
-    return _radiographs("chexpert5x200", split, COMPETITION, records, home, screen)
+    records["path"] = records["path"].map(existing)
+    records = screen.present(records, home)
+    return Radiographs("chexpert5x200", split, COMPETITION, records, screen=screen)
 
 
 def read_chexpert(home: Path, part: str, screen: Screen | None = None) -> pd.DataFrame:
@@ -149,19 +153,6 @@ def select_5x200(records: pd.DataFrame, per_class: int, *, allow_partial: bool) 
             raise InputError(problem, cure)
         chosen.append(rows)
     return pd.concat(chosen).drop(columns=["_number", "_turn"]).reset_index(drop=True)
-
-
-def _radiographs(
-    name: str,
-    split: str,
-    concepts: tuple[str, ...],
-    records: pd.DataFrame,
-    home: Path,
-    screen: Screen,
-) -> Radiographs:
-    records["path"] = records["path"].map(existing)
-    records = screen.present(records, home)
-    return Radiographs(name, split, concepts, records, screen=screen)
 
 
 def find_home(root: Path) -> Path:

@@ -8,8 +8,6 @@ whose `manifest.json` states how small it is, is not held to the official number
 from collections.abc import Callable
 from pathlib import Path
 
-import pandas as pd
-
 from rctpl_utils.datasets import (
     chestxray14,
     chexpert,
@@ -98,14 +96,17 @@ def _chestxray14(root: Path) -> dict[str, int]:
 
 def _chexpert(root: Path) -> dict[str, int]:
     home = chexpert.find_home(root)
-    parts = {"training images": "train", "validation images": "valid"}
-    tables = {key: child(home, f"{part}.csv") for key, part in parts.items()}
-    return {key: len(read_table(table, ["Path"])) for key, table in tables.items()}
+    return {
+        "training images": len(read_table(child(home, "train.csv"), ["Path"])),
+        "validation images": len(read_table(child(home, "valid.csv"), ["Path"])),
+    }
 
 
 def _covidx(root: Path) -> dict[str, int]:
-    keys = {"training images": "train", "test images": "test"}
-    return {key: len(read_lines(child(root, f"{part}.txt"))) for key, part in keys.items()}
+    return {
+        "training images": len(read_lines(child(root, "train.txt"))),
+        "test images": len(read_lines(child(root, "test.txt"))),
+    }
 
 
 def _rsna(root: Path) -> dict[str, int]:
@@ -134,21 +135,16 @@ def _siim(root: Path) -> dict[str, int]:
 
 def _covid_rural(root: Path) -> dict[str, int]:
     home = covid_rural.find_home(root)
-    folders = {
-        "films": (covid_rural.IMAGE_FOLDER, ".jpg"),
-        "outlined films": (covid_rural.OUTLINE_FOLDER, ".json"),
-        "masks": (covid_rural.MASK_FOLDER, ".png"),
-    }
     return {
-        key: len(find_files([home / folder], (suffix,)))
-        for key, (folder, suffix) in folders.items()
+        "films": len(find_files([home / covid_rural.IMAGE_FOLDER], (".jpg",))),
+        "outlined films": len(find_files([home / covid_rural.OUTLINE_FOLDER], (".json",))),
+        "masks": len(find_files([home / covid_rural.MASK_FOLDER], (".png",))),
     }
 
 
 def _mimic_cxr(root: Path) -> dict[str, int]:
-    table: pd.DataFrame = read_table(child(root, mimic_cxr.SPLIT_TABLE), ["dicom_id"])
-    reports = sum(1 for _ in root.glob("files/p*/p*/s*.txt"))
-    return {"images": len(table), "reports": reports}
+    table = read_table(child(root, mimic_cxr.SPLIT_TABLE), ["dicom_id"])
+    return {"images": len(table), "reports": sum(1 for _ in root.glob("files/p*/p*/s*.txt"))}
 
 
 def _openi(root: Path) -> dict[str, int]:

@@ -5,7 +5,7 @@ same frame, x to the right, y downwards, (0, 0) the image's top-left corner (lab
 pixel (row, column) covers [column, column + 1) x [row, row + 1).
 """
 
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -18,27 +18,15 @@ NO_RUNS = "-1"  # SIIM-ACR's sign for an image without a lesion
 
 
 def box_mask(
-    box: Box,
-    size: tuple[int, int],
-    *,
-    frame: int | None = None,
-    file: str | Path | None = None,
-    row: int | str | None = None,
+    box: Box, size: tuple[int, int], *, frame: int | None = None, **place: Any
 ) -> np.ndarray:
-    """The mask of a box: pixels whose centers lie inside, at least one.
+    """The mask (H, W) = `size` of a box: pixels whose centers lie inside, at least one.
 
-    Args:
-        box: in pixels of a square image of side `frame`; by default of an image of `size`.
-        size: height and width of the mask.
-        frame: ChestX-ray14's boxes refer to 1024 pixels whatever the size of the copies at hand.
-        file: the table that the box comes from, named in an error.
-        row: its row in it.
-
-    Raises:
-        InputError: a box without extent or outside the image.
+    The box is in pixels of a square image of side `frame` (ChestX-ray14's: 1024, whatever the size
+    of the copies at hand), by default of an image of `size`. `place` is for errors (`check_box`).
     """
     height, width = (frame, frame) if frame else size
-    check_box(box, (height, width), file=file, row=row)
+    check_box(box, (height, width), **place)
     down, right = size[0] / height, size[1] / width
     columns = _pixel_span(box[0] * right, box[2] * right, size[1])
     rows = _pixel_span(box[1] * down, box[3] * down, size[0])
@@ -47,14 +35,12 @@ def box_mask(
     return mask
 
 
-def check_box(
-    box: Box,
-    size: tuple[int, int],
-    *,
-    file: str | Path | None = None,
-    row: int | str | None = None,
-) -> None:
-    """Refuse a box without extent, or one that leaves an image of `size` (height, width)."""
+def check_box(box: Box, size: tuple[int, int], **place: Any) -> None:
+    """Refuse a box without extent, or one that leaves an image of `size` (height, width).
+
+    Raises:
+        InputError: with the table's `file` and `row`, if `place` has them.
+    """
     x, y, width, height = box
     slack = 1e-3  # pixels: annotations are rounded decimals
     inside = x >= -slack and y >= -slack
@@ -62,7 +48,7 @@ def check_box(
     if not (inside and width > 0 and height > 0):  # false for NaN too
         numbers = ", ".join(f"{value:g}" for value in box)
         problem = f"the box ({numbers}) is empty or outside the {size[1]} x {size[0]} image"
-        raise InputError(problem, "Correct or remove this row.", file=file, row=row)
+        raise InputError(problem, "Correct or remove this row.", **place)
 
 
 def mask_boxes(mask: np.ndarray, *, smallest: int = 1) -> list[tuple[int, int, int, int]]:
@@ -89,21 +75,15 @@ def encode_runs(mask: np.ndarray) -> str:
     return " ".join(map(str, np.diff(edges, prepend=0)))
 
 
-def decode_runs(
-    runs: str,
-    size: tuple[int, int],
-    *,
-    file: str | Path | None = None,
-    row: int | str | None = None,
-) -> np.ndarray:
+def decode_runs(runs: str, size: tuple[int, int], **place: Any) -> np.ndarray:
     """The bool (H, W) mask of SIIM-ACR run lengths (see `encode_runs`).
 
     Raises:
-        InputError: an odd or non-numeric list, a negative number, a run past the last pixel.
+        InputError: an odd or non-numeric list, a negative number, a run past the last pixel; with
+            the table's `file` and `row`, if `place` has them.
     """
     if runs.strip() == NO_RUNS:
         return np.zeros(size, dtype=bool)
-    place = {"file": file, "row": row}
     try:
         numbers = np.array(runs.split(), dtype=np.int64)
     except ValueError as error:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from xml.etree.ElementTree import Element, ParseError
+from xml.etree.ElementTree import ParseError
 
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
@@ -71,14 +71,14 @@ def parse_openi(data: bytes, member: str) -> OpenIReport:
     try:
         root = fromstring(data)
     except (ParseError, DefusedXmlException, ValueError) as error:
-        raise InputError(
-            f"this is no whole Open-I report ({error})", "Fetch the file again.", file=member
-        ) from error
+        problem = f"this is no whole Open-I report ({error})"
+        raise InputError(problem, "Fetch the file again.", file=member) from error
     identifier = root.find("uId")
     uid = "" if identifier is None else identifier.get("id", "")
     if not uid:
         raise InputError("the report has no <uId id=...>", "Fetch the file again.", file=member)
-    sections = _sections(root)
+    texts = root.iter("AbstractText")
+    sections = {text.get("Label", "").upper(): _clean("".join(text.itertext())) for text in texts}
     return OpenIReport(
         uid=uid,
         findings=sections.get("FINDINGS", ""),
@@ -98,7 +98,8 @@ def mesh_findings(report: OpenIReport) -> list[MeshFinding]:
     found = []
     for code in report.mesh:
         heading, *qualifiers = (part.strip() for part in code.split("/"))
-        side, zone = _side(qualifiers), _first(qualifiers, places)
+        side = _side(qualifiers)
+        zone = next((places[word] for word in qualifiers if word in places), None)
         severity = next((word for word in severities if word in qualifiers), None)
         found += [
             MeshFinding(rule["concept"], side, zone, severity, code)
@@ -117,14 +118,8 @@ def _members(source: Path) -> Iterator[tuple[str, bytes]]:
                     assert stream is not None  # a regular file always has one
                     yield f"{source}!{member.name}", stream.read()
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise InputError(
-            f"the archive is damaged ({error})", "Fetch it again.", file=source
-        ) from error
-
-
-def _sections(root: Element) -> dict[str, str]:
-    texts = root.iter("AbstractText")
-    return {text.get("Label", "").upper(): _clean("".join(text.itertext())) for text in texts}
+        problem = f"the archive is damaged ({error})"
+        raise InputError(problem, "Fetch it again.", file=source) from error
 
 
 def _clean(text: str | None) -> str:
@@ -136,15 +131,9 @@ def _side(qualifiers: list[str]) -> str | None:
     return "bilateral" if len(sides) > 1 else next(iter(sides), None)
 
 
-def _first(qualifiers: list[str], table: dict[str, str]) -> str | None:
-    return next((table[word] for word in qualifiers if word in table), None)
-
-
 def _applies(rule: dict, qualifiers: list[str]) -> bool:
-    wanted, unwanted = rule.get("any_of"), rule.get("none_of", ())
-    return (wanted is None or any(word in qualifiers for word in wanted)) and not any(
-        word in qualifiers for word in unwanted
-    )
+    wanted, unwanted, found = rule.get("any_of"), rule.get("none_of", ()), set(qualifiers)
+    return (wanted is None or not found.isdisjoint(wanted)) and found.isdisjoint(unwanted)
 
 
 @cache
@@ -163,7 +152,6 @@ def xrv_file(name: str) -> Path:
         raise InputError("torchxrayvision is not installed", "Run ./run_all.sh, which installs it.")
     path = Path(spec.origin).parent / "data" / name
     if not path.is_file():
-        raise InputError(
-            "torchxrayvision does not carry this file", "Install torchxrayvision 1.5.7.", file=path
-        )
+        problem, cure = "torchxrayvision does not carry this file", "Install torchxrayvision 1.5.7."
+        raise InputError(problem, cure, file=path)
     return path

@@ -1,9 +1,9 @@
 """Reading the tables and lists that come with the data sets, and finding what they list."""
 
 import csv
-import hashlib
 import os
 from collections.abc import Iterable, Sequence
+from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -103,12 +103,9 @@ def read_lines(path: Path) -> list[str]:
 def hash_split(patients: Iterable[str]) -> np.ndarray:
     """ "validation" or "test" for each patient identifier, by its SHA-256; the same everywhere."""
     limit = int(VALIDATION_SHARE * 2**32)
-    numbers = (
-        int(hashlib.sha256(str(patient).encode()).hexdigest()[:8], 16) for patient in patients
-    )
-    return np.array(
-        ["validation" if number < limit else "test" for number in numbers], dtype=object
-    )
+    numbers = (int(sha256(str(patient).encode()).hexdigest()[:8], 16) for patient in patients)
+    splits = ["validation" if number < limit else "test" for number in numbers]
+    return np.array(splits, dtype=object)
 
 
 def find_files(
