@@ -19,10 +19,7 @@ _SAVED_PAGE = "Open its address in a browser, sign in or confirm there, and down
 _KINDS = (
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself", "Run `git lfs pull`."),
     (b"/annex/objects/", "a git-annex pointer, not the file itself", "Run `git annex get`."),
-    (b"<!doctype html", "an HTML page", _SAVED_PAGE),
-    (b"<html", "an HTML page", _SAVED_PAGE),
-    (b"<!--", "an HTML page", _SAVED_PAGE),
-    (b"<head", "an HTML page", _SAVED_PAGE),
+    ((b"<!doctype html", b"<html", b"<!--", b"<head"), "an HTML page", _SAVED_PAGE),
     (b"<?xml", "an XML message, as a server answers in place of a file", _SAVED_PAGE),
     (b"%pdf-", "a PDF file", AGAIN),
     (b"\xd0\xcf\x11\xe0", "an Excel workbook (.xls)", "Save it as CSV (UTF-8)."),

@@ -44,9 +44,9 @@ def open_dataset(
         name: a key of `DATASETS`.
         data_root: the folder that holds the data sets' folders.
         split: "validation" or "test"; "train" for mimic-cxr only.
-        options: `allow_partial` (leave out, and count, images whose file is missing), `skip_bad`
-            (leave out, count and list bad rows and images; decodes every image once) and, for
-            CheXpert, `per_class`.
+        options: those of `Screen`, `allow_partial` (leave out, and count, images whose file is
+            missing) and `skip_bad` (leave out, count and list bad rows and images; decodes every
+            image once); for CheXpert `per_class`, the size of 5x200.
 
     Each image listed must be there; whether the lists are the official ones in full is for
     `counts.require_complete`, since simulated and sample data are smaller.

@@ -44,13 +44,11 @@ CANONICAL = {
 BOX_CONCEPTS = CHESTXRAY14_CONCEPTS[:8]  # the only ones that boxes were drawn for
 
 
-def open_chestxray14(
-    root: Path, split: str, *, allow_partial: bool = False, skip_bad: bool = False
-) -> Radiographs:
+def open_chestxray14(root: Path, split: str, **options: bool) -> Radiographs:
     """Open one split: "test" is `test_list.txt`, "validation" all other images."""
-    screen = Screen(skip_bad, allow_partial)
+    screen = Screen(**options)
     everything, named = _records(root, screen)
-    known = None if allow_partial else named
+    known = None if screen.allow_partial else named
     records = _in_split(everything, known, split, root, screen)
     folders = [each for each in folders_in(root) if each.name.lower().startswith("images")]
     files = find_files(folders, IMAGES, screen)

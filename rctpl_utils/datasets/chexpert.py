@@ -35,27 +35,22 @@ _PATH = r"((?:train|valid)/patient(\d+))/(study\d+/view\w+\.(?i:jpg|jpeg|png))$"
 
 
 def open_chexpert(
-    root: Path,
-    split: str,
-    *,
-    allow_partial: bool = False,
-    skip_bad: bool = False,
-    per_class: int = PER_CLASS,
+    root: Path, split: str, *, per_class: int = PER_CLASS, **options: bool
 ) -> Radiographs:
     """Open "test" (`valid.csv`, radiologists' labels) or "validation" (`train.csv` without 5x200).
 
     No patient of CheXpert-5x200 (`per_class` images a class) is in the validation split.
     """
-    home, screen = find_home(root), Screen(skip_bad, allow_partial)
+    home, screen = find_home(root), Screen(**options)
     if split == "test":
         records = read_chexpert(home, "valid", screen)
     else:
         train = read_chexpert(home, "train", screen)
         if child(home, "valid.csv").is_file():
-            patients = read_chexpert(home, "valid", Screen(skip_bad))["patient_id"]
+            patients = read_chexpert(home, "valid", Screen(screen.skip_bad))["patient_id"]
             names = ("train.csv", "valid.csv")
             train = screen.patients(train, patients, names, home, is_test=False)
-        per_class = _affordable(train, per_class) if allow_partial else per_class
+        per_class = _affordable(train, per_class) if screen.allow_partial else per_class
         kept_apart = select_5x200(train, per_class, allow_partial=True)["patient_id"]
         records = train[~train["patient_id"].isin(kept_apart)]
     records["path"] = records["path"].map(existing)
@@ -64,12 +59,7 @@ def open_chexpert(
 
 
 def open_chexpert5x200(
-    root: Path,
-    split: str,
-    *,
-    allow_partial: bool = False,
-    skip_bad: bool = False,
-    per_class: int = PER_CLASS,
+    root: Path, split: str, *, per_class: int = PER_CLASS, **options: bool
 ) -> Radiographs:
     """Open CheXpert-5x200, a test set of five exclusive findings made from `train.csv`.
 
@@ -77,10 +67,10 @@ def open_chexpert5x200(
     where there are as many. With `allow_partial` there may be fewer than `per_class` images a
     class: then half of what the rarest class has, so that validation gets as many.
     """
-    home, screen = find_home(root), Screen(skip_bad, allow_partial)
+    home, screen = find_home(root), Screen(**options)
     train = read_chexpert(home, "train", screen)
-    per_class = _affordable(train, per_class) if allow_partial else per_class
-    records = select_5x200(train, per_class, allow_partial=allow_partial)
+    per_class = _affordable(train, per_class) if screen.allow_partial else per_class
+    records = select_5x200(train, per_class, allow_partial=screen.allow_partial)
     if split == "validation":
         others = train[~train["patient_id"].isin(records["patient_id"])]
         records = select_5x200(others, per_class, allow_partial=True)

@@ -30,10 +30,7 @@ MANIFEST = "manifest.json"  # of the embedded world, in its data root
 def read_world(data_root: str | Path) -> dict | None:
     """The manifest of the embedded world in a data root; None where the data are real.
 
-    Its "size" tells how many films a class its CheXpert-5x200 has ("chexpert_5x200").
-
-    Raises:
-        InputError: a `manifest.json` that is not the embedded world's.
+    Its "size" tells how many films a class its CheXpert-5x200 has. Another JSON is an `InputError`.
     """
     path = Path(data_root) / MANIFEST
     if not path.is_file():
@@ -70,10 +67,9 @@ def shortfall(name: str, root: Path) -> dict[str, tuple[int, int]]:
 
 
 def require_complete(name: str, root: Path, *, allow_partial: bool = False) -> None:
-    """Refuse tables that are not the official ones in full; with `allow_partial` unreadable ones.
+    """Refuse tables that are not the official ones in full: what is there, and what should be.
 
-    Raises:
-        InputError: naming what differs, found and official; or a table that cannot be read.
+    With `allow_partial` only a table that cannot be read is refused.
     """
     differing = shortfall(name, root)
     if differing and not allow_partial:

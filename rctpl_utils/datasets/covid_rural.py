@@ -77,14 +77,12 @@ class OutlineMasks:
         return polygons, frame
 
 
-def open_covid_rural(
-    root: Path, split: str, *, allow_partial: bool = False, skip_bad: bool = False
-) -> Radiographs:
+def open_covid_rural(root: Path, split: str, **options: bool) -> Radiographs:
     """Open "validation" (20 % of the patients) or "test" (80 %).
 
     `root` is the data set's folder, or the clone of the annotations' repository.
     """
-    screen, home = Screen(skip_bad, allow_partial), find_home(root)
+    screen, home = Screen(**options), find_home(root)
     records, unknown = _films(home, split)
     records = screen.present(records, home)
     reader = OutlineMasks(home)

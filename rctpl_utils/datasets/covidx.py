@@ -25,18 +25,16 @@ FINDINGS = ("normal", "pneumonia", "COVID-19")
 LABELS = {*POSITIVE, "negative", *FINDINGS}
 
 
-def open_covidx(
-    root: Path, split: str, *, allow_partial: bool = False, skip_bad: bool = False
-) -> Radiographs:
+def open_covidx(root: Path, split: str, **options: bool) -> Radiographs:
     """Open "test" (`test.txt`) or "validation" (`train.txt`)."""
-    part, screen = PARTS[split], Screen(skip_bad, allow_partial)
+    part, screen = PARTS[split], Screen(**options)
     file, files = child(root, f"{part}.txt"), find_files([child(root, part)], IMAGES, screen)
     records = _read_list(file, files, screen)
     opposite = "train" if part == "test" else "test"
     other = child(root, f"{opposite}.txt")
     if other.is_file():
-        there = find_files([child(root, opposite)], IMAGES, Screen(skip_bad))
-        patients = _read_list(other, there, Screen(skip_bad))["patient_id"]
+        there = find_files([child(root, opposite)], IMAGES, Screen(screen.skip_bad))
+        patients = _read_list(other, there, Screen(screen.skip_bad))["patient_id"]
         names = (file.name, other.name)
         records = screen.patients(records, patients, names, file, is_test=split == "test")
     label, concepts = records.pop("label"), ("COVID-19",)

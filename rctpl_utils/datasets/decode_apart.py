@@ -13,16 +13,13 @@ PLUGIN = "gdcm"
 
 
 def decode_apart(path: Path) -> np.ndarray:
-    """The stored values of a DICOM file's frame, as pydicom's `pixel_array`.
-
-    Raises:
-        ValueError: the stream is damaged, whether the decoder says so or dies of it.
-    """
+    """A film's stored values, as pydicom's `pixel_array`; a `ValueError` if the decoder dies."""
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "pixels.npy"
+        paths = os.pathsep.join(filter(None, sys.path))
         child = subprocess.run(
-            [sys.executable, "-m", __name__, path, target],
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            [sys.executable, __file__, path, target],  # not as a module: the package takes longer
+            env=os.environ | {"PYTHONPATH": paths, "PYTHONSAFEPATH": "1"},
             capture_output=True,
             text=True,
             errors="replace",

@@ -58,11 +58,8 @@ def read_dicom(path: Path) -> np.ndarray:
     """Decode one frame: float32 (H, W) in [0, 1], 0 = air.
 
     The first of several windows or tables counts, and a table goes before a window. Without either
-    the film is scaled by its bits (`stored_range`). Padding is black. Color becomes luminance.
-
-    Raises:
-        InputError: no image, several frames, no decoder, damaged, or a header that contradicts
-            itself.
+    the film is scaled by its bits (`stored_range`). Padding is black. Color becomes luminance. An
+    `InputError` says what else there is: no image, several frames, damage, a contradiction.
     """
     dicom = _header(path, stop_before_pixels=False)
     with naming(path, "the header is damaged", AGAIN):

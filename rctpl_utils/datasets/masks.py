@@ -36,10 +36,9 @@ def box_mask(
 
 
 def check_box(box: Box, size: tuple[int, int], **place: Any) -> None:
-    """Refuse a box without extent, or one that leaves an image of `size` (height, width).
+    """Refuse a box without extent or one that leaves an image of `size` (height, width).
 
-    Raises:
-        InputError: with the table's `file` and `row`, if `place` has them.
+    The `InputError` has the table's `file` and `row` of `place`.
     """
     x, y, width, height = box
     slack = 1e-3  # pixels: annotations are rounded decimals
@@ -78,9 +77,8 @@ def encode_runs(mask: np.ndarray) -> str:
 def decode_runs(runs: str, size: tuple[int, int], **place: Any) -> np.ndarray:
     """The bool (H, W) mask of SIIM-ACR run lengths (see `encode_runs`).
 
-    Raises:
-        InputError: an odd or non-numeric list, a negative number, a run past the last pixel; with
-            the table's `file` and `row`, if `place` has them.
+    An odd or non-numeric list, a negative number, a run past the last pixel are an `InputError`
+    with the table's `file` and `row` of `place`.
     """
     if runs.strip() == NO_RUNS:
         return np.zeros(size, dtype=bool)

@@ -25,14 +25,12 @@ SPLIT_TABLE = _TABLE.format("split")
 _IDENTIFIERS = {"subject_id": "str", "study_id": "str", "dicom_id": "str"}
 
 
-def open_mimic_cxr(
-    root: Path, split: str, *, allow_partial: bool = False, skip_bad: bool = False
-) -> Radiographs:
+def open_mimic_cxr(root: Path, split: str, **options: bool) -> Radiographs:
     """Open "train", "validation" or "test" of the official split table, frontal views only.
 
     `records` also has `study` ("sNNNNNNNN", the report's identifier).
     """
-    screen = Screen(skip_bad, allow_partial)
+    screen = Screen(**options)
     records, left_out = _listed(root, split, screen)
     records["path"] = records["path"].map(existing)
     records = screen.present(records, root)

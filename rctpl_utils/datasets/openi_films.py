@@ -33,14 +33,12 @@ CONCEPTS = tuple(concept for concept in VOCABULARY if concept != "COVID-19")
 NOT_CODED = "No Indexing"
 
 
-def open_openi(
-    root: Path, split: str, *, allow_partial: bool = False, skip_bad: bool = False
-) -> Radiographs:
+def open_openi(root: Path, split: str, **options: bool) -> Radiographs:
     """Open "validation" (20 % of the reports) or "test" (80 %), frontal films only.
 
     `records` also has `report` ("CXRn").
     """
-    screen, folder = Screen(skip_bad, allow_partial), child(root, IMAGE_FOLDER)
+    screen, folder = Screen(**options), child(root, IMAGE_FOLDER)
     if not folder.is_dir():
         raise InputError("no images", f"Put {IMAGE_FOLDER}/ there.", file=folder)
     views = read_views()

@@ -38,10 +38,10 @@ def read_films(
     names must be among `known`: with a concept of one's own beside `CONCEPTS`.
 
     Raises:
-        InputError: no table, a column that is absent or names no concept, a blank cell, a path that
-            leaves the table's folder, a film that is listed twice or is not there, a label other
-            than 1, 0 or empty, an unknown split or a patient in two, no film in this split. It
-            names the file and the row, unless `skip_bad` leaves such rows and films out.
+        InputError: with file and row: a column that is absent or names no concept, a blank cell, a
+            path that leaves the table's folder, a film that is listed twice or is not there, a
+            label other than 1, 0 or empty, an unknown split or a patient in two. With `skip_bad`
+            such rows and films are left out and listed.
     """
     if split not in SPLITS:
         raise InputError(f"there is no split {split!r}", f"Choose one of: {', '.join(SPLITS)}.")

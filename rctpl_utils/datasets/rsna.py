@@ -25,11 +25,9 @@ LABEL_TABLE = "stage_2_train_labels.csv"
 IMAGE_FOLDER = "stage_2_train_images"
 
 
-def open_rsna(
-    root: Path, split: str, *, allow_partial: bool = False, skip_bad: bool = False
-) -> Radiographs:
+def open_rsna(root: Path, split: str, **options: bool) -> Radiographs:
     """Open "validation" (20 % of the patients) or "test" (80 %)."""
-    file, screen = child(root, LABEL_TABLE), Screen(skip_bad, allow_partial)
+    file, screen = child(root, LABEL_TABLE), Screen(**options)
     table = read_table(file, ["patientId", *BOX_COLUMNS, "Target"], dtype={"patientId": "str"})
     table = _check(table, file, screen)
     labels = table.groupby("patientId", sort=True)["Target"].first()

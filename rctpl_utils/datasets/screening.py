@@ -36,7 +36,7 @@ class Screen:
     """Refuses bad rows and images, or leaves them out and lists them.
 
     Tables that pass through keep their index, which counts the file's rows from 0. Without
-    `skip_bad` each method raises an `InputError` that names the first bad row.
+    `skip_bad` (`allow_partial`) a method raises an `InputError` that names the first bad row.
 
     Attributes:
         skip_bad: leave out what is bad.
@@ -143,8 +143,7 @@ class Screen:
     def present(self, records: pd.DataFrame, folder: Path) -> pd.DataFrame:
         """Records whose image file is there (`path` is not NaN), index 0..n-1; the rest counted.
 
-        Raises:
-            InputError: files are missing and `allow_partial` is false, or none is there at all.
+        That none is there at all is an error always.
         """
         there = records["path"].notna().to_numpy()
         gone = records["image_id"][~there]

@@ -26,11 +26,9 @@ RUN_TABLES = ("train-rle.csv", "stage_2_train.csv")
 IMAGE_FOLDERS = ("dicom-images-train", "dicom-images-test", "stage_2_images")
 
 
-def open_siim(
-    root: Path, split: str, *, allow_partial: bool = False, skip_bad: bool = False
-) -> Radiographs:
+def open_siim(root: Path, split: str, **options: bool) -> Radiographs:
     """Open "validation" (20 % of the patients) or "test" (80 %)."""
-    file, screen = child(root, *RUN_TABLES), Screen(skip_bad, allow_partial)
+    file, screen = child(root, *RUN_TABLES), Screen(**options)
     table = read_table(file, ["ImageId", "EncodedPixels"], dtype="str", keep_default_na=False)
     table = _check(table, file, screen)
     positive = table["EncodedPixels"] != NO_RUNS
