@@ -10,20 +10,9 @@ import pydicom
 import pytest
 from dicom_films import RAMP, encapsulated, film, lut, packed, save, stream
 from PIL import Image
+from pydicom import uid
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, get_frame
-from pydicom.uid import (
-    HTJ2K,
-    MPEG2MPML,
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-    JPEG2000Lossless,
-    JPEGBaseline8Bit,
-    JPEGExtended12Bit,
-    JPEGLosslessSV1,
-    RLELossless,
-)
 
 from rctpl_utils.datasets import decode_apart
 from rctpl_utils.datasets import dicom as reader
@@ -56,10 +45,8 @@ def modality(*entries: int, bits: int, first: int = 0) -> dict:
     return {"ModalityLUTSequence": lut([*entries], bits, first)}
 
 
-def voi(
-    entries: list[int] | np.ndarray, bits: int, first: int = 0, *, packed: bool = False
-) -> dict:
-    return {"VOILUTSequence": lut(entries, bits, first, packed=packed)}
+def voi(*table: object, **options: bool) -> dict:
+    return {"VOILUTSequence": lut(*table, **options)}
 
 
 SIGNED, FULL = {"PixelRepresentation": 1}, window(2048, 4096)
@@ -251,7 +238,7 @@ def test_the_suffix_does_not_count(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian]
+    "syntax", [uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian]
 )
 @pytest.mark.parametrize("start", ["whole", "no preamble", "no header"])
 def test_byte_orders_and_bare_files(tmp_path, syntax, start):
@@ -288,11 +275,11 @@ def jpeg(syntax: str) -> Dataset:
 
 def test_further_compressions(tmp_path):
     run_length = film(SMOOTH)
-    run_length.compress(RLELossless)
-    j2k = encapsulated(film(SMOOTH), stream(SMOOTH, "JPEG2000"), JPEG2000Lossless)
+    run_length.compress(uid.RLELossless)
+    j2k = encapsulated(film(SMOOTH), stream(SMOOTH, "JPEG2000"), uid.JPEG2000Lossless)
     for data in (run_length, j2k):
         np.testing.assert_allclose(read_image(save(tmp_path, data)), SMOOTH / 4095, atol=1e-6)
-    for data in map(jpeg, (JPEGBaseline8Bit, JPEGExtended12Bit)):
+    for data in map(jpeg, (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit)):
         np.testing.assert_allclose(read_image(save(tmp_path, data)), EIGHT / 255, atol=3 / 255)
 
 
@@ -303,7 +290,7 @@ def test_further_compressions(tmp_path):
 )
 def test_a_header_with_another_size_is_refused(tmp_path, kind, rows, columns):
     if kind == "JPEG":
-        data = jpeg(JPEGBaseline8Bit)
+        data = jpeg(uid.JPEGBaseline8Bit)
     else:
         of = gdcm.TransferSyntax
         data = packed(film(SMOOTH), of.JPEGLSLossless if kind == "LS" else of.JPEGLosslessProcess14)
@@ -324,10 +311,10 @@ def test_a_stream_that_is_cut_off_is_refused(tmp_path, kind, share):
 
 
 NO_DECODER = {
-    HTJ2K: r"High-Throughput JPEG 2000.*no decoder.*pip install pylibjpeg pylibjpeg-openjpeg",
-    JPEGExtended12Bit: r"JPEG Extended.*no decoder.*pip install pylibjpeg pylibjpeg-libjpeg",
-    JPEGLosslessSV1: r"JPEG Lossless.*no decoder.*pip install python-gdcm",
-    MPEG2MPML: r"MPEG2.*not supported.*Save it as",
+    uid.HTJ2K: r"High-Throughput JPEG 2000.*no decoder.*pip install pylibjpeg pylibjpeg-openjpeg",
+    uid.JPEGExtended12Bit: r"JPEG Extended.*no decoder.*pip install pylibjpeg pylibjpeg-libjpeg",
+    uid.JPEGLosslessSV1: r"JPEG Lossless.*no decoder.*pip install python-gdcm",
+    uid.MPEG2MPML: r"MPEG2.*not supported.*Save it as",
 }
 
 
@@ -341,7 +328,7 @@ def test_a_missing_decoder_is_named_with_its_package(tmp_path, monkeypatch, synt
 
 
 def test_compressed_without_a_header_is_refused(tmp_path):
-    data = encapsulated(film(), b"\xff\xd8\xff\xd9", JPEGBaseline8Bit)
+    data = encapsulated(film(), b"\xff\xd8\xff\xd9", uid.JPEGBaseline8Bit)
     raw = save(tmp_path, data).read_bytes()
     (tmp_path / "film.dcm").write_bytes(raw[132 + 12 + int.from_bytes(raw[140:144], "little") :])
     with pytest.raises(InputError, match="compressed, and the part that names"):

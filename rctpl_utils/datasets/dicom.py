@@ -7,21 +7,10 @@ from pathlib import Path
 import numpy as np
 import pydicom
 from PIL import Image
+from pydicom import uid
 from pydicom.dataset import Dataset
 from pydicom.encaps import get_frame
 from pydicom.pixels import get_decoder
-from pydicom.uid import (
-    HTJ2K,
-    UID,
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    HTJ2KLossless,
-    HTJ2KLosslessRPCL,
-    ImplicitVRLittleEndian,
-    JPEG2000TransferSyntaxes,
-    JPEGExtended12Bit,
-    JPEGLSTransferSyntaxes,
-)
 
 from rctpl_utils.datasets.decode_apart import PLUGIN, decode_apart
 from rctpl_utils.datasets.gray import AGAIN, CONVERT, dicom_gray, dicom_luminance
@@ -33,9 +22,11 @@ COLOR = {"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "PALETTE COLOR
 _FIRST_TAGS = {b"\2\0", b"\x08\0", b"\0\2", b"\0\x08"}  # group 2 or 8, in either byte order
 _SIZE_MARKERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # of JPEG (SOF) and JPEG-LS
 _ENCAPSULATED = b"\xfe\xff\x00\xe0"
-_DECODERS = ("pillow", PLUGIN, "pydicom", "pylibjpeg")  # in this order: a damaged JPEG 2000 may
-# make GDCM abort the process, and pylibjpeg fills what is missing of a file without a word
-_OWN_PRECISION = {*JPEG2000TransferSyntaxes, *JPEGLSTransferSyntaxes}  # stated in the stream
+# in this order: a damaged JPEG 2000 may make GDCM abort the process, and pylibjpeg fills what is
+# missing of a file without a word
+_DECODERS = ("pillow", PLUGIN, "pydicom", "pylibjpeg")
+# whose streams state the precision
+_OWN_PRECISION = {*uid.JPEG2000TransferSyntaxes, *uid.JPEGLSTransferSyntaxes}
 _FRAME = "Export one frame, as DICOM or as a grayscale PNG."
 _MOST_PIXELS = 178_956_970  # as many as Pillow opens: a larger image is taken for an attack
 
@@ -120,9 +111,9 @@ def _decoder(dicom: Dataset, path: Path) -> str:
     if not syntax.is_encapsulated:
         return ""
     package, able = "python-gdcm", _DECODERS
-    if syntax in (HTJ2K, HTJ2KLossless, HTJ2KLosslessRPCL):
+    if syntax in (uid.HTJ2K, uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL):
         package = "pylibjpeg pylibjpeg-openjpeg"
-    elif syntax == JPEGExtended12Bit and dicom.BitsStored != 8:
+    elif syntax == uid.JPEGExtended12Bit and dicom.BitsStored != 8:
         package, able = "pylibjpeg pylibjpeg-libjpeg", ("pylibjpeg",)
     found = [name for name in able if name in decoder.available_plugins]
     if not found:
@@ -158,7 +149,7 @@ def _check_size(dicom: Dataset) -> None:
     It would also abort the process, in GDCM, where the stream holds less than the header states.
     """
     frame = get_frame(dicom.PixelData, 0, number_of_frames=1)
-    if dicom.file_meta.TransferSyntaxUID in JPEG2000TransferSyntaxes:
+    if dicom.file_meta.TransferSyntaxUID in uid.JPEG2000TransferSyntaxes:
         with Image.open(io.BytesIO(frame)) as image:
             found = (image.height, image.width, len(image.getbands()))
     else:
@@ -173,13 +164,13 @@ def _check_size(dicom: Dataset) -> None:
         raise ValueError(f"{found} rows, columns and samples, where the header states {stated}")
 
 
-def _transfer_syntax(dicom: Dataset, path: Path) -> UID:
+def _transfer_syntax(dicom: Dataset, path: Path) -> uid.UID:
     """As the file's header says; as pydicom guessed it where there is no such header."""
     if "TransferSyntaxUID" not in dicom.file_meta:
         if dicom.PixelData.startswith(_ENCAPSULATED):
             problem = "compressed, and the part that names the compression is lost"
             raise InputError(problem, CONVERT, file=path)
         implicit, little = dicom.original_encoding
-        explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
-        dicom.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
+        explicit = uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian
+        dicom.file_meta.TransferSyntaxUID = uid.ImplicitVRLittleEndian if implicit else explicit
     return dicom.file_meta.TransferSyntaxUID
