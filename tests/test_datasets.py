@@ -142,17 +142,6 @@ def test_5x200_rule(tmp_path):
     assert shuffled["image_id"].tolist() == chosen["image_id"].tolist()
 
 
-def test_5x200_shares_no_patient_with_validation(tmp_path):
-    write("chexpert", tmp_path)
-    options = {"per_class": 1, "allow_partial": True}
-    chosen = open_dataset("chexpert5x200", tmp_path, "test", **options)
-    assert chosen.records[list(FIVE)].sum().tolist() == [1] * 5
-    for name in ("chexpert5x200", "chexpert"):
-        validation = open_dataset(name, tmp_path, "validation", **options)
-        assert len(validation)
-        assert set(validation.records["patient_id"]).isdisjoint(chosen.records["patient_id"])
-
-
 def test_5x200_needs_its_images(tmp_path):
     write("chexpert", tmp_path)
     message = "only 1 images show Atelectasis alone; 200 are needed"

@@ -34,7 +34,7 @@ def absent(workspace: Workspace, names: Iterable[str]) -> tuple[str, ...]:
 
 
 def can_run(workspace: Workspace, what: str, *names: str) -> bool:
-    """Whether the data sets `names` are there; where not, say that `what` needs them, in a line."""
+    """Whether the data sets `names` are there; where not, print that `what` is not run."""
     missing = absent(workspace, names)
     if missing:
         print(f"{what}: not run, {absence(missing)}.")
@@ -48,7 +48,7 @@ def has_training_films(workspace: Workspace) -> bool:
 
 
 def can_run_on_training_films(workspace: Workspace, what: str) -> bool:
-    """Whether any film of MIMIC-CXR is there; where not, say that `what` needs it, in a line."""
+    """Whether any film of MIMIC-CXR is there; where not, print that `what` is not run."""
     there = has_training_films(workspace)
     if not there:
         print(f"{what}: not run, no film of MIMIC-CXR is there.")

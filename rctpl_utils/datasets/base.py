@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
-from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -25,29 +24,20 @@ BEYOND = "beyond the number asked for"  # another
 MaskReader = Callable[[pd.Series, tuple[int, int]], np.ndarray]  # record, image size -> its mask
 
 
-@dataclass(frozen=True)
 class TableMasks:
-    """Draws one concept as a table annotates it, a box or a list of runs a row.
+    """Draws one concept as the table `file` annotates it, a box or a list of runs a row.
 
-    Attributes:
-        file: the table, named in errors.
-        rows: image identifier -> (row from 1, annotation) of each of its rows.
-        draw: an annotation and an image's size, `file` and `row` -> bool mask.
+    `draw` makes a mask of an annotation and an image's size, with `file` and `row` for errors; the
+    index of `images` counts the table's rows from 0.
     """
 
-    file: Path
-    rows: Mapping[str, list[tuple[int, Any]]]
-    draw: Callable[..., np.ndarray]
-
-    @classmethod
-    def of(
-        cls, file: Path, images: pd.Series, annotations: Iterable[Any], draw: Callable
-    ) -> "TableMasks":
-        """Group a table by image; the index of `images` counts the file's rows from 0."""
-        rows: dict[str, list[tuple[int, Any]]] = {}
+    def __init__(
+        self, file: Path, images: pd.Series, annotations: Iterable[Any], draw: Callable
+    ) -> None:
+        self.file, self.draw = file, draw
+        self.rows: dict[str, list[tuple[int, Any]]] = {}  # image -> (row from 1, annotation)
         for image, row, annotation in zip(images, images.index, annotations, strict=True):
-            rows.setdefault(image, []).append((int(row) + 1, annotation))
-        return cls(file, rows, draw)
+            self.rows.setdefault(image, []).append((int(row) + 1, annotation))
 
     def drawn(self, images: pd.Series) -> np.ndarray:
         """Which of `images` have a row: bool (n,)."""
@@ -141,9 +131,8 @@ class Radiographs:
         """
         if concept not in self._masks:
             known = ", ".join(self._masks) or "no concept"
-            raise InputError(
-                f"data set {self.name!r} has no masks for {concept!r}", f"It has them for {known}."
-            )
+            problem = f"data set {self.name!r} has no masks for {concept!r}"
+            raise InputError(problem, f"It has them for {known}.")
         record = self.records.iloc[index]
         return self._masks[concept](record, image_size(record["path"]))
 

@@ -154,5 +154,5 @@ def _boxes(root: Path, known: pd.Series | None, screen: Screen) -> dict[str, Tab
     for concept in BOX_CONCEPTS:
         rows = table[concepts == concept]
         boxes = rows[BOX_COLUMNS].to_numpy(dtype=float).tolist()
-        readers[concept] = TableMasks.of(file, rows["Image Index"], boxes, draw)
+        readers[concept] = TableMasks(file, rows["Image Index"], boxes, draw)
     return readers

@@ -64,13 +64,10 @@ class OutlineMasks:
         try:
             content = read_json(file)
             frame = (float(content["imageHeight"]), float(content["imageWidth"]))
-            shapes = [
-                (str(s["label"]), np.array(s["points"], dtype=float)) for s in content["shapes"]
-            ]
+            shapes = [(str(s["label"]), np.array(s["points"], float)) for s in content["shapes"]]
         except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError) as error:
-            raise InputError(
-                f"not a labelme file ({error!r})", "Download it.", file=file
-            ) from error
+            problem = f"not a labelme file ({error!r})"
+            raise InputError(problem, "Download it.", file=file) from error
         polygons = [points for label, points in shapes if "lung" not in label.lower()]
         for polygon in polygons:
             _check(polygon, frame, file)

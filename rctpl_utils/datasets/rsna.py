@@ -40,7 +40,7 @@ def open_rsna(root: Path, split: str, **options: bool) -> Radiographs:
     records = screen.present(records, folder)
     rows = table[table["Target"] == 1]
     boxes = rows[BOX_COLUMNS].to_numpy(dtype=float).tolist()
-    masks = {"Pneumonia": TableMasks.of(file, rows["patientId"], boxes, box_mask)}
+    masks = {"Pneumonia": TableMasks(file, rows["patientId"], boxes, box_mask)}
     return Radiographs("rsna", split, CONCEPTS, records, masks=masks, screen=screen)
 
 

@@ -41,7 +41,7 @@ def open_siim(root: Path, split: str, **options: bool) -> Radiographs:
     records = records[hash_split(records["patient_id"]) == split]
     records = screen.present(records, root)
     rows = table[positive]
-    reader = TableMasks.of(file, rows["ImageId"], rows["EncodedPixels"], decode_runs)
+    reader = TableMasks(file, rows["ImageId"], rows["EncodedPixels"], decode_runs)
     masks = {"Pneumothorax": reader}
     return Radiographs("siim", split, CONCEPTS, records, masks=masks, screen=screen)
 
