@@ -3,6 +3,7 @@
 import csv
 import gzip
 import io
+import os
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from rctpl_utils.errors import InputError
 from rctpl_utils.given_files import child, mistaken, opened
 
 SETS = [*CASES, "mimic-cxr"]
+TABLES = (".csv", ".csv.gz", ".txt")
 
 
 @pytest.fixture(scope="session")
@@ -35,8 +37,13 @@ def official(tmp_path_factory):
 
 
 def copied(official: dict, name: str, data_root: Path) -> tuple[Path, list]:
+    """A copy of a data set with links to its films, and what is to be read there."""
+
+    def copy(source: str, target: str) -> None:
+        (shutil.copy if source.endswith(TABLES) else os.symlink)(source, target)
+
     root, read = official[name]
-    return Path(shutil.copytree(root, data_root / root.name)), read
+    return Path(shutil.copytree(root, data_root / root.name, copy_function=copy)), read
 
 
 def contents(name: str, data_root: Path) -> list:
@@ -54,7 +61,7 @@ def contents(name: str, data_root: Path) -> list:
 
 
 def tables(root: Path) -> list[Path]:
-    return [path for path in root.rglob("*") if path.name.endswith((".csv", ".csv.gz", ".txt"))]
+    return [path for path in root.rglob("*") if path.name.endswith(TABLES)]
 
 
 def plain(content: bytes) -> bytes:
