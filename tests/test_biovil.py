@@ -24,7 +24,7 @@ from torch.nn import functional
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from rctpl_utils.encoders.base import state_hash
-from rctpl_utils.encoders.biovil import IMAGE_WEIGHTS, BioViL, stretched
+from rctpl_utils.encoders.biovil import IMAGE_LAYOUT, IMAGE_WEIGHTS, BioViL, stretched, text_layout
 from rctpl_utils.encoders.frame import SQUARE, Frame, frame_of, on_film, on_square
 from rctpl_utils.encoders.loading import check_checkpoint, open_encoder
 from rctpl_utils.errors import InputError
@@ -200,18 +200,16 @@ def test_wrong_ranges_are_refused(model, pixels):
 
 
 def test_names_of_the_full_model_are_those_of_the_released_files(tmp_path):
-    from rctpl_utils.encoders.biovil import _IMAGE, _text_layout
-
     write_base_model(tmp_path, 12, 3072, **CXR_BERT)
     with torch.device("meta"):
         full = BioViL(tmp_path)
     for module, layout, wanted in (
-        (full.text, _text_layout(full), biovil_text_shapes(12, 3072)),
-        (full.image, _IMAGE, biovil_image_shapes()),
+        (full.text, text_layout(full), biovil_text_shapes(12, 3072)),
+        (full.image, IMAGE_LAYOUT, biovil_image_shapes()),
     ):
         found = {layout.released(k): tuple(v.shape) for k, v in module.state_dict().items()}
         assert found == {k: shape for k, shape in wanted.items() if not layout.is_unused(k)}
-    assert [name for name in biovil_image_shapes() if _IMAGE.is_unused(name)] == [
+    assert [name for name in biovil_image_shapes() if IMAGE_LAYOUT.is_unused(name)] == [
         "encoder.encoder.fc.weight", "encoder.encoder.fc.bias",
     ]  # fmt: skip
 

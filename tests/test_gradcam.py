@@ -11,7 +11,7 @@ from rctpl_utils.encoders.base import ImageFeatures, freeze, state_hash
 from rctpl_utils.encoders.gradcam import gradcam_maps
 from rctpl_utils.encoders.standin import StandIn
 
-TEMPERATURE = 0.2
+TEMPERATURE = 0.2  # a large one, so that several cells speak
 
 
 class TinyTower(nn.Module):
@@ -76,7 +76,8 @@ def images() -> Tensor:
 @pytest.mark.parametrize("pairs", [1, 7, 128])  # one image at a time, two, all
 def test_maps_are_grad_cam_by_hand(tiny, images, classes, pairs, monkeypatch):
     monkeypatch.setattr(gradcam, "PAIRS", pairs)
-    maps = gradcam_maps(tiny, images, classes, TEMPERATURE)
+    monkeypatch.setattr(gradcam, "IMAGE_TEMPERATURE", TEMPERATURE)
+    maps = gradcam_maps(tiny, images, classes)
     wanted = [[by_hand(tiny.image_module, image, c) for c in classes] for image in images]
     wanted = np.array([[each.numpy() for each in row] for row in wanted])
     assert maps.shape == (5, 3, 16, 16)

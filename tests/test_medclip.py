@@ -35,11 +35,16 @@ from rctpl_utils.encoders.loading import (
     check_checkpoint,
     check_encoder,
     encoder_notes,
-    load_encoder,
+    load_encoders,
     open_encoder,
 )
-from rctpl_utils.encoders.medclip import DEVIATION, MEAN, MedCLIP, _layout
-from rctpl_utils.encoders.medclip_vision import relative_position_index
+from rctpl_utils.encoders.medclip import (
+    DEVIATION,
+    MEAN,
+    MedCLIP,
+    medclip_layout,
+    relative_position_index,
+)
 from rctpl_utils.encoders.text_tower import untrained_bert
 from rctpl_utils.errors import InputError
 from rctpl_utils.evaluation.ablations import with_pooling
@@ -359,13 +364,13 @@ def test_names_of_the_full_model_are_those_of_the_released_file(tmp_path, tower)
     write_base_model(tmp_path, layers=12, intermediate=3072)
     with torch.device("meta"):
         model = MedCLIP(tower, tmp_path)
-    layout = _layout(model)
+    layout = medclip_layout(model)
     found = {layout.released(k): tuple(v.shape) for k, v in model.state_dict().items()}
     assert found == medclip_shapes(tower, 12, 3072)
 
 
 def test_every_tensor_is_read(models, states, tower):
-    layout, own = _layout(models[tower]), models[tower].state_dict()
+    layout, own = medclip_layout(models[tower]), models[tower].state_dict()
     for name, value in own.items():
         assert torch.equal(value, states[tower][layout.released(name)]), name
     assert models[tower].name.startswith("MedCLIP (")
@@ -416,7 +421,7 @@ def test_files_that_do_not_fit_are_refused(states, models, name, value, says):
     state = {k: v for k, v in states["resnet50"].items() if k != name}
     state |= {} if value is None else {name: value}
     with pytest.raises(InputError, match=says):
-        match_state(models["resnet50"], state, _layout(models["resnet50"]), "file")
+        match_state(models["resnet50"], state, medclip_layout(models["resnet50"]), "file")
 
 
 @pytest.fixture
@@ -426,7 +431,7 @@ def paper(tmp_path) -> Workspace:
 
 
 def test_the_base_models_files_are_asked_for_at_the_start(paper, tmp_path, monkeypatch):
-    monkeypatch.setattr("rctpl_utils.encoders.medclip_text._cached", lambda name: None)
+    monkeypatch.setattr("rctpl_utils.encoders.medclip._cached", lambda name: None)
     (tmp_path / "pytorch_model.bin").write_bytes(b"never read")
     for path in (tmp_path, tmp_path / "pytorch_model.bin"):
         with pytest.raises(InputError) as caught:
@@ -498,7 +503,7 @@ def test_the_paper_profile_loads_its_checkpoint_and_prompts_name_it(models, fold
         "paper", output=tmp_path, data_root=tmp_path / "data", checkpoint=checkpoint, device="cpu"
     )
     check_encoder(workspace)
-    encoder = load_encoder(workspace)
+    encoder = load_encoders(workspace)[0]
     assert encoder.text_key == models["resnet50"].text_key
     metadata = {"text_key": encoder.text_key, **encoder_notes(workspace, 0)}
     assert metadata["encoder_file"] == "../../../weights"

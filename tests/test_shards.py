@@ -11,14 +11,8 @@ from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rctpl_utils.encoders.features import (
-    IMAGE_BATCH,
-    TEXT_BATCH,
-    TEXT_SHARD,
-    make_arrays,
-    text_features,
-)
-from rctpl_utils.encoders.shards import Plan, ShardStore, checksum
+from rctpl_utils.encoders.features import IMAGE_BATCH, TEXT_BATCH, TEXT_SHARD, text_features
+from rctpl_utils.encoders.shards import Plan, ShardStore, checksum, make_arrays
 from rctpl_utils.errors import InputError
 
 ORDER = np.array([5, 0, 9, 3, 7, 1, 8, 2, 6, 4])  # 3 shards of two batches of two, the last short

@@ -13,26 +13,18 @@ from rctpl_utils.scoring import IMAGE_TEMPERATURE, concept_scores
 PAIRS = 128  # pairs of image and class that are held at once, whatever the number of images
 
 
-def gradcam_maps(
-    encoder: Encoder,
-    images: Tensor,
-    class_embeddings: Tensor,
-    temperature: float = IMAGE_TEMPERATURE,
-) -> np.ndarray:
+def gradcam_maps(encoder: Encoder, images: Tensor, class_embeddings: Tensor) -> np.ndarray:
     """Which parts of an image raise its concept score p'_i (Eq. 7, 8), one map a class.
 
     With A^k the channels of the encoder's `saliency_layer` and a_k the mean of d p'_i / d A^k over
     its cells, the map is ReLU(sum_k a_k A^k). pytorch-grad-cam stretches it to [0, 1] and resizes
-    it to the input; where no channel speaks for the class it is zero everywhere.
-
-    The trunk below that layer runs once an image and without a graph, the head above it once a
-    pair of image and class; no weight receives a gradient.
+    it to the input; where no channel speaks for the class it is zero everywhere. The trunk below
+    that layer runs once an image and without a graph, the head above it once a pair of image and
+    class; no weight receives a gradient.
 
     Args:
-        encoder: frozen.
         images: (n, C, S, S), preprocessed.
         class_embeddings: E^C, (L, d).
-        temperature: tau_c of Eq. 8.
 
     Returns:
         (n, L, S, S) float32 in [0, 1].
@@ -40,7 +32,7 @@ def gradcam_maps(
     count, classes = len(images), len(class_embeddings)
     maps = np.empty((count, classes, *images.shape[-2:]), np.float32)
     step = max(PAIRS // classes, 1)
-    scorer = _ConceptScorer(encoder.image_module, class_embeddings.detach(), temperature)
+    scorer = _ConceptScorer(encoder.image_module, class_embeddings.detach())
     cut = encoder.saliency_layer.register_forward_hook(_start_graph(classes))
     cam = GradCAM(scorer, [encoder.saliency_layer])  # its hooks come after `cut`, so see its output
     try:
@@ -69,12 +61,11 @@ def _start_graph(classes: int):
 class _ConceptScorer(nn.Module):
     """Images to concept scores, as pytorch-grad-cam wants a classifier: (n, C, S, S) to (n, L)."""
 
-    def __init__(self, image_module: nn.Module, embeddings: Tensor, temperature: float) -> None:
+    def __init__(self, image_module: nn.Module, embeddings: Tensor) -> None:
         super().__init__()
         self.image_module = image_module
         self.register_buffer("embeddings", embeddings)
-        self.temperature = temperature
 
     def forward(self, images: Tensor) -> Tensor:
         cells = self.image_module(images).dense_features.flatten(1, 2)  # (n, h * w, d)
-        return concept_scores(cells, self.embeddings, self.temperature)
+        return concept_scores(cells, self.embeddings, IMAGE_TEMPERATURE)
