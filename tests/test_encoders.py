@@ -1,14 +1,13 @@
 """The stand-in encoder: shapes, batch independence, prompts as words, freezing, files."""
 
 import numpy as np
-import pytest
 import torch
+from encoder_checks import assert_other_than_films_are_refused, assert_prompts_act_as_their_words
 from weights import save_stand_in
 
 from rctpl_utils.encoders import base
 from rctpl_utils.encoders.base import known_hash, state_hash
 from rctpl_utils.encoders.standin import StandIn, pad_to_square
-from rctpl_utils.errors import InputError
 
 
 def test_features_are_unit_vectors(encoder):
@@ -27,20 +26,7 @@ def test_a_text_does_not_depend_on_its_batch(encoder):
 
 
 def test_prompt_vectors_that_equal_words_act_as_these_words(encoder):
-    tower = encoder.text
-    ids = tower.tokenizer("a photo of", add_special_tokens=False)["input_ids"]
-    context = tower.bert.get_input_embeddings()(torch.tensor(ids))
-    names = ["mass", "pleural effusion"]
-    prompted = encoder.encode_prompts(context, names)
-    spelled = encoder.encode_text([f"a photo of {name}" for name in names])
-    assert torch.allclose(prompted, spelled, atol=1e-5)
-
-
-def test_gradient_reaches_the_context_only(encoder):
-    context = torch.zeros(4, encoder.context_width, requires_grad=True)
-    encoder.encode_prompts(context, ["mass"])[0, 0].backward()
-    assert context.grad.abs().sum() > 0
-    assert all(parameter.grad is None for parameter in encoder.parameters())
+    assert_prompts_act_as_their_words(encoder)
 
 
 def test_save_and_load(encoder, tmp_path):
@@ -69,16 +55,12 @@ def test_a_known_hash_is_read_once_and_anew_after_a_write(monkeypatch):
 
 
 def test_keys_change_with_weights():
-    torch.manual_seed(0)
-    one, other = StandIn(64), StandIn(64)
-    assert one.text_key != other.text_key
-    assert one.image_key != other.image_key
+    keys = [(each.text_key, each.image_key) for each in (StandIn(64), StandIn(64))]
+    assert all(one != other for one, other in zip(*keys, strict=True))
 
 
-@pytest.mark.parametrize("pixels", [np.full((4, 4), 255.0), np.zeros((4, 4, 3)), -np.ones((4, 4))])
-def test_wrong_ranges_are_refused(encoder, pixels):
-    with pytest.raises(InputError, match=r"\[0, 1\]"):
-        encoder.preprocess(pixels)
+def test_other_than_films_are_refused(encoder):
+    assert_other_than_films_are_refused(encoder)
 
 
 def test_pad_to_square_centers():
