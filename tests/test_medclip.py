@@ -4,7 +4,9 @@ the published package's own towers."""
 import contextlib
 import json
 import os
+import re
 import shutil
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from encoder_checks import assert_other_than_films_are_refused, assert_prompts_act_as_their_words
 from hypothesis import given, settings
 from mutations import fuzz, mutated
 from PIL import Image
@@ -41,6 +44,7 @@ from rctpl_utils.encoders.loading import (
 from rctpl_utils.encoders.medclip import (
     DEVIATION,
     MEAN,
+    SWIN_NAMES,
     MedCLIP,
     medclip_layout,
     relative_position_index,
@@ -118,45 +122,41 @@ def torchvision_resnet(state: dict[str, torch.Tensor]) -> torch.nn.Module:
     return model.eval()
 
 
+# torchvision's names in a Swin's block, and the released ones
+BLOCK = {
+    "norm1": "layernorm_before", "norm2": "layernorm_after", "attn.proj": "attention.output.dense",
+    "mlp.0": "intermediate.dense", "mlp.3": "output.dense",
+}  # fmt: skip
+
+
 def torchvision_swin(state: dict[str, torch.Tensor]) -> torch.nn.Module:
     """torchvision's own Swin-tiny with the same weights: another implementation."""
     model = torchvision.models.swin_t(weights=None)
     model.head = torch.nn.Linear(768, 512, bias=False)
     theirs = stripped("vision_model.model.", state)
+    names = {
+        "features.0.0": "embeddings.patch_embeddings.projection",
+        "features.0.2": "embeddings.norm",
+        "norm": "layernorm",
+    }
     found = {"head.weight": state["vision_model.projection_head.weight"]}
-
-    def put(name: str, own: str) -> None:
-        for kind in ("weight", "bias"):
-            if f"{own}.{kind}" in theirs:
-                found[f"{name}.{kind}"] = theirs[f"{own}.{kind}"]
-
-    put("features.0.0", "embeddings.patch_embeddings.projection")
-    put("features.0.2", "embeddings.norm")
-    put("norm", "layernorm")
     for stage, depth in enumerate((2, 2, 6, 2)):
+        for part in ("norm", "reduction") if stage < 3 else ():
+            names[f"features.{2 * stage + 2}.{part}"] = f"encoder.layers.{stage}.downsample.{part}"
         for k in range(depth):
-            own = f"encoder.layers.{stage}.blocks.{k}"
-            name = f"features.{2 * stage + 1}.{k}"
+            name, own = f"features.{2 * stage + 1}.{k}", f"encoder.layers.{stage}.blocks.{k}"
+            names |= {f"{name}.{new}": f"{own}.{old}" for new, old in BLOCK.items()}
             for kind in ("weight", "bias"):
                 parts = (f"{own}.attention.self.{p}.{kind}" for p in ("query", "key", "value"))
                 found[f"{name}.attn.qkv.{kind}"] = torch.cat([theirs[part] for part in parts])
-            found[f"{name}.attn.relative_position_bias_table"] = theirs[
-                f"{own}.attention.self.relative_position_bias_table"
-            ]
-            found[f"{name}.attn.relative_position_index"] = theirs[
-                f"{own}.attention.self.relative_position_index"
-            ].flatten()
-            put(f"{name}.attn.proj", f"{own}.attention.output.dense")
-            put(f"{name}.norm1", f"{own}.layernorm_before")
-            put(f"{name}.norm2", f"{own}.layernorm_after")
-            put(f"{name}.mlp.0", f"{own}.intermediate.dense")
-            put(f"{name}.mlp.3", f"{own}.output.dense")
-        if stage < 3:
-            put(f"features.{2 * stage + 2}.norm", f"encoder.layers.{stage}.downsample.norm")
-            put(
-                f"features.{2 * stage + 2}.reduction",
-                f"encoder.layers.{stage}.downsample.reduction",
-            )
+            for kind in ("bias_table", "index"):
+                value = theirs[f"{own}.attention.self.relative_position_{kind}"]
+                value = value.flatten() if kind == "index" else value
+                found[f"{name}.attn.relative_position_{kind}"] = value
+    for name, own in names.items():
+        for kind in ("weight", "bias"):
+            if f"{own}.{kind}" in theirs:
+                found[f"{name}.{kind}"] = theirs[f"{own}.{kind}"]
     model.load_state_dict(found)
     return model.eval()
 
@@ -165,7 +165,7 @@ def bert_states(state: dict[str, torch.Tensor], folder: Path, texts: list[str]):
     """BERT's three hidden states (3, n, T, 768) and the mask, by transformers alone."""
     config = json.loads((folder / "bioclinicalbert" / "config.json").read_text())
     bert = BertModel(BertConfig(**config), add_pooling_layer=False).eval()
-    names = {name: v for name, v in stripped("text_model.model.", state).items()}
+    names = stripped("text_model.model.", state)
     bert.load_state_dict({name: names[name] for name in bert_shapes(LAYERS)})
     tokenizer = BertTokenizerFast.from_pretrained(folder / "bioclinicalbert")
     tokens = tokenizer(texts, padding=True, truncation=True, max_length=77, return_tensors="pt")
@@ -236,32 +236,21 @@ def test_blocks_for_the_sanity_check_go_stage_by_stage(models, tower):
 
 
 def test_every_parameter_of_a_block_is_drawn_anew(models):
-    layer = MedCLIP("vit", Path(models["vit"].text.tokenizer.name_or_path)).image
-    layer.load_state_dict(models["vit"].image.state_dict())
-    randomize(layer)
-    same = [
-        n
-        for n, p in layer.named_parameters()
-        if torch.equal(p, models["vit"].image.get_parameter(n))
-    ]
-    assert not same
+    tower = deepcopy(models["vit"].image)
+    randomize(tower)
+    parameters = zip(tower.parameters(), models["vit"].image.parameters(), strict=True)
+    assert not any(torch.equal(one, other) for one, other in parameters)
 
 
 # --- texts
 
 
-def test_a_texts_vector_is_the_mean_of_three_hidden_states(models, states, folders, tower):
-    for text in TEXTS:
-        hidden, mask = bert_states(states[tower], folders[tower], [text])
-        assert mask.all()
-        wanted = projected(hidden.mean(dim=(0, 2)), states[tower])
-        assert torch.allclose(models[tower].encode_text([text]), wanted, atol=1e-5)
-
-
-def test_padding_takes_no_part_and_so_differs_from_medclips(models, states, folders):
+def test_a_vector_is_a_mean_of_three_states_without_padding_unlike_medclips(
+    models, states, folders
+):
     found = models["resnet50"].encode_text(TEXTS)
     hidden, mask = bert_states(states["resnet50"], folders["resnet50"], TEXTS)
-    per_token = hidden.mean(dim=0)  # (n, T, 768)
+    per_token = hidden.mean(dim=0)  # (n, T, 768), over the three
     theirs = projected(per_token.mean(dim=1), states["resnet50"])  # padding included
     ours = torch.stack([per_token[k][mask[k].bool()].mean(dim=0) for k in range(len(TEXTS))])
     assert torch.allclose(found, projected(ours, states["resnet50"]), atol=1e-5)
@@ -282,17 +271,8 @@ def test_texts_are_lowercased_and_cut_after_77_tokens(models):
 
 
 def test_prompt_vectors_that_equal_words_act_as_these_words(models, tower):
-    model = models[tower]
-    ids = model.text.tokenizer("a photo of", add_special_tokens=False)["input_ids"]
-    context = model.text.bert.get_input_embeddings().weight[ids].clone().requires_grad_()
-    names = ["mass", "pleural effusion", "edema"]
-    prompted = model.encode_prompts(context, names)
-    spelled = model.encode_text([f"a photo of {name}" for name in names])
-    assert torch.allclose(prompted, spelled, atol=1e-5)
-    prompted[:, 0].sum().backward()
-    assert context.grad.abs().sum() > 0
-    assert all(parameter.grad is None for parameter in model.parameters())
-    assert nearest_words(context.detach(), model, 1) == [["a"], ["photo"], ["of"]]
+    context = assert_prompts_act_as_their_words(models[tower])
+    assert nearest_words(context, models[tower], 1) == [["a"], ["photo"], ["of"]]
 
 
 def test_cls_pooling_is_an_option_of_the_ablation(models, states, folders):
@@ -329,17 +309,6 @@ def test_preprocessing_is_the_published_one(models, shape):
     assert torch.equal(found, published(pixels))
 
 
-def test_preprocessing_by_hand(models):
-    film = np.zeros((448, 448), np.float32)
-    film[100, 100] = 1
-    gray = models["resnet50"].preprocess(film)[0] * 0.27950088968644304 + 0.5862785803043838
-    # Halving: a triangle of support 2 around 2 k + 1 weighs .125, .375, .375, .125; each of the
-    # two passes rounds to 8 bits: 255 -> 32, 96 -> 4, 12, 12, 36.
-    wanted = torch.zeros(224, 224)
-    wanted[49:51, 49:51] = torch.tensor([[4.0, 12.0], [12.0, 36.0]])
-    assert torch.allclose(gray * 255, wanted, atol=1e-3)
-
-
 def test_a_tall_film_has_black_at_both_sides(models):
     found = models["vit"].preprocess(np.ones((448, 224)))[0]
     black, white = -0.5862785803 / 0.2795008897, (1 - 0.5862785803) / 0.2795008897
@@ -347,14 +316,8 @@ def test_a_tall_film_has_black_at_both_sides(models):
     assert torch.allclose(found[:, 57:167], torch.tensor(white), atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "pixels",
-    [np.full((4, 4), 255.0), np.zeros((4, 4, 3)), -np.ones((4, 4)), np.full((4, 4), np.nan),
-     np.zeros((0, 4))],
-)  # fmt: skip
-def test_wrong_ranges_are_refused(models, pixels):
-    with pytest.raises(InputError, match=r"\[0, 1\]"):
-        models["vit"].preprocess(pixels)
+def test_other_than_films_are_refused(models):
+    assert_other_than_films_are_refused(models["vit"])
 
 
 # --- files
@@ -369,19 +332,13 @@ def test_names_of_the_full_model_are_those_of_the_released_file(tmp_path, tower)
     assert found == medclip_shapes(tower, 12, 3072)
 
 
-def test_every_tensor_is_read(models, states, tower):
-    layout, own = medclip_layout(models[tower]), models[tower].state_dict()
-    for name, value in own.items():
-        assert torch.equal(value, states[tower][layout.released(name)]), name
-    assert models[tower].name.startswith("MedCLIP (")
-    assert not any(parameter.requires_grad for parameter in models[tower].parameters())
-
-
 def test_safetensors_give_the_same_model(models, states, folders, tmp_path):
     shutil.copytree(folders["resnet50"] / "bioclinicalbert", tmp_path / "bioclinicalbert")
     save_file(states["resnet50"], tmp_path / "medclip.safetensors")
     model = MedCLIP.load(tmp_path / "medclip.safetensors")
     assert state_hash(model) == state_hash(models["resnet50"])
+    assert model.name == "MedCLIP (ResNet-50, BioClinicalBERT)"
+    assert not any(parameter.requires_grad for parameter in model.parameters())
     assert model.text_key == models["resnet50"].text_key
     assert model.image_key == models["resnet50"].image_key != models["vit"].image_key
 
@@ -433,19 +390,18 @@ def paper(tmp_path) -> Workspace:
 def test_the_base_models_files_are_asked_for_at_the_start(paper, tmp_path, monkeypatch):
     monkeypatch.setattr("rctpl_utils.encoders.medclip._cached", lambda name: None)
     (tmp_path / "pytorch_model.bin").write_bytes(b"never read")
+    base = tmp_path / "bioclinicalbert"
+    address = re.escape("https://huggingface.co/emilyalsentzer/Bio_ClinicalBERT")
     for path in (tmp_path, tmp_path / "pytorch_model.bin"):
-        with pytest.raises(InputError) as caught:
+        says = rf"^{base}: .*Download config.json and vocab.txt from {address}"
+        with pytest.raises(InputError, match=says):
             check_encoder(replace(paper, checkpoint=path))
-        message = str(caught.value)
-        assert "Download config.json and vocab.txt" in message
-        assert "https://huggingface.co/emilyalsentzer/Bio_ClinicalBERT" in message
-        assert str(tmp_path / "bioclinicalbert") in message
-    write_base_model(tmp_path / "bioclinicalbert", 1)
-    (tmp_path / "bioclinicalbert" / "vocab.txt").unlink()
+    write_base_model(base, 1)
+    (base / "vocab.txt").unlink()
     with pytest.raises(InputError, match=r"vocab.txt: the text model's file is missing"):
         check_encoder(paper)
-    (tmp_path / "bioclinicalbert" / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n")
-    (tmp_path / "bioclinicalbert" / "config.json").write_text("{")
+    (base / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n")
+    (base / "config.json").write_text("{")
     with pytest.raises(InputError, match="not a BERT's configuration"):
         check_encoder(paper)
 
@@ -565,20 +521,10 @@ def theirs(package, states, folders, monkeypatch, tower):
     monkeypatch.setattr(package.AutoTokenizer, "from_pretrained", lambda name: tokenizer)
     vision = {"resnet50": package.MedCLIPVisionModel, "vit": package.MedCLIPVisionModelViT}[tower]
     model = package.MedCLIPModel(vision_cls=vision)
-    new = (
-        (".attention.self.relative_position_bias_table",
-         ".attention.relative_position_bias.relative_position_bias_table"),
-        (".attention.self.query.", ".attention.q_proj."),
-        (".attention.self.key.", ".attention.k_proj."),
-        (".attention.self.value.", ".attention.v_proj."),
-        (".attention.output.dense.", ".attention.o_proj."),
-        (".intermediate.dense.", ".mlp.fc1."),
-        (".output.dense.", ".mlp.fc2."),
-    )  # fmt: skip
     state = {}
     for name, value in states[tower].items():
         if name.startswith("vision_model") and name not in model.state_dict():
-            for old, renamed in new:
+            for renamed, old in SWIN_NAMES.items():
                 name = name.replace(old, renamed)
         if not name.endswith(("position_ids", "relative_position_index")):
             state[name] = value

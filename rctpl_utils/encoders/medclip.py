@@ -35,7 +35,7 @@ TOWERS = {"resnet50": "ResNet-50", "vit": "Swin-tiny"}
 WINDOW = 7  # of Swin-tiny
 _HEADS = {"resnet50": "vision_model.model.fc", "vit": "vision_model.projection_head"}
 # transformers names a Swin's layers anew from some 5.x on; the released file has the old names.
-_SWIN_NAMES = {
+SWIN_NAMES = {
     ".attention.q_proj.": ".attention.self.query.",
     ".attention.k_proj.": ".attention.self.key.",
     ".attention.v_proj.": ".attention.self.value.",
@@ -144,7 +144,7 @@ def medclip_layout(model: MedCLIP) -> Layout:
             "image.trunk.": "vision_model.model.",
             "image.projection.": f"{_HEADS[model.tower]}.",
         },
-        _SWIN_NAMES,
+        SWIN_NAMES,
         # the temperature of pre-training; BERT's pooler, which MedCLIP never calls
         unused=(r"logit_scale", r"text_model\.model\.pooler\.dense\.(weight|bias)"),
         constants={
