@@ -32,7 +32,6 @@ from transformers import BertConfig, BertModel, BertTokenizerFast, SwinConfig, S
 
 from rctpl_utils.baselines.supervised import load_references
 from rctpl_utils.encoders.base import state_hash
-from rctpl_utils.encoders.checkpoint import match_state
 from rctpl_utils.encoders.gradcam import gradcam_maps
 from rctpl_utils.encoders.loading import (
     check_checkpoint,
@@ -198,12 +197,10 @@ def test_the_maps_mean_is_the_global_vector(models, films, tower):
         pooled, dense = model.image.project(film)
         cells = model.image.trunk(film.expand(-1, 3, -1, -1))
     assert cells.shape == (1, MAP[tower], 7, 7) and dense.shape == (1, 7, 7, 512)
-    assert torch.allclose(dense.mean(dim=(1, 2)), pooled, atol=1e-5)
     weight, scale = model.image.projection.weight, pooled.abs().max()
     assert torch.allclose(cells.mean(dim=(2, 3)) @ weight.T, pooled, atol=1e-5 * scale)
     assert torch.allclose(cells[0, :, 2, 5] @ weight.T, dense[0, 2, 5], atol=1e-5 * scale)
-    found = model.encode_image(film)
-    for features, raw in zip(found, (pooled, dense), strict=True):
+    for features, raw in zip(model.encode_image(film), (pooled, dense), strict=True):
         assert torch.allclose(features, functional.normalize(raw, dim=-1), atol=1e-6)
 
 
@@ -359,26 +356,6 @@ def test_the_other_tower_is_named(tmp_path, kind, name, says):
 
 def test_the_supervised_reference_is_for_the_stand_in(models):
     assert load_references(None, (models["vit"],)) == (), "the row is left out"
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "says"),
-    [
-        ("vision_model.model.fc.weight", None, "missing: vision_model.model.fc.weight"),
-        ("head.weight", torch.zeros(1), "unexpected: head.weight"),
-        (
-            "vision_model.model.fc.weight",
-            torch.zeros(512, 9),
-            r"shape \(512, 9\), not \(512, 2048\)",
-        ),
-        ("text_model.model.embeddings.position_ids", torch.ones(1, 512), "_ids is not what"),
-    ],
-)
-def test_files_that_do_not_fit_are_refused(states, models, name, value, says):
-    state = {k: v for k, v in states["resnet50"].items() if k != name}
-    state |= {} if value is None else {name: value}
-    with pytest.raises(InputError, match=says):
-        match_state(models["resnet50"], state, medclip_layout(models["resnet50"]), "file")
 
 
 @pytest.fixture

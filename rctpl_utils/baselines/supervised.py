@@ -39,7 +39,7 @@ from rctpl_utils.encoders.release import (
     read_weights,
     released_file,
 )
-from rctpl_utils.encoders.standin import DIMENSION, ImageTower, StandIn
+from rctpl_utils.encoders.standin import ImageTower, StandIn
 from rctpl_utils.evaluation.grounding_methods import Films, Grounder
 from rctpl_utils.evaluation.retrieval import Pair, standardized, unit
 from rctpl_utils.evaluation.retrieval_sides import DATASET, Side
@@ -262,7 +262,7 @@ def assemble_reference(path: Path) -> LabelNetwork:
     Raises:
         InputError: weights of another architecture.
     """
-    network = LabelNetwork(ImageTower(DIMENSION))
+    network = LabelNetwork(ImageTower())
     fit(network, read_weights(path), path)
     return network.eval().requires_grad_(False)
 

@@ -5,12 +5,13 @@ memory does not grow with the corpus and a changed input never meets a stale fea
 in shards (`encoders.shards`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from rctpl_utils.datasets.base import ChestXrayDataset
 from rctpl_utils.encoders.base import Encoder, ImageFeatures
@@ -23,6 +24,7 @@ IMAGE_BATCH = 64
 IMAGE_SHARD = 8  # batches, 512 images: 25 MB of 7 x 7 maps at d = 512
 
 
+@torch.no_grad()
 def text_features(encoder: Encoder, texts: Sequence[str], folder: Path) -> np.ndarray:
     """Features of n distinct texts, computed once, in their order: (n, d) unit vectors, float32.
 
@@ -33,38 +35,27 @@ def text_features(encoder: Encoder, texts: Sequence[str], folder: Path) -> np.nd
     """
     if not texts:
         return np.empty((0, encoder.dimension), np.float32)
-    path = folder / f"text-{hash_of(encoder.text_key, list(texts))[:20]}.npy"
     order = np.array(sorted(range(len(texts)), key=lambda i: (len(texts[i]), i)), int)
     plan = Plan(order, TEXT_BATCH, TEXT_SHARD)
-    pooled = _pooled_states(encoder, texts, folder, plan)
 
-    def encode(rows: np.ndarray) -> tuple[np.ndarray, ...]:
-        if pooled is None:
-            return (encoder.encode_text([texts[i] for i in rows.tolist()]).cpu().numpy(),)
-        with torch.no_grad():
-            states = torch.from_numpy(pooled[rows]).to(encoder.device)
-            return (encoder.text.project(states).cpu().numpy(),)
+    def made(name: str, key: str, label: str, make: Callable[[np.ndarray], Tensor]) -> np.ndarray:
+        path = folder / f"{name}-{hash_of(key, list(texts))[:20]}.npy"
+        arrays = make_arrays(
+            [path], plan, lambda rows: (make(rows).cpu().numpy(),), label=label, unit="text"
+        )
+        return arrays[0]
 
-    label = "encoding texts" if pooled is None else "projecting texts"
-    (features,) = make_arrays([path], plan, encode, label=label, unit="text")
-    return features
+    def chosen(rows: np.ndarray) -> list[str]:
+        return [texts[i] for i in rows.tolist()]
 
+    def project(rows: np.ndarray) -> Tensor:
+        return encoder.text.project(torch.from_numpy(pooled[rows]).to(encoder.device))
 
-def _pooled_states(
-    encoder: Encoder, texts: Sequence[str], folder: Path, plan: Plan
-) -> np.ndarray | None:
-    """What the shared BERT makes of each text, (n, W); None for an encoder with one of its own."""
-    shared = getattr(encoder, "pooled_key", None)
+    key, shared = encoder.text_key, getattr(encoder, "pooled_key", None)
     if shared is None:
-        return None
-    path = folder / f"pooled-{hash_of(shared, list(texts))[:20]}.npy"
-
-    def read(rows: np.ndarray) -> tuple[np.ndarray, ...]:
-        with torch.no_grad():
-            return (encoder.text.pooled([texts[i] for i in rows.tolist()]).cpu().numpy(),)
-
-    (states,) = make_arrays([path], plan, read, label="reading texts", unit="text")
-    return states
+        return made("text", key, "encoding texts", lambda rows: encoder.encode_text(chosen(rows)))
+    pooled = made("pooled", shared, "reading texts", lambda rows: encoder.text.pooled(chosen(rows)))
+    return made("text", key, "projecting texts", project)
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ class Learned(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.image = ImageTower(DIMENSION).to(memory_format=torch.channels_last)
+        self.image = ImageTower().to(memory_format=torch.channels_last)
         self.text = nn.ModuleDict({"projection": nn.Linear(width, DIMENSION, bias=False)})
         self.logit_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
 

@@ -59,8 +59,9 @@ class ImageTower(nn.Module):
     to the mean plus the maximum over cells, so that a small lesion is not averaged away.
     """
 
-    def __init__(self, dimension: int, width: int = 48) -> None:
+    def __init__(self) -> None:
         super().__init__()
+        width = 48
         self.stem = nn.Sequential(
             nn.Conv2d(4, width, 7, 4, 3, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
         )
@@ -74,7 +75,7 @@ class ImageTower(nn.Module):
             nn.BatchNorm2d(4 * width),
             nn.ReLU(inplace=True),
         )
-        self.projection = nn.Linear(4 * width, dimension, bias=False)
+        self.projection = nn.Linear(4 * width, DIMENSION, bias=False)
 
     def cells(self, x: Tensor) -> Tensor:
         """(n, 1, S, S) to the map before the projection, (n, S / 8, S / 8, channels)."""
@@ -119,7 +120,7 @@ class StandIn(TwoTowers):
 
     def __init__(self, image_size: int) -> None:
         tower = TextTower.minilm(DIMENSION)
-        super().__init__(tower, ImageTower(DIMENSION).to(memory_format=torch.channels_last))
+        super().__init__(tower, ImageTower().to(memory_format=torch.channels_last))
         self.image_size = image_size
         self.logit_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
 
