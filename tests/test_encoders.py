@@ -1,12 +1,14 @@
-"""The stand-in encoder: shapes, batch independence, prompts as words, freezing, files."""
+"""The stand-in encoder: shapes, batches, prompts as words, freezing, files, number formats."""
 
 import numpy as np
+import pytest
 import torch
 from encoder_checks import assert_other_than_films_are_refused, assert_prompts_act_as_their_words
 from weights import save_stand_in
 
-from rctpl_utils.encoders import base
+from rctpl_utils.encoders import base, precision
 from rctpl_utils.encoders.base import known_hash, state_hash
+from rctpl_utils.encoders.precision import autocast, evaluation
 from rctpl_utils.encoders.standin import StandIn, pad_to_square
 
 
@@ -67,3 +69,47 @@ def test_pad_to_square_centers():
     square = pad_to_square(np.ones((2, 4)))
     assert square.shape == (4, 4)
     assert square.sum(axis=1).tolist() == [0, 4, 4, 0]
+
+
+# evaluation is float32, whatever surrounds it; training may be faster
+
+CPU = torch.device("cpu")
+
+
+def product() -> torch.Tensor:
+    left, right = torch.randn(2, 8, 8, generator=torch.Generator().manual_seed(0))
+    return left @ right
+
+
+def test_evaluation_inside_training_stays_exact():
+    exact = product()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert product().dtype is torch.bfloat16
+        with evaluation(CPU):
+            assert torch.equal(product(), exact)
+        assert product().dtype is torch.bfloat16
+
+
+def test_evaluation_takes_no_tensor_float_and_puts_the_flags_back():
+    cudnn = torch.backends.cudnn
+    before = cudnn.allow_tf32, cudnn.deterministic, cudnn.enabled
+    with evaluation(CPU):
+        assert (cudnn.allow_tf32, cudnn.deterministic, cudnn.enabled) == (False, True, before[2])
+    assert (cudnn.allow_tf32, cudnn.deterministic, cudnn.enabled) == before
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_training_takes_what_the_processor_is_fast_in(monkeypatch, dtype):
+    monkeypatch.setattr(precision, "fast_dtype", lambda device: dtype)
+    with autocast(CPU):
+        assert product().dtype is dtype
+
+
+def test_features_of_films_are_float32_on_every_processor(monkeypatch, encoder):
+    films = torch.randn(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    exact = encoder.encode_image(films)
+    monkeypatch.setattr(precision, "fast_dtype", lambda device: torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = encoder.encode_image(films)
+    assert torch.equal(found.global_features, exact.global_features)
+    assert torch.equal(found.dense_features, exact.dense_features)

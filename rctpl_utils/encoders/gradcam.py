@@ -33,7 +33,12 @@ def gradcam_maps(encoder: Encoder, images: Tensor, class_embeddings: Tensor) -> 
     maps = np.empty((count, classes, *images.shape[-2:]), np.float32)
     step = max(PAIRS // classes, 1)
     scorer = _ConceptScorer(encoder.image_module, class_embeddings.detach())
-    cut = encoder.saliency_layer.register_forward_hook(_start_graph(classes))
+
+    def start_graph(_module: nn.Module, _inputs: tuple, output: Tensor) -> Tensor:
+        """The graph begins at this layer's map, which is repeated once a class."""
+        return output.detach().repeat_interleave(classes, dim=0).requires_grad_()
+
+    cut = encoder.saliency_layer.register_forward_hook(start_graph)
     cam = GradCAM(scorer, [encoder.saliency_layer])  # its hooks come after `cut`, so see its output
     try:
         starts = range(0, count, step)
@@ -47,15 +52,6 @@ def gradcam_maps(encoder: Encoder, images: Tensor, class_embeddings: Tensor) -> 
         cam.activations_and_grads.release()
         cut.remove()
     return maps
-
-
-def _start_graph(classes: int):
-    """A forward hook: the graph begins at this layer's map, which is repeated once a class."""
-
-    def hook(_module: nn.Module, _inputs: tuple, output: Tensor) -> Tensor:
-        return output.detach().repeat_interleave(classes, dim=0).requires_grad_()
-
-    return hook
 
 
 class _ConceptScorer(nn.Module):

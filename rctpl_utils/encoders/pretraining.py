@@ -12,7 +12,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -21,7 +20,7 @@ from tqdm import tqdm
 
 from rctpl_utils.datasets import ChestXrayDataset
 from rctpl_utils.encoders.precision import autocast
-from rctpl_utils.encoders.standin import DIMENSION, ImageTower, pad_to_square, standardize
+from rctpl_utils.encoders.standin import DIMENSION, ImageTower, square_of, standardize
 from rctpl_utils.files import atomic_path
 from rctpl_utils.profiles import Pretraining
 from rctpl_utils.scoring import aggregate
@@ -292,8 +291,5 @@ def load_images(dataset: ChestXrayDataset, rows: np.ndarray, size: int) -> np.nd
     """Some images, padded to a square and resized: (n, S, S) uint8."""
     images = np.empty((len(rows), size, size), np.uint8)
     for place, row in enumerate(tqdm(rows, desc=f"reading {dataset.name}", unit="image")):
-        square = pad_to_square(dataset.pixels(row))
-        if square.shape[0] != size:
-            square = cv2.resize(square, (size, size), interpolation=cv2.INTER_AREA)
-        images[place] = np.rint(square * 255)
+        images[place] = np.rint(square_of(dataset.pixels(row), size) * 255)
     return images

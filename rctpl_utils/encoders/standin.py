@@ -145,9 +145,7 @@ class StandIn(TwoTowers):
         (H, W) floats in [0, 1] (else InputError) to (1, S, S) float32.
         """
         check_pixels(pixels)
-        square = pad_to_square(pixels.astype(np.float32))
-        if square.shape[0] != self.image_size:
-            square = cv2.resize(square, (self.image_size,) * 2, interpolation=cv2.INTER_AREA)
+        square = square_of(pixels.astype(np.float32), self.image_size)
         return standardize(torch.from_numpy(square)[None, None])[0]
 
     @torch.no_grad()
@@ -202,11 +200,16 @@ def check_minilm() -> None:
 
 def pad_to_square(pixels: np.ndarray) -> np.ndarray:
     """Center (H, W) on black so that H = W."""
-    side = max(pixels.shape)
-    top, left = (side - pixels.shape[0]) // 2, (side - pixels.shape[1]) // 2
-    square = np.zeros((side, side), pixels.dtype)
-    square[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
-    return square
+    margins = [max(pixels.shape) - length for length in pixels.shape]
+    return np.pad(pixels, [(margin // 2, margin - margin // 2) for margin in margins])
+
+
+def square_of(pixels: np.ndarray, size: int) -> np.ndarray:
+    """A film (H, W) padded to a square and resized, (S, S)."""
+    square = pad_to_square(pixels)
+    if square.shape[0] == size:
+        return square
+    return cv2.resize(square, (size, size), interpolation=cv2.INTER_AREA)
 
 
 def standardize(images: Tensor) -> Tensor:
