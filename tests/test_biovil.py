@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from encoder_checks import assert_other_than_films_are_refused, assert_prompts_act_as_their_words
+from encoder_checks import (
+    assert_other_than_films_are_refused,
+    assert_prompts_act_as_their_words,
+    reference_bert,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from released import (
-    bert_shapes,
     biovil_image_shapes,
     biovil_text_shapes,
     random_state,
@@ -22,7 +25,6 @@ from released import (
 )
 from safetensors.torch import save_file
 from torch.nn import functional
-from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from rctpl_utils.encoders.base import state_hash
 from rctpl_utils.encoders.biovil import IMAGE_LAYOUT, IMAGE_WEIGHTS, BioViL, stretched, text_layout
@@ -110,15 +112,7 @@ def test_images_are_encoded_as_by_hand(model, states, film):
 
 def cls_vectors(state: dict[str, torch.Tensor], texts: list[str], folder: Path) -> torch.Tensor:
     """(n, 128) unit vectors of each text alone, by transformers and plain functions."""
-    config = BertConfig(
-        vocab_size=len((folder / "vocab.txt").read_text().split()),
-        num_hidden_layers=LAYERS,
-        intermediate_size=256,
-    )
-    bert = BertModel(config, add_pooling_layer=False).eval()
-    own = stripped("bert.", state)
-    bert.load_state_dict({name: own[name] for name in bert_shapes(LAYERS)})
-    tokenizer = BertTokenizerFast.from_pretrained(folder)
+    bert, tokenizer = reference_bert(state, "bert.", folder)
     s = stripped("cls_projection_head.", state)
     with torch.no_grad():
         alone = [bert(**tokenizer(text, return_tensors="pt")) for text in texts]

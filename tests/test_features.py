@@ -119,5 +119,6 @@ def test_texts_are_batched_by_length_as_one_process_always_did(tmp_path):
         wanted[rows] = Counting().encode_text([texts[i] for i in rows]).numpy()
     found = text_features(Counting(), texts, tmp_path)
     assert np.array_equal(found, wanted) and found.dtype == np.float32
+    assert not list(tmp_path.glob("pooled-*"))  # it shares its tower with no other
     assert text_features(Counting(), [], tmp_path).shape == (0, 2)
     assert IMAGE_BATCH == 64  # scoring reads in the same batches

@@ -14,17 +14,15 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from encoder_checks import assert_other_than_films_are_refused, assert_prompts_act_as_their_words
+from encoder_checks import (
+    assert_other_than_films_are_refused,
+    assert_prompts_act_as_their_words,
+    reference_bert,
+)
 from hypothesis import given, settings
 from mutations import fuzz, mutated
 from PIL import Image
-from released import (
-    bert_shapes,
-    medclip_shapes,
-    random_state,
-    stripped,
-    write_base_model,
-)
+from released import medclip_shapes, random_state, stripped, write_base_model
 from safetensors.torch import save_file
 from torch.nn import functional
 from torchvision import transforms
@@ -162,11 +160,7 @@ def torchvision_swin(state: dict[str, torch.Tensor]) -> torch.nn.Module:
 
 def bert_states(state: dict[str, torch.Tensor], folder: Path, texts: list[str]):
     """BERT's three hidden states (3, n, T, 768) and the mask, by transformers alone."""
-    config = json.loads((folder / "bioclinicalbert" / "config.json").read_text())
-    bert = BertModel(BertConfig(**config), add_pooling_layer=False).eval()
-    names = stripped("text_model.model.", state)
-    bert.load_state_dict({name: names[name] for name in bert_shapes(LAYERS)})
-    tokenizer = BertTokenizerFast.from_pretrained(folder / "bioclinicalbert")
+    bert, tokenizer = reference_bert(state, "text_model.model.", folder / "bioclinicalbert")
     tokens = tokenizer(texts, padding=True, truncation=True, max_length=77, return_tensors="pt")
     with torch.no_grad():
         out = bert(tokens["input_ids"], tokens["attention_mask"], output_hidden_states=True)
