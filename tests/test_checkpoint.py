@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import given
-from hypothesis import strategies as st
 from mutations import fuzz, mutated, survives
 from safetensors.torch import save, save_file
 from torch import nn
@@ -231,17 +230,12 @@ OTHERS = [
     (b"PK\x03\x04", "not readable as weights"),
     (bytes(4096), "zero bytes"),
     (b"version https://git-lfs.github.com/spec/v1\noid", "a Git LFS pointer.*git lfs pull"),
-    (b"/annex/objects/MD5E", "a git-annex pointer.*git annex get"),
     (b"<!DOCTYPE html><html>quota", "an HTML page.*browser"),
-    (b"\n\n  <HTML lang=en>", "an HTML page"),
-    (b"<?xml version='1.0'?><Error>AccessDenied", "an XML message"),
     (b"Entry not found", "a text that begins with Entry not found"),
     (b'{"error": "gated"}\n', 'a text that begins with {"error": "gated"}'),
     (b"\x1f\x8b\x08" + bytes(9), "a gzip file. Unpack it"),
     (b"7z\xbc\xaf\x27", "a 7z archive. Unpack it"),
-    (b"Rar!\x1a\x07", "a RAR archive"),
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
-    (b"%PDF-1.7", "a PDF file"),
     (zip_of("readme.md", "model.onnx"), "a zip archive of readme.md, model.onnx. Unpack it"),
     (zip_of(), "a zip archive of "),
     (zip_of("__MACOSX/._pytorch_model.bin"), "a zip archive of __MACOSX"),
@@ -277,26 +271,10 @@ def test_mutated_weights_are_read_or_named(tmp_path, content):
     survives(read_state, tmp_path / "pytorch_model.bin", content)
 
 
-MODULE = nn.ModuleDict({f"m{k}": nn.Linear(2, 1, bias=False) for k in range(8)})
-names = st.text("abcxyz.", min_size=1, max_size=8)
-
-
-@given(
-    removed=st.sets(st.sampled_from(sorted(MODULE.state_dict()))),
-    added=st.sets(names.map("z".__add__), max_size=SHOWN),
-)
-def test_every_missing_and_unexpected_name_is_listed(removed, added):
-    state = {k: v for k, v in MODULE.state_dict().items() if k not in removed}
-    state |= {name: torch.zeros(1) for name in added}
-    layout = Layout(lambda name: name)
-    if not removed and not added:
-        assert set(match_state(MODULE, state, layout, "f")) == set(MODULE.state_dict())
-        return
-    with pytest.raises(InputError) as caught:
-        match_state(MODULE, state, layout, "f")
-    message = str(caught.value).split(". Give the checkpoint")[0]
-    listed = {
-        part.split(": ")[0]: part.split(": ")[1].split(", ") for part in message.split("; ")[1:]
-    }
-    assert set(listed.get("missing", [])) == removed
-    assert set(listed.get("unexpected", [])) == added
+def test_every_missing_and_unexpected_name_is_listed():
+    module = nn.ModuleDict({f"m{k}": nn.Linear(2, 1, bias=False) for k in range(8)})
+    state = {k: v for k, v in module.state_dict().items() if k[1] not in "257"}
+    state |= {name: torch.zeros(1) for name in ("z", "m2", "m2.bias")}
+    says = "; missing: m2.weight, m5.weight, m7.weight; unexpected: z, m2, m2.bias. Give the check"
+    with pytest.raises(InputError, match=re.escape(says)):
+        match_state(module, state, Layout(lambda name: name), "f")
