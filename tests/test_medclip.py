@@ -299,9 +299,9 @@ def test_preprocessing_is_the_published_one(models, shape):
 
 
 def test_names_of_the_full_model_are_those_of_the_released_file(tmp_path, tower):
-    write_base_model(tmp_path, layers=12, intermediate=3072)
+    write_base_model(tmp_path / "bioclinicalbert", layers=12, intermediate=3072)
     with torch.device("meta"):
-        model = MedCLIP(tower, tmp_path)
+        model = MedCLIP(tmp_path, tower)
     layout = medclip_layout(model)
     found = {layout.released(k): tuple(v.shape) for k, v in model.state_dict().items()}
     assert found == medclip_shapes(tower, 12, 3072)

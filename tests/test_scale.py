@@ -130,10 +130,10 @@ def test_an_unknown_thing_to_encode_is_refused(tmp_path, capsys):
     assert "nothing is called 'nih'" in capsys.readouterr().err
 
 
-@pytest.fixture
-def run(tmp_path, encoder):
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, encoder):
     """A run with six reports, their triplets, an encoder and one image set."""
-    workspace = Workspace.open("smoke", output=tmp_path)
+    workspace = Workspace.open("smoke", output=tmp_path_factory.mktemp("run"))
     for seed in workspace.profile.seeds:
         save_stand_in(encoder, workspace.encoder(seed), seed)
     root = workspace.data_root / "mimic-cxr"

@@ -61,8 +61,9 @@ class MedCLIP(Published):
     dimension = DIMENSION
     preprocessing = f"square on black, 8 bits, bilinear {SIDE}, mean {MEAN}, std {DEVIATION}"
 
-    def __init__(self, tower: str, base_model: str | Path) -> None:
-        """Random weights; `base_model`: the folder of BioClinicalBERT's configuration and words."""
+    def __init__(self, path: str | Path, tower: str = "resnet50") -> None:
+        """A model with random weights; `path` leads to its base model (`find_base_model`)."""
+        base_model = find_base_model(path)
         trunk, width = (resnet50_trunk(), 2048) if tower == "resnet50" else (SwinMap(), 768)
         image = MapTower(trunk, nn.Linear(width, DIMENSION, bias=False))
         bert, tokenizer = untrained_bert(base_model)
@@ -71,21 +72,16 @@ class MedCLIP(Published):
         self.tower = tower
         self.name = f"MedCLIP ({TOWERS[tower]}, BioClinicalBERT)"
 
-    @classmethod
-    def at(cls, path: str | Path, tower: str = "resnet50") -> "MedCLIP":
-        """A model with random weights, for the checkpoint at a path."""
-        return cls(tower, find_base_model(path))
-
     def _matched(self, path: str | Path) -> Iterator[tuple[nn.Module, dict[str, Tensor]]]:
         state, (other,) = read_state(path), set(TOWERS) - {self.tower}
-        heads = {each: f"{head}.weight" for each, head in _HEADS.items()}
-        if {each for each in TOWERS if any(n.endswith(heads[each]) for n in state)} == {other}:
-            raise InputError(
-                f"a checkpoint of MedCLIP with {TOWERS[other]}, where {TOWERS[self.tower]} is "
-                "wanted",
-                f"Give the other one, or choose the encoder medclip-{other}.",
-                file=path,
-            )
+        heads = [
+            each for each in TOWERS if any(n.endswith(f"{_HEADS[each]}.weight") for n in state)
+        ]
+        if heads == [other]:
+            found, wanted = TOWERS[other], TOWERS[self.tower]
+            problem = f"a checkpoint of MedCLIP with {found}, where {wanted} is wanted"
+            cure = f"Give the other one, or choose the encoder medclip-{other}."
+            raise InputError(problem, cure, file=path)
         yield self, match_state(self, state, medclip_layout(self), path)
 
     def preprocess(self, pixels: np.ndarray) -> Tensor:

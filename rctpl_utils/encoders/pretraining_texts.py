@@ -16,17 +16,12 @@ import pandas as pd
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS, prompt_name, split_location, with_parents
 
 PLACES = ("left", "right", "upper", "middle", "lower")
-ZONES = {
-    "apex": "upper",
-    "upper": "upper",
-    "middle": "middle",
-    "hilum": "middle",
-    "perihilar": "middle",
-    "lower": "lower",
-    "base": "lower",
-    "costophrenic": "lower",
-    "retrocardiac": "lower",
+_ZONES_IN = {
+    "upper": ("apex", "upper"),
+    "middle": ("middle", "hilum", "perihilar"),
+    "lower": ("lower", "base", "costophrenic", "retrocardiac"),
 }
+ZONES = {zone: place for place, zones in _ZONES_IN.items() for zone in zones}
 PLACE_WEIGHT = 0.5
 ENTRIES = 1 + len(PLACES)  # a concept's entries: presence, then places
 # How findings look and spread: `simulation.pretraining_data` alone makes sentences of it.
@@ -69,7 +64,7 @@ def attribute_vector(
 
 def _mark(vector: np.ndarray, concept: str, side: str | None, zone: str | None) -> None:
     sides = ("left", "right") if side == "bilateral" else (side,)
-    places = [PLACES.index(p) for p in (*sides, ZONES.get(zone or "")) if p in PLACES]
+    places = [PLACES.index(p) for p in (*sides, ZONES.get(zone)) if p in PLACES]
     for each in with_parents([concept]):
         start = TRAINING_CONCEPTS.index(each) * ENTRIES
         vector[start] = 1

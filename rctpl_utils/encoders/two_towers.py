@@ -107,15 +107,12 @@ def resnet50_trunk() -> nn.Sequential:
 class Published(TwoTowers):
     """A published model with a `MapTower`, filled from its released files.
 
-    A subclass says where a model is built (`at`) and which file fills which part (`_matched`).
+    A subclass is made with random weights from a path and its options: the text model's
+    configuration and vocabulary are there.
     """
 
-    @classmethod
-    def at(cls, path: str | Path, **options: Any) -> Self:
-        """A model with random weights, from the text model's configuration and vocabulary."""
-        return cls(path, **options)
-
     def _matched(self, path: str | Path) -> Iterator[tuple[nn.Module, dict[str, Tensor]]]:
+        """Parts of the model, each with its state from the released files."""
         raise NotImplementedError
 
     @classmethod
@@ -125,7 +122,7 @@ class Published(TwoTowers):
         Raises:
             InputError: absent or damaged files, missing or unexpected names (listed).
         """
-        model = cls.at(path, **options)
+        model = cls(path, **options)
         for module, state in model._matched(path):
             module.load_state_dict(state)
         return freeze(model).to(device)
@@ -134,7 +131,7 @@ class Published(TwoTowers):
     def check(cls, path: str | Path, **options: Any) -> None:
         """All of `load` except the model, with its errors: what a run may say before it starts."""
         with torch.device("meta"):
-            model = cls.at(path, **options)
+            model = cls(path, **options)
         for _ in model._matched(path):
             pass
 
