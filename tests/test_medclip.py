@@ -110,50 +110,19 @@ def films() -> torch.Tensor:
     return torch.randn(2, 1, 224, 224, generator=torch.Generator().manual_seed(1))
 
 
-def torchvision_resnet(state: dict[str, torch.Tensor]) -> torch.nn.Module:
-    model = torchvision.models.resnet50(weights=None)
-    model.fc = torch.nn.Linear(2048, 512, bias=False)
-    model.load_state_dict(stripped("vision_model.model.", state))
-    return model.eval()
-
-
-# torchvision's names in a Swin's block, and the released ones
-BLOCK = {
-    "norm1": "layernorm_before", "norm2": "layernorm_after", "attn.proj": "attention.output.dense",
-    "mlp.0": "intermediate.dense", "mlp.3": "output.dense",
-}  # fmt: skip
-
-
-def torchvision_swin(state: dict[str, torch.Tensor]) -> torch.nn.Module:
-    """torchvision's own Swin-tiny with the same weights: another implementation."""
-    model = torchvision.models.swin_t(weights=None)
-    model.head = torch.nn.Linear(768, 512, bias=False)
-    theirs = stripped("vision_model.model.", state)
-    names = {
-        "features.0.0": "embeddings.patch_embeddings.projection",
-        "features.0.2": "embeddings.norm",
-        "norm": "layernorm",
-    }
-    found = {"head.weight": state["vision_model.projection_head.weight"]}
-    for stage, depth in enumerate((2, 2, 6, 2)):
-        for part in ("norm", "reduction") if stage < 3 else ():
-            names[f"features.{2 * stage + 2}.{part}"] = f"encoder.layers.{stage}.downsample.{part}"
-        for k in range(depth):
-            name, own = f"features.{2 * stage + 1}.{k}", f"encoder.layers.{stage}.blocks.{k}"
-            names |= {f"{name}.{new}": f"{own}.{old}" for new, old in BLOCK.items()}
-            for kind in ("weight", "bias"):
-                parts = (f"{own}.attention.self.{p}.{kind}" for p in ("query", "key", "value"))
-                found[f"{name}.attn.qkv.{kind}"] = torch.cat([theirs[part] for part in parts])
-            for kind in ("bias_table", "index"):
-                value = theirs[f"{own}.attention.self.relative_position_{kind}"]
-                value = value.flatten() if kind == "index" else value
-                found[f"{name}.attn.relative_position_{kind}"] = value
-    for name, own in names.items():
-        for kind in ("weight", "bias"):
-            if f"{own}.{kind}" in theirs:
-                found[f"{name}.{kind}"] = theirs[f"{own}.{kind}"]
-    model.load_state_dict(found)
-    return model.eval()
+def reference_vectors(tower: str, state: dict[str, torch.Tensor], folder: Path):
+    """Films (n, 3, 224, 224) to (n, 512), by torchvision's or transformers' own model."""
+    own = stripped("vision_model.model.", state)
+    if tower == "resnet50":
+        model = torchvision.models.resnet50(weights=None)
+        model.fc = torch.nn.Linear(2048, 512, bias=False)
+        model.load_state_dict(own)
+        return model.eval()
+    SwinConfig().save_pretrained(folder)
+    save_file(own, folder / "model.safetensors", {"format": "pt"})
+    model = SwinModel.from_pretrained(folder)  # which knows the released names
+    head = state["vision_model.projection_head.weight"]
+    return lambda films: model(films).pooler_output @ head.T
 
 
 def bert_states(state: dict[str, torch.Tensor], folder: Path, texts: list[str]):
@@ -173,8 +142,8 @@ def projected(pooled: torch.Tensor, state: dict[str, torch.Tensor]) -> torch.Ten
 # --- images
 
 
-def test_global_vectors_are_torchvisions(models, states, films, tower):
-    reference = {"resnet50": torchvision_resnet, "vit": torchvision_swin}[tower](states[tower])
+def test_global_vectors_are_torchvisions_and_transformers(models, states, films, tower, tmp_path):
+    reference = reference_vectors(tower, states[tower], tmp_path)
     with torch.no_grad():
         wanted = functional.normalize(reference(films.expand(-1, 3, -1, -1)), dim=-1)
     found = models[tower].encode_image(films)
