@@ -189,13 +189,6 @@ def test_other_pooling_is_read_anew(encoder, tmp_path):
         encoder.text.pooling = "mean"
 
 
-def test_an_encoder_of_its_own_reads_its_texts_itself(encoders, tmp_path):
-    encoder = encoders[0]
-    encoder.encode_text = lambda texts: torch.ones(len(texts), 4)
-    assert (text_features(encoder, TEXTS, tmp_path) == 1).all()
-    assert not list(tmp_path.glob("pooled-*"))
-
-
 def test_tokens_of_two_standins_are_those_of_each_alone(standins, tmp_path):
     together = token_features(standins, TEXTS, tmp_path / "both")
     for each in standins:

@@ -1,14 +1,15 @@
-"""The stand-in encoder: shapes, batch independence, prompts as words, freezing, files."""
+"""The stand-in encoder: shapes, batches, prompts as words, freezing, files, number formats."""
 
 import numpy as np
 import pytest
 import torch
+from encoder_checks import assert_other_than_films_are_refused, assert_prompts_act_as_their_words
 from weights import save_stand_in
 
-from rctpl_utils.encoders import base
+from rctpl_utils.encoders import base, precision
 from rctpl_utils.encoders.base import known_hash, state_hash
+from rctpl_utils.encoders.precision import autocast, evaluation
 from rctpl_utils.encoders.standin import StandIn, pad_to_square
-from rctpl_utils.errors import InputError
 
 
 def test_features_are_unit_vectors(encoder):
@@ -27,20 +28,7 @@ def test_a_text_does_not_depend_on_its_batch(encoder):
 
 
 def test_prompt_vectors_that_equal_words_act_as_these_words(encoder):
-    tower = encoder.text
-    ids = tower.tokenizer("a photo of", add_special_tokens=False)["input_ids"]
-    context = tower.bert.get_input_embeddings()(torch.tensor(ids))
-    names = ["mass", "pleural effusion"]
-    prompted = encoder.encode_prompts(context, names)
-    spelled = encoder.encode_text([f"a photo of {name}" for name in names])
-    assert torch.allclose(prompted, spelled, atol=1e-5)
-
-
-def test_gradient_reaches_the_context_only(encoder):
-    context = torch.zeros(4, encoder.context_width, requires_grad=True)
-    encoder.encode_prompts(context, ["mass"])[0, 0].backward()
-    assert context.grad.abs().sum() > 0
-    assert all(parameter.grad is None for parameter in encoder.parameters())
+    assert_prompts_act_as_their_words(encoder)
 
 
 def test_save_and_load(encoder, tmp_path):
@@ -69,19 +57,59 @@ def test_a_known_hash_is_read_once_and_anew_after_a_write(monkeypatch):
 
 
 def test_keys_change_with_weights():
-    torch.manual_seed(0)
-    one, other = StandIn(64), StandIn(64)
-    assert one.text_key != other.text_key
-    assert one.image_key != other.image_key
+    keys = [(each.text_key, each.image_key) for each in (StandIn(64), StandIn(64))]
+    assert all(one != other for one, other in zip(*keys, strict=True))
 
 
-@pytest.mark.parametrize("pixels", [np.full((4, 4), 255.0), np.zeros((4, 4, 3)), -np.ones((4, 4))])
-def test_wrong_ranges_are_refused(encoder, pixels):
-    with pytest.raises(InputError, match=r"\[0, 1\]"):
-        encoder.preprocess(pixels)
+def test_other_than_films_are_refused(encoder):
+    assert_other_than_films_are_refused(encoder)
 
 
 def test_pad_to_square_centers():
     square = pad_to_square(np.ones((2, 4)))
     assert square.shape == (4, 4)
     assert square.sum(axis=1).tolist() == [0, 4, 4, 0]
+
+
+# evaluation is float32, whatever surrounds it; training may be faster
+
+CPU = torch.device("cpu")
+
+
+def product() -> torch.Tensor:
+    left, right = torch.randn(2, 8, 8, generator=torch.Generator().manual_seed(0))
+    return left @ right
+
+
+def test_evaluation_inside_training_stays_exact():
+    exact = product()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert product().dtype is torch.bfloat16
+        with evaluation(CPU):
+            assert torch.equal(product(), exact)
+        assert product().dtype is torch.bfloat16
+
+
+def test_evaluation_takes_no_tensor_float_and_puts_the_flags_back():
+    cudnn = torch.backends.cudnn
+    before = cudnn.allow_tf32, cudnn.deterministic, cudnn.enabled
+    with evaluation(CPU):
+        assert (cudnn.allow_tf32, cudnn.deterministic, cudnn.enabled) == (False, True, before[2])
+    assert (cudnn.allow_tf32, cudnn.deterministic, cudnn.enabled) == before
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_training_takes_what_the_processor_is_fast_in(monkeypatch, dtype):
+    monkeypatch.setattr(precision, "fast_dtype", lambda device: dtype)
+    with autocast(CPU):
+        assert product().dtype is dtype
+
+
+def test_features_of_films_are_float32_on_every_processor(monkeypatch, encoder):
+    films = torch.randn(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    exact = encoder.encode_image(films)
+    monkeypatch.setattr(precision, "fast_dtype", lambda device: torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = encoder.encode_image(films)
+    assert torch.equal(found.global_features, exact.global_features)
+    assert torch.equal(found.dense_features, exact.dense_features)

@@ -7,7 +7,13 @@ import torch
 from PIL import Image
 
 from rctpl_utils.datasets import Radiographs
-from rctpl_utils.encoders.features import image_features, text_features
+from rctpl_utils.encoders.features import (
+    IMAGE_BATCH,
+    TEXT_BATCH,
+    TEXT_SHARD,
+    image_features,
+    text_features,
+)
 from rctpl_utils.evaluation.classification import quick_auc
 from rctpl_utils.prompts.zero_shot import branch_scores, score_images
 from rctpl_utils.scoring import ClassEmbeddings
@@ -90,3 +96,29 @@ def test_scoring_in_batches_is_scoring_at_once(encoder, films, tmp_path):
     table = quick_auc(films, scores["two"])
     assert table.index.tolist() == ["Edema", "Mass", "mean"]
     assert table.to_numpy().min() >= 0 and table.to_numpy().max() <= 1
+
+
+class Counting:
+    """A text encoder whose vectors depend on the batch, so that another batching would show."""
+
+    text_key, dimension = "counting", 2
+
+    def encode_text(self, texts):
+        total = sum(map(len, texts))
+        return torch.tensor([[len(text), total] for text in texts], dtype=torch.float32)
+
+
+def test_texts_are_batched_by_length_as_one_process_always_did(tmp_path):
+    generator = np.random.default_rng(0)
+    count = TEXT_BATCH * TEXT_SHARD + 300  # two shards
+    texts = ["x" * int(size) + str(k) for k, size in enumerate(generator.integers(0, 9, count))]
+    wanted = np.zeros((count, 2), np.float32)
+    order = sorted(range(count), key=lambda i: (len(texts[i]), i))
+    for start in range(0, count, TEXT_BATCH):
+        rows = order[start : start + TEXT_BATCH]
+        wanted[rows] = Counting().encode_text([texts[i] for i in rows]).numpy()
+    found = text_features(Counting(), texts, tmp_path)
+    assert np.array_equal(found, wanted) and found.dtype == np.float32
+    assert not list(tmp_path.glob("pooled-*"))  # it shares its tower with no other
+    assert text_features(Counting(), [], tmp_path).shape == (0, 2)
+    assert IMAGE_BATCH == 64  # scoring reads in the same batches

@@ -1,5 +1,7 @@
 """Grad-CAM against its definition, written out with autograd (Selvaraju et al. 2017, Eq. 1, 2)."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from rctpl_utils.encoders.base import ImageFeatures, freeze, state_hash
 from rctpl_utils.encoders.gradcam import gradcam_maps
 from rctpl_utils.encoders.standin import StandIn
 
-TEMPERATURE = 0.2
+TEMPERATURE = 0.2  # a large one, so that several cells speak
 
 
 class TinyTower(nn.Module):
@@ -25,17 +27,6 @@ class TinyTower(nn.Module):
     def forward(self, x: Tensor) -> ImageFeatures:
         cells = self.projection(self.convolution(x).permute(0, 2, 3, 1))
         return ImageFeatures(cells.mean(dim=(1, 2)), functional.normalize(cells, dim=-1))
-
-
-class TinyEncoder:
-    """As much of an encoder as Grad-CAM asks for."""
-
-    device = torch.device("cpu")
-
-    def __init__(self) -> None:
-        torch.manual_seed(3)
-        self.image_module = freeze(TinyTower())
-        self.saliency_layer = self.image_module.convolution
 
 
 def stretched(maps: Tensor) -> Tensor:
@@ -58,35 +49,33 @@ def by_hand(tower: TinyTower, image: Tensor, embedding: Tensor) -> Tensor:
 
 
 @pytest.fixture
-def tiny() -> TinyEncoder:
-    return TinyEncoder()
+def tiny() -> SimpleNamespace:
+    """As much of an encoder as Grad-CAM asks for."""
+    torch.manual_seed(3)
+    tower = freeze(TinyTower())
+    layer = tower.convolution
+    return SimpleNamespace(device=torch.device("cpu"), image_module=tower, saliency_layer=layer)
 
 
-@pytest.fixture
-def classes() -> Tensor:
-    generator = torch.Generator().manual_seed(5)
-    return functional.normalize(torch.randn(3, 6, generator=generator), dim=-1)
-
-
-@pytest.fixture
-def images() -> Tensor:
-    return torch.randn(5, 1, 16, 16, generator=torch.Generator().manual_seed(4))
+CLASSES = functional.normalize(torch.randn(3, 6, generator=torch.Generator().manual_seed(5)), dim=1)
+IMAGES = torch.randn(5, 1, 16, 16, generator=torch.Generator().manual_seed(4))
 
 
 @pytest.mark.parametrize("pairs", [1, 7, 128])  # one image at a time, two, all
-def test_maps_are_grad_cam_by_hand(tiny, images, classes, pairs, monkeypatch):
+def test_maps_are_grad_cam_by_hand(tiny, pairs, monkeypatch):
     monkeypatch.setattr(gradcam, "PAIRS", pairs)
-    maps = gradcam_maps(tiny, images, classes, TEMPERATURE)
-    wanted = [[by_hand(tiny.image_module, image, c) for c in classes] for image in images]
+    monkeypatch.setattr(gradcam, "IMAGE_TEMPERATURE", TEMPERATURE)
+    maps = gradcam_maps(tiny, IMAGES, CLASSES)
+    wanted = [[by_hand(tiny.image_module, image, c) for c in CLASSES] for image in IMAGES]
     wanted = np.array([[each.numpy() for each in row] for row in wanted])
     assert maps.shape == (5, 3, 16, 16)
     assert wanted.max(axis=(2, 3)).min() > 0.9, "the example must have no empty map"
     np.testing.assert_allclose(maps, wanted, atol=1e-4)
 
 
-def test_a_class_that_no_channel_speaks_for_has_an_empty_map(tiny, images, classes):
+def test_a_class_that_no_channel_speaks_for_has_an_empty_map(tiny):
     freeze(tiny.image_module).projection.weight.zero_()
-    assert not gradcam_maps(tiny, images, classes).any()
+    assert not gradcam_maps(tiny, IMAGES, CLASSES).any()
 
 
 def hooks(encoder: StandIn) -> list[int]:

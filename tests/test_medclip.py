@@ -4,7 +4,9 @@ the published package's own towers."""
 import contextlib
 import json
 import os
+import re
 import shutil
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,16 +14,15 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from encoder_checks import (
+    assert_other_than_films_are_refused,
+    assert_prompts_act_as_their_words,
+    reference_bert,
+)
 from hypothesis import given, settings
 from mutations import fuzz, mutated
 from PIL import Image
-from released import (
-    bert_shapes,
-    medclip_shapes,
-    random_state,
-    stripped,
-    write_base_model,
-)
+from released import medclip_shapes, random_state, stripped, write_base_model
 from safetensors.torch import save_file
 from torch.nn import functional
 from torchvision import transforms
@@ -29,17 +30,20 @@ from transformers import BertConfig, BertModel, BertTokenizerFast, SwinConfig, S
 
 from rctpl_utils.baselines.supervised import load_references
 from rctpl_utils.encoders.base import state_hash
-from rctpl_utils.encoders.checkpoint import match_state
 from rctpl_utils.encoders.gradcam import gradcam_maps
 from rctpl_utils.encoders.loading import (
     check_checkpoint,
     check_encoder,
     encoder_notes,
-    load_encoder,
+    load_encoders,
     open_encoder,
 )
-from rctpl_utils.encoders.medclip import DEVIATION, MEAN, MedCLIP, _layout
-from rctpl_utils.encoders.medclip_vision import relative_position_index
+from rctpl_utils.encoders.medclip import (
+    SWIN_NAMES,
+    MedCLIP,
+    medclip_layout,
+    relative_position_index,
+)
 from rctpl_utils.encoders.text_tower import untrained_bert
 from rctpl_utils.errors import InputError
 from rctpl_utils.evaluation.ablations import with_pooling
@@ -106,63 +110,24 @@ def films() -> torch.Tensor:
     return torch.randn(2, 1, 224, 224, generator=torch.Generator().manual_seed(1))
 
 
-def torchvision_resnet(state: dict[str, torch.Tensor]) -> torch.nn.Module:
-    model = torchvision.models.resnet50(weights=None)
-    model.fc = torch.nn.Linear(2048, 512, bias=False)
-    model.load_state_dict(stripped("vision_model.model.", state))
-    return model.eval()
-
-
-def torchvision_swin(state: dict[str, torch.Tensor]) -> torch.nn.Module:
-    """torchvision's own Swin-tiny with the same weights: another implementation."""
-    model = torchvision.models.swin_t(weights=None)
-    model.head = torch.nn.Linear(768, 512, bias=False)
-    theirs = stripped("vision_model.model.", state)
-    found = {"head.weight": state["vision_model.projection_head.weight"]}
-
-    def put(name: str, own: str) -> None:
-        for kind in ("weight", "bias"):
-            if f"{own}.{kind}" in theirs:
-                found[f"{name}.{kind}"] = theirs[f"{own}.{kind}"]
-
-    put("features.0.0", "embeddings.patch_embeddings.projection")
-    put("features.0.2", "embeddings.norm")
-    put("norm", "layernorm")
-    for stage, depth in enumerate((2, 2, 6, 2)):
-        for k in range(depth):
-            own = f"encoder.layers.{stage}.blocks.{k}"
-            name = f"features.{2 * stage + 1}.{k}"
-            for kind in ("weight", "bias"):
-                parts = (f"{own}.attention.self.{p}.{kind}" for p in ("query", "key", "value"))
-                found[f"{name}.attn.qkv.{kind}"] = torch.cat([theirs[part] for part in parts])
-            found[f"{name}.attn.relative_position_bias_table"] = theirs[
-                f"{own}.attention.self.relative_position_bias_table"
-            ]
-            found[f"{name}.attn.relative_position_index"] = theirs[
-                f"{own}.attention.self.relative_position_index"
-            ].flatten()
-            put(f"{name}.attn.proj", f"{own}.attention.output.dense")
-            put(f"{name}.norm1", f"{own}.layernorm_before")
-            put(f"{name}.norm2", f"{own}.layernorm_after")
-            put(f"{name}.mlp.0", f"{own}.intermediate.dense")
-            put(f"{name}.mlp.3", f"{own}.output.dense")
-        if stage < 3:
-            put(f"features.{2 * stage + 2}.norm", f"encoder.layers.{stage}.downsample.norm")
-            put(
-                f"features.{2 * stage + 2}.reduction",
-                f"encoder.layers.{stage}.downsample.reduction",
-            )
-    model.load_state_dict(found)
-    return model.eval()
+def reference_vectors(tower: str, state: dict[str, torch.Tensor], folder: Path):
+    """Films (n, 3, 224, 224) to (n, 512), by torchvision's or transformers' own model."""
+    own = stripped("vision_model.model.", state)
+    if tower == "resnet50":
+        model = torchvision.models.resnet50(weights=None)
+        model.fc = torch.nn.Linear(2048, 512, bias=False)
+        model.load_state_dict(own)
+        return model.eval()
+    SwinConfig().save_pretrained(folder)
+    save_file(own, folder / "model.safetensors", {"format": "pt"})
+    model = SwinModel.from_pretrained(folder)  # which knows the released names
+    head = state["vision_model.projection_head.weight"]
+    return lambda films: model(films).pooler_output @ head.T
 
 
 def bert_states(state: dict[str, torch.Tensor], folder: Path, texts: list[str]):
     """BERT's three hidden states (3, n, T, 768) and the mask, by transformers alone."""
-    config = json.loads((folder / "bioclinicalbert" / "config.json").read_text())
-    bert = BertModel(BertConfig(**config), add_pooling_layer=False).eval()
-    names = {name: v for name, v in stripped("text_model.model.", state).items()}
-    bert.load_state_dict({name: names[name] for name in bert_shapes(LAYERS)})
-    tokenizer = BertTokenizerFast.from_pretrained(folder / "bioclinicalbert")
+    bert, tokenizer = reference_bert(state, "text_model.model.", folder / "bioclinicalbert")
     tokens = tokenizer(texts, padding=True, truncation=True, max_length=77, return_tensors="pt")
     with torch.no_grad():
         out = bert(tokens["input_ids"], tokens["attention_mask"], output_hidden_states=True)
@@ -177,8 +142,8 @@ def projected(pooled: torch.Tensor, state: dict[str, torch.Tensor]) -> torch.Ten
 # --- images
 
 
-def test_global_vectors_are_torchvisions(models, states, films, tower):
-    reference = {"resnet50": torchvision_resnet, "vit": torchvision_swin}[tower](states[tower])
+def test_global_vectors_are_torchvisions_and_transformers(models, states, films, tower, tmp_path):
+    reference = reference_vectors(tower, states[tower], tmp_path)
     with torch.no_grad():
         wanted = functional.normalize(reference(films.expand(-1, 3, -1, -1)), dim=-1)
     found = models[tower].encode_image(films)
@@ -193,12 +158,10 @@ def test_the_maps_mean_is_the_global_vector(models, films, tower):
         pooled, dense = model.image.project(film)
         cells = model.image.trunk(film.expand(-1, 3, -1, -1))
     assert cells.shape == (1, MAP[tower], 7, 7) and dense.shape == (1, 7, 7, 512)
-    assert torch.allclose(dense.mean(dim=(1, 2)), pooled, atol=1e-5)
     weight, scale = model.image.projection.weight, pooled.abs().max()
     assert torch.allclose(cells.mean(dim=(2, 3)) @ weight.T, pooled, atol=1e-5 * scale)
     assert torch.allclose(cells[0, :, 2, 5] @ weight.T, dense[0, 2, 5], atol=1e-5 * scale)
-    found = model.encode_image(film)
-    for features, raw in zip(found, (pooled, dense), strict=True):
+    for features, raw in zip(model.encode_image(film), (pooled, dense), strict=True):
         assert torch.allclose(features, functional.normalize(raw, dim=-1), atol=1e-6)
 
 
@@ -231,32 +194,21 @@ def test_blocks_for_the_sanity_check_go_stage_by_stage(models, tower):
 
 
 def test_every_parameter_of_a_block_is_drawn_anew(models):
-    layer = MedCLIP("vit", Path(models["vit"].text.tokenizer.name_or_path)).image
-    layer.load_state_dict(models["vit"].image.state_dict())
-    randomize(layer)
-    same = [
-        n
-        for n, p in layer.named_parameters()
-        if torch.equal(p, models["vit"].image.get_parameter(n))
-    ]
-    assert not same
+    tower = deepcopy(models["vit"].image)
+    randomize(tower)
+    parameters = zip(tower.parameters(), models["vit"].image.parameters(), strict=True)
+    assert not any(torch.equal(one, other) for one, other in parameters)
 
 
 # --- texts
 
 
-def test_a_texts_vector_is_the_mean_of_three_hidden_states(models, states, folders, tower):
-    for text in TEXTS:
-        hidden, mask = bert_states(states[tower], folders[tower], [text])
-        assert mask.all()
-        wanted = projected(hidden.mean(dim=(0, 2)), states[tower])
-        assert torch.allclose(models[tower].encode_text([text]), wanted, atol=1e-5)
-
-
-def test_padding_takes_no_part_and_so_differs_from_medclips(models, states, folders):
+def test_a_vector_is_a_mean_of_three_states_without_padding_unlike_medclips(
+    models, states, folders
+):
     found = models["resnet50"].encode_text(TEXTS)
     hidden, mask = bert_states(states["resnet50"], folders["resnet50"], TEXTS)
-    per_token = hidden.mean(dim=0)  # (n, T, 768)
+    per_token = hidden.mean(dim=0)  # (n, T, 768), over the three
     theirs = projected(per_token.mean(dim=1), states["resnet50"])  # padding included
     ours = torch.stack([per_token[k][mask[k].bool()].mean(dim=0) for k in range(len(TEXTS))])
     assert torch.allclose(found, projected(ours, states["resnet50"]), atol=1e-5)
@@ -277,17 +229,8 @@ def test_texts_are_lowercased_and_cut_after_77_tokens(models):
 
 
 def test_prompt_vectors_that_equal_words_act_as_these_words(models, tower):
-    model = models[tower]
-    ids = model.text.tokenizer("a photo of", add_special_tokens=False)["input_ids"]
-    context = model.text.bert.get_input_embeddings().weight[ids].clone().requires_grad_()
-    names = ["mass", "pleural effusion", "edema"]
-    prompted = model.encode_prompts(context, names)
-    spelled = model.encode_text([f"a photo of {name}" for name in names])
-    assert torch.allclose(prompted, spelled, atol=1e-5)
-    prompted[:, 0].sum().backward()
-    assert context.grad.abs().sum() > 0
-    assert all(parameter.grad is None for parameter in model.parameters())
-    assert nearest_words(context.detach(), model, 1) == [["a"], ["photo"], ["of"]]
+    context = assert_prompts_act_as_their_words(models[tower])
+    assert nearest_words(context, models[tower], 1) == [["a"], ["photo"], ["of"]]
 
 
 def test_cls_pooling_is_an_option_of_the_ablation(models, states, folders):
@@ -308,12 +251,8 @@ def published(pixels: np.ndarray) -> torch.Tensor:
     side = max(224, *film.size)
     square = Image.new("L", (side, side), 0)
     square.paste(film, (int((side - film.width) / 2), int((side - film.height) / 2)))
-    steps = [
-        transforms.Resize((224, 224)),
-        transforms.ToTensor(),
-        transforms.Normalize([MEAN], [DEVIATION]),
-    ]
-    return transforms.Compose(steps)(square)
+    small = transforms.ToTensor()(transforms.Resize((224, 224))(square))
+    return transforms.Normalize([0.5862785803043838], [0.27950088968644304])(small)
 
 
 @pytest.mark.parametrize("shape", [(224, 224), (300, 300), (512, 401), (277, 613)])
@@ -322,54 +261,19 @@ def test_preprocessing_is_the_published_one(models, shape):
     found = models["vit"].preprocess(pixels.astype(np.float32) / 255)
     assert found.shape == (1, 224, 224) and found.dtype == torch.float32
     assert torch.equal(found, published(pixels))
-
-
-def test_preprocessing_by_hand(models):
-    film = np.zeros((448, 448), np.float32)
-    film[100, 100] = 1
-    gray = models["resnet50"].preprocess(film)[0] * 0.27950088968644304 + 0.5862785803043838
-    # Halving: a triangle of support 2 around 2 k + 1 weighs .125, .375, .375, .125; each of the
-    # two passes rounds to 8 bits: 255 -> 32, 96 -> 4, 12, 12, 36.
-    wanted = torch.zeros(224, 224)
-    wanted[49:51, 49:51] = torch.tensor([[4.0, 12.0], [12.0, 36.0]])
-    assert torch.allclose(gray * 255, wanted, atol=1e-3)
-
-
-def test_a_tall_film_has_black_at_both_sides(models):
-    found = models["vit"].preprocess(np.ones((448, 224)))[0]
-    black, white = -0.5862785803 / 0.2795008897, (1 - 0.5862785803) / 0.2795008897
-    assert torch.allclose(found[:, [0, 54, 169, 223]], torch.tensor(black), atol=1e-6)
-    assert torch.allclose(found[:, 57:167], torch.tensor(white), atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    "pixels",
-    [np.full((4, 4), 255.0), np.zeros((4, 4, 3)), -np.ones((4, 4)), np.full((4, 4), np.nan),
-     np.zeros((0, 4))],
-)  # fmt: skip
-def test_wrong_ranges_are_refused(models, pixels):
-    with pytest.raises(InputError, match=r"\[0, 1\]"):
-        models["vit"].preprocess(pixels)
+    assert_other_than_films_are_refused(models["vit"])
 
 
 # --- files
 
 
 def test_names_of_the_full_model_are_those_of_the_released_file(tmp_path, tower):
-    write_base_model(tmp_path, layers=12, intermediate=3072)
+    write_base_model(tmp_path / "bioclinicalbert", layers=12, intermediate=3072)
     with torch.device("meta"):
-        model = MedCLIP(tower, tmp_path)
-    layout = _layout(model)
+        model = MedCLIP(tmp_path, tower)
+    layout = medclip_layout(model)
     found = {layout.released(k): tuple(v.shape) for k, v in model.state_dict().items()}
     assert found == medclip_shapes(tower, 12, 3072)
-
-
-def test_every_tensor_is_read(models, states, tower):
-    layout, own = _layout(models[tower]), models[tower].state_dict()
-    for name, value in own.items():
-        assert torch.equal(value, states[tower][layout.released(name)]), name
-    assert models[tower].name.startswith("MedCLIP (")
-    assert not any(parameter.requires_grad for parameter in models[tower].parameters())
 
 
 def test_safetensors_give_the_same_model(models, states, folders, tmp_path):
@@ -377,6 +281,8 @@ def test_safetensors_give_the_same_model(models, states, folders, tmp_path):
     save_file(states["resnet50"], tmp_path / "medclip.safetensors")
     model = MedCLIP.load(tmp_path / "medclip.safetensors")
     assert state_hash(model) == state_hash(models["resnet50"])
+    assert model.name == "MedCLIP (ResNet-50, BioClinicalBERT)"
+    assert not any(parameter.requires_grad for parameter in model.parameters())
     assert model.text_key == models["resnet50"].text_key
     assert model.image_key == models["resnet50"].image_key != models["vit"].image_key
 
@@ -399,26 +305,6 @@ def test_the_supervised_reference_is_for_the_stand_in(models):
     assert load_references(None, (models["vit"],)) == (), "the row is left out"
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "says"),
-    [
-        ("vision_model.model.fc.weight", None, "missing: vision_model.model.fc.weight"),
-        ("head.weight", torch.zeros(1), "unexpected: head.weight"),
-        (
-            "vision_model.model.fc.weight",
-            torch.zeros(512, 9),
-            r"shape \(512, 9\), not \(512, 2048\)",
-        ),
-        ("text_model.model.embeddings.position_ids", torch.ones(1, 512), "_ids is not what"),
-    ],
-)
-def test_files_that_do_not_fit_are_refused(states, models, name, value, says):
-    state = {k: v for k, v in states["resnet50"].items() if k != name}
-    state |= {} if value is None else {name: value}
-    with pytest.raises(InputError, match=says):
-        match_state(models["resnet50"], state, _layout(models["resnet50"]), "file")
-
-
 @pytest.fixture
 def paper(tmp_path) -> Workspace:
     """A run of the paper's profile whose data and checkpoint are this test's folder."""
@@ -426,21 +312,20 @@ def paper(tmp_path) -> Workspace:
 
 
 def test_the_base_models_files_are_asked_for_at_the_start(paper, tmp_path, monkeypatch):
-    monkeypatch.setattr("rctpl_utils.encoders.medclip_text._cached", lambda name: None)
+    monkeypatch.setattr("rctpl_utils.encoders.medclip._cached", lambda name: None)
     (tmp_path / "pytorch_model.bin").write_bytes(b"never read")
+    base = tmp_path / "bioclinicalbert"
+    address = re.escape("https://huggingface.co/emilyalsentzer/Bio_ClinicalBERT")
     for path in (tmp_path, tmp_path / "pytorch_model.bin"):
-        with pytest.raises(InputError) as caught:
+        says = rf"^{base}: .*Download config.json and vocab.txt from {address}"
+        with pytest.raises(InputError, match=says):
             check_encoder(replace(paper, checkpoint=path))
-        message = str(caught.value)
-        assert "Download config.json and vocab.txt" in message
-        assert "https://huggingface.co/emilyalsentzer/Bio_ClinicalBERT" in message
-        assert str(tmp_path / "bioclinicalbert") in message
-    write_base_model(tmp_path / "bioclinicalbert", 1)
-    (tmp_path / "bioclinicalbert" / "vocab.txt").unlink()
+    write_base_model(base, 1)
+    (base / "vocab.txt").unlink()
     with pytest.raises(InputError, match=r"vocab.txt: the text model's file is missing"):
         check_encoder(paper)
-    (tmp_path / "bioclinicalbert" / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n")
-    (tmp_path / "bioclinicalbert" / "config.json").write_text("{")
+    (base / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n")
+    (base / "config.json").write_text("{")
     with pytest.raises(InputError, match="not a BERT's configuration"):
         check_encoder(paper)
 
@@ -498,7 +383,7 @@ def test_the_paper_profile_loads_its_checkpoint_and_prompts_name_it(models, fold
         "paper", output=tmp_path, data_root=tmp_path / "data", checkpoint=checkpoint, device="cpu"
     )
     check_encoder(workspace)
-    encoder = load_encoder(workspace)
+    encoder = load_encoders(workspace)[0]
     assert encoder.text_key == models["resnet50"].text_key
     metadata = {"text_key": encoder.text_key, **encoder_notes(workspace, 0)}
     assert metadata["encoder_file"] == "../../../weights"
@@ -560,20 +445,10 @@ def theirs(package, states, folders, monkeypatch, tower):
     monkeypatch.setattr(package.AutoTokenizer, "from_pretrained", lambda name: tokenizer)
     vision = {"resnet50": package.MedCLIPVisionModel, "vit": package.MedCLIPVisionModelViT}[tower]
     model = package.MedCLIPModel(vision_cls=vision)
-    new = (
-        (".attention.self.relative_position_bias_table",
-         ".attention.relative_position_bias.relative_position_bias_table"),
-        (".attention.self.query.", ".attention.q_proj."),
-        (".attention.self.key.", ".attention.k_proj."),
-        (".attention.self.value.", ".attention.v_proj."),
-        (".attention.output.dense.", ".attention.o_proj."),
-        (".intermediate.dense.", ".mlp.fc1."),
-        (".output.dense.", ".mlp.fc2."),
-    )  # fmt: skip
     state = {}
     for name, value in states[tower].items():
         if name.startswith("vision_model") and name not in model.state_dict():
-            for old, renamed in new:
+            for renamed, old in SWIN_NAMES.items():
                 name = name.replace(old, renamed)
         if not name.endswith(("position_ids", "relative_position_index")):
             state[name] = value

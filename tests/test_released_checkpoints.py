@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from rctpl_utils.baselines.released.base import released_names
-from rctpl_utils.encoders.weight_files import Blank, read_state
+from rctpl_utils.encoders.checkpoint import Blank, read_state
 from rctpl_utils.errors import InputError
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.tensor([7.0, 8.0])}

@@ -31,7 +31,7 @@ MODELS = (CheXzero, GLoRIA, MedKLIP, MeDSLIP, ReleasedBioViL, ReleasedMedCLIP)
 
 @pytest.fixture(scope="module")
 def base_model(tmp_path_factory):
-    return write_base_model(tmp_path_factory.mktemp("bert"), 3)
+    return write_base_model(tmp_path_factory.mktemp("vit") / "bioclinicalbert", 3)
 
 
 def released(kind, encoder):
@@ -42,7 +42,7 @@ def released(kind, encoder):
 
 @torch.no_grad()
 def test_medclip_scores_by_the_mean_of_cosines(base_model):
-    model = released(ReleasedMedCLIP, lambda: MedCLIP("vit", base_model))
+    model = released(ReleasedMedCLIP, lambda: MedCLIP(base_model.parent, "vit"))
     films = torch.randn(2, 1, 224, 224)
     images = functional.normalize(model.encoder.image.project(films).global_features, dim=1)
     found = model.classify(films, CONCEPTS)

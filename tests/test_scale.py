@@ -1,9 +1,7 @@
 """Two processes give what one gives; the corpus of the growth benchmark; the command lines."""
 
 import dataclasses
-import os
 import socket
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,95 +10,28 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_world import write
+from two_processes import SETTINGS, TEXTS, ToyEncoder, one_epoch, worker
 from weights import save_stand_in
 
 from benchmarks import growth
 from rctpl_utils.encoders import features, parallel_training
 from rctpl_utils.encoders.parallel_training import Processes, processes
 from rctpl_utils.errors import InputError
-from rctpl_utils.profiles import PromptLearning
 from rctpl_utils.prompts import encode, learn
-from rctpl_utils.prompts.corpus import TextCorpus
 from rctpl_utils.prompts.prompts import Prompts
-from rctpl_utils.prompts.training import learn_prompts
+from rctpl_utils.prompts.training import initial_contexts
 from rctpl_utils.text.concepts.spacy_extractor import SpacyExtractor
 from rctpl_utils.text.reports import SPLIT_TABLE, read_mimic_reports
 from rctpl_utils.text.triplets import triplets_frame
 from rctpl_utils.workspace import Workspace
 
-CONCEPTS = ("Edema", "Pneumothorax", "Fracture")
-SETTINGS = PromptLearning(context_length=4, epochs=1, batch_size=7, learning_rate=3e-3)
-TEXTS = [f"The {'very ' * (k % 5)}small finding number {k} is new." for k in range(22)]
-
-
-def one_epoch(folder: Path):
-    """Features in many small shards, then an epoch of 22 reports in batches of 7, 7, 7 and 1."""
-    encoder = growth.SmallEncoder()
-    found = features.text_features(encoder, TEXTS, folder)
-    kinds = np.arange(22) % 3
-    corpus = TextCorpus(
-        np.array(found),
-        np.array(found[:6]),
-        [np.arange(1 + kind) + kind for kind in kinds],
-        np.eye(3, dtype=np.float32)[kinds],
-    )
-    target = encoder.encode_text(list(CONCEPTS))
-    return found, learn_prompts(
-        encoder,
-        corpus,
-        CONCEPTS,
-        SETTINGS,
-        0,
-        validation=corpus,
-        regularizer=lambda embedded: sum(
-            (1 - (each * target).sum(-1)).mean() for each in embedded.values()
-        ),
-        progress=False,
-    )
-
-
-def small_shards():
-    features.TEXT_BATCH, features.TEXT_SHARD = 3, 2
-
-
-def worker(index: int, port: int, folder: Path):
-    """What a launcher's process does: its variables set, the program run."""
-    os.environ |= {
-        "RANK": str(index), "LOCAL_RANK": str(index), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "1",
-        "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
-    torch.set_num_threads(1)
-    small_shards()
-    asked = []
-    encode_text = growth.SmallEncoder.encode_text
-
-    def noted(self, texts):
-        asked.extend(texts)
-        return encode_text(self, texts)
-
-    growth.SmallEncoder.encode_text = noted
-    found, learned = one_epoch(folder)
-    group = processes()
-    torch.save(
-        {
-            "group": (group.index, group.count),
-            "features": torch.from_numpy(np.array(found)),
-            "contexts": (learned.report, learned.concept),
-            "losses": [row["report_loss"] for row in learned.history],
-            "asked": [text for text in asked if text in TEXTS],
-        },
-        folder / f"{index}.pt",
-    )
-    group.leave()
-
 
 def test_two_processes_give_the_prompts_of_one_and_the_same_features(tmp_path, monkeypatch):
-    monkeypatch.setattr(features, "TEXT_BATCH", 3)
-    monkeypatch.setattr(features, "TEXT_SHARD", 2)
+    monkeypatch.setattr(features, "TEXT_BATCH", features.TEXT_BATCH)  # put back afterwards
+    monkeypatch.setattr(features, "TEXT_SHARD", features.TEXT_SHARD)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    found, alone = one_epoch(tmp_path / "one")
+    found, alone, _ = one_epoch(tmp_path / "one")
     torch.set_num_threads(threads)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -111,24 +42,17 @@ def test_two_processes_give_the_prompts_of_one_and_the_same_features(tmp_path, m
     # each encoded its part: shards of six texts by length, turn by turn, none twice
     assert sorted(pair[0]["asked"] + pair[1]["asked"]) == sorted(TEXTS)
     assert [len(each["asked"]) for each in pair] == [12, 10]
-    start = growth.SmallEncoder()
+    shape = SETTINGS.context_length, ToyEncoder.context_width
+    started = initial_contexts(*shape, torch.Generator().manual_seed(0))
     for index, branch in enumerate(("report", "concept")):
         one = getattr(alone, branch)
         first, second = (each["contexts"][index] for each in pair)
         assert torch.equal(first, second)
         assert (one - first).abs().max() < 1e-4
-        assert (one - learned_from(start, branch)).abs().max() > 1e-3  # and it did move
+        assert (one - started[branch]).abs().max() > 1e-3  # and it did move
     for each in pair:
         assert np.array_equal(found, each["features"].numpy())
         assert each["losses"] == pytest.approx([r["report_loss"] for r in alone.history], rel=1e-5)
-
-
-def learned_from(encoder, branch):
-    """The initial context of a branch."""
-    generator = torch.Generator().manual_seed(0)
-    shape = (SETTINGS.context_length, encoder.context_width)
-    both = [0.02 * torch.randn(*shape, generator=generator) for _ in range(2)]
-    return both[("report", "concept").index(branch)]
 
 
 @given(st.lists(st.floats(-9, 9), min_size=1, max_size=12), st.integers(1, 5))
@@ -206,10 +130,10 @@ def test_an_unknown_thing_to_encode_is_refused(tmp_path, capsys):
     assert "nothing is called 'nih'" in capsys.readouterr().err
 
 
-@pytest.fixture
-def run(tmp_path, encoder):
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, encoder):
     """A run with six reports, their triplets, an encoder and one image set."""
-    workspace = Workspace.open("smoke", output=tmp_path)
+    workspace = Workspace.open("smoke", output=tmp_path_factory.mktemp("run"))
     for seed in workspace.profile.seeds:
         save_stand_in(encoder, workspace.encoder(seed), seed)
     root = workspace.data_root / "mimic-cxr"

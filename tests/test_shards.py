@@ -11,14 +11,7 @@ from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rctpl_utils.encoders.features import (
-    IMAGE_BATCH,
-    TEXT_BATCH,
-    TEXT_SHARD,
-    make_arrays,
-    text_features,
-)
-from rctpl_utils.encoders.shards import Plan, ShardStore, checksum
+from rctpl_utils.encoders.shards import Plan, ShardStore, checksum, make_arrays
 from rctpl_utils.errors import InputError
 
 ORDER = np.array([5, 0, 9, 3, 7, 1, 8, 2, 6, 4])  # 3 shards of two batches of two, the last short
@@ -86,29 +79,22 @@ class Slow(Maker):
 def program(folder, start, told):
     """What one of two programs does at the same time as the other."""
     maker = Slow()
-    start.wait()
-    arrays = make(folder, maker)
-    right(arrays)
+    start.wait(120)
+    right(make(folder, maker))
     told.put(maker.asked)
 
 
 def test_of_two_programs_one_makes_the_arrays_and_the_other_waits(tmp_path):
+    (tmp_path / "a-g.lock").write_bytes(b"left behind")  # by one that was killed: stops nobody
     context = multiprocessing.get_context("spawn")
-    start, told = context.Barrier(2), context.Queue()
-    both = [context.Process(target=program, args=(tmp_path, start, told)) for _ in range(2)]
-    for each in both:
-        each.start()
-    asked = sorted((told.get(timeout=120) for _ in both), key=len)
-    for each in both:
-        each.join()
-    assert [each.exitcode for each in both] == [0, 0]
+    arguments = tmp_path, context.Barrier(2), context.Queue()
+    other = context.Process(target=program, args=arguments)
+    other.start()
+    program(*arguments)
+    asked = sorted((arguments[-1].get(timeout=120) for _ in range(2)), key=len)
+    other.join()
+    assert other.exitcode == 0
     assert asked == [[], ORDER.tolist()]
-
-
-def test_a_lock_that_was_left_behind_stops_nobody(tmp_path):
-    (tmp_path / "a-g.lock").write_bytes(b"left behind")
-    right(make(tmp_path, Maker()))
-    right(make(tmp_path, Maker(fails_at=0)))
 
 
 def test_whole_arrays_are_opened_while_another_holds_their_lock(tmp_path):
@@ -122,38 +108,31 @@ def test_a_damaged_shard_is_made_again(tmp_path, damage):
     with pytest.raises(KeyboardInterrupt):
         make(tmp_path, Maker(fails_at=6))
     first, second = sorted((tmp_path / "a-g.shards").iterdir())
-    data = first.read_bytes()
     if damage.startswith("flip"):
         flip(first, -1 if damage == "flip data" else 3)
     else:
-        other = {"truncate": data[:-3], "empty": b"", "other shard": second.read_bytes()}
-        first.write_bytes(other[damage])
+        data = {"truncate": first.read_bytes()[:-3], "other shard": second.read_bytes()}
+        first.write_bytes(data.get(damage, b""))
     maker = Maker()
     right(make(tmp_path, maker))
     assert maker.asked == [5, 0, 9, 3, 6, 4]
 
 
-@pytest.mark.parametrize("name, row", [("a-g.npy", 9), ("a-d.npy", 2)])
-def test_damage_in_the_finished_file_costs_its_shard_only(tmp_path, name, row):
+@pytest.mark.parametrize("name, size, row", [("a-g.npy", 16, 9), ("a-d.npy", 2, 2)])
+def test_damage_in_the_finished_file_costs_its_shard_only(tmp_path, name, size, row):
     right(make(tmp_path, Maker()))
-    size = {"a-g.npy": 16, "a-d.npy": 2}[name]
-    path = tmp_path / name
-    flip(path, path.stat().st_size - size * (10 - row))
+    flip(tmp_path / name, -size * (10 - row))
     maker = Maker()
     right(make(tmp_path, maker))
     assert maker.asked == ([5, 0, 9, 3] if row == 9 else [7, 1, 8, 2])
 
 
-@pytest.mark.parametrize("lost", ["ledger", "array", "half an array", "words in the ledger"])
+@pytest.mark.parametrize("lost", ["a-g.json", "a-d.npy", "half of a-d.npy", "words in a-g.json"])
 def test_what_cannot_be_checked_is_made_again(tmp_path, lost):
     right(make(tmp_path, Maker()))
-    path = tmp_path / ("a-g.json" if "ledger" in lost else "a-d.npy")
-    if lost == "half an array":
-        path.write_bytes(path.read_bytes()[:-5])
-    elif lost == "words in the ledger":
-        path.write_text("words")
-    else:
-        path.unlink()
+    path = tmp_path / lost.split()[-1]
+    content = {"half": path.read_bytes()[:-5], "words": b"words"}.get(lost.split()[0])
+    path.unlink() if content is None else path.write_bytes(content)
     maker = Maker()
     right(make(tmp_path, maker))
     assert maker.asked == ORDER.tolist()
@@ -187,11 +166,14 @@ def test_the_checksum_is_sha256_of_rows_type_shape_and_bytes():
     assert wanted not in [checksum(each, (other,)) for each, other in others]
 
 
-def test_shards_of_another_plan_are_not_taken_up(tmp_path):
+@pytest.mark.parametrize("batch, shard", [(2, 1), (1, 1), (3, 2), (10, 1), (64, 8)])
+def test_another_plan_changes_no_value_and_takes_up_no_shard(tmp_path, batch, shard):
     paths = [tmp_path / "a-g.npy", tmp_path / "a-d.npy"]
     with pytest.raises(KeyboardInterrupt):
         make(tmp_path, Maker(fails_at=6))  # leaves two shards of four rows
-    right(make_arrays(paths, Plan(ORDER, 2, 1), Maker(), label="making", unit="row"))
+    maker = Maker()
+    right(make_arrays(paths, Plan(ORDER, batch, shard), maker, label="making", unit="row"))
+    assert maker.asked == ORDER.tolist()
 
 
 @given(st.integers(1, 40), st.integers(1, 7), st.integers(1, 4), st.randoms())
@@ -208,12 +190,6 @@ def test_a_plan_holds_every_row_once_in_its_order(count, batch, shard, random):
     ]
 
 
-@pytest.mark.parametrize("batch, shard", [(1, 1), (3, 2), (10, 1), (64, 8)])
-def test_shards_change_no_value(tmp_path, batch, shard):
-    paths = [tmp_path / f"{k}.npy" for k in "gd"]
-    right(make_arrays(paths, Plan(ORDER, batch, shard), Maker(), label="making", unit="row"))
-
-
 def test_memory_holds_one_shard_whatever_the_corpus(tmp_path):
     width, peaks = 4096, []
     for count in (16, 256):
@@ -228,30 +204,3 @@ def test_memory_holds_one_shard_whatever_the_corpus(tmp_path):
     shard = 4 * width * 4
     assert peaks[1] - peaks[0] < shard  # 240 more rows, 60 shards' worth
     assert peaks[1] < 8 * shard + 200_000
-
-
-class Counting:
-    """A text encoder whose vectors depend on the batch, so that another batching would show."""
-
-    text_key, dimension = "counting", 2
-
-    def encode_text(self, texts):
-        import torch
-
-        total = sum(map(len, texts))
-        return torch.tensor([[len(text), total] for text in texts], dtype=torch.float32)
-
-
-def test_texts_are_batched_by_length_as_one_process_always_did(tmp_path):
-    generator = np.random.default_rng(0)
-    count = TEXT_BATCH * TEXT_SHARD + 300  # two shards
-    texts = ["x" * int(size) + str(k) for k, size in enumerate(generator.integers(0, 9, count))]
-    wanted = np.zeros((count, 2), np.float32)
-    order = sorted(range(count), key=lambda i: (len(texts[i]), i))
-    for start in range(0, count, TEXT_BATCH):
-        rows = order[start : start + TEXT_BATCH]
-        wanted[rows] = Counting().encode_text([texts[i] for i in rows]).numpy()
-    found = text_features(Counting(), texts, tmp_path)
-    assert np.array_equal(found, wanted) and found.dtype == np.float32
-    assert text_features(Counting(), [], tmp_path).shape == (0, 2)
-    assert IMAGE_BATCH == 64  # scoring reads in the same batches

@@ -28,7 +28,6 @@ from rctpl_utils.datasets.chexpert import COMPETITION
 from rctpl_utils.datasets.splits import open_split
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.encoders.features import file_stamps
-from rctpl_utils.encoders.image_tower import DIMENSION, ImageTower
 from rctpl_utils.encoders.precision import autocast, describe_device
 from rctpl_utils.encoders.pretraining import RECORDS, augment, load_images, rate_at
 from rctpl_utils.encoders.release import (
@@ -40,7 +39,7 @@ from rctpl_utils.encoders.release import (
     read_weights,
     released_file,
 )
-from rctpl_utils.encoders.standin import StandIn
+from rctpl_utils.encoders.standin import ImageTower, StandIn
 from rctpl_utils.evaluation.grounding_methods import Films, Grounder
 from rctpl_utils.evaluation.retrieval import Pair, standardized, unit
 from rctpl_utils.evaluation.retrieval_sides import DATASET, Side
@@ -263,7 +262,7 @@ def assemble_reference(path: Path) -> LabelNetwork:
     Raises:
         InputError: weights of another architecture.
     """
-    network = LabelNetwork(ImageTower(DIMENSION))
+    network = LabelNetwork(ImageTower())
     fit(network, read_weights(path), path)
     return network.eval().requires_grad_(False)
 

@@ -12,7 +12,6 @@ from torch import Tensor
 if TYPE_CHECKING:
     from rctpl_utils.encoders.text_tower import TextTower
 
-
 Made = TypeVar("Made")
 
 

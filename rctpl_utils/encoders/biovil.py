@@ -1,7 +1,7 @@
 """BioViL (Boecking et al. 2022) from its released files, as hi-ml-multimodal 0.2.2 reads them."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +10,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.functional import center_crop, resize
 
-from rctpl_utils.encoders.base import freeze
-from rctpl_utils.encoders.checkpoint import WEIGHTS, Layout, match_state, read_state
+from rctpl_utils.encoders.checkpoint import WEIGHTS, Layout, match_state, read_state, renamed
 from rctpl_utils.encoders.frame import Frame
-from rctpl_utils.encoders.text_tower import TextTower, untrained_bert
-from rctpl_utils.encoders.two_towers import MapTower, TwoTowers, check_pixels, resnet50_trunk
+from rctpl_utils.encoders.text_tower import TextTower, position_ids, untrained_bert
+from rctpl_utils.encoders.two_towers import MapTower, Published, check_pixels, resnet50_trunk
 
 DIMENSION = 128
 RESIZE, CROP = 512, 480  # health_multimodal/image/utils.py
@@ -24,12 +23,14 @@ IMAGE_WEIGHTS = (
 )
 
 
-class BioViL(TwoTowers):
+class BioViL(Published):
     """CXR-BERT's [CLS] and a ResNet-50's 15 x 15 patches in one space of 128 dimensions.
 
-    The global vector is the mean of the projected patches, which are not linear in the ResNet's.
-    The map covers the square crop at the film's center, not the padded film: `frame` says so, and
-    `heat_maps.on_square` puts it there.
+    It is read from the folder of microsoft/BiomedVLP-CXR-BERT-specialized, with
+    `biovil_image_resnet50_proj_size_128.pt`, `pytorch_model.bin` (or safetensors), `config.json`
+    and `vocab.txt`. The global vector is the mean of the projected patches, which are not linear in
+    the ResNet's. The map covers the square crop at the film's center, not the padded film: `frame`
+    says so, and `frame.on_square` puts it there.
     """
 
     name = "BioViL (ResNet-50, CXR-BERT)"
@@ -49,39 +50,10 @@ class BioViL(TwoTowers):
         text = TextTower(bert, tokenizer, nn.Sequential(head), pooling="cls")
         super().__init__(text, MapTower(resnet50_trunk(), Projector()))
 
-    @classmethod
-    def load(cls, path: str | Path, device: str | torch.device = "cpu") -> "BioViL":
-        """Read the folder of microsoft/BiomedVLP-CXR-BERT-specialized, frozen and ready.
-
-        Args:
-            path: the folder with `biovil_image_resnet50_proj_size_128.pt`, `pytorch_model.bin` (or
-                safetensors), `config.json` and `vocab.txt`.
-            device: where the model goes.
-
-        Raises:
-            InputError: absent or damaged files, missing or unexpected names (listed).
-        """
-        model = cls(path)
-        model._match(path, assign=True)
-        return freeze(model).to(device)
-
-    @classmethod
-    def check(cls, path: str | Path) -> None:
-        """All of `load` except the model: what a run may say before it starts.
-
-        Raises:
-            InputError: as `load`.
-        """
-        with torch.device("meta"):
-            model = cls(path)
-        model._match(path, assign=False)
-
-    def _match(self, path: str | Path, assign: bool) -> None:
-        parts = ((self.text, WEIGHTS, _text_layout(self)), (self.image, IMAGE_WEIGHTS, _IMAGE))
+    def _matched(self, path: str | Path) -> Iterator[tuple[nn.Module, dict[str, Tensor]]]:
+        parts = ((self.text, WEIGHTS, text_layout(self)), (self.image, IMAGE_WEIGHTS, IMAGE_LAYOUT))
         for module, names, layout in parts:
-            state = match_state(module, read_state(path, names), layout, path)
-            if assign:
-                module.load_state_dict(state)
+            yield module, match_state(module, read_state(path, names), layout, path)
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """Texts to (n, d) unit vectors; `!`, `?` and `.` at their ends are dropped.
@@ -94,17 +66,9 @@ class BioViL(TwoTowers):
     def preprocess(self, pixels: np.ndarray) -> Tensor:
         """Stretch to 8 bits, resize the shorter side to 512 (bilinear), crop 480 at the center.
 
-        As `load_image` and `create_chest_xray_transform_for_inference` of health_multimodal, with
-        no mean or deviation. A film of one gray stays black (there: a division by zero).
-
-        Args:
-            pixels: (H, W), float, in [0, 1].
-
-        Returns:
-            (1, 480, 480) float32 in [0, 1].
-
-        Raises:
-            InputError: another shape, or values outside [0, 1].
+        (H, W) floats in [0, 1] (else InputError) to (1, 480, 480) float32 in [0, 1], as
+        `load_image` and `create_chest_xray_transform_for_inference` of health_multimodal, with no
+        mean or deviation. A film of one gray stays black (there: a division by zero).
         """
         check_pixels(pixels)
         image = Image.fromarray(stretched(pixels))
@@ -140,25 +104,18 @@ def stretched(pixels: np.ndarray) -> np.ndarray:
     return np.floor(levels + 1e-4).astype(np.uint8)
 
 
-def _image_name(name: str) -> str:
-    prefix, rest = name.split(".", 1)
-    return {"trunk": "encoder.encoder.", "projection": "projector."}[prefix] + rest
-
-
-def _text_name(name: str) -> str:
-    prefix, rest = name.split(".", 1)
-    return {"bert": "bert.", "projection": "cls_projection_head."}[prefix] + rest
-
-
-def _text_layout(model: BioViL) -> Layout:
-    positions = torch.arange(model.text.bert.config.max_position_embeddings)[None]
-    return Layout(
-        _text_name,
+def text_layout(model: BioViL) -> Layout:
+    """How `pytorch_model.bin` names what the text tower holds."""
+    return renamed(
+        {"projection.": "cls_projection_head."},
         # the head for masked words; a pooler, which [CLS] does not go through
         unused=(r"cls\.predictions\..+", r"bert\.pooler\.dense\.(weight|bias)"),
-        constants={r"bert\.embeddings\.position_ids": positions},
+        constants={r"bert\.embeddings\.position_ids": position_ids(model.text.bert)},
     )
 
 
 # ImageNet's classes are stored with the ResNet, and never called
-_IMAGE = Layout(_image_name, unused=(r"encoder\.encoder\.fc\.(weight|bias)",))
+IMAGE_LAYOUT = renamed(
+    {"trunk.": "encoder.encoder.", "projection.": "projector."},
+    unused=(r"encoder\.encoder\.fc\.(weight|bias)",),
+)

@@ -1,8 +1,7 @@
 """Which part of a film a model's map covers, and the map on the whole film (paper 4.2.2).
 
-Maps lie on the padded square: the film at the center of a square of its longer side. Most encoders
-see that square, so their cells need no more. A model that sees another part of the film says so in
-its attribute `frame`, and `on_square` puts its maps where they belong.
+Maps lie on the padded square: the film at the center of a square of its longer side. A model that
+sees another part of the film says so in its attribute `frame`; `on_square` puts its maps there.
 """
 
 from collections.abc import Sequence
@@ -19,12 +18,10 @@ SQUARE = 120  # cells along the padded square where a smaller map is put into it
 
 
 class Frame(NamedTuple):
-    """Which part of a film a model's map covers.
+    """Which part of a film a model's map covers, `share` of it along each side about its center.
 
-    Attributes:
-        shape: "square", the film padded to a square; "short", the square on its shorter side;
-            "film", the film itself, stretched to a square.
-        share: of that, along each side and about its center.
+    `shape` is "square", the film padded to a square; "short", the square on its shorter side; or
+    "film", the film itself, stretched to a square.
     """
 
     shape: str
@@ -52,18 +49,10 @@ def frame_of(encoder: Encoder) -> Frame | None:
 def on_square(
     maps: Tensor, size: tuple[int, int], frame: Frame | None, cells: int = SQUARE
 ) -> Tensor:
-    """A model's maps of one film as maps of its padded square.
+    """Maps (n, h, w) of one film of H x W pixels as maps of its padded square.
 
-    What the model did not see gets the map's minimum, so that it is never pointed at.
-
-    Args:
-        maps: (n, h, w).
-        size: H and W of the film in pixels.
-        frame: what the maps cover.
-        cells: along a side of the result.
-
-    Returns:
-        the maps as they are where `frame` is None, else (n, cells, cells) on the CPU.
+    As they are where `frame` is None, else (n, cells, cells) on the CPU. What the model did not
+    see gets the map's minimum, so that it is never pointed at.
     """
     if frame is None:
         return maps
@@ -96,17 +85,9 @@ def cosine_maps(dense: Tensor, embeddings: Tensor) -> Tensor:
 
 
 def on_film(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear resampling of cell maps to the film's native pixels.
+    """Maps (n, h, w) on the padded square to the film's native H x W pixels: (n, H, W).
 
-    The map covers the square to which the film is padded, the film at its center: it is resampled
-    to the square, then the padding is cut away.
-
-    Args:
-        maps: (n, h, w), on the padded square.
-        size: H and W of the film in pixels.
-
-    Returns:
-        (n, H, W).
+    Bilinear resampling to the square's pixels; then the padding is cut away.
     """
     height, width = size
     side = max(size)

@@ -13,26 +13,18 @@ from rctpl_utils.scoring import IMAGE_TEMPERATURE, concept_scores
 PAIRS = 128  # pairs of image and class that are held at once, whatever the number of images
 
 
-def gradcam_maps(
-    encoder: Encoder,
-    images: Tensor,
-    class_embeddings: Tensor,
-    temperature: float = IMAGE_TEMPERATURE,
-) -> np.ndarray:
+def gradcam_maps(encoder: Encoder, images: Tensor, class_embeddings: Tensor) -> np.ndarray:
     """Which parts of an image raise its concept score p'_i (Eq. 7, 8), one map a class.
 
     With A^k the channels of the encoder's `saliency_layer` and a_k the mean of d p'_i / d A^k over
     its cells, the map is ReLU(sum_k a_k A^k). pytorch-grad-cam stretches it to [0, 1] and resizes
-    it to the input; where no channel speaks for the class it is zero everywhere.
-
-    The trunk below that layer runs once an image and without a graph, the head above it once a
-    pair of image and class; no weight receives a gradient.
+    it to the input; where no channel speaks for the class it is zero everywhere. The trunk below
+    that layer runs once an image and without a graph, the head above it once a pair of image and
+    class; no weight receives a gradient.
 
     Args:
-        encoder: frozen.
         images: (n, C, S, S), preprocessed.
         class_embeddings: E^C, (L, d).
-        temperature: tau_c of Eq. 8.
 
     Returns:
         (n, L, S, S) float32 in [0, 1].
@@ -40,8 +32,13 @@ def gradcam_maps(
     count, classes = len(images), len(class_embeddings)
     maps = np.empty((count, classes, *images.shape[-2:]), np.float32)
     step = max(PAIRS // classes, 1)
-    scorer = _ConceptScorer(encoder.image_module, class_embeddings.detach(), temperature)
-    cut = encoder.saliency_layer.register_forward_hook(_start_graph(classes))
+    scorer = _ConceptScorer(encoder.image_module, class_embeddings.detach())
+
+    def start_graph(_module: nn.Module, _inputs: tuple, output: Tensor) -> Tensor:
+        """The graph begins at this layer's map, which is repeated once a class."""
+        return output.detach().repeat_interleave(classes, dim=0).requires_grad_()
+
+    cut = encoder.saliency_layer.register_forward_hook(start_graph)
     cam = GradCAM(scorer, [encoder.saliency_layer])  # its hooks come after `cut`, so see its output
     try:
         starts = range(0, count, step)
@@ -57,24 +54,14 @@ def gradcam_maps(
     return maps
 
 
-def _start_graph(classes: int):
-    """A forward hook: the graph begins at this layer's map, which is repeated once a class."""
-
-    def hook(_module: nn.Module, _inputs: tuple, output: Tensor) -> Tensor:
-        return output.detach().repeat_interleave(classes, dim=0).requires_grad_()
-
-    return hook
-
-
 class _ConceptScorer(nn.Module):
     """Images to concept scores, as pytorch-grad-cam wants a classifier: (n, C, S, S) to (n, L)."""
 
-    def __init__(self, image_module: nn.Module, embeddings: Tensor, temperature: float) -> None:
+    def __init__(self, image_module: nn.Module, embeddings: Tensor) -> None:
         super().__init__()
         self.image_module = image_module
         self.register_buffer("embeddings", embeddings)
-        self.temperature = temperature
 
     def forward(self, images: Tensor) -> Tensor:
         cells = self.image_module(images).dense_features.flatten(1, 2)  # (n, h * w, d)
-        return concept_scores(cells, self.embeddings, self.temperature)
+        return concept_scores(cells, self.embeddings, IMAGE_TEMPERATURE)

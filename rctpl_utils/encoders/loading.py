@@ -1,9 +1,11 @@
-"""From a profile, or from the notes in a prompt file, to the frozen encoder."""
+"""From a profile, or from the notes in a prompt file, to the frozen encoder.
+
+What cannot be opened raises an InputError: files that are absent, damaged, or of another model.
+"""
 
 import os
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -11,84 +13,49 @@ from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.encoders.biovil import BioViL
 from rctpl_utils.encoders.medclip import MedCLIP
 from rctpl_utils.encoders.standin import StandIn
+from rctpl_utils.encoders.two_towers import Published
 from rctpl_utils.errors import InputError
 from rctpl_utils.workspace import Workspace
 
 STANDIN = "standin"  # pre-trained in the run; the others are read from a checkpoint
-_LOAD: dict[str, Callable[..., Encoder]] = {
-    STANDIN: StandIn.load,
-    "medclip-resnet50": partial(MedCLIP.load, tower="resnet50"),
-    "medclip-vit": partial(MedCLIP.load, tower="vit"),
-    "biovil": BioViL.load,
+_PUBLISHED: dict[str, tuple[type[Published], dict[str, Any]]] = {
+    "medclip-resnet50": (MedCLIP, {"tower": "resnet50"}),
+    "medclip-vit": (MedCLIP, {"tower": "vit"}),
+    "biovil": (BioViL, {}),
 }
-_CHECK: dict[str, Callable[[str | Path], None]] = {
-    "medclip-resnet50": partial(MedCLIP.check, tower="resnet50"),
-    "medclip-vit": partial(MedCLIP.check, tower="vit"),
-    "biovil": BioViL.check,
-}
-
-
-def load_encoder(workspace: Workspace, seed: int | None = None) -> Encoder:
-    """A seed's frozen encoder on the run's device: its stand-in, or the one in the checkpoint.
-
-    Args:
-        seed: the profile's first by default; without effect where a checkpoint serves all seeds.
-
-    Raises:
-        InputError: files that are absent, damaged, or of another model.
-    """
-    kind = workspace.profile.encoder
-    return open_encoder(kind, _file(workspace, seed), workspace.device)
 
 
 def load_encoders(workspace: Workspace) -> tuple[Encoder, ...]:
-    """One frozen encoder a seed of the profile; a checkpoint's is the same object for all.
-
-    Raises:
-        InputError: as `load_encoder`.
-    """
-    seeds = workspace.profile.seeds
-    if workspace.profile.encoder != STANDIN:
-        return (load_encoder(workspace),) * len(seeds)
-    return tuple(load_encoder(workspace, seed) for seed in seeds)
+    """One frozen encoder a seed, on the run's device; a checkpoint's is the same object for all."""
+    kind, seeds = workspace.profile.encoder, workspace.profile.seeds
+    if kind != STANDIN:
+        return (open_encoder(kind, _file(workspace), workspace.device),) * len(seeds)
+    return tuple(open_encoder(kind, _file(workspace, each), workspace.device) for each in seeds)
 
 
 def open_encoder(kind: str, path: str | Path, device: str | torch.device = "cpu") -> Encoder:
-    """A frozen encoder from its file or folder.
-
-    Args:
-        kind: "standin", "medclip-resnet50", "medclip-vit" or "biovil".
-        path: see the `load` of each.
-        device: where the model goes.
-
-    Raises:
-        InputError: an unknown kind; files that are absent, damaged, or of another model.
-    """
-    if kind not in _LOAD:
-        raise InputError(f"there is no encoder {kind!r}", f"Choose one of: {', '.join(_LOAD)}.")
-    return _LOAD[kind](path, device)
+    """A frozen encoder from its file or folder; see the class of each kind for what that holds."""
+    if kind == STANDIN:
+        return StandIn.load(path, device)
+    if kind not in _PUBLISHED:
+        kinds = ", ".join((STANDIN, *_PUBLISHED))
+        raise InputError(f"there is no encoder {kind!r}", f"Choose one of: {kinds}.")
+    made, options = _PUBLISHED[kind]
+    return made.load(path, device, **options)
 
 
 def check_checkpoint(kind: str, path: str | Path) -> None:
-    """Look through a checkpoint and what it needs, without building the model: a few seconds.
-
-    Raises:
-        InputError: what `open_encoder` would raise.
-    """
-    if kind not in _CHECK:
+    """Raise what `open_encoder` would, without building the model: a few seconds."""
+    if kind not in _PUBLISHED:
         raise InputError(
-            f"the encoder {kind!r} has no checkpoint", f"Choose one of: {', '.join(_CHECK)}."
+            f"the encoder {kind!r} has no checkpoint", f"Choose one of: {', '.join(_PUBLISHED)}."
         )
-    _CHECK[kind](path)
+    made, options = _PUBLISHED[kind]
+    made.check(path, **options)
 
 
 def check_encoder(workspace: Workspace) -> None:
-    """What a run does first: look through its checkpoint, if its profile reads one.
-
-    Raises:
-        InputError: no checkpoint, or one that `load_encoder` would refuse; where files of the text
-            model are missing, the message says what to download and where to put it.
-    """
+    """What a run does first: look through its checkpoint, if its profile reads one."""
     if workspace.profile.encoder != STANDIN:
         check_checkpoint(workspace.profile.encoder, _file(workspace))
 
@@ -104,11 +71,7 @@ def encoder_notes(workspace: Workspace, seed: int) -> dict[str, str]:
 
 
 def named_encoder(prompt_file: str | Path, metadata: dict[str, str]) -> Encoder:
-    """The encoder that a prompt file's metadata name, on the CPU.
-
-    Raises:
-        InputError: it is not where the metadata say; files that are damaged or of another model.
-    """
+    """The encoder that a prompt file's metadata name, on the CPU."""
     # prompts of before there was a choice name no kind
     kind = metadata.get("encoder_kind", STANDIN)
     path = Path(prompt_file).parent / metadata["encoder_file"]
@@ -122,13 +85,9 @@ def named_encoder(prompt_file: str | Path, metadata: dict[str, str]) -> Encoder:
 
 
 def _file(workspace: Workspace, seed: int | None = None) -> Path:
-    """Where a seed's encoder is, the first seed's by default.
-
-    Raises:
-        InputError: a profile that needs a checkpoint, and none was given.
-    """
+    """Where a seed's encoder is; a checkpoint, which some profiles need, serves all seeds."""
     if workspace.profile.encoder == STANDIN:
-        return workspace.encoder(workspace.profile.seeds[0] if seed is None else seed)
+        return workspace.encoder(seed)
     if workspace.checkpoint is None:
         raise InputError("this profile needs a checkpoint", "Give it with --checkpoint FILE.")
     return workspace.checkpoint

@@ -25,12 +25,7 @@ PATIENCE = timedelta(hours=4)
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those that share the work.
-
-    Attributes:
-        index: its number, from 0.
-        count: how many there are.
-    """
+    """This process, number `index` from 0, among `count` that share the work."""
 
     index: int = 0
     count: int = 1
@@ -77,10 +72,9 @@ class Processes:
         if self.count == 1:
             return
         gradients = [parameter.grad for parameter in parameters]
-        mean = self.mean(torch.cat([gradient.flatten() for gradient in gradients]))
-        for gradient, part in zip(
-            gradients, mean.split([gradient.numel() for gradient in gradients]), strict=True
-        ):
+        mean = self.mean(torch.cat([each.flatten() for each in gradients]))
+        parts = mean.split([each.numel() for each in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
             gradient.copy_(part.view_as(gradient))
 
 

@@ -12,12 +12,11 @@ def fast_dtype(device: torch.device) -> torch.dtype:
     On a CPU that means AVX-512 BF16 or AMX (oneDNN's fast paths); on CUDA, compute capability 8.0.
     """
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float32
-    if device.type == "cpu":
-        has = torch.cpu.get_capabilities()
+        native = torch.cuda.is_bf16_supported(False)
+    else:
+        has = torch.cpu.get_capabilities() if device.type == "cpu" else {}
         native = has.get("avx512_bf16", False) or has.get("amx_bf16", False)
-        return torch.bfloat16 if native else torch.float32
-    return torch.float32
+    return torch.bfloat16 if native else torch.float32
 
 
 @contextmanager

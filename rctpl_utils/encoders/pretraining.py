@@ -12,7 +12,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -20,9 +19,8 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from rctpl_utils.datasets import ChestXrayDataset
-from rctpl_utils.encoders.image_tower import DIMENSION, ImageTower, standardize
 from rctpl_utils.encoders.precision import autocast
-from rctpl_utils.encoders.standin import pad_to_square
+from rctpl_utils.encoders.standin import DIMENSION, ImageTower, square_of, standardize
 from rctpl_utils.files import atomic_path
 from rctpl_utils.profiles import Pretraining
 from rctpl_utils.scoring import aggregate
@@ -37,15 +35,10 @@ CHECKPOINT_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class TextLists:
-    """For each of n things some of the texts, as one table that whole batches are drawn from.
+    """For each of n things some of the texts, as one table that whole batches are drawn from."""
 
-    Attributes:
-        rows: (n, m) rows of the texts, each list padded to the longest.
-        counts: (n,) how many there are; none is allowed.
-    """
-
-    rows: np.ndarray
-    counts: np.ndarray
+    rows: np.ndarray  # (n, m), of the texts, each list padded to the longest
+    counts: np.ndarray  # (n,), how many there are; none is allowed
 
     @classmethod
     def of(cls, lists: list[np.ndarray]) -> "TextLists":
@@ -65,26 +58,16 @@ class TextLists:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Training images with what is said of each.
+    """Training images with what is said of each."""
 
-    Attributes:
-        images: (n, S, S) uint8.
-        reports: (n,) row of the image's report.
-        image_vectors: what each image shows, (n, WIDTH) (`pretraining_texts`).
-        pooled: the texts before the projection, which MiniLM gives once, (t, W) float16.
-        vectors: what each text says, (t, WIDTH).
-        texts, findings: of each report, all its texts and those that name a present finding.
-        looks: of each image, the attribute sentences of what is drawn.
-    """
-
-    images: np.ndarray
-    reports: np.ndarray
-    image_vectors: np.ndarray
-    pooled: np.ndarray
-    vectors: np.ndarray
-    texts: TextLists
-    findings: TextLists
-    looks: TextLists
+    images: np.ndarray  # (n, S, S) uint8
+    reports: np.ndarray  # (n,), row of the image's report
+    image_vectors: np.ndarray  # what each image shows, (n, WIDTH) (`pretraining_texts`)
+    pooled: np.ndarray  # the texts before the projection, which MiniLM gives once, (t, W) float16
+    vectors: np.ndarray  # what each text says, (t, WIDTH)
+    texts: TextLists  # of each report
+    findings: TextLists  # those of each report's texts that name a present finding
+    looks: TextLists  # of each image, the attribute sentences of what is drawn
 
     def __len__(self) -> int:
         """Number of images."""
@@ -96,7 +79,7 @@ class Learned(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.image = ImageTower(DIMENSION).to(memory_format=torch.channels_last)
+        self.image = ImageTower().to(memory_format=torch.channels_last)
         self.text = nn.ModuleDict({"projection": nn.Linear(width, DIMENSION, bias=False)})
         self.logit_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
 
@@ -114,12 +97,9 @@ def pretrain(
 ) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
     """Train the image tower and the text projection.
 
-    Args:
-        checkpoint: where a training that may be killed keeps its state; deleted at the end.
-
-    Returns:
-        the learned weights by their names in `StandIn`, on the CPU, and the learning curve: views,
-        seconds, global_loss, local_loss.
+    To the learned weights by their names in `StandIn`, on the CPU, and the learning curve: views,
+    seconds, global_loss, local_loss. A training that may be killed keeps its state in `checkpoint`,
+    which is deleted at the end.
     """
     torch.manual_seed(seed)
     data = _Data(pairs, device)
@@ -198,9 +178,9 @@ class Progress:
             self.path.unlink(missing_ok=True)
 
 
-def rate_at(step: int, steps: int, warm_up: float = WARM_UP) -> float:
+def rate_at(step: int, steps: int) -> float:
     """The share of the learning rate at a step: a linear warm-up, then a cosine to zero."""
-    begin = max(round(warm_up * steps), 1)
+    begin = max(round(WARM_UP * steps), 1)
     if step < begin:
         return (step + 1) / begin
     return 0.5 * (1 + math.cos(math.pi * (step - begin) / max(steps - begin, 1)))
@@ -253,11 +233,7 @@ class _Data:
 def balanced_chances(vectors: np.ndarray) -> np.ndarray:
     """How often to draw each image: more often, the rarer its rarest entry (square root).
 
-    Args:
-        vectors: what each image shows or its report says, (n, WIDTH).
-
-    Returns:
-        (n,), summing to one.
+    From what each shows or its report says, (n, WIDTH), to (n,), summing to one.
     """
     said = vectors > 0
     rarity = np.where(said, 1 / np.maximum(said.sum(axis=0), 1), 0).max(axis=1)
@@ -280,9 +256,7 @@ def spread_texts(projection: nn.Linear, pooled: np.ndarray) -> None:
 def semantic_matching(logits: Tensor, targets: Tensor) -> Tensor:
     """Soft cross-entropy in both directions (MedCLIP, Eq. 5 and 6).
 
-    Args:
-        logits: scaled cosines of B images and T texts, (B, T).
-        targets: label similarities over their temperature, (B, T).
+    Of scaled cosines of B images and T texts and label similarities over their temperature, (B, T).
     """
     by_image = -(targets.softmax(dim=1) * logits.log_softmax(dim=1)).sum(dim=1).mean()
     by_text = -(targets.softmax(dim=0) * logits.log_softmax(dim=0)).sum(dim=0).mean()
@@ -317,8 +291,5 @@ def load_images(dataset: ChestXrayDataset, rows: np.ndarray, size: int) -> np.nd
     """Some images, padded to a square and resized: (n, S, S) uint8."""
     images = np.empty((len(rows), size, size), np.uint8)
     for place, row in enumerate(tqdm(rows, desc=f"reading {dataset.name}", unit="image")):
-        square = pad_to_square(dataset.pixels(row))
-        if square.shape[0] != size:
-            square = cv2.resize(square, (size, size), interpolation=cv2.INTER_AREA)
-        images[place] = np.rint(square * 255)
+        images[place] = np.rint(square_of(dataset.pixels(row), size) * 255)
     return images

@@ -16,17 +16,12 @@ import pandas as pd
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS, prompt_name, split_location, with_parents
 
 PLACES = ("left", "right", "upper", "middle", "lower")
-ZONES = {
-    "apex": "upper",
-    "upper": "upper",
-    "middle": "middle",
-    "hilum": "middle",
-    "perihilar": "middle",
-    "lower": "lower",
-    "base": "lower",
-    "costophrenic": "lower",
-    "retrocardiac": "lower",
+_ZONES_IN = {
+    "upper": ("apex", "upper"),
+    "middle": ("middle", "hilum", "perihilar"),
+    "lower": ("lower", "base", "costophrenic", "retrocardiac"),
 }
+ZONES = {zone: place for place, zones in _ZONES_IN.items() for zone in zones}
 PLACE_WEIGHT = 0.5
 ENTRIES = 1 + len(PLACES)  # a concept's entries: presence, then places
 # How findings look and spread: `simulation.pretraining_data` alone makes sentences of it.
@@ -40,72 +35,52 @@ ATTRIBUTE_ENTRIES = np.arange(WIDTH) >= len(TRAINING_CONCEPTS) * ENTRIES
 ATTRIBUTE_ENTRIES[-1] = False
 
 
-def label_vector(findings: Iterable[tuple[str, str | None, str]]) -> np.ndarray:
+def label_vector(findings: Sequence[tuple[str, str | None, str]]) -> np.ndarray:
     """(concept, location, positive) triplets to one label vector, (WIDTH,) float32."""
     vector = np.zeros(WIDTH, np.float32)
-    found = False
     for concept, _, positive in findings:
         if positive == "absent":
             vector[TRAINING_CONCEPTS.index(concept) * ENTRIES] = -1
-        elif positive == "present":
-            found = True
-    for concept, location, positive in findings:
-        if positive == "present":
-            for each in with_parents([concept]):
-                _mark(vector, TRAINING_CONCEPTS.index(each) * ENTRIES, location)
-    vector[-1] = float(not found)
+    present = [(concept, place) for concept, place, positive in findings if positive == "present"]
+    for concept, location in present:
+        _mark(vector, concept, *(split_location(location) if location else (None, None)))
+    vector[-1] = float(not present)
     return vector
 
 
 def attribute_vector(
     concept: str, side: str | None, zone: str | None, attributes: Iterable[str]
 ) -> np.ndarray:
-    """What a sentence about looks says: the concept that it gives away, its place, its attributes.
+    """What a sentence about looks says, (WIDTH,) float32.
 
-    Args:
-        concept: present with its parents, at side and zone.
-        attributes: of `ATTRIBUTES`.
-
-    Returns:
-        (WIDTH,) float32.
+    The concept that it gives away, present with its parents at side and zone, and `ATTRIBUTES`.
     """
     vector = np.zeros(WIDTH, np.float32)
-    for each in with_parents([concept]):
-        _mark_place(vector, TRAINING_CONCEPTS.index(each) * ENTRIES, side, zone)
+    _mark(vector, concept, side, zone)
     for each in attributes:
         vector[len(TRAINING_CONCEPTS) * ENTRIES + ATTRIBUTES.index(each)] = ATTRIBUTE_WEIGHT
     return vector
 
 
-def _mark(vector: np.ndarray, start: int, location: str | None) -> None:
-    _mark_place(vector, start, *(split_location(location) if location else (None, None)))
-
-
-def _mark_place(vector: np.ndarray, start: int, side: str | None, zone: str | None) -> None:
-    vector[start] = 1
+def _mark(vector: np.ndarray, concept: str, side: str | None, zone: str | None) -> None:
     sides = ("left", "right") if side == "bilateral" else (side,)
-    for place in (*sides, ZONES.get(zone or "")):
-        if place in PLACES:
-            vector[start + 1 + PLACES.index(place)] = PLACE_WEIGHT
+    places = [PLACES.index(p) for p in (*sides, ZONES.get(zone)) if p in PLACES]
+    for each in with_parents([concept]):
+        start = TRAINING_CONCEPTS.index(each) * ENTRIES
+        vector[start] = 1
+        for place in places:
+            vector[start + 1 + place] = PLACE_WEIGHT
 
 
 @dataclass(frozen=True)
 class TextBank:
-    """Distinct texts of the training reports.
-
-    Attributes:
-        texts: the distinct texts.
-        vectors: what each says, (n, WIDTH).
-        rows: for each report, the rows of all its texts (the whole report first).
-        finding_rows: for each report, the rows of its texts that name a present finding.
-        report_vectors: what each report says, (reports, WIDTH).
-    """
+    """Distinct texts of the training reports."""
 
     texts: list[str]
-    vectors: np.ndarray
-    rows: list[np.ndarray]
-    finding_rows: list[np.ndarray]
-    report_vectors: np.ndarray
+    vectors: np.ndarray  # what each text says, (n, WIDTH)
+    rows: list[np.ndarray]  # for each report, of all its texts (the whole report first)
+    finding_rows: list[np.ndarray]  # for each report, of its texts that name a present finding
+    report_vectors: np.ndarray  # what each report says, (reports, WIDTH)
 
 
 def build_text_bank(
@@ -148,12 +123,7 @@ def build_text_bank(
 def training_texts(bank: TextBank, impressions: Sequence[str]) -> tuple[list[str], np.ndarray]:
     """All texts that anything learns from, in one order: the bank's, then the impressions.
 
-    Args:
-        impressions: of the bank's reports; empty where a report has none.
-
-    Returns:
-        the texts, and for each report the row of its impression (of the whole report where it has
-        none).
+    And for each report the row of its impression, of the whole report where that is empty.
     """
     texts, rows = list(bank.texts), []
     for own, impression in zip(bank.rows, impressions, strict=True):

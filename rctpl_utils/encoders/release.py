@@ -4,7 +4,7 @@
 references, one safetensors file a model and seed, matrices in half precision. `manifest.json`
 says of each what it was trained on, for how long, its learning curve, its SHA-256, and what it
 answers to a fixed probe: weights that answer otherwise were made for other code.
-`simulation.stand_ins` makes all of it.
+`simulation.stand_ins` makes all of it. What is absent, damaged or another's raises an InputError.
 """
 
 import shutil
@@ -32,11 +32,7 @@ CURE = (
 
 
 def manifest(folder: Path = RELEASE) -> dict[str, Any]:
-    """What a release says of itself.
-
-    Raises:
-        InputError: there is none, or it cannot be read.
-    """
+    """What a release says of itself."""
     path = folder / MANIFEST
     if not path.is_file():
         raise InputError("there are no weights", CURE, file=path)
@@ -47,11 +43,7 @@ def manifest(folder: Path = RELEASE) -> dict[str, Any]:
 
 
 def released_file(name: str, folder: Path = RELEASE) -> Path:
-    """A released file, verified against the manifest.
-
-    Raises:
-        InputError: not in the manifest, absent, truncated, or of another hash.
-    """
+    """A released file, its size and hash verified against the manifest."""
     files = manifest(folder)["files"]
     path = folder / name
     if name not in files:
@@ -67,34 +59,23 @@ def released_file(name: str, folder: Path = RELEASE) -> Path:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file, half precision as single.
-
-    Raises:
-        InputError: not a safetensors file.
-    """
+    """The tensors of a safetensors file, half precision as single."""
     try:
         stored = load_file(path)
     except SafetensorError as error:
         raise InputError(f"not a file of weights ({error})", CURE, file=path) from error
-    return {name: _single(value) for name, value in stored.items()}
+    return {k: v.float() if v.is_floating_point() else v for k, v in stored.items()}
 
 
 def fit(model: torch.nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
-    """Put weights into a model.
-
-    Raises:
-        InputError: they are another architecture's.
-    """
+    """Put weights into a model of their architecture."""
     own = model.state_dict()
     unlike = [name for name, value in own.items()
               if name not in weights or weights[name].shape != value.shape]  # fmt: skip
     unlike += [name for name in weights if name not in own]
     if unlike:
-        raise InputError(
-            f"weights of another architecture ({unlike[0]} and {len(unlike) - 1} more)",
-            CURE,
-            file=path,
-        )
+        problem = f"weights of another architecture ({unlike[0]} and {len(unlike) - 1} more)"
+        raise InputError(problem, CURE, file=path)
     model.load_state_dict(weights)
 
 
@@ -110,15 +91,7 @@ def add_file(folder: Path, name: str, weights: Mapping[str, Tensor], notes: Mapp
     path = folder / name
     with atomic_path(path) as temporary:
         save_file({key: _half(value) for key, value in weights.items()}, temporary)
-    about = manifest(folder) if (folder / MANIFEST).is_file() else {"files": {}}
-    about["files"][name] = {
-        **notes,
-        "sha256": sha256_file(path),
-        "bytes": path.stat().st_size,
-        "probe": [round(float(value), 5) for value in answer(path)],
-    }
-    about["files"] = dict(sorted(about["files"].items()))
-    write_json(folder / MANIFEST, about)
+    _note(path, notes, probe=[round(float(value), 5) for value in answer(path)])
 
 
 def add_plain(folder: Path, source: Path, notes: Mapping[str, Any]) -> None:
@@ -126,14 +99,16 @@ def add_plain(folder: Path, source: Path, notes: Mapping[str, Any]) -> None:
     path = folder / source.name
     with atomic_path(path) as temporary:
         shutil.copyfile(source, temporary)
-    about = manifest(folder)
-    about["files"][path.name] = {
-        **notes,
-        "sha256": sha256_file(path),
-        "bytes": path.stat().st_size,
-    }
-    about["files"] = dict(sorted(about["files"].items()))
-    write_json(folder / MANIFEST, about)
+    _note(path, notes)
+
+
+def _note(path: Path, notes: Mapping[str, Any], **more: Any) -> None:
+    """Put a file into the manifest beside it."""
+    known = manifest(path.parent) if (path.parent / MANIFEST).is_file() else {"files": {}}
+    size = path.stat().st_size
+    known["files"][path.name] = {**notes, "sha256": sha256_file(path), "bytes": size, **more}
+    known["files"] = dict(sorted(known["files"].items()))
+    write_json(path.parent / MANIFEST, known)
 
 
 def is_current(folder: Path, name: str, key: str) -> bool:
@@ -146,11 +121,7 @@ def is_current(folder: Path, name: str, key: str) -> bool:
 
 
 def check_probe(name: str, answer: np.ndarray, folder: Path = RELEASE) -> None:
-    """Compare what a loaded model answers to the probe with what it answered when it was made.
-
-    Raises:
-        InputError: they differ, so the weights were made for other code.
-    """
+    """Compare what a loaded model answers to the probe with what it answered when it was made."""
     wanted = np.array(manifest(folder)["files"][name]["probe"])
     far = np.abs(answer - wanted).max() if answer.shape == wanted.shape else np.inf
     if not far <= SAME:
@@ -173,7 +144,3 @@ def probe_films(side: int) -> Tensor:
 def _half(value: Tensor) -> Tensor:
     value = value.detach().cpu().contiguous()
     return value.half() if value.is_floating_point() and value.ndim >= 2 else value
-
-
-def _single(value: Tensor) -> Tensor:
-    return value.float() if value.is_floating_point() else value

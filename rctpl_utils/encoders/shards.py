@@ -4,21 +4,25 @@ While an array is made, each shard is a small file of its own that carries the S
 arrays, so an interrupted run goes on with the shards that are missing, and several processes (on
 one machine or on several that share a folder) write beside each other. When all are there, they
 become one memory-mapped `.npy` file an array, with the shards' checksums beside it; a shard that
-no longer fits its checksum is made again, alone.
+no longer fits its checksum is made again, alone. Of programs that want the same file at the same
+time (notebooks beside each other, say) one makes it and the others wait.
 """
 
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+from tqdm import tqdm
 
+from rctpl_utils.encoders.parallel_training import Processes, processes
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import atomic_path, read_json, write_json
 
@@ -28,17 +32,11 @@ _whole: set[tuple] = set()  # files that this process has checked, with their si
 
 @dataclass(frozen=True)
 class Plan:
-    """What is made in which pieces; it never depends on the number of processes.
+    """What is made in which pieces; it never depends on the number of processes."""
 
-    Attributes:
-        order: all n row numbers, in the order in which they are made.
-        batch: rows that are made in one call.
-        shard: batches in a shard.
-    """
-
-    order: np.ndarray
-    batch: int
-    shard: int
+    order: np.ndarray  # all n row numbers, in the order in which they are made
+    batch: int  # rows that are made in one call
+    shard: int  # batches in a shard
 
     def __len__(self) -> int:
         """Number of shards."""
@@ -56,31 +54,89 @@ class Plan:
             yield rows[start : start + self.batch]
 
 
-@dataclass(frozen=True)
-class ShardStore:
-    """The files of one or more arrays with the same n rows.
+def make_arrays(
+    paths: Sequence[Path],
+    plan: Plan,
+    make: Callable[[np.ndarray], Arrays],
+    *,
+    label: str,
+    unit: str,
+) -> list[np.memmap]:
+    """Arrays that are made once, shard by shard, by all processes together.
 
-    Attributes:
-        paths: the finished `.npy` files, one an array.
+    Args:
+        paths: one `.npy` file an array; their names must change with all that decides the values.
+        make: from row numbers to the arrays' rows; the same rows must give the same bytes.
+        label: the progress bar's; `unit`: what a row is.
+
+    Returns:
+        memory-mapped, read-only; row i is what `make` gave for row number i.
+
+    Raises:
+        InputError: no row, or a disk that does not keep what is written.
     """
+    if not len(plan.order):
+        raise InputError(f"nothing to do ({label})", "Give at least one input.", file=paths[0])
+    store, group = ShardStore(paths, plan), processes()
+    with _sole_maker(store, group):
+        if not store.whole():
+            _make_missing(store, group, make, label, unit)
+    return store.open()
 
-    paths: tuple[Path, ...]
-    plan: Plan
 
-    @property
-    def ledger(self) -> Path:
-        """The shards' checksums, beside the first array."""
-        return self.paths[0].with_suffix(".json")
+@contextmanager
+def _sole_maker(store: "ShardStore", group: Processes) -> Iterator[None]:
+    """Hold a store for this process and its group; others that want the same arrays wait.
 
-    @property
-    def folder(self) -> Path:
-        """Shards that are not part of the finished files yet."""
-        return self.paths[0].with_suffix(".shards")
+    A group's first process takes the lock for all and every member starts when it has it, so that
+    the members see the same files. The system frees a lock however its process ends; its file
+    stays behind. A process alone locks and writes nothing where the arrays are whole.
+    """
+    if group.count == 1 and store.whole():
+        yield
+        return
+    lock = FileLock(store.lock) if group.first else nullcontext()
+    if group.first:
+        store.lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock:
+        group.wait()
+        yield
 
-    @property
-    def lock(self) -> Path:
-        """Held by the one who makes the arrays (`features.sole_maker`); it may stay behind."""
-        return self.paths[0].with_suffix(".lock")
+
+def _make_missing(
+    store: "ShardStore",
+    group: Processes,
+    make: Callable[[np.ndarray], Arrays],
+    label: str,
+    unit: str,
+) -> None:
+    missing = [index for index in range(len(store.plan)) if store.read(index) is None]
+    group.wait()  # all have seen the same list before anyone shortens it
+    mine = group.share(missing)
+    rows = sum(len(store.plan.rows(index)) for index in mine)
+    quiet = {} if group.first else {"disable": True}
+    with tqdm(total=rows, desc=label, unit=unit, **quiet) as bar:
+        for index in mine:
+            parts = []
+            for batch in store.plan.batches(index):
+                parts.append(make(batch))
+                bar.update(len(batch))
+            store.write(index, tuple(map(np.concatenate, zip(*parts, strict=True))))
+    group.wait()
+    if group.first:
+        store.assemble()
+    group.wait()
+
+
+class ShardStore:
+    """The files of one or more arrays with the same n rows."""
+
+    def __init__(self, paths: Sequence[Path], plan: Plan) -> None:
+        """`paths`: the finished `.npy` files, one an array."""
+        self.paths, self.plan = tuple(paths), plan
+        self.ledger = paths[0].with_suffix(".json")  # the shards' checksums
+        self.folder = paths[0].with_suffix(".shards")  # those not part of the finished files yet
+        self.lock = paths[0].with_suffix(".lock")  # held by who makes the arrays; may stay behind
 
     def whole(self) -> bool:
         """Whether the finished files are there and every shard fits its checksum.
@@ -97,10 +153,6 @@ class ShardStore:
             _whole.add(stamp)
         return True
 
-    def missing(self) -> list[int]:
-        """Shards that are nowhere, or damaged."""
-        return [index for index in range(len(self.plan)) if self.read(index) is None]
-
     def read(self, index: int) -> Arrays | None:
         """A shard from its own file or from the finished ones; None if neither holds it whole."""
         try:
@@ -109,9 +161,8 @@ class ShardStore:
                 wanted = (stored.metadata() or {}).get("sha256")
         except (OSError, SafetensorError):  # absent, or its header is damaged
             return self._finished(index)
-        return (
-            arrays if checksum(self.plan.rows(index), arrays) == wanted else self._finished(index)
-        )
+        fits = checksum(self.plan.rows(index), arrays) == wanted
+        return arrays if fits else self._finished(index)
 
     def write(self, index: int, arrays: Arrays) -> None:
         """Keep a shard in a file of its own."""
@@ -122,15 +173,21 @@ class ShardStore:
     def assemble(self) -> None:
         """Put all shards into the finished files, one at a time; their own files then go.
 
-        Raises:
-            InputError: a shard that was written a moment ago is damaged.
+        InputError where a shard that was written a moment ago is damaged.
         """
         sums = []
         with ExitStack() as stack:
             temporary = [stack.enter_context(atomic_path(path)) for path in self.paths]
             files: list[np.memmap] = []
             for index in range(len(self.plan)):
-                arrays = self._certain(index)
+                arrays = self.read(index)
+                if arrays is None:
+                    raise InputError(
+                        "a shard does not hold what was just written",
+                        "Check the disk and its free space, then run again: only this shard is "
+                        "made.",
+                        file=self._shard(index),
+                    )
                 sums.append(checksum(self.plan.rows(index), arrays))
                 files = files or [
                     np.lib.format.open_memmap(
@@ -149,16 +206,6 @@ class ShardStore:
     def open(self) -> list[np.memmap]:
         """The finished arrays, read-only."""
         return [np.load(path, mmap_mode="r") for path in self.paths]
-
-    def _certain(self, index: int) -> Arrays:
-        arrays = self.read(index)
-        if arrays is None:
-            raise InputError(
-                "a shard does not hold what was just written",
-                "Check the disk and its free space, then run again: only this shard is made.",
-                file=self._shard(index),
-            )
-        return arrays
 
     def _shard(self, index: int) -> Path:
         return self.folder / f"{index:05d}.safetensors"

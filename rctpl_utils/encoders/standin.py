@@ -1,6 +1,5 @@
 """The stand-in for MedCLIP: MiniLM and a small ResNet in one space, one small file on disk."""
 
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -8,9 +7,9 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from rctpl_utils.encoders.base import ImageFeatures, freeze, known_hash
-from rctpl_utils.encoders.image_tower import DIMENSION, ImageTower, standardize
 from rctpl_utils.encoders.precision import evaluation
 from rctpl_utils.encoders.release import (
     check_probe,
@@ -21,45 +20,109 @@ from rctpl_utils.encoders.release import (
     released_file,
 )
 from rctpl_utils.encoders.text_tower import TextTower, minilm_folder
+from rctpl_utils.encoders.two_towers import TwoTowers, check_pixels
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import hash_of, sha256_file
 
+DIMENSION = 128  # d of the joint space
 # model.safetensors of sentence-transformers/all-MiniLM-L6-v2, as its authors publish it
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
-class StandIn(nn.Module):
+class Residual(nn.Module):
+    """Two 3 x 3 convolutions with a shortcut (He et al. 2016, basic block)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+        self.shortcut = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, inputs, h, w) to (n, outputs, h / stride, w / stride)."""
+        return functional.relu(self.body(x) + self.shortcut(x))
+
+
+class ImageTower(nn.Module):
+    """Enc_I: a gray image (n, 1, S, S) to features; the map has a cell every 8 pixels.
+
+    The cell vectors share one linear layer without bias. The global vector is that layer applied
+    to the mean plus the maximum over cells, so that a small lesion is not averaged away.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        width = 48
+        self.stem = nn.Sequential(
+            nn.Conv2d(4, width, 7, 4, 3, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+        )
+        self.stages = nn.Sequential(
+            Residual(width, 2 * width, 2),
+            Residual(2 * width, 2 * width, 1),
+            Residual(2 * width, 2 * width, 1),
+        )
+        self.widen = nn.Sequential(
+            nn.Conv2d(2 * width, 4 * width, 1, bias=False),
+            nn.BatchNorm2d(4 * width),
+            nn.ReLU(inplace=True),
+        )
+        self.projection = nn.Linear(4 * width, DIMENSION, bias=False)
+
+    def cells(self, x: Tensor) -> Tensor:
+        """(n, 1, S, S) to the map before the projection, (n, S / 8, S / 8, channels)."""
+        return self.widen(self.stages(self.stem(with_detail(x)))).permute(0, 2, 3, 1)
+
+    def forward(self, x: Tensor) -> ImageFeatures:
+        """(n, 1, S, S) to (n, d) and (n, S / 8, S / 8, d) unit vectors."""
+        cells = self.cells(x)
+        flat = cells.flatten(1, 2)  # (n, h * w, channels)
+        pooled = self.projection(flat.mean(dim=1) + flat.amax(dim=1))
+        return ImageFeatures(
+            functional.normalize(pooled.float(), dim=-1),
+            functional.normalize(self.projection(cells).float(), dim=-1),
+        )
+
+
+def with_detail(x: Tensor) -> Tensor:
+    """(n, 1, S, S) to (n, 4, S, S): the image, what differs from its surroundings, two coordinates.
+
+    The second channel takes slow shading away, so that a nodule on a bright film looks like one on
+    a dark film; the coordinates let a convolution know left from right and base from apex.
+    """
+    side = x.shape[-1]
+    smooth = functional.interpolate(
+        functional.avg_pool2d(x, max(side // 16, 1)), size=(side, side), mode="bilinear"
+    )
+    line = torch.linspace(-1, 1, side, device=x.device, dtype=x.dtype)
+    across = line.expand(len(x), 1, side, side)
+    channels = [x, 2 * (x - smooth), across, across.transpose(2, 3)]
+    return torch.cat(channels, dim=1).contiguous(memory_format=torch.channels_last)
+
+
+class StandIn(TwoTowers):
     """A vision-language model of MedCLIP's kind, small enough to pre-train on two cores.
 
-    Attributes:
-        image_size: S, the side of the image tower's input in pixels.
-        logit_scale: the logarithm of the learned inverse temperature (used in pre-training only).
+    `image_size` is S, the side of the image tower's input in pixels; `logit_scale` the logarithm of
+    the learned inverse temperature, used in pre-training only.
     """
 
     name = "stand-in (MiniLM + small ResNet)"
     dimension = DIMENSION
 
     def __init__(self, image_size: int) -> None:
-        super().__init__()
+        tower = TextTower.minilm(DIMENSION)
+        super().__init__(tower, ImageTower().to(memory_format=torch.channels_last))
         self.image_size = image_size
-        self.text = TextTower.minilm(DIMENSION)
-        self.image = ImageTower(DIMENSION).to(memory_format=torch.channels_last)
         self.logit_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
-
-    @property
-    def context_width(self) -> int:
-        """W: the width of MiniLM's word embeddings."""
-        return self.text.bert.config.hidden_size
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.text.device
-
-    @property
-    def text_key(self) -> str:
-        """A hash of all that decides a text's vector."""
-        return self.text.key
 
     @property
     def image_key(self) -> str:
@@ -72,45 +135,17 @@ class StandIn(nn.Module):
         return hash_of(self.text.bert_key, self.text.pooling, self.text.layers)
 
     @property
-    def image_module(self) -> nn.Module:
-        """Enc_I as a module: (n, 1, S, S) to ImageFeatures."""
-        return self.image
-
-    @property
     def saliency_layer(self) -> nn.Module:
         """The last layer with a map before the projection: (n, channels, S / 8, S / 8)."""
         return self.image.widen
 
-    @torch.no_grad()
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Texts to (n, d) unit vectors (Eq. 6)."""
-        return self.text(texts)
-
-    def encode_prompts(self, context: Tensor, class_names: Sequence[str]) -> Tensor:
-        """Context (M, W) and L names to (L, d) unit vectors (Eq. 3, 5)."""
-        return self.text.prompt(context, class_names)
-
     def preprocess(self, pixels: np.ndarray) -> Tensor:
         """Pad to a square, resize to S, standardize the image by its own mean and deviation.
 
-        Args:
-            pixels: (H, W), float, in [0, 1].
-
-        Returns:
-            (1, S, S) float32.
-
-        Raises:
-            InputError: another shape, or values outside [0, 1].
+        (H, W) floats in [0, 1] (else InputError) to (1, S, S) float32.
         """
-        if pixels.ndim != 2 or not (pixels.min() >= 0 and pixels.max() <= 1):
-            raise InputError(
-                f"expected a gray image with values in [0, 1], got shape {pixels.shape} and "
-                f"values {pixels.min():g} to {pixels.max():g}",
-                "Decode it with rctpl_utils.datasets.",
-            )
-        square = pad_to_square(pixels.astype(np.float32))
-        if square.shape[0] != self.image_size:
-            square = cv2.resize(square, (self.image_size,) * 2, interpolation=cv2.INTER_AREA)
+        check_pixels(pixels)
+        square = square_of(pixels.astype(np.float32), self.image_size)
         return standardize(torch.from_numpy(square)[None, None])[0]
 
     @torch.no_grad()
@@ -137,11 +172,7 @@ class StandIn(nn.Module):
 
     @classmethod
     def assemble(cls, path: Path, image_size: int) -> "StandIn":
-        """Learned weights from a file and MiniLM's from its package, frozen, on the CPU.
-
-        Raises:
-            InputError: no safetensors, or weights of another architecture.
-        """
+        """Learned weights from a file and MiniLM's from its package, frozen, on the CPU."""
         model = cls(image_size)
         bert = {f"text.bert.{key}": value for key, value in model.text.bert.state_dict().items()}
         fit(model, read_weights(path) | bert, path)
@@ -157,11 +188,7 @@ class StandIn(nn.Module):
 
 @cache
 def check_minilm() -> None:
-    """Compare the packaged MiniLM weights with the hash that their authors publish.
-
-    Raises:
-        InputError: the file differs.
-    """
+    """Refuse (InputError) packaged MiniLM weights of another hash than their authors publish."""
     file = minilm_folder() / "model.safetensors"
     if sha256_file(file) != MINILM_SHA256:
         raise InputError(
@@ -173,8 +200,20 @@ def check_minilm() -> None:
 
 def pad_to_square(pixels: np.ndarray) -> np.ndarray:
     """Center (H, W) on black so that H = W."""
-    side = max(pixels.shape)
-    top, left = (side - pixels.shape[0]) // 2, (side - pixels.shape[1]) // 2
-    square = np.zeros((side, side), pixels.dtype)
-    square[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
-    return square
+    margins = [max(pixels.shape) - length for length in pixels.shape]
+    return np.pad(pixels, [(margin // 2, margin - margin // 2) for margin in margins])
+
+
+def square_of(pixels: np.ndarray, size: int) -> np.ndarray:
+    """A film (H, W) padded to a square and resized, (S, S)."""
+    square = pad_to_square(pixels)
+    if square.shape[0] == size:
+        return square
+    return cv2.resize(square, (size, size), interpolation=cv2.INTER_AREA)
+
+
+def standardize(images: Tensor) -> Tensor:
+    """(n, 1, S, S): each image to mean 0 and deviation 1, which removes exposure and gain."""
+    mean = images.mean(dim=(1, 2, 3), keepdim=True)
+    deviation = images.std(dim=(1, 2, 3), keepdim=True).clamp_min(1e-3)
+    return (images - mean) / deviation

@@ -23,12 +23,10 @@ MAX_TOKENS = 77  # as MedCLIP's text tower (medclip/dataset.py)
 class TextTower(nn.Module):
     """BERT, a pooling over tokens, a projection into the joint space.
 
-    Attributes:
-        pooling: "mean" over tokens without padding (MiniLM's own), or "cls" (the paper's, Eq. 6,
-            and BioViL's): the last hidden state of the first token. Neither lets a text's vector
-            depend on its batch.
-        layers: the hidden states whose mean "mean" pools; 0 is the embedding layer's output, -1
-            the last layer's.
+    `pooling` is "mean" over tokens without padding (MiniLM's own), or "cls" (the paper's, Eq. 6,
+    and BioViL's): the last hidden state of the first token. Neither lets a text's vector depend on
+    its batch. "mean" pools the mean of the hidden states `layers`: 0 is the embedding layer's
+    output, -1 the last layer's.
     """
 
     def __init__(
@@ -95,15 +93,8 @@ class TextTower(nn.Module):
     def prompt(self, context: Tensor, names: Sequence[str]) -> Tensor:
         """`[CLS] context name [SEP]` for L names and one context (M, W), or one a name (L, M, W).
 
-        Returns:
-            (L, d) unit vectors, differentiable in `context`.
-        """
-        return self.project(self.pooled_prompt(context, names))
-
-    def pooled_prompt(self, context: Tensor, names: Sequence[str]) -> Tensor:
-        """As `prompt`, before the projection: (L, W).
-
-        Short and long names go through BERT apart, so that little of the work is padding.
+        To (L, d) unit vectors, differentiable in `context`. Short and long names go through BERT
+        apart, so that little of the work is padding.
         """
         if context.ndim == 2:
             context = context.expand(len(names), *context.shape)  # (L, M, W)
@@ -119,7 +110,7 @@ class TextTower(nn.Module):
             )
             for half in halves
         ]
-        return torch.cat(parts)[order.argsort()]
+        return self.project(torch.cat(parts)[order.argsort()])
 
     def _pooled_prompt(self, context: Tensor, ids: Tensor, seen: Tensor) -> Tensor:
         words = self.bert.get_input_embeddings()(ids)  # (L, T, W)
@@ -132,9 +123,9 @@ class TextTower(nn.Module):
         if self.pooling == "cls":
             return self.bert(attention_mask=mask, **inputs).last_hidden_state[:, 0]
         if self.layers == LAST:
-            return _masked_mean(self.bert(attention_mask=mask, **inputs).last_hidden_state, mask)
+            return masked_mean(self.bert(attention_mask=mask, **inputs).last_hidden_state, mask)
         states = self.bert(attention_mask=mask, output_hidden_states=True, **inputs).hidden_states
-        return _masked_mean(torch.stack([states[k] for k in self.layers]).mean(dim=0), mask)
+        return masked_mean(torch.stack([states[k] for k in self.layers]).mean(dim=0), mask)
 
     @property
     def device(self) -> torch.device:
@@ -142,7 +133,8 @@ class TextTower(nn.Module):
         return self.bert.device
 
 
-def _masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:
+def masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:
+    """The mean of (n, T, W) over the tokens that count, (n, T): (n, W)."""
     weights = mask.unsqueeze(-1).to(hidden.dtype)  # (n, T, 1)
     return (hidden * weights).sum(dim=1) / weights.sum(dim=1)
 
@@ -159,10 +151,8 @@ def untrained_bert(folder: str | Path) -> tuple[BertModel, BertTokenizerFast]:
 
     Without a `tokenizer_config.json` that says otherwise the tokenizer lowercases, as
     transformers' own does; so the published models were trained, BioClinicalBERT too, although its
-    vocabulary is cased (EmilyAlsentzer/clinicalBERT, issue 26).
-
-    Raises:
-        InputError: a file that is absent or damaged.
+    vocabulary is cased (EmilyAlsentzer/clinicalBERT, issue 26). A file that is absent or damaged
+    raises an InputError.
     """
     folder = Path(folder)
     for name in TEXT_FILES:
@@ -187,3 +177,8 @@ def untrained_bert(folder: str | Path) -> tuple[BertModel, BertTokenizerFast]:
         problem = f"{len(tokenizer)} words, where config.json says {size}"
         raise InputError(problem, "Download the two files of one model.", file=folder / "vocab.txt")
     return bert, tokenizer
+
+
+def position_ids(bert: nn.Module) -> Tensor:
+    """What older versions of transformers store with a BERT: 0, 1, ... (1, positions)."""
+    return torch.arange(bert.config.max_position_embeddings)[None]

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rctpl_utils.encoders.features import TEXT_BATCH, make_arrays
+from rctpl_utils.encoders.features import TEXT_BATCH
 from rctpl_utils.encoders.precision import autocast, fast_dtype
-from rctpl_utils.encoders.shards import Plan
-from rctpl_utils.encoders.text_tower import MAX_TOKENS, TextTower
+from rctpl_utils.encoders.shards import Plan, make_arrays
+from rctpl_utils.encoders.text_tower import MAX_TOKENS, TextTower, masked_mean
 from rctpl_utils.files import hash_of
 
 _SHARD = 1  # batch, 256 texts, 15 MB: small, for it is written and read back as a whole
@@ -24,35 +24,24 @@ MASKED_SHARE = 0.15  # of the words, as BERT (Devlin et al. 2019, section 3.1)
 
 
 class Words(NamedTuple):
-    """A batch of B texts, padded to its longest.
+    """A batch of B texts, padded to its longest."""
 
-    `states` (B, T, W) are the last hidden states, `seen` (B, T) is true for words and special
-    tokens, `ids` (B, T) are the tokens' numbers in the vocabulary.
-    """
-
-    states: Tensor
-    seen: Tensor
-    ids: Tensor
+    states: Tensor  # (B, T, W), the last hidden states
+    seen: Tensor  # (B, T), true for words and special tokens
+    ids: Tensor  # (B, T), the tokens' numbers in the vocabulary
 
     def pooled(self) -> Tensor:
         """The mean over what is seen, (B, W): the frozen tower's own pooling."""
-        weights = self.seen.unsqueeze(-1).to(self.states.dtype)
-        return (self.states * weights).sum(dim=1) / weights.sum(dim=1)
+        return masked_mean(self.states, self.seen)
 
 
 @dataclass(frozen=True)
 class WordFile:
-    """Word states of n texts.
+    """Word states of n texts, memory-mapped or on a device."""
 
-    Attributes:
-        states: (n, 77, W) float16, memory-mapped or on a device, zero beyond a text's end.
-        ids: (n, 77) token numbers, in the same place.
-        lengths: (n,) tokens in each text.
-    """
-
-    states: np.ndarray | Tensor
-    ids: np.ndarray | Tensor
-    lengths: np.ndarray
+    states: np.ndarray | Tensor  # (n, 77, W) float16, zero beyond a text's end
+    ids: np.ndarray | Tensor  # (n, 77), token numbers
+    lengths: np.ndarray  # (n,), tokens in each text
 
     def batch(self, rows: np.ndarray, device: torch.device) -> Words:
         """Some texts, by row."""
@@ -87,17 +76,10 @@ def gather(array: np.ndarray | Tensor, *rows: np.ndarray) -> Tensor:
 def word_states(
     tower: TextTower, texts: Sequence[str], folder: Path, masked_by: int | None = None
 ) -> tuple[WordFile, np.ndarray]:
-    """Word states of texts, computed once.
+    """Word states of n texts, computed once, and which words were hidden, (n, 77) bool.
 
-    Args:
-        tower: its BERT is frozen; its projection has no part in this.
-        texts: n texts.
-        folder: the feature cache.
-        masked_by: a seed; with it 15 % of each text's words are hidden from the tower behind its
-            mask token, and `ids` still tell what they were.
-
-    Returns:
-        the states, and which words were hidden, (n, 77) bool.
+    With a seed, `masked_by`, 15 % of each text's words are hidden from the frozen BERT behind its
+    mask token, and `ids` still tell what they were.
     """
     ids, lengths, special = _tokens(tower, texts)
     hidden = np.zeros(ids.shape, bool)
@@ -107,10 +89,7 @@ def word_states(
     given = np.where(hidden, tower.tokenizer.mask_token_id, ids)
     order = np.argsort(lengths, kind="stable")
     dtype = str(fast_dtype(tower.device))
-    path = (
-        folder
-        / f"words-{hash_of(tower.bert_key, list(texts), masked_by, MASKED_SHARE, dtype)[:20]}.npy"
-    )
+    key = hash_of(tower.bert_key, list(texts), masked_by, MASKED_SHARE, dtype)[:20]
 
     def encode(rows: np.ndarray) -> tuple[np.ndarray, ...]:
         longest = int(lengths[rows].max())
@@ -124,7 +103,8 @@ def word_states(
         return (full,)
 
     plan = Plan(order, TEXT_BATCH, _SHARD)
-    (states,) = make_arrays([path], plan, encode, label="reading words", unit="text")
+    paths = [folder / f"words-{key}.npy"]
+    (states,) = make_arrays(paths, plan, encode, label="reading words", unit="text")
     return WordFile(states, ids, lengths), hidden
 
 

@@ -10,11 +10,10 @@ from torch import Tensor, nn
 
 from rctpl_utils.baselines.base import ZeroShotModel
 from rctpl_utils.encoders.base import freeze
-from rctpl_utils.encoders.checkpoint import Layout, match_state
+from rctpl_utils.encoders.checkpoint import Layout, match_state, read_state, renamed
 from rctpl_utils.encoders.frame import Frame
-from rctpl_utils.encoders.text_tower import untrained_bert
+from rctpl_utils.encoders.text_tower import position_ids, untrained_bert
 from rctpl_utils.encoders.two_towers import check_pixels
-from rctpl_utils.encoders.weight_files import read_state
 
 
 class ReleasedModel(ZeroShotModel, Protocol):
@@ -78,31 +77,6 @@ class FromCheckpoint(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.parameters()).device
-
-
-def renamed(
-    parts: Mapping[str, str], inside: Mapping[str, str] | None = None, **more: Any
-) -> Layout:
-    """A layout of a file that names some parts of a module otherwise.
-
-    Args:
-        parts: the beginning of a name in the module -> in the file; the first that fits counts.
-        inside: further pieces of a name, likewise; all count.
-        more: of `Layout`.
-    """
-
-    def released(name: str) -> str:
-        for own, theirs in (inside or {}).items():
-            name = name.replace(own, theirs)
-        own = next((each for each in parts if name.startswith(each)), "")
-        return parts.get(own, "") + name.removeprefix(own)
-
-    return Layout(released, **more)
-
-
-def position_ids(bert: nn.Module) -> Tensor:
-    """What older versions of transformers store with a BERT: 0, 1, ... (1, positions)."""
-    return torch.arange(bert.config.max_position_embeddings)[None]
 
 
 def pretrained_bert(folder: str | Path) -> tuple[nn.Module, Any]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rctpl_utils.baselines.released.base import pretrained_bert
-from rctpl_utils.encoders.medclip_text import FOLDER
+from rctpl_utils.encoders.medclip import FOLDER
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import read_json
 from rctpl_utils.text.knowledge import describe

@@ -30,7 +30,7 @@ from rctpl_utils.baselines.base import CLASSIFY, GROUND, RETRIEVE
 from rctpl_utils.baselines.released.base import FromCheckpoint, eight_bits, position_ids, renamed
 from rctpl_utils.encoders.checkpoint import Layout
 from rctpl_utils.encoders.frame import Frame
-from rctpl_utils.encoders.medclip_text import FOLDER
+from rctpl_utils.encoders.medclip import FOLDER
 from rctpl_utils.encoders.text_tower import untrained_bert
 from rctpl_utils.encoders.two_towers import resnet50_trunk
 from rctpl_utils.text.knowledge import ensemble
