@@ -22,7 +22,7 @@ from rctpl_utils.vocabulary import CONCEPTS, split_location
 # MeSH's codes are coarser: no mid zone (coders took the middle lobe, on the left the lingula), no
 # perihilar region (the hilum), no periphery.
 _CODED_ZONE = {"perihilar": "hilum", "lingula": "middle", "peripheral": None}
-Items = Mapping[str, set]  # report_id -> what it holds
+Items = Mapping[str, set[tuple]]  # report_id -> what it holds
 
 
 def development_half(uid: str) -> bool:
@@ -53,12 +53,14 @@ def extraction_scores(triplets: pd.DataFrame, reports: Sequence[OpenIReport]) ->
     """
     if not reports:
         raise InputError("no report to score", "Give the Open-I reports of one half.")
-    rows = []
-    for task, gold, predicted in (
-        ("concept", gold_concepts(reports), predicted_concepts(triplets)),
-        ("located concept", gold_located(reports), predicted_located(triplets)),
-    ):
-        rows += [{"task": task, **row} for row in _scores(gold, predicted)]
+    rows = [
+        {"task": task, **row}
+        for task, gold, predicted in (
+            ("concept", gold_concepts(reports), predicted_concepts(triplets)),
+            ("located concept", gold_located(reports), predicted_located(triplets)),
+        )
+        for row in _scores(gold, predicted)
+    ]
     return pd.DataFrame(rows)[["concept", "task", "precision", "recall", "f1", "support"]]
 
 
@@ -69,9 +71,7 @@ def gold_concepts(reports: Iterable[OpenIReport]) -> Items:
 
 def gold_located(reports: Iterable[OpenIReport]) -> Items:
     """The coded (concept, side, zone) of each report, see `_precise`."""
-    return {
-        r.uid: _precise({(f.concept, f.side, f.zone) for f in mesh_findings(r)}) for r in reports
-    }
+    return {r.uid: _precise((f.concept, f.side, f.zone) for f in mesh_findings(r)) for r in reports}
 
 
 def predicted_concepts(triplets: pd.DataFrame) -> Items:
@@ -94,7 +94,8 @@ def common_errors(
     """
     gold, predicted = gold_concepts(reports), predicted_concepts(triplets)
     codes = {(r.uid, f.concept): f.code for r in reports for f in mesh_findings(r)}
-    said = {(t.report_id, t.concept): t.sentence for t in _counted(triplets).itertuples()}
+    present = triplets[triplets["positive"] == "present"]
+    said = {(t.report_id, t.concept): t.sentence for t in present.itertuples()}
     errors: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for uid in gold:
         for error, items, source in (
@@ -108,18 +109,11 @@ def common_errors(
     return pd.DataFrame(rows, columns=["error", "concept", "count", "report_id", "said"])
 
 
-def _counted(triplets: pd.DataFrame) -> pd.DataFrame:
-    return triplets[triplets["positive"] == "present"]
-
-
 def _collect(triplets: pd.DataFrame, item: Callable[[str, str | None], tuple]) -> Items:
     found: dict[str, set] = {}
-    chosen = _counted(triplets)
-    locations = chosen["location"].astype(object).where(chosen["location"].notna(), None)
-    for report_id, concept, location in zip(
-        chosen["report_id"], chosen["concept"], locations, strict=True
-    ):
-        found.setdefault(report_id, set()).add(item(concept, location))
+    for each in triplets[triplets["positive"] == "present"].itertuples():
+        location = each.location if pd.notna(each.location) else None
+        found.setdefault(each.report_id, set()).add(item(each.concept, location))
     return found
 
 
@@ -139,8 +133,7 @@ def _precise(items: Iterable[tuple]) -> set[tuple]:
     return {
         (concept, side, zone)
         for concept, side, zone in full
-        if not (zone is None and (concept, side) in with_zone)
-        and not (side is None and (concept, zone) in with_side)
+        if (zone or (concept, side) not in with_zone) and (side or (concept, zone) not in with_side)
     }
 
 

@@ -1,6 +1,8 @@
 """RadGraph's graph of one report: entities, and what modifies and locates them (Jain et al. 2021).
 
-Entities stand over whitespace tokens; the ends in the file are inclusive.
+Entities stand over whitespace tokens; the ends in the file are inclusive. Labels are "OBS-DP" in
+RadGraph 1.0, "Observation::definitely present" in RadGraph-XL, which also knows
+"Observation::measurement::definitely present".
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,8 +20,7 @@ _ASSERTIONS: Mapping[str, Assertion] = {
     "definitely absent": "absent",
     "uncertain": "uncertain",
 }
-_KINDS = {"OBS": "observation", "ANAT": "anatomy"}
-_KINDS |= {"Observation": "observation", "Anatomy": "anatomy"}
+_IS_OBSERVATION = {"OBS": True, "Observation": True, "ANAT": False, "Anatomy": False}
 
 
 @dataclass(frozen=True)
@@ -42,44 +43,38 @@ def parse_graph(
     Raises:
         InputError: a missing field, an unknown label, a relation to nowhere.
     """
-    again = "Fetch the file again."
+    where = {"file": file, "row": report_id}
     try:
         text, raw = graph["text"], graph["entities"]
         tokens = len(text.split())
-        entities = {key: _entity(entity) for key, entity in raw.items()}
-    except InputError as error:
-        raise InputError(
-            str(error).removesuffix(f". {error.cure}"), error.cure, file=file, row=report_id
-        ) from error
+        entities = {key: _entity(entity, where) for key, entity in raw.items()}
+    except InputError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise InputError(
             f"this is no RadGraph output ({type(error).__name__}: {error})",
             "Each report needs text and entities with tokens, label, start_ix, end_ix, relations.",
-            file=file,
-            row=report_id,
+            **where,
         ) from error
     for entity in entities.values():
         if entity.end > tokens or any(t not in entities for _, t in entity.relations):
             problem = f"entity {entity.words!r} points outside its report"
-            raise InputError(problem, again, file=file, row=report_id)
+            raise InputError(problem, "Fetch the file again.", **where)
     return text, entities
 
 
-def _entity(raw: dict) -> Entity:
+def _entity(raw: dict, where: dict) -> Entity:
     label = " ".join(raw["label"].split())
     parts = label.split("::") if "::" in label else label.split("-")
-    kind, positive = _KINDS.get(parts[0]), _ASSERTIONS.get(parts[-1])
-    if kind is None or positive is None:
-        raise InputError(
-            f"unknown RadGraph label {label!r}",
-            "Known are OBS-DP, OBS-DA, OBS-U, ANAT-DP and RadGraph-XL's long forms.",
-        )
-    relations = tuple((str(kind_), str(target)) for kind_, target in raw["relations"])
-    start, end = int(raw["start_ix"]), int(raw["end_ix"]) + 1  # inclusive ends in the file
+    observation, positive = _IS_OBSERVATION.get(parts[0]), _ASSERTIONS.get(parts[-1])
+    if observation is None or positive is None:
+        known = "Known are OBS-DP, OBS-DA, OBS-U, ANAT-DP and RadGraph-XL's long forms."
+        raise InputError(f"unknown RadGraph label {label!r}", known, **where)
+    relations = tuple((str(kind), str(target)) for kind, target in raw["relations"])
+    start, end = int(raw["start_ix"]), int(raw["end_ix"]) + 1
     if not 0 <= start < end:
-        raise InputError(f"entity {raw['tokens']!r} is empty", "Fetch it again.")
-    words = raw["tokens"].lower()
-    return Entity(words, kind == "observation", positive, start, end, relations)
+        raise InputError(f"entity {raw['tokens']!r} is empty", "Fetch it again.", **where)
+    return Entity(raw["tokens"].lower(), observation, positive, start, end, relations)
 
 
 def modifies(entity: Entity, target: Entity, entities: Mapping[str, Entity]) -> bool:

@@ -4,8 +4,7 @@ Two formats: `MIMIC-CXR_graphs.json` of RadGraph 1.0, whose keys are report path
 package radgraph returns (RadGraph-XL, Delbrouck et al. 2024), whose keys count the reports. Such a
 key is believed only where its text is the report's own: letters and digits alone are compared, in
 any case, so that white space and tokenization do not matter, with findings and impression, in this
-order or the other, or one of them. Labels are "OBS-DP" in the former, "Observation::definitely
-present" in the latter, which also knows "Observation::measurement::definitely present". Rules:
+order or the other, or one of them. Rules:
 
 - an observation is a concept when its words, with those of its modifiers and of the anatomy it is
   located at, name one in the vocabulary; observations without `located_at` (an only
@@ -18,25 +17,24 @@ present" in the latter, which also knows "Observation::measurement::definitely p
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate
+from functools import cache
+from itertools import accumulate, product
 from pathlib import Path
 
 from rctpl_utils.errors import InputError
 from rctpl_utils.text.concepts.graph import Entity, anatomies, modifies, parse_graph, phrase
 from rctpl_utils.text.concepts.json_stream import stream_objects
-from rctpl_utils.text.concepts.naming import Namer
+from rctpl_utils.text.concepts.pipeline import build_places
+from rctpl_utils.text.concepts.sites import combine, location_names, sites_of
 from rctpl_utils.text.reports import Report
 from rctpl_utils.text.triplets import Triplet
-from rctpl_utils.vocabulary import load_vocabulary
+from rctpl_utils.vocabulary import Vocabulary, load_vocabulary
 
 _log = logging.getLogger(__name__)
 
 
 class RadGraphExtractor:
     """Reads RadGraph's JSON, a file or the package's returned dictionary; runs no network itself.
-
-    Args:
-        graphs: the file, read as a stream, or the mapping.
 
     Attributes:
         read: the reports that were found in it, known when `extract` has ended.
@@ -45,17 +43,16 @@ class RadGraphExtractor:
     name = "radgraph"
 
     def __init__(self, graphs: str | Path | Mapping[str, dict]) -> None:
-        """Nothing is read before `extract`."""
         self.graphs = graphs
         self.read: frozenset[str] = frozenset()
-        self._namer = Namer(load_vocabulary())
+        self._namer = _namer()
 
     def extract(self, reports: Iterable[Report]) -> Iterator[Triplet]:
         """Yield the triplets of the given reports in the order of RadGraph's file.
 
-        Character spans refer to RadGraph's own tokenized text, which `sentence` quotes. Reports
-        that RadGraph's file lacks give no triplet; their number is logged as a warning, and that
-        of texts under a report's name in which neither its findings nor its impression stands.
+        Character spans refer to RadGraph's own tokenized text, which `sentence` quotes. Logged as
+        warnings: the number of reports that the file lacks, and that of texts under a report's name
+        in which neither its findings nor its impression stands.
 
         Raises:
             InputError: a damaged file, an unknown label, a relation to nowhere, a report twice, a
@@ -82,11 +79,8 @@ class RadGraphExtractor:
             why = "do not hold their report's findings or impression: check that they are its own"
             _log.warning("%d of %d of RadGraph's graphs %s", odd, len(read), why)
         if len(read) < len(named):
-            _log.warning(
-                "%d of %d reports are not in RadGraph's file and give no triplet",
-                len(named) - len(read),
-                len(named),
-            )
+            why = "are not in RadGraph's file and give no triplet"
+            _log.warning("%d of %d reports %s", len(named) - len(read), len(named), why)
 
     def _triplets(
         self, report_id: str, text: str, entities: Mapping[str, Entity]
@@ -97,21 +91,67 @@ class RadGraphExtractor:
             if not entity.observation:
                 continue
             places = [phrase(group) for group in anatomies(entity, entities)]
-            modifiers = [e for e in entities.values() if modifies(e, entity, entities)]
-            named = self._namer.name(entity.words, [m.words for m in modifiers], places)
-            for concept in named.concepts:
-                positive = "absent" if named.normal else entity.positive
+            modifiers = [e.words for e in entities.values() if modifies(e, entity, entities)]
+            concepts, normal = self._namer.name(entity.words, modifiers, places)
+            for concept in concepts:
                 for location in self._namer.locations(concept, places):
                     yield Triplet(
-                        report_id,
-                        _sentence(tokens, entity),
-                        concept,
-                        location,
-                        positive,
-                        starts[entity.start],
-                        starts[entity.end] - 1,
-                        self.name,
+                        report_id=report_id,
+                        sentence=_sentence(tokens, entity),
+                        concept=concept,
+                        location=location,
+                        positive="absent" if normal else entity.positive,
+                        start=starts[entity.start],
+                        end=starts[entity.end] - 1,
+                        extractor=self.name,
                     )
+
+
+class _Namer:
+    """Looks observations and anatomies up in the vocabulary."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
+        self._nlp = build_places(vocabulary)
+        self._phrases: dict[str, tuple[str, ...]] = {}
+        for concept, phrases in vocabulary.concepts.items():
+            for each in phrases:
+                self._phrases[each] = (*self._phrases.get(each, ()), concept)
+        self._phrases |= dict.fromkeys(vocabulary.ignored, ())
+
+    def name(
+        self, words: str, modifiers: Sequence[str], anatomies: Sequence[str]
+    ) -> tuple[tuple[str, ...], bool]:
+        """The concepts of an observation, the most specific phrase first; whether it denies them.
+
+        "effusion" located at "pericardial" names nothing; "enlarged" at "heart" Cardiomegaly.
+        """
+        for frame in self.vocabulary.frames:
+            stated = words in frame.present or words in frame.absent
+            if stated and any(anatomy in frame.subjects for anatomy in anatomies):
+                return (frame.concept,), words in frame.absent
+        for before, middle in product([*anatomies, ""], [*modifiers, ""]):
+            whole = f"{before} {middle} {words}".split()
+            for start in range(len(whole) - len(words.split()) + 1):
+                candidate = " ".join(
+                    whole[start:]
+                )  # "right pleural effusion", then without "right"
+                if candidate in self._phrases:
+                    return self._phrases[candidate], False
+        return (), False
+
+    def locations(self, concept: str, anatomies: Sequence[str]) -> list[str | None]:
+        """The canonical locations of anatomy phrases such as "left lower lobe"."""
+        sites = []
+        for anatomy in anatomies:
+            document = self._nlp(anatomy)
+            sites += sites_of(document, [token.lower_ for token in document])
+        return location_names(concept, combine(sites), self.vocabulary)
+
+
+@cache
+def _namer() -> _Namer:
+    return _Namer(load_vocabulary())
 
 
 def _meant(key: str, ordered: Sequence[Report], named: Mapping[str, Report]) -> list[Report]:
