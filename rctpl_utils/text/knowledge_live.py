@@ -1,9 +1,8 @@
 """Live sources of knowledge (paper 3.1.2): Wikipedia, and a chat model behind an HTTP interface.
 
 Off unless `RCTPL_LIVE_KNOWLEDGE` names one (see `live_source`). Only names of concepts ever leave
-the machine: both sources are asked for a concept of the vocabulary and refuse any other text, so
-that no sentence of a report can be sent. Answers are kept on disk; every request is limited in
-time, in tries and in size.
+the machine: both sources refuse any other text, so that no sentence of a report can be sent.
+Answers are kept on disk; every request is limited in time, in tries and in size.
 """
 
 import json
@@ -49,6 +48,10 @@ ARTICLES: Mapping[str, str] = {
     "Hernia": "Hiatal hernia",
     "No Finding": "Chest radiograph",
 }
+CONNECT, READ = 5.0, 30.0  # seconds to wait for the connection, and for each piece of the answer
+TOTAL = 60.0  # seconds for the body of the answer as a whole
+RETRIES = 2  # further tries after a failed connection, a busy or a broken server
+PAUSE = 0.5  # seconds before the second retry; it doubles with each one after
 MAX_BYTES = 1_000_000  # of one answer
 MAX_WORDS = 60  # of one definition; encoders read 77 tokens
 _LOCAL = {"localhost", "127.0.0.1", "::1"}
@@ -59,36 +62,11 @@ class LiveSourceError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Limits:
-    """Limits of one request.
-
-    Attributes:
-        connect, read: seconds to wait for the connection, and for each piece of the answer.
-        total: seconds for the body of the answer as a whole.
-        retries: further tries after a failed connection, a busy or a broken server.
-        pause: seconds before the second retry; it doubles with each one after.
-    """
-
-    connect: float = 5.0
-    read: float = 30.0
-    total: float = 60.0
-    retries: int = 2
-    pause: float = 0.5
-
-
-@dataclass(frozen=True)
 class LiveSource(ABC):
-    """What both sources share: the check of the concept, the cache, the bounded request.
-
-    Attributes:
-        cache: the folder that keeps the answers.
-        base_url: scheme and host, "https://en.wikipedia.org", say.
-        limits: limits of each request.
-    """
+    """What both sources share: the check of the concept, the cache, the bounded request."""
 
     cache: Path
     base_url: str
-    limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
         """Check the address."""
@@ -99,7 +77,7 @@ class LiveSource(ABC):
             )
 
     def record(self, concept: str) -> dict[str, str]:
-        """Return {"text": the definition, "source": its address, "date": when it was fetched}.
+        """{"text": the definition, "source": its address, "date": when it was fetched}.
 
         Raises:
             InputError: anything but the name of a concept; nothing is sent then.
@@ -123,9 +101,8 @@ class LiveSource(ABC):
             raise self._failure(f"its answer about {concept} is empty")
         today = datetime.now(timezone.utc).date().isoformat()
         record = {"text": text, "source": f"{self.base_url}{path}", "date": today}
-        record |= self._details(concept)
-        write_json(kept, record)
-        return record
+        write_json(kept, record | self._details(concept))
+        return record | self._details(concept)
 
     def knowledge(self, concepts: Iterable[str] = DESCRIBED) -> Knowledge:
         """Ask for each concept, and make a source of the answers like `kb` and `llm`."""
@@ -153,10 +130,9 @@ class LiveSource(ABC):
         )
 
     def _send(self, method: str, path: str, body: dict | None) -> Any:
-        limits = self.limits
         retry = Retry(
-            total=limits.retries,
-            backoff_factor=limits.pause,
+            total=RETRIES,
+            backoff_factor=PAUSE,
             status_forcelist=(429, 500, 502, 503, 504),
             allowed_methods=(method,),
             respect_retry_after_header=False,  # a server may ask for hours
@@ -172,7 +148,7 @@ class LiveSource(ABC):
                     f"{self.base_url}{path}",
                     json=body,
                     headers=self._headers(),
-                    timeout=(limits.connect, limits.read),
+                    timeout=(CONNECT, READ),
                     stream=True,
                 )
                 response.raise_for_status()
@@ -182,13 +158,13 @@ class LiveSource(ABC):
 
     def _decode(self, response: requests.Response) -> Any:
         """Read the body within its limits of size and time."""
-        end, content = time.monotonic() + self.limits.total, bytearray()
+        end, content = time.monotonic() + TOTAL, bytearray()
         for block in response.iter_content(chunk_size=16_384):
             content += block
             if len(content) > MAX_BYTES:
                 raise self._failure(f"its answer is longer than {MAX_BYTES:,} bytes")
             if time.monotonic() > end:
-                raise self._failure(f"its answer took longer than {self.limits.total} s")
+                raise self._failure(f"its answer took longer than {TOTAL} s")
         try:
             return json.loads(content)
         except ValueError as error:
@@ -217,9 +193,7 @@ class Wikipedia(LiveSource):
 class ChatModel(LiveSource):
     """A language model behind an OpenAI-compatible `/v1/chat/completions`.
 
-    Attributes:
-        model: the model's name at the endpoint.
-        api_key: sent as a bearer token where given; kept out of the cache and of `repr`.
+    The key, a bearer token where given, is kept out of the cache and of `repr`.
     """
 
     model: str = ""
@@ -253,13 +227,11 @@ class ChatModel(LiveSource):
 def live_source(
     cache: Path, environment: Mapping[str, str] = os.environ
 ) -> Wikipedia | ChatModel | None:
-    """Return the live source that the environment switches on; None, the default, means offline.
+    """The live source that the environment switches on; None, the default, means offline.
 
     Variables: RCTPL_LIVE_KNOWLEDGE ("wikipedia" or "chat"); for chat also RCTPL_CHAT_URL,
     RCTPL_CHAT_MODEL and, where the endpoint wants one, RCTPL_CHAT_KEY.
-
-    Raises:
-        InputError: another value, or a variable that is missing.
+    Another value or a missing variable is an `InputError`.
     """
     kind = environment.get("RCTPL_LIVE_KNOWLEDGE", "")
     if not kind:

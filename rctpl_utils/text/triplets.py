@@ -1,8 +1,4 @@
-"""Triplets (concept, location, positive) and the report-level labels made from them (Eq. 1).
-
-Two extractors stand behind one protocol: `spacy_extractor.SpacyExtractor` reads the text itself,
-`radgraph.RadGraphExtractor` reads what RadGraph found, as the paper does.
-"""
+"""Triplets (concept, location, positive) and the report-level labels made from them (Eq. 1)."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -24,14 +20,8 @@ MERGE_ORDER: tuple[Assertion, ...] = ("present", "absent", "uncertain")  # the f
 class Triplet:
     """One mention: what, where, and whether it is there (paper 3.1.1, Eq. 1).
 
-    Attributes:
-        report_id: the report's identifier.
-        sentence: the sentence that holds the mention.
-        concept: a canonical concept.
-        location: a canonical location ("left lower lobe"), or None.
-        positive: present, absent or uncertain.
-        start, end: character span of the mention in `Report.text`.
-        extractor: the extractor's name.
+    Concept and location ("left lower lobe", or None) are the vocabulary's; `start` and `end` are
+    the mention's characters in `Report.text`.
     """
 
     report_id: str
@@ -45,7 +35,7 @@ class Triplet:
 
 
 class Extractor(Protocol):
-    """What turns reports into triplets."""
+    """What turns reports into triplets: `SpacyExtractor`, `RadGraphExtractor`."""
 
     name: str
 
