@@ -81,21 +81,14 @@ SIDES = ("left", "right", "bilateral")
 
 @dataclass(frozen=True)
 class Place:
-    """An anatomical place without its side.
-
-    Attributes:
-        name, plural: canonical names ("base", "bases").
-        zone: the coarse zone, or None for the whole lung.
-        kind: "lung" or "bone".
-        phrases: what names it; `both_sides`: what names it on both sides unless a side is stated.
-    """
+    """An anatomical place without its side."""
 
     name: str
     plural: str
-    zone: str | None
-    kind: str
+    zone: str | None  # the coarse zone, or None for the whole lung
+    kind: str  # "lung", "bone" or "organ"
     phrases: tuple[str, ...]
-    both_sides: tuple[str, ...]
+    both_sides: tuple[str, ...]  # phrases that name it on both sides unless a side is stated
 
 
 @dataclass(frozen=True)
@@ -114,28 +107,16 @@ class Frame:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What `data/vocabulary.json` holds: phrases in lower case, no patterns.
+    """What `data/vocabulary.json` holds: phrases in lower case, no patterns."""
 
-    Attributes:
-        version: the version of the phrase lists.
-        concepts: canonical concept -> phrases that name it.
-        unlocated: concepts whose place is never stated apart (the heart is where it is).
-        frames: statements that name a concept by an organ's state.
-        ignored: phrases that hold a concept's word but name something else.
-        places: anatomical places; `ignored_places`: phrases that only look like one.
-        sides: side -> phrases.
-        fused: phrase -> (side, place): "bibasilar" is ("bilateral", "base").
-    """
-
-    version: str
     concepts: Mapping[str, tuple[str, ...]]
-    unlocated: frozenset[str]
+    unlocated: frozenset[str]  # concepts whose place is never stated apart (the heart)
     frames: tuple[Frame, ...]
-    ignored: tuple[str, ...]
+    ignored: tuple[str, ...]  # phrases that hold a concept's word but name something else
     places: tuple[Place, ...]
-    ignored_places: tuple[str, ...]
+    ignored_places: tuple[str, ...]  # phrases that only look like a place
     sides: Mapping[str, tuple[str, ...]]
-    fused: Mapping[str, tuple[str, str]]
+    fused: Mapping[str, tuple[str, str]]  # "bibasilar" is ("bilateral", "base")
 
     def place(self, name: str) -> Place:
         """Look a place up by its canonical name."""
@@ -152,7 +133,6 @@ def load_vocabulary() -> Vocabulary:
     raw = read_json(PACKAGE_DATA / "vocabulary.json")
     concepts = raw["concepts"]
     return Vocabulary(
-        version=raw["version"],
         concepts=MappingProxyType({name: tuple(c["phrases"]) for name, c in concepts.items()}),
         unlocated=frozenset(name for name, c in concepts.items() if not c["locatable"]),
         frames=tuple(Frame(**_tuples(frame)) for frame in raw["frames"]),
@@ -165,11 +145,7 @@ def load_vocabulary() -> Vocabulary:
 
 
 def with_parents(present: Iterable[str]) -> frozenset[str]:
-    """Close a set of present concepts upwards: `{"Mass"}` gives Mass, Lung Lesion, Lung Opacity.
-
-    Raises:
-        InputError: a name that is no concept.
-    """
+    """Close a set of present concepts upwards: `{"Mass"}` gives Mass, Lung Lesion, Lung Opacity."""
     closed: set[str] = set()
     for concept in present:
         _known(concept)
@@ -181,11 +157,7 @@ def with_parents(present: Iterable[str]) -> frozenset[str]:
 
 
 def prompt_name(concept: str) -> str:
-    """The class name as prompts spell it: lower case, except for COVID-19; "no finding" too.
-
-    Raises:
-        InputError: a name that is neither a concept nor "No Finding".
-    """
+    """The class name as prompts spell it: lower case, except for COVID-19; "no finding" too."""
     if concept != NO_FINDING:
         _known(concept)
     return concept if concept in UNSEEN_CONCEPTS else concept.lower()
@@ -201,10 +173,9 @@ def location_name(side: str | None, place: Place | None) -> str | None:
 
 
 def split_location(location: str | None) -> tuple[str | None, str | None]:
-    """Split a canonical location: "left lower lobe" gives ("left", "lower").
+    """Split a canonical location into side and zone: "left lower lobe" gives ("left", "lower").
 
-    Raises:
-        InputError: a location that the vocabulary does not hold.
+    A location that the vocabulary does not hold is an `InputError`.
     """
     if location is None:
         return None, None

@@ -36,15 +36,11 @@ def build_corpus(
     Args:
         reports: those that enter training (paper 4.1.1: with at least two concepts).
         triplets: of these and other reports; concepts outside `concepts` are left out.
-        concepts: the L columns of the labels.
         folder: the feature cache.
-        knowledge: source of the descriptions.
-        with_location: whether descriptions say where.
-        sample: identifiers of the reports that the corpus is restricted to, None for all of them.
-            The features of all `reports` are made, once for every sample.
+        sample: identifiers of the reports that the corpus is restricted to; the features of all
+            `reports` are made, once for every sample.
         absent: whether H holds the descriptions of absent triplets too, as in the paper; without
             them it says what the labels say.
-        labeled: from triplets to labels, as `triplets.report_labels`.
     """
     texts = list(dict.fromkeys(report.text for report in reports))
     place = {text: row for row, text in enumerate(texts)}

@@ -33,29 +33,13 @@ TEXTS = "texts"
 SPLITS = ("validation", "test")  # prompts are learned from text: no training image is asked for
 
 
-def open_run(options: argparse.Namespace) -> Workspace:
-    """The workspace that the options name; joins the other processes first.
-
-    (A process of a launcher has a CUDA device of its own, which becomes the current one.)
-    """
-    processes()
-    return Workspace.open(**run_of(options))
-
-
 def load_corpora(
     workspace: Workspace, encoders: Sequence[Encoder], absent: bool = True
 ) -> tuple[tuple[TextCorpus, ...], tuple[TextCorpus, ...]]:
-    """The training and the validation corpus of notebook 04, encoded where they are not yet.
+    """The training and the validation corpus of notebook 04, each in every encoder's features.
 
-    Args:
-        encoders: one a seed.
-        absent: whether H holds descriptions of absent triplets (RC-TPL), or not (RC-TPL+).
-
-    Returns:
-        both corpora in each encoder's features.
-
-    Raises:
-        InputError: no triplets, no reports.
+    `absent` says whether H holds descriptions of absent triplets (RC-TPL), or not (RC-TPL+). No
+    triplets or no reports are an `InputError`.
     """
     if not workspace.triplets.exists():
         raise InputError("no triplets there", "Run notebook 01 first.", file=workspace.triplets)
@@ -109,16 +93,13 @@ def encode(workspace: Workspace, what: Sequence[str]) -> list[str]:
 
 
 def run_command(options: argparse.Namespace, work: Callable[[Workspace], list[str]]) -> int:
-    """Do the work of a command line in the run that its options name.
+    """Do the work of a command line in the run that its options name; return the exit status.
 
-    Args:
-        work: returns the lines to print; the first of several processes prints them.
-
-    Returns:
-        the exit status: 0, or 2 for bad input.
+    `work` returns the lines to print; the first of several processes prints them.
     """
     try:
-        lines = work(open_run(options))
+        processes()  # joins the others: each then has a CUDA device of its own, the current one
+        lines = work(Workspace.open(**run_of(options)))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

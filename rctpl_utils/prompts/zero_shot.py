@@ -47,13 +47,9 @@ def score_images(
     methods: Mapping[str, ClassEmbeddings],
     temperature: float = IMAGE_TEMPERATURE,
 ) -> dict[str, BranchScores]:
-    """Score a whole data set with several methods in one pass over its features.
+    """Score a whole data set with several methods in one pass over its features: (n, L) float32.
 
-    Args:
-        methods: class embeddings (L, d) by name; L may differ from method to method.
-
-    Returns:
-        for each method its branch scores, (n, L) float32.
+    `methods` are class embeddings (L, d) by name; L may differ from method to method.
     """
     joined = ClassEmbeddings(*(torch.cat(each) for each in zip(*methods.values(), strict=True)))
     device = joined.report.device
