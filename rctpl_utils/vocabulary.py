@@ -7,7 +7,7 @@ in reports live in `data/vocabulary.json`, which carries its own version.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from types import MappingProxyType
 
 from rctpl_utils.errors import InputError
@@ -113,18 +113,10 @@ class Vocabulary:
     unlocated: frozenset[str]  # concepts whose place is never stated apart (the heart)
     frames: tuple[Frame, ...]
     ignored: tuple[str, ...]  # phrases that hold a concept's word but name something else
-    places: tuple[Place, ...]
+    places: Mapping[str, Place]
     ignored_places: tuple[str, ...]  # phrases that only look like a place
     sides: Mapping[str, tuple[str, ...]]
     fused: Mapping[str, tuple[str, str]]  # "bibasilar" is ("bilateral", "base")
-
-    def place(self, name: str) -> Place:
-        """Look a place up by its canonical name."""
-        return self._by_name[name]
-
-    @cached_property
-    def _by_name(self) -> Mapping[str, Place]:
-        return {place.name: place for place in self.places}
 
 
 @cache
@@ -137,7 +129,7 @@ def load_vocabulary() -> Vocabulary:
         unlocated=frozenset(name for name, c in concepts.items() if not c["locatable"]),
         frames=tuple(Frame(**_tuples(frame)) for frame in raw["frames"]),
         ignored=tuple(raw["ignored"]),
-        places=tuple(Place(name=n, **_tuples(place)) for n, place in raw["places"].items()),
+        places={name: Place(name, **_tuples(place)) for name, place in raw["places"].items()},
         ignored_places=tuple(raw["ignored_places"]),
         sides=MappingProxyType({side: tuple(v) for side, v in raw["sides"].items()}),
         fused=MappingProxyType({phrase: tuple(v) for phrase, v in raw["fused"].items()}),
@@ -195,7 +187,7 @@ def split_location(location: str | None) -> tuple[str | None, str | None]:
 
 @cache
 def _zones() -> Mapping[str, str | None]:
-    places = load_vocabulary().places
+    places = load_vocabulary().places.values()
     return {name: place.zone for place in places for name in (place.name, place.plural)}
 
 

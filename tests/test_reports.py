@@ -98,9 +98,8 @@ def test_reports_with_fewer_than_two_concepts_are_left_out():
         columns=["report_id", "concept"],
     )
     assert with_enough_concepts(reports, triplets) == reports[:1]
-    assert with_enough_concepts(reports, triplets, minimum=1) == reports[:2]
-    with pytest.raises(InputError, match="none of 3 reports"):
-        with_enough_concepts(reports, triplets, minimum=3)
+    with pytest.raises(InputError, match="none of 2 reports mentions 2 concepts"):
+        with_enough_concepts(reports[1:], triplets)
 
 
 def test_only_real_reports_of_the_embedded_world_may_be_quoted(tmp_path):

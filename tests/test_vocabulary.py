@@ -65,7 +65,7 @@ def test_splitting_a_location(location, expected):
         split_location("left knee")
 
 
-@given(st.sampled_from([None, *SIDES]), st.sampled_from([None, *load_vocabulary().places]))
+@given(st.sampled_from([None, *SIDES]), st.sampled_from([None, *load_vocabulary().places.values()]))
 def test_a_location_splits_into_what_it_was_made_of(side, place):
     zone = place.zone if place else None
     assert split_location(location_name(side, place)) == (side, zone)
@@ -75,7 +75,9 @@ def test_the_phrase_lists_are_complete_and_lower_case():
     vocabulary = load_vocabulary()
     assert set(vocabulary.concepts) == set(CONCEPTS)
     phrases = [p for each in vocabulary.concepts.values() for p in each]
-    phrases += [p for place in vocabulary.places for p in (*place.phrases, *place.both_sides)]
+    phrases += [
+        p for place in vocabulary.places.values() for p in (*place.phrases, *place.both_sides)
+    ]
     assert all(phrase == " ".join(phrase.lower().split()) for phrase in phrases)
-    assert all(vocabulary.place(place) for _, place in vocabulary.fused.values())
+    assert all(place in vocabulary.places for _, place in vocabulary.fused.values())
     assert "covid-19" in vocabulary.concepts["COVID-19"]

@@ -58,10 +58,6 @@ def score_images(
         for start in range(0, len(file), IMAGE_BATCH)
     ]
     report, concept = (torch.cat(each).cpu().numpy() for each in zip(*parts, strict=True))
-    ends = np.cumsum([len(each.report) for each in methods.values()])
-    return {
-        name: BranchScores(
-            report[:, end - len(e.report) : end], concept[:, end - len(e.report) : end]
-        )
-        for (name, e), end in zip(methods.items(), ends, strict=True)
-    }
+    ends = np.cumsum([len(each.report) for each in methods.values()])[:-1]
+    split = (np.split(each, ends, axis=1) for each in (report, concept))
+    return {name: BranchScores(*each) for name, *each in zip(methods, *split, strict=True)}

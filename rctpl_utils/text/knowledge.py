@@ -172,19 +172,13 @@ def ensemble(concept: str) -> list[str]:
     data = read_json(PACKAGE_DATA / "ensemble.json")
     if concept in data["fixed"]:
         return list(data["fixed"][concept])
-    words = data["concepts"][concept]
-    prompts = []
+    words, prompts = data["concepts"][concept], []
     for template in data["templates"]:
-        if "{sign}" in template:
-            prompts += [template.format(sign=sign) for sign in words["sign"]]
-        elif "{severity}" in template:
-            pairs = zip(words["severity"], words["location"], strict=True)
-            prompts += [
-                template.format(name=prompt_name(concept), severity=severity, location=location)
-                for severity, location in pairs
-            ]
-        else:
-            prompts.append(template.format(name=prompt_name(concept)))
+        asked = [field for field in ("severity", "location", "sign") if f"{{{field}}}" in template]
+        fillings = zip(*(words[field] for field in asked), strict=True) if asked else [()]
+        for filling in fillings:
+            named = dict(zip(asked, filling, strict=True))
+            prompts.append(template.format(name=prompt_name(concept), **named))
     return prompts
 
 

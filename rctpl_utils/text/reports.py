@@ -97,18 +97,16 @@ def read_mimic_reports(
     return usable
 
 
-def with_enough_concepts(
-    reports: Sequence[Report], triplets: pd.DataFrame, minimum: int = MINIMUM_CONCEPTS
-) -> list[Report]:
-    """The paper's filter (4.1.1): reports that mention at least `minimum` distinct concepts.
+def with_enough_concepts(reports: Sequence[Report], triplets: pd.DataFrame) -> list[Report]:
+    """The paper's filter (4.1.1): reports that mention at least two distinct concepts.
 
     A mention counts whatever its assertion. That no report passes is an `InputError`.
     """
     counts = triplets.groupby("report_id")["concept"].nunique()
-    kept = [report for report in reports if counts.get(report.report_id, 0) >= minimum]
+    kept = [report for report in reports if counts.get(report.report_id, 0) >= MINIMUM_CONCEPTS]
     if not kept:
         raise InputError(
-            f"none of {len(reports)} reports mentions {minimum} concepts",
+            f"none of {len(reports)} reports mentions {MINIMUM_CONCEPTS} concepts",
             "Check that they are chest radiograph reports with FINDINGS or IMPRESSION.",
         )
     return kept

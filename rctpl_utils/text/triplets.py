@@ -1,15 +1,14 @@
 """Triplets (concept, location, positive) and the report-level labels made from them (Eq. 1)."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from operator import attrgetter
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from rctpl_utils.errors import InputError
-from rctpl_utils.text.reports import Report
 from rctpl_utils.vocabulary import with_parents
 
 Assertion = Literal["present", "absent", "uncertain"]
@@ -32,16 +31,6 @@ class Triplet:
     start: int
     end: int
     extractor: str
-
-
-class Extractor(Protocol):
-    """What turns reports into triplets: `SpacyExtractor`, `RadGraphExtractor`."""
-
-    name: str
-
-    def extract(self, reports: Iterable[Report]) -> Iterator[Triplet]:
-        """Yield the triplets of each report, report by report."""
-        ...
 
 
 def triplets_frame(triplets: Iterable[Triplet]) -> pd.DataFrame:

@@ -15,8 +15,9 @@ import pandas as pd
 
 from rctpl_utils.datasets.openi import OpenIReport, mesh_findings, openi_archive, read_openi
 from rctpl_utils.errors import InputError
+from rctpl_utils.text.concepts.spacy_extractor import SpacyExtractor
 from rctpl_utils.text.reports import Report
-from rctpl_utils.text.triplets import Extractor, triplets_frame
+from rctpl_utils.text.triplets import triplets_frame
 from rctpl_utils.vocabulary import CONCEPTS, split_location
 
 # MeSH's codes are coarser: no mid zone (coders took the middle lobe, on the left the lingula), no
@@ -30,7 +31,7 @@ def development_half(uid: str) -> bool:
     return hashlib.sha256(uid.encode()).digest()[0] % 2 == 0
 
 
-def extract_openi(extractor: Extractor, reports: Iterable[OpenIReport]) -> pd.DataFrame:
+def extract_openi(extractor: SpacyExtractor, reports: Iterable[OpenIReport]) -> pd.DataFrame:
     """Triplets of Open-I reports, `report_id` their uid; reports without text give none."""
     plain = (Report(r.uid, r.uid, r.findings, r.impression, "test") for r in reports)
     return triplets_frame(extractor.extract(report for report in plain if report.text))
@@ -53,15 +54,11 @@ def extraction_scores(triplets: pd.DataFrame, reports: Sequence[OpenIReport]) ->
     """
     if not reports:
         raise InputError("no report to score", "Give the Open-I reports of one half.")
-    rows = [
-        {"task": task, **row}
-        for task, gold, predicted in (
-            ("concept", gold_concepts(reports), predicted_concepts(triplets)),
-            ("located concept", gold_located(reports), predicted_located(triplets)),
-        )
-        for row in _scores(gold, predicted)
+    tables = [
+        _scores("concept", gold_concepts(reports), predicted_concepts(triplets)),
+        _scores("located concept", gold_located(reports), predicted_located(triplets)),
     ]
-    return pd.DataFrame(rows)[["concept", "task", "precision", "recall", "f1", "support"]]
+    return pd.concat(tables, ignore_index=True)
 
 
 def gold_concepts(reports: Iterable[OpenIReport]) -> Items:
@@ -137,8 +134,8 @@ def _precise(items: Iterable[tuple]) -> set[tuple]:
     }
 
 
-def _scores(gold: Items, predicted: Items) -> list[dict]:
-    """Counts over the gold's reports, a row a concept that occurs, then `micro`."""
+def _scores(task: str, gold: Items, predicted: Items) -> pd.DataFrame:
+    """Scores over the gold's reports, a row a concept that occurs, then `micro`."""
     hits, wanted, given = Counter(), Counter(), Counter()
     for uid, items in gold.items():
         said = predicted.get(uid, set())
@@ -146,12 +143,9 @@ def _scores(gold: Items, predicted: Items) -> list[dict]:
         given.update(item[0] for item in said)
         hits.update(item[0] for item in items & said)
     names = [name for name in CONCEPTS if wanted[name] or given[name]]
-    rows = [_row(name, hits[name], given[name], wanted[name]) for name in names]
-    return [*rows, _row("micro", hits.total(), given.total(), wanted.total())]
-
-
-def _row(name: str, hits: int, given: int, wanted: int) -> dict:
-    precision = hits / given if given else float("nan")
-    recall = hits / wanted if wanted else float("nan")
-    f1 = 2 * hits / (given + wanted) if given + wanted else float("nan")
-    return {"concept": name, "precision": precision, "recall": recall, "f1": f1, "support": wanted}
+    rows = pd.DataFrame({"concept": [*names, "micro"], "task": task})
+    hit, say, want = (
+        pd.Series([*(each[name] for name in names), each.total()]) for each in (hits, given, wanted)
+    )
+    scores = {"precision": hit / say, "recall": hit / want, "f1": 2 * hit / (say + want)}
+    return rows.assign(**scores, support=want)

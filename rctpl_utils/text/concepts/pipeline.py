@@ -216,7 +216,7 @@ def _place_patterns(vocabulary: Vocabulary) -> Iterator[dict]:
     labeled = {}
     for side, phrases in vocabulary.sides.items():
         labeled[f"{side}||"] = phrases
-    for place in vocabulary.places:
+    for place in vocabulary.places.values():
         labeled[f"|{place.name}|"] = place.phrases
         labeled[f"|{place.name}|both"] = place.both_sides
     fused = [(f"{side}|{place}|", [phrase]) for phrase, (side, place) in vocabulary.fused.items()]

@@ -82,7 +82,7 @@ def location_names(concept: str, sites: Sequence[Site], vocabulary: Vocabulary) 
     wanted = "bone" if concept == "Fracture" else "lung"
     names: dict[str, None] = {}
     for site in sites:
-        place = vocabulary.place(site.place) if site.place else None
+        place = vocabulary.places[site.place] if site.place else None
         side = site.side or ("bilateral" if site.both else None)
         if place is not None and place.kind == "organ":
             continue

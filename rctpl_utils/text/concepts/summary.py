@@ -13,7 +13,7 @@ from rctpl_utils.given_files import child
 from rctpl_utils.text.concepts.radgraph import RadGraphExtractor
 from rctpl_utils.text.concepts.spacy_extractor import SpacyExtractor
 from rctpl_utils.text.reports import Report
-from rctpl_utils.text.triplets import MERGE_ORDER, Extractor, merge_mentions, triplets_frame
+from rctpl_utils.text.triplets import MERGE_ORDER, merge_mentions, triplets_frame
 from rctpl_utils.vocabulary import CONCEPTS
 
 RADGRAPH_FILE = "MIMIC-CXR_graphs.json"
@@ -21,6 +21,7 @@ EXAMPLES, LONGEST = 8, 90  # triplets that are shown, characters of a quoted sen
 _COLORS = ("#0072B2", "#56B4E9", "#E69F00")  # Okabe-Ito: present, absent, uncertain
 _UNMENTIONED = "unmentioned"
 _COUNTS = ("both", "first_only", "second_only", "neither")
+Extractor = SpacyExtractor | RadGraphExtractor
 
 
 def choose_extractor(root: Path) -> Extractor:
