@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rctpl_utils.encoders.base import Encoder, per_encoder
+from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.encoders.features import text_features
 from rctpl_utils.prompts.corpus import TextCorpus
 from rctpl_utils.text.knowledge import Knowledge, describe_triplets
@@ -73,18 +73,3 @@ def description_features(
     encoded = np.asarray(text_features(encoder, list(place), folder))
     means = np.stack([encoded[[place[text] for text in each]].mean(axis=0) for each in lists])
     return means / np.linalg.norm(means, axis=1, keepdims=True)
-
-
-def build_corpora(
-    encoders: Sequence[Encoder],
-    reports: list[Report],
-    triplets: pd.DataFrame,
-    concepts: tuple[str, ...],
-    folder: Path,
-    absent: bool = True,
-) -> tuple[TextCorpus, ...]:
-    """`build_corpus` in the features of each seed's encoder."""
-    return per_encoder(
-        encoders,
-        lambda each: build_corpus(each, reports, triplets, concepts, folder, absent=absent),
-    )

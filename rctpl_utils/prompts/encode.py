@@ -17,14 +17,14 @@ import pandas as pd
 from rctpl_utils.datasets import DATASETS, present_datasets
 from rctpl_utils.datasets.availability import REPORTS, has_training_films
 from rctpl_utils.datasets.splits import open_split
-from rctpl_utils.encoders.base import Encoder
+from rctpl_utils.encoders.base import Encoder, per_encoder
 from rctpl_utils.encoders.features import image_features
 from rctpl_utils.encoders.loading import load_encoders
 from rctpl_utils.encoders.parallel_training import processes
 from rctpl_utils.errors import InputError
 from rctpl_utils.options import add_run_options, command, run_of
 from rctpl_utils.prompts.corpus import TextCorpus
-from rctpl_utils.prompts.corpus_building import build_corpora
+from rctpl_utils.prompts.corpus_building import build_corpus
 from rctpl_utils.text.reports import run_reports, with_enough_concepts
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS
 from rctpl_utils.workspace import Workspace
@@ -45,18 +45,13 @@ def load_corpora(
         raise InputError("no triplets there", "Run notebook 01 first.", file=workspace.triplets)
     triplets = pd.read_parquet(workspace.triplets)
     reports = with_enough_concepts(run_reports(workspace), triplets)
-    training, validation = (
-        build_corpora(
-            encoders,
-            [report for report in reports if report.split == split],
-            triplets,
-            TRAINING_CONCEPTS,
-            workspace.features,
-            absent,
-        )
-        for split in ("train", "validate")
-    )
-    return training, validation
+
+    def corpora(split: str) -> tuple[TextCorpus, ...]:
+        own = [report for report in reports if report.split == split]
+        given = (own, triplets, TRAINING_CONCEPTS, workspace.features)
+        return per_encoder(encoders, lambda each: build_corpus(each, *given, absent=absent))
+
+    return corpora("train"), corpora("validate")
 
 
 def encode(workspace: Workspace, what: Sequence[str]) -> list[str]:

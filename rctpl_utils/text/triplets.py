@@ -1,9 +1,7 @@
 """Triplets (concept, location, positive) and the report-level labels made from them (Eq. 1)."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
-from operator import attrgetter
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,8 +13,7 @@ Assertion = Literal["present", "absent", "uncertain"]
 MERGE_ORDER: tuple[Assertion, ...] = ("present", "absent", "uncertain")  # the first one wins
 
 
-@dataclass(frozen=True)
-class Triplet:
+class Triplet(NamedTuple):
     """One mention: what, where, and whether it is there (paper 3.1.1, Eq. 1).
 
     Concept and location ("left lower lobe", or None) are the vocabulary's; `start` and `end` are
@@ -35,9 +32,7 @@ class Triplet:
 
 def triplets_frame(triplets: Iterable[Triplet]) -> pd.DataFrame:
     """One row a triplet, columns as the fields; an empty frame keeps its columns."""
-    columns = [field.name for field in fields(Triplet)]
-    row = attrgetter(*columns)
-    frame = pd.DataFrame([row(triplet) for triplet in triplets], columns=columns)
+    frame = pd.DataFrame(list(triplets), columns=list(Triplet._fields))
     return frame.astype({"start": "int64", "end": "int64"})
 
 

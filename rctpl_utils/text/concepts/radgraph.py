@@ -93,18 +93,12 @@ class RadGraphExtractor:
             places = [phrase(group) for group in anatomies(entity, entities)]
             modifiers = [e.words for e in entities.values() if modifies(e, entity, entities)]
             concepts, normal = self._namer.name(entity.words, modifiers, places)
+            positive = "absent" if normal else entity.positive
+            span = starts[entity.start], starts[entity.end] - 1
             for concept in concepts:
-                for location in self._namer.locations(concept, places):
-                    yield Triplet(
-                        report_id=report_id,
-                        sentence=_sentence(tokens, entity),
-                        concept=concept,
-                        location=location,
-                        positive="absent" if normal else entity.positive,
-                        start=starts[entity.start],
-                        end=starts[entity.end] - 1,
-                        extractor=self.name,
-                    )
+                said = _sentence(tokens, entity)
+                for place in self._namer.locations(concept, places):
+                    yield Triplet(report_id, said, concept, place, positive, *span, self.name)
 
 
 class _Namer:

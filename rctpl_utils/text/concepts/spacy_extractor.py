@@ -82,17 +82,10 @@ class SpacyExtractor:
             mentions = self._known[text]
             located = [carried if _CARRIED in m.sites else m.sites for m in mentions]
             for mention, sites in zip(mentions, located, strict=True):
-                for place in location_names(mention.concept, sites, self.vocabulary):
-                    yield Triplet(
-                        report_id=report_id,
-                        sentence=text,
-                        concept=mention.concept,
-                        location=place,
-                        positive=mention.positive,
-                        start=start + mention.start,
-                        end=start + mention.end,
-                        extractor=self.name,
-                    )
+                concept, positive = mention.concept, mention.positive
+                span = start + mention.start, start + mention.end
+                for place in location_names(concept, sites, self.vocabulary):
+                    yield Triplet(report_id, text, concept, place, positive, *span, self.name)
             if mentions:
                 carried = next((sites for sites in reversed(located) if sites), ())
 
