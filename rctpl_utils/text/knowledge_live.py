@@ -10,11 +10,11 @@ import os
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote, urlsplit
 
 import requests
@@ -61,6 +61,16 @@ class LiveSourceError(RuntimeError):
     """A live source did not answer as it should; the message says what to do."""
 
 
+class Question(NamedTuple):
+    """What is sent, how the definition is read out of the answer, what else is on record."""
+
+    method: str
+    path: str
+    body: dict | None
+    read: Callable[[Any], str]
+    details: dict[str, str]
+
+
 @dataclass(frozen=True)
 class LiveSource(ABC):
     """What both sources share: the check of the concept, the cache, the bounded request."""
@@ -72,9 +82,8 @@ class LiveSource(ABC):
         """Check the address."""
         parts = urlsplit(self.base_url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise InputError(
-                f"{self.base_url!r} is no web address", "Give one such as https://host."
-            )
+            problem = f"{self.base_url!r} is no web address"
+            raise InputError(problem, "Give one such as https://host.")
 
     def record(self, concept: str) -> dict[str, str]:
         """{"text": the definition, "source": its address, "date": when it was fetched}.
@@ -84,25 +93,23 @@ class LiveSource(ABC):
             LiveSourceError: no usable answer.
         """
         if concept not in DESCRIBED:
-            raise InputError(
-                "only names of concepts may be sent to a live source",
-                f"Choose one of: {', '.join(DESCRIBED)}.",
-            )
-        method, path, body = self._request(concept)
-        kept = self.cache / f"{hash_of(self.base_url, method, path, body)}.json"
+            problem = "only names of concepts may be sent to a live source"
+            raise InputError(problem, f"Choose one of: {', '.join(DESCRIBED)}.")
+        asked = self._question(concept)
+        kept = self.cache / f"{hash_of(self.base_url, *asked[:3])}.json"
         if kept.exists():
             return read_json(kept)
-        answer = self._send(method, path, body)
+        answer = self._send(asked)
         try:
-            text = first_words(self._text(answer))
+            text = first_words(asked.read(answer))
         except (KeyError, IndexError, TypeError, AttributeError) as error:
             raise self._failure(f"its answer lacks the text ({error!r})") from error
         if not text:
             raise self._failure(f"its answer about {concept} is empty")
         today = datetime.now(timezone.utc).date().isoformat()
-        record = {"text": text, "source": f"{self.base_url}{path}", "date": today}
-        write_json(kept, record | self._details(concept))
-        return record | self._details(concept)
+        record = {"text": text, "source": f"{self.base_url}{asked.path}", "date": today}
+        write_json(kept, record | asked.details)
+        return record | asked.details
 
     def knowledge(self, concepts: Iterable[str] = DESCRIBED) -> Knowledge:
         """Ask for each concept, and make a source of the answers like `kb` and `llm`."""
@@ -110,15 +117,7 @@ class LiveSource(ABC):
         return Knowledge.from_texts(type(self).__name__.lower(), records)
 
     @abstractmethod
-    def _request(self, concept: str) -> tuple[str, str, dict | None]:
-        """Return the method, the path and the JSON body of the question."""
-
-    @abstractmethod
-    def _text(self, answer: Any) -> str:
-        """Return the definition out of the decoded answer."""
-
-    def _details(self, concept: str) -> dict[str, str]:
-        return {}
+    def _question(self, concept: str) -> Question: ...
 
     def _headers(self) -> dict[str, str]:
         return {"User-Agent": f"rctpl-companion/{rctpl_utils.__version__} (research; python)"}
@@ -129,12 +128,12 @@ class LiveSource(ABC):
             "no network."
         )
 
-    def _send(self, method: str, path: str, body: dict | None) -> Any:
+    def _send(self, asked: Question) -> Any:
         retry = Retry(
             total=RETRIES,
             backoff_factor=PAUSE,
             status_forcelist=(429, 500, 502, 503, 504),
-            allowed_methods=(method,),
+            allowed_methods=(asked.method,),
             respect_retry_after_header=False,  # a server may ask for hours
             raise_on_status=False,
         )
@@ -144,9 +143,9 @@ class LiveSource(ABC):
                 session.mount(scheme, HTTPAdapter(max_retries=retry))
             try:
                 response = session.request(
-                    method,
-                    f"{self.base_url}{path}",
-                    json=body,
+                    asked.method,
+                    f"{self.base_url}{asked.path}",
+                    json=asked.body,
                     headers=self._headers(),
                     timeout=(CONNECT, READ),
                     stream=True,
@@ -177,16 +176,16 @@ class Wikipedia(LiveSource):
 
     base_url: str = "https://en.wikipedia.org"
 
-    def _request(self, concept: str) -> tuple[str, str, None]:
+    def _question(self, concept: str) -> Question:
         own_name = concept if concept == "COVID-19" else concept.capitalize()
-        title = ARTICLES.get(concept, own_name).replace(" ", "_")
-        return "GET", f"/api/rest_v1/page/summary/{quote(title, safe='')}", None
-
-    def _text(self, answer: Any) -> str:
-        return definition(answer["extract"])
-
-    def _details(self, concept: str) -> dict[str, str]:
-        return {"license": "CC BY-SA 4.0"}
+        title = quote(ARTICLES.get(concept, own_name).replace(" ", "_"), safe="")
+        return Question(
+            "GET",
+            f"/api/rest_v1/page/summary/{title}",
+            None,
+            lambda answer: definition(answer["extract"]),
+            {"license": "CC BY-SA 4.0"},
+        )
 
 
 @dataclass(frozen=True)
@@ -208,16 +207,16 @@ class ChatModel(LiveSource):
         if self.api_key and parts.scheme != "https" and parts.hostname not in _LOCAL:
             raise InputError("the key would travel in clear text", "Use an https address.")
 
-    def _request(self, concept: str) -> tuple[str, str, dict]:
-        message = {"role": "user", "content": PROMPT.format(concept=concept)}
-        body = {"model": self.model, "messages": [message], "temperature": 0, "max_tokens": 200}
-        return "POST", "/v1/chat/completions", body
-
-    def _text(self, answer: Any) -> str:
-        return answer["choices"][0]["message"]["content"]
-
-    def _details(self, concept: str) -> dict[str, str]:
-        return {"model": self.model, "prompt": PROMPT.format(concept=concept)}
+    def _question(self, concept: str) -> Question:
+        prompt = PROMPT.format(concept=concept)
+        message = {"role": "user", "content": prompt}
+        return Question(
+            "POST",
+            "/v1/chat/completions",
+            {"model": self.model, "messages": [message], "temperature": 0, "max_tokens": 200},
+            lambda answer: answer["choices"][0]["message"]["content"],
+            {"model": self.model, "prompt": prompt},
+        )
 
     def _headers(self) -> dict[str, str]:
         key = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
