@@ -24,33 +24,13 @@ REPORT = "Large left pleural effusion in this patient, seen on the prior study."
 EXTRACT = "Pneumonia is an infection of the lung. It has many causes."
 
 
-class Server(ThreadingHTTPServer):
-    """Answers every request with `answers`' next (status, body), the last one again and again."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.requests: list[dict] = []
-        self.answers: list[tuple[int, bytes]] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-    def answer(self, value, status: int = 200) -> None:
-        body = value if isinstance(value, bytes) else json.dumps(value).encode()
-        self.answers.append((status, body))
-
-
 class Handler(BaseHTTPRequestHandler):
-    """Records what arrives."""
+    """Records what arrives; answers with the next (status, body), the last one again and again."""
 
     def do_GET(self) -> None:
-        size = int(self.headers.get("Content-Length", 0))
-        body = self.rfile.read(size).decode()
-        record = {"method": self.command, "path": self.path, "body": body}
-        self.server.requests.append(record | {"headers": dict(self.headers)})
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
+        arrived = {"method": self.command, "path": self.path, "headers": dict(self.headers)}
+        self.server.requests.append(arrived | {"body": body})
         answers = self.server.answers
         status, content = answers.pop(0) if len(answers) > 1 else answers[0]
         if status == 0:  # never answer
@@ -67,13 +47,25 @@ class Handler(BaseHTTPRequestHandler):
         """Stay quiet."""
 
 
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.requests, self.answers, self.silence = [], [], threading.Event()
+
+    def answer(self, value, status: int = 200) -> None:
+        body = value if isinstance(value, bytes) else json.dumps(value).encode()
+        self.answers.append((status, body))
+
+
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     for name, value in {"CONNECT": 1, "READ": 1, "TOTAL": 2, "PAUSE": 0}.items():
         monkeypatch.setattr(knowledge_live, name, value)
     running = Server()
-    running.silence = threading.Event()
     thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield running
@@ -122,16 +114,13 @@ def test_a_chat_model_is_asked_with_the_documented_prompt(server, tmp_path):
     assert "secret" not in repr(chat(server, tmp_path, api_key="secret"))
 
 
-@pytest.mark.parametrize("kind", ["wikipedia", "chat"])
 @pytest.mark.parametrize("text", [REPORT, "Mass " + REPORT, "mass", "", "Mass\n"])
-def test_report_text_never_reaches_a_live_source(server, tmp_path, kind, text):
+def test_report_text_never_reaches_a_live_source(server, tmp_path, text):
     server.answer({"extract": EXTRACT})
-    wikipedia = Wikipedia(tmp_path, server.url)
-    source = wikipedia if kind == "wikipedia" else chat(server, tmp_path)
-    with pytest.raises(InputError, match="only names of concepts may be sent"):
-        source.record(text)
-    with pytest.raises(InputError, match="only names of concepts may be sent"):
-        source.knowledge([text])
+    for source in (Wikipedia(tmp_path, server.url), chat(server, tmp_path)):
+        for ask in (source.record, lambda text, source=source: source.knowledge([text])):
+            with pytest.raises(InputError, match="only names of concepts may be sent"):
+                ask(text)
     assert server.requests == []
     assert list(tmp_path.iterdir()) == []
 
