@@ -55,13 +55,9 @@ def load_corpora(
 
 
 def encode(workspace: Workspace, what: Sequence[str]) -> list[str]:
-    """Encode the named things, or all that is there.
+    """Encode the named things, or all that is there; a line a thing says what was done.
 
-    Returns:
-        a line a thing: what was encoded, what is absent.
-
-    Raises:
-        InputError: an unknown name; a data set that was named and is absent.
+    An unknown name, and a data set that was named and is absent, is an `InputError`.
     """
     unknown = sorted(set(what) - {TEXTS, *DATASETS})
     if unknown:

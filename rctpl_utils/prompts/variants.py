@@ -1,8 +1,4 @@
-"""RC-TPL and RC-TPL+ as a run learns them, and their rows of Table 1 with the hand-written ones.
-
-A run's prompts are one file a variant and seed, `prompts/<variant>-<seed>.safetensors`, kept by
-content.
-"""
+"""RC-TPL and RC-TPL+ as a run learns them, and their rows of Table 1 with the hand-written ones."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -46,8 +42,7 @@ def learn_rctpl(
 ) -> tuple[dict[int, Prompts], pd.DataFrame]:
     """The paper's method, one run a seed: Eq. 9 and nothing else.
 
-    `encoders` are one a seed of the profile, the corpora their features of the same reports. This
-    and `learn_rctpl_plus` return what `learn_all` does.
+    `encoders` are one a seed of the profile, the corpora their features of the same reports.
     """
     runs = (workspace, encoders, corpora, validation)
     return _learn(*runs, VARIANTS[0], code_of(training), lambda encoder: {})
@@ -115,12 +110,9 @@ def learn_all(
 ) -> tuple[dict[int, Prompts], pd.DataFrame]:
     """Learn a variant's prompts for every seed of the profile, or read those that are current.
 
-    Args:
-        variant: names the files.
-        corpora: the training corpus in each encoder's features.
-        key: a hash of all that the result depends on besides corpus, encoder and seed: settings
-            and the code that learns (`code_hash.code_of`).
-        unseen: how a class that no training report names is asked for (`Prompts.embed`).
+    `key` is a hash of all that the result depends on besides corpus, encoder and seed: settings and
+    the code that learns (`code_hash.code_of`). `unseen` says how a class that no training report
+    names is asked for (`Prompts.embed`).
 
     Returns:
         prompts by seed, and the learning curves with columns variant, seed, epoch and losses.

@@ -30,19 +30,12 @@ _STATUS = {"present": "", "absent": " Not present.", "uncertain": " Possibly pre
 
 @dataclass(frozen=True)
 class Knowledge:
-    """One source of knowledge.
-
-    Attributes:
-        opening: concept -> the first sentence of its descriptions.
-        records: concept -> where the text comes from; empty for `general` and `none`.
-        looks: concept -> its visual attributes, a short phrase each; concepts that have none are
-            read by their opening.
-    """
+    """One source of knowledge, by concept."""
 
     source: str
-    opening: Mapping[str, str]
-    records: Mapping[str, Mapping[str, str]]
-    looks: Mapping[str, tuple[str, ...]]
+    opening: Mapping[str, str]  # the first sentence of its descriptions
+    records: Mapping[str, Mapping[str, str]]  # where it is from; none for `general` and `none`
+    looks: Mapping[str, tuple[str, ...]]  # visual attributes; without, it is read by its opening
 
     @classmethod
     def load(cls, source: str = "kb") -> "Knowledge":
@@ -116,9 +109,6 @@ def describe_triplets(
             the order of the triplets: text_id (its row number), text (for readers), sentences
             (for the encoder), concept, location, positive, source, triplets (how many share it).
         mapping: the distinct pairs report_id, text_id, in the order of the triplets.
-
-    Raises:
-        InputError: a column that is absent, an unknown concept or status.
     """
     knowledge = Knowledge.load(source) if isinstance(source, str) else source
     missing = {"report_id", "concept", "location", "positive"} - set(triplets.columns)

@@ -23,11 +23,8 @@ def read_reports(
 
     Without a column `split`, 20 % of the patients (by a hash) are for validation, and the rest is
     for training, since prompts are learned from reports. `skip_bad` leaves bad rows out instead of
-    raising; `skipped` takes them.
-
-    Raises:
-        InputError: no table, an absent column, a blank cell, a report that is listed twice, a text
-            without findings and impression, an unknown split or a patient in two.
+    raising: with a blank cell, a report that is listed twice, a text without findings and
+    impression, an unknown split or a patient in two; `skipped` takes them.
     """
     file, screen = Path(file), Screen(skip_bad)
     with own_cure():

@@ -57,9 +57,6 @@ def read_mimic_reports(
     left out; their numbers are logged as a warning. Errors are a file that cannot be read, a
     patient in two splits, a row without its file: `skip_bad` leaves them all out, `allow_partial`
     the last, and `skipped` takes what was left out.
-
-    Raises:
-        InputError: these; no tree, no table or a damaged one, no usable report at all.
     """
     root, skipped = Path(root), [] if skipped is None else skipped
     screen = Screen(skip_bad)

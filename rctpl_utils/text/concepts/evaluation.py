@@ -45,12 +45,8 @@ def held_out_reports() -> list[OpenIReport]:
 def extraction_scores(triplets: pd.DataFrame, reports: Sequence[OpenIReport]) -> pd.DataFrame:
     """Scores a concept and micro-averaged, for concepts and for located concepts.
 
-    Columns: concept, task ("concept", "located concept"), precision, recall, f1, support (the
-    number of gold items). A located item is (concept, side, zone) with a side or a zone, exact
-    in all three.
-
-    Raises:
-        InputError: no report.
+    Support is the number of gold items. A located item is (concept, side, zone) with a side or a
+    zone, exact in all three.
     """
     if not reports:
         raise InputError("no report to score", "Give the Open-I reports of one half.")

@@ -38,11 +38,7 @@ class Entity:
 def parse_graph(
     report_id: str, graph: dict, file: Path | None = None
 ) -> tuple[str, dict[str, Entity]]:
-    """A report's text and its entities by identifier; `file` is for errors only.
-
-    Raises:
-        InputError: a missing field, an unknown label, a relation to nowhere.
-    """
+    """A report's text and its entities by identifier; `file` is for errors only."""
     where = {"file": file, "row": report_id}
     try:
         text, raw = graph["text"], graph["entities"]

@@ -17,10 +17,8 @@ _NO_SPACE = re.compile(r"\S")
 def stream_objects(path: str | Path, block: int = _BLOCK) -> Iterator[tuple[str, dict]]:
     """Stream the (key, object) pairs of a JSON object, or of several in a row (JSON lines).
 
-    Memory holds one pair and one block, of `block` characters. The file may be packed (`opened`).
-
-    Raises:
-        InputError: a file that is absent, or other than whole JSON objects of objects.
+    Memory holds one pair and one block, of `block` characters. The file may be packed (`opened`);
+    one that is absent, or other than whole JSON objects of objects, is an `InputError`.
     """
     path = Path(path)
     try:

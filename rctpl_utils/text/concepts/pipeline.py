@@ -115,9 +115,9 @@ def _add_places(nlp: Language, vocabulary: Vocabulary) -> None:
     nlp.add_pipe("span_ruler", config=config).add_patterns(list(_place_patterns(vocabulary)))
 
 
-def concepts_of(mention: Span) -> tuple[str, ...]:
+def concepts_of(mention: Span) -> list[str]:
     """The concepts that a mention names: most name one, "hydropneumothorax" two."""
-    return () if mention.label_ == IGNORED else tuple(mention.label_.split(_JOIN))
+    return mention.label_.split(_JOIN)
 
 
 def assertion_of(mention: Span) -> Assertion:

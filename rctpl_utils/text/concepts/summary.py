@@ -46,17 +46,10 @@ def agreement(
     """How far the triplets of two extractors agree on reports that both have read.
 
     Mentions merge first (present > absent > uncertain). Agreement is no accuracy: both may err
-    alike.
-
-    Returns:
-        one row a concept that either finds, in the vocabulary's order, columns:
-        both, first_only, second_only, neither: reports in which it is present to both, to one
-        extractor, to none; kappa: Cohen's kappa of present against not present;
-        kappa_assertion: the same of present, absent, uncertain and unmentioned; same_location:
-        the share of `both` in which the locations of its present mentions are the same set.
-
-    Raises:
-        InputError: no report in common.
+    alike. One row a concept that either finds, columns: both, first_only, second_only, neither:
+    reports in which it is present to both, to one, to none; kappa: Cohen's kappa of present against
+    not present; kappa_assertion: the same of present, absent, uncertain and unmentioned;
+    same_location: the share of `both` in which its present mentions lie at the same set of places.
     """
     if not (chosen := sorted(set(report_ids))):
         raise InputError(
