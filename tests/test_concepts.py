@@ -1,16 +1,30 @@
-"""Extraction beyond single sentences, and what is made of triplets: labels, counts, examples."""
+"""Extraction beyond single sentences; what is made of triplets: labels, counts, scores."""
+
+import math
 
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import cohen_kappa_score, precision_recall_fscore_support
 
+from rctpl_utils.datasets.openi import OpenIReport
 from rctpl_utils.errors import InputError
 from rctpl_utils.text.concepts import spacy_extractor
+from rctpl_utils.text.concepts.evaluation import (
+    common_errors,
+    development_half,
+    extract_openi,
+    extraction_scores,
+    gold_located,
+    predicted_located,
+)
 from rctpl_utils.text.concepts.spacy_extractor import SpacyExtractor, read_state
 from rctpl_utils.text.concepts.summary import (
+    agreement,
     choose_extractor,
+    cohen_kappa,
     example_triplets,
     mention_counts,
     mention_figure,
@@ -101,31 +115,33 @@ def test_a_state_is_read_after_its_subject(words, expected):
     assert read_state(words.split(), 0, frame) == expected
 
 
-def triplets(*rows):
+def frame(*rows):
+    """Triplets from (report, concept, location, positive)."""
     return triplets_frame(
-        Triplet(rid, "x", concept, None, positive, 0, 1, "test") for rid, concept, positive in rows
+        Triplet(report_id, f"About {concept}.", concept, location, positive, 0, 1, "test")
+        for report_id, concept, location, positive in rows
     )
 
 
 def test_mentions_merge_present_then_absent_then_uncertain():
-    rows = [("a", "uncertain"), ("a", "present"), ("a", "absent"), ("b", "uncertain")]
-    rows += [("b", "absent"), ("c", "uncertain")]
-    merged = merge_mentions(triplets(*((rid, "Edema", positive) for rid, positive in rows)))
+    said = {"a": ("uncertain", "present", "absent"), "b": ("uncertain", "absent")}
+    said["c"] = ("uncertain",)
+    merged = merge_mentions(frame(*((r, "Edema", None, p) for r in said for p in said[r])))
     expected = {"a": "present", "b": "absent", "c": "uncertain"}
     assert merged.droplevel("concept").to_dict() == expected
     with pytest.raises(InputError, match="maybe"):
-        merge_mentions(triplets(("a", "Edema", "maybe")))
+        merge_mentions(frame(("a", "Edema", None, "maybe")))
 
 
 def test_labels_close_upwards_and_keep_uncertain_apart():
     concepts = ["Lung Opacity", "Lung Lesion", "Mass", "Pneumonia", "Hernia"]
     labels = report_labels(
-        triplets(
-            ("a", "Mass", "present"),
-            ("a", "Pneumonia", "uncertain"),
-            ("a", "Hernia", "absent"),
-            ("b", "Pneumonia", "uncertain"),
-            ("other", "Mass", "present"),
+        frame(
+            ("a", "Mass", None, "present"),
+            ("a", "Pneumonia", None, "uncertain"),
+            ("a", "Hernia", None, "absent"),
+            ("b", "Pneumonia", None, "uncertain"),
+            ("other", "Mass", None, "present"),
         ),
         ["a", "b", "c"],
         concepts,
@@ -136,10 +152,10 @@ def test_labels_close_upwards_and_keep_uncertain_apart():
 
 
 def test_an_empty_frame_keeps_its_columns(tmp_path):
-    frame = triplets_frame([])
-    assert list(frame.columns)[:3] == ["report_id", "sentence", "concept"]
-    assert report_labels(frame, ["a"], ["Edema"]).to_numpy() == [[0]]
-    frame.to_parquet(tmp_path / "t.parquet")
+    empty = triplets_frame([])
+    assert list(empty.columns)[:3] == ["report_id", "sentence", "concept"]
+    assert report_labels(empty, ["a"], ["Edema"]).to_numpy() == [[0]]
+    empty.to_parquet(tmp_path / "t.parquet")
     assert len(pd.read_parquet(tmp_path / "t.parquet")) == 0
 
 
@@ -148,22 +164,171 @@ def test_examples_and_counts():
         report("Left basilar opacity.", "No effusion.", 1),
         report("Left basilar opacity. Right apical nodule.", "No effusion.", 2),
     ]
-    frame = triplets_frame(EXTRACTOR.extract(reports))
-    assert mention_counts(frame).to_dict("index") == {
+    found = triplets_frame(EXTRACTOR.extract(reports))
+    assert mention_counts(found).to_dict("index") == {
         "Lung Opacity": {"present": 2, "absent": 0, "uncertain": 0},
         "Pleural Effusion": {"present": 0, "absent": 2, "uncertain": 0},
         "Nodule": {"present": 1, "absent": 0, "uncertain": 0},
     }
-    examples = example_triplets(frame, pd.Series({"s2": "CXR9"}))
+    examples = example_triplets(found, pd.Series({"s2": "CXR9"}))
     assert examples.values.tolist() == [
         ["Left basilar opacity.", "Lung Opacity", "left base", "present", "CXR9"],
         ["Right apical nodule.", "Nodule", "right apex", "present", "CXR9"],
     ]
-    assert example_triplets(frame, pd.Series(dtype=str)).empty
-    assert len(mention_figure(mention_counts(frame)).axes[0].patches) == 9  # 3 concepts x 3
+    assert example_triplets(found, pd.Series(dtype=str)).empty
+    assert len(mention_figure(mention_counts(found)).axes[0].patches) == 9  # 3 concepts x 3
 
 
 def test_radgraph_is_read_where_it_lies(tmp_path):
     assert choose_extractor(tmp_path).name == "spacy"
     (tmp_path / "MIMIC-CXR_graphs.json").write_text("{}")
     assert choose_extractor(tmp_path).name == "radgraph"
+
+
+FIRST = frame(
+    ("s1", "Edema", None, "present"),
+    ("s1", "Edema", None, "absent"),  # merges to present
+    ("s2", "Edema", "left base", "present"),
+    ("s3", "Edema", None, "absent"),
+    ("s1", "Mass", None, "present"),
+)
+SECOND = frame(
+    ("s1", "Edema", None, "present"),
+    ("s2", "Edema", "right base", "present"),
+    ("s3", "Edema", None, "present"),
+    ("s4", "Edema", None, "uncertain"),
+)
+
+
+def test_agreement_by_hand():
+    table = agreement(FIRST, SECOND, ["s1", "s2", "s3", "s4", "s5"])
+    assert table.index.tolist() == ["Edema", "Mass"]
+    counts = ["both", "first_only", "second_only", "neither"]
+    assert table.loc["Edema", counts].tolist() == [2, 0, 1, 2]
+    assert table.loc["Mass", counts].tolist() == [0, 1, 0, 4]
+    # Edema: observed 4/5; expected (2 * 3 + 3 * 2) / 25
+    assert table.loc["Edema", "kappa"] == pytest.approx((0.8 - 0.48) / 0.52)
+    said = [["p", "p", "a", "n", "n"], ["p", "p", "p", "u", "n"]]
+    assert table.loc["Edema", "kappa_assertion"] == pytest.approx(cohen_kappa_score(*said))
+    assert table.loc["Edema", "same_location"] == 0.5 and np.isnan(table["same_location"]["Mass"])
+
+    table = agreement(FIRST, FIRST, ["s1", "s2", "s3"])
+    assert (table[["first_only", "second_only"]] == 0).all(axis=None)
+    assert table["kappa"].tolist() == [1, 1] and table["kappa_assertion"].tolist() == [1, 1]
+    assert table["same_location"].tolist() == [1, 1]
+    assert np.isnan(agreement(FIRST, FIRST, ["s1"])["kappa"]).all()
+    with pytest.raises(InputError, match="no report that both"):
+        agreement(FIRST, SECOND, [])
+
+
+@given(st.lists(st.tuples(st.sampled_from("paun"), st.sampled_from("paun")), min_size=2))
+@settings(max_examples=60)
+def test_kappa_is_scikit_learns(pairs):
+    first, second = zip(*pairs, strict=True)
+    counts = pd.crosstab(pd.Series(first), pd.Series(second))
+    counts = counts.reindex(index=list("paun"), columns=list("paun"), fill_value=0).to_numpy()
+    if len(set(first) | set(second)) == 1:
+        assert np.isnan(cohen_kappa(counts))
+    else:
+        assert cohen_kappa(counts) == pytest.approx(cohen_kappa_score(first, second))
+
+
+# --- against the human codes of Open-I
+
+
+def coded(number, *codes, findings=""):
+    return OpenIReport(f"CXR{number}", findings, "", "", "", codes)
+
+
+REPORTS = [
+    coded(1, "Cardiomegaly/mild", "Opacity/lung/base/left"),
+    coded(2, "Cardiomegaly", "Pleural Effusion/bilateral"),
+    coded(3, "normal"),
+]
+TRIPLETS = frame(
+    ("CXR1", "Cardiomegaly", None, "present"),
+    ("CXR1", "Lung Opacity", "left base", "present"),
+    ("CXR1", "Lung Opacity", "left", "present"),  # implied by the line above
+    ("CXR2", "Cardiomegaly", None, "uncertain"),  # no prediction
+    ("CXR2", "Pleural Effusion", "left", "present"),
+    ("CXR3", "Cardiomegaly", None, "present"),  # spurious
+    ("CXR3", "Edema", None, "absent"),  # no prediction
+    ("CXR9", "Edema", None, "present"),  # a report that is not scored
+)
+
+
+def row(scores, task, concept):
+    chosen = scores[(scores["task"] == task) & (scores["concept"] == concept)]
+    return chosen[["precision", "recall", "f1", "support"]].iloc[0].tolist()
+
+
+def test_hand_computed_scores():
+    scores = extraction_scores(TRIPLETS, REPORTS)
+    assert list(scores.columns) == ["concept", "task", "precision", "recall", "f1", "support"]
+    assert row(scores, "concept", "Cardiomegaly") == [1 / 2, 1 / 2, 1 / 2, 2]
+    assert row(scores, "concept", "Lung Opacity") == [1, 1, 1, 1]
+    assert row(scores, "concept", "micro") == pytest.approx([3 / 4, 3 / 4, 3 / 4, 4])
+    assert row(scores, "located concept", "Pleural Effusion") == pytest.approx([1, 1 / 2, 2 / 3, 2])
+    assert row(scores, "located concept", "micro") == pytest.approx([1, 2 / 3, 4 / 5, 3])
+    assert "Edema" not in set(scores["concept"])
+    precision, *others = row(extraction_scores(frame(), REPORTS), "concept", "Cardiomegaly")
+    assert math.isnan(precision) and others == [0, 0, 2], "it is never predicted"
+    with pytest.raises(InputError, match="no report"):
+        extraction_scores(TRIPLETS, [])
+
+
+NAMES = ("Cardiomegaly", "Consolidation", "Pneumothorax")
+SOME = st.sets(st.sampled_from(NAMES))
+
+
+@given(st.lists(st.tuples(SOME, SOME), min_size=1, max_size=8))
+@settings(max_examples=40)
+def test_scores_equal_scikit_learns(pairs):
+    reports = [coded(n, *sorted(gold)) for n, (gold, _) in enumerate(pairs)]
+    said = frame(
+        *((f"CXR{n}", c, None, "present") for n, (_, given_) in enumerate(pairs) for c in given_)
+    )
+    gold, predicted = (
+        np.array([[name in pair[i] for name in NAMES] for pair in pairs]) for i in (0, 1)
+    )
+    expected = precision_recall_fscore_support(gold, predicted, average="micro", zero_division=0)
+    found = np.nan_to_num(row(extraction_scores(said, reports), "concept", "micro")[:3])
+    np.testing.assert_allclose(found, expected[:3])
+
+
+@pytest.mark.parametrize(
+    ("concept", "location", "items"),
+    [
+        ("Lung Opacity", "left middle zone", {("left", "middle")}),
+        ("Atelectasis", "bilateral bases", {("left", "base"), ("right", "base")}),
+        ("Mass", "right perihilar region", {("right", "hilum")}),
+    ],
+)
+def test_located_items_are_one_a_side_in_the_codes_zones(concept, location, items):
+    found = predicted_located(frame(("CXR1", concept, location, "present")))
+    assert found == {"CXR1": {(concept, *each) for each in items}}
+    lingula = gold_located([coded(1, "Opacity/lung/lingula")])
+    assert lingula == {"CXR1": {("Lung Opacity", "left", "middle")}}
+
+
+def test_errors_are_counted_with_an_example():
+    errors = common_errors(TRIPLETS, REPORTS)
+    assert errors.values.tolist() == [
+        ["missed", "Cardiomegaly", 1, "CXR2", "Cardiomegaly"],
+        ["spurious", "Cardiomegaly", 1, "CXR3", "About Cardiomegaly."],
+    ]
+    assert list(errors.columns) == ["error", "concept", "count", "report_id", "said"]
+    assert len(common_errors(TRIPLETS, REPORTS, top=1)) == 1
+
+
+def test_the_halves_are_fixed():
+    halves = [development_half(f"CXR{n}") for n in range(1, 4000)]
+    assert halves[:6] == [True, True, False, False, False, False]
+    assert 0.47 < sum(halves) / len(halves) < 0.53
+
+
+def test_reports_without_text_give_no_triplets():
+    reports = [coded(1), coded(2, findings="There is a small left effusion.")]
+    triplets = extract_openi(EXTRACTOR, reports)
+    found = triplets[["report_id", "concept", "location"]].values.tolist()
+    assert found == [["CXR2", "Pleural Effusion", "left"]]

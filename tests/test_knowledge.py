@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rctpl_utils.errors import InputError
@@ -177,6 +177,7 @@ rows = st.tuples(
 )
 
 
+@settings(max_examples=50)
 @given(st.lists(rows, min_size=1, max_size=30), st.sampled_from(SOURCES), st.booleans())
 def test_the_frame_agrees_with_one_triplet_at_a_time(some, source, with_location):
     descriptions, mapping = describe_triplets(triplets(*some), source, with_location)

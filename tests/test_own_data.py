@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from weights import save_stand_in
@@ -161,6 +161,7 @@ def shelf(tmp_path_factory) -> Path:
     st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
     st.booleans(),
 )
+@settings(max_examples=50)
 def test_a_table_comes_back_as_it_was_written(shelf, rows, mark, encoding, shuffled):
     table = pd.DataFrame(rows, columns=["patient", "Edema", "COVID-19"])
     table = table.assign(image=[f"films/{k}.png" for k in range(len(rows))], split="test")
@@ -295,19 +296,20 @@ def prompts(encoder, tmp_path_factory) -> Path:
     return Prompts(report, concept, metadata).with_concepts(NEW).save(folder / "p.safetensors")
 
 
-def test_a_folder_becomes_a_table_and_a_page_each(prompts, table, tmp_path, capsys):
+def test_a_folder_becomes_a_table_and_a_page_each(prompts, tmp_path, capsys):
+    films_table(tmp_path, 4)
     folder, out = tmp_path / "films", tmp_path / "pages"
     (folder / "3.jpg").write_bytes(b"no picture")
     (folder / "notes.txt").write_text("no film")
     asked = ["--concepts", "Edema", "Heart Failure", "--prompts", str(prompts)]
     assert main([str(folder), "--output", str(out), "--format", "png", *asked]) == 0
-    assert capsys.readouterr().out.endswith("wrote scores.csv and the pages of 8 of 9 pictures\n")
+    assert capsys.readouterr().out.endswith("wrote scores.csv and the pages of 4 of 5 pictures\n")
     scores = pd.read_csv(out / "scores.csv", keep_default_na=False).set_index("image")
     assert list(scores.columns[-2:]) == ["Edema", "Heart Failure"]
     assert "not a readable image" in scores["problem"]["3.jpg"]
     sound = scores.drop(index="3.jpg")
     assert (sound["problem"] == "").all() and (sound["domain"] == "not measured").all()
-    assert sorted(path.stem for path in out.glob("*.json")) == ["0", "1", "2", "3.png", *"4567"]
+    assert sorted(path.stem for path in out.glob("*.json")) == ["0", "1", "2", "3.png"]
     record = json.loads((out / "0.json").read_text(encoding="utf-8"))
     of = {each["concept"]: each for each in record["findings"]}
     assert of["Heart Failure"]["sentence"] == "Heart Failure refers to a heart that fails."

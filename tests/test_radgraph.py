@@ -3,21 +3,16 @@ import json
 import logging
 import tracemalloc
 
-import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mutations import fuzz, mutated, survives
-from sklearn.metrics import cohen_kappa_score
 
 from rctpl_utils.errors import InputError
 from rctpl_utils.text.concepts.graph import parse_graph
 from rctpl_utils.text.concepts.json_stream import stream_objects
 from rctpl_utils.text.concepts.radgraph import RadGraphExtractor
-from rctpl_utils.text.concepts.summary import agreement, cohen_kappa
 from rctpl_utils.text.reports import Report
-from rctpl_utils.text.triplets import Triplet, triplets_frame
 
 TEXT = "there is a left lower lobe opacity suggestive of pneumonia . no pleural effusion ."
 
@@ -409,59 +404,3 @@ def test_a_large_file_takes_the_memory_of_a_block(tmp_path):
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.5 * peaks[0] and path.stat().st_size > 5 * peaks[1]
-
-
-def frame(*rows):
-    """Triplets from (report, concept, location, positive)."""
-    return triplets_frame(
-        Triplet(report_id, "", concept, location, positive, 0, 1, "x")
-        for report_id, concept, location, positive in rows
-    )
-
-
-FIRST = frame(
-    ("s1", "Edema", None, "present"),
-    ("s1", "Edema", None, "absent"),  # merges to present
-    ("s2", "Edema", "left base", "present"),
-    ("s3", "Edema", None, "absent"),
-    ("s1", "Mass", None, "present"),
-)
-SECOND = frame(
-    ("s1", "Edema", None, "present"),
-    ("s2", "Edema", "right base", "present"),
-    ("s3", "Edema", None, "present"),
-    ("s4", "Edema", None, "uncertain"),
-)
-
-
-def test_agreement_by_hand():
-    table = agreement(FIRST, SECOND, ["s1", "s2", "s3", "s4", "s5"])
-    assert table.index.tolist() == ["Edema", "Mass"]
-    counts = ["both", "first_only", "second_only", "neither"]
-    assert table.loc["Edema", counts].tolist() == [2, 0, 1, 2]
-    assert table.loc["Mass", counts].tolist() == [0, 1, 0, 4]
-    # Edema: observed 4/5; expected (2 * 3 + 3 * 2) / 25
-    assert table.loc["Edema", "kappa"] == pytest.approx((0.8 - 0.48) / 0.52)
-    said = [["p", "p", "a", "n", "n"], ["p", "p", "p", "u", "n"]]
-    assert table.loc["Edema", "kappa_assertion"] == pytest.approx(cohen_kappa_score(*said))
-    assert table.loc["Edema", "same_location"] == 0.5 and np.isnan(table["same_location"]["Mass"])
-
-    table = agreement(FIRST, FIRST, ["s1", "s2", "s3"])
-    assert (table[["first_only", "second_only"]] == 0).all(axis=None)
-    assert table["kappa"].tolist() == [1, 1] and table["kappa_assertion"].tolist() == [1, 1]
-    assert table["same_location"].tolist() == [1, 1]
-    assert np.isnan(agreement(FIRST, FIRST, ["s1"])["kappa"]).all()
-    with pytest.raises(InputError, match="no report that both"):
-        agreement(FIRST, SECOND, [])
-
-
-@given(st.lists(st.tuples(st.sampled_from("paun"), st.sampled_from("paun")), min_size=2))
-@settings(max_examples=60)
-def test_kappa_is_scikit_learns(pairs):
-    first, second = zip(*pairs, strict=True)
-    counts = pd.crosstab(pd.Series(first), pd.Series(second))
-    counts = counts.reindex(index=list("paun"), columns=list("paun"), fill_value=0).to_numpy()
-    if len(set(first) | set(second)) == 1:
-        assert np.isnan(cohen_kappa(counts))
-    else:
-        assert cohen_kappa(counts) == pytest.approx(cohen_kappa_score(first, second))
