@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from mutations import fuzz, mutated, survives
 
 from rctpl_utils.errors import InputError
-from rctpl_utils.text.concepts.graph import parse_graph
 from rctpl_utils.text.concepts.json_stream import stream_objects
-from rctpl_utils.text.concepts.radgraph import RadGraphExtractor
+from rctpl_utils.text.concepts.radgraph import RadGraphExtractor, parse_graph
 from rctpl_utils.text.reports import Report
 
 TEXT = "there is a left lower lobe opacity suggestive of pneumonia . no pleural effusion ."

@@ -17,20 +17,43 @@ order or the other, or one of them. Rules:
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate, product
 from pathlib import Path
 
 from rctpl_utils.errors import InputError
-from rctpl_utils.text.concepts.graph import Entity, anatomies, modifies, parse_graph, phrase
 from rctpl_utils.text.concepts.json_stream import stream_objects
 from rctpl_utils.text.concepts.pipeline import build_places
 from rctpl_utils.text.concepts.sites import combine, location_names, sites_of
 from rctpl_utils.text.reports import Report
-from rctpl_utils.text.triplets import Triplet
+from rctpl_utils.text.triplets import Assertion, Triplet
 from rctpl_utils.vocabulary import Vocabulary, load_vocabulary
 
 _log = logging.getLogger(__name__)
+# Labels are "OBS-DP" in RadGraph 1.0, "Observation::definitely present" in RadGraph-XL, which also
+# knows "Observation::measurement::definitely present".
+_ASSERTIONS: Mapping[str, Assertion] = {
+    "DP": "present",
+    "DA": "absent",
+    "U": "uncertain",
+    "definitely present": "present",
+    "definitely absent": "absent",
+    "uncertain": "uncertain",
+}
+_IS_OBSERVATION = {"OBS": True, "Observation": True, "ANAT": False, "Anatomy": False}
+
+
+@dataclass(frozen=True)
+class _Entity:
+    """An entity over the whitespace tokens [start, end) of its report's text."""
+
+    words: str
+    observation: bool
+    positive: Assertion
+    start: int
+    end: int
+    relations: tuple[tuple[str, str], ...]  # (type, target's identifier)
 
 
 class RadGraphExtractor:
@@ -83,15 +106,15 @@ class RadGraphExtractor:
             _log.warning("%d of %d reports %s", len(named) - len(read), len(named), why)
 
     def _triplets(
-        self, report_id: str, text: str, entities: Mapping[str, Entity]
+        self, report_id: str, text: str, entities: Mapping[str, _Entity]
     ) -> Iterator[Triplet]:
         tokens = text.split()
         starts = [0, *accumulate(len(token) + 1 for token in tokens)]
         for entity in entities.values():
             if not entity.observation:
                 continue
-            places = [phrase(group) for group in anatomies(entity, entities)]
-            modifiers = [e.words for e in entities.values() if modifies(e, entity, entities)]
+            places = [_phrase(group) for group in _anatomies(entity, entities)]
+            modifiers = [e.words for e in entities.values() if _modifies(e, entity, entities)]
             concepts, normal = self._namer.name(entity.words, modifiers, places)
             positive = "absent" if normal else entity.positive
             span = starts[entity.start], starts[entity.end] - 1
@@ -191,8 +214,86 @@ def _letters(text: str) -> str:
     return re.sub(r"[\W_]+", "", text).casefold()
 
 
-def _sentence(tokens: list[str], entity: Entity) -> str:
+def _sentence(tokens: list[str], entity: _Entity) -> str:
     stops = [i for i, token in enumerate(tokens) if token in (".", "?", "!")]
     start = max((i + 1 for i in stops if i < entity.start), default=0)
     end = min((i + 1 for i in stops if i >= entity.end), default=len(tokens))
     return " ".join(tokens[start:end])
+
+
+def parse_graph(
+    report_id: str, graph: dict, file: Path | None = None
+) -> tuple[str, dict[str, _Entity]]:
+    """A report's text and its entities by identifier; `file` is for errors only."""
+    where = {"file": file, "row": report_id}
+    try:
+        text, raw = graph["text"], graph["entities"]
+        tokens = len(text.split())
+        entities = {key: _entity(entity, where) for key, entity in raw.items()}
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise InputError(
+            f"this is no RadGraph output ({type(error).__name__}: {error})",
+            "Each report needs text and entities with tokens, label, start_ix, end_ix, relations.",
+            **where,
+        ) from error
+    for entity in entities.values():
+        if entity.end > tokens or any(t not in entities for _, t in entity.relations):
+            problem = f"entity {entity.words!r} points outside its report"
+            raise InputError(problem, "Fetch the file again.", **where)
+    return text, entities
+
+
+def _entity(raw: dict, where: dict) -> _Entity:
+    label = " ".join(raw["label"].split())
+    parts = label.split("::") if "::" in label else label.split("-")
+    observation, positive = _IS_OBSERVATION.get(parts[0]), _ASSERTIONS.get(parts[-1])
+    if observation is None or positive is None:
+        known = "Known are OBS-DP, OBS-DA, OBS-U, ANAT-DP and RadGraph-XL's long forms."
+        raise InputError(f"unknown RadGraph label {label!r}", known, **where)
+    relations = tuple((str(kind), str(target)) for kind, target in raw["relations"])
+    start, end = int(raw["start_ix"]), int(raw["end_ix"]) + 1  # inclusive in the file
+    if not 0 <= start < end:
+        raise InputError(f"entity {raw['tokens']!r} is empty", "Fetch it again.", **where)
+    return _Entity(raw["tokens"].lower(), observation, positive, start, end, relations)
+
+
+def _modifies(entity: _Entity, target: _Entity, entities: Mapping[str, _Entity]) -> bool:
+    """Whether one entity modifies another one directly."""
+    return any(kind == "modify" and entities[t] is target for kind, t in entity.relations)
+
+
+def _anatomies(entity: _Entity, entities: Mapping[str, _Entity]) -> list[list[_Entity]]:
+    """The anatomies an observation is located at, each with its direct modifiers."""
+    found: list[list[_Entity]] = []
+    for kind, target in entity.relations:
+        if kind != "located_at" or entities[target].observation:
+            continue
+        for path in _paths(entities[target], entities):
+            group = [
+                each
+                for each in entities.values()
+                if not each.observation and (each in path or _modifies(each, path[-1], entities))
+            ]
+            if group not in found:
+                found.append(group)
+    return found
+
+
+def _paths(
+    anatomy: _Entity, entities: Mapping[str, _Entity], below: tuple[_Entity, ...] = ()
+) -> list[tuple[_Entity, ...]]:
+    """From an anatomy over what it modifies up to what modifies no other: one path a head.
+
+    The target of `located_at` may be any word of "left lower lobe", not its head only.
+    """
+    path = (*below, anatomy)
+    above = [entities[target] for kind, target in anatomy.relations if kind == "modify"]
+    above = [each for each in above if not each.observation and each not in path]
+    return [longer for each in above for longer in _paths(each, entities, path)] or [path]
+
+
+def _phrase(entities: Iterable[_Entity]) -> str:
+    """The words of some entities in the order of the text."""
+    return " ".join(entity.words for entity in sorted(entities, key=lambda e: e.start))
