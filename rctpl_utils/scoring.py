@@ -28,15 +28,10 @@ def similarity_maps(local_features: Tensor, class_embeddings: Tensor) -> Tensor:
 
 
 def aggregate(similarities: Tensor, temperature: float, mask: Tensor | None = None) -> Tensor:
-    """p'_i: the softmax-weighted sum over regions (Eq. 8).
+    """p'_i: the softmax-weighted sum over regions (Eq. 8): P, (n, R, L), to (n, L).
 
-    Args:
-        similarities: P, (n, R, L).
-        temperature: tau_c; a small one looks at the best region only, a large one at the mean.
-        mask: (n, R), true where a region exists; an image has all, a report as many as sentences.
-
-    Returns:
-        (n, L).
+    A small temperature tau_c looks at the best region only, a large one at the mean. The mask,
+    (n, R), is true where a region exists: an image has all, a report as many as sentences.
     """
     logits = similarities / temperature
     if mask is not None:
@@ -62,15 +57,11 @@ def fuse(report: Tensor, concept: Tensor) -> Tensor:
 def ranking_loss(scores: Tensor, present: Tensor, absent: Tensor, margin: float) -> Tensor:
     """Eq. 9: the hinge over all (present, absent) pairs, summed a report, averaged over the batch.
 
-    Args:
-        scores: p or p', (n, L).
-        present: c+, (n, L) boolean.
-        absent: c-, (n, L) boolean; a concept in neither (uncertain) takes no part.
-        margin: m, in the unit of the scores.
+    Scores p or p', and c+ and c- (boolean), are (n, L); a concept in neither (uncertain) takes no
+    part. The margin m is in the unit of the scores.
     """
-    hinge = torch.relu(
-        margin - scores.unsqueeze(2) + scores.unsqueeze(1)
-    )  # (n, L present, L absent)
+    # (n, L present, L absent)
+    hinge = torch.relu(margin - scores.unsqueeze(2) + scores.unsqueeze(1))
     pairs = present.unsqueeze(2) & absent.unsqueeze(1)
     return (hinge * pairs).sum(dim=(1, 2)).mean()
 
@@ -81,9 +72,6 @@ def report_ranking_loss(scores: Tensor, present: Tensor, absent: Tensor, margin:
     Eq. 9 compares the classes of one report, so whatever its scores have in common stays free; AUC
     compares reports within a class, and there it decides. Pairs are averaged within a class, then
     over the classes that the batch has pairs of.
-
-    Args:
-        scores, present, absent, margin: as for `ranking_loss`.
     """
     hinge = torch.relu(margin - scores.unsqueeze(1) + scores.unsqueeze(0))  # (n with, n without, L)
     pairs = present.unsqueeze(1) & absent.unsqueeze(0)

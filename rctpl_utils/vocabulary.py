@@ -7,7 +7,7 @@ in reports live in `data/vocabulary.json`, which carries its own version.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from types import MappingProxyType
 
 from rctpl_utils.errors import InputError
@@ -81,21 +81,14 @@ SIDES = ("left", "right", "bilateral")
 
 @dataclass(frozen=True)
 class Place:
-    """An anatomical place without its side.
-
-    Attributes:
-        name, plural: canonical names ("base", "bases").
-        zone: the coarse zone, or None for the whole lung.
-        kind: "lung" or "bone".
-        phrases: what names it; `both_sides`: what names it on both sides unless a side is stated.
-    """
+    """An anatomical place without its side."""
 
     name: str
     plural: str
-    zone: str | None
-    kind: str
+    zone: str | None  # the coarse zone, or None for the whole lung
+    kind: str  # "lung", "bone" or "organ"
     phrases: tuple[str, ...]
-    both_sides: tuple[str, ...]
+    both_sides: tuple[str, ...]  # phrases that name it on both sides unless a side is stated
 
 
 @dataclass(frozen=True)
@@ -114,36 +107,16 @@ class Frame:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What `data/vocabulary.json` holds: phrases in lower case, no patterns.
+    """What `data/vocabulary.json` holds: phrases in lower case, no patterns."""
 
-    Attributes:
-        version: the version of the phrase lists.
-        concepts: canonical concept -> phrases that name it.
-        unlocated: concepts whose place is never stated apart (the heart is where it is).
-        frames: statements that name a concept by an organ's state.
-        ignored: phrases that hold a concept's word but name something else.
-        places: anatomical places; `ignored_places`: phrases that only look like one.
-        sides: side -> phrases.
-        fused: phrase -> (side, place): "bibasilar" is ("bilateral", "base").
-    """
-
-    version: str
     concepts: Mapping[str, tuple[str, ...]]
-    unlocated: frozenset[str]
+    unlocated: frozenset[str]  # concepts whose place is never stated apart (the heart)
     frames: tuple[Frame, ...]
-    ignored: tuple[str, ...]
-    places: tuple[Place, ...]
-    ignored_places: tuple[str, ...]
+    ignored: tuple[str, ...]  # phrases that hold a concept's word but name something else
+    places: Mapping[str, Place]
+    ignored_places: tuple[str, ...]  # phrases that only look like a place
     sides: Mapping[str, tuple[str, ...]]
-    fused: Mapping[str, tuple[str, str]]
-
-    def place(self, name: str) -> Place:
-        """Look a place up by its canonical name."""
-        return self._by_name[name]
-
-    @cached_property
-    def _by_name(self) -> Mapping[str, Place]:
-        return {place.name: place for place in self.places}
+    fused: Mapping[str, tuple[str, str]]  # "bibasilar" is ("bilateral", "base")
 
 
 @cache
@@ -152,12 +125,11 @@ def load_vocabulary() -> Vocabulary:
     raw = read_json(PACKAGE_DATA / "vocabulary.json")
     concepts = raw["concepts"]
     return Vocabulary(
-        version=raw["version"],
         concepts=MappingProxyType({name: tuple(c["phrases"]) for name, c in concepts.items()}),
         unlocated=frozenset(name for name, c in concepts.items() if not c["locatable"]),
         frames=tuple(Frame(**_tuples(frame)) for frame in raw["frames"]),
         ignored=tuple(raw["ignored"]),
-        places=tuple(Place(name=n, **_tuples(place)) for n, place in raw["places"].items()),
+        places={name: Place(name, **_tuples(place)) for name, place in raw["places"].items()},
         ignored_places=tuple(raw["ignored_places"]),
         sides=MappingProxyType({side: tuple(v) for side, v in raw["sides"].items()}),
         fused=MappingProxyType({phrase: tuple(v) for phrase, v in raw["fused"].items()}),
@@ -165,11 +137,7 @@ def load_vocabulary() -> Vocabulary:
 
 
 def with_parents(present: Iterable[str]) -> frozenset[str]:
-    """Close a set of present concepts upwards: `{"Mass"}` gives Mass, Lung Lesion, Lung Opacity.
-
-    Raises:
-        InputError: a name that is no concept.
-    """
+    """Close a set of present concepts upwards: `{"Mass"}` gives Mass, Lung Lesion, Lung Opacity."""
     closed: set[str] = set()
     for concept in present:
         _known(concept)
@@ -181,11 +149,7 @@ def with_parents(present: Iterable[str]) -> frozenset[str]:
 
 
 def prompt_name(concept: str) -> str:
-    """The class name as prompts spell it: lower case, except for COVID-19; "no finding" too.
-
-    Raises:
-        InputError: a name that is neither a concept nor "No Finding".
-    """
+    """The class name as prompts spell it: lower case, except for COVID-19; "no finding" too."""
     if concept != NO_FINDING:
         _known(concept)
     return concept if concept in UNSEEN_CONCEPTS else concept.lower()
@@ -201,10 +165,9 @@ def location_name(side: str | None, place: Place | None) -> str | None:
 
 
 def split_location(location: str | None) -> tuple[str | None, str | None]:
-    """Split a canonical location: "left lower lobe" gives ("left", "lower").
+    """Split a canonical location into side and zone: "left lower lobe" gives ("left", "lower").
 
-    Raises:
-        InputError: a location that the vocabulary does not hold.
+    A location that the vocabulary does not hold is an `InputError`.
     """
     if location is None:
         return None, None
@@ -224,7 +187,7 @@ def split_location(location: str | None) -> tuple[str | None, str | None]:
 
 @cache
 def _zones() -> Mapping[str, str | None]:
-    places = load_vocabulary().places
+    places = load_vocabulary().places.values()
     return {name: place.zone for place in places for name in (place.name, place.plural)}
 
 

@@ -15,11 +15,16 @@ from rctpl_utils.evaluation.bridges import SHARPNESS, bridge_trials, memory_read
 from rctpl_utils.evaluation.modality_gap import energy, gap_table
 from rctpl_utils.profiles import PromptLearning
 from rctpl_utils.prompts import anchors, training
-from rctpl_utils.prompts.contexts import WORDS, name_context, word_context
 from rctpl_utils.prompts.corpus import TextCorpus
 from rctpl_utils.prompts.corpus_building import description_features
-from rctpl_utils.prompts.keepers import MeanOfSteps, NearestTo
 from rctpl_utils.prompts.prompts import Prompts, asked_texts
+from rctpl_utils.prompts.training import (
+    WORDS,
+    MeanOfSteps,
+    NearestTo,
+    name_context,
+    word_context,
+)
 from rctpl_utils.scoring import no_ranking, report_ranking_loss
 from rctpl_utils.text.knowledge import Knowledge
 from rctpl_utils.text.triplets import report_labels

@@ -12,7 +12,6 @@ from rctpl_utils.text import knowledge_live
 from rctpl_utils.text.knowledge import DESCRIBED
 from rctpl_utils.text.knowledge_live import (
     ChatModel,
-    Limits,
     LiveSourceError,
     Wikipedia,
     definition,
@@ -22,37 +21,16 @@ from rctpl_utils.text.knowledge_live import (
 from rctpl_utils.workspace import PACKAGE_DATA
 
 REPORT = "Large left pleural effusion in this patient, seen on the prior study."
-QUICK = Limits(connect=1, read=1, total=2, retries=2, pause=0)
 EXTRACT = "Pneumonia is an infection of the lung. It has many causes."
 
 
-class Server(ThreadingHTTPServer):
-    """Answers every request with `answers`' next (status, body), the last one again and again."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.requests: list[dict] = []
-        self.answers: list[tuple[int, bytes]] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-    def answer(self, value, status: int = 200) -> None:
-        body = value if isinstance(value, bytes) else json.dumps(value).encode()
-        self.answers.append((status, body))
-
-
 class Handler(BaseHTTPRequestHandler):
-    """Records what arrives."""
+    """Records what arrives; answers with the next (status, body), the last one again and again."""
 
     def do_GET(self) -> None:
-        size = int(self.headers.get("Content-Length", 0))
-        body = self.rfile.read(size).decode()
-        record = {"method": self.command, "path": self.path, "body": body}
-        self.server.requests.append(record | {"headers": dict(self.headers)})
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
+        arrived = {"method": self.command, "path": self.path, "headers": dict(self.headers)}
+        self.server.requests.append(arrived | {"body": body})
         answers = self.server.answers
         status, content = answers.pop(0) if len(answers) > 1 else answers[0]
         if status == 0:  # never answer
@@ -69,11 +47,25 @@ class Handler(BaseHTTPRequestHandler):
         """Stay quiet."""
 
 
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.requests, self.answers, self.silence = [], [], threading.Event()
+
+    def answer(self, value, status: int = 200) -> None:
+        body = value if isinstance(value, bytes) else json.dumps(value).encode()
+        self.answers.append((status, body))
+
+
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    for name, value in {"CONNECT": 1, "READ": 1, "TOTAL": 2, "PAUSE": 0}.items():
+        monkeypatch.setattr(knowledge_live, name, value)
     running = Server()
-    running.silence = threading.Event()
     thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield running
@@ -84,21 +76,20 @@ def server(monkeypatch):
 
 
 def chat(server: Server, cache: Path, **more) -> ChatModel:
-    return ChatModel(cache, server.url, limits=QUICK, model="tiny", **more)
+    return ChatModel(cache, server.url, model="tiny", **more)
 
 
 def test_wikipedia_is_asked_for_the_article_and_its_answer_kept(server, tmp_path):
     server.answer({"extract": EXTRACT})
-    source = Wikipedia(tmp_path, server.url, QUICK)
+    source = Wikipedia(tmp_path, server.url)
     record = source.record("Pneumonia")
     assert record["text"] == "an infection of the lung"
     assert record["source"] == f"{server.url}/api/rest_v1/page/summary/Pneumonia"
     assert source.record("Pneumonia") == record
-    assert Wikipedia(tmp_path, server.url, QUICK).record("Pneumonia") == record
-    assert [request["path"] for request in server.requests] == [
-        "/api/rest_v1/page/summary/Pneumonia"
-    ]
-    assert "rctpl-companion" in server.requests[0]["headers"]["User-Agent"]
+    assert Wikipedia(tmp_path, server.url).record("Pneumonia") == record
+    (request,) = server.requests
+    assert request["path"] == "/api/rest_v1/page/summary/Pneumonia"
+    assert "rctpl-companion" in request["headers"]["User-Agent"]
     source.record("Pleural Effusion")
     assert server.requests[1]["path"].endswith("/Pleural_effusion")
 
@@ -123,23 +114,20 @@ def test_a_chat_model_is_asked_with_the_documented_prompt(server, tmp_path):
     assert "secret" not in repr(chat(server, tmp_path, api_key="secret"))
 
 
-@pytest.mark.parametrize("kind", ["wikipedia", "chat"])
 @pytest.mark.parametrize("text", [REPORT, "Mass " + REPORT, "mass", "", "Mass\n"])
-def test_report_text_never_reaches_a_live_source(server, tmp_path, kind, text):
+def test_report_text_never_reaches_a_live_source(server, tmp_path, text):
     server.answer({"extract": EXTRACT})
-    wikipedia = Wikipedia(tmp_path, server.url, QUICK)
-    source = wikipedia if kind == "wikipedia" else chat(server, tmp_path)
-    with pytest.raises(InputError, match="only names of concepts may be sent"):
-        source.record(text)
-    with pytest.raises(InputError, match="only names of concepts may be sent"):
-        source.knowledge([text])
+    for source in (Wikipedia(tmp_path, server.url), chat(server, tmp_path)):
+        for ask in (source.record, lambda text, source=source: source.knowledge([text])):
+            with pytest.raises(InputError, match="only names of concepts may be sent"):
+                ask(text)
     assert server.requests == []
     assert list(tmp_path.iterdir()) == []
 
 
 def test_all_that_is_ever_sent_is_one_of_a_few_fixed_questions(server, tmp_path):
     server.answer({"extract": EXTRACT, "choices": [{"message": {"content": "a thing"}}]})
-    sources = (Wikipedia(tmp_path, server.url, QUICK), chat(server, tmp_path))
+    sources = (Wikipedia(tmp_path, server.url), chat(server, tmp_path))
     for source in sources:
         knowledge = source.knowledge()
         assert set(knowledge.opening) == set(DESCRIBED)
@@ -162,14 +150,14 @@ def test_all_that_is_ever_sent_is_one_of_a_few_fixed_questions(server, tmp_path)
 def test_a_busy_server_is_asked_again_a_bounded_number_of_times(server, tmp_path, status):
     server.answer(b"", status)
     server.answer({"extract": EXTRACT})
-    assert Wikipedia(tmp_path, server.url, QUICK).record("Pneumonia")["text"]
+    assert Wikipedia(tmp_path, server.url).record("Pneumonia")["text"]
     assert len(server.requests) == 2
 
     server.requests.clear()
     server.answers[:] = [(status, b"")]
     with pytest.raises(LiveSourceError, match="use the source kb or llm"):
-        Wikipedia(tmp_path, server.url, QUICK).record("Edema")
-    assert len(server.requests) == 1 + QUICK.retries
+        Wikipedia(tmp_path, server.url).record("Edema")
+    assert len(server.requests) == 1 + knowledge_live.RETRIES
 
 
 @pytest.mark.parametrize(
@@ -186,31 +174,29 @@ def test_a_busy_server_is_asked_again_a_bounded_number_of_times(server, tmp_path
 def test_a_useless_answer_is_refused_and_not_kept(server, tmp_path, answer, says):
     server.answer(answer)
     with pytest.raises(LiveSourceError, match=says):
-        Wikipedia(tmp_path, server.url, QUICK).record("Pneumonia")
+        Wikipedia(tmp_path, server.url).record("Pneumonia")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_missing_page_and_a_silent_server_are_reported(server, tmp_path):
+def test_a_missing_page_and_a_silent_server_are_reported(server, tmp_path, monkeypatch):
     server.answer(b"", 404)
     with pytest.raises(LiveSourceError, match="404"):
-        Wikipedia(tmp_path, server.url, QUICK).record("Pneumonia")
+        Wikipedia(tmp_path, server.url).record("Pneumonia")
     server.answers[:] = [(0, b"")]
-    limits = Limits(connect=1, read=0.2, total=1, retries=0, pause=0)
+    monkeypatch.setattr(knowledge_live, "READ", 0.2)
+    monkeypatch.setattr(knowledge_live, "RETRIES", 0)
     with pytest.raises(LiveSourceError, match="timed out"):
-        Wikipedia(tmp_path, server.url, limits).record("Pneumonia")
+        Wikipedia(tmp_path, server.url).record("Pneumonia")
+
+
+CHAT = {"RCTPL_LIVE_KNOWLEDGE": "chat", "RCTPL_CHAT_MODEL": "tiny", "RCTPL_CHAT_KEY": "k"}
 
 
 def test_nothing_is_live_unless_it_is_switched_on(tmp_path):
     assert live_source(tmp_path, {}) is None
     found = live_source(tmp_path, {"RCTPL_LIVE_KNOWLEDGE": "wikipedia"})
     assert found == Wikipedia(tmp_path, "https://en.wikipedia.org")
-    settings = {
-        "RCTPL_LIVE_KNOWLEDGE": "chat",
-        "RCTPL_CHAT_URL": "https://models.example/",
-        "RCTPL_CHAT_MODEL": "tiny",
-        "RCTPL_CHAT_KEY": "k",
-    }
-    found = live_source(tmp_path, settings)
+    found = live_source(tmp_path, CHAT | {"RCTPL_CHAT_URL": "https://models.example/"})
     assert found == ChatModel(tmp_path, "https://models.example", model="tiny", api_key="k")
 
 
@@ -221,15 +207,7 @@ def test_nothing_is_live_unless_it_is_switched_on(tmp_path):
         ({"RCTPL_LIVE_KNOWLEDGE": "chat"}, "'' is no web address"),
         ({"RCTPL_LIVE_KNOWLEDGE": "chat", "RCTPL_CHAT_URL": "file:///x"}, "is no web address"),
         ({"RCTPL_LIVE_KNOWLEDGE": "chat", "RCTPL_CHAT_URL": "http://a"}, "no model is named"),
-        (
-            {
-                "RCTPL_LIVE_KNOWLEDGE": "chat",
-                "RCTPL_CHAT_URL": "http://models.example",
-                "RCTPL_CHAT_MODEL": "tiny",
-                "RCTPL_CHAT_KEY": "k",
-            },
-            "clear text",
-        ),
+        (CHAT | {"RCTPL_CHAT_URL": "http://models.example"}, "clear text"),
     ],
 )
 def test_wrong_settings_are_refused(tmp_path, settings, says):
@@ -248,7 +226,4 @@ def test_wrong_settings_are_refused(tmp_path, settings, says):
 )
 def test_definitions_are_cut_from_an_opening(extract, expected):
     assert definition(extract) == expected
-
-
-def test_long_answers_are_cut():
     assert first_words("word " * 100) == " ".join(["word"] * 60)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from weights import save_stand_in
@@ -116,14 +116,14 @@ def test_a_bad_row_is_named_or_left_out(message, table, tmp_path):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("Effusion", "'Effusion' names no concept; the nearest name is 'Pleural Effusion'"),
-        ("edema", "'edema' names no concept; the nearest name is 'Edema'"),
-        ("Weltschmerz", "'Weltschmerz' names no concept. Rename or delete it. Known are: Enl"),
+        ("Effusion", "; the nearest name is 'Pleural Effusion'"),
+        ("edema", "; the nearest name is 'Edema'"),
+        ("Weltschmerz", r"\. Rename or delete it\. Known are: Enl"),
     ],
 )
 def test_an_unknown_concept_is_named_with_the_nearest(given, message, table, tmp_path):
     file = written(table.rename(columns={"Edema": given}), tmp_path)
-    refused(read_films, file, message)
+    refused(read_films, file, f"'{given}' names no concept{message}")
     assert read_films(file, known=(*CONCEPTS, given)).concepts == (given, "Mass")
 
 
@@ -161,23 +161,18 @@ def shelf(tmp_path_factory) -> Path:
     st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
     st.booleans(),
 )
+@settings(max_examples=50)
 def test_a_table_comes_back_as_it_was_written(shelf, rows, mark, encoding, shuffled):
-    columns = {
-        "Edema": [row[1] for row in rows],
-        "image": [f"films/{k}.png" for k in range(len(rows))],
-        "patient": [row[0] for row in rows],
-        "split": ["test"] * len(rows),
-        "COVID-19": [row[2] for row in rows],
-    }
-    table = pd.DataFrame(columns)
+    table = pd.DataFrame(rows, columns=["patient", "Edema", "COVID-19"])
+    table = table.assign(image=[f"films/{k}.png" for k in range(len(rows))], split="test")
     table = table[sorted(table)] if shuffled else table
     file = shelf / "own.csv"
     table.to_csv(file, index=False, sep=mark, encoding=encoding)
     records = read_films(file).records
-    assert records["image_id"].tolist() == columns["image"]
-    assert records["patient_id"].tolist() == columns["patient"]
+    for column in ("image", "patient"):
+        assert records[f"{column}_id"].tolist() == table[column].tolist()
     for concept in ("Edema", "COVID-19"):
-        wanted = [float(cell) if cell else np.nan for cell in columns[concept]]
+        wanted = pd.to_numeric(table[concept]).to_numpy(float)
         np.testing.assert_array_equal(records[concept].to_numpy(float), wanted)
 
 
@@ -301,19 +296,20 @@ def prompts(encoder, tmp_path_factory) -> Path:
     return Prompts(report, concept, metadata).with_concepts(NEW).save(folder / "p.safetensors")
 
 
-def test_a_folder_becomes_a_table_and_a_page_each(prompts, table, tmp_path, capsys):
+def test_a_folder_becomes_a_table_and_a_page_each(prompts, tmp_path, capsys):
+    films_table(tmp_path, 4)
     folder, out = tmp_path / "films", tmp_path / "pages"
     (folder / "3.jpg").write_bytes(b"no picture")
     (folder / "notes.txt").write_text("no film")
     asked = ["--concepts", "Edema", "Heart Failure", "--prompts", str(prompts)]
     assert main([str(folder), "--output", str(out), "--format", "png", *asked]) == 0
-    assert capsys.readouterr().out.endswith("wrote scores.csv and the pages of 8 of 9 pictures\n")
+    assert capsys.readouterr().out.endswith("wrote scores.csv and the pages of 4 of 5 pictures\n")
     scores = pd.read_csv(out / "scores.csv", keep_default_na=False).set_index("image")
     assert list(scores.columns[-2:]) == ["Edema", "Heart Failure"]
     assert "not a readable image" in scores["problem"]["3.jpg"]
     sound = scores.drop(index="3.jpg")
     assert (sound["problem"] == "").all() and (sound["domain"] == "not measured").all()
-    assert sorted(path.stem for path in out.glob("*.json")) == ["0", "1", "2", "3.png", *"4567"]
+    assert sorted(path.stem for path in out.glob("*.json")) == ["0", "1", "2", "3.png"]
     record = json.loads((out / "0.json").read_text(encoding="utf-8"))
     of = {each["concept"]: each for each in record["findings"]}
     assert of["Heart Failure"]["sentence"] == "Heart Failure refers to a heart that fails."

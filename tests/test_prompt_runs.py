@@ -58,34 +58,27 @@ def test_prompts_are_learned_once(run):
     assert stored.report[0, 0] == 2 and stored.metadata["seed"] == "1"
 
 
-def test_an_edit_of_the_loss_learns_all_anew(run, copied):
+LINE = ("\nimport ", "\nimport this\nimport ")
+EDITS = {
+    "scoring.py": (("torch.relu(", "torch.nn.functional.softplus("), RCTPL + PLUS),
+    "encoders/text_tower.py": (LINE, RCTPL + PLUS),
+    "encoders/standin.py": (LINE, RCTPL + PLUS),
+    "data/ensemble.json": (("\n", "\n "), PLUS),
+    "data/knowledge.json": (("\n", "\n "), PLUS),
+    "prompts/handwritten.py": ((".mean(", ".sum("), PLUS),
+    "plots.py": (LINE, []),
+    "evaluation/metrics.py": (LINE, []),
+    "evaluation/table1.py": (LINE, []),
+}
+
+
+@pytest.mark.parametrize("file", EDITS)
+def test_an_edit_reaches_the_variants_that_use_it(run, copied, file):
+    edit, relearned = EDITS[file]
     run()
-    copied("scoring.py", "torch.relu(", "torch.nn.functional.softplus(")
-    assert run() == RCTPL + PLUS
+    copied(file, *edit)
+    assert run() == relearned
     assert run() == []
-
-
-@pytest.mark.parametrize("module", ["encoders/text_tower.py", "encoders/standin.py"])
-def test_so_does_an_edit_of_the_encoder(run, copied, module):
-    run()
-    copied(module, "\nimport ", "\nimport this\nimport ")
-    assert run() == RCTPL + PLUS
-
-
-@pytest.mark.parametrize("module", ["plots.py", "evaluation/metrics.py", "evaluation/table1.py"])
-def test_an_edit_of_figures_and_scores_learns_nothing(run, copied, module):
-    run()
-    copied(module, "\nimport ", "\nimport this\nimport ")
-    assert run() == []
-
-
-@pytest.mark.parametrize(
-    "file", ["data/ensemble.json", "data/knowledge.json", "prompts/handwritten.py"]
-)
-def test_an_edit_of_what_a_person_wrote_reaches_the_variant_that_uses_it(run, copied, file):
-    run()
-    copied(file, "\n", "\n ") if file.endswith("json") else copied(file, ".mean(", ".sum(")
-    assert run() == PLUS
 
 
 def test_settings_and_texts_count(run):

@@ -3,33 +3,23 @@ import json
 import logging
 import tracemalloc
 
-import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mutations import fuzz, mutated, survives
-from sklearn.metrics import cohen_kappa_score
 
 from rctpl_utils.errors import InputError
-from rctpl_utils.text.concepts.agreement import agreement, cohen_kappa
-from rctpl_utils.text.concepts.graph import parse_graph
 from rctpl_utils.text.concepts.json_stream import stream_objects
-from rctpl_utils.text.concepts.radgraph import RadGraphExtractor
+from rctpl_utils.text.concepts.radgraph import RadGraphExtractor, parse_graph
 from rctpl_utils.text.reports import Report
-from rctpl_utils.text.triplets import Triplet, merge_mentions, triplets_frame
 
 TEXT = "there is a left lower lobe opacity suggestive of pneumonia . no pleural effusion ."
 
 
 def entity(tokens, label, start, *relations, end=None):
-    return {
-        "tokens": tokens,
-        "label": label,
-        "start_ix": start,
-        "end_ix": start if end is None else end,
-        "relations": [list(r) for r in relations],
-    }
+    end = start if end is None else end
+    found = {"tokens": tokens, "label": label, "start_ix": start, "end_ix": end}
+    return found | {"relations": [relation.split() for relation in relations]}
 
 
 def graph(present="OBS-DP", absent="OBS-DA", unsure="OBS-U", place="ANAT-DP"):
@@ -37,13 +27,13 @@ def graph(present="OBS-DP", absent="OBS-DA", unsure="OBS-U", place="ANAT-DP"):
     return {
         "text": TEXT,
         "entities": {
-            "1": entity("left", place, 3, ("modify", "3")),
-            "2": entity("lower", place, 4, ("modify", "3")),
+            "1": entity("left", place, 3, "modify 3"),
+            "2": entity("lower", place, 4, "modify 3"),
             "3": entity("lobe", place, 5),
-            "4": entity("opacity", present, 6, ("located_at", "3"), ("suggestive_of", "5")),
+            "4": entity("opacity", present, 6, "located_at 3", "suggestive_of 5"),
             "5": entity("pneumonia", unsure, 9),
             "6": entity("pleural", place, 12),
-            "7": entity("effusion", absent, 13, ("located_at", "6")),
+            "7": entity("effusion", absent, 13, "located_at 6"),
         },
     }
 
@@ -63,21 +53,11 @@ EXPECTED = [
 ]
 
 
-@pytest.mark.parametrize(
-    "graphs",
-    [
-        {"p1/p1/s1.txt": graph()},
-        {
-            "0": graph(
-                "Observation::definitely present",
-                "Observation::definitely absent",
-                "Observation::uncertain",
-                "Anatomy::definitely present",
-            )
-        },
-    ],
-    ids=["1.0", "package"],
-)
+XL = [f"Observation::{each}" for each in ("definitely present", "definitely absent", "uncertain")]
+XL_GRAPH = graph(*XL, "Anatomy::definitely present")
+
+
+@pytest.mark.parametrize("graphs", [{"p1/p1/s1.txt": graph()}, {"0": XL_GRAPH}])
 def test_both_formats_give_the_same_triplets(graphs):
     found = extract(graphs)
     assert [(t.concept, t.location, t.positive) for t in found] == EXPECTED
@@ -91,50 +71,71 @@ def one(text, *entities):
     return [(t.concept, t.location, t.positive) for t in extract(graphs)]
 
 
-def test_an_observation_with_only_suggestive_of_is_kept():
-    found = one(
+HEART = entity("heart", "ANAT-DP", 0)
+# what it shows -> text, its entities, the triplets
+GRAPHS = {
+    "an observation with only suggestive_of is kept": (
         "opacity suggesting edema",
-        entity("opacity", "OBS-DP", 0, ("suggestive_of", "1")),
-        entity("edema", "OBS-U", 2),
-    )
-    assert found == [("Lung Opacity", None, "present"), ("Edema", None, "uncertain")]
-
-
-def test_a_location_is_found_through_any_of_its_words():
-    found = one(
-        "nodule in the right apex",
-        entity("nodule", "OBS-DP", 0, ("located_at", "1")),
-        entity("right", "ANAT-DP", 3, ("modify", "2")),
-        entity("apex", "ANAT-DP", 4),
-    )
-    assert found == [("Nodule", "right apex", "present")]
-
-
-def test_two_anatomies_are_two_locations():
-    found = one(
+        [entity("opacity", "OBS-DP", 0, "suggestive_of 1"), entity("edema", "OBS-U", 2)],
+        [("Lung Opacity", None, "present"), ("Edema", None, "uncertain")],
+    ),
+    "two anatomies are two locations": (
         "atelectasis left base and right apex",
-        entity("atelectasis", "OBS-DP", 0, ("located_at", "2"), ("located_at", "4")),
-        entity("left", "ANAT-DP", 1, ("modify", "2")),
-        entity("base", "ANAT-DP", 2),
-        entity("right", "ANAT-DP", 4, ("modify", "4")),
-        entity("apex", "ANAT-DP", 5),
-    )
-    assert found == [
-        ("Atelectasis", "left base", "present"),
-        ("Atelectasis", "right apex", "present"),
-    ]
+        [
+            entity("atelectasis", "OBS-DP", 0, "located_at 2", "located_at 4"),
+            entity("left", "ANAT-DP", 1, "modify 2"),
+            entity("base", "ANAT-DP", 2),
+            entity("right", "ANAT-DP", 4, "modify 4"),
+            entity("apex", "ANAT-DP", 5),
+        ],
+        [("Atelectasis", "left base", "present"), ("Atelectasis", "right apex", "present")],
+    ),
+    "a word of two anatomies is two locations": (
+        "left apex and base opacity",
+        [
+            entity("left", "ANAT-DP", 0, "modify 1", "modify 2"),
+            entity("apex", "ANAT-DP", 1),
+            entity("base", "ANAT-DP", 3),
+            entity("opacity", "OBS-DP", 4, "located_at 0"),
+        ],
+        [("Lung Opacity", "left apex", "present"), ("Lung Opacity", "left base", "present")],
+    ),
+    "anatomies that modify each other end": (
+        "right base atelectasis",
+        [
+            entity("right", "ANAT-DP", 0, "modify 1"),
+            entity("base", "ANAT-DP", 1, "modify 0"),
+            entity("atelectasis", "OBS-DP", 2, "located_at 0"),
+        ],
+        [("Atelectasis", "right base", "present")],
+    ),
+    "an anatomy decides that nothing is named": (
+        "pericardial effusion",
+        [entity("pericardial", "ANAT-DP", 0), entity("effusion", "OBS-DP", 1, "located_at 0")],
+        [],
+    ),
+    "a modifier decides what is named": (
+        "nodular opacity",
+        [entity("nodular", "OBS-DP", 0, "modify 1"), entity("opacity", "OBS-DP", 1)],
+        [("Lung Opacity", None, "present"), ("Lung Lesion", None, "present")],
+    ),
+    "an organ's state": (
+        "heart enlarged",
+        [HEART, entity("enlarged", "OBS-DP", 1, "located_at 0")],
+        [("Cardiomegaly", None, "present")],
+    ),
+    "an organ's normal state": (
+        "heart normal",
+        [HEART, entity("normal", "OBS-DP", 1, "located_at 0")],
+        [("Cardiomegaly", None, "absent")],
+    ),
+}
 
 
-def test_words_around_an_observation_decide_what_it_names():
-    pericardial = entity("effusion", "OBS-DP", 1, ("located_at", "0"))
-    assert one("pericardial effusion", entity("pericardial", "ANAT-DP", 0), pericardial) == []
-    modified = entity("nodular", "OBS-DP", 0, ("modify", "1"))
-    nodular = one("nodular opacity", modified, entity("opacity", "OBS-DP", 1))
-    assert {concept for concept, _, _ in nodular} == {"Lung Lesion", "Lung Opacity"}
-    heart = entity("heart", "ANAT-DP", 0)
-    for state, positive in (("enlarged", "present"), ("normal", "absent")):
-        found = one(f"heart {state}", heart, entity(state, "OBS-DP", 1, ("located_at", "0")))
-        assert found == [("Cardiomegaly", None, positive)]
+@pytest.mark.parametrize("shown", GRAPHS)
+def test_triplets_of_a_graph(shown):
+    text, entities, expected = GRAPHS[shown]
+    assert one(text, *entities) == expected
 
 
 def test_only_the_given_reports_are_read():
@@ -144,17 +145,12 @@ def test_only_the_given_reports_are_read():
     assert {t.report_id for t in extract(counted, report(5), report(6))} == {"s5", "s6"}
 
 
-def test_an_unknown_label_names_the_report():
-    with pytest.raises(InputError, match=r"s1: unknown RadGraph label 'OBS-XX'"):
-        extract({"p/s1.txt": graph(present="OBS-XX")})
-
-
 @pytest.mark.parametrize(
     "broken",
     [
         {"text": "x"},
         {"text": "x", "entities": {"1": {"tokens": "x"}}},
-        {"text": "x", "entities": {"1": entity("x", "OBS-DP", 0, ("modify", "9"))}},
+        {"text": "x", "entities": {"1": entity("x", "OBS-DP", 0, "modify 9")}},
         {"text": "x", "entities": {"1": entity("x", "OBS-DP", 5)}},
         {"text": "x", "entities": {"1": entity("x", "OBS-DP", 0, end=-1)}},
         ["x"],
@@ -165,12 +161,6 @@ def test_a_graph_of_another_shape_is_refused(broken):
         parse_graph("s1", broken)
 
 
-def test_the_file_is_read_as_a_stream(tmp_path):
-    path = tmp_path / "graphs.json"
-    path.write_text(json.dumps({"p1/p1/s1.txt": graph()}, indent=2))
-    assert [(t.concept, t.location, t.positive) for t in extract(path)] == EXPECTED
-
-
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
@@ -179,49 +169,27 @@ JSON = st.recursive(
 OBJECTS = st.dictionaries(st.text(max_size=4), st.dictionaries(st.text(max_size=3), JSON))
 
 
-@given(OBJECTS, st.sampled_from([None, 2]), st.integers(1, 7))
-@settings(max_examples=30, deadline=None)
-def test_streaming_equals_loading(tmp_path_factory, value, indent, block):
+@given(OBJECTS, st.sampled_from([None, 2]), st.integers(1, 7), st.data())
+@settings(max_examples=30)
+def test_streaming_equals_loading_and_a_truncated_file_is_refused(
+    tmp_path_factory, value, indent, block, data
+):
     path = tmp_path_factory.mktemp("stream") / "x.json"
-    path.write_text(json.dumps(value, indent=indent), encoding="utf-8")
+    text = json.dumps(value, indent=indent)
+    path.write_text(text, encoding="utf-8")
     assert dict(stream_objects(path, block)) == value
-
-
-@given(OBJECTS.filter(bool), st.data())
-@settings(max_examples=30, deadline=None)
-def test_a_truncated_file_is_refused(tmp_path_factory, value, data):
-    text = json.dumps(value)
-    path = tmp_path_factory.mktemp("stream") / "x.json"
     path.write_text(text[: data.draw(st.integers(0, len(text) - 1))], encoding="utf-8")
     with pytest.raises(InputError, match=r"x\.json"):
         list(stream_objects(path))
 
 
-@pytest.mark.parametrize("text", ["[]", "{1: {}}", '{"a": 1}', '{"a": {} "b": {}}', '{"a": {},}'])
-def test_another_json_is_refused(tmp_path, text):
-    (tmp_path / "x.json").write_text(text)
-    with pytest.raises(InputError, match="no whole JSON object"):
-        list(stream_objects(tmp_path / "x.json"))
-    with pytest.raises(InputError, match="the file is missing"):
-        list(stream_objects(tmp_path / "y.json"))
-
-
-@pytest.mark.parametrize(
-    "label, positive",
-    [
-        ("OBS-DP", "present"),
-        ("OBS-DA", "absent"),
-        ("OBS-U", "uncertain"),
-        ("Observation::definitely present", "present"),
-        ("Observation::definitely absent", "absent"),
-        ("Observation::uncertain", "uncertain"),
-        ("Observation::measurement::definitely present", "present"),
-        ("Observation::measurement::definitely absent", "absent"),
-        ("Observation::measurement::uncertain", "uncertain"),
-    ],
-)
-def test_every_label_of_both_models_is_an_assertion(label, positive):
-    assert one("edema", entity("edema", label, 0)) == [("Edema", None, positive)]
+def test_every_label_of_both_models_is_an_assertion():
+    long = [each.replace("::", "::measurement::") for each in XL]
+    for labels in (("OBS-DP", "OBS-DA", "OBS-U"), XL, long):
+        for label, positive in zip(labels, ("present", "absent", "uncertain"), strict=True):
+            assert one("edema", entity("edema", label, 0)) == [("Edema", None, positive)]
+    with pytest.raises(InputError, match=r"s1: unknown RadGraph label 'OBS-XX'"):
+        extract({"p/s1.txt": graph(present="OBS-XX")})
 
 
 @pytest.mark.parametrize("word", [0, 1, 2])
@@ -230,10 +198,10 @@ def test_any_word_of_a_location_may_be_the_target(word):
     for first_modifies in ("2", "1"):
         found = one(
             "left lower lobe consolidation",
-            entity("left", "ANAT-DP", 0, ("modify", first_modifies)),
-            entity("lower", "ANAT-DP", 1, ("modify", "2")),
+            entity("left", "ANAT-DP", 0, f"modify {first_modifies}"),
+            entity("lower", "ANAT-DP", 1, "modify 2"),
             entity("lobe", "ANAT-DP", 2),
-            entity("consolidation", "OBS-DP", 3, ("located_at", str(word))),
+            entity("consolidation", "OBS-DP", 3, f"located_at {word}"),
         )
         if first_modifies == "2" or word == 0:
             assert found == [("Consolidation", "left lower lobe", "present")]
@@ -241,51 +209,12 @@ def test_any_word_of_a_location_may_be_the_target(word):
             assert found == [("Consolidation", "lower lobe", "present")]
 
 
-def test_a_word_of_two_anatomies_is_two_locations():
-    found = one(
-        "left apex and base opacity",
-        entity("left", "ANAT-DP", 0, ("modify", "1"), ("modify", "2")),
-        entity("apex", "ANAT-DP", 1),
-        entity("base", "ANAT-DP", 3),
-        entity("opacity", "OBS-DP", 4, ("located_at", "0")),
-    )
-    assert [place for _, place, _ in found] == ["left apex", "left base"]
-
-
-def test_anatomies_that_modify_each_other_end():
-    found = one(
-        "right base atelectasis",
-        entity("right", "ANAT-DP", 0, ("modify", "1")),
-        entity("base", "ANAT-DP", 1, ("modify", "0")),
-        entity("atelectasis", "OBS-DP", 2, ("located_at", "0")),
-    )
-    assert found == [("Atelectasis", "right base", "present")]
-
-
 def test_an_observation_of_several_tokens_keeps_its_inclusive_end():
     text = "lines : pleural effusion seen"
-    graphs = {"s1.txt": {"text": text, "entities": {"1": entity("pleural effusion", "OBS-DP", 2,
-                                                                 end=3)}}}  # fmt: skip
-    (found,) = extract(graphs)
-    assert (found.concept, text[found.start : found.end]) == (
-        "Pleural Effusion", "pleural effusion",
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "labels, merged",
-    [
-        (("OBS-DA", "OBS-U", "OBS-DP"), "present"),
-        (("OBS-U", "OBS-DA"), "absent"),
-        (("OBS-U", "OBS-U"), "uncertain"),
-    ],
-)
-def test_mentions_of_one_concept_merge(labels, merged):
-    text = " ".join(["edema"] * len(labels))
-    entities = {str(i): entity("edema", label, i) for i, label in enumerate(labels)}
-    frame = triplets_frame(extract({"s1.txt": {"text": text, "entities": entities}}))
-    assert len(frame) == len(labels)
-    assert merge_mentions(frame).to_dict() == {("s1", "Edema"): merged}
+    entities = {"1": entity("pleural effusion", "OBS-DP", 2, end=3)}
+    (found,) = extract({"s1.txt": {"text": text, "entities": entities}})
+    assert found.concept == "Pleural Effusion"
+    assert text[found.start : found.end] == "pleural effusion"
 
 
 def test_the_package_counts_reports_as_given_and_calls_an_empty_one_none():
@@ -392,11 +321,6 @@ def test_output_of_another_list_is_refused(graphs, tmp_path):
             read_pair(given_graphs, reports)
 
 
-def test_a_report_twice_is_refused():
-    with pytest.raises(InputError, match=r"row of key 's1\.txt': a second graph of report s1"):
-        read_pair({"s1": graph(), "s1.txt": graph()})
-
-
 WRITTEN = {"s1": graph(), "s2": NO_PNEUMOTHORAX}
 LINES = "\n".join(json.dumps({key: value}) for key, value in WRITTEN.items())
 FILES = {
@@ -427,6 +351,16 @@ def test_files_as_people_have_them(form, tmp_path):
         (json.dumps(graph()), "no whole JSON object.*expected a dict"),  # of one report
         (json.dumps(WRITTEN) + json.dumps(WRITTEN), "row of key 's1': a second graph"),
         (json.dumps({"s1": {"sentences": []}}), r"row s1: this is no RadGraph output"),
+        (
+            json.dumps({"s1": graph(), "s1.txt": graph()}),
+            r"of key 's1\.txt': a second graph of.*s1",
+        ),
+        ("[]", "no whole JSON object"),
+        ("{1: {}}", "no whole JSON object"),
+        ('{"a": 1}', "no whole JSON object"),
+        ('{"a": {} "b": {}}', "no whole JSON object"),
+        ('{"a": {},}', "no whole JSON object"),
+        (None, "the file is missing"),
         ("", "it is empty"),
         ("version https://git-lfs.github.com/spec/v1", "a Git LFS pointer"),
         ("<!DOCTYPE html>", "an HTML page"),
@@ -436,7 +370,8 @@ def test_files_as_people_have_them(form, tmp_path):
 )
 def test_files_that_are_no_radgraph_output_are_named(content, message, tmp_path):
     path = tmp_path / "graphs.json"
-    path.write_bytes(content.encode(errors="surrogateescape"))
+    if content is not None:
+        path.write_bytes(content.encode(errors="surrogateescape"))
     with pytest.raises(InputError, match=rf"^{path}.*{message}"):
         read_pair(path)
 
@@ -468,66 +403,3 @@ def test_a_large_file_takes_the_memory_of_a_block(tmp_path):
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.5 * peaks[0] and path.stat().st_size > 5 * peaks[1]
-
-
-def frame(*rows):
-    """Triplets from (report, concept, location, positive)."""
-    return triplets_frame(
-        Triplet(report_id, "", concept, location, positive, 0, 1, "x")
-        for report_id, concept, location, positive in rows
-    )
-
-
-FIRST = frame(
-    ("s1", "Edema", None, "present"),
-    ("s1", "Edema", None, "absent"),  # merges to present
-    ("s2", "Edema", "left base", "present"),
-    ("s3", "Edema", None, "absent"),
-    ("s1", "Mass", None, "present"),
-)
-SECOND = frame(
-    ("s1", "Edema", None, "present"),
-    ("s2", "Edema", "right base", "present"),
-    ("s3", "Edema", None, "present"),
-    ("s4", "Edema", None, "uncertain"),
-)
-
-
-def test_agreement_by_hand():
-    table = agreement(FIRST, SECOND, ["s1", "s2", "s3", "s4", "s5"])
-    assert table.index.tolist() == ["Edema", "Mass"]
-    counts = ["both", "first_only", "second_only", "neither"]
-    assert table.loc["Edema", counts].tolist() == [2, 0, 1, 2]
-    assert table.loc["Mass", counts].tolist() == [0, 1, 0, 4]
-    # Edema: observed 4/5; expected (2 * 3 + 3 * 2) / 25
-    assert table.loc["Edema", "kappa"] == pytest.approx((0.8 - 0.48) / 0.52)
-    said = [["p", "p", "a", "n", "n"], ["p", "p", "p", "u", "n"]]
-    assert table.loc["Edema", "kappa_assertion"] == pytest.approx(cohen_kappa_score(*said))
-    assert table.loc["Edema", "same_location"] == 0.5 and np.isnan(table["same_location"]["Mass"])
-    # without a list, a report in which neither found anything is unknown
-    assert agreement(FIRST, SECOND).loc["Edema", counts].tolist() == [2, 0, 1, 1]
-
-
-def test_agreement_of_an_extractor_with_itself_is_full():
-    table = agreement(FIRST, FIRST, ["s1", "s2", "s3"])
-    assert (table[["first_only", "second_only"]] == 0).all(axis=None)
-    assert table["kappa"].tolist() == [1, 1] and table["kappa_assertion"].tolist() == [1, 1]
-    assert table["same_location"].tolist() == [1, 1]
-
-
-def test_kappa_is_nan_where_all_answers_are_the_same():
-    assert np.isnan(agreement(FIRST, FIRST, ["s1"])["kappa"]).all()
-    with pytest.raises(InputError, match="no report that both"):
-        agreement(FIRST.iloc[:0], SECOND.iloc[:0])
-
-
-@given(st.lists(st.tuples(st.sampled_from("paun"), st.sampled_from("paun")), min_size=2))
-@settings(max_examples=60)
-def test_kappa_is_scikit_learns(pairs):
-    first, second = zip(*pairs, strict=True)
-    counts = pd.crosstab(pd.Series(first), pd.Series(second))
-    counts = counts.reindex(index=list("paun"), columns=list("paun"), fill_value=0).to_numpy()
-    if len(set(first) | set(second)) == 1:
-        assert np.isnan(cohen_kappa(counts))
-    else:
-        assert cohen_kappa(counts) == pytest.approx(cohen_kappa_score(first, second))

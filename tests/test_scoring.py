@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch.nn.functional import normalize
 
 from rctpl_utils.scoring import (
     aggregate,
@@ -16,30 +17,22 @@ from rctpl_utils.scoring import (
 )
 
 
-def test_ranking_loss_of_three_classes_by_hand():
-    scores = torch.tensor([[0.9, 0.2, 0.5]])
-    present = torch.tensor([[True, False, False]])
-    absent = torch.tensor([[False, True, True]])
-    # max(0, 1 - 0.9 + 0.2) + max(0, 1 - 0.9 + 0.5) = 0.3 + 0.6
-    assert ranking_loss(scores, present, absent, 1.0).item() == pytest.approx(0.9)
-
-
-def test_ranking_loss_is_summed_over_pairs_and_averaged_over_reports():
-    scores = torch.tensor([[1.0, 0.0], [0.0, 3.0]])
-    present = torch.tensor([[True, False], [True, False]])
-    absent = ~present
-    # first report: max(0, 1 - 1 + 0) = 0; second: max(0, 1 - 0 + 3) = 4; mean 2
-    assert ranking_loss(scores, present, absent, 1.0).item() == pytest.approx(2.0)
-
-
-def test_an_uncertain_concept_takes_no_part():
-    scores = torch.tensor([[0.0, 5.0, 9.0]])
-    present = torch.tensor([[True, False, False]])
-    absent = torch.tensor([[False, True, False]])  # the third is uncertain
-    changed = scores.clone()
-    changed[0, 2] = -9
-    before, after = (ranking_loss(s, present, absent, 1.0) for s in (scores, changed))
-    assert before.item() == after.item() == pytest.approx(6.0)
+@pytest.mark.parametrize(
+    ("scores", "present", "absent", "loss"),
+    [
+        # three classes: max(0, 1 - 0.9 + 0.2) + max(0, 1 - 0.9 + 0.5) = 0.3 + 0.6
+        ([[0.9, 0.2, 0.5]], [[1, 0, 0]], [[0, 1, 1]], 0.9),
+        # two reports: max(0, 1 - 1 + 0) = 0 and max(0, 1 - 0 + 3) = 4; the mean is 2
+        ([[1.0, 0.0], [0.0, 3.0]], [[1, 0], [1, 0]], [[0, 1], [0, 1]], 2.0),
+        # the third class is uncertain and takes no part, whatever its score
+        ([[0.0, 5.0, 9.0]], [[1, 0, 0]], [[0, 1, 0]], 6.0),
+        ([[0.0, 5.0, -9.0]], [[1, 0, 0]], [[0, 1, 0]], 6.0),
+    ],
+)
+def test_ranking_loss_by_hand(scores, present, absent, loss):
+    present, absent = (torch.tensor(each, dtype=torch.bool) for each in (present, absent))
+    found = ranking_loss(torch.tensor(scores), present, absent, 1.0)
+    assert found.item() == pytest.approx(loss)
 
 
 def test_aggregate_matches_a_loop():
@@ -56,15 +49,14 @@ def test_aggregate_matches_a_loop():
     assert torch.allclose(aggregate(similarities, 0.3, mask), expected, atol=1e-5)
 
 
-def test_aggregate_lies_between_mean_and_maximum():
+@pytest.mark.parametrize(("temperature", "score"), [(1e4, 0.5), (1e-3, 0.9)])
+def test_aggregate_lies_between_mean_and_maximum(temperature, score):
     similarities = torch.tensor([[[0.1], [0.5], [0.9]]])
-    assert aggregate(similarities, 1e4).item() == pytest.approx(0.5, abs=1e-3)
-    assert aggregate(similarities, 1e-3).item() == pytest.approx(0.9, abs=1e-3)
+    assert aggregate(similarities, temperature).item() == pytest.approx(score, abs=1e-3)
 
 
 def test_padding_does_not_change_a_report():
-    features = torch.nn.functional.normalize(torch.randn(1, 2, 4), dim=-1)
-    classes = torch.nn.functional.normalize(torch.randn(3, 4), dim=-1)
+    features, classes = (normalize(torch.randn(*n, 4), dim=-1) for n in ((1, 2), (3,)))
     padded = torch.cat([features, torch.ones(1, 3, 4)], dim=1)
     mask = torch.tensor([[True, True, False, False, False]])
     short = concept_scores(features, classes, 0.02)
@@ -85,6 +77,11 @@ def test_report_ranking_by_hand():
     # class 0: report 0 against 1 and 2; class 1 has no report with it and so no pair
     expected = (max(0, 1 - 0.5 + 0.2) + max(0, 1 - 0.5 + 0.9)) / 2
     assert report_ranking_loss(scores, present, absent, 1.0).item() == pytest.approx(expected)
+    scores.requires_grad_()
+    nothing = torch.zeros_like(present)
+    loss = report_ranking_loss(scores, nothing, ~nothing, 1.0)  # a batch without pairs
+    loss.backward()
+    assert loss.item() == 0 and not scores.grad.any()
 
 
 def test_report_ranking_sees_what_eq_9_cannot():
@@ -95,11 +92,3 @@ def test_report_ranking_sees_what_eq_9_cannot():
     assert torch.allclose(ranking_loss(scores, *arguments), ranking_loss(shifted, *arguments))
     before, after = (report_ranking_loss(each, *arguments) for each in (scores, shifted))
     assert not torch.allclose(before, after)
-
-
-def test_report_ranking_of_a_batch_without_pairs_is_zero():
-    scores = torch.randn(2, 3, requires_grad=True)
-    nothing = torch.zeros(2, 3, dtype=torch.bool)
-    loss = report_ranking_loss(scores, nothing, ~nothing, 1.0)
-    loss.backward()
-    assert loss.item() == 0 and torch.equal(scores.grad, torch.zeros(2, 3))

@@ -27,19 +27,19 @@ def corpus(encoder):
     texts = ["Both lungs are wet.", "Air in the pleural space.", "A rib is broken."]
     features = encoder.encode_text(texts).numpy()
     kinds = np.arange(24) % 3
-    return TextCorpus(
-        features[kinds],
-        features,
-        [np.array([k]) for k in kinds],
-        np.eye(3, dtype=np.float32)[kinds],
+    labels = np.eye(3, dtype=np.float32)[kinds]
+    return TextCorpus(features[kinds], features, [np.array([k]) for k in kinds], labels)
+
+
+def learn(encoder, corpus, seed=0, **options):
+    return training.learn_prompts(
+        encoder, corpus, CONCEPTS, SETTINGS, seed, progress=False, **options
     )
 
 
 @pytest.fixture(scope="module")
 def learned(encoder, corpus):
-    return training.learn_prompts(
-        encoder, corpus, CONCEPTS, SETTINGS, 0, validation=corpus, progress=False
-    )
+    return learn(encoder, corpus, validation=corpus)
 
 
 def test_the_loss_falls(learned):
@@ -48,30 +48,20 @@ def test_the_loss_falls(learned):
     assert learned.history[-1]["validation_report_loss"] < learned.history[0]["report_loss"]
 
 
-def test_a_seed_repeats_itself_and_another_differs(encoder, corpus, learned):
-    again, other = (
-        training.learn_prompts(encoder, corpus, CONCEPTS, SETTINGS, seed, progress=False)
-        for seed in (0, 1)
-    )
+def test_a_seed_repeats_itself_another_differs_and_the_encoder_stays(encoder, corpus, learned):
+    before = state_hash(encoder)
+    again, other = (learn(encoder, corpus, seed) for seed in (0, 1))
+    assert state_hash(encoder) == before
     assert torch.equal(learned.report, again.report) and torch.equal(learned.concept, again.concept)
     assert not torch.equal(learned.report, other.report)
 
 
 def test_a_branch_alone_learns_what_it_learns_beside_the_other(encoder, corpus, learned):
-    alone = training.learn_prompts(
-        encoder, corpus, CONCEPTS, SETTINGS, 0, branches=("concept",), progress=False
-    )
+    alone = learn(encoder, corpus, branches=("concept",))
     assert torch.allclose(alone.concept, learned.concept, atol=1e-5)
     assert "report_loss" not in alone.history[0]
     moved = (learned.report - alone.report).abs().mean()
     assert moved > 1e-3, "the report context of the lone branch is the initial one"
-
-
-def test_the_encoder_stays_frozen(encoder, corpus):
-    before = state_hash(encoder)
-    settings = dataclasses.replace(SETTINGS, epochs=1)
-    training.learn_prompts(encoder, corpus, CONCEPTS, settings, 0, progress=False)
-    assert state_hash(encoder) == before
 
 
 def test_training_cannot_reach_images():
@@ -89,13 +79,8 @@ def test_training_cannot_reach_images():
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rctpl_utils."):
                 queue.append(node.module.removeprefix("rctpl_utils."))
     assert "scoring" in reached and "prompts.corpus" in reached
-    forbidden = (
-        "datasets",
-        "encoders.features",
-        "simulation",
-        "encoders.standin",
-        "encoders.image_tower",
-    )
+    forbidden = ("datasets", "simulation")
+    forbidden += tuple(f"encoders.{name}" for name in ("features", "standin", "image_tower"))
     assert not [name for name in reached if name.startswith(forbidden)]
     fields = {field.name for field in dataclasses.fields(TextCorpus)}
     assert fields == {"report_features", "description_features", "description_rows", "labels"}
@@ -117,11 +102,8 @@ def test_a_batch_pads_and_masks(encoder):
 
 def test_prompts_round_trip_and_classify(encoder, learned, tmp_path):
     save_stand_in(encoder, tmp_path / "encoder.safetensors")
-    metadata = {
-        "text_key": encoder.text_key,
-        "encoder_file": "../encoder.safetensors",
-        "classes": json.dumps(CONCEPTS),
-    }
+    metadata = {"text_key": encoder.text_key, "encoder_file": "../encoder.safetensors"}
+    metadata["classes"] = json.dumps(CONCEPTS)
     prompts = Prompts(learned.report, learned.concept, metadata)
     path = prompts.save(tmp_path / "prompts" / "rc-tpl.safetensors")
     model = RCTPL.load(path)
@@ -133,9 +115,6 @@ def test_prompts_round_trip_and_classify(encoder, learned, tmp_path):
     assert model.ground(images, "Edema").shape == (2, 8, 8)
     assert model.embed_images(images).shape == (2, encoder.dimension)
     assert len(nearest_words(model.prompts.report, encoder, 2)) == 4
-
-
-def test_prompts_of_another_encoder_are_refused(encoder, learned, tmp_path):
     foreign = Prompts(learned.report, learned.concept, {"text_key": "other"})
     path = foreign.save(tmp_path / "p.safetensors")
     with pytest.raises(InputError, match="another text encoder"):
@@ -149,9 +128,6 @@ def test_bad_prompt_files_are_named(content, tmp_path):
         path.write_bytes(content)
     with pytest.raises(InputError, match="notebook 04"):
         Prompts.load(path)
-
-
-def test_prompts_of_unequal_shape_are_refused(tmp_path):
     path = Prompts(torch.zeros(3, 4), torch.zeros(2, 4), {}).save(tmp_path / "p.safetensors")
     with pytest.raises(InputError, match="M x W"):
         Prompts.load(path)

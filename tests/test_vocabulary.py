@@ -26,18 +26,9 @@ def test_the_concept_sets_have_the_published_sizes():
     assert not set(UNSEEN_CONCEPTS) & set(TRAINING_CONCEPTS)
 
 
-def test_closing_a_set_upwards():
-    assert with_parents(["Mass"]) == {"Mass", "Lung Lesion", "Lung Opacity"}
-    assert with_parents(["Cardiomegaly", "Hernia"]) == {
-        "Cardiomegaly",
-        "Enlarged Cardiomediastinum",
-        "Hernia",
-    }
-    assert with_parents([]) == frozenset()
-
-
 @given(st.sets(st.sampled_from(CONCEPTS)))
-def test_closing_twice_changes_nothing(present):
+def test_closing_a_set_upwards(present):
+    assert with_parents(["Mass", "Hernia"]) == {"Mass", "Lung Lesion", "Lung Opacity", "Hernia"}
     closed = with_parents(present)
     assert present <= closed
     assert with_parents(closed) == closed
@@ -45,9 +36,8 @@ def test_closing_twice_changes_nothing(present):
 
 
 def test_prompt_names():
-    assert prompt_name("Pleural Effusion") == "pleural effusion"
-    assert prompt_name("COVID-19") == "COVID-19"
-    assert prompt_name("No Finding") == "no finding"
+    names = [prompt_name(each) for each in ("Pleural Effusion", "COVID-19", "No Finding")]
+    assert names == ["pleural effusion", "COVID-19", "no finding"]
 
 
 @pytest.mark.parametrize("call", [prompt_name, lambda name: with_parents([name])])
@@ -71,14 +61,11 @@ def test_an_unknown_concept_is_refused(call):
 )
 def test_splitting_a_location(location, expected):
     assert split_location(location) == expected
-
-
-def test_an_unknown_location_is_refused():
     with pytest.raises(InputError, match="left knee"):
         split_location("left knee")
 
 
-@given(st.sampled_from([None, *SIDES]), st.sampled_from([None, *load_vocabulary().places]))
+@given(st.sampled_from([None, *SIDES]), st.sampled_from([None, *load_vocabulary().places.values()]))
 def test_a_location_splits_into_what_it_was_made_of(side, place):
     zone = place.zone if place else None
     assert split_location(location_name(side, place)) == (side, zone)
@@ -88,7 +75,9 @@ def test_the_phrase_lists_are_complete_and_lower_case():
     vocabulary = load_vocabulary()
     assert set(vocabulary.concepts) == set(CONCEPTS)
     phrases = [p for each in vocabulary.concepts.values() for p in each]
-    phrases += [p for place in vocabulary.places for p in (*place.phrases, *place.both_sides)]
+    phrases += [
+        p for place in vocabulary.places.values() for p in (*place.phrases, *place.both_sides)
+    ]
     assert all(phrase == " ".join(phrase.lower().split()) for phrase in phrases)
-    assert all(vocabulary.place(place) for _, place in vocabulary.fused.values())
+    assert all(place in vocabulary.places for _, place in vocabulary.fused.values())
     assert "covid-19" in vocabulary.concepts["COVID-19"]

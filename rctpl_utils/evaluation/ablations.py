@@ -23,11 +23,18 @@ from rctpl_utils.files import hash_of
 from rctpl_utils.prompts import anchors, training
 from rctpl_utils.prompts.corpus import TextCorpus
 from rctpl_utils.prompts.corpus_building import build_corpus
-from rctpl_utils.prompts.keepers import Keeper, MeanOfSteps, NearestTo
 from rctpl_utils.prompts.methods import Embedder
-from rctpl_utils.prompts.prompt_runs import learn_all
 from rctpl_utils.prompts.prompts import Prompts
-from rctpl_utils.prompts.training import BRANCHES, Learned, Regularizer, learn_prompts
+from rctpl_utils.prompts.training import (
+    BRANCHES,
+    Keeper,
+    Learned,
+    MeanOfSteps,
+    NearestTo,
+    Regularizer,
+    learn_prompts,
+)
+from rctpl_utils.prompts.variants import learn_all
 from rctpl_utils.scoring import IMAGE_TEMPERATURE
 from rctpl_utils.text.reports import Report
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS

@@ -10,7 +10,6 @@ from rctpl_utils.prompts.training import Regularizer
 from rctpl_utils.text.knowledge import ensemble
 
 PULL = 3.0  # strength of the pull, chosen on validation films (notebook 08)
-
 OUTLYING = 2.0  # modified z-score from which a phrasing is pruned
 
 
@@ -57,11 +56,9 @@ Anchors = Callable[[Encoder, Sequence[str]], torch.Tensor]
 def pull_towards(
     target: torch.Tensor, strength: float, branches: Sequence[str] = ("concept",)
 ) -> Regularizer:
-    """`strength` times the mean of 1 - <E_i, A_i>, summed over the branches.
+    """`strength` times the mean of 1 - <E_i, A_i>, A the `target`, (L, d) unit vectors.
 
-    Args:
-        target: A, (L, d) unit vectors.
-        branches: those of them that learn are pulled.
+    It is summed over those of the branches that learn.
     """
 
     def regularizer(embeddings: Mapping[str, torch.Tensor]) -> torch.Tensor:

@@ -10,38 +10,23 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TextBatch:
-    """A batch of B reports as features.
+    """A batch of B reports as features."""
 
-    Attributes:
-        report: h, (B, d).
-        descriptions: H, (B, N, d), padded to the batch's longest.
-        described: (B, N), true where a description exists.
-        present: c+, (B, L).
-        absent: c-, (B, L); what is uncertain is in neither.
-    """
-
-    report: Tensor
-    descriptions: Tensor
-    described: Tensor
-    present: Tensor
-    absent: Tensor
+    report: Tensor  # h, (B, d)
+    descriptions: Tensor  # H, (B, N, d), padded to the batch's longest
+    described: Tensor  # (B, N), true where a description exists
+    present: Tensor  # c+, (B, L)
+    absent: Tensor  # c-, (B, L); what is uncertain is in neither
 
 
 @dataclass(frozen=True)
 class TextCorpus:
-    """Reports as cached features: each distinct text is stored once and referred to by its row.
+    """Reports as cached features: each distinct text is stored once and referred to by its row."""
 
-    Attributes:
-        report_features: (n, d), one row a report.
-        description_features: (m, d), one row a distinct description.
-        description_rows: for each report, the rows of its descriptions (at least one).
-        labels: (n, L): 1 present, 0 absent or unmentioned, NaN uncertain.
-    """
-
-    report_features: np.ndarray
-    description_features: np.ndarray
-    description_rows: list[np.ndarray]
-    labels: np.ndarray
+    report_features: np.ndarray  # (n, d)
+    description_features: np.ndarray  # (m, d), one row a distinct description
+    description_rows: list[np.ndarray]  # for each report, those of its descriptions (at least one)
+    labels: np.ndarray  # (n, L): 1 present, 0 absent or unmentioned, NaN uncertain
 
     def __len__(self) -> int:
         """Number of reports."""

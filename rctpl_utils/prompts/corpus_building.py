@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rctpl_utils.encoders.base import Encoder, per_encoder
+from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.encoders.features import text_features
 from rctpl_utils.prompts.corpus import TextCorpus
 from rctpl_utils.text.knowledge import Knowledge, describe_triplets
@@ -36,15 +36,11 @@ def build_corpus(
     Args:
         reports: those that enter training (paper 4.1.1: with at least two concepts).
         triplets: of these and other reports; concepts outside `concepts` are left out.
-        concepts: the L columns of the labels.
         folder: the feature cache.
-        knowledge: source of the descriptions.
-        with_location: whether descriptions say where.
-        sample: identifiers of the reports that the corpus is restricted to, None for all of them.
-            The features of all `reports` are made, once for every sample.
+        sample: identifiers of the reports that the corpus is restricted to; the features of all
+            `reports` are made, once for every sample.
         absent: whether H holds the descriptions of absent triplets too, as in the paper; without
             them it says what the labels say.
-        labeled: from triplets to labels, as `triplets.report_labels`.
     """
     texts = list(dict.fromkeys(report.text for report in reports))
     place = {text: row for row, text in enumerate(texts)}
@@ -77,18 +73,3 @@ def description_features(
     encoded = np.asarray(text_features(encoder, list(place), folder))
     means = np.stack([encoded[[place[text] for text in each]].mean(axis=0) for each in lists])
     return means / np.linalg.norm(means, axis=1, keepdims=True)
-
-
-def build_corpora(
-    encoders: Sequence[Encoder],
-    reports: list[Report],
-    triplets: pd.DataFrame,
-    concepts: tuple[str, ...],
-    folder: Path,
-    absent: bool = True,
-) -> tuple[TextCorpus, ...]:
-    """`build_corpus` in the features of each seed's encoder."""
-    return per_encoder(
-        encoders,
-        lambda each: build_corpus(each, reports, triplets, concepts, folder, absent=absent),
-    )

@@ -17,14 +17,14 @@ import pandas as pd
 from rctpl_utils.datasets import DATASETS, present_datasets
 from rctpl_utils.datasets.availability import REPORTS, has_training_films
 from rctpl_utils.datasets.splits import open_split
-from rctpl_utils.encoders.base import Encoder
+from rctpl_utils.encoders.base import Encoder, per_encoder
 from rctpl_utils.encoders.features import image_features
 from rctpl_utils.encoders.loading import load_encoders
 from rctpl_utils.encoders.parallel_training import processes
 from rctpl_utils.errors import InputError
 from rctpl_utils.options import add_run_options, command, run_of
 from rctpl_utils.prompts.corpus import TextCorpus
-from rctpl_utils.prompts.corpus_building import build_corpora
+from rctpl_utils.prompts.corpus_building import build_corpus
 from rctpl_utils.text.reports import run_reports, with_enough_concepts
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS
 from rctpl_utils.workspace import Workspace
@@ -33,56 +33,31 @@ TEXTS = "texts"
 SPLITS = ("validation", "test")  # prompts are learned from text: no training image is asked for
 
 
-def open_run(options: argparse.Namespace) -> Workspace:
-    """The workspace that the options name; joins the other processes first.
-
-    (A process of a launcher has a CUDA device of its own, which becomes the current one.)
-    """
-    processes()
-    return Workspace.open(**run_of(options))
-
-
 def load_corpora(
     workspace: Workspace, encoders: Sequence[Encoder], absent: bool = True
 ) -> tuple[tuple[TextCorpus, ...], tuple[TextCorpus, ...]]:
-    """The training and the validation corpus of notebook 04, encoded where they are not yet.
+    """The training and the validation corpus of notebook 04, each in every encoder's features.
 
-    Args:
-        encoders: one a seed.
-        absent: whether H holds descriptions of absent triplets (RC-TPL), or not (RC-TPL+).
-
-    Returns:
-        both corpora in each encoder's features.
-
-    Raises:
-        InputError: no triplets, no reports.
+    `absent` says whether H holds descriptions of absent triplets (RC-TPL), or not (RC-TPL+). No
+    triplets or no reports are an `InputError`.
     """
     if not workspace.triplets.exists():
         raise InputError("no triplets there", "Run notebook 01 first.", file=workspace.triplets)
     triplets = pd.read_parquet(workspace.triplets)
     reports = with_enough_concepts(run_reports(workspace), triplets)
-    training, validation = (
-        build_corpora(
-            encoders,
-            [report for report in reports if report.split == split],
-            triplets,
-            TRAINING_CONCEPTS,
-            workspace.features,
-            absent,
-        )
-        for split in ("train", "validate")
-    )
-    return training, validation
+
+    def corpora(split: str) -> tuple[TextCorpus, ...]:
+        own = [report for report in reports if report.split == split]
+        given = (own, triplets, TRAINING_CONCEPTS, workspace.features)
+        return per_encoder(encoders, lambda each: build_corpus(each, *given, absent=absent))
+
+    return corpora("train"), corpora("validate")
 
 
 def encode(workspace: Workspace, what: Sequence[str]) -> list[str]:
-    """Encode the named things, or all that is there.
+    """Encode the named things, or all that is there; a line a thing says what was done.
 
-    Returns:
-        a line a thing: what was encoded, what is absent.
-
-    Raises:
-        InputError: an unknown name; a data set that was named and is absent.
+    An unknown name, and a data set that was named and is absent, is an `InputError`.
     """
     unknown = sorted(set(what) - {TEXTS, *DATASETS})
     if unknown:
@@ -109,16 +84,13 @@ def encode(workspace: Workspace, what: Sequence[str]) -> list[str]:
 
 
 def run_command(options: argparse.Namespace, work: Callable[[Workspace], list[str]]) -> int:
-    """Do the work of a command line in the run that its options name.
+    """Do the work of a command line in the run that its options name; return the exit status.
 
-    Args:
-        work: returns the lines to print; the first of several processes prints them.
-
-    Returns:
-        the exit status: 0, or 2 for bad input.
+    `work` returns the lines to print; the first of several processes prints them.
     """
     try:
-        lines = work(open_run(options))
+        processes()  # joins the others: each then has a CUDA device of its own, the current one
+        lines = work(Workspace.open(**run_of(options)))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -15,21 +15,19 @@ from rctpl_utils.prompts.encode import load_corpora, run_command
 from rctpl_utils.prompts.variants import VARIANTS, learn_rctpl, learn_rctpl_plus
 from rctpl_utils.workspace import Workspace
 
-LEARNERS = dict(zip(VARIANTS, (learn_rctpl, learn_rctpl_plus), strict=True))
-
 
 def learn(workspace: Workspace, variants: Sequence[str] = VARIANTS) -> list[str]:
     """Learn the variants' prompts for every seed of the profile, or find them current.
 
-    Returns:
-        a line a variant: the last epoch's losses, averaged over seeds.
+    A line a variant: the last epoch's losses, averaged over seeds.
     """
     encoders = load_encoders(workspace)
     lines = []
     for variant in variants:
-        absent = variant == VARIANTS[0]  # RC-TPL's H holds descriptions of absent triplets
-        training, validation = load_corpora(workspace, encoders, absent)
-        prompts, curves = LEARNERS[variant](workspace, encoders, training, validation)
+        paper = variant == VARIANTS[0]  # its H holds descriptions of absent triplets
+        learner = learn_rctpl if paper else learn_rctpl_plus
+        corpora = load_corpora(workspace, encoders, absent=paper)
+        prompts, curves = learner(workspace, encoders, *corpora)
         last = curves[curves["epoch"] == curves["epoch"].max()]
         losses = ", ".join(
             f"{name.removesuffix('_loss')} {last[name].mean():.3f}"

@@ -10,14 +10,8 @@ Embedder = Callable[[Sequence[str]], ClassEmbeddings]
 
 @dataclass(frozen=True)
 class Method:
-    """A row of Table 1.
-
-    Attributes:
-        name: as the table prints it.
-        embedders: from concepts to class embeddings; run k belongs to encoder k.
-        branch: "report", "concept" or "both".
-    """
+    """A row of Table 1, under the name that the table prints; run k belongs to encoder k."""
 
     name: str
     embedders: tuple[Embedder, ...]
-    branch: str = "both"
+    branch: str = "both"  # or "report", "concept"

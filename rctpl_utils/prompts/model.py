@@ -32,22 +32,12 @@ class RCTPL:
                 "Use the encoder that the prompts were learned with.",
             )
         self.encoder = encoder
-        device = encoder.device
-        self.prompts = Prompts(
-            prompts.report.to(device), prompts.concept.to(device), prompts.metadata
-        )
+        contexts = (each.to(encoder.device) for each in (prompts.report, prompts.concept))
+        self.prompts = Prompts(*contexts, prompts.metadata)
 
     @classmethod
-    def load(
-        cls,
-        path: str | Path,
-        encoder: Encoder | None = None,
-    ) -> "RCTPL":
+    def load(cls, path: str | Path, encoder: Encoder | None = None) -> "RCTPL":
         """Read prompts and, unless one is given, the encoder that the file's metadata names.
-
-        Args:
-            path: the prompt file.
-            encoder: the frozen encoder.
 
         Raises:
             InputError: files that are absent or damaged, an encoder other than the prompts' own.

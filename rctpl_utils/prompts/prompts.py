@@ -23,18 +23,11 @@ Record = Mapping[str, str | Sequence[str]]  # "text", for a reader, and "attribu
 
 @dataclass(frozen=True)
 class Prompts:
-    """Report-level and concept-level context vectors.
+    """Report-level and concept-level context vectors."""
 
-    Attributes:
-        report: (M, W), the p_j of Eq. 2.
-        concept: (M, W), the p'_j of Eq. 4.
-        metadata: encoder name and key, classes, seed, profile, package version, and how an unseen
-            class is asked for.
-    """
-
-    report: Tensor
-    concept: Tensor
-    metadata: dict[str, str]
+    report: Tensor  # (M, W), the p_j of Eq. 2
+    concept: Tensor  # (M, W), the p'_j of Eq. 4
+    metadata: dict[str, str]  # encoder, classes, seed, ..., and how an unseen class is asked for
 
     @property
     def parameters(self) -> int:
@@ -49,9 +42,8 @@ class Prompts:
     def with_concepts(self, records: Mapping[str, Record]) -> "Prompts":
         """The same prompts, able to ask for new concepts by their looks; the knowledge is saved.
 
-        Args:
-            records: a name -> "text", what it is, for a reader, and "attributes", short phrases for
-                what is seen, as in `data/knowledge.json`.
+        Records are as in `data/knowledge.json`: "text", what it is, for a reader, and "attributes",
+        short phrases for what is seen.
 
         Raises:
             InputError: a concept that the package has, an empty text, no attribute.
@@ -84,21 +76,15 @@ class Prompts:
 
     def save(self, path: str | Path) -> Path:
         """Write one small safetensors file, atomically."""
-        arrays = {
-            "report": self.report.detach().cpu().contiguous(),
-            "concept": self.concept.detach().cpu().contiguous(),
-        }
+        contexts = {"report": self.report, "concept": self.concept}
+        arrays = {name: each.detach().cpu().contiguous() for name, each in contexts.items()}
         with atomic_path(path) as temporary:
             save_file(arrays, temporary, {key: str(value) for key, value in self.metadata.items()})
         return Path(path)
 
     @classmethod
     def load(cls, path: str | Path) -> "Prompts":
-        """Read saved prompts.
-
-        Raises:
-            InputError: the file is absent, unreadable, or holds arrays of unequal shape.
-        """
+        """Read saved prompts; an absent, unreadable or otherwise shaped file is an `InputError`."""
         path = Path(path)
         if not path.exists():
             raise InputError("no prompts there", "Run notebook 04 first.", file=path)
@@ -140,8 +126,8 @@ def nearest_words(context: Tensor, encoder: Encoder, count: int = 3) -> list[lis
     A learned vector is no word: these are neighbors in a space of tens of thousands of points, and
     CoOp (Zhou et al. 2022, section 4.4) already found them hard to interpret.
     """
-    words = torch.nn.functional.normalize(encoder.text.bert.get_input_embeddings().weight, dim=-1)
-    similar = torch.nn.functional.normalize(context, dim=-1) @ words.T
+    words = normalize(encoder.text.bert.get_input_embeddings().weight, dim=-1)
+    similar = normalize(context, dim=-1) @ words.T
     best = similar.topk(count, dim=-1).indices.tolist()
     return [encoder.text.tokenizer.convert_ids_to_tokens(row) for row in best]
 

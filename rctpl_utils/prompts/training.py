@@ -1,12 +1,10 @@
-"""Learning the prompts from text alone (paper 3.3).
-
-This module takes text features and labels; it imports nothing that could read an image.
-"""
+"""Learning the prompts from text alone (paper 3.3); nothing here could read an image."""
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,14 +14,14 @@ from tqdm import tqdm
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.encoders.parallel_training import processes
 from rctpl_utils.profiles import PromptLearning
-from rctpl_utils.prompts.contexts import initial_context, name_context, word_context
 from rctpl_utils.prompts.corpus import TextBatch, TextCorpus
-from rctpl_utils.prompts.keepers import Keeper
 from rctpl_utils.scoring import TEXT_TEMPERATURE, concept_scores, ranking_loss, report_scores
 from rctpl_utils.vocabulary import prompt_name
 
 SCORE_SCALE = 4.0  # TaI-DPT ranks cosines times 4 with margin 1 (trainers/utils.py)
-
+INITIAL_DEVIATION = 0.02  # paper 4.1.5: "Gaussian noise sampled from N(0.02)"
+# M = 12 tokens to start from; other lengths take the first M, or begin again.
+WORDS = "the radiograph of the chest shows a finding that looks like"
 BRANCHES = ("report", "concept")
 
 Regularizer = Callable[[Mapping[str, Tensor]], Tensor]  # of the class embeddings by branch
@@ -32,17 +30,24 @@ Ranking = Callable[[Tensor, Tensor, Tensor, float], Tensor]  # as `scoring.ranki
 
 @dataclass(frozen=True)
 class Learned:
-    """What a training run leaves behind.
+    """What a training run leaves behind: both contexts, (M, W), and one row an epoch.
 
-    Attributes:
-        report, concept: the learned contexts, (M, W).
-        history: one row an epoch: epoch, seconds since the start, report_loss, concept_loss, and
-            the validation losses.
+    `history` has epoch, seconds since the start, report_loss, concept_loss, validation losses.
     """
 
     report: Tensor
     concept: Tensor
     history: list[dict[str, float]]
+
+
+class Keeper(Protocol):
+    """Which contexts of a run are kept, where it is not those of the last step."""
+
+    def see(self, contexts: Mapping[str, Tensor], embeddings: Mapping[str, Tensor]) -> None:
+        """Look at a step before its update: contexts (M, W), class embeddings (L, d) by branch."""
+
+    def kept(self) -> dict[str, Tensor]:
+        """The contexts to keep, by branch."""
 
 
 def learn_prompts(
@@ -73,13 +78,11 @@ def learn_prompts(
     Args:
         corpus: text features and labels; the L columns of its labels are `concepts`.
         seed: decides the initial contexts and the order of the reports.
-        branches: which contexts learn.
         validation: reports of other patients, for the curve only.
         temperature: tau_c of Eq. 8 in training.
         regularizer: an extra term on the class embeddings (RC-TPL+ uses one).
         ranking: of classes within a report (Eq. 9), or `report_ranking_loss`.
-        start: "gaussian" (paper 4.1.5), "words" (`contexts.WORDS`), or "names" (their mean).
-        keeper: sees every step and says which contexts are kept; None for those of the last step.
+        start: "gaussian" (paper 4.1.5), "words" (`WORDS`), or "names" (their mean).
     """
     generator = torch.Generator().manual_seed(seed)
     device = encoder.device
@@ -98,6 +101,7 @@ def learn_prompts(
     steps = settings.epochs * math.ceil(len(corpus) / settings.batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     history, start, group = [], time.perf_counter(), processes()
+    how = (temperature, settings.margin, ranking)
     silent = not (progress and group.first)
     with tqdm(total=steps, desc=f"prompts, seed {seed}", unit="step", disable=silent) as bar:
         for epoch in range(settings.epochs):
@@ -105,9 +109,7 @@ def learn_prompts(
             for rows in shuffled_batches(len(corpus), settings.batch_size, generator):
                 part, weight = group.share_of_batch(rows)
                 embeddings = embed_classes(encoder, learning, names)
-                losses = batch_losses(
-                    corpus.batch(part, device), embeddings, temperature, settings.margin, ranking
-                )
+                losses = batch_losses(corpus.batch(part, device), embeddings, *how)
                 ranked = weight * sum(losses.values())
                 loss = ranked + (regularizer(embeddings) if regularizer else 0)
                 if keeper is not None:
@@ -120,13 +122,9 @@ def learn_prompts(
                 seen.append([weight * value.item() for value in losses.values()])
                 bar.update()
             means = np.mean(group.mean(torch.tensor(seen, dtype=torch.float64)).numpy(), axis=0)
-            row = {
-                f"{name}_loss": mean for name, mean in zip(learning, means.tolist(), strict=True)
-            }
+            row = dict(zip((f"{branch}_loss" for branch in branches), means.tolist(), strict=True))
             if validation is not None:
-                held_out = corpus_losses(
-                    encoder, learning, names, validation, temperature, settings.margin, ranking
-                )
+                held_out = corpus_losses(encoder, learning, names, validation, *how)
                 row |= {f"validation_{name}_loss": value for name, value in held_out.items()}
             history.append({"epoch": epoch + 1, "seconds": time.perf_counter() - start, **row})
     if keeper is not None:
@@ -134,9 +132,29 @@ def learn_prompts(
     return Learned(contexts["report"].detach(), contexts["concept"].detach(), history)
 
 
+def initial_context(length: int, width: int, generator: torch.Generator) -> Tensor:
+    """M vectors of width W from N(0, 0.02^2)."""
+    return INITIAL_DEVIATION * torch.randn(length, width, generator=generator)
+
+
 def initial_contexts(length: int, width: int, generator: torch.Generator) -> dict[str, Tensor]:
     """What both contexts are before the first step: branch -> (M, W)."""
     return {branch: initial_context(length, width, generator) for branch in BRANCHES}
+
+
+def word_context(encoder: Encoder, length: int) -> Tensor:
+    """The word embeddings of `WORDS`, cut or repeated to M: (M, W)."""
+    tokens = encoder.text.tokenizer(WORDS, add_special_tokens=False)["input_ids"]
+    rows = [tokens[k % len(tokens)] for k in range(length)]
+    return encoder.text.bert.get_input_embeddings().weight[rows].detach().clone()
+
+
+def name_context(encoder: Encoder, names: Sequence[str], length: int) -> Tensor:
+    """The mean word embedding of all class names, M times: (M, W)."""
+    tokens = encoder.text.tokenizer(list(names), add_special_tokens=False)["input_ids"]
+    words = encoder.text.bert.get_input_embeddings().weight.detach()
+    mean = torch.stack([words[each].mean(dim=0) for each in tokens]).mean(dim=0)
+    return mean.repeat(length, 1)
 
 
 def embed_classes(
@@ -189,3 +207,41 @@ def shuffled_batches(count: int, size: int, generator: torch.Generator) -> list[
     """All rows once, in an order that the generator decides."""
     order = torch.randperm(count, generator=generator).numpy()
     return [order[start : start + size] for start in range(0, count, size)]
+
+
+class MeanOfSteps:
+    """Keeps the mean of the contexts over all steps (Polyak and Juditsky 1992)."""
+
+    def __init__(self) -> None:
+        self._steps, self._total = 0, {}
+
+    def see(self, contexts: Mapping[str, Tensor], embeddings: Mapping[str, Tensor]) -> None:
+        """Add a step's contexts."""
+        self._steps += 1
+        for branch, context in contexts.items():
+            self._total[branch] = self._total.get(branch, 0) + context.detach()
+
+    def kept(self) -> dict[str, Tensor]:
+        """The means."""
+        return {branch: total / self._steps for branch, total in self._total.items()}
+
+
+class NearestTo:
+    """Keeps each branch's contexts of the step whose class embeddings come nearest to `target`.
+
+    The target is unit vectors, (L, d); nearness is the mean cosine over classes.
+    """
+
+    def __init__(self, target: Tensor) -> None:
+        self._target, self._best = target, {}
+
+    def see(self, contexts: Mapping[str, Tensor], embeddings: Mapping[str, Tensor]) -> None:
+        """Keep a step's contexts where they are nearer than all before."""
+        for branch, context in contexts.items():
+            near = torch.sum(embeddings[branch].detach() * self._target, dim=-1).mean().item()
+            if branch not in self._best or near > self._best[branch][0]:
+                self._best[branch] = near, context.detach().clone()
+
+    def kept(self) -> dict[str, Tensor]:
+        """The nearest."""
+        return {branch: context for branch, (_, context) in self._best.items()}

@@ -1,18 +1,21 @@
 """RC-TPL and RC-TPL+ as a run learns them, and their rows of Table 1 with the hand-written ones."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import pandas as pd
 import torch
 
-from rctpl_utils.code_hash import code_of
+from rctpl_utils import __version__
+from rctpl_utils.code_hash import code_of, kept
 from rctpl_utils.encoders.base import Encoder
+from rctpl_utils.encoders.loading import encoder_notes
 from rctpl_utils.files import hash_of
 from rctpl_utils.prompts import anchors, handwritten, training
 from rctpl_utils.prompts.corpus import TextCorpus
 from rctpl_utils.prompts.methods import Method
-from rctpl_utils.prompts.prompt_runs import learn_all
 from rctpl_utils.prompts.prompts import Prompts
 from rctpl_utils.prompts.training import BRANCHES, Learned, initial_contexts, learn_prompts
 from rctpl_utils.scoring import report_ranking_loss
@@ -28,6 +31,7 @@ HANDWRITTEN = tuple(WRITTEN)  # what paired tests compare with
 MACHINE_WRITTEN = "descriptions, llm"  # the knowledge that a language model wrote
 UNTRAINED = "untrained contexts"
 VARIANTS = ("rc-tpl", "rc-tpl-plus")
+Learner = Callable[[Encoder, TextCorpus, int], Learned]  # of one seed: what was learned
 
 
 def learn_rctpl(
@@ -38,24 +42,10 @@ def learn_rctpl(
 ) -> tuple[dict[int, Prompts], pd.DataFrame]:
     """The paper's method, one run a seed: Eq. 9 and nothing else.
 
-    Args:
-        encoders: one a seed of the profile; the corpora are their features of the same reports.
+    `encoders` are one a seed of the profile, the corpora their features of the same reports.
     """
-
-    held_out = dict(zip(encoders, validation, strict=True))
-
-    def learner(encoder: Encoder, corpus: TextCorpus, seed: int) -> Learned:
-        return learn_prompts(
-            encoder,
-            corpus,
-            TRAINING_CONCEPTS,
-            workspace.profile.prompts,
-            seed,
-            validation=held_out[encoder],
-        )
-
-    key = _key(workspace, VARIANTS[0], validation, code_of(training))
-    return learn_all(workspace, encoders, VARIANTS[0], corpora, learner, key)
+    runs = (workspace, encoders, corpora, validation)
+    return _learn(*runs, VARIANTS[0], code_of(training), lambda encoder: {})
 
 
 def learn_rctpl_plus(
@@ -77,34 +67,98 @@ def learn_rctpl_plus(
     description of an absent finding; both contexts start from real words; and a class that no
     training report names is asked for by its looks. The pull is kin to KgCoOp's (Yao et al. 2023).
     Notebook 08 shows what each part does.
-
-    Args:
-        encoders: one a seed of the profile.
-        corpora, validation: as for `learn_rctpl`, without descriptions of absent triplets.
     """
 
-    held_out = dict(zip(encoders, validation, strict=True))
+    def options(encoder: Encoder) -> dict[str, Any]:
+        anchor = anchors.class_anchors(encoder, TRAINING_CONCEPTS)
+        pull = anchors.pull_towards(anchor, anchors.PULL)
+        return {"regularizer": pull, "ranking": report_ranking_loss, "start": "words"}
+
+    runs, code = (workspace, encoders, corpora, validation), hash_of(anchors.PULL, code_of(anchors))
+    return _learn(*runs, VARIANTS[1], code, options, "looks")
+
+
+def _learn(
+    workspace: Workspace,
+    encoders: Sequence[Encoder],
+    corpora: Sequence[TextCorpus],
+    validation: Sequence[TextCorpus],
+    variant: str,
+    code: str,
+    options: Callable[[Encoder], dict[str, Any]],
+    unseen: str = "name",
+) -> tuple[dict[int, Prompts], pd.DataFrame]:
+    """Learn a variant with what `learn_prompts` takes besides, of each encoder."""
+    settings, held_out = workspace.profile.prompts, dict(zip(encoders, validation, strict=True))
 
     def learner(encoder: Encoder, corpus: TextCorpus, seed: int) -> Learned:
-        anchor = anchors.class_anchors(encoder, TRAINING_CONCEPTS)
-        return learn_prompts(
-            encoder,
-            corpus,
-            TRAINING_CONCEPTS,
-            workspace.profile.prompts,
-            seed,
-            validation=held_out[encoder],
-            regularizer=anchors.pull_towards(anchor, anchors.PULL),
-            ranking=report_ranking_loss,
-            start="words",
-        )
+        more = {"validation": held_out[encoder], **options(encoder)}
+        return learn_prompts(encoder, corpus, TRAINING_CONCEPTS, settings, seed, **more)
 
-    key = _key(workspace, VARIANTS[1], validation, hash_of(anchors.PULL, code_of(anchors)))
-    return learn_all(workspace, encoders, VARIANTS[1], corpora, learner, key, "looks")
+    key = hash_of(variant, settings, [each.key for each in validation], code)
+    return learn_all(workspace, encoders, variant, corpora, learner, key, unseen)
 
 
-def _key(workspace: Workspace, variant: str, validation: Sequence[TextCorpus], code: str) -> str:
-    return hash_of(variant, workspace.profile.prompts, [each.key for each in validation], code)
+def learn_all(
+    workspace: Workspace,
+    encoders: Sequence[Encoder],
+    variant: str,
+    corpora: Sequence[TextCorpus],
+    learner: Learner,
+    key: str,
+    unseen: str = "name",
+) -> tuple[dict[int, Prompts], pd.DataFrame]:
+    """Learn a variant's prompts for every seed of the profile, or read those that are current.
+
+    `key` is a hash of all that the result depends on besides corpus, encoder and seed: settings and
+    the code that learns (`code_hash.code_of`). `unseen` says how a class that no training report
+    names is asked for (`Prompts.embed`).
+
+    Returns:
+        prompts by seed, and the learning curves with columns variant, seed, epoch and losses.
+    """
+    seeds = workspace.profile.seeds
+    runs = [
+        _learn_seed(workspace, *run, variant, learner, key, unseen)
+        for run in zip(seeds, encoders, corpora, strict=True)
+    ]
+    prompts, curves = zip(*runs, strict=True)
+    return dict(zip(seeds, prompts, strict=True)), pd.concat(curves, ignore_index=True)
+
+
+def _learn_seed(
+    workspace: Workspace,
+    seed: int,
+    encoder: Encoder,
+    corpus: TextCorpus,
+    variant: str,
+    learner: Learner,
+    key: str,
+    unseen: str,
+) -> tuple[Prompts, pd.DataFrame]:
+    path = workspace.prompts / f"{variant}-{seed}.safetensors"
+    wanted = hash_of(key, unseen, code_of(type(encoder)), encoder.text_key, corpus.key, seed)
+
+    def make() -> dict[str, Any]:
+        result = learner(encoder, corpus, seed)
+        metadata = {
+            "variant": variant,
+            "encoder": encoder.name,
+            **encoder_notes(workspace, seed),
+            "text_key": encoder.text_key,
+            "classes": json.dumps(TRAINING_CONCEPTS),
+            "seed": str(seed),
+            "unseen": unseen,
+            "profile": workspace.profile.name,
+            "version": __version__,
+            "key": wanted,
+        }
+        Prompts(result.report, result.concept, metadata).save(path)
+        return {"history": result.history}
+
+    stored = kept(path.with_suffix(".history.json"), [path], wanted, make)
+    curve = pd.DataFrame(stored["history"]).assign(variant=variant, seed=seed)
+    return Prompts.load(path), curve
 
 
 def load_prompts(workspace: Workspace) -> dict[str, dict[int, Prompts]]:
@@ -121,29 +175,23 @@ def load_prompts(workspace: Workspace) -> dict[str, dict[int, Prompts]]:
 def table1_methods(
     encoders: Sequence[Encoder], prompts: Mapping[str, Mapping[int, Prompts]]
 ) -> list[Method]:
-    """The rows of Table 1 that we can run, floor first.
+    """The rows of Table 1 that we can run, floor first, for prompts of `load_prompts`.
 
-    Args:
-        encoders: one a seed. A method written by hand has one run an encoder, one that learns a
-            run a seed; so has RC-TPL before its first step.
-        prompts: variant -> seed -> prompts (`load_prompts`).
+    A method written by hand has one run an encoder, one that learns a run a seed; so has RC-TPL
+    before its first step.
     """
     distinct = list(dict.fromkeys(encoders))
     written = WRITTEN | {MACHINE_WRITTEN: partial(handwritten.descriptions, source="llm")}
-    rows = [
-        Method(name, tuple(partial(function, encoder) for encoder in distinct))
-        for name, function in written.items()
-    ]
-    paper, ours = (tuple(prompts[variant].items()) for variant in VARIANTS)
+    paper, ours = (prompts[variant] for variant in VARIANTS)
     first, learned, plus = (
         tuple(partial(each.embed, encoder) for each, encoder in zip(runs, encoders, strict=True))
-        for runs in (
-            [untrained(seed, each) for seed, each in paper],
-            *([each for _, each in runs] for runs in (paper, ours)),
-        )
+        for runs in ([untrained(*run) for run in paper.items()], paper.values(), ours.values())
     )
     return [
-        *rows,
+        *(
+            Method(name, tuple(partial(function, encoder) for encoder in distinct))
+            for name, function in written.items()
+        ),
         Method(UNTRAINED, first),
         Method("RC-TPL, report branch", learned, "report"),
         Method("RC-TPL, concept branch", learned, "concept"),
@@ -153,10 +201,6 @@ def table1_methods(
 
 
 def untrained(seed: int, learned: Prompts) -> Prompts:
-    """The contexts that a seed's training began with: what no step has changed.
-
-    Args:
-        learned: what became of them, for their shape and device.
-    """
+    """The contexts that a seed's training began with, in the shape and place of `learned`."""
     drawn = initial_contexts(*learned.report.shape, torch.Generator().manual_seed(seed))
     return Prompts(*(drawn[branch].to(learned.report.device) for branch in BRANCHES), {})

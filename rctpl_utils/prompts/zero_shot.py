@@ -47,13 +47,9 @@ def score_images(
     methods: Mapping[str, ClassEmbeddings],
     temperature: float = IMAGE_TEMPERATURE,
 ) -> dict[str, BranchScores]:
-    """Score a whole data set with several methods in one pass over its features.
+    """Score a whole data set with several methods in one pass over its features: (n, L) float32.
 
-    Args:
-        methods: class embeddings (L, d) by name; L may differ from method to method.
-
-    Returns:
-        for each method its branch scores, (n, L) float32.
+    `methods` are class embeddings (L, d) by name; L may differ from method to method.
     """
     joined = ClassEmbeddings(*(torch.cat(each) for each in zip(*methods.values(), strict=True)))
     device = joined.report.device
@@ -62,10 +58,6 @@ def score_images(
         for start in range(0, len(file), IMAGE_BATCH)
     ]
     report, concept = (torch.cat(each).cpu().numpy() for each in zip(*parts, strict=True))
-    ends = np.cumsum([len(each.report) for each in methods.values()])
-    return {
-        name: BranchScores(
-            report[:, end - len(e.report) : end], concept[:, end - len(e.report) : end]
-        )
-        for (name, e), end in zip(methods.items(), ends, strict=True)
-    }
+    ends = np.cumsum([len(each.report) for each in methods.values()])[:-1]
+    split = (np.split(each, ends, axis=1) for each in (report, concept))
+    return {name: BranchScores(*each) for name, *each in zip(methods, *split, strict=True)}

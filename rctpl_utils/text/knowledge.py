@@ -2,12 +2,9 @@
 
 Five sources: `kb`, written in our own words; `llm`, written by a language model, each text with its
 prompt; `clause`, the `kb`'s definition as one clause; `general`, "a photo of ..."; and `none`, the
-bare name. Each with or without the location (paper 4.3.2).
-
-A person reads one definition (`describe`), what a disease is and how it looks. The text encoder
-reads what can be seen, and nothing of causes: a few short sentences (`sentences`), each encoded
-alone, whose unit vectors are averaged (`corpus_building.description_features`). One long clause,
-half about a virus, is pooled into a vector of neither.
+bare name. A person reads one definition (`describe`); the text encoder reads what can be seen, and
+nothing of causes: a few short sentences (`sentences`), each encoded alone, whose unit vectors are
+averaged. One long clause, half about a virus, is pooled into a vector of neither.
 """
 
 from collections.abc import Mapping
@@ -33,93 +30,55 @@ _STATUS = {"present": "", "absent": " Not present.", "uncertain": " Possibly pre
 
 @dataclass(frozen=True)
 class Knowledge:
-    """One source of knowledge.
-
-    Attributes:
-        source: its name.
-        opening: concept -> the first sentence of its descriptions.
-        records: concept -> where the text comes from; empty for `general` and `none`.
-        looks: concept -> its visual attributes, a short phrase each; those that have none are read
-            by their opening.
-    """
+    """One source of knowledge, by concept."""
 
     source: str
-    opening: Mapping[str, str]
-    records: Mapping[str, Mapping[str, str]]
-    looks: Mapping[str, tuple[str, ...]]
+    opening: Mapping[str, str]  # the first sentence of its descriptions
+    records: Mapping[str, Mapping[str, str]]  # where it is from; none for `general` and `none`
+    looks: Mapping[str, tuple[str, ...]]  # visual attributes; without, it is read by its opening
 
     @classmethod
     def load(cls, source: str = "kb") -> "Knowledge":
-        """Load a source that the package carries.
-
-        Raises:
-            InputError: an unknown source.
-        """
+        """Load a source that the package carries; an `InputError` for any other name."""
         return _load(source)
 
     @classmethod
     def from_texts(cls, source: str, records: Mapping[str, Mapping[str, str]]) -> "Knowledge":
         """Make a source of records {concept: {"text": ..., where it comes from}}.
 
-        A record may have "attributes", the phrases of `looks`. This is how the live sources join in
-        (`rctpl_utils.text.knowledge_live`).
-
-        Raises:
-            InputError: an unknown concept, an empty text.
+        A record may have "attributes", the phrases of `looks`. An unknown concept or an empty text
+        is an `InputError`.
         """
+        opening = {}
         for concept, record in records.items():
             _check(concept, "present")
-            if not record.get("text", "").strip():
+            text = record.get("text", "").strip()
+            if not text:
                 raise InputError(f"no text for {concept!r}", f"Mend the source {source!r}.")
-        opening = {
-            concept: f"{_sentence_name(concept)} refers to {_clause(record['text'])}."
-            for concept, record in records.items()
-        }
+            name = _capital(prompt_name(concept))
+            opening[concept] = f"{name} refers to {text.rstrip('.')}."
         looks = {c: tuple(r["attributes"]) for c, r in records.items() if r.get("attributes")}
         return cls(source, *map(MappingProxyType, (opening, dict(records), looks)))
 
-    def describe(
-        self,
-        concept: str,
-        location: str | None = None,
-        positive: str = "present",
-        with_location: bool = True,
-    ) -> str:
-        """Return the sentence of one triplet: "Mass refers to ... . It is located at ... .".
+    def describe(self, concept: str, location: str | None = None, positive: str = "present") -> str:
+        """The sentence of one triplet: "Mass refers to ... . It is located at ... .".
 
         An absent finding lies nowhere: "Not present." takes the place of its location (Figure 2).
-
-        Args:
-            concept: a canonical concept name, or "No Finding".
-            location: a canonical location, or None.
-            positive: "present", "absent" or "uncertain".
-            with_location: False leaves the location out (the paper's "w/o position").
 
         Raises:
             InputError: an unknown concept or status, or a concept that the source lacks.
         """
-        return self._opening(concept, positive) + _clauses(location, positive, with_location)
+        return self._opening(concept, positive) + _clauses(location, positive)
 
     def sentences(
-        self,
-        concept: str,
-        location: str | None = None,
-        positive: str = "present",
-        with_location: bool = True,
+        self, concept: str, location: str | None = None, positive: str = "present"
     ) -> tuple[str, ...]:
-        """What the text encoder reads of a triplet, each sentence alone.
+        """What the text encoder reads of a triplet, each sentence alone; raises as `describe`.
 
         "Mass: large rounded white opacity. It is located at ... .", one an attribute. The name of a
         concept that no training report has tells an encoder nothing, and is left out.
-
-        Args:
-            concept, location, positive, with_location: as for `describe`.
-
-        Raises:
-            InputError: as `describe`.
         """
-        opening = self._opening(concept, positive)
-        clauses = _clauses(location, positive, with_location)
+        opening, clauses = self._opening(concept, positive), _clauses(location, positive)
         if concept not in self.looks:
             return (opening + clauses,)
         name = "" if concept in UNSEEN_CONCEPTS else f"{prompt_name(concept)}: "
@@ -128,42 +87,28 @@ class Knowledge:
     def _opening(self, concept: str, positive: str) -> str:
         _check(concept, positive)
         if concept not in self.opening:
-            raise InputError(
-                f"the source {self.source!r} does not describe {concept!r}",
-                "Choose another source.",
-            )
+            problem = f"the source {self.source!r} does not describe {concept!r}"
+            raise InputError(problem, "Choose another source.")
         return self.opening[concept]
 
 
 def describe(
-    concept: str,
-    location: str | None = None,
-    positive: str = "present",
-    source: str = "kb",
-    with_location: bool = True,
+    concept: str, location: str | None = None, positive: str = "present", source: str = "kb"
 ) -> str:
     """`Knowledge.describe` of a source that the package carries."""
-    return Knowledge.load(source).describe(concept, location, positive, with_location)
+    return Knowledge.load(source).describe(concept, location, positive)
 
 
 def describe_triplets(
     triplets: pd.DataFrame, source: str | Knowledge = "kb", with_location: bool = True
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Describe all triplets, each distinct text once.
-
-    Args:
-        triplets: columns report_id, concept, location (None where there is none), positive.
-        source: a source's name, or a source.
-        with_location: see `Knowledge.describe`.
+    """Describe all triplets, each distinct text once; False leaves locations out (paper 4.3.2).
 
     Returns:
         descriptions: one row a distinct text, ordered by concept, status and location whatever
             the order of the triplets: text_id (its row number), text (for readers), sentences
             (for the encoder), concept, location, positive, source, triplets (how many share it).
         mapping: the distinct pairs report_id, text_id, in the order of the triplets.
-
-    Raises:
-        InputError: a column that is absent, an unknown concept or status.
     """
     knowledge = Knowledge.load(source) if isinstance(source, str) else source
     missing = {"report_id", "concept", "location", "positive"} - set(triplets.columns)
@@ -180,31 +125,23 @@ def describe_triplets(
         .reset_index()
         .sort_values(["concept", "positive", "location"], ignore_index=True)
     )
-    asked = [
-        (concept, location or None, positive)
-        for concept, location, positive in distinct[list(keys.columns)].itertuples(index=False)
-    ]
+    locations = [location or None for location in distinct["location"]]
+    asked = list(zip(distinct["concept"], locations, distinct["positive"], strict=True))
     descriptions = pd.DataFrame(
         {
             "text_id": range(len(distinct)),
             "text": [knowledge.describe(*each) for each in asked],
             "sentences": [knowledge.sentences(*each) for each in asked],
             "concept": distinct["concept"],
-            "location": [location or None for location in distinct["location"]],
+            "location": locations,
             "positive": distinct["positive"],
             "source": knowledge.source,
             "triplets": distinct["triplets"],
         }
     )
-    text_of = pd.Series(
-        range(len(distinct)), index=pd.MultiIndex.from_frame(distinct[keys.columns])
-    )
-    mapping = pd.DataFrame(
-        {
-            "report_id": triplets["report_id"].to_numpy(),
-            "text_id": text_of.reindex(pd.MultiIndex.from_frame(keys)).to_numpy(),
-        }
-    )
+    texts = pd.MultiIndex.from_frame(distinct[keys.columns])
+    text_id = texts.get_indexer(pd.MultiIndex.from_frame(keys))
+    mapping = pd.DataFrame({"report_id": triplets["report_id"].to_numpy(), "text_id": text_id})
     return descriptions, mapping.drop_duplicates(ignore_index=True)
 
 
@@ -216,31 +153,22 @@ def save_descriptions(path: Path, descriptions: pd.DataFrame, mapping: pd.DataFr
 
 
 def ensemble(concept: str) -> list[str]:
-    """Return the hand-written prompts of a concept: templates, severity x location, signs.
+    """The hand-written prompts of a concept: templates, severity x location, signs.
 
-    A baseline for learned prompts; the idea of combining severities and places is that of
-    GLoRIA's and MedCLIP's prompts (Huang et al. 2021, Wang et al. 2022), the words are ours.
-
-    Raises:
-        InputError: an unknown concept.
+    The idea of combining severities and places is that of GLoRIA's and MedCLIP's prompts (Huang et
+    al. 2021, Wang et al. 2022), the words are ours.
     """
     _check(concept, "present")
     data = read_json(PACKAGE_DATA / "ensemble.json")
     if concept in data["fixed"]:
         return list(data["fixed"][concept])
-    words = data["concepts"][concept]
-    prompts = []
+    words, prompts = data["concepts"][concept], []
     for template in data["templates"]:
-        if "{sign}" in template:
-            prompts += [template.format(sign=sign) for sign in words["sign"]]
-        elif "{severity}" in template:
-            pairs = zip(words["severity"], words["location"], strict=True)
-            prompts += [
-                template.format(name=prompt_name(concept), severity=severity, location=location)
-                for severity, location in pairs
-            ]
-        else:
-            prompts.append(template.format(name=prompt_name(concept)))
+        asked = [field for field in ("severity", "location", "sign") if f"{{{field}}}" in template]
+        fillings = zip(*(words[field] for field in asked), strict=True) if asked else [()]
+        for filling in fillings:
+            named = dict(zip(asked, filling, strict=True))
+            prompts.append(template.format(name=prompt_name(concept), **named))
     return prompts
 
 
@@ -266,18 +194,10 @@ def _check(concept: str, positive: str) -> None:
         raise InputError(f"{positive!r} is no status", f"Choose one of: {', '.join(_STATUS)}.")
 
 
-def _clauses(location: str | None, positive: str, with_location: bool) -> str:
-    where = location if with_location and positive != "absent" else None
+def _clauses(location: str | None, positive: str) -> str:
+    where = location if positive != "absent" else None
     return (f" It is located at {where}." if where else "") + _STATUS[positive]
-
-
-def _sentence_name(concept: str) -> str:
-    return _capital(prompt_name(concept))
 
 
 def _capital(text: str) -> str:
     return text[0].upper() + text[1:]
-
-
-def _clause(text: str) -> str:
-    return text.strip().rstrip(".")

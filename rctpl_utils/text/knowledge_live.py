@@ -1,9 +1,8 @@
 """Live sources of knowledge (paper 3.1.2): Wikipedia, and a chat model behind an HTTP interface.
 
 Off unless `RCTPL_LIVE_KNOWLEDGE` names one (see `live_source`). Only names of concepts ever leave
-the machine: both sources are asked for a concept of the vocabulary and refuse any other text, so
-that no sentence of a report can be sent. Answers are kept on disk; every request is limited in
-time, in tries and in size.
+the machine: both sources refuse any other text, so that no sentence of a report can be sent.
+Answers are kept on disk; every request is limited in time, in tries and in size.
 """
 
 import json
@@ -11,11 +10,11 @@ import os
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote, urlsplit
 
 import requests
@@ -49,6 +48,10 @@ ARTICLES: Mapping[str, str] = {
     "Hernia": "Hiatal hernia",
     "No Finding": "Chest radiograph",
 }
+CONNECT, READ = 5.0, 30.0  # seconds to wait for the connection, and for each piece of the answer
+TOTAL = 60.0  # seconds for the body of the answer as a whole
+RETRIES = 2  # further tries after a failed connection, a busy or a broken server
+PAUSE = 0.5  # seconds before the second retry; it doubles with each one after
 MAX_BYTES = 1_000_000  # of one answer
 MAX_WORDS = 60  # of one definition; encoders read 77 tokens
 _LOCAL = {"localhost", "127.0.0.1", "::1"}
@@ -58,74 +61,55 @@ class LiveSourceError(RuntimeError):
     """A live source did not answer as it should; the message says what to do."""
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Limits of one request.
+class Question(NamedTuple):
+    """What is sent, how the definition is read out of the answer, what else is on record."""
 
-    Attributes:
-        connect, read: seconds to wait for the connection, and for each piece of the answer.
-        total: seconds for the body of the answer as a whole.
-        retries: further tries after a failed connection, a busy or a broken server.
-        pause: seconds before the second retry; it doubles with each one after.
-    """
-
-    connect: float = 5.0
-    read: float = 30.0
-    total: float = 60.0
-    retries: int = 2
-    pause: float = 0.5
+    method: str
+    path: str
+    body: dict | None
+    read: Callable[[Any], str]
+    details: dict[str, str]
 
 
 @dataclass(frozen=True)
 class LiveSource(ABC):
-    """What both sources share: the check of the concept, the cache, the bounded request.
-
-    Attributes:
-        cache: the folder that keeps the answers.
-        base_url: scheme and host, "https://en.wikipedia.org", say.
-        limits: limits of each request.
-    """
+    """What both sources share: the check of the concept, the cache, the bounded request."""
 
     cache: Path
     base_url: str
-    limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
         """Check the address."""
         parts = urlsplit(self.base_url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise InputError(
-                f"{self.base_url!r} is no web address", "Give one such as https://host."
-            )
+            problem = f"{self.base_url!r} is no web address"
+            raise InputError(problem, "Give one such as https://host.")
 
     def record(self, concept: str) -> dict[str, str]:
-        """Return {"text": the definition, "source": its address, "date": when it was fetched}.
+        """{"text": the definition, "source": its address, "date": when it was fetched}.
 
         Raises:
             InputError: anything but the name of a concept; nothing is sent then.
             LiveSourceError: no usable answer.
         """
         if concept not in DESCRIBED:
-            raise InputError(
-                "only names of concepts may be sent to a live source",
-                f"Choose one of: {', '.join(DESCRIBED)}.",
-            )
-        method, path, body = self._request(concept)
-        kept = self.cache / f"{hash_of(self.base_url, method, path, body)}.json"
+            problem = "only names of concepts may be sent to a live source"
+            raise InputError(problem, f"Choose one of: {', '.join(DESCRIBED)}.")
+        asked = self._question(concept)
+        kept = self.cache / f"{hash_of(self.base_url, *asked[:3])}.json"
         if kept.exists():
             return read_json(kept)
-        answer = self._send(method, path, body)
+        answer = self._send(asked)
         try:
-            text = first_words(self._text(answer))
+            text = first_words(asked.read(answer))
         except (KeyError, IndexError, TypeError, AttributeError) as error:
             raise self._failure(f"its answer lacks the text ({error!r})") from error
         if not text:
             raise self._failure(f"its answer about {concept} is empty")
         today = datetime.now(timezone.utc).date().isoformat()
-        record = {"text": text, "source": f"{self.base_url}{path}", "date": today}
-        record |= self._details(concept)
-        write_json(kept, record)
-        return record
+        record = {"text": text, "source": f"{self.base_url}{asked.path}", "date": today}
+        write_json(kept, record | asked.details)
+        return record | asked.details
 
     def knowledge(self, concepts: Iterable[str] = DESCRIBED) -> Knowledge:
         """Ask for each concept, and make a source of the answers like `kb` and `llm`."""
@@ -133,15 +117,7 @@ class LiveSource(ABC):
         return Knowledge.from_texts(type(self).__name__.lower(), records)
 
     @abstractmethod
-    def _request(self, concept: str) -> tuple[str, str, dict | None]:
-        """Return the method, the path and the JSON body of the question."""
-
-    @abstractmethod
-    def _text(self, answer: Any) -> str:
-        """Return the definition out of the decoded answer."""
-
-    def _details(self, concept: str) -> dict[str, str]:
-        return {}
+    def _question(self, concept: str) -> Question: ...
 
     def _headers(self) -> dict[str, str]:
         return {"User-Agent": f"rctpl-companion/{rctpl_utils.__version__} (research; python)"}
@@ -152,13 +128,12 @@ class LiveSource(ABC):
             "no network."
         )
 
-    def _send(self, method: str, path: str, body: dict | None) -> Any:
-        limits = self.limits
+    def _send(self, asked: Question) -> Any:
         retry = Retry(
-            total=limits.retries,
-            backoff_factor=limits.pause,
+            total=RETRIES,
+            backoff_factor=PAUSE,
             status_forcelist=(429, 500, 502, 503, 504),
-            allowed_methods=(method,),
+            allowed_methods=(asked.method,),
             respect_retry_after_header=False,  # a server may ask for hours
             raise_on_status=False,
         )
@@ -168,11 +143,11 @@ class LiveSource(ABC):
                 session.mount(scheme, HTTPAdapter(max_retries=retry))
             try:
                 response = session.request(
-                    method,
-                    f"{self.base_url}{path}",
-                    json=body,
+                    asked.method,
+                    f"{self.base_url}{asked.path}",
+                    json=asked.body,
                     headers=self._headers(),
-                    timeout=(limits.connect, limits.read),
+                    timeout=(CONNECT, READ),
                     stream=True,
                 )
                 response.raise_for_status()
@@ -182,13 +157,13 @@ class LiveSource(ABC):
 
     def _decode(self, response: requests.Response) -> Any:
         """Read the body within its limits of size and time."""
-        end, content = time.monotonic() + self.limits.total, bytearray()
+        end, content = time.monotonic() + TOTAL, bytearray()
         for block in response.iter_content(chunk_size=16_384):
             content += block
             if len(content) > MAX_BYTES:
                 raise self._failure(f"its answer is longer than {MAX_BYTES:,} bytes")
             if time.monotonic() > end:
-                raise self._failure(f"its answer took longer than {self.limits.total} s")
+                raise self._failure(f"its answer took longer than {TOTAL} s")
         try:
             return json.loads(content)
         except ValueError as error:
@@ -201,25 +176,23 @@ class Wikipedia(LiveSource):
 
     base_url: str = "https://en.wikipedia.org"
 
-    def _request(self, concept: str) -> tuple[str, str, None]:
+    def _question(self, concept: str) -> Question:
         own_name = concept if concept == "COVID-19" else concept.capitalize()
-        title = ARTICLES.get(concept, own_name).replace(" ", "_")
-        return "GET", f"/api/rest_v1/page/summary/{quote(title, safe='')}", None
-
-    def _text(self, answer: Any) -> str:
-        return definition(answer["extract"])
-
-    def _details(self, concept: str) -> dict[str, str]:
-        return {"license": "CC BY-SA 4.0"}
+        title = quote(ARTICLES.get(concept, own_name).replace(" ", "_"), safe="")
+        return Question(
+            "GET",
+            f"/api/rest_v1/page/summary/{title}",
+            None,
+            lambda answer: definition(answer["extract"]),
+            {"license": "CC BY-SA 4.0"},
+        )
 
 
 @dataclass(frozen=True)
 class ChatModel(LiveSource):
     """A language model behind an OpenAI-compatible `/v1/chat/completions`.
 
-    Attributes:
-        model: the model's name at the endpoint.
-        api_key: sent as a bearer token where given; kept out of the cache and of `repr`.
+    The key, a bearer token where given, is kept out of the cache and of `repr`.
     """
 
     model: str = ""
@@ -234,16 +207,16 @@ class ChatModel(LiveSource):
         if self.api_key and parts.scheme != "https" and parts.hostname not in _LOCAL:
             raise InputError("the key would travel in clear text", "Use an https address.")
 
-    def _request(self, concept: str) -> tuple[str, str, dict]:
-        message = {"role": "user", "content": PROMPT.format(concept=concept)}
-        body = {"model": self.model, "messages": [message], "temperature": 0, "max_tokens": 200}
-        return "POST", "/v1/chat/completions", body
-
-    def _text(self, answer: Any) -> str:
-        return answer["choices"][0]["message"]["content"]
-
-    def _details(self, concept: str) -> dict[str, str]:
-        return {"model": self.model, "prompt": PROMPT.format(concept=concept)}
+    def _question(self, concept: str) -> Question:
+        prompt = PROMPT.format(concept=concept)
+        message = {"role": "user", "content": prompt}
+        return Question(
+            "POST",
+            "/v1/chat/completions",
+            {"model": self.model, "messages": [message], "temperature": 0, "max_tokens": 200},
+            lambda answer: answer["choices"][0]["message"]["content"],
+            {"model": self.model, "prompt": prompt},
+        )
 
     def _headers(self) -> dict[str, str]:
         key = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
@@ -253,13 +226,11 @@ class ChatModel(LiveSource):
 def live_source(
     cache: Path, environment: Mapping[str, str] = os.environ
 ) -> Wikipedia | ChatModel | None:
-    """Return the live source that the environment switches on; None, the default, means offline.
+    """The live source that the environment switches on; None, the default, means offline.
 
     Variables: RCTPL_LIVE_KNOWLEDGE ("wikipedia" or "chat"); for chat also RCTPL_CHAT_URL,
     RCTPL_CHAT_MODEL and, where the endpoint wants one, RCTPL_CHAT_KEY.
-
-    Raises:
-        InputError: another value, or a variable that is missing.
+    Another value or a missing variable is an `InputError`.
     """
     kind = environment.get("RCTPL_LIVE_KNOWLEDGE", "")
     if not kind:

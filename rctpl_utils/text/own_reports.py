@@ -22,17 +22,9 @@ def read_reports(
     """Read a table of reports; only findings and impression are kept of a text (paper 4.1.1).
 
     Without a column `split`, 20 % of the patients (by a hash) are for validation, and the rest is
-    for training, since prompts are learned from reports.
-
-    Args:
-        file: the table, read as people have it (`tables.read_table`).
-        skip_bad: leave out bad rows instead of raising.
-        skipped: a list that takes what was left out, with file, row and reason.
-
-    Raises:
-        InputError: no table, an absent column, a blank cell, a report that is listed twice, a text
-            without findings and impression, an unknown split or a patient in two. It names the file
-            and the row.
+    for training, since prompts are learned from reports. `skip_bad` leaves bad rows out instead of
+    raising: with a blank cell, a report that is listed twice, a text without findings and
+    impression, an unknown split or a patient in two; `skipped` takes them.
     """
     file, screen = Path(file), Screen(skip_bad)
     with own_cure():

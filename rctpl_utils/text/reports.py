@@ -39,8 +39,9 @@ class Report:
 
 def run_reports(workspace: Workspace) -> list[Report]:
     """The reports of a run, read as its options say (`read_mimic_reports`)."""
-    root, options = workspace.data_root / MIMIC, (workspace.skip_bad, workspace.allow_partial)
-    return read_mimic_reports(root, skip_bad=options[0], allow_partial=options[1])
+    root = workspace.data_root / MIMIC
+    options = {"skip_bad": workspace.skip_bad, "allow_partial": workspace.allow_partial}
+    return read_mimic_reports(root, **options)
 
 
 def read_mimic_reports(
@@ -53,24 +54,25 @@ def read_mimic_reports(
     """Read `root/files/pNN/pNNNNNNNN/sNNNNNNNN.txt` with the splits of `mimic-cxr-2.0.0-split`.
 
     Reports without findings and impression, and those that the split table does not list, are
-    left out; their numbers are logged as a warning.
-
-    Args:
-        root: MIMIC-CXR's folder.
-        skip_bad: leave out files that cannot be read, rows of the table without their file, and
-            patients in two splits.
-        allow_partial: accept rows without their file.
-        skipped: a list that takes what was left out for either reason, with file, row and reason.
-
-    Raises:
-        InputError: no tree, no table or a damaged one, a study or patient in two splits, a file
-            that is not text, a row without its file, or no usable report at all.
+    left out; their numbers are logged as a warning. Errors are a file that cannot be read, a
+    patient in two splits, a row without its file: `skip_bad` leaves them all out, `allow_partial`
+    the last, and `skipped` takes what was left out.
     """
     root, skipped = Path(root), [] if skipped is None else skipped
     screen = Screen(skip_bad)
     splits = _splits(child(root, SPLIT_TABLE), screen)
     paths = sorted(root.glob("files/p*/p*/s*.txt"))
-    skipped += _without_file(root, splits, paths, accept=skip_bad or allow_partial)
+    there = {path.stem for path in paths}
+    missing = [study for study in splits if study not in there]
+    if missing and paths and not (skip_bad or allow_partial):
+        raise InputError(
+            f"{len(missing)} of {len(splits)} studies have no report: {', '.join(missing[:3])}"
+            + ", ..." * (len(missing) > 3),
+            "Complete the download, or accept a part of it (--allow-partial).",
+            file=root / SPLIT_TABLE,
+        )
+    table, why = str(root / SPLIT_TABLE), "its report is missing"
+    skipped += [Skipped(table, f"of study {study}", why) for study in missing]
     listed = [path for path in paths if path.stem in splits]
     found = [screen.attempt(_read_report, path, splits[path.stem]) for path in listed]
     skipped += screen.skipped
@@ -92,21 +94,16 @@ def read_mimic_reports(
     return usable
 
 
-def with_enough_concepts(
-    reports: Sequence[Report], triplets: pd.DataFrame, minimum: int = MINIMUM_CONCEPTS
-) -> list[Report]:
-    """The paper's filter (4.1.1): reports that mention at least `minimum` distinct concepts.
+def with_enough_concepts(reports: Sequence[Report], triplets: pd.DataFrame) -> list[Report]:
+    """The paper's filter (4.1.1): reports that mention at least two distinct concepts.
 
-    A mention counts whatever its assertion; `triplets` has columns report_id and concept.
-
-    Raises:
-        InputError: no report passes.
+    A mention counts whatever its assertion. That no report passes is an `InputError`.
     """
     counts = triplets.groupby("report_id")["concept"].nunique()
-    kept = [report for report in reports if counts.get(report.report_id, 0) >= minimum]
+    kept = [report for report in reports if counts.get(report.report_id, 0) >= MINIMUM_CONCEPTS]
     if not kept:
         raise InputError(
-            f"none of {len(reports)} reports mentions {minimum} concepts",
+            f"none of {len(reports)} reports mentions {MINIMUM_CONCEPTS} concepts",
             "Check that they are chest radiograph reports with FINDINGS or IMPRESSION.",
         )
     return kept
@@ -135,25 +132,6 @@ def _read_report(path: Path, split: str) -> Report:
         raise InputError(f"it cannot be read ({error.strerror})", cure, file=path) from error
     findings, impression = parse_sections(text)
     return Report(path.stem, path.parent.name, findings, impression, split)
-
-
-def _without_file(
-    root: Path, splits: Mapping[str, str], paths: Sequence[Path], *, accept: bool
-) -> list[Skipped]:
-    """The studies of the split table, by their place in it, whose report is not there."""
-    there = {path.stem for path in paths}
-    missing = [study for study in splits if study not in there]
-    if missing and paths and not accept:
-        raise InputError(
-            f"{len(missing)} of {len(splits)} studies have no report: {', '.join(missing[:3])}"
-            + ", ..." * (len(missing) > 3),
-            "Complete the download, or accept a part of it (--allow-partial).",
-            file=root / SPLIT_TABLE,
-        )
-    return [
-        Skipped(str(root / SPLIT_TABLE), f"of study {study}", "its report is missing")
-        for study in missing
-    ]
 
 
 def _splits(path: Path, screen: Screen) -> Mapping[str, str]:

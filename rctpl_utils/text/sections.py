@@ -1,11 +1,10 @@
 """The sections of a radiology report: findings and impression (paper 3.1.1).
 
-A file looks like MIMIC-CXR 2.0's (Johnson et al. 2019): a line "FINAL REPORT", then headings:
-EXAMINATION, INDICATION, COMPARISON, FINDINGS, IMPRESSION. Many do not: a view stands as heading
-("CHEST, TWO VIEWS:"), a heading is misspelled, has no colon, stands inside a line, or is not there
-at all. So only headings that are known are cut out, and only what stands under one that is no
-account of the film (indication, technique) is left out, to the end of its paragraph. All else is
-kept as findings. A heading that names an organ or a finding is part of what is said: "HEART: big".
+A file looks like MIMIC-CXR 2.0's (Johnson et al. 2019): "FINAL REPORT", then headings. In many a
+view stands as heading ("CHEST, TWO VIEWS:"), or one is misspelled, has no colon, stands inside a
+line, or is not there at all. So only known headings are cut out, and only what stands under one
+that is no account of the film (indication, technique) is left out, to the end of its paragraph.
+All else is kept as findings: "HEART: big" is part of what is said.
 """
 
 import re

@@ -1,37 +1,23 @@
-"""Triplets (concept, location, positive) and the report-level labels made from them (Eq. 1).
+"""Triplets (concept, location, positive) and the report-level labels made from them (Eq. 1)."""
 
-Two extractors stand behind one protocol: `spacy_extractor.SpacyExtractor` reads the text itself,
-`radgraph.RadGraphExtractor` reads what RadGraph found, as the paper does.
-"""
-
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
-from operator import attrgetter
-from typing import Literal, Protocol
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from rctpl_utils.errors import InputError
-from rctpl_utils.text.reports import Report
 from rctpl_utils.vocabulary import with_parents
 
 Assertion = Literal["present", "absent", "uncertain"]
 MERGE_ORDER: tuple[Assertion, ...] = ("present", "absent", "uncertain")  # the first one wins
 
 
-@dataclass(frozen=True)
-class Triplet:
+class Triplet(NamedTuple):
     """One mention: what, where, and whether it is there (paper 3.1.1, Eq. 1).
 
-    Attributes:
-        report_id: the report's identifier.
-        sentence: the sentence that holds the mention.
-        concept: a canonical concept.
-        location: a canonical location ("left lower lobe"), or None.
-        positive: present, absent or uncertain.
-        start, end: character span of the mention in `Report.text`.
-        extractor: the extractor's name.
+    Concept and location ("left lower lobe", or None) are the vocabulary's; `start` and `end` are
+    the mention's characters in `Report.text`.
     """
 
     report_id: str
@@ -44,21 +30,9 @@ class Triplet:
     extractor: str
 
 
-class Extractor(Protocol):
-    """What turns reports into triplets."""
-
-    name: str
-
-    def extract(self, reports: Iterable[Report]) -> Iterator[Triplet]:
-        """Yield the triplets of each report, report by report."""
-        ...
-
-
 def triplets_frame(triplets: Iterable[Triplet]) -> pd.DataFrame:
     """One row a triplet, columns as the fields; an empty frame keeps its columns."""
-    columns = [field.name for field in fields(Triplet)]
-    row = attrgetter(*columns)
-    frame = pd.DataFrame([row(triplet) for triplet in triplets], columns=columns)
+    frame = pd.DataFrame(list(triplets), columns=list(Triplet._fields))
     return frame.astype({"start": "int64", "end": "int64"})
 
 

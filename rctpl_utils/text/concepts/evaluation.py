@@ -15,14 +15,15 @@ import pandas as pd
 
 from rctpl_utils.datasets.openi import OpenIReport, mesh_findings, openi_archive, read_openi
 from rctpl_utils.errors import InputError
+from rctpl_utils.text.concepts.spacy_extractor import SpacyExtractor
 from rctpl_utils.text.reports import Report
-from rctpl_utils.text.triplets import Extractor, triplets_frame
+from rctpl_utils.text.triplets import triplets_frame
 from rctpl_utils.vocabulary import CONCEPTS, split_location
 
 # MeSH's codes are coarser: no mid zone (coders took the middle lobe, on the left the lingula), no
 # perihilar region (the hilum), no periphery.
 _CODED_ZONE = {"perihilar": "hilum", "lingula": "middle", "peripheral": None}
-Items = Mapping[str, set]  # report_id -> what it holds
+Items = Mapping[str, set[tuple]]  # report_id -> what it holds
 
 
 def development_half(uid: str) -> bool:
@@ -30,7 +31,7 @@ def development_half(uid: str) -> bool:
     return hashlib.sha256(uid.encode()).digest()[0] % 2 == 0
 
 
-def extract_openi(extractor: Extractor, reports: Iterable[OpenIReport]) -> pd.DataFrame:
+def extract_openi(extractor: SpacyExtractor, reports: Iterable[OpenIReport]) -> pd.DataFrame:
     """Triplets of Open-I reports, `report_id` their uid; reports without text give none."""
     plain = (Report(r.uid, r.uid, r.findings, r.impression, "test") for r in reports)
     return triplets_frame(extractor.extract(report for report in plain if report.text))
@@ -44,22 +45,16 @@ def held_out_reports() -> list[OpenIReport]:
 def extraction_scores(triplets: pd.DataFrame, reports: Sequence[OpenIReport]) -> pd.DataFrame:
     """Scores a concept and micro-averaged, for concepts and for located concepts.
 
-    Columns: concept, task ("concept", "located concept"), precision, recall, f1, support (the
-    number of gold items). A located item is (concept, side, zone) with a side or a zone, exact
-    in all three.
-
-    Raises:
-        InputError: no report.
+    Support is the number of gold items. A located item is (concept, side, zone) with a side or a
+    zone, exact in all three.
     """
     if not reports:
         raise InputError("no report to score", "Give the Open-I reports of one half.")
-    rows = []
-    for task, gold, predicted in (
-        ("concept", gold_concepts(reports), predicted_concepts(triplets)),
-        ("located concept", gold_located(reports), predicted_located(triplets)),
-    ):
-        rows += [{"task": task, **row} for row in _scores(gold, predicted)]
-    return pd.DataFrame(rows)[["concept", "task", "precision", "recall", "f1", "support"]]
+    tables = [
+        _scores("concept", gold_concepts(reports), predicted_concepts(triplets)),
+        _scores("located concept", gold_located(reports), predicted_located(triplets)),
+    ]
+    return pd.concat(tables, ignore_index=True)
 
 
 def gold_concepts(reports: Iterable[OpenIReport]) -> Items:
@@ -69,9 +64,7 @@ def gold_concepts(reports: Iterable[OpenIReport]) -> Items:
 
 def gold_located(reports: Iterable[OpenIReport]) -> Items:
     """The coded (concept, side, zone) of each report, see `_precise`."""
-    return {
-        r.uid: _precise({(f.concept, f.side, f.zone) for f in mesh_findings(r)}) for r in reports
-    }
+    return {r.uid: _precise((f.concept, f.side, f.zone) for f in mesh_findings(r)) for r in reports}
 
 
 def predicted_concepts(triplets: pd.DataFrame) -> Items:
@@ -94,7 +87,8 @@ def common_errors(
     """
     gold, predicted = gold_concepts(reports), predicted_concepts(triplets)
     codes = {(r.uid, f.concept): f.code for r in reports for f in mesh_findings(r)}
-    said = {(t.report_id, t.concept): t.sentence for t in _counted(triplets).itertuples()}
+    present = triplets[triplets["positive"] == "present"]
+    said = {(t.report_id, t.concept): t.sentence for t in present.itertuples()}
     errors: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for uid in gold:
         for error, items, source in (
@@ -108,18 +102,11 @@ def common_errors(
     return pd.DataFrame(rows, columns=["error", "concept", "count", "report_id", "said"])
 
 
-def _counted(triplets: pd.DataFrame) -> pd.DataFrame:
-    return triplets[triplets["positive"] == "present"]
-
-
 def _collect(triplets: pd.DataFrame, item: Callable[[str, str | None], tuple]) -> Items:
     found: dict[str, set] = {}
-    chosen = _counted(triplets)
-    locations = chosen["location"].astype(object).where(chosen["location"].notna(), None)
-    for report_id, concept, location in zip(
-        chosen["report_id"], chosen["concept"], locations, strict=True
-    ):
-        found.setdefault(report_id, set()).add(item(concept, location))
+    for each in triplets[triplets["positive"] == "present"].itertuples():
+        location = each.location if pd.notna(each.location) else None
+        found.setdefault(each.report_id, set()).add(item(each.concept, location))
     return found
 
 
@@ -139,13 +126,12 @@ def _precise(items: Iterable[tuple]) -> set[tuple]:
     return {
         (concept, side, zone)
         for concept, side, zone in full
-        if not (zone is None and (concept, side) in with_zone)
-        and not (side is None and (concept, zone) in with_side)
+        if (zone or (concept, side) not in with_zone) and (side or (concept, zone) not in with_side)
     }
 
 
-def _scores(gold: Items, predicted: Items) -> list[dict]:
-    """Counts over the gold's reports, a row a concept that occurs, then `micro`."""
+def _scores(task: str, gold: Items, predicted: Items) -> pd.DataFrame:
+    """Scores over the gold's reports, a row a concept that occurs, then `micro`."""
     hits, wanted, given = Counter(), Counter(), Counter()
     for uid, items in gold.items():
         said = predicted.get(uid, set())
@@ -153,12 +139,9 @@ def _scores(gold: Items, predicted: Items) -> list[dict]:
         given.update(item[0] for item in said)
         hits.update(item[0] for item in items & said)
     names = [name for name in CONCEPTS if wanted[name] or given[name]]
-    rows = [_row(name, hits[name], given[name], wanted[name]) for name in names]
-    return [*rows, _row("micro", hits.total(), given.total(), wanted.total())]
-
-
-def _row(name: str, hits: int, given: int, wanted: int) -> dict:
-    precision = hits / given if given else float("nan")
-    recall = hits / wanted if wanted else float("nan")
-    f1 = 2 * hits / (given + wanted) if given + wanted else float("nan")
-    return {"concept": name, "precision": precision, "recall": recall, "f1": f1, "support": wanted}
+    rows = pd.DataFrame({"concept": [*names, "micro"], "task": task})
+    hit, say, want = (
+        pd.Series([*(each[name] for name in names), each.total()]) for each in (hits, given, wanted)
+    )
+    scores = {"precision": hit / say, "recall": hit / want, "f1": 2 * hit / (say + want)}
+    return rows.assign(**scores, support=want)

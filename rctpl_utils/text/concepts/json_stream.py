@@ -1,6 +1,7 @@
 """JSON objects of objects, read as a stream: RadGraph's file holds more than 200,000 reports."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from io import TextIOWrapper
 from pathlib import Path
@@ -10,27 +11,28 @@ from rctpl_utils.errors import InputError
 from rctpl_utils.given_files import opened
 
 _BLOCK = 1 << 20  # characters
+_NO_SPACE = re.compile(r"\S")
 
 
 def stream_objects(path: str | Path, block: int = _BLOCK) -> Iterator[tuple[str, dict]]:
     """Stream the (key, object) pairs of a JSON object, or of several in a row (JSON lines).
 
-    Memory holds one pair and one block, of `block` characters. The file may be packed (`opened`).
-
-    Raises:
-        InputError: a file that is absent, or other than whole JSON objects of objects.
+    Memory holds one pair and one block, of `block` characters. The file may be packed (`opened`);
+    one that is absent, or other than whole JSON objects of objects, is an `InputError`.
     """
     path = Path(path)
     try:
         with opened(path) as raw:
-            reader = _Reader(TextIOWrapper(raw, encoding="utf-8-sig").read, path, block)
+            reader = _Reader(TextIOWrapper(raw, encoding="utf-8-sig").read, block)
             yield from _pairs(reader)
             while not reader.at_end():
                 yield from _pairs(reader)
     except InputError:
         raise
     except Exception as error:  # damaged bytes raise many kinds, not all of them documented
-        raise _damaged(path, repr(error)) from error
+        why = str(error) if isinstance(error, _Damage) else repr(error)
+        cure = "Fetch it again; each of its objects holds reports by their key."
+        raise InputError(f"no whole JSON object ({why:.200})", cure, file=path) from error
 
 
 def _pairs(reader: "_Reader") -> Iterator[tuple[str, dict]]:
@@ -44,40 +46,38 @@ def _pairs(reader: "_Reader") -> Iterator[tuple[str, dict]]:
         separator = reader.expect(",}")
 
 
-def _damaged(path: Path, why: str) -> InputError:
-    cure = "Fetch it again; each of its objects holds reports by their key."
-    return InputError(f"no whole JSON object ({why:.200})", cure, file=path)
+class _Damage(Exception):
+    """What is wrong with a file's text."""
 
 
 class _Reader:
     """Decodes JSON values one after another from a text stream."""
 
-    def __init__(self, read: Callable[[int], str], path: Path, block: int) -> None:
-        self._read, self._path, self._block = read, path, block
+    def __init__(self, read: Callable[[int], str], block: int) -> None:
+        self._read, self._block = read, block
         self._buffer, self._position = "", 0
         self._decoder = json.JSONDecoder()
 
     def at_end(self) -> bool:
         """Whether nothing but white space is left."""
-        while True:
-            while self._position < len(self._buffer):
-                if not self._buffer[self._position].isspace():
-                    return False
-                self._position += 1
+        while (found := _NO_SPACE.search(self._buffer, self._position)) is None:
+            self._position = len(self._buffer)
             if not self._more():
                 return True
+        self._position = found.start()
+        return False
 
     def peek(self) -> str:
         """The next character that is no white space."""
         if self.at_end():
-            raise self._damaged("it ends too early")
+            raise _Damage("it ends too early")
         return self._buffer[self._position]
 
     def expect(self, characters: str) -> str:
         """Step over one of the characters and return it."""
         found = self.peek()
         if found not in characters:
-            raise self._damaged(f"expected one of {characters!r}, found {found!r}")
+            raise _Damage(f"expected one of {characters!r}, found {found!r}")
         self._position += 1
         return found
 
@@ -87,20 +87,17 @@ class _Reader:
         while True:
             try:
                 value, end = self._decoder.raw_decode(self._buffer, self._position)
+                break
             except json.JSONDecodeError as error:
                 if not self._more():
-                    raise self._damaged(str(error)) from error
-                continue
-            if not isinstance(value, kind):
-                raise self._damaged(f"expected a {kind.__name__}, found {value!r:.40}")
-            self._position = end
-            return value
+                    raise _Damage(str(error)) from error
+        if not isinstance(value, kind):
+            raise _Damage(f"expected a {kind.__name__}, found {value!r:.40}")
+        self._position = end
+        return value
 
     def _more(self) -> bool:
         block = self._read(max(self._block, len(self._buffer) - self._position))
         self._buffer = self._buffer[self._position :] + block
         self._position = 0
         return bool(block)
-
-    def _damaged(self, why: str) -> InputError:
-        return _damaged(self._path, why)

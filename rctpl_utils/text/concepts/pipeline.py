@@ -1,15 +1,16 @@
 """The spaCy pipeline: concepts, their assertion, and anatomical words, all from kept components.
 
-A blank English tokenizer, a sentence splitter, an entity ruler (concepts, misspelled ones too), a
-span ruler (sides and places) and three instances of NegEx (Chapman et al. 2001, package negspacy):
-what denies the words after it, as far as the clause goes; what denies the words before it; and what
-marks uncertainty. Its own clinical terms take "versus" for a negation, so all term sets are ours
-(`data/assertions.json`). "Likely" and "probably" leave a finding present: radiologists hedge what
-they would report as present, and coders of Open-I took it so; "possible" makes it uncertain.
+Concepts by an entity ruler (a token one slip away from a known word is read as that word), sides
+and places by a span ruler, assertions by three instances of NegEx (Chapman et al. 2001, package
+negspacy): what denies the words after it, as far as the clause goes; what denies the words before
+it; what marks uncertainty. Its own clinical terms take "versus" for a negation, so all term sets
+are ours (`data/assertions.json`). "Likely" and "probably" leave a finding present: radiologists
+hedge what they would report as present, and coders of Open-I took it so.
 """
 
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
+from functools import cache, lru_cache
 from itertools import pairwise
 
 import spacy
@@ -18,7 +19,6 @@ from spacy.language import Language
 from spacy.tokens import Doc, Span, Token
 
 from rctpl_utils.files import read_json
-from rctpl_utils.text.concepts import spelling  # noqa: F401  registers the factory "spelling"
 from rctpl_utils.text.triplets import Assertion
 from rctpl_utils.vocabulary import Vocabulary
 from rctpl_utils.workspace import PACKAGE_DATA
@@ -36,6 +36,36 @@ _PRESUPPOSING = frozenset([
     "decreased", "improved", "worsened", "enlarged", "progressed", "larger", "smaller",
 ])  # fmt: skip
 _ALTERNATIVES = frozenset(["versus", "vs", "vs.", "v."])
+_SHORTEST = 8  # letters of a word that may be misspelled: short ones are near to too many others
+_ALIKE = 0.9  # of difflib's ratio: one letter wrong of ten, or one too many of nine
+# English words that are no slips of the names that they look like.
+_OTHERS = frozenset({"fractured", "hemithorax", "hemithoraces", "infusion", "infusions"})
+
+
+@Language.factory("spelling", default_config={"words": []})
+class Spelling:
+    """Sets the norm of misspelled tokens, by which the entity ruler matches."""
+
+    def __init__(self, nlp: Language, name: str, words: Iterable[str]) -> None:
+        self._known = frozenset(words)
+        self._by_letter: dict[str, list[str]] = {}  # slips spare the first letter
+        for word in sorted(self._known):
+            if len(word) >= _SHORTEST:
+                self._by_letter.setdefault(word[0], []).append(word)
+        self._meant = lru_cache(maxsize=100_000)(self._read)
+
+    def __call__(self, doc: Doc) -> Doc:
+        """Look at every long token."""
+        for token in doc:
+            if len(token) >= _SHORTEST - 1 and (meant := self._meant(token.lower_)) is not None:
+                token.norm_ = meant
+        return doc
+
+    def _read(self, word: str) -> str | None:
+        if {word, word.removesuffix("s")} & (self._known | _OTHERS) or not word.isalpha():
+            return None
+        near = (w for w in self._by_letter.get(word[0], ()) if abs(len(w) - len(word)) <= 1)
+        return next(iter(get_close_matches(word, list(near), n=1, cutoff=_ALIKE)), None)
 
 
 def build_pipeline(vocabulary: Vocabulary) -> Language:
@@ -85,9 +115,9 @@ def _add_places(nlp: Language, vocabulary: Vocabulary) -> None:
     nlp.add_pipe("span_ruler", config=config).add_patterns(list(_place_patterns(vocabulary)))
 
 
-def concepts_of(mention: Span) -> tuple[str, ...]:
+def concepts_of(mention: Span) -> list[str]:
     """The concepts that a mention names: most name one, "hydropneumothorax" two."""
-    return () if mention.label_ == IGNORED else tuple(mention.label_.split(_JOIN))
+    return mention.label_.split(_JOIN)
 
 
 def assertion_of(mention: Span) -> Assertion:
@@ -96,8 +126,8 @@ def assertion_of(mention: Span) -> Assertion:
     before = mention._.negation and not _own_clause(mention)
     if before or mention._.denial or answer == "absent":
         return "absent"
-    hedged = mention._.uncertainty or answer == "uncertain" or _alternative(mention)
-    hedged = hedged or _questioned(mention)
+    hedged = mention._.uncertainty or answer == "uncertain"
+    hedged = hedged or _alternative(mention) or _questioned(mention)
     return "uncertain" if hedged else "present"
 
 
@@ -183,15 +213,12 @@ def _concept_patterns(vocabulary: Vocabulary) -> Iterator[dict]:
 
 def _place_patterns(vocabulary: Vocabulary) -> Iterator[dict]:
     """Labels are "side|place|", with "both" in the third field where a plural stands for both."""
+    labeled = {}
     for side, phrases in vocabulary.sides.items():
-        yield from (_pattern(f"{side}||", phrase) for phrase in phrases)
-    for place in vocabulary.places:
-        yield from (_pattern(f"|{place.name}|", phrase) for phrase in place.phrases)
-        yield from (_pattern(f"|{place.name}|both", phrase) for phrase in place.both_sides)
-    for phrase, (side, place) in vocabulary.fused.items():
-        yield _pattern(f"{side}|{place}|", phrase)
-    yield from (_pattern(IGNORED, phrase) for phrase in vocabulary.ignored_places)
-
-
-def _pattern(label: str, phrase: str) -> dict:
-    return {"label": label, "pattern": phrase}
+        labeled[f"{side}||"] = phrases
+    for place in vocabulary.places.values():
+        labeled[f"|{place.name}|"] = place.phrases
+        labeled[f"|{place.name}|both"] = place.both_sides
+    fused = [(f"{side}|{place}|", [phrase]) for phrase, (side, place) in vocabulary.fused.items()]
+    for label, phrases in [*labeled.items(), *fused, (IGNORED, vocabulary.ignored_places)]:
+        yield from ({"label": label, "pattern": phrase} for phrase in phrases)

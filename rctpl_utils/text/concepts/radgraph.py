@@ -4,8 +4,7 @@ Two formats: `MIMIC-CXR_graphs.json` of RadGraph 1.0, whose keys are report path
 package radgraph returns (RadGraph-XL, Delbrouck et al. 2024), whose keys count the reports. Such a
 key is believed only where its text is the report's own: letters and digits alone are compared, in
 any case, so that white space and tokenization do not matter, with findings and impression, in this
-order or the other, or one of them. Labels are "OBS-DP" in the former, "Observation::definitely
-present" in the latter, which also knows "Observation::measurement::definitely present". Rules:
+order or the other, or one of them. Rules:
 
 - an observation is a concept when its words, with those of its modifiers and of the anatomy it is
   located at, name one in the vocabulary; observations without `located_at` (an only
@@ -18,25 +17,47 @@ present" in the latter, which also knows "Observation::measurement::definitely p
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate
+from dataclasses import dataclass
+from functools import cache
+from itertools import accumulate, product
 from pathlib import Path
 
 from rctpl_utils.errors import InputError
-from rctpl_utils.text.concepts.graph import Entity, anatomies, modifies, parse_graph, phrase
 from rctpl_utils.text.concepts.json_stream import stream_objects
-from rctpl_utils.text.concepts.naming import Namer
+from rctpl_utils.text.concepts.pipeline import build_places
+from rctpl_utils.text.concepts.sites import combine, location_names, sites_of
 from rctpl_utils.text.reports import Report
-from rctpl_utils.text.triplets import Triplet
-from rctpl_utils.vocabulary import load_vocabulary
+from rctpl_utils.text.triplets import Assertion, Triplet
+from rctpl_utils.vocabulary import Vocabulary, load_vocabulary
 
 _log = logging.getLogger(__name__)
+# Labels are "OBS-DP" in RadGraph 1.0, "Observation::definitely present" in RadGraph-XL, which also
+# knows "Observation::measurement::definitely present".
+_ASSERTIONS: Mapping[str, Assertion] = {
+    "DP": "present",
+    "DA": "absent",
+    "U": "uncertain",
+    "definitely present": "present",
+    "definitely absent": "absent",
+    "uncertain": "uncertain",
+}
+_IS_OBSERVATION = {"OBS": True, "Observation": True, "ANAT": False, "Anatomy": False}
+
+
+@dataclass(frozen=True)
+class _Entity:
+    """An entity over the whitespace tokens [start, end) of its report's text."""
+
+    words: str
+    observation: bool
+    positive: Assertion
+    start: int
+    end: int
+    relations: tuple[tuple[str, str], ...]  # (type, target's identifier)
 
 
 class RadGraphExtractor:
     """Reads RadGraph's JSON, a file or the package's returned dictionary; runs no network itself.
-
-    Args:
-        graphs: the file, read as a stream, or the mapping.
 
     Attributes:
         read: the reports that were found in it, known when `extract` has ended.
@@ -45,17 +66,16 @@ class RadGraphExtractor:
     name = "radgraph"
 
     def __init__(self, graphs: str | Path | Mapping[str, dict]) -> None:
-        """Nothing is read before `extract`."""
         self.graphs = graphs
         self.read: frozenset[str] = frozenset()
-        self._namer = Namer(load_vocabulary())
+        self._namer = _namer()
 
     def extract(self, reports: Iterable[Report]) -> Iterator[Triplet]:
         """Yield the triplets of the given reports in the order of RadGraph's file.
 
-        Character spans refer to RadGraph's own tokenized text, which `sentence` quotes. Reports
-        that RadGraph's file lacks give no triplet; their number is logged as a warning, and that
-        of texts under a report's name in which neither its findings nor its impression stands.
+        Character spans refer to RadGraph's own tokenized text, which `sentence` quotes. Logged as
+        warnings: the number of reports that the file lacks, and that of texts under a report's name
+        in which neither its findings nor its impression stands.
 
         Raises:
             InputError: a damaged file, an unknown label, a relation to nowhere, a report twice, a
@@ -82,36 +102,73 @@ class RadGraphExtractor:
             why = "do not hold their report's findings or impression: check that they are its own"
             _log.warning("%d of %d of RadGraph's graphs %s", odd, len(read), why)
         if len(read) < len(named):
-            _log.warning(
-                "%d of %d reports are not in RadGraph's file and give no triplet",
-                len(named) - len(read),
-                len(named),
-            )
+            why = "are not in RadGraph's file and give no triplet"
+            _log.warning("%d of %d reports %s", len(named) - len(read), len(named), why)
 
     def _triplets(
-        self, report_id: str, text: str, entities: Mapping[str, Entity]
+        self, report_id: str, text: str, entities: Mapping[str, _Entity]
     ) -> Iterator[Triplet]:
         tokens = text.split()
         starts = [0, *accumulate(len(token) + 1 for token in tokens)]
         for entity in entities.values():
             if not entity.observation:
                 continue
-            places = [phrase(group) for group in anatomies(entity, entities)]
-            modifiers = [e for e in entities.values() if modifies(e, entity, entities)]
-            named = self._namer.name(entity.words, [m.words for m in modifiers], places)
-            for concept in named.concepts:
-                positive = "absent" if named.normal else entity.positive
-                for location in self._namer.locations(concept, places):
-                    yield Triplet(
-                        report_id,
-                        _sentence(tokens, entity),
-                        concept,
-                        location,
-                        positive,
-                        starts[entity.start],
-                        starts[entity.end] - 1,
-                        self.name,
-                    )
+            places = [_phrase(group) for group in _anatomies(entity, entities)]
+            modifiers = [e.words for e in entities.values() if _modifies(e, entity, entities)]
+            concepts, normal = self._namer.name(entity.words, modifiers, places)
+            positive = "absent" if normal else entity.positive
+            span = starts[entity.start], starts[entity.end] - 1
+            for concept in concepts:
+                said = _sentence(tokens, entity)
+                for place in self._namer.locations(concept, places):
+                    yield Triplet(report_id, said, concept, place, positive, *span, self.name)
+
+
+class _Namer:
+    """Looks observations and anatomies up in the vocabulary."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
+        self._nlp = build_places(vocabulary)
+        self._phrases: dict[str, tuple[str, ...]] = {}
+        for concept, phrases in vocabulary.concepts.items():
+            for each in phrases:
+                self._phrases[each] = (*self._phrases.get(each, ()), concept)
+        self._phrases |= dict.fromkeys(vocabulary.ignored, ())
+
+    def name(
+        self, words: str, modifiers: Sequence[str], anatomies: Sequence[str]
+    ) -> tuple[tuple[str, ...], bool]:
+        """The concepts of an observation, the most specific phrase first; whether it denies them.
+
+        "effusion" located at "pericardial" names nothing; "enlarged" at "heart" Cardiomegaly.
+        """
+        for frame in self.vocabulary.frames:
+            stated = words in frame.present or words in frame.absent
+            if stated and any(anatomy in frame.subjects for anatomy in anatomies):
+                return (frame.concept,), words in frame.absent
+        for before, middle in product([*anatomies, ""], [*modifiers, ""]):
+            whole = f"{before} {middle} {words}".split()
+            for start in range(len(whole) - len(words.split()) + 1):
+                candidate = " ".join(
+                    whole[start:]
+                )  # "right pleural effusion", then without "right"
+                if candidate in self._phrases:
+                    return self._phrases[candidate], False
+        return (), False
+
+    def locations(self, concept: str, anatomies: Sequence[str]) -> list[str | None]:
+        """The canonical locations of anatomy phrases such as "left lower lobe"."""
+        sites = []
+        for anatomy in anatomies:
+            document = self._nlp(anatomy)
+            sites += sites_of(document, [token.lower_ for token in document])
+        return location_names(concept, combine(sites), self.vocabulary)
+
+
+@cache
+def _namer() -> _Namer:
+    return _Namer(load_vocabulary())
 
 
 def _meant(key: str, ordered: Sequence[Report], named: Mapping[str, Report]) -> list[Report]:
@@ -157,8 +214,86 @@ def _letters(text: str) -> str:
     return re.sub(r"[\W_]+", "", text).casefold()
 
 
-def _sentence(tokens: list[str], entity: Entity) -> str:
+def _sentence(tokens: list[str], entity: _Entity) -> str:
     stops = [i for i, token in enumerate(tokens) if token in (".", "?", "!")]
     start = max((i + 1 for i in stops if i < entity.start), default=0)
     end = min((i + 1 for i in stops if i >= entity.end), default=len(tokens))
     return " ".join(tokens[start:end])
+
+
+def parse_graph(
+    report_id: str, graph: dict, file: Path | None = None
+) -> tuple[str, dict[str, _Entity]]:
+    """A report's text and its entities by identifier; `file` is for errors only."""
+    where = {"file": file, "row": report_id}
+    try:
+        text, raw = graph["text"], graph["entities"]
+        tokens = len(text.split())
+        entities = {key: _entity(entity, where) for key, entity in raw.items()}
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise InputError(
+            f"this is no RadGraph output ({type(error).__name__}: {error})",
+            "Each report needs text and entities with tokens, label, start_ix, end_ix, relations.",
+            **where,
+        ) from error
+    for entity in entities.values():
+        if entity.end > tokens or any(t not in entities for _, t in entity.relations):
+            problem = f"entity {entity.words!r} points outside its report"
+            raise InputError(problem, "Fetch the file again.", **where)
+    return text, entities
+
+
+def _entity(raw: dict, where: dict) -> _Entity:
+    label = " ".join(raw["label"].split())
+    parts = label.split("::") if "::" in label else label.split("-")
+    observation, positive = _IS_OBSERVATION.get(parts[0]), _ASSERTIONS.get(parts[-1])
+    if observation is None or positive is None:
+        known = "Known are OBS-DP, OBS-DA, OBS-U, ANAT-DP and RadGraph-XL's long forms."
+        raise InputError(f"unknown RadGraph label {label!r}", known, **where)
+    relations = tuple((str(kind), str(target)) for kind, target in raw["relations"])
+    start, end = int(raw["start_ix"]), int(raw["end_ix"]) + 1  # inclusive in the file
+    if not 0 <= start < end:
+        raise InputError(f"entity {raw['tokens']!r} is empty", "Fetch it again.", **where)
+    return _Entity(raw["tokens"].lower(), observation, positive, start, end, relations)
+
+
+def _modifies(entity: _Entity, target: _Entity, entities: Mapping[str, _Entity]) -> bool:
+    """Whether one entity modifies another one directly."""
+    return any(kind == "modify" and entities[t] is target for kind, t in entity.relations)
+
+
+def _anatomies(entity: _Entity, entities: Mapping[str, _Entity]) -> list[list[_Entity]]:
+    """The anatomies an observation is located at, each with its direct modifiers."""
+    found: list[list[_Entity]] = []
+    for kind, target in entity.relations:
+        if kind != "located_at" or entities[target].observation:
+            continue
+        for path in _paths(entities[target], entities):
+            group = [
+                each
+                for each in entities.values()
+                if not each.observation and (each in path or _modifies(each, path[-1], entities))
+            ]
+            if group not in found:
+                found.append(group)
+    return found
+
+
+def _paths(
+    anatomy: _Entity, entities: Mapping[str, _Entity], below: tuple[_Entity, ...] = ()
+) -> list[tuple[_Entity, ...]]:
+    """From an anatomy over what it modifies up to what modifies no other: one path a head.
+
+    The target of `located_at` may be any word of "left lower lobe", not its head only.
+    """
+    path = (*below, anatomy)
+    above = [entities[target] for kind, target in anatomy.relations if kind == "modify"]
+    above = [each for each in above if not each.observation and each not in path]
+    return [longer for each in above for longer in _paths(each, entities, path)] or [path]
+
+
+def _phrase(entities: Iterable[_Entity]) -> str:
+    """The words of some entities in the order of the text."""
+    return " ".join(entity.words for entity in sorted(entities, key=lambda e: e.start))
