@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import fill
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 
 from rctpl_utils.files import atomic_path
 
@@ -53,12 +54,36 @@ def spread(rows: pd.DataFrame) -> np.ndarray:
     return np.abs(ends - rows["value"].to_numpy(float))
 
 
-def learning_curves(history: pd.DataFrame) -> Figure:
-    """Ranking losses by epoch, training and validation, one line a seed.
+def legend_above(figure: FigureBase, handles: Sequence[Any], columns: int) -> None:
+    """A figure's one legend, above its panels."""
+    figure.legend(
+        handles=handles, loc="outside upper center", ncols=columns, fontsize=TEXT, frameon=False
+    )
 
-    Args:
-        history: columns variant, seed, epoch, branch, part ("training", "validation"), loss.
+
+def rule_lines(axis: Axes) -> None:
+    """A faint line for each row of an axis whose rows have names, its numbers small."""
+    axis.tick_params(axis="x", labelsize=TEXT)
+    axis.grid(axis="y", color="0.92", lw=0.6)
+    axis.set_axisbelow(True)
+
+
+def melt_curves(curves: pd.DataFrame) -> pd.DataFrame:
+    """Learning curves, one row a loss: variant, seed, epoch, branch, part, loss.
+
+    Given one column a loss: variant, seed, epoch, seconds, report_loss, concept_loss and
+    validation_*_loss.
     """
+    rows = curves.drop(columns="seconds").melt(
+        ["variant", "seed", "epoch"], var_name="name", value_name="loss"
+    )
+    held_out = rows["name"].str.startswith("validation_")
+    branch = rows["name"].str.removeprefix("validation_").str.removesuffix("_loss")
+    return rows.assign(branch=branch, part=np.where(held_out, "validation", "training"))
+
+
+def learning_curves(history: pd.DataFrame) -> Figure:
+    """Ranking losses by epoch, one line a seed, of `melt_curves`."""
     grid = sns.relplot(
         history, x="epoch", y="loss", hue="variant", style="part", col="branch", kind="line",
         units="seed", estimator=None, palette="colorblind", height=2.8, aspect=1.2,
@@ -78,13 +103,10 @@ def per_class_auc(
     note: str,
     rivals: Sequence[str] = (),
 ) -> Figure:
-    """Figure 3: AUC with 95 % intervals by class, one panel a data set; unseen classes in color.
+    """Figure 3: AUC with 95 % intervals by class, one panel a data set; `unseen` classes in color.
 
     Args:
         rows: per-class rows of `classification.evaluate`.
-        methods: which methods to draw, in order.
-        unseen: for each data set the classes to mark.
-        note: stands under the figure (what the numbers were measured on).
         rivals: methods drawn as one gray bar from the lowest to the highest, a tick at the median.
     """
     datasets = list(dict.fromkeys(rows["dataset"]))
@@ -110,10 +132,7 @@ def per_class_auc(
         axis.set_xlabel("AUC (dotted: 0.5, chance)", fontsize=8)
         axis.tick_params(axis="x", labelsize=TEXT)
         axis.tick_params(axis="y", length=0)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside upper center", ncols=3, fontsize=TEXT, frameon=False
-    )
+    legend_above(figure, axes[0, 0].get_legend_handles_labels()[0], 3)
     caption(figure, note)
     return figure
 
@@ -138,18 +157,3 @@ def _draw_methods(axis: Axes, part: pd.DataFrame, methods: list[str]) -> None:
         places = np.arange(len(one)) + shift
         axis.errorbar(one["value"], places, xerr=spread(one), fmt=marker, ms=2.8, lw=0.8,
                       color=color, label=method)  # fmt: skip
-
-
-def melt_curves(curves: pd.DataFrame) -> pd.DataFrame:
-    """Learning curves from one column a loss to one row a loss: branch, part, loss.
-
-    Args:
-        curves: columns variant, seed, epoch, seconds, report_loss, concept_loss and
-            validation_*_loss.
-    """
-    rows = curves.drop(columns="seconds").melt(
-        ["variant", "seed", "epoch"], var_name="name", value_name="loss"
-    )
-    held_out = rows["name"].str.startswith("validation_")
-    branch = rows["name"].str.removeprefix("validation_").str.removesuffix("_loss")
-    return rows.assign(branch=branch, part=np.where(held_out, "validation", "training"))

@@ -31,7 +31,6 @@ from rctpl_utils.files import read_json
 from rctpl_utils.profiles import PROFILES, Profile
 from rctpl_utils.reporting.claims_report import claims_figure, save_claims
 from rctpl_utils.reporting.compare_reported import reproduction_figure, save_reproduction
-from rctpl_utils.reporting.grounding_report import grounding_tests, save_grounding_tables
 from rctpl_utils.reporting.skipped import (
     FILMS,
     omissions,
@@ -39,8 +38,15 @@ from rctpl_utils.reporting.skipped import (
     summary,
     write_skipped,
 )
-from rctpl_utils.reporting.table1_report import paired_tests, save_figure3, save_table1, verdict
-from rctpl_utils.reporting.table5_report import save_table5
+from rctpl_utils.reporting.tables import (
+    grounding_tests,
+    paired_tests,
+    save_figure3,
+    save_grounding_tables,
+    save_table1,
+    save_table5,
+    verdict,
+)
 from rctpl_utils.run import command as runner
 from rctpl_utils.run.doctor_checks import check_dataset
 from rctpl_utils.run.freshness import inputs_fingerprint

@@ -23,11 +23,13 @@ from rctpl_utils.reporting.claims import (
     SUPERVISED,
     UNTRAINED_RIVAL,
     VERDICTS,
+    Claim,
+    Comparison,
     compare,
     evaluate,
     left_out,
+    load_claims,
 )
-from rctpl_utils.reporting.claims_schema import Claim, Comparison, load_claims
 from rctpl_utils.workspace import Workspace
 
 PAPER_SECTIONS = {

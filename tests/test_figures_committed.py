@@ -12,9 +12,8 @@ from rctpl_utils.evaluation.bootstrap_samples import save_draws
 from rctpl_utils.evaluation.bridges import figure_bridges
 from rctpl_utils.evaluation.table1 import SUPERVISED
 from rctpl_utils.reporting.ablation_report import figure4, other_ablations
-from rctpl_utils.reporting.claims import FLOORS
+from rctpl_utils.reporting.claims import FLOORS, load_claims
 from rctpl_utils.reporting.claims_report import LOOKS, claims_figure
-from rctpl_utils.reporting.claims_schema import load_claims
 from rctpl_utils.reporting.compare_reported import METHOD, reproduction_figure
 from rctpl_utils.reporting.method_map import save_method_map, valid_draws
 from rctpl_utils.workspace import PROJECT

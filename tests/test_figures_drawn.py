@@ -17,15 +17,9 @@ from rctpl_utils.evaluation.grounding_metrics import THRESHOLDS
 from rctpl_utils.evaluation.modality_gap import gap_figure
 from rctpl_utils.evaluation.saliency_sanity import Sanity
 from rctpl_utils.prompts.prompts import Prompts
-from rctpl_utils.reporting import (
-    alignment_figure,
-    grounding_report,
-    prompt_figures,
-    retrieval_examples,
-)
-from rctpl_utils.reporting.film_drawing import KINDS, Look
+from rctpl_utils.reporting import alignment_figure, map_figures, retrieval_examples
+from rctpl_utils.reporting.map_figures import KINDS, Look, save_saliency_figure
 from rctpl_utils.reporting.pipeline_figure import RunShapes, save_pipeline_figure
-from rctpl_utils.reporting.saliency_figure import save_saliency_figure
 from rctpl_utils.workspace import PROJECT
 
 RNG = np.random.default_rng(0)
@@ -54,7 +48,7 @@ def test_figure_1_says_hit_and_miss(workspace, encoder):
         columns=["sentence", "concept", "location"],
     )  # fmt: skip
     study = alignment_figure.Study(
-        None, "CXR1", findings, SimpleNamespace(pixels=lambda _row: PIXELS), 0, ["a.", "b.", "c."]
+        "CXR1", findings, SimpleNamespace(pixels=lambda _row: PIXELS), 0, ["a.", "b.", "c."]
     )
     width = encoder.text.width if hasattr(encoder.text, "width") else 384
     prompts = Prompts(torch.randn(2, width), torch.randn(2, width), {"seed": "0"})
@@ -89,14 +83,14 @@ def boxed(monkeypatch):
 
     def look(*args: object) -> dict:
         heats = {kind: RNG.random((64, 64)) for kind in KINDS}
-        return {case: Look(*case, heats, 0.14, 0.93, (0.0, 0.2)) for case in args[-1]}
+        return {case: Look(heats, 0.14, 0.93, (0.0, 0.2)) for case in args[-1]}
 
-    monkeypatch.setattr(prompt_figures, "open_split", lambda *_args: found.dataset)
-    monkeypatch.setattr(prompt_figures, "look", look)
+    monkeypatch.setattr(map_figures, "open_split", lambda *_args: found.dataset)
+    monkeypatch.setattr(map_figures, "look", look)
     return found
 
 
-@pytest.mark.parametrize("draw", [prompt_figures.save_figure5, prompt_figures.save_figure6])
+@pytest.mark.parametrize("draw", [map_figures.save_figure5, map_figures.save_figure6])
 def test_figures_5_and_6(workspace, boxed, draw):
     figure = draw(workspace, None, None, "RC-TPL", VERDICT)
     assert_fine(figure)
@@ -108,8 +102,8 @@ def test_the_gallery_tints_what_is_marked_and_leaves_holes(workspace, monkeypatc
         annotated=lambda _concept: np.ones(3, bool), mask=lambda _row, _concept: BOX,
         pixels=lambda _row: PIXELS,
     )  # fmt: skip
-    monkeypatch.setattr(grounding_report, "open_split", lambda *_args: split)
-    monkeypatch.setattr(grounding_report, "image_features", lambda *_args: None)
+    monkeypatch.setattr(map_figures, "open_split", lambda *_args: split)
+    monkeypatch.setattr(map_figures, "image_features", lambda *_args: None)
     ring = torch.zeros(8, 8)
     ring[1:7, 1:7], ring[3:5, 3:5] = 1, 0
     method = SimpleNamespace(
@@ -121,7 +115,7 @@ def test_the_gallery_tints_what_is_marked_and_leaves_holes(workspace, monkeypatc
         films=np.arange(3),
     )  # fmt: skip
     outcomes = dict.fromkeys(("rsna", "covid-rural"), outcome)
-    figure = grounding_report.save_gallery(workspace, None, outcomes, [method, method])
+    figure = map_figures.save_gallery(workspace, None, outcomes, [method, method])
     assert_fine(figure)
     FigureCanvasAgg(figure).draw()
     image = np.asarray(figure.canvas.buffer_rgba()).astype(int)

@@ -1,8 +1,8 @@
 """Figure 1: a report and its film, aligned as a whole and concept by concept (paper 1)."""
 
 import re
-from dataclasses import dataclass
 from textwrap import fill
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -26,44 +26,29 @@ from rctpl_utils.prompts.prompts import Prompts
 from rctpl_utils.reporting.common import finished
 from rctpl_utils.reporting.film_drawing import OUTLINES, draw_film, draw_overlay
 from rctpl_utils.scoring import similarity_maps
-from rctpl_utils.text.reports import MIMIC, Report, quotable_sources, run_reports
+from rctpl_utils.text.reports import MIMIC, quotable_sources, run_reports
 from rctpl_utils.workspace import Workspace
 
 CONCEPTS = 3  # so many concepts with a place are enough
 REGION = 0.8  # a concept's region: where its stretched map is at least this high, around the peak
 
 
-@dataclass(frozen=True)
-class Study:
-    """A report of the test split with its first film.
+class Study(NamedTuple):
+    """A report of the test split with its first film."""
 
-    Attributes:
-        report: the text.
-        source: its Open-I identifier, None where the report must not be quoted.
-        findings: present triplets with a place, one a concept: sentence, concept, location.
-        dataset, row: the film.
-        others: the texts of the test split, its own first.
-    """
-
-    report: Report
-    source: str | None
-    findings: pd.DataFrame
+    source: str | None  # its Open-I identifier, None where it must not be quoted
+    findings: pd.DataFrame  # present triplets with a place, one a concept
     dataset: ChestXrayDataset
-    row: int
-    others: list[str]
+    row: int  # of the film
+    texts: list[str]  # of the test split's reports, its own first
 
 
 def choose_study(workspace: Workspace, triplets: pd.DataFrame) -> Study:
     """Of the test studies that place most concepts (three are enough), the first by identifier.
 
     Among them those that name both sides of the chest go first, then those whose report may be
-    quoted: the embedded world's real ones. What the maps or the film show takes no part.
-
-    Args:
-        triplets: columns report_id, sentence, concept, location, positive (notebook 01).
-
-    Raises:
-        InputError: no study places a concept.
+    quoted: the embedded world's real ones. What the maps or the film show takes no part. An
+    `InputError` where no study places a concept in the `triplets` of notebook 01.
     """
     reports = {each.report_id: each for each in run_reports(workspace) if each.split == "test"}
     sources = quotable_sources(workspace.data_root / MIMIC)
@@ -82,10 +67,9 @@ def choose_study(workspace: Workspace, triplets: pd.DataFrame) -> Study:
     }
     chosen = min(ranks, key=ranks.get)
     texts = [reports[chosen].text, *(r.text for name, r in reports.items() if name != chosen)]
-    return Study(
-        reports[chosen], sources.get(chosen), found[found["report_id"] == chosen], dataset,
-        int(rows[chosen]), list(dict.fromkeys(texts)),
-    )  # fmt: skip
+    findings = found[found["report_id"] == chosen]
+    texts = list(dict.fromkeys(texts))
+    return Study(sources.get(chosen), findings, dataset, int(rows[chosen]), texts)
 
 
 def _both_sides(findings: pd.DataFrame) -> bool:
@@ -97,14 +81,13 @@ def _both_sides(findings: pd.DataFrame) -> bool:
 def save_alignment_figure(
     workspace: Workspace, encoder: Encoder, prompts: Prompts, study: Study
 ) -> Figure:
-    """Draw `fig1`: (a) one number for report and film, (b) a region for each concept.
+    """Draw `fig1`, by RC-TPL's `prompts` of one seed.
 
-    Args:
-        prompts: of one seed of RC-TPL.
+    (a) one number for report and film, (b) a region for each concept.
     """
     pixels = study.dataset.pixels(study.row)
     features = encoder.encode_image(encoder.preprocess(pixels)[None])
-    encoded = text_features(encoder, study.others, workspace.features)  # (n, d)
+    encoded = text_features(encoder, study.texts, workspace.features)  # (n, d)
     texts = torch.from_numpy(np.array(encoded)).to(encoder.device)
     cosines = (texts @ features.global_features[0]).cpu().numpy()
     concepts = study.findings["concept"].tolist()

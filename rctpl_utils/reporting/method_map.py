@@ -16,7 +16,7 @@ from rctpl_utils.evaluation.metrics import named_interval
 from rctpl_utils.evaluation.results import BASELINES, write_csv
 from rctpl_utils.evaluation.retrieval import OURS
 from rctpl_utils.files import read_json
-from rctpl_utils.plots import COLUMN_WIDTH, MARKERS, NAMES, TEXT, spread
+from rctpl_utils.plots import COLUMN_WIDTH, MARKERS, NAMES, TEXT, legend_above, rule_lines, spread
 from rctpl_utils.prompts.prompts import Prompts
 from rctpl_utils.prompts.variants import HANDWRITTEN, VARIANTS
 from rctpl_utils.reporting.claims import invalid_instrument
@@ -30,15 +30,9 @@ AXES = {"auc": ("table1", "auc"), "pointing_game": ("grounding", "pointing_game"
 def method_map(workspace: Workspace) -> pd.DataFrame:
     """For each method its mean AUC and pointing game over the valid data sets, and its cost.
 
-    A column where the supervised reference itself cannot tell (`claims.invalid_instrument`) says
-    nothing of any method, and takes no part.
-
-    A resample of the mean takes one resample of each data set; their patients differ, so the sets
-    are independent.
-
-    Returns:
-        method, group, seconds (a seed; 0 without training), auc and pointing_game with intervals;
-        NaN where a method has no such row.
+    A column where the supervised reference itself cannot tell (`claims.invalid_instrument`) takes
+    no part. A resample of the mean takes one resample of each data set; their patients differ, so
+    the sets are independent. Seconds are a seed's, 0 without training; NaN: no such row.
 
     Raises:
         InputError: a notebook that leaves draws or costs has not run.
@@ -75,22 +69,20 @@ def valid_draws(workspace: Workspace) -> dict[str, Draws]:
 def training_costs(workspace: Workspace) -> pd.DataFrame:
     """The costs of all trained methods: what notebooks 04b and 04c left, then RC-TPL's (04).
 
-    Returns:
-        by method: the columns of `baselines.report.save_costs`.
+    By method, the columns of `baselines.report.save_costs`.
 
     Raises:
         InputError: a notebook that writes a part has not run.
     """
-    rows = [row for part in COSTS for row in _read_costs(workspace, part)]
+    rows = []
+    for part, notebook in COSTS.items():
+        path = cost_file(workspace, part)
+        if not path.exists():
+            cure = f"Run notebook {notebook} first."
+            raise InputError("no training costs there", cure, file=path)
+        rows += pd.read_csv(path).to_dict("records")
     rows += [_prompt_cost(workspace, *each) for each in zip(OURS, VARIANTS, strict=True)]
     return pd.DataFrame(rows).set_index("method")
-
-
-def _read_costs(workspace: Workspace, part: str) -> list[dict[str, object]]:
-    path = cost_file(workspace, part)
-    if not path.exists():
-        raise InputError("no training costs there", f"Run notebook {COSTS[part]} first.", file=path)
-    return pd.read_csv(path).to_dict("records")
 
 
 def _prompt_cost(workspace: Workspace, name: str, variant: str) -> dict[str, object]:
@@ -147,10 +139,7 @@ def save_method_map(workspace: Workspace, table: pd.DataFrame) -> Figure:
     _finish_axes(axes, shown)
     used = {column: list(dict.fromkeys(key[0] for key in draws))
             for column, draws in valid_draws(workspace).items()}  # fmt: skip
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside upper center", ncols=4, fontsize=TEXT, frameon=False
-    )
+    legend_above(figure, axes[0].get_legend_handles_labels()[0], 4)
     return finished(workspace, figure, "method_map", _note(used))
 
 
@@ -158,9 +147,8 @@ def _finish_axes(axes: np.ndarray, shown: pd.DataFrame) -> None:
     names = ("AUC, mean over sets", "pointing game, mean over sets", "training, s a seed (log)")
     for axis, name in zip(axes, names, strict=True):
         axis.set_xlabel(name, fontsize=TEXT)
-        axis.tick_params(labelsize=TEXT)
-        axis.grid(axis="y", color="0.92", lw=0.6)
-        axis.set_axisbelow(True)
+        rule_lines(axis)
+        axis.tick_params(axis="y", labelsize=TEXT)
         for place in np.flatnonzero(shown["group"].ne(shown["group"].shift()))[1:]:
             axis.axhline(place - 0.5, color="0.6", lw=0.6)
     axes[0].set_yticks(range(len(shown)), shown["method"])

@@ -1,8 +1,9 @@
 """Figure 2: the pipeline, drawn with the shapes and one triplet of the run (paper 3)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import partial
 from textwrap import fill
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
 
 from rctpl_utils.encoders.base import Encoder
-from rctpl_utils.plots import COLUMN_WIDTH, TEXT
+from rctpl_utils.plots import COLUMN_WIDTH, TEXT, legend_above
 from rctpl_utils.prompts.prompts import Prompts, classes_of
 from rctpl_utils.reporting.common import finished
 from rctpl_utils.text.knowledge import describe, describe_triplets
@@ -25,31 +26,22 @@ TIMES = "$\\times$"
 LEGEND = {"frozen": FROZEN, "learned": TRAINED, "data": DATA, "computed": MATH}
 
 
-@dataclass(frozen=True)
-class RunShapes:
-    """What Figure 2 says of a run.
+class RunShapes(NamedTuple):
+    """What Figure 2 says of a run."""
 
-    Attributes:
-        context: M; width: W; dimension: d; classes: L.
-        reports: training reports that enter the loss; descriptions: their distinct texts.
-        cells: (h, w) of the dense map.
-        triplet: sentence, concept, location and report_id of the run's example.
-        source: the example's Open-I identifier, None where it must not be quoted.
-    """
-
-    context: int
-    width: int
-    dimension: int
-    classes: int
-    reports: int
-    descriptions: int
-    cells: tuple[int, int]
-    triplet: Mapping[str, str]
-    source: str | None
+    context: int  # M
+    width: int  # W
+    dimension: int  # d
+    classes: int  # L
+    reports: int  # training reports that enter the loss
+    descriptions: int  # their distinct texts
+    cells: tuple[int, int]  # of the dense map
+    triplet: Mapping[str, str]  # sentence, concept and location of the run's example
+    source: str | None  # its Open-I identifier, None where it must not be quoted
 
 
 def shapes_of_run(workspace: Workspace, encoder: Encoder, prompts: Prompts) -> RunShapes:
-    """Read them from the run's artifacts: triplets, reports, prompts, and the encoder.
+    """Read them from the run's triplets, reports, prompts and encoder.
 
     The example is the first present triplet with a place among the training reports, by report
     identifier; reports that may be quoted are preferred.
@@ -73,7 +65,7 @@ def shapes_of_run(workspace: Workspace, encoder: Encoder, prompts: Prompts) -> R
         reports=len(used),
         descriptions=len(describe_triplets(own)[0]),
         cells=tuple(encoder.encode_image(film[None]).dense_features.shape[1:3]),
-        triplet=example[["sentence", "concept", "location", "report_id"]].to_dict(),
+        triplet=example[["sentence", "concept", "location"]].to_dict(),
         source=sources.get(example["report_id"]),
     )
 
@@ -92,9 +84,7 @@ def save_pipeline_figure(workspace: Workspace, shapes: RunShapes) -> Figure:
     _draw_training(axis, shapes)
     _draw_testing(axis, shapes)
     handles = [Patch(fc=color, ec="0.4", label=label) for label, color in LEGEND.items()]
-    figure.legend(
-        handles=handles, loc="outside upper center", ncols=4, fontsize=TEXT, frameon=False
-    )
+    legend_above(figure, handles, 4)
     quoted = f"Example: Open-I {shapes.source}, CC BY-NC-ND 4.0. " if shapes.source else ""
     note = (
         f"{quoted}M context vectors a branch, W wide; d: joint space; "
@@ -109,7 +99,7 @@ def _draw_training(axis: Axes, shapes: RunShapes) -> None:
     sentence = f"“{t['sentence']}”" if s.source else "(not to be quoted)"
     knowledge = describe(t["concept"], t["location"])
     prompt = f"$M \\times W$ = {s.context} {TIMES} {s.width}"
-    box, link = _Drawer(axis).box, _Drawer(axis).link
+    box, link = partial(_box, axis), partial(_link, axis)
     box(11.5, 53.5, 20, 10.5, f"{s.reports:,} reports\n{fill(sentence, 25)}", DATA)
     box(34.5, 53.5, 19, 10.5, f"triplet (Eq. 1)\n{t['concept']},\n{t['location']}, present", DATA)
     box(
@@ -150,7 +140,7 @@ def _draw_training(axis: Axes, shapes: RunShapes) -> None:
 def _draw_testing(axis: Axes, shapes: RunShapes) -> None:
     s = shapes
     height, width = s.cells
-    box, link = _Drawer(axis).box, _Drawer(axis).link
+    box, link = partial(_box, axis), partial(_link, axis)
     box(85, 54.5, 22, 6, "a radiograph $X$", DATA)
     box(85, 45, 22, 6, "$\\mathrm{Enc}_I$, frozen (Eq. 10)", FROZEN)
     box(78, 34.5, 12, 6.4, f"$f$: {s.dimension}", MATH)
@@ -171,25 +161,22 @@ def _draw_testing(axis: Axes, shapes: RunShapes) -> None:
     link((87.5, 20), (83, 16.3))
 
 
-@dataclass(frozen=True)
-class _Drawer:
-    """Boxes and arrows on one axis, in its coordinates."""
+def _box(
+    axis: Axes, x: float, y: float, width: float, height: float, text: str, color: str
+) -> None:
+    """A rounded box around its center, with text."""
+    axis.add_patch(
+        FancyBboxPatch(
+            (x - width / 2, y - height / 2), width, height, fc=color, ec="0.35", lw=0.7,
+            boxstyle="round,pad=0,rounding_size=0.8",
+        )
+    )  # fmt: skip
+    axis.text(x, y, text, ha="center", va="center", fontsize=TEXT, linespacing=1.15)
 
-    axis: Axes
 
-    def box(self, x: float, y: float, width: float, height: float, text: str, color: str) -> None:
-        """A rounded box around its center, with text."""
-        self.axis.add_patch(
-            FancyBboxPatch(
-                (x - width / 2, y - height / 2), width, height, fc=color, ec="0.35", lw=0.7,
-                boxstyle="round,pad=0,rounding_size=0.8",
-            )
-        )  # fmt: skip
-        self.axis.text(x, y, text, ha="center", va="center", fontsize=TEXT, linespacing=1.15)
-
-    def link(self, start: tuple[float, float], end: tuple[float, float]) -> None:
-        """An arrow."""
-        self.axis.add_patch(
-            FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=7, lw=0.8, color="0.25",
-                            shrinkA=0, shrinkB=0)
-        )  # fmt: skip
+def _link(axis: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
+    """An arrow."""
+    axis.add_patch(
+        FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=7, lw=0.8, color="0.25",
+                        shrinkA=0, shrinkB=0)
+    )  # fmt: skip

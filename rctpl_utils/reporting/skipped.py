@@ -50,11 +50,7 @@ def write_skipped(workspace: Workspace, name: str, found: Sequence[Omission]) ->
 
 
 def read_and_list_reports(workspace: Workspace) -> list[Report]:
-    """The run's reports (`reports.run_reports`); of real data, what was left out is listed.
-
-    Raises:
-        InputError: as `reports.read_mimic_reports`.
-    """
+    """The run's reports (`reports.run_reports`); of real data, what was left out is listed."""
     skipped: list[Skipped] = []
     reports = read_mimic_reports(
         workspace.data_root / MIMIC,
