@@ -17,9 +17,9 @@ from rctpl_utils.evaluation.grounding_metrics import THRESHOLDS
 from rctpl_utils.evaluation.modality_gap import gap_figure
 from rctpl_utils.evaluation.saliency_sanity import Sanity
 from rctpl_utils.prompts.prompts import Prompts
-from rctpl_utils.reporting import alignment_figure, map_figures, retrieval_examples
+from rctpl_utils.reporting import map_figures, method_figures, retrieval_examples
 from rctpl_utils.reporting.map_figures import KINDS, Look, save_saliency_figure
-from rctpl_utils.reporting.pipeline_figure import RunShapes, save_pipeline_figure
+from rctpl_utils.reporting.method_figures import RunShapes, save_pipeline_figure
 from rctpl_utils.workspace import PROJECT
 
 RNG = np.random.default_rng(0)
@@ -47,12 +47,12 @@ def test_figure_1_says_hit_and_miss(workspace, encoder):
          ("Both bases are scarred.", "Fibrosis", "bilateral bases")],
         columns=["sentence", "concept", "location"],
     )  # fmt: skip
-    study = alignment_figure.Study(
+    study = method_figures.Study(
         "CXR1", findings, SimpleNamespace(pixels=lambda _row: PIXELS), 0, ["a.", "b.", "c."]
     )
     width = encoder.text.width if hasattr(encoder.text, "width") else 384
     prompts = Prompts(torch.randn(2, width), torch.randn(2, width), {"seed": "0"})
-    figure = alignment_figure.save_alignment_figure(workspace, encoder, prompts, study)
+    figure = method_figures.save_alignment_figure(workspace, encoder, prompts, study)
     assert_fine(figure)
     said = " ".join(text.get_text() for text in figure.axes[3].texts)
     assert said.count("side: ") == 3 and "the report names no one side" in said
@@ -62,7 +62,7 @@ def test_figure_1_says_hit_and_miss(workspace, encoder):
 def test_a_side_is_hit_missed_or_not_judged():
     heat = np.zeros((4, 4))
     heat[1, 0] = 1  # the left half of a film is the patient's right
-    hit, places = alignment_figure.side_hit, ("right base", "left apex", "bases")
+    hit, places = method_figures.side_hit, ("right base", "left apex", "bases")
     assert [hit(heat, place) for place in places] == [True, False, None]
 
 

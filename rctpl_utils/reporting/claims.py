@@ -175,14 +175,10 @@ def evaluate(
     times their number (Holm's first step, 1979: one failing part is enough). Both are doubled
     one-sided values, so that below 0.05 the 95 % interval shown excludes the hypothesis.
 
-    Args:
-        draws: for each file's name its series.
-        absent: data sets on which nothing is tested, whatever an earlier run left.
-        miniatures: whether the baselines were trained on the stand-in, so that its class names are
-            their starting point; a released checkpoint has none here.
-
-    Returns:
-        the verdicts, one row a claim with the effect of the part which decides; and all parts.
+    On `absent` data sets nothing is tested, whatever an earlier run left. `miniatures`: whether the
+    baselines were trained on the stand-in, so that its class names are their starting point; a
+    released checkpoint has none here. Returned are the verdicts, one row a claim with the effect
+    of the part which decides, and all parts.
     """
     gaps = {claim.id: _gap(claim, draws, absent) for claim in claims}
     tested = {
@@ -218,8 +214,6 @@ def compare(part: Comparison, draws: Draws) -> dict[str, Any]:
     p-values 1.
     """
     left, right = _series(part.left, part, draws), _series(part.right[0], part, draws)
-    if not isinstance(part.right[0], str) and "constant" in part.right[0]:
-        right = np.zeros_like(left) + right
     with np.errstate(divide="ignore", invalid="ignore"):
         effect = left / right - 1 if part.kind == "ratio" else left - right
     if not np.isfinite(effect[:, 0]).all() or not np.isfinite(effect[:, 1:].mean(axis=0)).any():
@@ -340,7 +334,6 @@ def _series(operand: Operand, part: Comparison, draws: Draws) -> np.ndarray:
 
 def _keys(operand: Operand, part: Comparison) -> list[Key]:
     """The series that an operand of a part is made from; none for a constant."""
-    own = {} if isinstance(operand, str) else operand
-    names = [operand] if isinstance(operand, str) else own.get("gain", [])
+    own = {"gain": [operand]} if isinstance(operand, str) else operand
     dataset, metric = own.get("dataset", part.datasets[0]), own.get("metric", part.metrics[0])
-    return [(dataset, name, metric) for name in names]
+    return [(dataset, name, metric) for name in own.get("gain", [])]

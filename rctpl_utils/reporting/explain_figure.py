@@ -16,7 +16,7 @@ from rctpl_utils.evaluation.film_places import region
 from rctpl_utils.evaluation.heat_maps import on_scale, stretch
 from rctpl_utils.evaluation.likelihood_ratio import CANNOT_TELL, NO_EVIDENCE, NOT_CALIBRATED
 from rctpl_utils.plots import COLUMN_WIDTH, TEXT, UNSEEN_COLOR
-from rctpl_utils.reporting.film_drawing import draw_film, draw_heat
+from rctpl_utils.reporting.common import draw_film, draw_heat
 
 SHOWN = 3  # findings whose regions and knowledge are shown
 _LINE = 0.155  # inches a line of the table

@@ -39,13 +39,13 @@ from rctpl_utils.evaluation.saliency_sanity import (
 )
 from rctpl_utils.plots import COLUMN_WIDTH, MASK_COLOR, NAMES, TEXT, legend_above, spread
 from rctpl_utils.prompts.prompts import Prompts
-from rctpl_utils.reporting.common import finished
-from rctpl_utils.reporting.film_drawing import (
+from rctpl_utils.reporting.common import (
     OUTLINES,
     draw_film,
     draw_heat,
     draw_map,
     fill_region,
+    finished,
     outline,
 )
 from rctpl_utils.scoring import IMAGE_TEMPERATURE, aggregate, similarity_maps

@@ -67,12 +67,9 @@ def valid_draws(workspace: Workspace) -> dict[str, Draws]:
 
 
 def training_costs(workspace: Workspace) -> pd.DataFrame:
-    """The costs of all trained methods: what notebooks 04b and 04c left, then RC-TPL's (04).
+    """The costs (`baselines.report.save_costs`) of all trained methods, RC-TPL's last.
 
-    By method, the columns of `baselines.report.save_costs`.
-
-    Raises:
-        InputError: a notebook that writes a part has not run.
+    An `InputError` where a notebook that writes a part has not run.
     """
     rows = []
     for part, notebook in COSTS.items():
@@ -90,14 +87,9 @@ def _prompt_cost(workspace: Workspace, name: str, variant: str) -> dict[str, obj
     histories = [read_json(folder / f"{variant}-{seed}.history.json")["history"] for seed in seeds]
     seconds = [history[-1]["seconds"] for history in histories]
     prompts = folder / f"{variant}-{seeds[0]}.safetensors"
-    return {
-        "method": name,
-        "parameters": Prompts.load(prompts).parameters,
-        "views": 0,
-        "tokens": 0,
-        "labeled images a class": 0,
-        "seconds": float(np.mean(seconds)),
-    }
+    count = Prompts.load(prompts).parameters
+    none = dict.fromkeys(("views", "tokens", "labeled images a class"), 0)
+    return {"method": name, "parameters": count, **none, "seconds": float(np.mean(seconds))}
 
 
 def _group(name: str, costs: pd.DataFrame) -> str:

@@ -5,7 +5,7 @@ with what the files say. The map in RESULTS.md is the runner's (`./run_all.sh --
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import nbformat
@@ -23,7 +23,8 @@ from rctpl_utils.reporting.common import by_outcome, markdown, with_interval
 from rctpl_utils.workspace import NOTEBOOKS, PACKAGE_DATA, PROJECT
 
 FIGURES = PROJECT / "figures" / "embedded"
-COLUMNS = {  # file, data set, metric -> heading
+Column = tuple[str, str, str]  # file, data set, metric
+COLUMNS: dict[Column, str] = {  # -> heading
     ("table1", "chestxray14", "auc"): "AUC ChestX-ray14",
     ("table1", "chexpert", "auc"): "CheXpert",
     ("table1", "rsna", "auc"): "RSNA",
@@ -34,16 +35,13 @@ COLUMNS = {  # file, data set, metric -> heading
     ("table4", "covid-rural", "pointing_game"): "COVID Rural",
     ("table5", "chexpert5x200", "precision_at_1"): "P@1 5x200",
 }
-README_COLUMNS = {
-    key: COLUMNS[key]
-    for key in (
-        ("table1", "chestxray14", "auc"),
-        ("table1", "chexpert", "auc"),
-        ("table1", "covidx-normal", "auc"),
-        ("table2", "rsna", "pointing_game"),
-        ("table5", "chexpert5x200", "precision_at_1"),
-    )
-}
+README_COLUMNS = (
+    ("table1", "chestxray14", "auc"),
+    ("table1", "chexpert", "auc"),
+    ("table1", "covidx-normal", "auc"),
+    ("table2", "rsna", "pointing_game"),
+    ("table5", "chexpert5x200", "precision_at_1"),
+)
 ROWS = (
     *HANDWRITTEN, MACHINE_WRITTEN, "untrained contexts", *OURS, *BASELINES, "TaI-DPT",
     "CoOp, 16 labels a class", "DualCoOp, 16 labels a class", "lung-center prior", SUPERVISED,
@@ -210,17 +208,18 @@ def _checks() -> list[str]:
     return [*lines, said] if shares else lines
 
 
-def _table(methods: Sequence[str], columns: dict[tuple[str, str, str], str] = COLUMNS) -> list[str]:
+def _table(methods: Sequence[str], columns: Iterable[Column] = COLUMNS) -> list[str]:
     """Values with their intervals, a line a method."""
     lines = []
     for method in methods:
         rows = [_found(key, method) for key in columns]
         cells = [with_interval(next(each.itertuples())) if len(each) else "" for each in rows]
         lines.append([f"**{method}**" if method in OURS else method, *cells])
-    return markdown(["simulated films, mean of three seeds [95 %]", *columns.values()], lines)
+    heads = [COLUMNS[key] for key in columns]
+    return markdown(["simulated films, mean of three seeds [95 %]", *heads], lines)
 
 
-def _found(key: tuple[str, str, str], method: str | None = None) -> pd.DataFrame:
+def _found(key: Column, method: str | None = None) -> pd.DataFrame:
     """The rows of (file, data set, metric), and a method, that have a value."""
     name, dataset, metric = key
     rows = pd.read_csv(FIGURES / f"{name}.csv")

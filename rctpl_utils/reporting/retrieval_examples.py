@@ -24,8 +24,7 @@ from rctpl_utils.evaluation.retrieval import (
 )
 from rctpl_utils.evaluation.retrieval_sides import DATASET, Side, equal_share
 from rctpl_utils.plots import COLUMN_WIDTH, TEXT
-from rctpl_utils.reporting.common import finished
-from rctpl_utils.reporting.film_drawing import draw_film
+from rctpl_utils.reporting.common import draw_film, finished
 from rctpl_utils.reporting.tables import IMAGE_TO_TEXT
 from rctpl_utils.workspace import Workspace
 
