@@ -156,7 +156,8 @@ def test_the_baselines_of_figure_3_are_a_bar_with_ends():
     ]
     columns = ["dataset", "method", "concept", "value", "ci_low", "ci_high"]
     rows = pd.DataFrame(rows, columns=columns)
-    figure = plots.per_class_auc(rows, list(methods), {"chestxray14": {"Mass"}}, "A.", list("ABC"))
+    figure = plots.per_class_auc(rows, list(methods), {"chestxray14": {"Mass"}}, list("ABC"))
+    plots.caption(figure, "A.")
     assert_readable(figure)
     part = rows[(rows["dataset"] == "chestxray14") & rows["method"].isin(list("ABC"))]
     ends = part.groupby("concept", sort=False)["value"].agg(["min", "max"]).to_numpy()

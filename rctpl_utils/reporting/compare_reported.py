@@ -35,10 +35,8 @@ def reported_cells(workspace: Workspace) -> pd.DataFrame:
     """All cells that the paper's Tables 1 to 5 print, with ours where we have run the method.
 
     difference is ours minus reported; the reported number is a constant, so that the difference's
-    interval is ours, shifted. Methods keep their order; Precision@K stands by K, as a number.
-
-    Raises:
-        InputError: a table is not there yet.
+    interval is ours, shifted. Methods keep their order; Precision@K stands by K, as a number. An
+    `InputError` where a table is not there yet.
     """
     rows = pd.concat([_read(workspace, number) for number in TABLES], ignore_index=True)
     rows = rows[rows["reported"].notna()].copy()
@@ -60,16 +58,13 @@ def _read(workspace: Workspace, number: int) -> pd.DataFrame:
 
 def side_by_side(cells: pd.DataFrame, number: int) -> pd.DataFrame:
     """One table as a person reads it: ours [95 % interval], reported, difference [interval]."""
-    rows = cells[cells["table"] == number]
-    shown = pd.DataFrame(
-        {
-            "ours": _with_interval(rows, "value", "ci_low", "ci_high", "{:.3f}"),
-            "reported": rows["reported"].map("{:.4f}".format),
-            "ours - reported": _with_interval(rows, *_DIFFERENCE, "{:+.3f}"),
-        }
-    )
-    shown.index = pd.MultiIndex.from_frame(rows[["dataset", "method", "metric"]])
-    return shown
+    rows = cells[cells["table"] == number].set_index(["dataset", "method", "metric"])
+    shown = {
+        "ours": _with_interval(rows, "value", "ci_low", "ci_high", "{:.3f}"),
+        "reported": rows["reported"].map("{:.4f}".format),
+        "ours - reported": _with_interval(rows, *_DIFFERENCE, "{:+.3f}"),
+    }
+    return pd.DataFrame(shown)
 
 
 def _with_interval(rows: pd.DataFrame, value: str, low: str, high: str, form: str) -> list[str]:

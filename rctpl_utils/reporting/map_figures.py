@@ -5,6 +5,7 @@ films, and Grad-CAM of its aggregate p' (Eq. 8), which its library stretches to 
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
@@ -221,22 +222,13 @@ def save_figure5(
     """
     boxed = Boxed.of(open_split(workspace, DATASET, "test"))
     films = most_boxed_films(boxed, FIGURE5)
-    cases = [(film, k) for film in films for k in np.flatnonzero(boxed.drawn[film]).tolist()]
-    looks = look(workspace, encoder, prompts, boxed, cases)
-    columns = 1 + max(boxed.drawn[film].sum() for film in films)
-    figure, axes = _grid(len(KINDS) * len(films), columns)
-    for place, film in enumerate(films):
-        lines = axes[len(KINDS) * place :][: len(KINDS)]
-        _draw_outlines(*lines[:2, 0], boxed, film)
-        for column, case in enumerate([c for c in cases if c[0] == film], start=1):
-            lines[0, column].set_title(boxed.concepts[case[1]], fontsize=TEXT, pad=3)
-            _draw_kinds(lines[:, column], boxed, case, looks[case])
-        _name_rows(lines[:, 1])
+    blocks = [[(film, k) for k in np.flatnonzero(boxed.drawn[film]).tolist()] for film in films]
+    looks = look(workspace, encoder, prompts, boxed, [*chain(*blocks)])
     rule = (
         f"{name}, first seed. Rule: the {len(films)} test films of ChestX-ray14 with the most "
         "concepts boxed, first by image identifier; every boxed concept is shown."
     )
-    return _finish(workspace, figure, looks, f"{rule} {verdict}", "fig5")
+    return _draw_blocks(workspace, boxed, blocks, looks, f"{rule} {verdict}", True)
 
 
 def save_figure6(
@@ -246,23 +238,26 @@ def save_figure6(
     boxed = Boxed.of(open_split(workspace, DATASET, "test"))
     names = [each for each in (PAPER_CONCEPT, second_concept(boxed)) if each in boxed.concepts]
     concepts = [boxed.concepts.index(each) for each in names]
-    films = {k: first_films(boxed, k, FIGURE6) for k in concepts}
-    looks = look(workspace, encoder, prompts, boxed, [(f, k) for k in films for f in films[k]])
-    figure, axes = _grid(len(KINDS) * len(concepts), max(map(len, films.values())))
-    for place, concept in enumerate(concepts):
-        lines = axes[len(KINDS) * place :][: len(KINDS)]
-        for column, film in enumerate(films[concept]):
-            lines[0, column].set_title(_image_name(boxed, film), fontsize=TEXT, pad=3)
-            _draw_kinds(lines[:, column], boxed, (film, concept), looks[film, concept])
-        _name_rows(lines[:, 0], boxed.concepts[concept])
+    blocks = [[(film, k) for film in first_films(boxed, k, FIGURE6)] for k in concepts]
+    looks = look(workspace, encoder, prompts, boxed, [*chain(*blocks)])
     rule = (
         f"{name}, first seed. Rule: {PAPER_CONCEPT.lower()} as in the paper, and the other concept "
         "with the most boxed films; the first films by image identifier, one a patient."
     )
-    return _finish(workspace, figure, looks, f"{rule} {verdict}", "fig6")
+    return _draw_blocks(workspace, boxed, blocks, looks, f"{rule} {verdict}", False)
 
 
-def _grid(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
+def _draw_blocks(
+    workspace: Workspace,
+    boxed: Boxed,
+    blocks: Sequence[Sequence[tuple[int, int]]],
+    looks: Mapping[tuple[int, int], Look],
+    note: str,
+    by_film: bool,
+) -> Figure:
+    """Draw a block of rows, one a kind of map, for each film, its outlines first, or concept."""
+    start = int(by_film)
+    rows, columns = len(KINDS) * len(blocks), start + max(map(len, blocks))
     height = rows * (COLUMN_WIDTH / columns + 0.16) + 1.05
     figure, axes = plt.subplots(
         rows, columns, figsize=(COLUMN_WIDTH, height), layout="constrained", squeeze=False
@@ -270,17 +265,31 @@ def _grid(rows: int, columns: int) -> tuple[Figure, np.ndarray]:
     figure.get_layout_engine().set(w_pad=0.01, h_pad=0.03, wspace=0.01, hspace=0.01)
     for axis in axes.flat:
         axis.set_axis_off()
-    return figure, axes
-
-
-def _draw_kinds(axes: Sequence[Axes], boxed: Boxed, case: tuple[int, int], one: Look) -> None:
-    pixels = boxed.dataset.pixels(int(boxed.rows[case[0]]))
-    mask = boxed.mask(*case)
-    for axis, heat in zip(axes, one.heats.values(), strict=True):
-        axis.set_axis_on()
-        draw_map(axis, pixels, heat, mask)
-    score = f"$p'$ = {one.score:.2f}, above {one.above:.0%}"
-    axes[-1].set_xlabel(score, fontsize=TEXT, labelpad=2)
+    for lines, cases in zip(axes.reshape(-1, len(KINDS), columns), blocks, strict=True):
+        if by_film:
+            _draw_outlines(*lines[:2, 0], boxed, cases[0][0])
+        for column, (film, concept) in enumerate(cases, start):
+            one, mask = looks[film, concept], boxed.mask(film, concept)
+            pixels = boxed.dataset.pixels(int(boxed.rows[film]))
+            for axis, heat in zip(lines[:, column], one.heats.values(), strict=True):
+                axis.set_axis_on()
+                draw_map(axis, pixels, heat, mask)
+            title = boxed.concepts[concept] if by_film else _image_name(boxed, film)
+            lines[0, column].set_title(title, fontsize=TEXT, pad=3)
+            score = f"$p'$ = {one.score:.2f}, above {one.above:.0%}"
+            lines[-1, column].set_xlabel(score, fontsize=TEXT, labelpad=2)
+        named = "" if by_film else f"{boxed.concepts[cases[0][1]]}\n"
+        for axis, kind in zip(lines[:, start], KINDS, strict=True):
+            axis.set_ylabel(f"{named}{kind}", fontsize=TEXT, labelpad=2)
+    bar = figure.colorbar(
+        ScalarMappable(Normalize(*next(iter(looks.values())).scale), "inferno"), ax=figure.axes,
+        location="bottom", shrink=0.35, aspect=45, pad=0.01, extend="both",
+    )  # fmt: skip
+    bar.set_label("cosine of cell and prompt (rows cosines)", fontsize=TEXT)
+    bar.ax.tick_params(labelsize=TEXT)
+    above = "$p'$: concept score, and the share of all test films that it is above."
+    stem = "fig5" if by_film else "fig6"
+    return finished(workspace, figure, stem, f"{note} {LEGEND} {above}")
 
 
 def _draw_outlines(axis: Axes, below: Axes, boxed: Boxed, film: int) -> None:
@@ -297,29 +306,6 @@ def _image_name(boxed: Boxed, film: int) -> str:
     return str(boxed.dataset.records["image_id"].iloc[boxed.rows[film]]).removesuffix(".png")
 
 
-def _name_rows(axes: Sequence[Axes], concept: str | None = None) -> None:
-    for axis, kind in zip(axes, KINDS, strict=True):
-        axis.set_ylabel(f"{concept}\n{kind}" if concept else kind, fontsize=TEXT, labelpad=2)
-
-
-def _finish(
-    workspace: Workspace,
-    figure: Figure,
-    looks: Mapping[tuple[int, int], Look],
-    caption: str,
-    stem: str,
-) -> Figure:
-    scale = next(iter(looks.values())).scale
-    bar = figure.colorbar(
-        ScalarMappable(Normalize(*scale), "inferno"), ax=figure.axes, location="bottom",
-        shrink=0.35, aspect=45, pad=0.01, extend="both",
-    )  # fmt: skip
-    bar.set_label("cosine of cell and prompt (rows cosines)", fontsize=TEXT)
-    bar.ax.tick_params(labelsize=TEXT)
-    above = "$p'$: concept score, and the share of all test films that it is above."
-    return finished(workspace, figure, stem, f"{caption} {LEGEND} {above}")
-
-
 def save_saliency_figure(workspace: Workspace, sanity: Sanity, name: str) -> Figure:
     """Write `saliency_sanity`: the first film's maps under every change, and the curves.
 
@@ -328,9 +314,13 @@ def save_saliency_figure(workspace: Workspace, sanity: Sanity, name: str) -> Fig
     figure = plt.figure(figsize=(COLUMN_WIDTH, 4.9), layout="constrained")
     top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.55))
     axes = top.subplots(len(sanity.maps), len(sanity.changes))
-    layers = [each for each in sanity.changes if each not in (UNCHANGED, SHUFFLED, NO_WORD)]
-    short = {UNCHANGED: "0", SHUFFLED: "other", NO_WORD: "none"}
-    short |= {layer: str(k) for k, layer in enumerate(layers, start=1)}  # from the output on
+    words = {
+        UNCHANGED: "0",
+        SHUFFLED: "other",
+        NO_WORD: "none",
+    }
+    layers = [each for each in sanity.changes if each not in words]
+    short = words | {layer: str(k) for k, layer in enumerate(layers, start=1)}  # from the output
     labels = [short[each] for each in sanity.changes]
     for line, (kind, maps) in zip(axes, sanity.maps.items(), strict=True):
         heats = stretch(on_film(torch.from_numpy(maps), sanity.mask.shape)).numpy()

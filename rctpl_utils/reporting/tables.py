@@ -9,26 +9,12 @@ from matplotlib.figure import Figure
 from rctpl_utils.baselines.registry import why_absent
 from rctpl_utils.datasets.availability import absent, can_run
 from rctpl_utils.datasets.questions import QUESTIONS
+from rctpl_utils.evaluation import results
 from rctpl_utils.evaluation.bootstrap_samples import Draws, save_draws
 from rctpl_utils.evaluation.classification import TEST_COLUMNS, Classification
 from rctpl_utils.evaluation.grounding import GROUNDING_DATASETS, Grounding
 from rctpl_utils.evaluation.grounding_metrics import IOU
 from rctpl_utils.evaluation.metrics import holm, named_interval, paired_p_value
-from rctpl_utils.evaluation.results import (
-    BASELINES,
-    FLOORS_NOTE,
-    data_note,
-    reported_grounding,
-    reported_retrieval,
-    reported_table1,
-    stacked,
-    table_note,
-    wide_table,
-    with_absent,
-    with_reported,
-    write_csv,
-    write_table,
-)
 from rctpl_utils.evaluation.retrieval import (
     DIRECTIONS,
     OURS,
@@ -40,10 +26,10 @@ from rctpl_utils.evaluation.retrieval import (
 )
 from rctpl_utils.evaluation.retrieval_sides import DATASET
 from rctpl_utils.evaluation.table1 import SUPERVISED
-from rctpl_utils.plots import per_class_auc, save_figure
+from rctpl_utils.plots import per_class_auc
 from rctpl_utils.prompts.training import BRANCHES
 from rctpl_utils.prompts.variants import HANDWRITTEN
-from rctpl_utils.reporting.common import by_outcome
+from rctpl_utils.reporting.common import by_outcome, finished
 from rctpl_utils.vocabulary import CHESTXRAY14_CONCEPTS, CHEXPERT_CONCEPTS
 from rctpl_utils.workspace import Workspace
 
@@ -68,20 +54,20 @@ def save_table1(workspace: Workspace, outcomes: Mapping[str, Classification]) ->
 
     `outcomes` are by column, of the data sets that are there. Returned as a reader sees it.
     """
-    rows = stacked(outcome.rows for outcome in outcomes.values())
+    rows = results.stacked(outcome.rows for outcome in outcomes.values())
     rows["native"] = rows["method"] != SUPERVISED
-    rows = with_absent(rows, [column for column in QUESTIONS if column not in outcomes])
+    rows = results.with_absent(rows, [column for column in QUESTIONS if column not in outcomes])
     for name in ("per_class", "per_seed"):
-        part = stacked(getattr(outcome, name) for outcome in outcomes.values())
-        write_csv(workspace.results / f"table1_{name}.csv", part)
+        part = results.stacked(getattr(outcome, name) for outcome in outcomes.values())
+        results.write_csv(workspace.results / f"table1_{name}.csv", part)
     draws = [outcome.draws for outcome in outcomes.values()]
     save_draws(workspace.results, "table1", {k: v for part in draws for k, v in part.items()})
     caption = (
-        f"Zero-shot classification, value [95 % interval]. {table_note(workspace)} "
-        f"{FLOORS_NOTE} acc_oracle: threshold chosen on the test set; acc_validation: on the "
-        f"validation split. {NOT_RERUNS}, not reruns."
+        f"Zero-shot classification, value [95 % interval]. {results.table_note(workspace)} "
+        f"{results.FLOORS_NOTE} acc_oracle: threshold chosen on the test set; acc_validation: on "
+        f"the validation split. {NOT_RERUNS}, not reruns."
     )
-    return _save_table(workspace, 1, rows, reported_table1(), caption)
+    return _save_table(workspace, 1, rows, results.reported_table1(), caption)
 
 
 def paired_tests(workspace: Workspace, outcomes: Mapping[str, Classification]) -> pd.DataFrame:
@@ -131,15 +117,14 @@ def save_figure3(workspace: Workspace, outcomes: Mapping[str, Classification]) -
     outside = set(CHESTXRAY14_CONCEPTS) - set(CHEXPERT_CONCEPTS)
     methods = ["class names", "descriptions", *OURS, SUPERVISED]
     methods = [name for name in methods if (rows["method"] == name).any()]
-    rivals = [name for name in BASELINES if (rows["method"] == name).any()]
+    rivals = [name for name in results.BASELINES if (rows["method"] == name).any()]
     note = (
-        f"{data_note(workspace)} A mark to the right of its gray bar is above every baseline. "
-        "Colored bars: 95 % intervals over patients and seeds; those of the baselines are in the "
-        "results' files. Orange: the paper's unseen classes, here among the training classes."
+        "A mark to the right of its gray bar is above every baseline. Colored bars: 95 % intervals "
+        "over patients and seeds; those of the baselines are in the results' files. Orange: the "
+        "paper's unseen classes, here among the training classes."
     )
-    figure = per_class_auc(rows, methods, {"chestxray14": outside}, note, rivals)
-    save_figure(figure, workspace.figures / "fig3")
-    return figure
+    figure = per_class_auc(rows, methods, {"chestxray14": outside}, rivals)
+    return finished(workspace, figure, "fig3", note)
 
 
 def save_grounding_tables(
@@ -149,9 +134,9 @@ def save_grounding_tables(
 
     `outcomes` are of the data sets that are there; the tables of the others say "not run".
     """
-    reported, shown, draws = reported_grounding(), {}, {}
-    rows = stacked(outcome.rows for outcome in outcomes.values())
-    rows = with_absent(rows, absent(workspace, GROUNDING_TABLES))
+    reported, shown, draws = results.reported_grounding(), {}, {}
+    rows = results.stacked(outcome.rows for outcome in outcomes.values())
+    rows = results.with_absent(rows, absent(workspace, GROUNDING_TABLES))
     for name, number in GROUNDING_TABLES.items():
         concept, kind = GROUNDING_DATASETS[name]
         own = rows[rows["dataset"] == name].reset_index(drop=True)
@@ -161,8 +146,8 @@ def save_grounding_tables(
             films = f"{len(outcome.films)} films with a drawn lesion"
         caption = (
             f"Zero-shot grounding of {concept} ({kind}) on {name}, value [95 % "
-            f"interval]. {table_note(workspace)} {films}. "
-            f"{FLOORS_NOTE} {_no_grounding(outcome)}"
+            f"interval]. {results.table_note(workspace)} {films}. "
+            f"{results.FLOORS_NOTE} {_no_grounding(outcome)}"
             f"Regions: 8-connected, matched at IoU >= {IOU}; precision, recall and dice_validation "
             "at the threshold with the best Dice on validation films; dice_oracle: threshold "
             f"chosen on the test films. The priors never look at the film. "
@@ -210,22 +195,22 @@ def save_table5(
         outcome: None where the films are absent; our cells then say "not run".
         others: for the rows of other methods, whether they retrieve so themselves.
     """
-    rows = stacked([] if outcome is None else [outcome.rows])
+    rows = results.stacked([] if outcome is None else [outcome.rows])
     native = rows["method"].isin(NATIVE_RETRIEVAL)
     native |= rows["method"].map(dict(others or {})).eq(True)
     if outcome is not None:
-        write_csv(workspace.results / "table5_per_seed.csv", outcome.per_seed)
+        results.write_csv(workspace.results / "table5_per_seed.csv", outcome.per_seed)
     save_draws(workspace.results, "retrieval", {} if outcome is None else outcome.draws)
     caption = (
         f"Image-text retrieval on CheXpert-5x200, value [95 % interval]. "
-        f"{table_note(workspace)} Right is what is of the query's class. Class-score rows compare "
-        "scores standardized over the pool, as are the baselines' own vectors; 'plain cosine' rows "
-        f"do not. {NOT_RERUNS} and sentences, not reruns."
+        f"{results.table_note(workspace)} Right is what is of the query's class. Class-score rows "
+        "compare scores standardized over the pool, as are the baselines' own vectors; 'plain "
+        f"cosine' rows do not. {NOT_RERUNS} and sentences, not reruns."
     )
     names = [f"{metric}{rank}" for metric in DIRECTIONS for rank in RANKS]
     order = [(DATASET, each) for name in names for each in (name, f"{name} reported")]
     rows = rows.assign(native=native)
-    return _save_table(workspace, 5, rows, reported_retrieval(), caption, order)[DATASET]
+    return _save_table(workspace, 5, rows, results.reported_retrieval(), caption, order)[DATASET]
 
 
 def retrieval_tests(
@@ -265,13 +250,13 @@ def _save_table(
 
     `columns` is the order of (dataset, metric), where it is not that of the rows.
     """
-    table = with_reported(rows, reported)
+    table = results.with_reported(rows, reported)
     stem = workspace.figures / f"table{number}"
-    write_csv(stem.with_suffix(".csv"), table)
-    wide = wide_table(table, reasons=why_absent(workspace))
+    results.write_csv(stem.with_suffix(".csv"), table)
+    wide = results.wide_table(table, reasons=why_absent(workspace))
     if columns is not None:
         wide = wide[[column for column in columns if column in wide.columns]]
-    write_table(stem, wide, f"Table {number}. {caption}")
+    results.write_table(stem, wide, f"Table {number}. {caption}")
     return wide
 
 
@@ -290,5 +275,5 @@ def _save_tests(
         rows.append(row | {"p_value": paired_p_value(difference)})
     tests = pd.DataFrame(rows, columns=[name for name in columns if name != "p_holm"])
     tests["p_holm"] = holm(tests["p_value"].to_numpy(float))
-    write_csv(path, tests)
+    results.write_csv(path, tests)
     return tests
