@@ -10,15 +10,7 @@ import torch
 from partial_root import write_checkpoint, write_root
 from tiny_world import write
 
-from rctpl_utils.datasets import open_dataset
-from rctpl_utils.datasets.availability import (
-    absence,
-    absent,
-    can_run,
-    can_run_on_training_films,
-    present,
-    require_reports,
-)
+from rctpl_utils.datasets import availability, open_dataset
 from rctpl_utils.datasets.counts import count
 from rctpl_utils.datasets.official import OFFICIAL
 from rctpl_utils.datasets.splits import open_split
@@ -29,24 +21,7 @@ from rctpl_utils.evaluation.prompt_maps import compare_maps, map_differences
 from rctpl_utils.evaluation.results import stacked, with_absent, with_reported
 from rctpl_utils.files import read_json
 from rctpl_utils.profiles import PROFILES, Profile
-from rctpl_utils.reporting.claims_report import claims_figure, save_claims
-from rctpl_utils.reporting.compare_reported import reproduction_figure, save_reproduction
-from rctpl_utils.reporting.skipped import (
-    FILMS,
-    omissions,
-    read_and_list_reports,
-    summary,
-    write_skipped,
-)
-from rctpl_utils.reporting.tables import (
-    grounding_tests,
-    paired_tests,
-    save_figure3,
-    save_grounding_tables,
-    save_table1,
-    save_table5,
-    verdict,
-)
+from rctpl_utils.reporting import claims_report, compare_reported, skipped, tables
 from rctpl_utils.run import command as runner
 from rctpl_utils.run.doctor_checks import check_dataset
 from rctpl_utils.run.freshness import inputs_fingerprint
@@ -79,13 +54,13 @@ def opened(data, profile: Profile = PROFILES["paper"], **options: bool) -> Works
 def test_a_data_set_is_there_when_its_folder_is(root, capsys):
     workspace = opened(root)
     names = ("chexpert", "rsna", "siim", "covidx")
-    assert present(workspace, names) == ("rsna", "covidx")
-    assert absent(workspace, names) == ("chexpert", "siim")
-    assert can_run(workspace, "Table 2", "rsna")
+    assert availability.present(workspace, names) == ("rsna", "covidx")
+    assert availability.absent(workspace, names) == ("chexpert", "siim")
+    assert availability.can_run(workspace, "Table 2", "rsna")
     assert capsys.readouterr().out == ""
-    assert not can_run(workspace, "Figure 9", "rsna", "siim", "chexpert5x200")
+    assert not availability.can_run(workspace, "Figure 9", "rsna", "siim", "chexpert5x200")
     assert capsys.readouterr().out == "Figure 9: not run, data sets siim, chexpert5x200 absent.\n"
-    assert absence(["siim"]) == "data set siim absent"
+    assert availability.absence(["siim"]) == "data set siim absent"
     table = dataset_table(opened(root, allow_partial=True), None)
     assert table["note"]["siim", "test"] == "not found"
     assert table["images"]["siim", "test"] == 0 and table["images"]["covidx", "test"] == 12
@@ -93,17 +68,17 @@ def test_a_data_set_is_there_when_its_folder_is(root, capsys):
 
 def test_the_embedded_world_lacks_nothing_and_reports_are_always_needed(tmp_path):
     workspace = Workspace.open("smoke", output=tmp_path, device="cpu")  # nothing is written yet
-    assert absent(workspace, OFFICIAL) == ()
-    require_reports(workspace)
+    assert availability.absent(workspace, OFFICIAL) == ()
+    availability.require_reports(workspace)
     with pytest.raises(InputError, match="mimic-cxr: data set 'mimic-cxr' is absent"):
-        require_reports(opened(tmp_path / "nothing"))
+        availability.require_reports(opened(tmp_path / "nothing"))
 
 
 def test_reports_without_films_are_enough_but_for_what_shows_films(data, capsys):
-    assert can_run_on_training_films(opened(data), "Figure 1")
+    assert availability.can_run_on_training_films(opened(data), "Figure 1")
     for film in data.glob("mimic-cxr/files/*/*/*/*.jpg"):
         film.unlink()
-    assert not can_run_on_training_films(opened(data), "Figure 1")
+    assert not availability.can_run_on_training_films(opened(data), "Figure 1")
     assert capsys.readouterr().out == "Figure 1: not run, no film of MIMIC-CXR is there.\n"
     finding = check_dataset("mimic-cxr", data)
     assert finding.state == "partial" and finding.usable == ("mimic-cxr",)
@@ -184,7 +159,7 @@ def test_skipped_films_are_counted_and_listed(data):
     (folder / f"{films['image_id'][0]}.dcm").write_bytes(b"no film")
     (folder / f"{films['image_id'][1]}.dcm").unlink()
     workspace = opened(data, skip_bad=True, allow_partial=True)
-    found = omissions(open_split(workspace, "rsna", "test"))
+    found = skipped.omissions(open_split(workspace, "rsna", "test"))
     assert [each.count for each in found] == [1, 1]
     assert found[0].file.endswith(f"{films['image_id'][0]}.dcm")
     assert found[1].reason == "image file missing"
@@ -193,11 +168,11 @@ def test_skipped_films_are_counted_and_listed(data):
     listed = pd.read_csv(workspace.results / "skipped_films.csv")
     name = f"rsna/stage_2_train_images/{films['image_id'][0]}.dcm"
     assert listed["file"].dropna().tolist() == [name]
-    assert "2 rows and films (build/paper/results/skipped_films.csv)" in summary(workspace)
+    assert "2 rows and films (build/paper/results/skipped_films.csv)" in skipped.summary(workspace)
     assert str(data) not in listed.to_csv()
     twice = [*found, found[0]._replace(split="validation")]
-    write_skipped(workspace, FILMS, twice)  # met by two splits, counted once
-    assert "2 rows and films" in summary(workspace)
+    skipped.write_skipped(workspace, skipped.FILMS, twice)  # met by two splits, counted once
+    assert "2 rows and films" in skipped.summary(workspace)
 
 
 def test_skipped_reports_are_counted_and_listed(data):
@@ -205,11 +180,11 @@ def test_skipped_reports_are_counted_and_listed(data):
     gone.unlink()
     broken.write_bytes(b"\xff\xfe")
     with pytest.raises(InputError, match="1 of 8 studies have no report: s50000000"):
-        read_and_list_reports(opened(data))
+        skipped.read_and_list_reports(opened(data))
     with pytest.raises(InputError, match="not a text file"):
-        read_and_list_reports(opened(data, allow_partial=True))
+        skipped.read_and_list_reports(opened(data, allow_partial=True))
     workspace = opened(data, skip_bad=True)
-    assert len(read_and_list_reports(workspace)) == 6
+    assert len(skipped.read_and_list_reports(workspace)) == 6
     listed = pd.read_csv(workspace.results / "skipped_reports.csv")
     assert listed["file"].tolist() == [
         "mimic-cxr/mimic-cxr-2.0.0-split.csv.gz",
@@ -217,7 +192,7 @@ def test_skipped_reports_are_counted_and_listed(data):
     ]
     assert listed["row"][0] == "of study s50000000"
     assert listed["reason"][1].startswith("not a text file")
-    assert "2 reports (build/paper/results/skipped_reports.csv)" in summary(workspace)
+    assert "2 reports (build/paper/results/skipped_reports.csv)" in skipped.summary(workspace)
 
 
 # --- validation films
@@ -252,22 +227,24 @@ def test_only_validation_splits_are_capped(root):
 
 def test_without_any_film_all_tables_say_not_run(tmp_path):
     workspace = opened(tmp_path / "data")
-    assert save_table1(workspace, {}).loc["RC-TPL", ("rsna", "auc")] == "not run"
-    assert paired_tests(workspace, {}).empty and verdict(paired_tests(workspace, {})) == ""
-    assert save_figure3(workspace, {}) is None
-    tables = save_grounding_tables(workspace, {})
-    assert tables[2].loc["RC-TPL", "pointing_game"] == "not run"
-    assert grounding_tests(workspace, {}).empty
-    assert save_table5(workspace, None).loc["RC-TPL", "precision_at_1"] == "not run"
+    assert tables.save_table1(workspace, {}).loc["RC-TPL", ("rsna", "auc")] == "not run"
+    tests = tables.paired_tests(workspace, {})
+    assert tests.empty and tables.verdict(tests) == ""
+    assert tables.save_figure3(workspace, {}) is None
+    shown = tables.save_grounding_tables(workspace, {})
+    assert shown[2].loc["RC-TPL", "pointing_game"] == "not run"
+    assert tables.grounding_tests(workspace, {}).empty
+    assert tables.save_table5(workspace, None).loc["RC-TPL", "precision_at_1"] == "not run"
     assert measure_consistency(workspace, None).empty
     assert compare_maps(workspace, None, {}).empty
     assert map_differences(load_draws(workspace.results, "prompt_maps")).empty
     save_draws(workspace.results, "ablations", {})  # as where no trial was scored
-    verdicts = save_claims(workspace)
+    verdicts = claims_report.save_claims(workspace)
     assert set(verdicts["verdict"]) == {"not tested"}
     assert verdicts["note"].notna().all()
-    cells = save_reproduction(workspace)
+    cells = compare_reported.save_reproduction(workspace)
     assert cells["value"].isna().all() and cells["reported"].notna().all()
-    for figure in (claims_figure(workspace, verdicts), reproduction_figure(workspace, cells)):
-        plt.close(figure)
+    claims_report.claims_figure(workspace, verdicts)
+    compare_reported.reproduction_figure(workspace, cells)
+    plt.close("all")
     assert (workspace.figures / "claims.png").exists()
