@@ -75,6 +75,10 @@ class Comparison:
         for dataset, metric, right in itertools.product(self.datasets, self.metrics, self.right):
             yield replace(self, datasets=(dataset,), metrics=(metric,), right=(right,))
 
+    def series(self) -> list[Key]:
+        """The keys of all series that a part is made from."""
+        return [key for operand in (self.left, self.right[0]) for key in _keys(operand, self)]
+
     def words(self) -> str:
         """The test as a person reads it."""
         place = f"{', '.join(self.datasets)}: {', '.join(self.metrics)}"
@@ -231,7 +235,7 @@ def compare(part: Comparison, draws: Draws) -> dict[str, Any]:
 
 def left_out(part: Comparison, draws: Mapping[str, Draws], miniatures: bool = True) -> str:
     """Why a comparison decides nothing: `INVALID`, `UNTRAINED_RIVAL`, or "" where it counts."""
-    keys = [key for operand in (part.left, part.right[0]) for key in _keys(operand, part)]
+    keys = part.series()
     if any(invalid_instrument(dataset, metric, draws) for dataset, _, metric in keys):
         return INVALID
     poor = any(_untrained(key, draws[part.draws], miniatures) for key in keys)
@@ -274,19 +278,13 @@ def _untrained(key: Key, draws: Draws, miniatures: bool) -> bool:
 
 def _gap(claim: Claim, draws: Mapping[str, Draws], absent: Collection[str]) -> str | None:
     """Why a claim cannot be tested: a data set that is absent, or what has no results; or None."""
-    needed = [
-        (part.draws, key)
-        for part in claim.parts()
-        for operand in (part.left, part.right[0])
-        for key in _keys(operand, part)
-    ]
+    needed = [(part.draws, key) for part in claim.parts() for key in part.series()]
     gone = dict.fromkeys(dataset for _, (dataset, _, _) in needed if dataset in absent)
     if gone:
         return absence(gone)
-    unmet = [(dataset, name) for file, (dataset, name, metric) in needed
-             if (dataset, name, metric) not in draws[file]]  # fmt: skip
+    unmet = [key for file, key in needed if key not in draws[file]]
     if unmet and claim.waits_for is None:
-        places = dict.fromkeys(f"{name} on {dataset}" for dataset, name in unmet)
+        places = dict.fromkeys(f"{name} on {dataset}" for dataset, name, _ in unmet)
         return f"no results of {', '.join(places)}"
     return claim.waits_for if unmet or not needed else None
 

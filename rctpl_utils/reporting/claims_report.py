@@ -44,11 +44,7 @@ _COLUMNS = (
 
 
 def save_claims(workspace: Workspace) -> pd.DataFrame:
-    """Test the ledger on this run's draws; write claims.csv (returned), claims_parts.csv, .md.
-
-    Raises:
-        InputError: a notebook before this one has not run.
-    """
+    """Test the ledger on this run's draws; write claims.csv (returned), claims_parts.csv, .md."""
     claims = load_claims()
     names = dict.fromkeys(part.draws for claim in claims for part in claim.parts())
     verdicts, parts = evaluate(

@@ -24,7 +24,6 @@ _COLUMNS = (
     ("concept", 0.0), ("score", 0.22), ("found", 0.28), ("evidence", 0.34), ("ratio", 0.44),
     ("films as high with it", 0.59), ("where, if found", 0.82),
 )  # fmt: skip
-_SHORT = {CANNOT_TELL: "cannot tell", NOT_CALIBRATED: NOT_CALIBRATED}
 
 
 def shown_findings(explanation: Explanation) -> list[Finding]:
@@ -140,7 +139,7 @@ def _cells(finding: Finding) -> tuple[str, ...]:
     low, high = _short(of.ratio_low), _short(of.ratio_high)
     ratio = f"{_short(of.likelihood_ratio)} [{low}, {high}]"
     films = f"{of.as_high_present} of {of.as_high} ({of.ppv:.0%}); {of.prevalence:.0%} of all"
-    grade = _SHORT.get(finding.grade, finding.grade)
+    grade = "cannot tell" if finding.grade == CANNOT_TELL else finding.grade
     return (*start, "yes" if finding.found else "no", grade, ratio, films, where)
 
 

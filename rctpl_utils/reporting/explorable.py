@@ -1,8 +1,7 @@
 """The data of the book's explorable page: some simulated films with what four methods see on them.
 
-Two files: `films.webp`, the films side by side, and `films.json` with labels, lesions, cosines of
-cells, scores and nearest sentences. The page computes Eq. 8, Dice and the pointing game from these
-itself; `tests/test_explorer.py` holds its functions against this package's.
+`films.webp` has the films side by side, `films.json` the rest. The page computes Eq. 8, Dice and
+the pointing game itself; `tests/test_explorer.py` holds its functions against this package's.
 """
 
 import json

@@ -33,9 +33,7 @@ def method_map(workspace: Workspace) -> pd.DataFrame:
     A column where the supervised reference itself cannot tell (`claims.invalid_instrument`) takes
     no part. A resample of the mean takes one resample of each data set; their patients differ, so
     the sets are independent. Seconds are a seed's, 0 without training; NaN: no such row.
-
-    Raises:
-        InputError: a notebook that leaves draws or costs has not run.
+    An `InputError` where a notebook that leaves draws or costs has not run.
     """
     costs = training_costs(workspace)
     names = [*HANDWRITTEN, *OURS, *(name for name in costs.index if name not in OURS)]

@@ -94,12 +94,8 @@ def explain_file(
 ) -> tuple[Explanation, Path, Path]:
     """Explain one picture; return what was found, its page and its numbers, written to `output`.
 
-    Args:
-        form: of the page, "pdf" or "png".
-        name: of the files, without suffix; the picture's own by default.
-
-    Raises:
-        InputError: a picture that cannot be read, a folder that cannot be written; as `explain`.
+    The page's `form` is "pdf" or "png", the files' `name` the picture's own by default. An
+    `InputError` for a picture that cannot be read, a folder that cannot be written; as `explain`.
     """
     page, numbers = (_target(path, output / (name or path.stem), each) for each in (form, "json"))
     with warnings.catch_warnings():
@@ -133,15 +129,13 @@ def explain_folder(
 ) -> pd.DataFrame:
     """Explain every picture below a folder, none of which needs a label: `SCORES` and the pages.
 
-    Pictures (PNG, JPEG, TIFF, BMP and DICOM) lie in folders of any depth, the pages likewise.
+    Pictures (PNG, JPEG, TIFF, BMP and DICOM) lie in folders of any depth, the pages likewise. An
+    `InputError` for no picture, an output folder among them, an unknown concept; as `explain`.
 
     Returns:
         one row a picture, as in the file: image, domain ("inside", "OUT OF DOMAIN" or "not
         measured"), distance (in units of the domain's limit), found (with some evidence), problem
         (why the picture could not be read, its row being empty then), the score of each concept.
-
-    Raises:
-        InputError: no picture, an output folder among them, an unknown concept; as `explain`.
     """
     if output.resolve().is_relative_to(folder.resolve()):
         raise InputError("the pages would lie among the pictures", _ELSEWHERE, file=output)

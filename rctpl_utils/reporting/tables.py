@@ -188,12 +188,9 @@ def save_table5(
 ) -> pd.DataFrame:
     """Write table5.csv, .md and .tex, the per-seed rows and the draws behind the intervals.
 
-    Native are the frozen encoder's own retrieval and the class scores of RC-TPL; all other rows are
-    extensions or references of ours.
-
-    Args:
-        outcome: None where the films are absent; our cells then say "not run".
-        others: for the rows of other methods, whether they retrieve so themselves.
+    Where the films are absent, `outcome` is None and our cells say "not run". Native are the frozen
+    encoder's own retrieval, the class scores of RC-TPL, and those of the `others` that retrieve so
+    themselves; all other rows are extensions or references of ours.
     """
     rows = results.stacked([] if outcome is None else [outcome.rows])
     native = rows["method"].isin(NATIVE_RETRIEVAL)
