@@ -377,15 +377,12 @@ def workspace(tmp_path_factory) -> Workspace:
     found = Workspace.open("smoke", output=tmp_path_factory.mktemp("out"), device="cpu")
     draws: dict[str, dict] = {}
     for part in (part for one in load_claims() if one.waits_for is None for part in one.parts()):
-        for operand in (part.left, part.right[0]):
-            own = {"gain": [operand]} if isinstance(operand, str) else operand
-            place = own.get("dataset", part.datasets[0]), own.get("metric", part.metrics[0])
-            for name in own.get("gain", []):
-                value = 0.8 if name in ("RC-TPL", "M=12") else 0.6
-                kept = draws.setdefault(part.draws, {})
-                kept.setdefault((place[0], name, place[1]), series(value, seed=len(kept)))
-    for name, series_of_name in draws.items():
-        save_draws(found.results, name, series_of_name)
+        kept = draws.setdefault(part.draws, {})
+        for key in part.series():
+            value = 0.8 if key[1] in ("RC-TPL", "M=12") else 0.6
+            kept.setdefault(key, series(value, seed=len(kept)))
+    for name, kept in draws.items():
+        save_draws(found.results, name, kept)
     grounding = results.reported_grounding()
     tables = [results.reported_table1()]
     tables += [grounding[grounding["dataset"] == d] for d in ("rsna", "siim", "covid-rural")]
@@ -437,7 +434,7 @@ def test_claims_are_written_summed_up_and_drawn(workspace, monkeypatch):
     assert (workspace.figures / "claims.pdf").exists()
 
 
-def test_ours_stand_beside_the_reported_with_the_difference(workspace, monkeypatch):
+def test_ours_stand_beside_the_reported_with_the_difference(workspace, tmp_path, monkeypatch):
     cells = compare_reported.save_reproduction(workspace)
     assert len(cells) == 9 * 10 + 5 * 4 + 5 * 3 + 5 * 3 + 5 * 4
     one = cells[(cells["table"] == 1) & (cells["method"] == "RC-TPL")]
@@ -445,13 +442,11 @@ def test_ours_stand_beside_the_reported_with_the_difference(workspace, monkeypat
     bounds = one[["difference", "difference_low", "difference_high"]].tolist()
     assert bounds == pytest.approx([0.5 - 0.8518, 0.4 - 0.8518, 0.7 - 0.8518])
     last = compare_reported.side_by_side(cells, 5)
-    assert last.index.get_level_values("metric")[:4].tolist() == [
-        f"precision_at_{k}" for k in (1, 2, 5, 10)
-    ]
+    names = last.index.get_level_values("metric")[:4]
+    assert names.tolist() == [f"precision_at_{k}" for k in (1, 2, 5, 10)]
     assert last.iloc[0].tolist() == ["not run", "0.2000", "not run"]
-    assert last.iloc[-1].tolist() == [
-        "0.500 [0.400, 0.700]", "0.6100", "-0.110 [-0.210, +0.090]"
-    ]  # fmt: skip
+    ours = ["0.500 [0.400, 0.700]", "0.6100", "-0.110 [-0.210, +0.090]"]
+    assert last.iloc[-1].tolist() == ours
     page = (workspace.figures / "reproduction.md").read_text(encoding="utf-8")
     assert "Simulated radiographs" in page
     assert "| CXR-3" in page
@@ -460,9 +455,6 @@ def test_ours_stand_beside_the_reported_with_the_difference(workspace, monkeypat
     labels = [label.get_text() for axis in figure.axes for label in axis.get_yticklabels()]
     assert len(labels) == 10 + 4 + 3 + 3 + 4  # every cell of RC-TPL
     assert (workspace.figures / "reproduction.png").exists()
-
-
-def test_an_absent_table_is_an_error(tmp_path):
     empty = Workspace.open("smoke", output=tmp_path, device="cpu")
     with pytest.raises(InputError, match=r"table1\.csv: the table is not there"):
         compare_reported.reported_cells(empty)
