@@ -70,8 +70,8 @@ def save_ablations(
                 continue
             for label in labels:
                 row = {"factor": factor, "level": label, "dataset": dataset, "metric": metric}
+                rows.append(row)
                 if dataset not in there:
-                    rows.append(row)
                     continue
                 base, series = (draws[dataset, each, metric] for each in (labels[0], label))
                 row |= named_interval(series)
@@ -79,18 +79,15 @@ def save_ablations(
                     change = named_interval(series - base, None)
                     row |= dict(zip(_DIFFERENCE, change.values(), strict=True))
                     row["p_value"] = paired_p_value(series - base)
-                rows.append(row)
     table = pd.DataFrame(rows).reindex(columns=list(_COLUMNS))
     compared = table["p_value"].notna()
     table.loc[compared, "p_holm"] = holm(table.loc[compared, "p_value"].to_numpy())
     times = seconds.groupby("label", sort=False)["seconds"].mean()
-    timed = [
-        {"factor": "prompt length M", "level": f"M={m}", "metric": "training_seconds",
-         "value": times[f"M={m}"]}
-        for m in LENGTHS
-    ]  # fmt: skip
+    levels = [f"M={m}" for m in LENGTHS]
+    timed = pd.DataFrame({"level": levels, "value": times[levels].to_numpy()})
+    timed = timed.assign(factor="prompt length M", metric="training_seconds")
     count = len(workspace.profile.seeds)
-    table = pd.concat([table, pd.DataFrame(timed)], ignore_index=True).assign(seeds=count)
+    table = pd.concat([table, timed], ignore_index=True).assign(seeds=count)
     save_draws(workspace.results, "ablations", draws)
     write_csv(workspace.figures / "ablations.csv", table)
     return table

@@ -67,20 +67,15 @@ def choose_study(workspace: Workspace, triplets: pd.DataFrame) -> Study:
     if found.empty:
         cure = "Use a larger test split, or extract the triplets again (notebook 01)."
         raise InputError("no test report says where a finding is", cure)
-    ranks = {
-        name: (-min(len(part), CONCEPTS), not _both_sides(part), name not in sources.index, name)
-        for name, part in found.groupby("report_id")
-    }
-    chosen = min(ranks, key=ranks.get)
+    ranks = []
+    for name, part in found.groupby("report_id"):
+        sides = set(part["location"].str.extract(r"\b(left|right)\b")[0].dropna())
+        ranks.append((-min(len(part), CONCEPTS), len(sides) < 2, name not in sources.index, name))
+    chosen = min(ranks)[-1]
     texts = [reports[chosen].text, *(r.text for name, r in reports.items() if name != chosen)]
     findings = found[found["report_id"] == chosen]
     texts = list(dict.fromkeys(texts))
     return Study(sources.get(chosen), findings, dataset, int(rows[chosen]), texts)
-
-
-def _both_sides(findings: pd.DataFrame) -> bool:
-    sides = findings["location"].str.extract(r"\b(left|right)\b")[0]
-    return {"left", "right"} <= set(sides.dropna())
 
 
 @torch.no_grad()

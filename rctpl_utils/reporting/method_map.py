@@ -1,7 +1,5 @@
 """Every method in one picture: AUC, pointing game and what its training cost."""
 
-from collections.abc import Mapping, Sequence
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -127,10 +125,19 @@ def save_method_map(workspace: Workspace, table: pd.DataFrame) -> Figure:
         trained = part[part["seconds"] > 0]
         axes[2].errorbar(trained["seconds"], trained.index, **looks)
     _finish_axes(axes, shown)
-    used = {column: list(dict.fromkeys(key[0] for key in draws))
-            for column, draws in valid_draws(workspace).items()}  # fmt: skip
     legend_above(figure, axes[0].get_legend_handles_labels()[0], 4)
-    return finished(workspace, figure, "method_map", _note(used))
+    sets = "; ".join(
+        f"{NAMES[column]} on {', '.join(dict.fromkeys(NAMES[key[0]] for key in draws)) or 'no set'}"
+        for column, draws in valid_draws(workspace).items()
+    )
+    note = (
+        f"Look for a method far to the right on the left and far to the left on the right. {sets}: "
+        "sets on which the supervised reference cannot tell are left out. Bars: 95 % intervals "
+        "over patients and seeds. Seconds by the clock, other notebooks running beside: "
+        "magnitudes, not benchmarks; without the encoder's pre-training, cached features, and "
+        "the cost of reports, films or labels."
+    )
+    return finished(workspace, figure, "method_map", note)
 
 
 def _finish_axes(axes: np.ndarray, shown: pd.DataFrame) -> None:
@@ -150,17 +157,3 @@ def _finish_axes(axes: np.ndarray, shown: pd.DataFrame) -> None:
     for place in np.flatnonzero(shown["seconds"] == 0):
         axes[2].text(0.03, place, "no training", transform=axes[2].get_yaxis_transform(),
                      fontsize=TEXT, va="center", color="0.35")  # fmt: skip
-
-
-def _note(used: Mapping[str, Sequence[str]]) -> str:
-    sets = "; ".join(
-        f"{NAMES[column]} on {', '.join(NAMES[name] for name in names) or 'no set'}"
-        for column, names in used.items()
-    )
-    return (
-        f"Look for a method far to the right on the left and far to the left on the right. {sets}: "
-        "sets on which the supervised reference cannot tell are left out. Bars: 95 % intervals "
-        "over patients and seeds. Seconds by the clock, other notebooks running beside: "
-        "magnitudes, not benchmarks; without the encoder's pre-training, cached features, and "
-        "the cost of reports, films or labels."
-    )

@@ -43,7 +43,8 @@ def write_skipped(workspace: Workspace, name: str, found: Sequence[Omission]) ->
     """Write `results/<name>.csv`, one row an omission and split; files below the data root."""
     table = pd.DataFrame(found, columns=list(Omission._fields))
     for column in ("file", "reason"):
-        table[column] = [_below(text, workspace.data_root) for text in table[column]]
+        short = table[column].astype(str).str.replace(f"{workspace.data_root}{os.sep}", "")
+        table[column] = short.str.replace(os.sep, "/")
     return write_csv(workspace.results / f"{name}.csv", table)
 
 
@@ -75,8 +76,3 @@ def summary(workspace: Workspace) -> str:
             place = path.relative_to(workspace.output).as_posix()
             parts.append(f"{count:,} {what} ({place})")
     return f"Left out of the data: {', '.join(parts) or 'not known yet (notebooks 00, 01)'}."
-
-
-def _below(text: str, root: Path) -> str:
-    """A file's name, or a text with one in it, without the data root's."""
-    return str(text).replace(f"{root}{os.sep}", "").replace(os.sep, "/")
