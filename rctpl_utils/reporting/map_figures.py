@@ -228,7 +228,7 @@ def save_figure5(
         f"{name}, first seed. Rule: the {len(films)} test films of ChestX-ray14 with the most "
         "concepts boxed, first by image identifier; every boxed concept is shown."
     )
-    return _draw_blocks(workspace, boxed, blocks, looks, f"{rule} {verdict}", True)
+    return _draw_blocks(workspace, boxed, blocks, looks, f"{rule} {verdict}", by_film=True)
 
 
 def save_figure6(
@@ -244,7 +244,7 @@ def save_figure6(
         f"{name}, first seed. Rule: {PAPER_CONCEPT.lower()} as in the paper, and the other concept "
         "with the most boxed films; the first films by image identifier, one a patient."
     )
-    return _draw_blocks(workspace, boxed, blocks, looks, f"{rule} {verdict}", False)
+    return _draw_blocks(workspace, boxed, blocks, looks, f"{rule} {verdict}", by_film=False)
 
 
 def _draw_blocks(
