@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import fill
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 
 from rctpl_utils.files import atomic_path
 
@@ -30,14 +31,12 @@ NAMES = {  # data sets and metrics as a reader knows them
 }  # fmt: skip
 
 
-def save_figure(figure: Figure, stem: Path) -> list[Path]:
+def save_figure(figure: Figure, stem: Path) -> None:
     """Write `stem.png` (200 dpi) and `stem.pdf`, uncropped, atomically, without a time stamp."""
     figure.draw_without_rendering()  # a first pass of the layout: legends and captions take room
-    targets = [stem.with_suffix(".png"), stem.with_suffix(".pdf")]
-    for target, notes in zip(targets, ({"Software": None}, {"CreationDate": None}), strict=True):
-        with atomic_path(target) as temporary:
-            figure.savefig(temporary, dpi=200, metadata=notes)
-    return targets
+    for suffix, stamp in ((".png", "Software"), (".pdf", "CreationDate")):
+        with atomic_path(stem.with_suffix(suffix)) as temporary:
+            figure.savefig(temporary, dpi=200, metadata={stamp: None})
 
 
 def caption(figure: Figure, words: str) -> None:
@@ -53,14 +52,33 @@ def spread(rows: pd.DataFrame) -> np.ndarray:
     return np.abs(ends - rows["value"].to_numpy(float))
 
 
-def learning_curves(history: pd.DataFrame) -> Figure:
-    """Ranking losses by epoch, training and validation, one line a seed.
+def legend_above(figure: FigureBase, handles: Sequence[Any], columns: int) -> None:
+    """A figure's one legend, above its panels."""
+    figure.legend(
+        handles=handles, loc="outside upper center", ncols=columns, fontsize=TEXT, frameon=False
+    )
 
-    Args:
-        history: columns variant, seed, epoch, branch, part ("training", "validation"), loss.
+
+def rule_lines(axis: Axes) -> None:
+    """A faint line for each row of an axis whose rows have names, its numbers small."""
+    axis.tick_params(axis="x", labelsize=TEXT)
+    axis.grid(axis="y", color="0.92", lw=0.6)
+    axis.set_axisbelow(True)
+
+
+def learning_curves(curves: pd.DataFrame) -> Figure:
+    """Ranking losses by epoch, one line a seed.
+
+    Columns are variant, seed, epoch, seconds, report_loss, concept_loss and validation_*_loss.
     """
+    rows = curves.drop(columns="seconds").melt(
+        ["variant", "seed", "epoch"], var_name="name", value_name="loss"
+    )
+    held_out = rows["name"].str.startswith("validation_")
+    branch = rows["name"].str.removeprefix("validation_").str.removesuffix("_loss")
+    rows = rows.assign(branch=branch, part=np.where(held_out, "validation", "training"))
     grid = sns.relplot(
-        history, x="epoch", y="loss", hue="variant", style="part", col="branch", kind="line",
+        rows, x="epoch", y="loss", hue="variant", style="part", col="branch", kind="line",
         units="seed", estimator=None, palette="colorblind", height=2.8, aspect=1.2,
         facet_kws={"sharey": False},
     )  # fmt: skip
@@ -72,20 +90,11 @@ MARKERS = "osD^vP"
 
 
 def per_class_auc(
-    rows: pd.DataFrame,
-    methods: list[str],
-    unseen: dict[str, set],
-    note: str,
-    rivals: Sequence[str] = (),
+    rows: pd.DataFrame, methods: list[str], unseen: dict[str, set], rivals: Sequence[str]
 ) -> Figure:
     """Figure 3: AUC with 95 % intervals by class, one panel a data set; unseen classes in color.
 
-    Args:
-        rows: per-class rows of `classification.evaluate`.
-        methods: which methods to draw, in order.
-        unseen: for each data set the classes to mark.
-        note: stands under the figure (what the numbers were measured on).
-        rivals: methods drawn as one gray bar from the lowest to the highest, a tick at the median.
+    Rivals are one gray bar from the lowest to the highest, a tick at the median.
     """
     datasets = list(dict.fromkeys(rows["dataset"]))
     heights = [rows.loc[rows["dataset"] == d, "concept"].nunique() for d in datasets]
@@ -96,7 +105,8 @@ def per_class_auc(
     for axis, dataset in zip(axes[0], datasets, strict=True):
         part = rows[rows["dataset"] == dataset].pivot(index="concept", columns="method")
         part = part.loc[list(dict.fromkeys(rows.loc[rows["dataset"] == dataset, "concept"]))]
-        _draw_rivals(axis, part["value"][list(rivals)])
+        if rivals:
+            _draw_rivals(axis, part["value"][list(rivals)])
         _draw_methods(axis, part, methods)
         axis.axvline(0.5, color="0.4", lw=0.8, ls=":", zorder=0)
         axis.set_yticks(range(len(part)), part.index, fontsize=TEXT)
@@ -110,18 +120,12 @@ def per_class_auc(
         axis.set_xlabel("AUC (dotted: 0.5, chance)", fontsize=8)
         axis.tick_params(axis="x", labelsize=TEXT)
         axis.tick_params(axis="y", length=0)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside upper center", ncols=3, fontsize=TEXT, frameon=False
-    )
-    caption(figure, note)
+    legend_above(figure, axes[0, 0].get_legend_handles_labels()[0], 3)
     return figure
 
 
 def _draw_rivals(axis: Axes, values: pd.DataFrame) -> None:
     """A gray bar a class, from the lowest to the highest of the columns."""
-    if not len(values.columns):
-        return
     low, high = values.min(axis=1), values.max(axis=1)
     label = f"{len(values.columns)} baselines: lowest to highest, median"
     axis.barh(range(len(low)), high - low, left=low, height=0.86, color="0.88", label=label)
@@ -138,18 +142,3 @@ def _draw_methods(axis: Axes, part: pd.DataFrame, methods: list[str]) -> None:
         places = np.arange(len(one)) + shift
         axis.errorbar(one["value"], places, xerr=spread(one), fmt=marker, ms=2.8, lw=0.8,
                       color=color, label=method)  # fmt: skip
-
-
-def melt_curves(curves: pd.DataFrame) -> pd.DataFrame:
-    """Learning curves from one column a loss to one row a loss: branch, part, loss.
-
-    Args:
-        curves: columns variant, seed, epoch, seconds, report_loss, concept_loss and
-            validation_*_loss.
-    """
-    rows = curves.drop(columns="seconds").melt(
-        ["variant", "seed", "epoch"], var_name="name", value_name="loss"
-    )
-    held_out = rows["name"].str.startswith("validation_")
-    branch = rows["name"].str.removeprefix("validation_").str.removesuffix("_loss")
-    return rows.assign(branch=branch, part=np.where(held_out, "validation", "training"))

@@ -64,18 +64,11 @@ def assert_readable(figure: Figure) -> None:
         if a.padded(-SLACK).overlaps(b.padded(-SLACK))
     ]
     assert not overlapping, f"overlap: {overlapping}"
-    unlabeled = [axis for axis in _numbered({text for text, _ in texts}, figure) if _bare(axis)]
-    assert not unlabeled, f"numbers without a label: {unlabeled}"
-
-
-def _numbered(drawn: set[Text], figure: Figure) -> list[Axis]:
-    """The axes whose drawn tick labels are all numbers."""
-    found = []
+    drawn = {text for text, _ in texts}
     for axis in (each for axes in figure.axes for each in (axes.xaxis, axes.yaxis)):
         labels = [each.get_text() for each in axis.get_ticklabels() if each in drawn]
-        if labels and all(NUMBER.fullmatch(each) for each in labels):
-            found.append(axis)
-    return found
+        numbers = labels and all(NUMBER.fullmatch(each) for each in labels)
+        assert not (numbers and _bare(axis)), f"numbers without a label: {labels}"
 
 
 def _bare(axis: Axis) -> bool:

@@ -90,25 +90,24 @@ def test_each_link_of_a_page_leads_somewhere(built):
     assert not broken and followed > 1000
 
 
-def test_each_notebook_and_document_is_a_page_in_the_navigation(built):
+def test_each_notebook_and_document_is_a_page_in_navigation_and_search(built):
     sources = [*NOTEBOOKS.glob("*.ipynb"), *PROJECT.glob("docs/**/*.md"), *PROJECT.glob("*.md")]
     targets = {unquote(link) for link in Links(built / "README.html").links} | {"README.html"}
     for source in sources:
         page = source.relative_to(PROJECT).with_suffix(".html").as_posix()
         assert (built / page).exists() and (page in targets), page
-
-
-def test_the_search_knows_the_words_of_notebooks(built):
     index = (built / "searchindex.js").read_text(encoding="utf-8")
     assert "notebooks/06_zero_shot_grounding" in index and '"grad"' in index
 
 
-def test_no_page_asks_another_host_or_complains(pages):
+def test_no_page_asks_another_host_complains_or_is_wider_than_a_phone_or_a_desk(pages):
     root = BOOK.as_uri()
     asked = [url for seen in pages.values() for url in seen["requests"]]
     assert len(asked) > 10 * len(pages) > 100
     assert not [url for url in asked if not url.startswith((root, "data:", "blob:"))]
     assert not {page: seen["errors"] for page, seen in pages.items() if seen["errors"]}
+    wide = {page: seen["widths"] for page, seen in pages.items()}
+    assert not {page: w for page, w in wide.items() if w[0] > 375 or w[1] > 1200}
 
 
 def test_each_figure_is_loaded_and_each_formula_set(pages):
@@ -121,11 +120,6 @@ def test_each_figure_is_loaded_and_each_formula_set(pages):
         assert len(pages[f"notebooks/{notebook.stem}.html"]["images"]) >= pictures
     assert sum(seen["formulas"] for seen in pages.values()) > 100
     assert not [page for page, seen in pages.items() if seen["unset"] or seen["wrong"]]
-
-
-def test_no_page_is_wider_than_a_phone_or_a_desk(pages):
-    wide = {page: seen["widths"] for page, seen in pages.items()}
-    assert not {page: w for page, w in wide.items() if w[0] > 375 or w[1] > 1200}
 
 
 def test_set_up_hides_and_solutions_collapse(built):

@@ -14,7 +14,7 @@ from rctpl_utils.evaluation.results import (
     with_reported,
     write_table,
 )
-from rctpl_utils.reporting.table1_report import verdict
+from rctpl_utils.reporting.tables import verdict
 
 
 @pytest.fixture(scope="module")

@@ -29,10 +29,8 @@ from rctpl_utils.evaluation.retrieval_sides import Side
 from rctpl_utils.files import write_json
 from rctpl_utils.profiles import get_profile
 from rctpl_utils.prompts.prompts import Prompts
-from rctpl_utils.reporting.grounding_report import save_grounding_tables
 from rctpl_utils.reporting.method_map import _group, _mean_over_sets, training_costs
-from rctpl_utils.reporting.table1_report import save_table1
-from rctpl_utils.reporting.table5_report import save_table5
+from rctpl_utils.reporting.tables import save_grounding_tables, save_table1, save_table5
 from rctpl_utils.workspace import Workspace
 
 FILMS = np.random.default_rng(0).normal(size=(300, 3)).astype(np.float32)  # more than a batch

@@ -1,22 +1,25 @@
-"""The command `python -m rctpl_utils predict`, end to end, on files of each kind."""
+"""The command `python -m rctpl_utils predict`, end to end, and the model that lies with results."""
 
-import dataclasses
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import dicom_films
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 from weights import save_stand_in
 
+from rctpl_utils.datasets.images import read_image
 from rctpl_utils.encoders.standin import StandIn
 from rctpl_utils.evaluation.calibration import Calibration, calibration_path
 from rctpl_utils.evaluation.likelihood_ratio import ConceptCalibration
+from rctpl_utils.profiles import PROFILES
 from rctpl_utils.prompts.prompts import Prompts
+from rctpl_utils.reporting.kept_model import KEPT_FILM, KEPT_PROMPTS, keep_model
 from rctpl_utils.reporting.predict import main
+from rctpl_utils.workspace import Workspace
 
 ASKED = ["--concepts", "Edema", "Pleural Effusion"]
 
@@ -43,36 +46,23 @@ def pixels() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (60, 50)).astype(np.uint8)
 
 
-def write_dicom(path: Path, pixels: np.ndarray) -> Path:
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
-    meta.MediaStorageSOPInstanceUID = generate_uid()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dicom = FileDataset(path, Dataset(), file_meta=meta, preamble=b"\0" * 128)
-    dicom.Rows, dicom.Columns = pixels.shape
-    dicom.PhotometricInterpretation, dicom.SamplesPerPixel = "MONOCHROME2", 1
-    dicom.BitsAllocated = dicom.BitsStored = 8
-    dicom.HighBit, dicom.PixelRepresentation = 7, 0
-    dicom.PixelData = pixels.tobytes()
-    dicom.save_as(path, enforce_file_format=True)
-    return path
+@pytest.fixture
+def film(pixels, tmp_path) -> Path:
+    Image.fromarray(pixels).save(tmp_path / "film.png")
+    return tmp_path / "film.png"
 
 
 def strict(path: Path) -> dict:
-    def refuse(name: str) -> None:
-        raise AssertionError(f"{name} is no JSON")
-
-    return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+    return json.loads(path.read_text(encoding="utf-8"), parse_constant=pytest.fail)  # NaN
 
 
 @pytest.mark.parametrize(("suffix", "page"), [("png", "pdf"), ("jpg", "png"), ("dcm", "png")])
 def test_each_kind_of_picture(suffix: str, page: str, prompts, pixels, tmp_path, capsys):
-    picture = tmp_path / f"film.{suffix}"
+    picture, out = tmp_path / f"film.{suffix}", tmp_path / "reports"
     if suffix == "dcm":
-        write_dicom(picture, pixels)
+        dicom_films.save(tmp_path, dicom_films.film(pixels, bits=8, BitsAllocated=8))
     else:
         Image.fromarray(pixels).save(picture)
-    out = tmp_path / "reports"
     command = [str(picture), "--prompts", str(prompts), "--output", str(out), "--format", page]
     assert main([*command, *ASKED]) == 0
     assert sorted(path.name for path in out.iterdir()) == sorted([f"film.{page}", "film.json"])
@@ -115,52 +105,66 @@ def failure(capsys, arguments: list[str]) -> str:
     return lines[0]
 
 
-def test_bad_requests_end_in_one_line(prompts, pixels, tmp_path, capsys):
-    film = tmp_path / "film.png"
-    Image.fromarray(pixels).save(film)
+def test_bad_requests_end_in_one_line(prompts, film, tmp_path, capsys):
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
-    given = ["--prompts", str(prompts), *ASKED]
-    there = ["--output", str(tmp_path / "out")]
-    assert "not a readable image" in failure(capsys, [str(broken), *there, *given])
-    assert "missing" in failure(capsys, [str(tmp_path / "none.png"), *there, *given])
-    absent = str(tmp_path / "p.safetensors")
-    assert "run_all.sh" in failure(capsys, [str(film), *there, "--prompts", absent])
-    unknown = ["--prompts", str(prompts), "--concepts", "Happiness"]
-    assert "no concept" in failure(capsys, [str(film), *there, *unknown])
-    no_folder = ["--output", str(film)]
-    assert "cannot be written" in failure(capsys, [str(film), *no_folder, *given])
+    bare = Prompts(torch.zeros(2, 8), torch.zeros(2, 8), {}).save(tmp_path / "bare.safetensors")
+    out, given = ["--output", str(tmp_path / "out")], ["--prompts", str(prompts)]
+    for arguments, says in (
+        ([broken, *out, *given, *ASKED], "not a readable image"),
+        ([tmp_path / "none.png", *out, *given, *ASKED], "missing"),
+        ([film, *out, "--prompts", tmp_path / "p.safetensors"], "run_all.sh"),
+        ([film, *out, "--prompts", bare], "metadata lack"),
+        ([film, *out, *given, "--concepts", "Happiness"], "no concept"),
+        ([film, "--output", film, *given, *ASKED], "cannot be written"),
+    ):
+        assert says in failure(capsys, [str(each) for each in arguments])
     assert not (tmp_path / "out").exists()
 
 
-def test_the_picture_is_never_overwritten(prompts, pixels, tmp_path, capsys):
-    film = tmp_path / "film.png"
-    Image.fromarray(pixels).save(film)
+def test_the_picture_is_never_overwritten(prompts, film, tmp_path, capsys):
     before = film.read_bytes()
     command = [str(film), "--prompts", str(prompts), "--output", str(tmp_path), "--format", "png"]
     assert "overwrite" in failure(capsys, command)
     assert film.read_bytes() == before
 
 
-def test_calibrations_that_are_foreign_or_absent(prompts, pixels, tmp_path, capsys):
-    film = tmp_path / "film.png"
-    Image.fromarray(pixels).save(film)
+def test_calibrations_that_are_foreign_or_absent(prompts, film, tmp_path, capsys):
     learned = Prompts.load(prompts)
     metadata = {**learned.metadata, "encoder_file": str(prompts.parent / "encoder.safetensors")}
-    own = dataclasses.replace(learned, metadata=metadata).save(tmp_path / "q-0.safetensors")
+    own = replace(learned, metadata=metadata).save(tmp_path / "q-0.safetensors")
     command = [str(film), "--prompts", str(own), "--output", str(tmp_path / "out"), *ASKED]
     assert main(command) == 0
     assert "no calibration beside q-0.safetensors" in capsys.readouterr().err
     findings = strict(tmp_path / "out" / "film.json")["findings"]
     assert {each["grade"] for each in findings} == {"not calibrated"}
     stored = Calibration.load(calibration_path(prompts))
-    dataclasses.replace(stored, prompts_key="k2").save(calibration_path(own))
+    replace(stored, prompts_key="k2").save(calibration_path(own))
     assert "belongs to other prompts" in failure(capsys, command)
 
 
-def test_prompts_without_metadata_are_refused(pixels, tmp_path, capsys):
-    film = tmp_path / "film.png"
-    Image.fromarray(pixels).save(film)
-    bare = Prompts(torch.zeros(2, 8), torch.zeros(2, 8), {}).save(tmp_path / "bare.safetensors")
-    said = failure(capsys, [str(film), "--prompts", str(bare), "--output", str(tmp_path / "out")])
-    assert "metadata lack" in said
+# --- the model that lies with the results
+
+
+def test_the_model_is_copied_only_where_its_encoder_is_shipped(tmp_path):
+    metadata = Prompts.load(KEPT_PROMPTS).metadata
+    assert Calibration.load(calibration_path(KEPT_PROMPTS)).prompts_key == metadata["key"]
+    assert (KEPT_PROMPTS.parent / metadata["encoder_file"]).is_file()
+    workspace = Workspace.open("embedded", tmp_path, device="cpu")
+    assert keep_model(workspace, KEPT_PROMPTS, KEPT_FILM) == []
+    folder = workspace.figures / "model"
+    shipped = folder / metadata["encoder_file"]
+    folder.mkdir(parents=True)
+    shipped.resolve().parent.mkdir(parents=True)
+    shipped.resolve().write_bytes(b"")
+    prompts, calibration, film = keep_model(workspace, KEPT_PROMPTS, KEPT_FILM)
+    assert prompts.read_bytes() == KEPT_PROMPTS.read_bytes()
+    assert calibration.read_bytes() == calibration_path(KEPT_PROMPTS).read_bytes()
+    assert np.array_equal(read_image(film), read_image(KEPT_FILM))
+
+
+def test_a_real_film_is_never_copied():
+    shipped = Workspace.open("embedded", device="cpu")
+    workspace = replace(shipped, profile=PROFILES["paper"])
+    assert workspace.figures != shipped.figures
+    assert keep_model(workspace, KEPT_PROMPTS, KEPT_FILM) == []

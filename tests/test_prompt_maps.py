@@ -18,8 +18,8 @@ from rctpl_utils.errors import InputError
 from rctpl_utils.evaluation.box_pairs import Boxed, Case, concept_pairs, film_pairs
 from rctpl_utils.evaluation.prompt_maps import COMPARISONS, DATASET, NAMES, hits, map_differences
 from rctpl_utils.evaluation.saliency_sanity import blocks, cascade, rank_correlation, sample_boxes
-from rctpl_utils.reporting.alignment_figure import region, side_of
-from rctpl_utils.reporting.prompt_figures import first_films, most_boxed_films, second_concept
+from rctpl_utils.reporting.map_figures import first_films, most_boxed_films, second_concept
+from rctpl_utils.reporting.method_figures import region, side_of
 
 CONCEPTS = ("Edema", "Mass", "Nodule")
 boxes = st.tuples(st.integers(1, 8), st.integers(1, 4)).flatmap(

@@ -19,14 +19,15 @@ from rctpl_utils.evaluation.ablation_scores import CLASSIFIED, GROUNDED
 from rctpl_utils.evaluation.bootstrap_samples import Draws, save_draws
 from rctpl_utils.evaluation.metrics import holm, named_interval, paired_p_value
 from rctpl_utils.evaluation.results import NOT_RUN, write_csv
-from rctpl_utils.plots import COLUMN_WIDTH, TEXT, spread
+from rctpl_utils.plots import COLUMN_WIDTH, TEXT, rule_lines, spread
 from rctpl_utils.reporting.common import ALPHA, finished
 from rctpl_utils.workspace import Workspace
 
 MEASURED = (*((name, "auc") for name in CLASSIFIED), (GROUNDED, "pointing_game"))
+_DIFFERENCE = ("difference", "diff_low", "diff_high")
 _COLUMNS = (
-    "factor", "level", "dataset", "metric", "value", "ci_low", "ci_high", "difference", "diff_low",
-    "diff_high", "p_value", "p_holm",
+    "factor", "level", "dataset", "metric", "value", "ci_low", "ci_high", *_DIFFERENCE, "p_value",
+    "p_holm",
 )  # fmt: skip
 TITLES = {
     "chexpert": "CheXpert, macro AUC",
@@ -55,18 +56,12 @@ UNTOUCHED = {"tau_c at test": ("covid-rural",), "unseen disease": ("chexpert",)}
 def save_ablations(
     workspace: Workspace, draws: Draws, seconds: pd.DataFrame, available: int
 ) -> pd.DataFrame:
-    """Write ablations.csv and the draws; Holm's correction over all comparisons.
+    """Write ablations.csv and the draws (`ablation_scores.score_trials`); return the rows.
 
-    Args:
-        draws: from `ablation_scores.score_trials`.
-        seconds: label, seed, seconds of training.
-        available: number of training reports.
-
-    Returns:
-        factor, level, dataset, metric, value with interval, seeds; and, against the factor's
-        reference on the same resamples: difference with interval, p_value, p_holm (empty for
-        the reference itself). Rows of a data set without draws are empty. Rows of metric
-        `training_seconds` are this machine's.
+    Differences are those to the factor's reference on the same resamples (empty for the reference
+    itself), with Holm's correction over all comparisons. Rows of a data set without draws are
+    empty. Rows of metric `training_seconds` are this machine's, from `seconds` (label, seed,
+    seconds); `available` is the number of training reports.
     """
     rows, there = [], {dataset for dataset, *_ in draws}
     for factor, labels in factors(available).items():
@@ -75,29 +70,24 @@ def save_ablations(
                 continue
             for label in labels:
                 row = {"factor": factor, "level": label, "dataset": dataset, "metric": metric}
+                rows.append(row)
                 if dataset not in there:
-                    rows.append(row)
                     continue
                 base, series = (draws[dataset, each, metric] for each in (labels[0], label))
                 row |= named_interval(series)
                 if label != labels[0]:
                     change = named_interval(series - base, None)
-                    row |= dict(
-                        zip(("difference", "diff_low", "diff_high"), change.values(), strict=True)
-                    )
+                    row |= dict(zip(_DIFFERENCE, change.values(), strict=True))
                     row["p_value"] = paired_p_value(series - base)
-                rows.append(row)
     table = pd.DataFrame(rows).reindex(columns=list(_COLUMNS))
     compared = table["p_value"].notna()
     table.loc[compared, "p_holm"] = holm(table.loc[compared, "p_value"].to_numpy())
     times = seconds.groupby("label", sort=False)["seconds"].mean()
-    timed = [
-        {"factor": "prompt length M", "level": f"M={m}", "metric": "training_seconds",
-         "value": times[f"M={m}"]}
-        for m in LENGTHS
-    ]  # fmt: skip
+    levels = [f"M={m}" for m in LENGTHS]
+    timed = pd.DataFrame({"level": levels, "value": times[levels].to_numpy()})
+    timed = timed.assign(factor="prompt length M", metric="training_seconds")
     count = len(workspace.profile.seeds)
-    table = pd.concat([table, pd.DataFrame(timed)], ignore_index=True).assign(seeds=count)
+    table = pd.concat([table, timed], ignore_index=True).assign(seeds=count)
     save_draws(workspace.results, "ablations", draws)
     write_csv(workspace.figures / "ablations.csv", table)
     return table
@@ -112,10 +102,9 @@ def figure4(workspace: Workspace, table: pd.DataFrame) -> Figure:
     _draw_lengths(axes["auc"], axes["seconds"], table)
     for dataset in UNSEEN:
         part = table[(table["factor"] == "knowledge") & (table["dataset"] == dataset)]
-        _draw_levels(axes[dataset], part.set_index("level").loc[list(KNOWLEDGE)].reset_index())
+        part = part.set_index("level").loc[list(KNOWLEDGE)].reset_index()
+        _draw_levels(axes[dataset], part, dataset)
         axes[dataset].invert_yaxis()
-        axes[dataset].set_xlabel(TITLES[dataset].replace(", ", ",\n"), fontsize=TEXT)
-        _say_absent(axes[dataset], part)
         axes[dataset].tick_params(labelleft=dataset == UNSEEN[0])
     note = (
         "Left: whether AUC gains from longer prompts or from both branches together, and what "
@@ -137,16 +126,12 @@ def other_ablations(workspace: Workspace, table: pd.DataFrame) -> Figure:
         1, len(MEASURED), figsize=(COLUMN_WIDTH, 0.19 * len(levels) + 0.9),
         layout="constrained", sharey=True,
     )  # fmt: skip
+    first = shown.groupby("factor", sort=False)["level"].first()
     for axis, (dataset, _) in zip(axes, MEASURED, strict=True):
         part = shown[shown["dataset"] == dataset].set_index("level").reindex(levels)
-        _draw_levels(axis, part.reset_index())
-        _say_absent(axis, part)
-        axis.set_xlabel(TITLES[dataset].replace(", ", ",\n"), fontsize=TEXT)
-        starts = [
-            levels.index(each) for each in shown.groupby("factor", sort=False)["level"].first()
-        ]
-        for start in starts[1:]:
-            axis.axhline(start - 0.5, color="0.5", lw=0.8)
+        _draw_levels(axis, part.reset_index(), dataset)
+        for level in first[1:]:
+            axis.axhline(levels.index(level) - 0.5, color="0.5", lw=0.8)
     axes[0].invert_yaxis()
     note = (
         "In each group compare with its first line, the reference (hollow): all training reports, "
@@ -158,9 +143,8 @@ def other_ablations(workspace: Workspace, table: pd.DataFrame) -> Figure:
 
 def effects(table: pd.DataFrame) -> pd.DataFrame:
     """The comparisons whose interval, after Holm's correction, leaves zero out."""
-    sure = table[table["p_holm"] < ALPHA]
-    return sure[["factor", "level", "dataset", "metric", "difference", "diff_low", "diff_high",
-                 "p_holm"]].reset_index(drop=True)  # fmt: skip
+    columns = ["factor", "level", "dataset", "metric", *_DIFFERENCE, "p_holm"]
+    return table.loc[table["p_holm"] < ALPHA, columns].reset_index(drop=True)
 
 
 def _draw_lengths(axis: Axes, below: Axes, table: pd.DataFrame) -> None:
@@ -194,7 +178,8 @@ def _draw_lengths(axis: Axes, below: Axes, table: pd.DataFrame) -> None:
         each.tick_params(labelsize=TEXT, labelbottom=each is below)
 
 
-def _draw_levels(axis: Axes, rows: pd.DataFrame) -> None:
+def _draw_levels(axis: Axes, rows: pd.DataFrame, dataset: str) -> None:
+    """The levels of factors below each other; the reference is hollow."""
     color = sns.color_palette("colorblind", 1)[0]
     places = np.arange(len(rows))
     axis.errorbar(
@@ -205,9 +190,9 @@ def _draw_levels(axis: Axes, rows: pd.DataFrame) -> None:
     axis.plot(rows["value"][reference], places[reference], "o", **hollow)
     names = rows["level"].map(lambda level: LABELS.get(level, level))
     axis.set_yticks(places, names, fontsize=TEXT)
-    axis.tick_params(axis="x", labelsize=TEXT)
-    axis.grid(axis="y", color="0.92", lw=0.6)
-    axis.set_axisbelow(True)
+    axis.set_xlabel(TITLES[dataset].replace(", ", ",\n"), fontsize=TEXT)
+    rule_lines(axis)
+    _say_absent(axis, rows)
 
 
 def _say_absent(axis: Axes, rows: pd.DataFrame) -> None:

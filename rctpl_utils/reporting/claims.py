@@ -1,4 +1,6 @@
-"""The verdicts on the paper's claims, from the bootstrap draws behind the tables.
+"""The ledger of the paper's claims, and the verdicts on them from the draws behind the tables.
+
+`data/claims.json` fixes every test before a run (Table 1 of an earlier run was known by then).
 
 Supported: the claimed direction, p below 0.05 after Holm's correction. Not supported: the opposite
 direction (for an equivalence: outside its margin), as sure. Undecided: neither. Not tested: a data
@@ -13,20 +15,29 @@ is *untrained*, and neither a win nor a loss against it says anything. Such part
 listed; a claim that has no others gets that verdict.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+import itertools
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from rctpl_utils.datasets.availability import absence
+from rctpl_utils.errors import InputError
 from rctpl_utils.evaluation.bootstrap_samples import Draws, Key
 from rctpl_utils.evaluation.metrics import holm, interval, tail_p_value
 from rctpl_utils.evaluation.results import BASELINES
 from rctpl_utils.evaluation.table1 import SUPERVISED
+from rctpl_utils.files import read_json
 from rctpl_utils.prompts.variants import MACHINE_WRITTEN
-from rctpl_utils.reporting.claims_schema import Claim, Comparison, Operand
 from rctpl_utils.reporting.common import ALPHA
+from rctpl_utils.workspace import PACKAGE_DATA
+
+LEDGER = PACKAGE_DATA / "claims.json"
+KINDS = ("greater", "equivalent", "ratio")
+_CURE = "Mend the ledger; the docstring of rctpl_utils.reporting.claims says what it holds."
 
 INVALID, UNTRAINED_RIVAL = "instrument invalid", "rival untrained"
 VERDICTS = ("supported", "not supported", "undecided", "not tested", INVALID, UNTRAINED_RIVAL)
@@ -36,6 +47,123 @@ UNSEEN, DESCRIBED = "covidx", ("descriptions", MACHINE_WRITTEN)
 FLOORS = ("floor: random class vectors", "floor: random words")
 LEARNERS = ("TaI-DPT", "CoOp", "CoCoOp", "DualCoOp")  # names begin so
 _JUDGED_BY = {"acc_oracle": "auc", "acc_validation": "auc"}  # columns made of the same scores
+
+Operand = str | dict[str, Any]
+"""A series' name, or `{"constant": x}`, or `{"gain": [a, b]}` (a over b, where wanted on a
+`dataset` and `metric` of its own)."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Left against right on resampled patients, of the file `draws`.
+
+    Every data set with every metric against every right-hand series is a part. Kinds: "greater"
+    (left - right above 0), "ratio" (left / right - 1 above 0) and "equivalent" (left - right
+    between -margin and +margin, in the metric's unit; the others have no margin).
+    """
+
+    draws: str
+    datasets: tuple[str, ...]
+    metrics: tuple[str, ...]
+    kind: str
+    left: Operand
+    right: tuple[Operand, ...]
+    margin: float | None = None
+
+    def parts(self) -> Iterator["Comparison"]:
+        """Yield one comparison a data set, metric and right-hand series."""
+        for dataset, metric, right in itertools.product(self.datasets, self.metrics, self.right):
+            yield replace(self, datasets=(dataset,), metrics=(metric,), right=(right,))
+
+    def series(self) -> list[Key]:
+        """The keys of all series that a part is made from."""
+        return [key for operand in (self.left, self.right[0]) for key in _keys(operand, self)]
+
+    def words(self) -> str:
+        """The test as a person reads it."""
+        place = f"{', '.join(self.datasets)}: {', '.join(self.metrics)}"
+        each = "each of " if len(self.right) > 1 else ""
+        others = f"{each}{', '.join(map(_words, self.right))}"
+        left = _words(self.left)
+        if self.kind == "equivalent":
+            return f"{place} of {left} within {self.margin} of {others}"
+        return f"{place} of {left} > {others}"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim of the paper, supported only by all parts of all its tests.
+
+    `claim` is what is tested, in a few words, `quote` the paper's own, `why` the reason that the
+    test stands for them, `waits_for` what is missing where the claim cannot be tested yet.
+    """
+
+    id: str
+    claim: str
+    section: str
+    quote: str
+    why: str
+    tests: tuple[Comparison, ...]
+    waits_for: str | None = None
+
+    def parts(self) -> list[Comparison]:
+        """All comparisons that the claim needs."""
+        return [part for test in self.tests for part in test.parts()]
+
+
+def load_claims(path: Path = LEDGER) -> list[Claim]:
+    """Read and check the ledger; an `InputError` names the claim and what it lacks."""
+    claims: list[Claim] = []
+    for number, record in enumerate(read_json(path)["claims"], start=1):
+        name = record.get("id", number)
+        claim = _build(Claim, record, path, name)
+        tests = tuple(_comparison(test, path, name) for test in claim.tests)
+        if not tests and claim.waits_for is None:
+            raise InputError("the claim has no test", _CURE, file=path, row=name)
+        if claim.id in {other.id for other in claims}:
+            raise InputError("the claim stands twice", _CURE, file=path, row=name)
+        claims.append(replace(claim, tests=tests))
+    return claims
+
+
+def _words(operand: Operand) -> str:
+    if isinstance(operand, str):
+        return operand
+    if "constant" in operand:
+        return str(operand["constant"])
+    place = ", ".join(operand[key] for key in ("dataset", "metric") if key in operand)
+    return f"gain of ({operand['gain'][0]}) over ({operand['gain'][1]})" + (
+        f" on {place}" if place else ""
+    )
+
+
+def _build(kind: type, record: dict[str, Any], path: Path, name: str | int) -> Any:
+    """Make a dataclass from a record whose fields must be exactly its own, none of them empty."""
+    optional = {"waits_for", "margin"}
+    wanted = {field.name for field in fields(kind)}
+    missing, strange = wanted - optional - set(record), set(record) - wanted
+    if missing or strange:
+        problem = f"the claim lacks {sorted(missing)}" if missing else f"unknown {sorted(strange)}"
+        raise InputError(problem, _CURE, file=path, row=name)
+    empty = sorted(key for key, value in record.items() if not value and key != "tests")
+    if empty:
+        raise InputError(f"empty: {', '.join(empty)}", _CURE, file=path, row=name)
+    return kind(**record)
+
+
+def _comparison(record: dict[str, Any], path: Path, name: str | int) -> Comparison:
+    found: Comparison = _build(Comparison, record, path, name)
+    if found.kind not in KINDS:
+        problem = f"kind {found.kind!r} is none of {', '.join(KINDS)}"
+        raise InputError(problem, _CURE, file=path, row=name)
+    if (found.kind == "equivalent") != (found.margin is not None and found.margin > 0):
+        problem = "a margin above zero belongs to kind 'equivalent', and to no other"
+        raise InputError(problem, _CURE, file=path, row=name)
+    for operand in (found.left, *found.right):
+        if not isinstance(operand, str) and not {"constant", "gain"} & set(operand):
+            raise InputError(f"no series: {operand!r}", _CURE, file=path, row=name)
+    lists = {name: tuple(getattr(found, name)) for name in ("datasets", "metrics", "right")}
+    return replace(found, **lists)
 
 
 def evaluate(
@@ -51,25 +179,17 @@ def evaluate(
     times their number (Holm's first step, 1979: one failing part is enough). Both are doubled
     one-sided values, so that below 0.05 the 95 % interval shown excludes the hypothesis.
 
-    Args:
-        draws: for each file's name its series.
-        absent: data sets on which nothing is tested, whatever an earlier run left.
-        miniatures: whether the baselines were trained on the stand-in, so that its class names are
-            their starting point; a released checkpoint has none here.
-
-    Returns:
-        the verdicts, one row a claim, whose effect is that of the part which decides; and the
-        parts, one row each.
+    On `absent` data sets nothing is tested, whatever an earlier run left. `miniatures`: whether the
+    baselines were trained on the stand-in, so that its class names are their starting point; a
+    released checkpoint has none here. Returned are the verdicts, one row a claim with the effect
+    of the part which decides, and all parts.
     """
     gaps = {claim.id: _gap(claim, draws, absent) for claim in claims}
     tested = {
         claim.id: [
-            {
-                "test": part.words(),
-                "metric": part.metrics[0],
-                **compare(part, draws[part.draws]),
-                "left_out": left_out(part, draws, miniatures),
-            }
+            {"test": part.words(), "metric": part.metrics[0]}
+            | compare(part, draws[part.draws])
+            | {"left_out": left_out(part, draws, miniatures)}
             for part in ([] if gaps[claim.id] else claim.parts())
         ]
         for claim in claims
@@ -94,15 +214,10 @@ def evaluate(
 def compare(part: Comparison, draws: Draws) -> dict[str, Any]:
     """Test one part: effect, ci_low, ci_high, p_for, p_against.
 
-    The effect is left - right, for a ratio left / right - 1. What is not defined in the sample (a
-    ratio over zero) decides nothing: no interval, and both p-values 1.
-
-    Raises:
-        KeyError: a series that is not among the draws; its key says which.
+    What is not defined in the sample (a ratio over zero) decides nothing: no interval, and both
+    p-values 1.
     """
     left, right = _series(part.left, part, draws), _series(part.right[0], part, draws)
-    if not isinstance(part.right[0], str) and "constant" in part.right[0]:
-        right = np.zeros_like(left) + right
     with np.errstate(divide="ignore", invalid="ignore"):
         effect = left / right - 1 if part.kind == "ratio" else left - right
     if not np.isfinite(effect[:, 0]).all() or not np.isfinite(effect[:, 1:].mean(axis=0)).any():
@@ -120,7 +235,7 @@ def compare(part: Comparison, draws: Draws) -> dict[str, Any]:
 
 def left_out(part: Comparison, draws: Mapping[str, Draws], miniatures: bool = True) -> str:
     """Why a comparison decides nothing: `INVALID`, `UNTRAINED_RIVAL`, or "" where it counts."""
-    keys = [key for operand in (part.left, part.right[0]) for key in _keys(operand, part)]
+    keys = part.series()
     if any(invalid_instrument(dataset, metric, draws) for dataset, _, metric in keys):
         return INVALID
     poor = any(_untrained(key, draws[part.draws], miniatures) for key in keys)
@@ -163,19 +278,13 @@ def _untrained(key: Key, draws: Draws, miniatures: bool) -> bool:
 
 def _gap(claim: Claim, draws: Mapping[str, Draws], absent: Collection[str]) -> str | None:
     """Why a claim cannot be tested: a data set that is absent, or what has no results; or None."""
-    needed = [
-        (part.draws, key)
-        for part in claim.parts()
-        for operand in (part.left, part.right[0])
-        for key in _keys(operand, part)
-    ]
+    needed = [(part.draws, key) for part in claim.parts() for key in part.series()]
     gone = dict.fromkeys(dataset for _, (dataset, _, _) in needed if dataset in absent)
     if gone:
         return absence(gone)
-    unmet = [(dataset, name) for file, (dataset, name, metric) in needed
-             if (dataset, name, metric) not in draws[file]]  # fmt: skip
+    unmet = [key for file, key in needed if key not in draws[file]]
     if unmet and claim.waits_for is None:
-        places = dict.fromkeys(f"{name} on {dataset}" for dataset, name in unmet)
+        places = dict.fromkeys(f"{name} on {dataset}" for dataset, name, _ in unmet)
         return f"no results of {', '.join(places)}"
     return claim.waits_for if unmet or not needed else None
 
@@ -185,13 +294,8 @@ def _value(series: np.ndarray) -> float:
 
 
 def _judge(claim: Claim, parts: list[dict[str, Any]], gap: str | None) -> dict[str, Any]:
-    row = {
-        "claim": claim.id,
-        "in_words": claim.claim,
-        "quote": claim.quote,
-        "section": claim.section,
-        "test": "; ".join(test.words() for test in claim.tests),
-    }
+    row = {"claim": claim.id, "in_words": claim.claim, "quote": claim.quote}
+    row |= {"section": claim.section, "test": "; ".join(test.words() for test in claim.tests)}
     gone = [part for part in parts if part["left_out"]]
     counted = [part for part in parts if not part["left_out"]]
     omitted = f"left out, {len(gone)} of {len(parts)}: " + "; ".join(
@@ -228,7 +332,6 @@ def _series(operand: Operand, part: Comparison, draws: Draws) -> np.ndarray:
 
 def _keys(operand: Operand, part: Comparison) -> list[Key]:
     """The series that an operand of a part is made from; none for a constant."""
-    own = {} if isinstance(operand, str) else operand
-    names = [operand] if isinstance(operand, str) else own.get("gain", [])
+    own = {"gain": [operand]} if isinstance(operand, str) else operand
     dataset, metric = own.get("dataset", part.datasets[0]), own.get("metric", part.metrics[0])
-    return [(dataset, name, metric) for name in names]
+    return [(dataset, name, metric) for name in own.get("gain", [])]

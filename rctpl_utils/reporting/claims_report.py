@@ -16,9 +16,8 @@ from rctpl_utils.evaluation.bootstrap_samples import load_draws
 from rctpl_utils.evaluation.results import data_note, intervals_note, write_csv
 from rctpl_utils.evaluation.retrieval import RANKS
 from rctpl_utils.files import write_text
-from rctpl_utils.plots import COLUMN_WIDTH, TEXT, caption, save_figure
-from rctpl_utils.reporting.claims import VERDICTS, evaluate
-from rctpl_utils.reporting.claims_schema import Claim, Comparison, load_claims
+from rctpl_utils.plots import COLUMN_WIDTH, TEXT, caption, legend_above, rule_lines, save_figure
+from rctpl_utils.reporting.claims import VERDICTS, Claim, Comparison, evaluate, load_claims
 from rctpl_utils.reporting.common import ALPHA, markdown
 from rctpl_utils.workspace import Workspace
 
@@ -27,6 +26,7 @@ LOOKS = {  # Okabe and Ito's palette; shapes differ too, for prints without colo
     "not supported": ("#D55E00", "X"),
     "undecided": ("#767676", "s"),
 }
+MARGIN = "#56B4E9"
 CENTERED = "centered_cosine"
 UNITS = {  # metric -> what its difference is of
     "auc": "AUC", "acc_oracle": "accuracy", "pointing_game": "pointing game (share of films)",
@@ -44,14 +44,7 @@ _COLUMNS = (
 
 
 def save_claims(workspace: Workspace) -> pd.DataFrame:
-    """Test the ledger on this run's draws; write claims.csv, claims_parts.csv and claims.md.
-
-    Returns:
-        the verdicts, one row a claim (columns of claims.csv).
-
-    Raises:
-        InputError: a notebook before this one has not run.
-    """
+    """Test the ledger on this run's draws; write claims.csv (returned), claims_parts.csv, .md."""
     claims = load_claims()
     names = dict.fromkeys(part.draws for claim in claims for part in claim.parts())
     verdicts, parts = evaluate(
@@ -110,9 +103,12 @@ def claims_figure(workspace: Workspace, verdicts: pd.DataFrame) -> Figure:
         axis.set_xlabel(unit, fontsize=TEXT)
     if groups:
         _write_cells(axes[0, 0], -1, ("effect [95 % interval]", "$p$", "Holm"), "black")
-    figure.legend(
-        handles=_legend(), loc="outside upper center", ncols=4, fontsize=TEXT, frameon=False
-    )
+    marks = [
+        Line2D([], [], color=color, marker=marker, ms=4.5, lw=1.2, label=verdict)
+        for verdict, (color, marker) in LOOKS.items()
+    ]
+    margin = Line2D([], [], color=MARGIN, alpha=0.35, lw=7, label="margin of equivalence")
+    legend_above(figure, [*marks, margin], 4)
     note = (
         f"{scope(workspace)} Claimed: right of zero, where shaded inside the margin. Bars: the "
         "part that decides the claim, taken alone. A gray bar that clears zero is not a verdict: "
@@ -136,29 +132,26 @@ def _unit(part: Comparison | None) -> str:
 
 
 def _draw_group(axis: Axes, rows: pd.DataFrame) -> None:
-    """The claims of one unit, in its own unit on a linear axis."""
+    """The claims of one unit, on a linear axis."""
     for place, row in enumerate(rows.itertuples()):
         _draw_claim(axis, place, row)
     axis.axvline(0, color="0.3", lw=0.8)
     names = [fill(name, 50, break_on_hyphens=False) for name in rows["in_words"]]
     axis.set_yticks(range(len(rows)), names, fontsize=TEXT, linespacing=1.0)
     axis.set_ylim(len(rows) - 0.4, -0.6)
-    axis.tick_params(axis="x", labelsize=TEXT)
     axis.locator_params(axis="x", nbins=5)
-    axis.grid(axis="y", color="0.92", lw=0.6)
-    axis.set_axisbelow(True)
+    rule_lines(axis)
 
 
 def _draw_claim(axis: Axes, place: int, row: tuple) -> None:
     """One line of the forest: the interval, the margin of an equivalence, the numbers."""
     if row.margin and np.isfinite(row.margin):
         ends = [-row.margin, row.margin]
-        axis.fill_betweenx([place - 0.4, place + 0.4], *ends, color="#56B4E9", alpha=0.35)
+        axis.fill_betweenx([place - 0.4, place + 0.4], *ends, color=MARGIN, alpha=0.35)
     color, marker = LOOKS[row.verdict]
     axis.plot([row.ci_low, row.ci_high], [place, place], color=color, lw=1.2)
     axis.plot(row.effect, place, marker=marker, ms=4.5, color=color, ls="")
-    numbers = f"{row.effect:+.3f} [{row.ci_low:+.3f}, {row.ci_high:+.3f}]"
-    known = (numbers, _p(row.p_value), _p(row.p_holm))
+    known = (_effect(row), _p(row.p_value), _p(row.p_holm))
     cells = known if np.isfinite(row.effect) else ("not defined in this run",)
     _write_cells(axis, place, cells, color)
 
@@ -170,15 +163,6 @@ def _write_cells(axis: Axes, place: float, cells: Sequence[str], color: str) -> 
             words, (1, place), (right, 0), xycoords=axis.get_yaxis_transform(), va="center",
             textcoords="offset points", fontsize=TEXT, ha=side, color=color,
         )  # fmt: skip
-
-
-def _legend() -> list[Line2D]:
-    marks = [
-        Line2D([], [], color=color, marker=marker, ms=4.5, lw=1.2, label=verdict)
-        for verdict, (color, marker) in LOOKS.items()
-    ]
-    margin = Line2D([], [], color="#56B4E9", alpha=0.35, lw=7, label="margin of equivalence")
-    return [*marks, margin]
 
 
 def _markdown(claims: list[Claim], verdicts: pd.DataFrame, where: str, intervals: str) -> str:
@@ -198,16 +182,19 @@ def _markdown(claims: list[Claim], verdicts: pd.DataFrame, where: str, intervals
         "claim", "the paper's words (section)", "test", "why this test", "effect", "p (Holm)",
         "verdict",
     )  # fmt: skip
-    rows = []
-    for row in verdicts.itertuples():
-        effect = f"{row.effect:+.3f} [{row.ci_low:+.3f}, {row.ci_high:+.3f}]"
-        verdict = row.verdict + (f" ({row.note})" if row.note else "")
-        cells = (
+    rows = [
+        (
             row.in_words, f"“{row.quote}” ({row.section})", row.test, why[row.claim],
-            effect if np.isfinite(row.effect) else "", _p(row.p_holm), verdict,
-        )  # fmt: skip
-        rows.append(cells)
+            _effect(row) if np.isfinite(row.effect) else "", _p(row.p_holm),
+            row.verdict + (f" ({row.note})" if row.note else ""),
+        )
+        for row in verdicts.itertuples()
+    ]  # fmt: skip
     return "\n".join([*lines, *markdown(heads, rows), ""])
+
+
+def _effect(row: tuple) -> str:
+    return f"{row.effect:+.3f} [{row.ci_low:+.3f}, {row.ci_high:+.3f}]"
 
 
 def _p(value: float) -> str:

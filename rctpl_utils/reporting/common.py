@@ -1,76 +1,22 @@
-"""What reports share: a table in three formats, paired tests and their words, a figure's end."""
+"""What reports share: outcomes of paired tests, Markdown, a film with map and outlines."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rctpl_utils.baselines.registry import why_absent
-from rctpl_utils.evaluation.bootstrap_samples import Draws
-from rctpl_utils.evaluation.metrics import holm, named_interval, paired_p_value
-from rctpl_utils.evaluation.results import (
-    data_note,
-    wide_table,
-    with_reported,
-    write_csv,
-    write_table,
-)
-from rctpl_utils.plots import caption, save_figure
+from rctpl_utils.evaluation.grounding_metrics import pointing_hit
+from rctpl_utils.evaluation.heat_maps import peak
+from rctpl_utils.evaluation.results import data_note
+from rctpl_utils.plots import REGION_COLOR, caption, save_figure
 from rctpl_utils.workspace import Workspace
 
 ALPHA = 0.05
-TESTED = (
-    "dataset", "method", "against", "metric", "value", "ci_low", "ci_high", "p_value", "p_holm",
-)  # fmt: skip
-NOT_RERUNS = "Columns 'reported': the paper's numbers, on real data with other encoders"
-
-
-def save_table(
-    workspace: Workspace,
-    number: int,
-    rows: pd.DataFrame,
-    reported: pd.DataFrame,
-    caption: str,
-    columns: Sequence[tuple[str, str]] | None = None,
-) -> pd.DataFrame:
-    """Write table<number>.csv, .md and .tex: our rows with the paper's numbers beside them.
-
-    Args:
-        columns: the order of (dataset, metric), where it is not that of the rows.
-
-    Returns:
-        one line a method, as a reader sees it.
-    """
-    table = with_reported(rows, reported)
-    stem = workspace.figures / f"table{number}"
-    write_csv(stem.with_suffix(".csv"), table)
-    wide = wide_table(table, reasons=why_absent(workspace))
-    if columns is not None:
-        wide = wide[[column for column in columns if column in wide.columns]]
-    write_table(stem, wide, f"Table {number}. {caption}")
-    return wide
-
-
-def paired_tests(
-    path: Path, pairs: Iterable[tuple[Draws, str, str, str, str]], columns: Sequence[str] = TESTED
-) -> pd.DataFrame:
-    """Test differences on the same resamples, Holm-corrected over all, and write them.
-
-    Args:
-        pairs: draws, dataset, method, the other method, metric.
-        columns: which of `TESTED` to keep.
-    """
-    rows = []
-    for draws, *key in pairs:
-        dataset, method, other, metric = key
-        difference = draws[dataset, method, metric] - draws[dataset, other, metric]
-        row = dict(zip(TESTED, key, strict=False)) | named_interval(difference, None)
-        rows.append(row | {"p_value": paired_p_value(difference)})
-    tests = pd.DataFrame(rows, columns=[name for name in columns if name != "p_holm"])
-    tests["p_holm"] = holm(tests["p_value"].to_numpy(float))
-    write_csv(path, tests)
-    return tests
+# Okabe and Ito's palette, for the outlines on one film
+OUTLINES = ("#56B4E9", "#E69F00", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2", "#FFFFFF")
+BOX_COLOR = OUTLINES[0]
 
 
 def by_outcome(tests: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -100,3 +46,47 @@ def finished(workspace: Workspace, figure: Figure, stem: str, note: str) -> Figu
     caption(figure, f"{data_note(workspace)} {note}")
     save_figure(figure, workspace.figures / stem)
     return figure
+
+
+def draw_film(axis: Axes, pixels: np.ndarray) -> None:
+    """A film in gray, its values from 0 to 1."""
+    axis.imshow(pixels, cmap="gray", vmin=0, vmax=1)
+    axis.set(xticks=[], yticks=[])
+
+
+def draw_overlay(axis: Axes, heat: np.ndarray) -> None:
+    """A heat map over what is there, clear at 0."""
+    axis.imshow(heat, cmap="inferno", alpha=0.65 * heat.clip(0, 1), vmin=0, vmax=1)
+
+
+def draw_heat(axis: Axes, pixels: np.ndarray, heat: np.ndarray) -> None:
+    """A film under its heat map, shown from 0 (the film alone) to 1."""
+    draw_film(axis, pixels)
+    draw_overlay(axis, heat)
+
+
+def draw_map(axis: Axes, pixels: np.ndarray, heat: np.ndarray, mask: np.ndarray) -> None:
+    """`draw_heat`, with the box and the map's maximum, filled where it lies in the box."""
+    draw_heat(axis, pixels, heat)
+    outline(axis, mask, BOX_COLOR)
+    down, across = peak(heat)
+    axis.plot(
+        across, down, "X", ms=5, mew=0.7, mec="white",
+        mfc="white" if pointing_hit(heat, mask) else "none",
+    )  # fmt: skip
+
+
+def fill_region(axis: Axes, region: np.ndarray) -> None:
+    """A bool region in yellow; holes in it stay as they are."""
+    axis.contourf(region.astype(float), [0.5, 1.5], colors=REGION_COLOR, alpha=0.45)
+
+
+def outline(axis: Axes, mask: np.ndarray, color: str) -> None:
+    """The border of a bool mask; padded, so that it closes at the film's edge."""
+    height, width = mask.shape
+    around = np.pad(mask.astype(float), 1)
+    axis.contour(
+        np.arange(-1, width + 1), np.arange(-1, height + 1), around, [0.5],
+        colors=color, linewidths=1.1,
+    )  # fmt: skip
+    axis.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))

@@ -14,7 +14,7 @@ from rctpl_utils.errors import InputError
 from rctpl_utils.evaluation.results import NOT_RUN, data_note, write_csv
 from rctpl_utils.evaluation.retrieval import OURS
 from rctpl_utils.files import write_text
-from rctpl_utils.plots import COLUMN_WIDTH, NAMES, TEXT, spread
+from rctpl_utils.plots import COLUMN_WIDTH, NAMES, TEXT, rule_lines, spread
 from rctpl_utils.reporting.common import finished, markdown
 from rctpl_utils.workspace import Workspace
 
@@ -34,29 +34,19 @@ _DIFFERENCE = ("difference", "difference_low", "difference_high")
 def reported_cells(workspace: Workspace) -> pd.DataFrame:
     """All cells that the paper's Tables 1 to 5 print, with ours where we have run the method.
 
-    Returns:
-        columns table, dataset, method, metric, value, ci_low, ci_high, reported, difference (ours
-        minus reported), difference_low, difference_high. The reported number is a constant, so
-        the difference's interval is ours, shifted.
-
-    Raises:
-        InputError: a table is not there yet.
+    difference is ours minus reported; the reported number is a constant, so that the difference's
+    interval is ours, shifted. Methods keep their order; Precision@K stands by K, as a number. An
+    `InputError` where a table is not there yet.
     """
-    parts = [_read(workspace, number) for number in TABLES]
-    rows = pd.concat(parts, ignore_index=True)
-    rows = _in_order(rows[rows["reported"].notna()])
+    rows = pd.concat([_read(workspace, number) for number in TABLES], ignore_index=True)
+    rows = rows[rows["reported"].notna()].copy()
+    rows["place"] = rows.groupby(["table", "dataset", "method"], sort=False).ngroup()
+    rows["k"] = pd.to_numeric(rows["metric"].str.extract(r"_at_(\d+)$")[0]).fillna(0)
+    rows = rows.sort_values(["place", "k"], kind="stable", ignore_index=True)
     for name, ours in zip(_DIFFERENCE, ("value", "ci_low", "ci_high"), strict=True):
         rows[name] = rows[ours] - rows["reported"]
     kept = ["table", "dataset", "method", "metric", "value", "ci_low", "ci_high", "reported"]
     return rows[[*kept, *_DIFFERENCE]]
-
-
-def _in_order(rows: pd.DataFrame) -> pd.DataFrame:
-    """Keep the order of methods; sort Precision@K by K, as a number."""
-    method = rows.groupby(["table", "dataset", "method"], sort=False).ngroup()
-    k = pd.to_numeric(rows["metric"].str.extract(r"_at_(\d+)$")[0]).fillna(0)
-    order = pd.DataFrame({"method": method, "k": k}).sort_values(["method", "k"], kind="stable")
-    return rows.loc[order.index].reset_index(drop=True)
 
 
 def _read(workspace: Workspace, number: int) -> pd.DataFrame:
@@ -68,16 +58,13 @@ def _read(workspace: Workspace, number: int) -> pd.DataFrame:
 
 def side_by_side(cells: pd.DataFrame, number: int) -> pd.DataFrame:
     """One table as a person reads it: ours [95 % interval], reported, difference [interval]."""
-    rows = cells[cells["table"] == number]
-    shown = pd.DataFrame(
-        {
-            "ours": _with_interval(rows, "value", "ci_low", "ci_high", "{:.3f}"),
-            "reported": rows["reported"].map("{:.4f}".format),
-            "ours - reported": _with_interval(rows, *_DIFFERENCE, "{:+.3f}"),
-        }
-    )
-    shown.index = pd.MultiIndex.from_frame(rows[["dataset", "method", "metric"]])
-    return shown
+    rows = cells[cells["table"] == number].set_index(["dataset", "method", "metric"])
+    shown = {
+        "ours": _with_interval(rows, "value", "ci_low", "ci_high", "{:.3f}"),
+        "reported": rows["reported"].map("{:.4f}".format),
+        "ours - reported": _with_interval(rows, *_DIFFERENCE, "{:+.3f}"),
+    }
+    return pd.DataFrame(shown)
 
 
 def _with_interval(rows: pd.DataFrame, value: str, low: str, high: str, form: str) -> list[str]:
@@ -181,6 +168,4 @@ def _draw_table(ours: Axes, reported: Axes, rows: pd.DataFrame) -> None:
     ours.set_ylim(len(rows) - 0.4, -0.6)
     for axis in (ours, reported):
         axis.set_xlim(-0.02, 1.02)
-        axis.tick_params(axis="x", labelsize=TEXT)
-        axis.grid(axis="y", color="0.92", lw=0.6)
-        axis.set_axisbelow(True)
+        rule_lines(axis)

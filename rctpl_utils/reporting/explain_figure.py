@@ -16,7 +16,7 @@ from rctpl_utils.evaluation.film_places import region
 from rctpl_utils.evaluation.heat_maps import on_scale, stretch
 from rctpl_utils.evaluation.likelihood_ratio import CANNOT_TELL, NO_EVIDENCE, NOT_CALIBRATED
 from rctpl_utils.plots import COLUMN_WIDTH, TEXT, UNSEEN_COLOR
-from rctpl_utils.reporting.film_drawing import draw_heat
+from rctpl_utils.reporting.common import draw_film, draw_heat
 
 SHOWN = 3  # findings whose regions and knowledge are shown
 _LINE = 0.155  # inches a line of the table
@@ -24,7 +24,6 @@ _COLUMNS = (
     ("concept", 0.0), ("score", 0.22), ("found", 0.28), ("evidence", 0.34), ("ratio", 0.44),
     ("films as high with it", 0.59), ("where, if found", 0.82),
 )  # fmt: skip
-_SHORT = {CANNOT_TELL: "cannot tell", NOT_CALIBRATED: NOT_CALIBRATED}
 
 
 def shown_findings(explanation: Explanation) -> list[Finding]:
@@ -35,13 +34,7 @@ def shown_findings(explanation: Explanation) -> list[Finding]:
 
 
 def draw_explanation(image: np.ndarray, explanation: Explanation, title: str = "") -> Figure:
-    """Draw the page.
-
-    Args:
-        image: the film that was explained, float (H, W) in [0, 1].
-        explanation: of that film.
-        title: names the film.
-    """
+    """Draw the page of a film, float (H, W) in [0, 1]."""
     shown = shown_findings(explanation)
     table_height = _LINE * (len(explanation.findings) + 3.2)
     knowledge = _knowledge_lines(shown)
@@ -64,26 +57,23 @@ def film_map(finding: Finding, size: tuple[int, int]) -> np.ndarray:
 
 
 def _draw_film(axis: Axes, image: np.ndarray, shown: list[Finding], colors: list) -> None:
-    axis.imshow(image, cmap="gray", vmin=0, vmax=1)
+    draw_film(axis, image)
     for finding, color in zip(shown, colors, strict=False):
         heat = film_map(finding, image.shape)
         if finding.place is not None:
             axis.contour(heat, [region(heat)[1]], colors=[color], linewidths=1.3)
         down, across = (share * n for share, n in zip(finding.peak, image.shape, strict=True))
         axis.plot(across - 0.5, down - 0.5, "+", color=color, ms=7, mew=1.3)
-    lines = [Line2D([], [], color=color) for _, color in zip(shown, colors, strict=False)]
     if shown:
+        lines = [Line2D([], [], color=color) for _, color in zip(shown, colors, strict=False)]
         names = [each.concept for each in shown]
         axis.legend(
             lines, names, loc="lower center", bbox_to_anchor=(0.5, -0.16), ncols=len(shown),
             fontsize=TEXT, frameon=False, handlelength=1, columnspacing=0.8,
         )  # fmt: skip
-    axis.set(xticks=[], yticks=[])
-    for place, word in ((0.02, "R"), (0.98, "L")):
-        axis.text(
-            place, 0.98, word, transform=axis.transAxes, color="white", fontsize=8, va="top",
-            ha="left" if word == "R" else "right",
-        )  # fmt: skip
+    for place, word, side in ((0.02, "R", "left"), (0.98, "L", "right")):
+        style = {"color": "white", "fontsize": 8, "va": "top", "ha": side}
+        axis.text(place, 0.98, word, transform=axis.transAxes, **style)
     axis.set_title("outline: region, +: its maximum; R, L: the patient's sides", fontsize=TEXT)
 
 
@@ -100,15 +90,15 @@ def _draw_maps(
     for k, finding in enumerate(shown):
         cells = torch.from_numpy(film_map(finding, image.shape))[None]
         above, below = figure.add_subplot(grid[0, k]), figure.add_subplot(grid[1, k])
+        above.set_title(f"{finding.concept}\n{finding.grade}", fontsize=TEXT)
         if explanation.scale is not None:
             draw_heat(above, image, on_scale(cells, explanation.scale)[0].numpy())
         draw_heat(below, image, stretch(cells)[0].numpy())
-        above.set_title(f"{finding.concept}\n{finding.grade}", fontsize=TEXT)
-        if k == 0 and explanation.scale is not None:
-            low, high = explanation.scale
-            above.set_ylabel(f"cosines {low:.2f} to {high:.2f}", fontsize=TEXT)
         if k == 0:
             below.set_ylabel("own range", fontsize=TEXT)
+            if explanation.scale is not None:
+                ends = "cosines {:.2f} to {:.2f}".format(*explanation.scale)
+                above.set_ylabel(ends, fontsize=TEXT)
 
 
 def nothing_shown(explanation: Explanation) -> str:
@@ -149,7 +139,7 @@ def _cells(finding: Finding) -> tuple[str, ...]:
     low, high = _short(of.ratio_low), _short(of.ratio_high)
     ratio = f"{_short(of.likelihood_ratio)} [{low}, {high}]"
     films = f"{of.as_high_present} of {of.as_high} ({of.ppv:.0%}); {of.prevalence:.0%} of all"
-    grade = _SHORT.get(finding.grade, finding.grade)
+    grade = "cannot tell" if finding.grade == CANNOT_TELL else finding.grade
     return (*start, "yes" if finding.found else "no", grade, ratio, films, where)
 
 

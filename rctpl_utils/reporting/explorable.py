@@ -1,15 +1,13 @@
 """The data of the book's explorable page: some simulated films with what four methods see on them.
 
-Two files: `films.webp`, the films side by side, and `films.json` with labels, lesions, cosines of
-cells, scores and nearest sentences. The page computes Eq. 8, Dice and the pointing game from these
-itself; `tests/test_explorer.py` holds its functions against this package's.
+`films.webp` has the films side by side, `films.json` the rest. The page computes Eq. 8, Dice and
+the pointing game itself; `tests/test_explorer.py` holds its functions against this package's.
 """
 
 import json
 from base64 import b64encode
 from collections.abc import Sequence
 from itertools import groupby
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -28,7 +26,7 @@ from rctpl_utils.evaluation.prompt_maps import DATASET
 from rctpl_utils.files import atomic_path, write_text
 from rctpl_utils.prompts.methods import Method
 from rctpl_utils.prompts.zero_shot import branch_scores
-from rctpl_utils.reporting.prompt_figures import first_films
+from rctpl_utils.reporting.map_figures import first_films
 from rctpl_utils.scoring import IMAGE_TEMPERATURE, ClassEmbeddings
 from rctpl_utils.workspace import Workspace
 
@@ -39,11 +37,7 @@ STEP = 1 / 32767  # cosines are kept as whole numbers of it, in 16 bits
 NEAREST = 3  # sentences
 
 
-class Film(NamedTuple):
-    """One film of a split: its row there."""
-
-    dataset: ChestXrayDataset
-    row: int
+Film = tuple[ChestXrayDataset, int]  # a split and a row of it
 
 
 def choose_films(workspace: Workspace) -> tuple[tuple[str, ...], list[Film]]:
@@ -60,24 +54,17 @@ def choose_films(workspace: Workspace) -> tuple[tuple[str, ...], list[Film]]:
     outlined = Boxed.of(open_split(workspace, DRAWN, "test"))
     more = first_films(outlined, 0, FILMS - len(chosen))
     films = [(boxed, film) for film in chosen] + [(outlined, film) for film in more]
-    return boxed.concepts, [Film(of.dataset, int(of.rows[film])) for of, film in films]
+    return boxed.concepts, [(of.dataset, int(of.rows[film])) for of, film in films]
 
 
 @torch.no_grad()
 def save_explorable(
     workspace: Workspace, encoder: Encoder, methods: Sequence[Method]
 ) -> pd.DataFrame:
-    """Write both files into the profile's figures, folder `explorable`.
+    """Write both files into the profile's figures, folder `explorable`; return a list of the films.
 
-    Args:
-        encoder: of the first seed, whose runs are shown.
-        methods: the rows of Table 1; those of `METHODS` are taken.
-
-    Returns:
-        the films: data set, image, what they are labeled with and what is drawn.
-
-    Raises:
-        InputError: real films, which are not ours to publish.
+    Of Table 1's `methods`, `METHODS` are taken, with the `encoder` of the first seed, whose runs
+    are shown. An `InputError` for real films, which are not ours to publish.
     """
     if not workspace.profile.simulated:
         raise InputError("the page shows simulated films only", "Use a profile that makes its own.")
@@ -100,16 +87,18 @@ def save_explorable(
     stem = workspace.figures / "explorable" / "films"
     write_text(stem.with_suffix(".json"), json.dumps(content, separators=(",", ":")) + "\n")
     with atomic_path(stem.with_suffix(".webp")) as temporary:
-        pixels = np.hstack([film.dataset.pixels(film.row) for film in films])
+        pixels = np.hstack([dataset.pixels(row) for dataset, row in films])
         Image.fromarray((255 * pixels).round().astype(np.uint8)).save(temporary, quality=80)
-    shown = [(each, ", ".join(c for c, label in each["labels"].items() if label))
-             for each in content["films"]]  # fmt: skip
-    return pd.DataFrame({
-        "data set": [film["dataset"] for film, _ in shown],
-        "image": [film["image"] for film, _ in shown],
-        "labeled with": [labels for _, labels in shown],
-        "drawn": [", ".join(film["lesions"]) for film, _ in shown],
-    })  # fmt: skip
+    shown = [
+        {
+            "data set": film["dataset"],
+            "image": film["image"],
+            "labeled with": ", ".join(name for name, label in film["labels"].items() if label),
+            "drawn": ", ".join(film["lesions"]),
+        }
+        for film in content["films"]
+    ]
+    return pd.DataFrame(shown)
 
 
 def _record(

@@ -1,7 +1,5 @@
 """Every method in one picture: AUC, pointing game and what its training cost."""
 
-from collections.abc import Mapping, Sequence
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -16,7 +14,7 @@ from rctpl_utils.evaluation.metrics import named_interval
 from rctpl_utils.evaluation.results import BASELINES, write_csv
 from rctpl_utils.evaluation.retrieval import OURS
 from rctpl_utils.files import read_json
-from rctpl_utils.plots import COLUMN_WIDTH, MARKERS, NAMES, TEXT, spread
+from rctpl_utils.plots import COLUMN_WIDTH, MARKERS, NAMES, TEXT, legend_above, rule_lines, spread
 from rctpl_utils.prompts.prompts import Prompts
 from rctpl_utils.prompts.variants import HANDWRITTEN, VARIANTS
 from rctpl_utils.reporting.claims import invalid_instrument
@@ -30,18 +28,10 @@ AXES = {"auc": ("table1", "auc"), "pointing_game": ("grounding", "pointing_game"
 def method_map(workspace: Workspace) -> pd.DataFrame:
     """For each method its mean AUC and pointing game over the valid data sets, and its cost.
 
-    A column where the supervised reference itself cannot tell (`claims.invalid_instrument`) says
-    nothing of any method, and takes no part.
-
-    A resample of the mean takes one resample of each data set; their patients differ, so the sets
-    are independent.
-
-    Returns:
-        method, group, seconds (a seed; 0 without training), auc and pointing_game with intervals;
-        NaN where a method has no such row.
-
-    Raises:
-        InputError: a notebook that leaves draws or costs has not run.
+    A column where the supervised reference itself cannot tell (`claims.invalid_instrument`) takes
+    no part. A resample of the mean takes one resample of each data set; their patients differ, so
+    the sets are independent. Seconds are a seed's, 0 without training; NaN: no such row.
+    An `InputError` where a notebook that leaves draws or costs has not run.
     """
     costs = training_costs(workspace)
     names = [*HANDWRITTEN, *OURS, *(name for name in costs.index if name not in OURS)]
@@ -73,24 +63,19 @@ def valid_draws(workspace: Workspace) -> dict[str, Draws]:
 
 
 def training_costs(workspace: Workspace) -> pd.DataFrame:
-    """The costs of all trained methods: what notebooks 04b and 04c left, then RC-TPL's (04).
+    """The costs (`baselines.report.save_costs`) of all trained methods, RC-TPL's last.
 
-    Returns:
-        by method: the columns of `baselines.report.save_costs`.
-
-    Raises:
-        InputError: a notebook that writes a part has not run.
+    An `InputError` where a notebook that writes a part has not run.
     """
-    rows = [row for part in COSTS for row in _read_costs(workspace, part)]
+    rows = []
+    for part, notebook in COSTS.items():
+        path = cost_file(workspace, part)
+        if not path.exists():
+            cure = f"Run notebook {notebook} first."
+            raise InputError("no training costs there", cure, file=path)
+        rows += pd.read_csv(path).to_dict("records")
     rows += [_prompt_cost(workspace, *each) for each in zip(OURS, VARIANTS, strict=True)]
     return pd.DataFrame(rows).set_index("method")
-
-
-def _read_costs(workspace: Workspace, part: str) -> list[dict[str, object]]:
-    path = cost_file(workspace, part)
-    if not path.exists():
-        raise InputError("no training costs there", f"Run notebook {COSTS[part]} first.", file=path)
-    return pd.read_csv(path).to_dict("records")
 
 
 def _prompt_cost(workspace: Workspace, name: str, variant: str) -> dict[str, object]:
@@ -98,14 +83,9 @@ def _prompt_cost(workspace: Workspace, name: str, variant: str) -> dict[str, obj
     histories = [read_json(folder / f"{variant}-{seed}.history.json")["history"] for seed in seeds]
     seconds = [history[-1]["seconds"] for history in histories]
     prompts = folder / f"{variant}-{seeds[0]}.safetensors"
-    return {
-        "method": name,
-        "parameters": Prompts.load(prompts).parameters,
-        "views": 0,
-        "tokens": 0,
-        "labeled images a class": 0,
-        "seconds": float(np.mean(seconds)),
-    }
+    count = Prompts.load(prompts).parameters
+    none = dict.fromkeys(("views", "tokens", "labeled images a class"), 0)
+    return {"method": name, "parameters": count, **none, "seconds": float(np.mean(seconds))}
 
 
 def _group(name: str, costs: pd.DataFrame) -> str:
@@ -145,22 +125,27 @@ def save_method_map(workspace: Workspace, table: pd.DataFrame) -> Figure:
         trained = part[part["seconds"] > 0]
         axes[2].errorbar(trained["seconds"], trained.index, **looks)
     _finish_axes(axes, shown)
-    used = {column: list(dict.fromkeys(key[0] for key in draws))
-            for column, draws in valid_draws(workspace).items()}  # fmt: skip
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside upper center", ncols=4, fontsize=TEXT, frameon=False
+    legend_above(figure, axes[0].get_legend_handles_labels()[0], 4)
+    sets = "; ".join(
+        f"{NAMES[column]} on {', '.join(dict.fromkeys(NAMES[key[0]] for key in draws)) or 'no set'}"
+        for column, draws in valid_draws(workspace).items()
     )
-    return finished(workspace, figure, "method_map", _note(used))
+    note = (
+        f"Look for a method far to the right on the left and far to the left on the right. {sets}: "
+        "sets on which the supervised reference cannot tell are left out. Bars: 95 % intervals "
+        "over patients and seeds. Seconds by the clock, other notebooks running beside: "
+        "magnitudes, not benchmarks; without the encoder's pre-training, cached features, and "
+        "the cost of reports, films or labels."
+    )
+    return finished(workspace, figure, "method_map", note)
 
 
 def _finish_axes(axes: np.ndarray, shown: pd.DataFrame) -> None:
     names = ("AUC, mean over sets", "pointing game, mean over sets", "training, s a seed (log)")
     for axis, name in zip(axes, names, strict=True):
         axis.set_xlabel(name, fontsize=TEXT)
-        axis.tick_params(labelsize=TEXT)
-        axis.grid(axis="y", color="0.92", lw=0.6)
-        axis.set_axisbelow(True)
+        rule_lines(axis)
+        axis.tick_params(axis="y", labelsize=TEXT)
         for place in np.flatnonzero(shown["group"].ne(shown["group"].shift()))[1:]:
             axis.axhline(place - 0.5, color="0.6", lw=0.6)
     axes[0].set_yticks(range(len(shown)), shown["method"])
@@ -172,17 +157,3 @@ def _finish_axes(axes: np.ndarray, shown: pd.DataFrame) -> None:
     for place in np.flatnonzero(shown["seconds"] == 0):
         axes[2].text(0.03, place, "no training", transform=axes[2].get_yaxis_transform(),
                      fontsize=TEXT, va="center", color="0.35")  # fmt: skip
-
-
-def _note(used: Mapping[str, Sequence[str]]) -> str:
-    sets = "; ".join(
-        f"{NAMES[column]} on {', '.join(NAMES[name] for name in names) or 'no set'}"
-        for column, names in used.items()
-    )
-    return (
-        f"Look for a method far to the right on the left and far to the left on the right. {sets}: "
-        "sets on which the supervised reference cannot tell are left out. Bars: 95 % intervals "
-        "over patients and seeds. Seconds by the clock, other notebooks running beside: "
-        "magnitudes, not benchmarks; without the encoder's pre-training, cached features, and "
-        "the cost of reports, films or labels."
-    )

@@ -33,6 +33,7 @@ from rctpl_utils.vocabulary import CONCEPTS
 
 SCORES = "scores.csv"  # of a folder
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".dicom")
+_ELSEWHERE = "Choose another folder with --output FOLDER."
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -91,20 +92,10 @@ def explain_file(
     form: str = "pdf",
     name: str | None = None,
 ) -> tuple[Explanation, Path, Path]:
-    """Explain one picture; write its page and its numbers.
+    """Explain one picture; return what was found, its page and its numbers, written to `output`.
 
-    Args:
-        path: the picture.
-        model, calibration, concepts: as for `explain`.
-        output: the folder to write to.
-        form: of the page, "pdf" or "png".
-        name: of the files, without suffix; the picture's own by default.
-
-    Returns:
-        what was found, the page, the JSON file.
-
-    Raises:
-        InputError: a picture that cannot be read, a folder that cannot be written; as `explain`.
+    The page's `form` is "pdf" or "png", the files' `name` the picture's own by default. An
+    `InputError` for a picture that cannot be read, a folder that cannot be written; as `explain`.
     """
     page, numbers = (_target(path, output / (name or path.stem), each) for each in (form, "json"))
     with warnings.catch_warnings():
@@ -123,11 +114,8 @@ def explain_file(
             figure.savefig(temporary, dpi=200, bbox_inches="tight")
         write_text(numbers, json.dumps(record, indent=1, allow_nan=False) + "\n")
     except OSError as error:
-        raise InputError(
-            f"the report cannot be written ({error.strerror or error})",
-            "Choose another folder with --output FOLDER.",
-            file=output,
-        ) from error
+        problem = f"the report cannot be written ({error.strerror or error})"
+        raise InputError(problem, _ELSEWHERE, file=output) from error
     return explanation, page, numbers
 
 
@@ -141,24 +129,18 @@ def explain_folder(
 ) -> pd.DataFrame:
     """Explain every picture below a folder, none of which needs a label: `SCORES` and the pages.
 
-    Args:
-        folder: with PNG, JPEG, TIFF, BMP and DICOM files, in folders of any depth.
-        model, calibration, concepts, output, form: as for `explain_file`. The pages lie in folders
-            as the pictures do.
+    Pictures (PNG, JPEG, TIFF, BMP and DICOM) lie in folders of any depth, the pages likewise. An
+    `InputError` for no picture, an output folder among them, an unknown concept; as `explain`.
 
     Returns:
         one row a picture, as in the file: image, domain ("inside", "OUT OF DOMAIN" or "not
         measured"), distance (in units of the domain's limit), found (with some evidence), problem
-        (empty; or why the picture could not be read, its row being empty then), and the score of
-        each concept.
-
-    Raises:
-        InputError: no picture, an output folder among them, an unknown concept; as `explain`.
+        (why the picture could not be read, its row being empty then), the score of each concept.
     """
     if output.resolve().is_relative_to(folder.resolve()):
-        cure = "Choose another folder with --output FOLDER."
-        raise InputError("the pages would lie among the pictures", cure, file=output)
-    paths = [Path(path) for _, path in files_below([folder], ("",)) if _is_picture(Path(path))]
+        raise InputError("the pages would lie among the pictures", _ELSEWHERE, file=output)
+    paths = [Path(path) for _, path in files_below([folder], ("",))]
+    paths = [path for path in paths if path.suffix.lower() in SUFFIXES or is_dicom(path)]
     if not paths:
         raise InputError("no picture there", "Give a folder with PNG, JPEG or DICOM.", file=folder)
     model.prompts.embed(model.encoder, list(concepts))  # refused once, not for every picture
@@ -169,22 +151,17 @@ def explain_folder(
     for path in tqdm(paths, desc="pages", unit="picture"):
         inner = path.relative_to(folder)
         name = path.name if names[path.with_suffix("")] > 1 else path.stem
+        there = output / inner.parent
         try:
-            of, _, _ = explain_file(
-                path, model, calibration, concepts, output / inner.parent, form, name
-            )
+            of, _, _ = explain_file(path, model, calibration, concepts, there, form, name)
+            row = {**_row(of), "problem": ""}
         except InputError as error:
-            rows.append({"image": inner.as_posix(), "domain": "", "problem": str(error)})
-            continue
-        rows.append({"image": inner.as_posix(), **_row(of), "problem": ""})
+            row = {"domain": "", "problem": str(error)}
+        rows.append({"image": inner.as_posix(), **row})
     columns = ["image", "domain", "distance", "found", "problem", *concepts]
     table = pd.DataFrame(rows).reindex(columns=columns)
     write_csv(output / SCORES, table)
     return table
-
-
-def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES or is_dicom(path)
 
 
 def _row(of: Explanation) -> dict[str, object]:
@@ -199,11 +176,8 @@ def _row(of: Explanation) -> dict[str, object]:
 
 def _load(path: Path) -> tuple[RCTPL, Calibration | None]:
     if not path.exists():
-        raise InputError(
-            "no learned prompts there",
-            "Run ./run_all.sh, or give others with --prompts FILE.",
-            file=path,
-        )
+        cure = "Run ./run_all.sh, or give others with --prompts FILE."
+        raise InputError("no learned prompts there", cure, file=path)
     beside = calibration_path(path)
     if not beside.exists():
         print(
@@ -218,11 +192,8 @@ def _target(image: Path, stem: Path, suffix: str) -> Path:
     """The file to write; never the picture itself."""
     target = stem.with_name(f"{stem.name}.{suffix}")
     if target.resolve() == image.resolve():
-        raise InputError(
-            "the page would overwrite the picture",
-            "Choose another folder with --output FOLDER, or --format pdf.",
-            file=target,
-        )
+        cure = "Choose another folder with --output FOLDER, or --format pdf."
+        raise InputError("the page would overwrite the picture", cure, file=target)
     return target
 
 

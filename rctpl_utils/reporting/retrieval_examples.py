@@ -24,9 +24,8 @@ from rctpl_utils.evaluation.retrieval import (
 )
 from rctpl_utils.evaluation.retrieval_sides import DATASET, Side, equal_share
 from rctpl_utils.plots import COLUMN_WIDTH, TEXT
-from rctpl_utils.reporting.common import finished
-from rctpl_utils.reporting.film_drawing import draw_film
-from rctpl_utils.reporting.table5_report import TESTED
+from rctpl_utils.reporting.common import draw_film, finished
+from rctpl_utils.reporting.tables import IMAGE_TO_TEXT
 from rctpl_utils.workspace import Workspace
 
 LONGEST_QUOTE = 90  # characters: Open-I's license allows to show little
@@ -51,14 +50,10 @@ def other_pools(sentences: Side) -> dict[str, Side]:
 
 
 def compare_pools(outcomes: Mapping[str, Retrieval]) -> pd.DataFrame:
-    """Precision@1 and @10, image to text, of each method, by pool of sentences.
-
-    Returns:
-        value [95 % interval]; one row a method, columns (pool, metric).
-    """
+    """Precision@1 and @10, image to text, of each method, by pool of sentences, with intervals."""
     parts = {}
     for name, outcome in outcomes.items():
-        rows = outcome.rows[outcome.rows["metric"].isin(TESTED)]
+        rows = outcome.rows[outcome.rows["metric"].isin(IMAGE_TO_TEXT)]
         parts[name] = wide_table(rows.assign(reported=np.nan))[DATASET]
     return pd.concat(parts, axis=1)
 
@@ -66,12 +61,7 @@ def compare_pools(outcomes: Mapping[str, Retrieval]) -> pd.DataFrame:
 def random_map_precision(films: Side, sentences: Side, widths: Sequence[int]) -> pd.DataFrame:
     """Precision, image to text, by cosine after random linear maps of both embeddings, first seed.
 
-    Args:
-        films, sentences: the pool.
-        widths: how many random directions stand for class embeddings.
-
-    Returns:
-        one row a width, one column a K.
+    One row a width (how many random directions stand for class embeddings), one column a K.
     """
     generator = np.random.default_rng(BOOTSTRAP_SEED)
     rows = {}
@@ -92,9 +82,6 @@ def found_sentences(images: Side, sentences: Side, method: str) -> pd.DataFrame:
 
     A sentence stands once, whatever its repeats. Where a report must not be quoted, only its
     identifier is given.
-
-    Returns:
-        film, shows, rank, sentence, class, right, source.
     """
     pair = represent(images, sentences)[method][0]
     queries = _first_of_each_class(images)
@@ -132,7 +119,8 @@ def found_images(workspace: Workspace, images: Side, sentences: Side, method: st
             for spine in axis.spines.values():
                 spine.set(color=_RIGHT if right else _WRONG, linewidth=2.0)
                 spine.set_linestyle("-" if right else "--")
-        line[0].set_ylabel(_label(asked), fontsize=TEXT, rotation=0, ha="right", va="center")
+        label = f"{asked['concept']}\n{fill(_quote(asked), 24)}\n({_source(asked)})"
+        line[0].set_ylabel(label, fontsize=TEXT, rotation=0, ha="right", va="center")
     note = (
         "Left: a sentence, its class in the first line; right: the films found first, from left to "
         "right. Hit (solid frame): the film's own class is the sentence's; miss (dashed): it is "
@@ -143,11 +131,6 @@ def found_images(workspace: Workspace, images: Side, sentences: Side, method: st
 
 def _first_of_each_class(side: Side) -> np.ndarray:
     return np.array([np.flatnonzero(side.classes == k)[0] for k in range(len(COMPETITION))])
-
-
-def _label(sentence: pd.Series) -> str:
-    words = fill(_quote(sentence), 24)
-    return f"{sentence['concept']}\n{words}\n({_source(sentence)})"
 
 
 def _quote(sentence: pd.Series) -> str:

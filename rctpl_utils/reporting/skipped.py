@@ -1,10 +1,8 @@
 """What `--skip-bad` and `--allow-partial` left out of real data: counted, listed, never silent.
 
-Notebook 00 opens every split and lists rows and films, notebook 01 reads and lists the reports; the
-runner says at its end how many there are and where they are listed.
+Notebook 00 lists rows and films, notebook 01 the reports; the runner says at its end how many.
 """
 
-import csv
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,16 +43,13 @@ def write_skipped(workspace: Workspace, name: str, found: Sequence[Omission]) ->
     """Write `results/<name>.csv`, one row an omission and split; files below the data root."""
     table = pd.DataFrame(found, columns=list(Omission._fields))
     for column in ("file", "reason"):
-        table[column] = [_below(text, workspace.data_root) for text in table[column]]
+        short = table[column].astype(str).str.replace(f"{workspace.data_root}{os.sep}", "")
+        table[column] = short.str.replace(os.sep, "/")
     return write_csv(workspace.results / f"{name}.csv", table)
 
 
 def read_and_list_reports(workspace: Workspace) -> list[Report]:
-    """The run's reports (`reports.run_reports`); of real data, what was left out is listed.
-
-    Raises:
-        InputError: as `reports.read_mimic_reports`.
-    """
+    """The run's reports (`reports.run_reports`); of real data, what was left out is listed."""
     skipped: list[Skipped] = []
     reports = read_mimic_reports(
         workspace.data_root / MIMIC,
@@ -69,23 +64,15 @@ def read_and_list_reports(workspace: Workspace) -> list[Report]:
 
 
 def summary(workspace: Workspace) -> str:
-    """A sentence for the end of a run: how much was left out, and where it is listed.
-
-    A bad row that several splits meet counts once.
-    """
+    """How much was left out, and where it is listed; what several splits meet counts once."""
     parts = []
     for name, what in ((FILMS, "rows and films"), (REPORTS, "reports")):
         path = workspace.results / f"{name}.csv"
         if path.exists():
-            with path.open(encoding="utf-8", newline="") as stream:
-                rows = list(csv.DictReader(stream))
-            listed = {(row["file"], row["row"], row["reason"]) for row in rows if row["file"]}
-            count = len(listed) + sum(int(row["count"]) for row in rows if not row["file"])
+            rows = pd.read_csv(path, dtype=str, keep_default_na=False)
+            named = rows["file"] != ""
+            listed = rows.loc[named, ["file", "row", "reason"]].drop_duplicates()
+            count = len(listed) + rows.loc[~named, "count"].astype(int).sum()
             place = path.relative_to(workspace.output).as_posix()
             parts.append(f"{count:,} {what} ({place})")
     return f"Left out of the data: {', '.join(parts) or 'not known yet (notebooks 00, 01)'}."
-
-
-def _below(text: str, root: Path) -> str:
-    """A file's name, or a text with one in it, without the data root's."""
-    return str(text).replace(f"{root}{os.sep}", "").replace(os.sep, "/")

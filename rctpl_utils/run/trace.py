@@ -40,10 +40,10 @@ class Origin:
 
 
 _REPORTS = {  # measures, writes, draws: the tables
-    ("table1:classify", "table1_report:save_table1", "table1"): ["table1"],
-    ("grounding:ground", "grounding_report:save_grounding_tables", "grounding"):
+    ("table1:classify", "tables:save_table1", "table1"): ["table1"],
+    ("grounding:ground", "tables:save_grounding_tables", "grounding"):
         ["table2", "table3", "table4"],
-    ("retrieval:retrieve", "table5_report:save_table5", "retrieval"): ["table5"],
+    ("retrieval:retrieve", "tables:save_table5", "retrieval"): ["table5"],
     ("ablation_scores:score_trials", "ablation_report:save_ablations", "ablations"): ["ablations"],
 }  # fmt: skip
 TABLES = {

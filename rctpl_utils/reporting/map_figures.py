@@ -1,0 +1,364 @@
+"""Heat maps on films chosen by rule (paper 4.2.2, 4.3.3): the gallery, Figures 5 and 6, the check.
+
+Figures 5 and 6 have two maps a film and concept: the cosine map P of Eq. 7 on one scale for all
+films, and Grad-CAM of its aggregate p' (Eq. 8), which its library stretches to its own range.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+import torch
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from rctpl_utils.datasets import ChestXrayDataset
+from rctpl_utils.datasets.splits import open_split
+from rctpl_utils.encoders.base import Encoder
+from rctpl_utils.encoders.features import IMAGE_BATCH, image_features
+from rctpl_utils.encoders.frame import cosine_maps, frame_of, on_film, on_square
+from rctpl_utils.encoders.gradcam import gradcam_maps
+from rctpl_utils.evaluation.box_pairs import Boxed
+from rctpl_utils.evaluation.grounding import GROUNDING_DATASETS, Grounding
+from rctpl_utils.evaluation.grounding_methods import Films, Grounder
+from rctpl_utils.evaluation.grounding_metrics import THRESHOLDS
+from rctpl_utils.evaluation.heat_maps import on_scale, peak, scale_of, stretch
+from rctpl_utils.evaluation.prompt_maps import DATASET
+from rctpl_utils.evaluation.saliency_sanity import (
+    NO_WORD,
+    SAMPLE,
+    SEEDS,
+    SHUFFLED,
+    UNCHANGED,
+    Sanity,
+)
+from rctpl_utils.plots import COLUMN_WIDTH, MASK_COLOR, NAMES, TEXT, legend_above, spread
+from rctpl_utils.prompts.prompts import Prompts
+from rctpl_utils.reporting.common import (
+    OUTLINES,
+    draw_film,
+    draw_heat,
+    draw_map,
+    fill_region,
+    finished,
+    outline,
+)
+from rctpl_utils.scoring import IMAGE_TEMPERATURE, aggregate, similarity_maps
+from rctpl_utils.workspace import Workspace
+
+CASES = {"best": 1.0, "median": 0.5, "worst": 0.0}  # quantiles of the films' Dice
+KINDS = ("cosines", "Grad-CAM,\nown range")  # on one scale for all films; as its library leaves it
+PAPER_CONCEPT = "Mass"  # the one of the paper's Figure 6
+FIGURE5, FIGURE6 = 2, 5  # films a figure
+LEGEND = (
+    "Look for filled crosses: the map's maximum lies in the blue box. Cosines are drawn on one "
+    "scale for all films, from the median to the 99.9th percentile of the cells of validation "
+    "films, so that a weak map looks weak. Grad-CAM is drawn by its own range: there noise looks "
+    "as sure as a find. The left of a film is the patient's right."
+)
+
+
+def save_gallery(
+    workspace: Workspace,
+    encoder: Encoder,
+    outcomes: Mapping[str, Grounding],
+    methods: Sequence[Grounder],
+) -> Figure:
+    """Draw `grounding_gallery`: best, median and worst film of each data set, not only the best.
+
+    Cases are chosen by the film's Dice at the validation threshold, first seed. Each is drawn with
+    the region found, as it is measured, and below with its map on one scale for all films; of each
+    method its first maker's.
+    """
+    columns = len(methods) * len(CASES)
+    figure, axes = plt.subplots(
+        2 * len(outcomes), columns, figsize=(COLUMN_WIDTH, 2.4 * len(outcomes) + 0.6),
+        layout="constrained", squeeze=False,
+    )  # fmt: skip
+    titles = [f"{method.name}\n{case}" for method in methods for case in CASES]
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=TEXT)
+    for pair, (name, outcome) in zip(axes.reshape(-1, 2, columns), outcomes.items(), strict=True):
+        for m, method in enumerate(methods):
+            part = pair[:, m * len(CASES) :][:, : len(CASES)]
+            _draw_cases(part, workspace, encoder, name, outcome, method)
+        pair[0, 0].set_ylabel(f"{NAMES[name]}\n{GROUNDING_DATASETS[name][0]}", fontsize=TEXT)
+        pair[1, 0].set_ylabel("heat map", fontsize=TEXT)
+    note = (
+        "Look how much of the yellow lies inside the blue. Above: yellow is what the method "
+        "marks (its map, stretched to its own range, at or above the validation threshold); blue: "
+        "the drawn lesion. "
+        "Below: the heat map on one scale for all films of the set, from the median to the 99.9th "
+        "percentile of the cells of validation films, so that a weak map looks weak; cross: its "
+        "maximum. Best, median and worst film by Dice."
+    )
+    return finished(workspace, figure, "grounding_gallery", note)
+
+
+@torch.no_grad()
+def _draw_cases(
+    axes: np.ndarray,
+    workspace: Workspace,
+    encoder: Encoder,
+    name: str,
+    outcome: Grounding,
+    method: Grounder,
+) -> None:
+    concept, maker = GROUNDING_DATASETS[name][0], method.makers[0]
+    dataset, held_out = (open_split(workspace, name, split) for split in ("test", "validation"))
+    file, other = (image_features(encoder, d, workspace.features) for d in (dataset, held_out))
+    drawn = np.flatnonzero(held_out.annotated(concept))
+    scale = scale_of(maker(Films(encoder, held_out, other, drawn, concept)).cpu().numpy())
+    cut = outcome.thresholds[method.name][0]
+    dices = outcome.measured[method.name][0].dice[:, int(np.flatnonzero(cut == THRESHOLDS)[0])]
+    order = np.argsort(dices, kind="stable")
+    for (above, below), quantile in zip(axes.T, CASES.values(), strict=True):
+        place = order[round(quantile * (len(dices) - 1))]
+        row = int(outcome.films[place])
+        mask, pixels = dataset.mask(row, concept), dataset.pixels(row)
+        cells = maker(Films(encoder, dataset, file, np.array([row]), concept)).cpu()
+        film = on_film(cells, mask.shape)
+        heat = stretch(film)[0].numpy()
+        draw_film(above, pixels)
+        fill_region(above, heat >= cut)
+        draw_heat(below, pixels, on_scale(film, scale)[0].numpy())
+        for axis in (above, below):
+            outline(axis, mask, MASK_COLOR)
+        down, across = peak(heat)
+        below.plot(across, down, "x", color="white", ms=4, mew=1)
+        above.set_xlabel(f"Dice {dices[place]:.2f}", fontsize=TEXT, labelpad=2)
+
+
+class Look(NamedTuple):
+    """One concept on one film: the maps, drawn from 0 to 1, and the score p' of the branch.
+
+    `heats` is kind of map -> (H, W); `above` the share of the split's films that score lower;
+    `scale` the cosines at 0 and 1 of the first kind.
+    """
+
+    heats: dict[str, np.ndarray]
+    score: float
+    above: float
+    scale: tuple[float, float]
+
+
+@torch.no_grad()
+def look(
+    workspace: Workspace,
+    encoder: Encoder,
+    prompts: Prompts,
+    boxed: Boxed,
+    cases: Sequence[tuple[int, int]],
+) -> dict[tuple[int, int], Look]:
+    """Make the maps and the score of each (film, concept), positions in `boxed`; of one seed."""
+    embeddings = prompts.embed(encoder, boxed.concepts).concept
+    films = sorted({film for film, _ in cases})
+    pixels = [boxed.dataset.pixels(int(boxed.rows[film])) for film in films]
+    images = torch.stack([encoder.preprocess(each) for each in pixels])
+    cams = torch.from_numpy(gradcam_maps(encoder, images, embeddings))  # (n, L, S, S)
+    dense = encoder.encode_image(images).dense_features
+    cosines = cosine_maps(dense, embeddings).cpu()  # (n, L, h, w)
+    held_out = open_split(workspace, boxed.dataset.name, "validation")
+    scale = scale_of(_cosines(workspace, encoder, held_out, embeddings).numpy())
+    every = _cosines(workspace, encoder, boxed.dataset, embeddings)  # (N, h * w, L)
+    scores = aggregate(every, IMAGE_TEMPERATURE).numpy()  # (N, L)
+    looks = {}
+    for film, concept in cases:
+        k, size = films.index(film), pixels[films.index(film)].shape
+        cells, cam = (
+            on_film(on_square(each[k, concept][None], size, frame_of(encoder)), size)
+            for each in (cosines, cams)
+        )
+        maps = (on_scale(cells, scale), stretch(cam))
+        heats = {kind: each[0].numpy() for kind, each in zip(KINDS, maps, strict=True)}
+        score = scores[boxed.rows[film], concept]
+        above = float((scores[:, concept] < score).mean())
+        looks[film, concept] = Look(heats, float(score), above, scale)
+    return looks
+
+
+def _cosines(
+    workspace: Workspace, encoder: Encoder, dataset: ChestXrayDataset, embeddings: Tensor
+) -> Tensor:
+    """P of all films of a data set, (N, h * w, L)."""
+    file, parts = image_features(encoder, dataset, workspace.features), []
+    for start in range(0, len(file), IMAGE_BATCH):
+        batch = file.batch(slice(start, start + IMAGE_BATCH), encoder.device)
+        parts.append(similarity_maps(batch.dense_features.flatten(1, 2), embeddings).cpu())
+    return torch.cat(parts)
+
+
+def most_boxed_films(boxed: Boxed, count: int) -> list[int]:
+    """The films with the most concepts boxed; of equals, those first by image identifier."""
+    return np.argsort(-boxed.drawn.sum(axis=1), kind="stable")[:count].tolist()
+
+
+def first_films(boxed: Boxed, concept: int, count: int) -> list[int]:
+    """The first films by image identifier with a box of the concept, one a patient."""
+    films = np.flatnonzero(boxed.drawn[:, concept])
+    new = ~boxed.patients.iloc[films].duplicated().to_numpy()
+    return films[new][:count].tolist()
+
+
+def second_concept(boxed: Boxed) -> str:
+    """The concept with the most boxed films besides the paper's own."""
+    counts = {name: boxed.drawn[:, k].sum() for k, name in enumerate(boxed.concepts)}
+    counts.pop(PAPER_CONCEPT, None)
+    return max(counts, key=counts.get)
+
+
+def save_figure5(
+    workspace: Workspace, encoder: Encoder, prompts: Prompts, name: str, verdict: str
+) -> Figure:
+    """Figure 5: one film, several concepts; two films, two maps each, by prompts of one seed.
+
+    The caption has the method's `name` and the `verdict` on both kinds of map (`saliency_sanity`).
+    """
+    boxed = Boxed.of(open_split(workspace, DATASET, "test"))
+    films = most_boxed_films(boxed, FIGURE5)
+    blocks = [[(film, k) for k in np.flatnonzero(boxed.drawn[film]).tolist()] for film in films]
+    looks = look(workspace, encoder, prompts, boxed, [*chain(*blocks)])
+    rule = (
+        f"{name}, first seed. Rule: the {len(films)} test films of ChestX-ray14 with the most "
+        "concepts boxed, first by image identifier; every boxed concept is shown."
+    )
+    return _draw_blocks(workspace, boxed, blocks, looks, f"{rule} {verdict}", by_film=True)
+
+
+def save_figure6(
+    workspace: Workspace, encoder: Encoder, prompts: Prompts, name: str, verdict: str
+) -> Figure:
+    """Figure 6: one concept, several films; the paper's mass and the most boxed other concept."""
+    boxed = Boxed.of(open_split(workspace, DATASET, "test"))
+    names = [each for each in (PAPER_CONCEPT, second_concept(boxed)) if each in boxed.concepts]
+    concepts = [boxed.concepts.index(each) for each in names]
+    blocks = [[(film, k) for film in first_films(boxed, k, FIGURE6)] for k in concepts]
+    looks = look(workspace, encoder, prompts, boxed, [*chain(*blocks)])
+    rule = (
+        f"{name}, first seed. Rule: {PAPER_CONCEPT.lower()} as in the paper, and the other concept "
+        "with the most boxed films; the first films by image identifier, one a patient."
+    )
+    return _draw_blocks(workspace, boxed, blocks, looks, f"{rule} {verdict}", by_film=False)
+
+
+def _draw_blocks(
+    workspace: Workspace,
+    boxed: Boxed,
+    blocks: Sequence[Sequence[tuple[int, int]]],
+    looks: Mapping[tuple[int, int], Look],
+    note: str,
+    by_film: bool,
+) -> Figure:
+    """Draw a block of rows, one a kind of map, for each film, its outlines first, or concept."""
+    start = int(by_film)
+    rows, columns = len(KINDS) * len(blocks), start + max(map(len, blocks))
+    height = rows * (COLUMN_WIDTH / columns + 0.16) + 1.05
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(COLUMN_WIDTH, height), layout="constrained", squeeze=False
+    )
+    figure.get_layout_engine().set(w_pad=0.01, h_pad=0.03, wspace=0.01, hspace=0.01)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for lines, cases in zip(axes.reshape(-1, len(KINDS), columns), blocks, strict=True):
+        if by_film:
+            _draw_outlines(*lines[:2, 0], boxed, cases[0][0])
+        for column, (film, concept) in enumerate(cases, start):
+            one, mask = looks[film, concept], boxed.mask(film, concept)
+            pixels = boxed.dataset.pixels(int(boxed.rows[film]))
+            for axis, heat in zip(lines[:, column], one.heats.values(), strict=True):
+                axis.set_axis_on()
+                draw_map(axis, pixels, heat, mask)
+            title = boxed.concepts[concept] if by_film else _image_name(boxed, film)
+            lines[0, column].set_title(title, fontsize=TEXT, pad=3)
+            score = f"$p'$ = {one.score:.2f}, above {one.above:.0%}"
+            lines[-1, column].set_xlabel(score, fontsize=TEXT, labelpad=2)
+        named = "" if by_film else f"{boxed.concepts[cases[0][1]]}\n"
+        for axis, kind in zip(lines[:, start], KINDS, strict=True):
+            axis.set_ylabel(f"{named}{kind}", fontsize=TEXT, labelpad=2)
+    bar = figure.colorbar(
+        ScalarMappable(Normalize(*next(iter(looks.values())).scale), "inferno"), ax=figure.axes,
+        location="bottom", shrink=0.35, aspect=45, pad=0.01, extend="both",
+    )  # fmt: skip
+    bar.set_label("cosine of cell and prompt (rows cosines)", fontsize=TEXT)
+    bar.ax.tick_params(labelsize=TEXT)
+    above = "$p'$: concept score, and the share of all test films that it is above."
+    stem = "fig5" if by_film else "fig6"
+    return finished(workspace, figure, stem, f"{note} {LEGEND} {above}")
+
+
+def _draw_outlines(axis: Axes, below: Axes, boxed: Boxed, film: int) -> None:
+    draw_film(axis, boxed.dataset.pixels(int(boxed.rows[film])))
+    for concept, color in zip(np.flatnonzero(boxed.drawn[film]), OUTLINES, strict=False):
+        outline(axis, boxed.mask(film, concept), color)
+        axis.plot([], [], color=color, lw=1.5, label=boxed.concepts[concept])
+    handles, labels = axis.get_legend_handles_labels()
+    axis.set_title(_image_name(boxed, film), fontsize=TEXT, pad=3)
+    below.legend(handles, labels, loc="upper center", fontsize=TEXT, frameon=False)
+
+
+def _image_name(boxed: Boxed, film: int) -> str:
+    return str(boxed.dataset.records["image_id"].iloc[boxed.rows[film]]).removesuffix(".png")
+
+
+def save_saliency_figure(workspace: Workspace, sanity: Sanity, name: str) -> Figure:
+    """Write `saliency_sanity`: the first film's maps under every change, and the curves.
+
+    `name` is the method's, for the caption.
+    """
+    figure = plt.figure(figsize=(COLUMN_WIDTH, 4.9), layout="constrained")
+    top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.55))
+    axes = top.subplots(len(sanity.maps), len(sanity.changes))
+    words = {
+        UNCHANGED: "0",
+        SHUFFLED: "other",
+        NO_WORD: "none",
+    }
+    layers = [each for each in sanity.changes if each not in words]
+    short = words | {layer: str(k) for k, layer in enumerate(layers, start=1)}  # from the output
+    labels = [short[each] for each in sanity.changes]
+    for line, (kind, maps) in zip(axes, sanity.maps.items(), strict=True):
+        heats = stretch(on_film(torch.from_numpy(maps), sanity.mask.shape)).numpy()
+        for axis, heat in zip(line, heats, strict=True):
+            draw_map(axis, sanity.pixels, heat, sanity.mask)
+        line[0].set_ylabel(kind, fontsize=TEXT)
+    for axis, label in zip(axes[0], labels, strict=True):
+        axis.set_title(label, fontsize=TEXT, pad=2)
+    left, right = bottom.subplots(1, 2)
+    _draw_curve(left, sanity, labels, "similarity", "rank correlation with the unchanged map")
+    _draw_curve(right, sanity, labels, "pointing_game", "pointing game (share of boxes hit)")
+    legend_above(bottom, left.get_legend_handles_labels()[0], 2)
+    note = (
+        f"Both maps should fall as layers become random, and differ for other words. {name}, "
+        f"first seed; {SAMPLE} test films with boxes, spread evenly by image identifier; the first "
+        f"of them above ({sanity.concept.lower()}). 1 to {len(layers)}: that many of the image "
+        f"tower's {len(layers)} layers are random, counted from the output, {len(SEEDS)} draws; "
+        "other, none: the weights as they are, but another class's name, or a nonsense word. "
+        "Bars: 95 % intervals. Maps are stretched to their own range, since ranks are compared; "
+        "blue: box; cross: the map's maximum, filled in the box. "
+        f"Of the words: {sanity.verdict}"
+    )
+    return finished(workspace, figure, "saliency_sanity", note)
+
+
+def _draw_curve(axis: Axes, sanity: Sanity, ticks: list[str], metric: str, label: str) -> None:
+    rows = sanity.rows[sanity.rows["metric"] == metric]
+    colors = sns.color_palette("colorblind", len(sanity.maps))
+    for shift, (kind, color) in enumerate(zip(sanity.maps, colors, strict=True)):
+        one = rows[rows["map"] == kind].set_index("change").loc[list(sanity.changes)]
+        places = np.arange(len(one)) + 0.16 * (shift - 0.5)
+        looks = {"fmt": "o", "ms": 3, "lw": 0.8, "color": color, "label": kind}
+        axis.errorbar(places, one["value"], yerr=spread(one), **looks)
+        chain = (one["kind"] == "weights") | (one.index == UNCHANGED)
+        axis.plot(places[chain], one["value"][chain], color=color, lw=0.6)
+    axis.axvline(len(ticks) - 2.5, color="0.7", lw=0.8, ls=":")  # then the words
+    axis.axhline(0, color="0.85", lw=0.6, zorder=0)
+    axis.set_xticks(range(len(ticks)), ticks)
+    axis.set_xlabel("random layers, from the output | other words", fontsize=TEXT)
+    axis.tick_params(labelsize=TEXT)
+    axis.set_ylabel(label, fontsize=TEXT)

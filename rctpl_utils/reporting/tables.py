@@ -1,0 +1,276 @@
+"""What notebooks 05, 06 and 07 write: Tables 1 to 5 in three formats, paired tests, Figure 3."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from rctpl_utils.baselines.registry import why_absent
+from rctpl_utils.datasets.availability import absent, can_run
+from rctpl_utils.datasets.questions import QUESTIONS
+from rctpl_utils.evaluation import results
+from rctpl_utils.evaluation.bootstrap_samples import Draws, save_draws
+from rctpl_utils.evaluation.classification import TEST_COLUMNS, Classification
+from rctpl_utils.evaluation.grounding import GROUNDING_DATASETS, Grounding
+from rctpl_utils.evaluation.grounding_metrics import IOU
+from rctpl_utils.evaluation.metrics import holm, named_interval, paired_p_value
+from rctpl_utils.evaluation.retrieval import (
+    DIRECTIONS,
+    OURS,
+    PLAIN_SUFFIX,
+    RANKS,
+    RAW,
+    RAW_STANDARDIZED,
+    Retrieval,
+)
+from rctpl_utils.evaluation.retrieval_sides import DATASET
+from rctpl_utils.evaluation.table1 import SUPERVISED
+from rctpl_utils.plots import per_class_auc
+from rctpl_utils.prompts.training import BRANCHES
+from rctpl_utils.prompts.variants import HANDWRITTEN
+from rctpl_utils.reporting.common import by_outcome, finished
+from rctpl_utils.vocabulary import CHESTXRAY14_CONCEPTS, CHEXPERT_CONCEPTS
+from rctpl_utils.workspace import Workspace
+
+NOT_RERUNS = "Columns 'reported': the paper's numbers, on real data with other encoders"
+TESTED = (
+    "dataset", "method", "against", "metric", "value", "ci_low", "ci_high", "p_value", "p_holm",
+)  # fmt: skip
+FIGURE3 = ("chestxray14", "chexpert")
+GROUNDING_TABLES = {"rsna": 2, "siim": 3, "covid-rural": 4}
+GROUNDING_RIVALS = ("lung-center prior", "mean-mask prior", "class names", "descriptions")
+# the frozen encoder's own retrieval, and RC-TPL's scores in all their forms
+NATIVE_RETRIEVAL = (
+    RAW, *OURS, *(name + PLAIN_SUFFIX for name in OURS),
+    *(f"{OURS[0]}, {branch} branch" for branch in BRANCHES),
+)  # fmt: skip
+RETRIEVAL_RIVALS = (RAW, RAW_STANDARDIZED, "class names")
+IMAGE_TO_TEXT = ("precision_at_1", "precision_at_10")  # what is tested: the paper's direction
+
+
+def save_table1(workspace: Workspace, outcomes: Mapping[str, Classification]) -> pd.DataFrame:
+    """Write table1.csv, .md and .tex, the per-seed and per-class rows, and the draws.
+
+    `outcomes` are by column, of the data sets that are there. Returned as a reader sees it.
+    """
+    rows = results.stacked(outcome.rows for outcome in outcomes.values())
+    rows["native"] = rows["method"] != SUPERVISED
+    rows = results.with_absent(rows, [column for column in QUESTIONS if column not in outcomes])
+    for name in ("per_class", "per_seed"):
+        part = results.stacked(getattr(outcome, name) for outcome in outcomes.values())
+        results.write_csv(workspace.results / f"table1_{name}.csv", part)
+    draws = [outcome.draws for outcome in outcomes.values()]
+    save_draws(workspace.results, "table1", {k: v for part in draws for k, v in part.items()})
+    caption = (
+        f"Zero-shot classification, value [95 % interval]. {results.table_note(workspace)} "
+        f"{results.FLOORS_NOTE} acc_oracle: threshold chosen on the test set; acc_validation: on "
+        f"the validation split. {NOT_RERUNS}, not reruns."
+    )
+    return _save_table(workspace, 1, rows, results.reported_table1(), caption)
+
+
+def paired_tests(workspace: Workspace, outcomes: Mapping[str, Classification]) -> pd.DataFrame:
+    """RC-TPL and RC-TPL+ against each hand-written method on each data set, Holm-corrected."""
+    return _test_auc(outcomes, HANDWRITTEN, workspace.figures / "table1_paired_tests.csv")
+
+
+def competitor_tests(
+    workspace: Workspace, outcomes: Mapping[str, Classification], names: Sequence[str]
+) -> pd.DataFrame:
+    """RC-TPL and RC-TPL+ against each trained competitor on each data set, Holm-corrected."""
+    return _test_auc(outcomes, names, workspace.results / "table1_competitor_tests.csv")
+
+
+def _test_auc(
+    outcomes: Mapping[str, Classification], names: Sequence[str], path: Path
+) -> pd.DataFrame:
+    pairs = (
+        (outcome.draws, outcome.rows["dataset"].iloc[0], method, other, "auc")
+        for method in OURS
+        for outcome in outcomes.values()
+        for other in names
+    )
+    return _save_tests(path, pairs, TEST_COLUMNS)
+
+
+def verdict(tests: pd.DataFrame) -> str:
+    """In plain words, for each of our two methods: where it wins, loses, or neither."""
+    lines = []
+    for (method, other), part in tests.groupby(["method", "against"], sort=False):
+        said = [
+            f"{word} on {', '.join(rows['dataset'])}" for word, rows in by_outcome(part).items()
+        ]
+        lines.append(f"{method} against {other}: {'; '.join(said)}.")
+    return "\n".join(lines)
+
+
+def save_figure3(workspace: Workspace, outcomes: Mapping[str, Classification]) -> Figure | None:
+    """Figure 3: AUC by class on two sets, the paper's unseen classes in color.
+
+    A set that is absent has no panel; without both there is no figure. That is said.
+    """
+    shown = [name for name in FIGURE3 if can_run(workspace, f"Figure 3, {name}", name)]
+    if not shown:
+        return None
+    rows = pd.concat([outcomes[name].per_class for name in shown])
+    outside = set(CHESTXRAY14_CONCEPTS) - set(CHEXPERT_CONCEPTS)
+    methods = ["class names", "descriptions", *OURS, SUPERVISED]
+    methods = [name for name in methods if (rows["method"] == name).any()]
+    rivals = [name for name in results.BASELINES if (rows["method"] == name).any()]
+    note = (
+        "A mark to the right of its gray bar is above every baseline. Colored bars: 95 % intervals "
+        "over patients and seeds; those of the baselines are in the results' files. Orange: the "
+        "paper's unseen classes, here among the training classes."
+    )
+    figure = per_class_auc(rows, methods, {"chestxray14": outside}, rivals)
+    return finished(workspace, figure, "fig3", note)
+
+
+def save_grounding_tables(
+    workspace: Workspace, outcomes: Mapping[str, Grounding]
+) -> dict[int, pd.DataFrame]:
+    """Write table2, table3 and table4 (.csv, .md, .tex) and the draws; return them by number.
+
+    `outcomes` are of the data sets that are there; the tables of the others say "not run".
+    """
+    reported, shown, draws = results.reported_grounding(), {}, {}
+    rows = results.stacked(outcome.rows for outcome in outcomes.values())
+    rows = results.with_absent(rows, absent(workspace, GROUNDING_TABLES))
+    for name, number in GROUNDING_TABLES.items():
+        concept, kind = GROUNDING_DATASETS[name]
+        own = rows[rows["dataset"] == name].reset_index(drop=True)
+        outcome = outcomes.get(name)
+        films = "The data set is absent"
+        if outcome is not None:
+            films = f"{len(outcome.films)} films with a drawn lesion"
+        caption = (
+            f"Zero-shot grounding of {concept} ({kind}) on {name}, value [95 % "
+            f"interval]. {results.table_note(workspace)} {films}. "
+            f"{results.FLOORS_NOTE} {_no_grounding(outcome)}"
+            f"Regions: 8-connected, matched at IoU >= {IOU}; precision, recall and dice_validation "
+            "at the threshold with the best Dice on validation films; dice_oracle: threshold "
+            f"chosen on the test films. The priors never look at the film. "
+            f"{NOT_RERUNS}, not reruns."
+        )
+        own_reported = reported[reported["dataset"] == name]
+        shown[number] = _save_table(workspace, number, own, own_reported, caption)[name]
+        draws |= outcome.draws if outcome else {}
+    save_draws(workspace.results, "grounding", draws)
+    return shown
+
+
+def _no_grounding(outcome: Grounding | None) -> str:
+    """Which rows mark so much of the film that a random map's Dice is as good: no grounding."""
+    if outcome is None:
+        return ""
+    dices = outcome.rows[outcome.rows["metric"] == "dice_validation"].set_index("method")
+    level = dices.loc["random map", "ci_high"]
+    vain = [name for name in dices.index[dices["value"] <= level] if name != "random map"]
+    return f"No better in Dice than a random map, so no grounding: {', '.join(vain) or 'none'}. "
+
+
+def grounding_tests(
+    workspace: Workspace, outcomes: Mapping[str, Grounding], competitors: Sequence[str] = ()
+) -> pd.DataFrame:
+    """Pointing game of RC-TPL and RC-TPL+ against floors, hand-written prompts and competitors."""
+    pairs = (
+        (outcome.draws, name, method, other, "pointing_game")
+        for name, outcome in outcomes.items()
+        for method in OURS
+        for other in (*GROUNDING_RIVALS, *competitors)
+    )
+    return _save_tests(workspace.results / "grounding_paired_tests.csv", pairs, TEST_COLUMNS)
+
+
+def save_table5(
+    workspace: Workspace, outcome: Retrieval | None, others: Mapping[str, bool] | None = None
+) -> pd.DataFrame:
+    """Write table5.csv, .md and .tex, the per-seed rows and the draws behind the intervals.
+
+    Where the films are absent, `outcome` is None and our cells say "not run". Native are the frozen
+    encoder's own retrieval, the class scores of RC-TPL, and those of the `others` that retrieve so
+    themselves; all other rows are extensions or references of ours.
+    """
+    rows = results.stacked([] if outcome is None else [outcome.rows])
+    native = rows["method"].isin(NATIVE_RETRIEVAL)
+    native |= rows["method"].map(dict(others or {})).eq(True)
+    if outcome is not None:
+        results.write_csv(workspace.results / "table5_per_seed.csv", outcome.per_seed)
+    save_draws(workspace.results, "retrieval", {} if outcome is None else outcome.draws)
+    caption = (
+        f"Image-text retrieval on CheXpert-5x200, value [95 % interval]. "
+        f"{results.table_note(workspace)} Right is what is of the query's class. Class-score rows "
+        "compare scores standardized over the pool, as are the baselines' own vectors; 'plain "
+        f"cosine' rows do not. {NOT_RERUNS} and sentences, not reruns."
+    )
+    names = [f"{metric}{rank}" for metric in DIRECTIONS for rank in RANKS]
+    order = [(DATASET, each) for name in names for each in (name, f"{name} reported")]
+    rows = rows.assign(native=native)
+    return _save_table(workspace, 5, rows, results.reported_retrieval(), caption, order)[DATASET]
+
+
+def retrieval_tests(
+    workspace: Workspace, outcome: Retrieval, competitors: Sequence[str] = ()
+) -> pd.DataFrame:
+    """RC-TPL and RC-TPL+ against raw embeddings, class names and competitors, image to text."""
+    pairs = (
+        (outcome.draws, DATASET, method, other, metric)
+        for method in OURS
+        for other in (*RETRIEVAL_RIVALS, *competitors)
+        for metric in IMAGE_TO_TEXT
+    )
+    return _save_tests(workspace.results / "table5_paired_tests.csv", pairs, TESTED)
+
+
+def retrieval_verdict(tests: pd.DataFrame) -> str:
+    """In plain words: which differences remain after Holm's correction; of no test, nothing."""
+    if tests.empty:
+        return ""
+    words = {"better": "better than", "worse": "worse than", "undecided": "undecided against"}
+    told = pd.concat([part.assign(word=words[w]) for w, part in by_outcome(tests).items()])
+    return "\n".join(
+        f"{row.method}, {row.metric}: {row.word} {row.against} ({row.value:+.3f})."
+        for row in told.sort_index().itertuples()
+    )
+
+
+def _save_table(
+    workspace: Workspace,
+    number: int,
+    rows: pd.DataFrame,
+    reported: pd.DataFrame,
+    caption: str,
+    columns: Sequence[tuple[str, str]] | None = None,
+) -> pd.DataFrame:
+    """Write our rows with the paper's numbers beside them; return one line a method.
+
+    `columns` is the order of (dataset, metric), where it is not that of the rows.
+    """
+    table = results.with_reported(rows, reported)
+    stem = workspace.figures / f"table{number}"
+    results.write_csv(stem.with_suffix(".csv"), table)
+    wide = results.wide_table(table, reasons=why_absent(workspace))
+    if columns is not None:
+        wide = wide[[column for column in columns if column in wide.columns]]
+    results.write_table(stem, wide, f"Table {number}. {caption}")
+    return wide
+
+
+def _save_tests(
+    path: Path, pairs: Iterable[tuple[Draws, str, str, str, str]], columns: Sequence[str]
+) -> pd.DataFrame:
+    """Test differences on the same resamples, Holm-corrected over all.
+
+    `pairs` are draws, dataset, method, the other method, metric; `columns` are of `TESTED`.
+    """
+    rows = []
+    for draws, *key in pairs:
+        dataset, method, other, metric = key
+        difference = draws[dataset, method, metric] - draws[dataset, other, metric]
+        row = dict(zip(TESTED, key, strict=False)) | named_interval(difference, None)
+        rows.append(row | {"p_value": paired_p_value(difference)})
+    tests = pd.DataFrame(rows, columns=[name for name in columns if name != "p_holm"])
+    tests["p_holm"] = holm(tests["p_value"].to_numpy(float))
+    results.write_csv(path, tests)
+    return tests
