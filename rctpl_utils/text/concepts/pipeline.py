@@ -8,6 +8,7 @@ are ours (`data/assertions.json`). "Likely" and "probably" leave a finding prese
 hedge what they would report as present, and coders of Open-I took it so.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from functools import cache, lru_cache
@@ -24,18 +25,21 @@ from rctpl_utils.vocabulary import Vocabulary
 from rctpl_utils.workspace import PACKAGE_DATA
 
 IGNORED = "ignored"
+DEVICES = "Support Devices"  # these are removed, rather than a finding beside them
 PLACES = "places"  # key of the anatomical spans
 SUBJECT = "subject"  # id of a frame's subject, a mention only where a state follows
 _JOIN = "|"
 _SENTENCE_ENDS = (".", "..", "...", "!", "?")
 _REACH = 8  # tokens
 _ASKING = frozenset([":", "-", "\u2013", "\u2014", ",", "(", "=", "?"])
+_SIZES = frozenset(["tiny", "trace", "small", "minimal", "mild", "moderate", "large", "severe"])
 _AUXILIARY = frozenset(["is", "are", "was", "were", "has", "have", "also", "again", "still"])
 _PRESUPPOSING = frozenset([
     "unchanged", "stable", "persists", "persist", "persistent", "remains", "remain", "increased",
     "decreased", "improved", "worsened", "enlarged", "progressed", "larger", "smaller",
 ])  # fmt: skip
 _ALTERNATIVES = frozenset(["versus", "vs", "vs.", "v."])
+_PAUSE = re.compile("[,;(]")
 _SHORTEST = 8  # letters of a word that may be misspelled: short ones are near to too many others
 _ALIKE = 0.9  # of difflib's ratio: one letter wrong of ten, or one too many of nine
 # English words that are no slips of the names that they look like.
@@ -77,9 +81,9 @@ def build_pipeline(vocabulary: Vocabulary) -> Language:
     ruler = nlp.add_pipe("entity_ruler", config={"phrase_matcher_attr": "NORM"})
     ruler.add_patterns(patterns)
     _add_places(nlp, vocabulary)
-    terms = _terms()
-    for name in ("negation", "denial", "uncertainty"):
-        config = {"neg_termset": terms[name], "extension_name": name}
+    for name in ("negation", "denial", "removal", "uncertainty"):
+        terms = {kind: _contracted(phrases) for kind, phrases in _terms()[name].items()}
+        config = {"neg_termset": terms, "extension_name": name}
         nlp.add_pipe("negex", name=name, config=config)
     return nlp
 
@@ -123,8 +127,10 @@ def concepts_of(mention: Span) -> list[str]:
 def assertion_of(mention: Span) -> Assertion:
     """Absent where it is denied, uncertain where it is hedged, present otherwise."""
     answer = _answer(mention)
-    before = mention._.negation and not _own_clause(mention)
-    if before or mention._.denial or answer == "absent":
+    before = mention._.negation and answer is None and not _own_clause(mention)
+    devices = [each for each in mention.doc.ents if DEVICES in concepts_of(each)]
+    removed = mention._.removal and (not devices or mention in devices)
+    if before or mention._.denial or removed or answer == "absent":
         return "absent"
     hedged = mention._.uncertainty or answer == "uncertain"
     hedged = hedged or _alternative(mention) or _questioned(mention)
@@ -134,6 +140,19 @@ def assertion_of(mention: Span) -> Assertion:
 @cache
 def _terms() -> dict:
     return read_json(PACKAGE_DATA / "assertions.json")
+
+
+def _contracted(phrases: list[str]) -> list[str]:
+    """These and, as spaCy's tokens, what stands short for them: "is n't seen", "ca n't exclude"."""
+    spelled = (
+        phrase.replace("cannot", "can not").replace("can not", "ca not") for phrase in phrases
+    )
+    denied = [phrase.split() for phrase in spelled if "not" in phrase.split()]
+    return phrases + [
+        " ".join(short if word == "not" else word for word in words)
+        for words in denied
+        for short in ("n't", "n\u2019t")
+    ]
 
 
 def _answer(mention: Span) -> Assertion | None:
@@ -150,9 +169,10 @@ def _answer(mention: Span) -> Assertion | None:
 
 
 def _answered(text: str) -> Assertion | None:
-    """What an answer says, where a text is one."""
-    said = text.lower().strip(" .;!)")
-    return next((kind for kind, words in _terms()["answers"].items() if said in words), None)
+    """What an answer says, where a text is one or opens with one: "none", "yes, small"."""
+    whole = text.lower().strip(" .;!)")
+    said = {whole, _PAUSE.split(whole)[0].strip()}
+    return next((kind for kind, words in _terms()["answers"].items() if said & set(words)), None)
 
 
 def _questioned(mention: Span) -> bool:
@@ -177,15 +197,22 @@ def _own_clause(mention: Span) -> bool:
     last = next((token.i for token in reversed(before) if token.ent_type_), None)
     if last is None:
         return False
-    between = {token.lower_ for token in mention.doc[last + 1 : mention.start]}
-    if not between & {"and", ","} or "or" in between:
+    between = [token.lower_ for token in mention.doc[last + 1 : mention.start]]
+    if not {"and", ","} & set(between) or "or" in between:
         return False
+    if between[0] == "," and _SIZES & set(between) and not _list_goes_on(mention):
+        return True
     if mention.ent_id_ == SUBJECT:
         return True
     said = [token.lower_ for token in mention.doc[mention.end : mention.end + 4]]
     while said and said[0] in _AUXILIARY:
         said.pop(0)
     return bool(said) and said[0] in _PRESUPPOSING
+
+
+def _list_goes_on(mention: Span) -> bool:
+    """Whether a list goes on behind it: "no consolidation, large effusion or pneumothorax"."""
+    return any(token.lower_ in ("or", "nor", "/") for token in mention.doc[mention.end :])
 
 
 def _alternative(mention: Span) -> bool:

@@ -29,7 +29,7 @@ BATCH = 2048  # reports
 REMEMBERED = 50_000  # distinct sentences; memory is bounded by them and one batch
 # Names of a lesser degree of the concept, which a denial of its full degree leaves without one.
 _LESSER = {"Edema": ("congestion", "engorgement")}
-_DENIALS = frozenset(["not", "nor"])
+_DENIALS = frozenset(["not", "n't", "n\u2019t", "nor"])
 _CARRIED = Site(-1, -1, None, None)  # stands for the sites of the sentence before
 
 
