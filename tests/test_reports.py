@@ -162,6 +162,18 @@ REPORTS = {
         f"PA AND LATERAL CHEST RADIOGRAPH ___ AT 10:41 A.M.:  {SAID}": (SAID, ""),
         f"UPRIGHT CHEST RADIOGRAPHS OBTAINED ___\n\n{SAID}": (SAID, ""),
     },
+    "short, of other systems": {
+        f"FINDINGS: {SAID}\nIMP: {LAST}": BOTH,
+        f"FINDINGS: {SAID}\nIMPR: {LAST}": BOTH,
+        f"REPORT: {SAID}\nCONCLUSION: {LAST}": BOTH,
+        f"CXR: {SAID}": (SAID, ""),
+        f"Observations: {SAID}\nImpression: {LAST}": BOTH,
+        f"AP CHEST 12:34 AM: {SAID}": (SAID, ""),
+        f"FINDINGS\t{SAID}\nIMPRESSION\t{LAST}": BOTH,
+        f"<b>FINDINGS:</b> {SAID}<br><b>IMPRESSION:</b> {LAST}": BOTH,
+        f"<p>Findings: {SAID}</p><p>Impression: {LAST}</p>": BOTH,
+        f"FINDINGS: {SAID}\nIMPRESSION: {LAST}\nFINAL REPORT": BOTH,
+    },
     "slips": {
         f" HISTORY: fall\n \n IMPRESION:  {LAST}\n": ("", LAST),
         f"FINDNGS: {SAID}\nIMPRESSSION: {LAST}": BOTH,

@@ -19,7 +19,8 @@ def _words(text: str) -> frozenset[str]:
 
 FINDINGS, IMPRESSION, OTHER = "findings", "impression", "other"
 _IMPRESSION = _words(
-    "IMPRESSION IMPRESSIONS CONCLUSION CONCLUSIONS OPINION SUMMARY RECOMMENDATION RECOMMENDATIONS"
+    "IMPRESSION IMPRESSIONS IMP IMPR CONCLUSION CONCLUSIONS OPINION SUMMARY RECOMMENDATION "
+    "RECOMMENDATIONS"
 )
 _FINDINGS = _words("FINDINGS FINDING")
 _OTHER = _words(
@@ -27,12 +28,15 @@ _OTHER = _words(
     "STUDY PROCEDURE REASON NOTIFICATION NOTIFICATIONS CLINICAL PATIENT NAME MRN DATE ACCESSION "
     "REFERRING PHYSICIAN DICTATED SIGNED ATTENDING RADIOLOGIST TECHNOLOGIST"
 )
+_WHOLE = _words(
+    "ADDENDUM CXR REPORT BODY OBSERVATIONS"
+)  # findings where they are the whole heading
 # Words of a heading that says which views were taken, or how.
 _VIEWS = _words(
     "CHEST THE OF A AN AND WITH VIEW VIEWS ONE TWO THREE SINGLE PA AP LAT LATERAL FRONTAL PORTABLE "
     "UPRIGHT SUPINE SEMI SEMIUPRIGHT ERECT RADIOGRAPH RADIOGRAPHS XRAY X RAY FILM FILMS DECUBITUS "
     "LORDOTIC INSPIRATION EXPIRATION IMAGE IMAGES PORT BEDSIDE PERFORMED OBTAINED TAKEN ON AT "
-    "P M HOURS"
+    "P M AM PM HOURS"
 )
 # What may stand beside "findings" or "impression" in a heading.
 _BESIDE = _words(
@@ -45,7 +49,7 @@ _MARKS = r"[ \t>*#_•]*(?:\d{1,2}[.)][ \t]*)?[*_]*"  # of markdown and of lists
 _END = r"(?:(?<!\d):|:(?!\d)|\uff1a)[*_]*|[ \t][-\u2013\u2014][ \t]"
 _AT_LINE = re.compile(
     rf"^{_MARKS}(?P<name>[A-Za-z](?:[A-Za-z0-9 ,;&/()'_\-]|\d:\d|[AP]\.M\.?){{1,70}}?)"
-    rf"[ \t*_]*(?P<end>{_END}|$)",
+    rf"[ \t*_]*(?P<end>{_END}|\t|$)",
     re.M,
 )
 _NAMES = (
@@ -66,6 +70,9 @@ _SIGNATURE = re.compile(
     r"i(?: have|, the)?[^.]{0,40}\breview|attending physician|dr\.? _+|_+,? m\.?d\b)[^\n]*$",
     re.I | re.M,
 )
+_TAG = re.compile(
+    r"(<br ?/?>|</(?:p|div|h\d|li)>)|</?(?:p|div|h\d|li|ul|b|i|u|em|strong|span)\b[^<>]*>", re.I
+)
 _NO_WORD = re.compile(r"^[\W\d_]*$", re.M)  # blanks of de-identification, dates, rules
 
 
@@ -82,6 +89,8 @@ def parse_sections(text: str) -> tuple[str, str]:
     account of the film, counts as findings; signatures and lines without a word do not count.
     """
     text = text.replace("\ufeff", "").replace("\xa0", " ").replace("\r\n", "\n").replace("\r", "\n")
+    if "</" in text:  # markup; a lone "<br>" in plain text is a word
+        text = _TAG.sub(lambda tag: "\n" if tag[1] else "", text)
     headings = _headings(text)
     opening = _Heading(0, 0, FINDINGS)
     parts: dict[str, list[str]] = {FINDINGS: [], IMPRESSION: [], OTHER: []}
@@ -109,7 +118,7 @@ def _candidates(text: str) -> Iterator[_Heading]:
     for pattern in (_AT_LINE, _IN_LINE, _IN_CAPITALS):
         for match in pattern.finditer(text):
             name, kind = match["name"], _kind(match["name"])
-            if kind is not None and (match["end"] or _alone(name, kind)):
+            if kind is not None and (match["end"].strip() or _alone(name, kind)):
                 yield _Heading(match.start(), match.end(), kind)
 
 
@@ -127,7 +136,7 @@ def _kind(name: str) -> str | None:
     named = set(read) - _BESIDE
     if named & (_FINDINGS | _IMPRESSION) and named <= _FINDINGS | _IMPRESSION:
         return IMPRESSION if named <= _IMPRESSION else FINDINGS
-    if words == ["ADDENDUM"] or _names_a_view(words):
+    if (len(words) == 1 and words[0] in _WHOLE) or _names_a_view(words):
         return FINDINGS
     return OTHER if read[0] in _OTHER or read[-1] in _OTHER else None
 
