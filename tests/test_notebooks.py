@@ -47,17 +47,14 @@ def cells(notebook: Path, kind: str | None = None) -> list:
     return [cell for cell in found if kind in (None, cell.cell_type)]
 
 
-def test_it_opens_with_a_title_and_prose(notebook):
+def test_it_opens_with_a_title_prose_and_what_it_needs_makes_and_costs(notebook):
     first = cells(notebook)[0]
     assert first.cell_type == "markdown"
     title, *prose = first.source.splitlines()
     assert title.startswith("# ")
     assert len(" ".join(prose).split()) >= 20, "say what it needs, makes and costs"
-
-
-def test_it_says_in_bullets_what_it_needs_makes_and_costs(notebook):
-    first = cells(notebook)[0].source
-    assert re.findall(r"^\* \*\*(\w+)\*\*", first, re.MULTILINE) == ["needs", "makes", "costs"]
+    bullets = re.findall(r"^\* \*\*(\w+)\*\*", first.source, re.MULTILINE)
+    assert bullets == ["needs", "makes", "costs"]
 
 
 def names_read(notebook: Path) -> set[str]:

@@ -13,11 +13,11 @@ import psutil
 import pytest
 from nbformat.v4 import new_output
 from PIL import Image
-from toy_project import SECOND, THIRD, begin, finish, start, statuses, write_notebook
+from toy_project import SECOND, THIRD, InProcess, begin, finish, start, statuses, write_notebook
 
 from rctpl_utils.errors import InputError
 from rctpl_utils.run import command as runner
-from rctpl_utils.run import execution, freshness
+from rctpl_utils.run import execution, freshness, steps
 from rctpl_utils.run.command import exclusive_run
 from rctpl_utils.workspace import PROJECT
 
@@ -48,7 +48,9 @@ def test_a_second_run_is_skipped_and_a_change_reaches_what_follows(project, in_p
     assert statuses(capsys.readouterr().out) == {"02_third": "done"}
 
 
-def test_a_failing_notebook_stops_the_run_and_the_next_run_continues_there(project, capsys):
+def test_a_failing_notebook_stops_the_run_and_the_next_run_continues_there(
+    project, capsys, monkeypatch
+):
     write_notebook(project, "01_second", "x = 1", "raise ValueError('the tube is cold')")
     assert start(project) == 1
     captured = capsys.readouterr()
@@ -61,6 +63,7 @@ def test_a_failing_notebook_stops_the_run_and_the_next_run_continues_there(proje
     assert "ValueError: the tube is cold" in captured.err
     assert "run the same command again" in captured.err
 
+    monkeypatch.setattr(steps, "workers", InProcess)
     write_notebook(project, "01_second", SECOND)
     assert start(project) == 0
     again = statuses(capsys.readouterr().out)
@@ -94,6 +97,7 @@ def test_an_interrupted_run_leaves_no_process_and_resumes(project, in_process, c
         pytest.skip("signals of POSIX")
     note = project.parent / "kernel.pid"
     source = f"import os, pathlib, time\npathlib.Path({str(note)!r}).write_text(str(os.getpid()))"
+    assert start(project, "--only", "0") == 0
     write_notebook(project, "01_second", source + "\ntime.sleep(120)")
     process = begin(project)
     kernel = int(wait_for(lambda: note.exists() and note.read_text(encoding="utf-8")))
@@ -105,6 +109,7 @@ def test_an_interrupted_run_leaves_no_process_and_resumes(project, in_process, c
     assert wait_for(lambda: not any(alive(each.pid) for each in family))
 
     write_notebook(project, "01_second", SECOND)
+    capsys.readouterr()
     assert start(project) == 0
     expected = {"00_first": "up to date", "01_second": "done", "02_third": "done"}
     assert statuses(capsys.readouterr().out) == expected

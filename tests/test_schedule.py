@@ -25,8 +25,6 @@ for _ in range(600):
 else:
     raise TimeoutError("alone")
 """
-
-
 DATA = ["00_x"]
 
 
@@ -87,10 +85,7 @@ def test_the_projects_notebooks_say_what_they_need():
     assert needs["04"] >= {"03"} and "04b" not in needs["04"] and "04" not in needs["08"]
 
 
-def test_independent_notebooks_run_at_the_same_time_and_keep_their_files_apart(
-    project,
-    capsys,
-):
+def test_independent_notebooks_run_at_the_same_time_and_keep_their_files_apart(project, capsys):
     for name, mine, other in (("01_second", "a", "b"), ("02_third", "b", "a")):
         write_notebook(project, name, MEETING.format(mine=mine, other=other), needs=["00_first"])
     assert start(project, "--jobs", "2") == 0

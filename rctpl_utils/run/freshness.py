@@ -92,9 +92,9 @@ def inputs_fingerprint(workspace: Workspace) -> list[tuple]:
     Images are not listed: a data set of hundreds of gigabytes is told by its tables. Which data
     sets are there counts too, so that one that arrives later finds no notebook up to date.
     """
-    given = [workspace.checkpoint] if workspace.checkpoint else []
     if workspace.profile.world is not None:
-        return [(path, path.stat().st_size, path.stat().st_mtime_ns) for path in given]
+        return []
+    given = [workspace.checkpoint]
     from rctpl_utils.datasets import DATASETS, present_datasets  # pandas takes a second
 
     # CheXpert's tables lie in a folder of their own, or one deeper
