@@ -93,7 +93,7 @@ class InProcess(ThreadPoolExecutor):
         return super().submit(self._run, notebook, copy, parameters, environment)
 
     def _run(self, notebook, copy, parameters, environment) -> tuple[float, int]:
-        os.environ[WRITES] = environment[WRITES]  # one at a time: of two that write, one is lost
+        os.environ[WRITES] = environment[WRITES]  # of this process: no two may write at a time
         try:
             run_cells(notebook, parameters)
         except Exception as error:
