@@ -32,11 +32,8 @@ def code_of(*parts: ModuleType | Callable[..., Any]) -> str:
     counts as its source. Comments, docstrings and empty lines do not count; the layout of the code
     does, which is the same on every version of Python. Sources are read once a process.
 
-    Args:
-        parts: modules, or functions and classes, which stand for the module that defines them.
-
-    Returns:
-        the same for the same code on every machine, whatever the order of `parts`.
+    Functions and classes stand for the module that defines them; the order of `parts` does not
+    matter. The hash of the same code is the same on every machine.
     """
     found: dict[str, str] = {}
     for part in parts:
@@ -51,20 +48,11 @@ def kept(
 ) -> dict[str, Any]:
     """A result with its record beside it: read where it is current, else made.
 
-    It is current where the record has this key and all files are there. Otherwise the record goes
-    first and is written last, so that a run that is stopped between leaves nothing that looks done.
-
-    Args:
-        record: a JSON file.
-        files: what the result consists of besides.
-        key: a hash of all that the result depends on, its code included (`code_of`).
-        make: writes `files`, each atomically, and returns what the record shall hold.
-
-    Returns:
-        what `make` returned, now or then, and `key`.
-
-    Raises:
-        OSError: a file or the record could not be written; the result then counts as not made.
+    It is current where the record (JSON) has this `key`, a hash of all that the result depends on,
+    its code included (`code_of`), and all `files` are there. Otherwise the record goes first and is
+    written last, so that what is stopped between, by a full disk say, leaves nothing that looks
+    done. `make` writes `files`, each atomically. Returns what `make` returned, now or then, and
+    `key`.
     """
     if (stored := _read(record)).get("key") == key and all(path.exists() for path in files):
         return stored

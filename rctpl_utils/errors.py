@@ -12,13 +12,9 @@ _CURES = {
 
 
 class InputError(ValueError):
-    """Bad input: the message names the file, the row where there is one, and the cure.
+    """Bad input: the problem (a clause), the cure (a sentence), and where it is.
 
-    Args:
-        problem: what is wrong, as a clause without a full stop.
-        cure: what the user can do, as a sentence.
-        file: the file or folder concerned.
-        row: the row (counted from 1, header excluded) or the record's identifier.
+    Rows count from 1, the header excluded; or they are named by the record's identifier.
     """
 
     def __init__(

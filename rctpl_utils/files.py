@@ -23,13 +23,9 @@ def note_written(paths: Iterable[str | Path]) -> None:
 
 @contextmanager
 def atomic_path(target: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `target`; move it into place only when the block succeeds.
+    """Yield a temporary path beside `target`, of its suffix; move it there if the block succeeds.
 
-    The suffix is kept, so that writers that choose a format by the file's name work unchanged.
-    The target is then noted as written (`note_written`).
-
-    Raises:
-        OSError: what the writer raised (a full disk, say); `target` is then untouched.
+    The target is then noted as written (`note_written`). It is untouched where the block raises.
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -91,14 +87,7 @@ def _plain(value: Any) -> Any:
 
 
 def replace_section(text: str, section: str, markers: tuple[str, str], what: str) -> str:
-    """Put a section between the markers of a page.
-
-    Args:
-        what: the section, as an error calls it.
-
-    Raises:
-        InputError: the markers are not there once, in order.
-    """
+    """Put a section, called `what` in an error, between a page's markers, there once in order."""
     first, last = markers
     before, start, rest = text.partition(first)
     inside, end, after = rest.partition(last)

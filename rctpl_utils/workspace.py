@@ -18,25 +18,15 @@ PACKAGE_DATA = Path(__file__).resolve().parent / "data"
 
 @dataclass(frozen=True)
 class Workspace:
-    """A profile with its folders: `build/<profile>/` and `figures/<profile>/`.
+    """A profile with its folders: `build/<profile>/` and `figures/<profile>/`."""
 
-    Attributes:
-        profile: sizes, learning rates, seeds.
-        output: the folder that holds `build/` and `figures/` (the project itself by default).
-        data_root: the data sets in their official layouts; the embedded world's own by default.
-        checkpoint: a pre-trained encoder's file, for profiles that do not make their own.
-        device: where tensors live; chosen once, here.
-        skip_bad: real data: leave out bad rows, images and reports, counted and listed.
-        allow_partial: real data: accept incomplete data sets; what is missing is counted.
-    """
-
-    profile: Profile
-    output: Path
-    data_root: Path
-    checkpoint: Path | None
-    device: "torch.device"
-    skip_bad: bool = False
-    allow_partial: bool = False
+    profile: Profile  # sizes, learning rates, seeds
+    output: Path  # holds build/ and figures/ (the project itself by default)
+    data_root: Path  # data sets in their official layouts; the embedded world's own by default
+    checkpoint: Path | None  # a pre-trained encoder's file; None: the profile makes its own
+    device: "torch.device"  # where tensors live; chosen once, here
+    skip_bad: bool = False  # real data: leave out bad rows, images, reports; counted and listed
+    allow_partial: bool = False  # real data: accept incomplete sets; what is missing is counted
 
     @classmethod
     def open(
@@ -49,12 +39,7 @@ class Workspace:
         skip_bad: bool = False,
         allow_partial: bool = False,
     ) -> "Workspace":
-        """Check the arguments and make the folders.
-
-        Raises:
-            InputError: an unknown profile or device, a data root or checkpoint that is absent, an
-                option for real data with a profile that makes its own.
-        """
+        """Check the arguments (an `InputError` says what does not fit) and make the folders."""
         chosen = get_profile(profile)
         output = Path(output).resolve() if output else PROJECT
         if chosen.world is None:
@@ -135,11 +120,7 @@ class Workspace:
 
 
 def choose_device(name: str = "auto") -> "torch.device":
-    """`auto` takes CUDA, then Apple's MPS, then the CPU; any other name is torch's own.
-
-    Raises:
-        InputError: a device that this machine's torch does not have.
-    """
+    """`auto` takes CUDA, then Apple's MPS, then the CPU; any other name is torch's own."""
     import torch
 
     has = {

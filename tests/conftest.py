@@ -5,13 +5,13 @@ import shutil
 import pytest
 import torch
 from hypothesis import settings
-from toy_project import FIRST, SECOND, THIRD, write_notebook
+from toy_project import FIRST, SECOND, THIRD, InProcess, write_notebook
 from weights import rounded
 
 from rctpl_utils import code_hash
 from rctpl_utils.encoders.base import freeze
 from rctpl_utils.encoders.standin import StandIn
-from rctpl_utils.run import freshness
+from rctpl_utils.run import freshness, steps
 
 settings.register_profile("busy", deadline=None, derandomize=True)  # the same in every run
 settings.load_profile("busy")
@@ -39,6 +39,12 @@ def project(tmp_path, monkeypatch):
     for name, source in (("00_first", FIRST), ("01_second", SECOND), ("02_third", THIRD)):
         write_notebook(folder, name, source)
     return folder
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """The runner executes cells in this process instead of starting kernels."""
+    monkeypatch.setattr(steps, "workers", InProcess)
 
 
 @pytest.fixture

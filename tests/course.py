@@ -21,8 +21,13 @@ _NO_PROSE = re.compile(
 )
 
 
+@cache
+def opened(notebook: Path) -> nbformat.NotebookNode:
+    return nbformat.read(notebook, as_version=4)
+
+
 def cells(notebook: Path, tag: str | None = None) -> list:
-    found = nbformat.read(notebook, as_version=4).cells
+    found = opened(notebook).cells
     return [cell for cell in found if tag is None or tag in cell.metadata.get("tags", [])]
 
 

@@ -25,8 +25,7 @@ from rctpl_utils.datasets.counts import (
 from rctpl_utils.datasets.official import OFFICIAL
 from rctpl_utils.datasets.openi import xrv_file
 from rctpl_utils.errors import InputError
-from rctpl_utils.run.doctor import RUNS, examine, main
-from rctpl_utils.run.doctor_checks import check_dataset, check_weights
+from rctpl_utils.run.doctor import RUNS, check_dataset, check_weights, examine, main
 
 REPORT = "FINAL REPORT\n\nFINDINGS: No edema.\n\nIMPRESSION: Normal chest.\n"
 
@@ -66,7 +65,7 @@ def as_official(tiny, monkeypatch):
         if (tiny / name).is_dir():
             ours = replace(OFFICIAL[name], counts=count(name, tiny / name))
             monkeypatch.setitem(OFFICIAL, name, ours)
-    monkeypatch.setattr("rctpl_utils.run.doctor_checks.PER_CLASS", 1)
+    monkeypatch.setattr("rctpl_utils.run.doctor.PER_CLASS", 1)
 
 
 def test_every_data_set_has_its_facts():

@@ -3,12 +3,11 @@
 import errno
 import json
 import os
-import subprocess
 import sys
 
 import pytest
 from jupyter_client.kernelspec import KernelSpecManager
-from toy_project import FIRST, SECOND, write_notebook
+from toy_project import FIRST, SECOND, begin, finish, start, write_notebook
 
 from rctpl_utils.errors import InputError, one_line
 from rctpl_utils.files import atomic_path
@@ -47,40 +46,24 @@ def test_other_errors_keep_their_own_words():
     assert "permission denied" in one_line(PermissionError(errno.EACCES, "Permission denied", "/x"))
 
 
-RUN = (
-    "import pathlib, sys; from toy_project import start; sys.exit(start(pathlib.Path(sys.argv[1])))"
-)
-
-
-def begin(project, **changed: str) -> subprocess.Popen:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))} | changed
-    return subprocess.Popen(
-        [sys.executable, "-c", RUN, str(project)],
-        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-
-
 def test_no_home_no_utf8_and_a_folder_of_umlauts(tmp_path):
     """A home that cannot be written, the C locale, spaces and letters beyond ASCII in the path."""
     project = tmp_path / "Gr\u00f6\u00dfe und Ma\u00df \u80ba" / "notebooks"
     project.parent.mkdir()
-    write_notebook(project, "00_first", FIRST, "print('l\u00e4sst sich drucken \u80ba')")
-    write_notebook(project, "01_second", SECOND, needs=["00_first"])
+    write_notebook(project, "00_first", FIRST, SECOND, "print('l\u00e4sst sich drucken \u80ba')")
     nowhere = "/dev/null/home"  # a folder that cannot be, for root neither
-    strange = {
-        "HOME": nowhere, "XDG_CACHE_HOME": nowhere, "LC_ALL": "C", "LANG": "C",
-    }  # fmt: skip
-    process = begin(project, **strange)
-    said = process.communicate(timeout=300)
-    assert process.returncode == 0, said
+    status, said = finish(
+        begin(project, HOME=nowhere, XDG_CACHE_HOME=nowhere, LC_ALL="C", LANG="C")
+    )
+    assert status == 0, said
     assert (project.parent / "out" / "build" / "smoke" / "second.txt").read_text() == "a,b\n1,2\n"
 
 
-def test_of_two_runs_at_once_one_runs_and_one_says_so(project):
-    write_notebook(project, "02_third", "import time", "time.sleep(3)")
-    both = [begin(project) for _ in range(2)]
-    said = [each.communicate(timeout=300)[1].decode() for each in both]
-    statuses = sorted(each.returncode for each in both)
-    assert statuses in ([0, 0], [0, 2]), said
-    assert statuses == [0, 0] or any("another run" in each for each in said), said
-    assert begin(project).wait(timeout=300) == 0
+def test_of_two_runs_at_once_one_runs_and_one_says_so(tmp_path, in_process):
+    project = tmp_path / "notebooks"
+    write_notebook(project, "00_first", "import time", "time.sleep(1)")
+    both = [finish(each) for each in [begin(project) for _ in range(2)]]
+    statuses = sorted(status for status, _ in both)
+    assert statuses in ([0, 0], [0, 2]), both
+    assert statuses == [0, 0] or any("another run" in said for _, said in both), both
+    assert start(project) == 0

@@ -4,12 +4,12 @@ import ast
 import re
 from pathlib import Path
 
-import nbformat
 import pytest
+from course import CHAPTERS, opened
 
 from rctpl_utils.run.execution import check_parameters
-from rctpl_utils.run.schedule import find_notebooks, number_of
-from rctpl_utils.workspace import NOTEBOOKS, PROJECT
+from rctpl_utils.run.schedule import number_of
+from rctpl_utils.workspace import PROJECT
 
 PARAMETERS = {
     "profile": "embedded",
@@ -37,27 +37,24 @@ READS = {
 MAKES = {"workspace.triplets": "01"}  # who names it because it writes it
 
 
-@pytest.fixture(params=find_notebooks(NOTEBOOKS), ids=lambda path: path.stem)
+@pytest.fixture(params=CHAPTERS, ids=lambda path: path.stem)
 def notebook(request) -> Path:
     return request.param
 
 
 def cells(notebook: Path, kind: str | None = None) -> list:
-    found = nbformat.read(notebook, as_version=4).cells
+    found = opened(notebook).cells
     return [cell for cell in found if kind in (None, cell.cell_type)]
 
 
-def test_it_opens_with_a_title_and_prose(notebook):
+def test_it_opens_with_a_title_prose_and_what_it_needs_makes_and_costs(notebook):
     first = cells(notebook)[0]
     assert first.cell_type == "markdown"
     title, *prose = first.source.splitlines()
     assert title.startswith("# ")
     assert len(" ".join(prose).split()) >= 20, "say what it needs, makes and costs"
-
-
-def test_it_says_in_bullets_what_it_needs_makes_and_costs(notebook):
-    first = cells(notebook)[0].source
-    assert re.findall(r"^\* \*\*(\w+)\*\*", first, re.MULTILINE) == ["needs", "makes", "costs"]
+    bullets = re.findall(r"^\* \*\*(\w+)\*\*", first.source, re.MULTILINE)
+    assert bullets == ["needs", "makes", "costs"]
 
 
 def names_read(notebook: Path) -> set[str]:
@@ -74,7 +71,7 @@ def names_read(notebook: Path) -> set[str]:
 
 def test_its_prose_and_its_metadata_name_the_same_needs(notebook):
     bullet = re.search(r"\* \*\*needs\*\*(.*?)\n\* ", cells(notebook)[0].source, re.DOTALL)[1]
-    stated = nbformat.read(notebook, as_version=4).metadata["rctpl"]["needs"]
+    stated = opened(notebook).metadata["rctpl"]["needs"]
     numbers = re.findall(r"\((\d\d[a-z]?)\)", bullet)
     assert sorted(numbers) == [name.split("_")[0] for name in stated]
 
@@ -82,7 +79,7 @@ def test_its_prose_and_its_metadata_name_the_same_needs(notebook):
 def test_it_needs_every_notebook_whose_files_it_reads(notebook):
     asked = {name for name in names_read(notebook) & set(READS)
              if MAKES.get(name) != number_of(notebook)}  # fmt: skip
-    stated = nbformat.read(notebook, as_version=4).metadata["rctpl"]["needs"]
+    stated = opened(notebook).metadata["rctpl"]["needs"]
     assert set().union(*(READS[name] for name in asked)) <= {n.split("_")[0] for n in stated}
 
 
@@ -98,7 +95,7 @@ def test_it_has_one_parameters_cell_with_the_common_defaults(notebook):
 def test_it_was_saved_without_injected_parameters(notebook):
     for cell in cells(notebook):
         assert "injected-parameters" not in cell.metadata.get("tags", [])
-    assert "papermill" not in nbformat.read(notebook, as_version=4).metadata
+    assert "papermill" not in opened(notebook).metadata
 
 
 def test_it_was_executed_to_its_end_without_an_error(notebook):

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import matplotlib
 import matplotlib.pyplot as plt
-import nbformat
 import pandas as pd
 import pytest
 from partial_root import write_checkpoint, write_root
+from toy_project import run_cells
 
 from rctpl_utils.evaluation import real_samples
 from rctpl_utils.profiles import PROFILES, PromptLearning
@@ -22,17 +22,6 @@ pytestmark = pytest.mark.slow
 PRESENT, ABSENT = ("covidx", "rsna", "covid-rural"), ("chestxray14", "chexpert", "siim")
 PROFILE = "paper-in-small"
 SHORT = PromptLearning(epochs=1, batch_size=512, learning_rate=2e-5)
-
-
-def run_cells(notebook, parameters: dict) -> None:
-    """Execute a notebook's code, its parameters replaced as papermill does."""
-    scope: dict = {"__name__": "__main__"}
-    for cell in nbformat.read(notebook, as_version=4).cells:
-        if cell.cell_type == "code":
-            exec(compile(cell.source, notebook.name, "exec"), scope)
-            if "parameters" in cell.metadata.get("tags", []):
-                scope |= parameters
-    plt.close("all")
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +52,7 @@ def finished(tmp_path_factory):
         patch.setattr(real_samples, "OPENERS", {})
         for notebook in find_notebooks(NOTEBOOKS):
             run_cells(notebook, parameters)
+            plt.close("all")
         yield Workspace.open(**parameters)
 
 

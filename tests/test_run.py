@@ -5,9 +5,6 @@ import hashlib
 import io
 import json
 import os
-import signal
-import subprocess
-import sys
 import time
 
 import nbformat
@@ -16,23 +13,16 @@ import psutil
 import pytest
 from nbformat.v4 import new_output
 from PIL import Image
-from toy_project import SECOND, THIRD, start, statuses, write_notebook
+from toy_project import SECOND, THIRD, InProcess, begin, finish, start, statuses, write_notebook
 
 from rctpl_utils.errors import InputError
 from rctpl_utils.run import command as runner
-from rctpl_utils.run import execution, freshness
+from rctpl_utils.run import execution, freshness, steps
 from rctpl_utils.run.command import exclusive_run
 from rctpl_utils.workspace import PROJECT
 
-# In a process of its own: the package's hash held fixed, as the fixture below does here.
-COMMAND = """import sys, pathlib
-from rctpl_utils.run import command, freshness
-freshness.package_hash = lambda: "package"
-sys.exit(command.main(sys.argv[2:], pathlib.Path(sys.argv[1])))
-"""
 
-
-def test_a_second_run_is_skipped_and_a_change_reaches_what_follows(project, capsys):
+def test_a_second_run_is_skipped_and_a_change_reaches_what_follows(project, in_process, capsys):
     assert start(project) == 0
     printed = capsys.readouterr().out
     assert statuses(printed) == {"00_first": "done", "01_second": "done", "02_third": "done"}
@@ -52,22 +42,15 @@ def test_a_second_run_is_skipped_and_a_change_reaches_what_follows(project, caps
     again = statuses(capsys.readouterr().out)
     assert again == {"00_first": "done", "01_second": "up to date", "02_third": "up to date"}
 
-
-def test_the_manifest_tells_versions_hashes_and_costs(project):
-    assert start(project) == 0
-    manifest = json.loads(
-        (project.parent / "out/figures/smoke/manifest.json").read_text(encoding="utf-8")
-    )
-    assert manifest["simulated"] is True
-    assert manifest["seeds"]["runs"] == [0, 1]
-    assert manifest["versions"]["python"].split(".")[0] == "3"
-    assert manifest["notebooks"]["00_first"]["seconds"] > 0
-    assert manifest["notebooks"]["00_first"]["peak_memory_gb"] > 0.01  # a kernel takes 50 MB
-    digest = hashlib.sha256(b"a,b\n1,2\n").hexdigest()
-    assert manifest["files"] == {"first.csv": digest}
+    marker = next((project.parent / "out").rglob("02_third.done.json"))
+    marker.write_text('{"notebook": "02_thi', encoding="utf-8")  # damaged
+    assert start(project, "--only", "02") == 0
+    assert statuses(capsys.readouterr().out) == {"02_third": "done"}
 
 
-def test_a_failing_notebook_stops_the_run_and_the_next_run_continues_there(project, capsys):
+def test_a_failing_notebook_stops_the_run_and_the_next_run_continues_there(
+    project, capsys, monkeypatch
+):
     write_notebook(project, "01_second", "x = 1", "raise ValueError('the tube is cold')")
     assert start(project) == 1
     captured = capsys.readouterr()
@@ -80,9 +63,23 @@ def test_a_failing_notebook_stops_the_run_and_the_next_run_continues_there(proje
     assert "ValueError: the tube is cold" in captured.err
     assert "run the same command again" in captured.err
 
+    monkeypatch.setattr(steps, "workers", InProcess)
     write_notebook(project, "01_second", SECOND)
     assert start(project) == 0
-    assert statuses(capsys.readouterr().out)["00_first"] == "up to date"
+    again = statuses(capsys.readouterr().out)
+    assert again == {"00_first": "up to date", "01_second": "done", "02_third": "done"}
+
+    # The manifest tells versions, hashes and costs.
+    manifest = json.loads(
+        (project.parent / "out/figures/smoke/manifest.json").read_text(encoding="utf-8")
+    )
+    assert manifest["simulated"] is True
+    assert manifest["seeds"]["runs"] == [0, 1]
+    assert manifest["versions"]["python"].split(".")[0] == "3"
+    assert manifest["notebooks"]["00_first"]["seconds"] > 0
+    assert manifest["notebooks"]["00_first"]["peak_memory_gb"] > 0.01  # a kernel takes 50 MB
+    digest = hashlib.sha256(b"a,b\n1,2\n").hexdigest()
+    assert manifest["files"] == {"first.csv": digest}
 
 
 def test_a_kernel_that_dies_is_told_apart_from_an_error(project, capsys):
@@ -94,42 +91,28 @@ def test_a_kernel_that_dies_is_told_apart_from_an_error(project, capsys):
     assert "Most often the memory ran out" in captured.err
 
 
-def test_a_killed_run_resumes(project, capsys):
-    write_notebook(project, "01_second", "import time", "time.sleep(120)")
-    command = [sys.executable, "-c", COMMAND, str(project), "--profile", "smoke", "--output"]
-    process = subprocess.Popen(
-        [*command, str(project.parent / "out")],
-        cwd=PROJECT,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    for line in process.stdout:
-        if "01_second: running" in line:
-            break
-    process.kill()
-    process.wait()
-    capsys.readouterr()
-
-    write_notebook(project, "01_second", SECOND)
-    assert start(project) == 0
-    expected = {"00_first": "up to date", "01_second": "done", "02_third": "done"}
-    assert statuses(capsys.readouterr().out) == expected
-
-
-@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
-@pytest.mark.parametrize(("sent", "status"), [("SIGTERM", 130), ("SIGKILL", -9)])
-def test_an_interrupted_run_leaves_no_process(project, tmp_path, sent, status):
-    note = tmp_path / "kernel.pid"
+@pytest.mark.parametrize("how", ["terminate", "kill"])
+def test_an_interrupted_run_leaves_no_process_and_resumes(project, in_process, capsys, how):
+    if os.name == "nt" and how == "terminate":
+        pytest.skip("signals of POSIX")
+    note = project.parent / "kernel.pid"
     source = f"import os, pathlib, time\npathlib.Path({str(note)!r}).write_text(str(os.getpid()))"
-    write_notebook(project, "00_first", source + "\ntime.sleep(120)")
-    command = [sys.executable, "-c", COMMAND, str(project), "--profile", "smoke", "--output"]
-    process = subprocess.Popen([*command, str(tmp_path / "out")], cwd=PROJECT)
+    assert start(project, "--only", "0") == 0
+    write_notebook(project, "01_second", source + "\ntime.sleep(120)")
+    process = begin(project)
     kernel = int(wait_for(lambda: note.exists() and note.read_text(encoding="utf-8")))
     family = psutil.Process(process.pid).children(recursive=True)
     assert kernel in [each.pid for each in family] and len(family) > 1  # a worker, at least
-    process.send_signal(getattr(signal, sent))
-    assert process.wait(timeout=120) == status
+    getattr(process, how)()
+    killed = 1 if os.name == "nt" else -9
+    assert finish(process)[0] == (killed if how == "kill" else 130)
     assert wait_for(lambda: not any(alive(each.pid) for each in family))
+
+    write_notebook(project, "01_second", SECOND)
+    capsys.readouterr()
+    assert start(project) == 0
+    expected = {"00_first": "up to date", "01_second": "done", "02_third": "done"}
+    assert statuses(capsys.readouterr().out) == expected
 
 
 def wait_for(condition, seconds: float = 60):
@@ -145,7 +128,7 @@ def alive(pid: int) -> bool:
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
-def test_a_busy_folder_is_refused_with_the_process_that_holds_it(project, capsys):
+def test_a_busy_folder_is_refused_with_the_process_that_holds_it(project, in_process, capsys):
     with exclusive_run(project.parent / "out"):
         assert start(project) == 2
     message = capsys.readouterr().err
@@ -202,7 +185,7 @@ def test_a_notebook_with_other_parameters_is_refused_before_anything_runs(projec
     assert not list((project.parent / "out").rglob("*.done.json"))
 
 
-def test_only_and_from_and_force_choose(project, capsys):
+def test_only_and_from_and_force_choose(project, in_process, capsys):
     assert start(project, "--only", "2") == 0
     printed = capsys.readouterr().out
     assert statuses(printed) == {"02_third": "done"}
@@ -215,18 +198,15 @@ def test_only_and_from_and_force_choose(project, capsys):
     assert statuses(capsys.readouterr().out) == {"00_first": "done", "02_third": "done"}
 
 
-def test_a_change_of_the_package_makes_all_run_again(project, capsys, monkeypatch):
+def test_a_change_of_the_package_makes_all_run_again(project, in_process, capsys, monkeypatch):
+    assert start(project, "--list") == 0
+    assert "00_first   not run yet" in capsys.readouterr().out
+    assert not list((project.parent / "out").rglob("*.done.json"))
     assert start(project, "--only", "02") == 0
     monkeypatch.setattr(freshness, "package_hash", lambda: "another")
     capsys.readouterr()
     assert start(project, "--list") == 0
     assert "02_third   to be run again" in capsys.readouterr().out
-
-
-def test_list_runs_nothing(project, capsys):
-    assert start(project, "--list") == 0
-    assert "00_first   not run yet" in capsys.readouterr().out
-    assert not list((project.parent / "out").rglob("*.done.json"))
 
 
 def test_saved_outputs_leave_the_source_as_it_was(project, tmp_path):
@@ -260,15 +240,6 @@ def test_package_hash_sees_content_and_names(tmp_path):
     assert freshness.package_hash(tmp_path) == first
     (tmp_path / "a.py").rename(tmp_path / "b.py")
     assert freshness.package_hash(tmp_path) != first
-
-
-def test_a_damaged_marker_means_run_again(project, capsys):
-    assert start(project, "--only", "02") == 0
-    marker = next((project.parent / "out").rglob("02_third.done.json"))
-    marker.write_text('{"notebook": "02_thi', encoding="utf-8")
-    capsys.readouterr()
-    assert start(project, "--only", "02") == 0
-    assert statuses(capsys.readouterr().out) == {"02_third": "done"}
 
 
 def test_saved_pictures_are_smaller_and_keep_every_color():

@@ -25,8 +25,6 @@ for _ in range(600):
 else:
     raise TimeoutError("alone")
 """
-
-
 DATA = ["00_x"]
 
 
@@ -87,10 +85,7 @@ def test_the_projects_notebooks_say_what_they_need():
     assert needs["04"] >= {"03"} and "04b" not in needs["04"] and "04" not in needs["08"]
 
 
-def test_independent_notebooks_run_at_the_same_time_and_keep_their_files_apart(
-    project,
-    capsys,
-):
+def test_independent_notebooks_run_at_the_same_time_and_keep_their_files_apart(project, capsys):
     for name, mine, other in (("01_second", "a", "b"), ("02_third", "b", "a")):
         write_notebook(project, name, MEETING.format(mine=mine, other=other), needs=["00_first"])
     assert start(project, "--jobs", "2") == 0
@@ -112,7 +107,7 @@ def test_independent_notebooks_run_at_the_same_time_and_keep_their_files_apart(
     assert not list(out.rglob("*.writes"))
 
 
-def test_one_job_keeps_the_order(project, capsys):
+def test_one_job_keeps_the_order(project, in_process, capsys):
     write_notebook(project, "01_second", THIRD, needs=["00_first"])
     write_notebook(project, "02_third", THIRD, needs=["00_first"])
     assert start(project, "--jobs", "1") == 0
@@ -122,7 +117,7 @@ def test_one_job_keeps_the_order(project, capsys):
     assert lines[:6] == ["00_first"] * 2 + ["01_second"] * 2 + ["02_third"] * 2
 
 
-def test_a_failure_lets_the_neighbor_finish_and_starts_no_other(project, capsys):
+def test_a_failure_lets_the_neighbor_finish_and_starts_no_other(project, in_process, capsys):
     gone = 'import os, time\nwhile not os.path.exists(str(output) + "/gone"): time.sleep(0.1)'
     here = 'open(str(output) + "/gone", "w").close()\nraise ValueError("cold")'
     write_notebook(project, "01_second", gone, needs=["00_first"])
@@ -133,7 +128,7 @@ def test_a_failure_lets_the_neighbor_finish_and_starts_no_other(project, capsys)
     assert statuses(captured.out) == {
         "00_first": "done", "01_second": "done", "02_third": "failed", "04_fourth": "not reached",
     }  # fmt: skip
-    assert "02_third.ipynb, cell 2 failed" in captured.err
+    assert "02_third.ipynb failed" in captured.err
     assert "ValueError: cold" in captured.err
 
 

@@ -1,11 +1,19 @@
-"""A project of three tiny notebooks for tests of the runner."""
+"""A project of three tiny notebooks for tests of the runner, with or without kernels."""
 
+import os
+import shutil
+import subprocess
+import sys
+import traceback
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from rctpl_utils.files import WRITES
 from rctpl_utils.run import command as runner
+from rctpl_utils.run.execution import NotebookFailure
 
 PARAMETERS = """profile = "embedded"
 output = None
@@ -24,6 +32,13 @@ text = (Path(output) / "figures" / profile / "first.csv").read_text()
 write_text(Path(output) / "build" / profile / "second.txt", text)
 """
 THIRD = "print(1 + 1)"
+# In a process of its own: the package's hash held fixed, as the fixture `project` does in ours.
+COMMAND = """import pathlib, sys
+from rctpl_utils.run import freshness
+from toy_project import start
+freshness.package_hash = lambda: "package"
+sys.exit(start(pathlib.Path(sys.argv[1])))
+"""
 
 
 def write_notebook(
@@ -43,6 +58,50 @@ def write_notebook(
 def start(project: Path, *options: str) -> int:
     output = project.parent / "out"
     return runner.main(["--profile", "smoke", "--output", str(output), *options], project)
+
+
+def begin(project: Path, *paths: Path, **changed: str) -> subprocess.Popen:
+    """Start a run in a process of its own, with `paths` first on its path for modules."""
+    path = os.pathsep.join(map(str, filter(None, (*paths, *sys.path))))
+    return subprocess.Popen(
+        [sys.executable, "-c", COMMAND, str(project)],
+        env=os.environ | {"PYTHONPATH": path} | changed,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen) -> tuple[int, str]:
+    """Its exit status and what it said on stderr."""
+    said = process.communicate(timeout=300)[1]
+    return process.returncode, said.decode(errors="replace")
+
+
+def run_cells(notebook: Path, parameters: dict) -> None:
+    """Execute a notebook's code in this process, its parameters replaced as papermill does."""
+    scope: dict = {"__name__": "__main__"}
+    for cell in nbformat.read(notebook, as_version=4).cells:
+        if cell.cell_type == "code":
+            exec(compile(cell.source, notebook.name, "exec"), scope)
+            if "parameters" in cell.metadata.get("tags", []):
+                scope |= parameters
+
+
+class InProcess(ThreadPoolExecutor):
+    """Stands for `execution.workers` where kernels are not what is tested: they take seconds."""
+
+    def submit(self, _, notebook, copy, parameters, environment, progress) -> Future:
+        return super().submit(self._run, notebook, copy, parameters, environment)
+
+    def _run(self, notebook, copy, parameters, environment) -> tuple[float, int]:
+        os.environ[WRITES] = environment[WRITES]  # of this process: no two may write at a time
+        try:
+            run_cells(notebook, parameters)
+        except Exception as error:
+            raise NotebookFailure(notebook, None, traceback.format_exc(), "") from error
+        finally:
+            os.environ.pop(WRITES, None)
+        shutil.copy(notebook, copy)
+        return 0.1, 1
 
 
 def statuses(printed: str) -> dict[str, str]:

@@ -110,14 +110,7 @@ def compare(title: str, committed: pd.DataFrame, found: pd.DataFrame) -> Compari
 
 
 def check(workspace: Workspace, against: Path | None = None) -> list[Comparison]:
-    """Compare a run with the committed results.
-
-    Args:
-        against: a folder of results to take instead of the last commit's.
-
-    Raises:
-        InputError: no run, or nothing to compare with.
-    """
+    """Compare a run with the last commit's results, or with those of the folder `against`."""
     if not workspace.results.is_dir() or not any(workspace.results.iterdir()):
         raise InputError("no run is here", "Run ./run_all.sh first.", file=workspace.build)
     outcome = []

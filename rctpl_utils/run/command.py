@@ -29,12 +29,7 @@ from rctpl_utils.workspace import NOTEBOOKS, PROJECT, Workspace
 
 
 def main(arguments: Sequence[str] | None = None, notebooks: Path = NOTEBOOKS) -> int:
-    """Run the command line; return the exit status.
-
-    Args:
-        arguments: the options (`--help` lists them); those of the process by default.
-        notebooks: the folder of the numbered notebooks.
-    """
+    """Run the command line (`--help` lists the options); return the exit status."""
     options = runner().parse_args(arguments)
     signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -110,8 +105,7 @@ def _open_workspace(options: Namespace) -> Workspace:
 def exclusive_run(output: Path) -> Iterator[None]:
     """Hold `output` for this process; the system frees it however the process ends.
 
-    Raises:
-        InputError: another run holds it; the message names that run's process id.
+    That another run holds it is an `InputError`, which names that run's process id.
     """
     holder, lock = output / "build" / "run.pid", FileLock(output / "build" / "run.lock")
     holder.parent.mkdir(parents=True, exist_ok=True)

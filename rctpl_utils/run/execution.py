@@ -42,10 +42,9 @@ class NotebookFailure(RuntimeError):
 
 
 class PeakMemory(threading.Thread):
-    """Samples the resident memory of this process's descendants (the kernel and its workers).
+    """In a `with`: `bytes` is the largest resident memory of all descendants of this process.
 
-    Used as a context manager; `bytes` is the largest sum seen. Pages that processes share count
-    once for each, so the number is an upper estimate.
+    Pages that processes share count once for each, so it is an upper estimate.
     """
 
     def __init__(self) -> None:
@@ -111,15 +110,11 @@ def _follow() -> None:
 
 
 def kernel_environment(threads: int, writes: Path) -> dict[str, str]:
-    """What a notebook's kernel inherits.
+    """What a notebook's kernel inherits; `writes` gets the names of the files that are written.
 
-    No more threads than its share of the cores (two jobs with more slow each other many times
-    over), no network for model hubs, no forked tokenizer threads, figures in the notebook without
-    a display.
-
-    Args:
-        threads: of matrix products, unless the user has set `OMP_NUM_THREADS`, and of OpenCV.
-        writes: gets the names of the files that are written (`files.atomic_path`).
+    No more threads (unless the user has set `OMP_NUM_THREADS`) than its share of the cores: two
+    jobs with more slow each other many times over. No network for model hubs, no forked tokenizer
+    threads, figures in the notebook without a display.
     """
     return {
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
@@ -144,11 +139,7 @@ def run_notebook(
     environment: Mapping[str, str],
     progress: dict | bool,
 ) -> Result:
-    """Run a notebook in this worker, its environment set (see `execute`).
-
-    Raises:
-        NotebookFailure: it stopped, or could not even be started.
-    """
+    """`execute` in this worker, its environment set; whatever stops it is a `NotebookFailure`."""
     os.environ.update(environment)
     try:
         return execute(notebook, copy, parameters, progress)
@@ -162,11 +153,7 @@ def run_notebook(
 
 
 def result_of(future: Future[Result], notebook: Path) -> Result:
-    """What a finished notebook took.
-
-    Raises:
-        NotebookFailure: as `run_notebook`; or a process of the pool is gone, which ends them all.
-    """
+    """What a notebook took; a process of the pool that is gone ends them all, as a failure."""
     try:
         return future.result()
     except BrokenProcessPool as error:
@@ -201,11 +188,7 @@ def own_kernel() -> Iterator[None]:
 
 
 def check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> None:
-    """Refuse a notebook whose parameters cell does not declare exactly what the runner passes.
-
-    Raises:
-        InputError: a parameter that the notebook does not know, or one that nobody sets.
-    """
+    """Refuse a notebook whose parameters cell does not declare exactly what the runner passes."""
     from papermill import inspect_notebook  # slow to import, and needed only when one runs
 
     try:
@@ -225,17 +208,11 @@ def check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> None:
 
 def execute(
     notebook: Path, copy: Path, parameters: Mapping[str, Any], progress: dict | bool = False
-) -> tuple[float, int]:
-    """Execute `notebook` into `copy`; return the seconds and the peak memory in bytes.
+) -> Result:
+    """Execute `notebook` into `copy`, which is kept up to date while it runs.
 
-    Args:
-        notebook: the source, which stays as it is.
-        copy: where the executed notebook goes, kept up to date while it runs.
-        parameters: values that replace those of the parameters cell.
-        progress: papermill's progress bar: False, or its settings.
-
-    Raises:
-        NotebookFailure: a cell raised, or the kernel died.
+    `progress` is papermill's bar: False, or its settings. A cell that raises, or a kernel that
+    dies, is a `NotebookFailure`.
     """
     from nbclient.exceptions import DeadKernelError
     from papermill import PapermillExecutionError, execute_notebook
@@ -282,11 +259,8 @@ def save_outputs(notebook: Path, copy: Path) -> None:
     """Put an executed copy's outputs into the source notebook, which stays the same otherwise.
 
     The injected parameters, papermill's metadata and what went to stderr stay behind, so that the
-    source, and with it the notebook's freshness, does not change. Pictures become palette images:
-    a third of the size, to the eye the same.
-
-    Raises:
-        InputError: the copy was made from another source.
+    source, and with it the notebook's freshness, does not change; pictures are packed harder
+    (`smaller_png`). A copy that was made from another source is an `InputError`.
     """
     source = nbformat.read(notebook, as_version=4)
     executed = [

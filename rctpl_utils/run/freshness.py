@@ -15,22 +15,14 @@ _TABLES = (".csv", ".csv.gz", ".txt", ".json", ".zip")
 
 @dataclass(frozen=True)
 class Marker:
-    """What a completed notebook left on record; written last, so its presence means completion.
-
-    Attributes:
-        hash: the hash of all that went into the run (see `plan`).
-        seconds: wall-clock time; other notebooks may have run beside it.
-        threads: of its kernel.
-        peak_memory: bytes; the largest summed resident size of the notebook's processes.
-        made: files written, relative to the workspace's output folder, with `/`.
-    """
+    """What a completed notebook left on record; written last, so its presence means completion."""
 
     notebook: str
-    hash: str
-    seconds: float
-    threads: int
-    peak_memory: int
-    made: tuple[str, ...]
+    hash: str  # of all that went into the run (see `plan`)
+    seconds: float  # by the clock; other notebooks may have run beside it
+    threads: int  # of its kernel
+    peak_memory: int  # bytes; of all its processes
+    made: tuple[str, ...]  # files written, relative to the output folder, with `/`
 
 
 @dataclass(frozen=True)
@@ -65,11 +57,7 @@ def plan(
 
 
 def source_hash(notebook: Path) -> str:
-    """Hash what a notebook does: its cells' types, sources and tags; not outputs or metadata.
-
-    Raises:
-        InputError: a file that is no notebook.
-    """
+    """Hash what a notebook does: its cells' types, sources and tags; not outputs or metadata."""
     try:
         cells = read_json(notebook)["cells"]
         content = [
@@ -104,9 +92,9 @@ def inputs_fingerprint(workspace: Workspace) -> list[tuple]:
     Images are not listed: a data set of hundreds of gigabytes is told by its tables. Which data
     sets are there counts too, so that one that arrives later finds no notebook up to date.
     """
-    given = [workspace.checkpoint] if workspace.checkpoint else []
     if workspace.profile.world is not None:
-        return [(path, path.stat().st_size, path.stat().st_mtime_ns) for path in given]
+        return []
+    given = [workspace.checkpoint]
     from rctpl_utils.datasets import DATASETS, present_datasets  # pandas takes a second
 
     # CheXpert's tables lie in a folder of their own, or one deeper

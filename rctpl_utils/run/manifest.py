@@ -112,7 +112,7 @@ def _data_sets(workspace: Workspace) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python, of this package and of what the results depend on."""
+    """The versions of Python, of this package and of what the results depend on."""
     found = {"python": platform.python_version(), "rctpl-companion": rctpl_utils.__version__}
     for name in _PACKAGES:
         try:
@@ -123,7 +123,7 @@ def versions() -> dict[str, str]:
 
 
 def describe_machine() -> dict[str, Any]:
-    """Return the kind of machine, without names or paths."""
+    """The kind of machine, without names or paths."""
     return {
         "system": platform.system(),
         "architecture": platform.machine(),
@@ -137,11 +137,7 @@ def _hash(path: Path) -> str | None:
 
 
 def map_table(manifest: Mapping[str, Any]) -> str:
-    """The map as a Markdown table: one row a table, figure or other result.
-
-    Args:
-        manifest: as `write_manifest` writes it. The seconds are the whole notebook's.
-    """
+    """A Markdown table: a row a table, figure or other result; seconds of the whole notebook."""
     makers = _makers(manifest)
     stems: dict[str, list[str]] = {}
     for name in sorted(manifest["files"]):

@@ -33,11 +33,7 @@ def number_of(notebook: Path) -> str:
 def select(
     notebooks: Sequence[Path], only: Iterable[str] | None = None, first: str | None = None
 ) -> set[Path]:
-    """Choose notebooks by number (04, 04b) or by the beginning of their names.
-
-    Raises:
-        InputError: a choice that matches no notebook.
-    """
+    """Choose notebooks by number (04, 04b) or by the beginning of their names; all by default."""
     if first is not None:
         return set(notebooks[notebooks.index(_matching(notebooks, first, "--from")[0]) :])
     if only:
@@ -56,14 +52,7 @@ def _matching(notebooks: Sequence[Path], name: str, option: str) -> list[Path]:
 
 
 def needs_of(notebooks: Sequence[Path]) -> Needs:
-    """What each notebook waits for, directly and by way of others.
-
-    Args:
-        notebooks: all of them, in order.
-
-    Raises:
-        InputError: a notebook that needs one that is not there before it.
-    """
+    """What each of all notebooks, in order, waits for, directly and by way of others."""
     found: dict[Path, frozenset[Path]] = {}
     alone: set[Path] = set()
     for notebook in notebooks:

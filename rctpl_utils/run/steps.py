@@ -26,19 +26,13 @@ from rctpl_utils.workspace import Workspace
 
 @dataclass
 class Outcome:
-    """What became of a run.
+    """What became of a run."""
 
-    Attributes:
-        status: by notebook: "done", "up to date" or "failed"; those not reached are absent.
-        failures: what stopped it.
-        seconds: wall-clock time of all.
-        peak_memory: bytes; the largest summed resident size of all that ran at once.
-    """
-
+    # by notebook: "done", "up to date" or "failed"; those not reached are absent
     status: dict[str, str] = field(default_factory=dict)
     failures: list[NotebookFailure] = field(default_factory=list)
-    seconds: float = 0
-    peak_memory: int = 0
+    seconds: float = 0  # by the clock
+    peak_memory: int = 0  # bytes of all that ran at once
 
 
 def run_steps(
@@ -132,11 +126,7 @@ class _Run:
 
 
 def files_made(workspace: Workspace, writes: Path) -> tuple[str, ...]:
-    """What a notebook wrote and did not take away again, below the profile's folders, in order.
-
-    Args:
-        writes: the list that `files.atomic_path` kept while it ran; absent if it wrote nothing.
-    """
+    """What a notebook wrote and left below the profile's folders, by the list of `note_written`."""
     if not writes.exists():
         return ()
     paths = map(Path, writes.read_text(encoding="utf-8").splitlines())

@@ -57,12 +57,8 @@ SAME = 2e-6  # tables have six decimals
 def trace(workspace: Workspace, table: str, method: str, dataset: str, metric: str) -> Lines:
     """Where a number comes from, as (what, text) pairs in the order of reading.
 
-    Args:
-        table: a key of `TABLES`.
-        method: the row's name; of an ablation its level.
-
-    Raises:
-        InputError: no such table or number; the nearest names are told.
+    The method is the row's name, of an ablation its level. A table (of `TABLES`) or number that is
+    not there is an `InputError` with the nearest names.
     """
     if table not in TABLES:
         raise InputError(f"no table is called {table!r}", _nearest(table, TABLES))
