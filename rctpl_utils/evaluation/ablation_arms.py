@@ -56,24 +56,21 @@ class Arm:
     """One training setting; the defaults are RC-TPL's.
 
     Attributes:
-        label: names the arm in tables and files.
-        settings: M, epochs, batch, learning rate, seeds.
-        branches: which contexts it trains. What touches descriptions only leaves the report branch
-            as it is, which is then taken from the reference of the same seed.
-        knowledge, with_location: the source of the descriptions.
-        mentions: changes the triplets first.
-        reports: how many training reports; None for all.
-        temperature: tau_c in training.
-        pooling: of the text encoder.
-        described_absent: whether H holds the descriptions of absent triplets.
-        labeled: from triplets to labels.
+        label: names the arm in tables and files; `settings`: M, epochs, batch, learning rate,
+            seeds.
+        branches: which contexts it trains; the other's are those of the arm `base`, same seed. What
+            touches descriptions only leaves the report branch as it is.
+        knowledge, with_location: the source of the descriptions; `mentions` changes the triplets
+            first.
+        reports: how many training reports (None: all); `temperature`: tau_c in training; `pooling`:
+            of the text encoder.
+        described_absent: whether H holds the descriptions of absent triplets; `labeled`: from
+            triplets to labels.
         start, ranking: as `training.learn_prompts` takes them.
-        pull: strength and branches of the pull towards what a person writes; None for none.
-        anchor: what that is.
+        pull: strength and branches of the pull towards `anchor`, what a person writes; None for
+            none.
         kept: which contexts of a run: "last", "mean" of its steps, or "nearest" to the names.
-        base: the arm that lends the branch which this one does not train.
-        unseen: "name" or "looks" (`Prompts.embed`).
-        source: where the idea is from.
+        unseen: "name" or "looks" (`Prompts.embed`); `source`: where the idea is from.
     """
 
     label: str
@@ -98,11 +95,8 @@ class Arm:
 
 
 def training_arms(settings: PromptLearning, available: int) -> list[Arm]:
-    """All settings that are trained, the reference first.
-
-    Args:
-        settings: epochs, batch, learning rate and seeds; M is replaced.
-        available: number of training reports; counts that exceed it are left out.
+    """All settings that are trained, the reference first. Counts of reports that exceed `available`
+    are left out; M in `settings` is replaced.
     """
     lengths = sorted(LENGTHS, key=lambda length: f"M={length}" != REFERENCE)
     arms = [Arm(f"M={m}", replace(settings, context_length=m)) for m in lengths]
@@ -135,9 +129,6 @@ RCTPL, PLUS = "RC-TPL", "RC-TPL+"
 def bridge_arms(settings: PromptLearning) -> list[Arm]:
     """What may keep prompts that learn from text on the image: RC-TPL changed in one thing, RC-TPL+
     without one.
-
-    Args:
-        settings: of all arms.
     """
     both, own = ("report", "concept"), ("concept",)
     paper = Arm(RCTPL, settings, source="the paper", base=RCTPL)
@@ -200,9 +191,8 @@ def bridge_arms(settings: PromptLearning) -> list[Arm]:
 
 
 def factors(available: int) -> dict[str, tuple[str, ...]]:
-    """What is compared with what: factor -> labels, the reference's own first.
-
-    The reference carries one label a factor, so that a table reads by itself.
+    """What is compared with what: factor -> labels, the reference's own first; it carries one label
+    a factor, so that a table reads by itself.
     """
     counts = [f"reports: {count}" for count in REPORT_COUNTS if count < available]
     return {

@@ -42,14 +42,9 @@ def score_trials(
 ) -> Draws:
     """Macro AUC and the pointing game, in the sample and in every resample.
 
-    Absent data sets have no draws, nor have columns whose labels cannot tell (`Question.can_ask`);
-    trials that are the same object under several labels are scored once.
-
-    Args:
-        encoders: one a seed; run k of a trial meets the films of encoder k.
-        split: whose films are scored, "test" or "validation".
-        classified: columns of Table 1 (`questions.QUESTIONS`).
-        grounded: data sets with lesions drawn.
+    Run k of a trial meets the films of encoder k. Absent data sets have no draws, nor have columns
+    whose labels cannot tell (`Question.can_ask`); trials that are the same object under several
+    labels are scored once.
     """
     distinct = list(dict.fromkeys(trials.values()))
     once = cache(_asked_once)  # trials that differ in their branch only share embedders
@@ -131,12 +126,7 @@ def pointing_of_runs(
     concept: str,
     trials: Sequence[Trial | Method],
 ) -> list[np.ndarray]:
-    """The pointing game of every run, each on its own encoder's maps: (seeds, n) a trial.
-
-    Args:
-        encoders: one a seed.
-        films: an encoder's features of the data set.
-    """
+    """The pointing game of every run, each on its own encoder's maps: (seeds, n) a trial."""
     found: dict[tuple[int, int], np.ndarray] = {}  # trial, seed
     for encoder in dict.fromkeys(encoders):
         runs = [
@@ -165,13 +155,8 @@ def pointing_hits(
     concept: str,
     embeddings: Tensor,
 ) -> np.ndarray:
-    """Whether each class embedding's cosine map points into the lesion of each drawn film.
-
-    Args:
-        embeddings: (K, d), of one concept by K methods or seeds.
-
-    Returns:
-        (K, n) of 0 and 1, for the n films with a lesion of `concept`.
+    """Whether each class embedding's cosine map points into the lesion of each drawn film:
+    embeddings (K, d) of one concept by K methods or seeds to (K, n) of 0 and 1.
     """
     rows = np.flatnonzero(dataset.annotated(concept))
     hits = np.zeros((len(embeddings), len(rows)))

@@ -46,13 +46,9 @@ Reader = Callable[[Encoder], ImageFeatureFile]  # an encoder's features of a dat
 
 @dataclass(frozen=True)
 class Trial:
-    """What is scored on films: prompts with a way to ask.
-
-    Attributes:
-        embedders: run k belongs to encoder k.
-        branch: "report", "concept" or "both".
-        temperature: tau_c at test time.
-        reader: changes how a film's features are read.
+    """What is scored on films: prompts with a way to ask. Run k of `embedders` belongs to encoder
+    k; `branch` is "report", "concept" or "both"; `temperature` is tau_c at test time; `reader`
+    changes how a film's features are read.
     """
 
     embedders: tuple[Embedder, ...]
@@ -70,14 +66,9 @@ def learn_arms(
 ) -> tuple[dict[str, Runs], pd.DataFrame]:
     """Train every arm for as many steps as the first, or read those that are current.
 
-    Args:
-        encoders: one a seed of the profile.
-        reports: those of the training split that enter prompt learning.
-        triplets: of all reports.
-        arms: an arm's base comes before it.
-
-    Returns:
-        prompts by arm and seed, and the seconds a run took: seed, seconds, label.
+    Encoders are one a seed; `reports` those of the training split that enter prompt learning,
+    `triplets` those of all reports; an arm's base comes before it. Gives prompts by arm and seed,
+    and the seconds a run took: seed, seconds, label.
     """
     learned: dict[str, Runs] = {}
     seconds, steps = [], 0
@@ -121,10 +112,9 @@ def arm_corpus(
 
 
 def with_pooling(encoder: Encoder, pooling: str) -> Encoder:
-    """The encoder as it is for "mean", or a copy that takes [CLS] for "cls".
-
-    The projection stays as trained. "mean" stands for the encoder's own pooling, so that for one
-    which takes [CLS] itself (BioViL) the two are the same.
+    """The encoder as it is for "mean", or a copy that takes [CLS] for "cls", its projection as
+    trained. "mean" is the encoder's own pooling: for one that takes [CLS] itself (BioViL) both are
+    the same.
     """
     if pooling != "cls" or encoder.text.pooling == "cls":
         return encoder
@@ -136,11 +126,8 @@ def with_pooling(encoder: Encoder, pooling: str) -> Encoder:
 def make_trials(
     encoders: Sequence[Encoder], learned: Mapping[str, Runs], available: int
 ) -> dict[str, Trial]:
-    """Everything that `ablation_arms.factors` names, ready to be scored.
-
-    Args:
-        encoders: one a seed; prompts of seed k are asked through encoder k.
-        available: number of training reports.
+    """Everything that `ablation_arms.factors` names, ready to be scored (`available` training
+    reports).
     """
     trials = {}
     for label, runs in learned.items():

@@ -21,13 +21,8 @@ class Case(NamedTuple):
 
 @dataclass(frozen=True)
 class Boxed:
-    """The films of a split that have boxes.
-
-    Attributes:
-        dataset: the split.
-        rows: these films' rows in it, by image identifier, (n,).
-        concepts: L concepts with boxes.
-        drawn: which film has boxes of which concept, bool (n, L).
+    """The films of a split that have boxes: `rows` in it by image identifier, (n,); the L
+    `concepts` with boxes; `drawn`, which film has boxes of which concept, bool (n, L).
     """
 
     dataset: ChestXrayDataset
@@ -37,11 +32,7 @@ class Boxed:
 
     @classmethod
     def of(cls, dataset: ChestXrayDataset) -> "Boxed":
-        """Collect them.
-
-        Raises:
-            InputError: no film has a box.
-        """
+        """Collect them; InputError: no film has a box."""
         if not dataset.has_masks:
             raise InputError(f"no film of {dataset.name!r} has a box", "Add its table of boxes.")
         drawn = np.stack([dataset.annotated(concept) for concept in dataset.concepts], axis=1)

@@ -1,8 +1,7 @@
 """What keeps prompts that learn from text on the image (notebook 08), on validation films.
 
-RC-TPL is changed in one thing an arm, RC-TPL+ loses one; beside them stand what a person writes,
-contexts without a step, and a text memory at test time. No test film is looked at: RC-TPL+ was
-chosen here.
+RC-TPL changed in one thing an arm, RC-TPL+ without one, what a person writes, contexts without a
+step, and a text memory at test time. No test film is looked at: RC-TPL+ was chosen here.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -52,11 +51,8 @@ def learn_bridges(
 def bridge_trials(
     encoders: Sequence[Encoder], learned: Mapping[str, Runs], corpora: Sequence[TextCorpus]
 ) -> dict[str, Trial]:
-    """All rows, written prompts first.
-
-    Args:
-        encoders: one a seed.
-        corpora: the training corpus in each encoder's features, the memory.
+    """All rows, written prompts first; the memory holds the training `corpora`, one an encoder (a
+    seed).
     """
     drawn = [untrained(seed, run) for seed, run in learned[RCTPL].items()]
     length = len(drawn[0].report)
@@ -108,10 +104,8 @@ def memory_reader(corpora: Mapping[Encoder, TextCorpus]) -> Callable[[Reader], R
 def save_bridges(
     workspace: Workspace, encoders: Sequence[Encoder], trials: Mapping[str, Trial]
 ) -> pd.DataFrame:
-    """Score all rows on validation films and write `bridges.csv`.
-
-    Returns:
-        arm, source, dataset, metric, value with interval, seeds.
+    """Score all rows on validation films; write `bridges.csv`: arm, source, dataset, metric, value
+    with interval, seeds.
     """
     draws: Draws = score_trials(
         workspace, encoders, trials, "validation", tuple(QUESTIONS), GROUNDED

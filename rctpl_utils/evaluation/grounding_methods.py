@@ -1,6 +1,5 @@
-"""What can point at a concept: class embeddings on the dense map, Grad-CAM, and the floors.
-
-A maker turns a batch of films into cell maps (n, h, w) on the padded square that encoders see.
+"""What can point at a concept: class embeddings on the dense map, Grad-CAM, and the floors. A maker
+turns a batch of films into cell maps (n, h, w) on the padded square that encoders see.
 """
 
 import hashlib
@@ -33,15 +32,7 @@ PRIOR_SIDE = 64  # cells along a side of a prior's map
 
 @dataclass(frozen=True)
 class Films:
-    """A batch of films that show one concept.
-
-    Attributes:
-        encoder: the frozen encoder.
-        dataset: the split that they belong to.
-        file: its cached features.
-        rows: which films, (n,).
-        concept: what is looked for.
-    """
+    """A batch of films, `rows` (n,) of a split with its features, that show one concept."""
 
     encoder: Encoder
     dataset: ChestXrayDataset
@@ -79,12 +70,8 @@ MapMaker = Callable[[Films], Tensor]
 
 @dataclass(frozen=True)
 class Grounder:
-    """A row of Tables 2 to 4.
-
-    Attributes:
-        name: as the tables print it.
-        makers: one a seed; the films of run k come with encoder k.
-        native: whether the paper's method grounds so; false for controls and extensions.
+    """A row of Tables 2 to 4: a maker a seed (the films of run k come with encoder k); `native`:
+    whether the paper's method grounds so, false for controls and extensions.
     """
 
     name: str
@@ -93,11 +80,8 @@ class Grounder:
 
 
 def floors(prior: np.ndarray, seeds: Sequence[int]) -> list[Grounder]:
-    """What any method must beat: maps that never look at the film.
-
-    Args:
-        prior: mean lesion mask of the validation films, (h, w) (`mean_mask`).
-        seeds: of the random maps.
+    """What any method must beat: maps that never look at the film, a random one a seed, and two
+    priors, one of them the validation films' `mean_mask`, (h, w).
     """
     fixed = {"lung-center prior": lung_centers(), "mean-mask prior": prior}
     return [
@@ -131,10 +115,8 @@ def mean_mask(dataset: ChestXrayDataset, concept: str) -> np.ndarray:
 
 
 def dense_similarity(embedder: Embedder, branch: str = "concept") -> MapMaker:
-    """The cosine of every cell with a class embedding (Eq. 7, right).
-
-    Args:
-        branch: whose class embedding, "concept" as in the paper or "report".
+    """The cosine of every cell with a branch's class embedding (Eq. 7, right; the paper's:
+    "concept").
     """
 
     embed = _remembered(embedder)
@@ -164,12 +146,8 @@ def gradcam(embedder: Embedder) -> MapMaker:
 def table_grounders(
     methods: Sequence[Method], prior: np.ndarray, seeds: Sequence[int]
 ) -> list[Grounder]:
-    """The rows of Tables 2 to 4 that we can run, floors first.
-
-    Args:
-        methods: the rows of Table 1; RC-TPL's fused row gives way to its concept branch, and
-            stands for Grad-CAM as well.
-        prior, seeds: see `floors`.
+    """The rows of Tables 2 to 4 that we can run, floors first, then those of Table 1; RC-TPL's
+    fused row gives way to its concept branch, and stands for Grad-CAM as well.
     """
     rows = floors(prior, seeds)
     for method in methods:

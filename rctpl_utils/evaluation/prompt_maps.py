@@ -1,19 +1,18 @@
 """Do prompts look where their own concept is? (paper 4.3.3; the numbers behind Figures 5 and 6)
 
-A map that always points at the same place would look convincing in a picture. So the maps of the
-concept branch are held against two others, in the same box of the same film:
+A map that always points at the same place would look convincing too. So the concept branch's maps
+are held against two others, in the same box of the same film:
 
-* "map of another concept": of a concept whose box the film has too ("for the same X-ray image,
-  concept prompts with different disease category do reflect different regions"); boxes of two
-  concepts may overlap, so such a map may be right in both;
+* "map of another concept": of one whose box the film has too ("for the same X-ray image, concept
+  prompts with different disease category do reflect different regions"); boxes may overlap, so such
+  a map may be right in both;
 * "map of another film": of the next film, by image identifier, that shows the concept in another
   patient ("our method can focus on different anatomical locations of the same disease category on
   different images").
 
-Series in `prompt_maps_draws`, for data set chestxray14 and metric pointing_game, with M one of
-"RC-TPL" and "RC-TPL+": "M, own map (films with two concepts)" and "M, map of another concept"
-belong together, as do "M, own map (films of one concept)" and "M, map of another film": each pair
-was measured in the same boxes and on the same resampled patients.
+Of `prompt_maps_draws` (chestxray14, pointing_game) these belong together, for M "RC-TPL" and
+"RC-TPL+": "M, own map (films with two concepts)" and "M, map of another concept"; "M, own map
+(films of one concept)" and "M, map of another film".
 """
 
 from collections.abc import Mapping, Sequence
@@ -67,15 +66,8 @@ def cell_maps(workspace: Workspace, encoder: Encoder, boxed: Boxed, embeddings: 
 def hits(
     boxed: Boxed, cases: list[Case], runs: Tensor, frame: Frame | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Whether the own map and the other map of each case point into its box.
-
-    Args:
-        cases: C of them.
-        runs: maps of K runs, (K, n, L, h, w).
-        frame: of the encoder (`heat_maps.frame_of`).
-
-    Returns:
-        own and other, bool (K, C) each.
+    """Whether the own map and the other map of each of C cases point into its box: bool (K, C)
+    each, from maps of K runs, (K, n, L, h, w).
     """
     found = np.zeros((2, len(runs), len(cases)), bool)
     for k, case in enumerate(tqdm(cases, desc="pointing game", unit="box")):
@@ -91,17 +83,9 @@ def compare_maps(
     encoders: Sequence[Encoder],
     prompts: Mapping[str, Mapping[int, Prompts]],
 ) -> pd.DataFrame:
-    """Measure both comparisons, write `prompt_maps.csv` and the draws.
-
-    Args:
-        encoders: one a seed; prompts of seed k look at the maps of encoder k.
-        prompts: variant -> seed -> prompts (`variants.load_prompts`).
-
-    Returns:
-        tidy rows, one a series (see the module's docstring); none where the data set is absent.
-
-    Raises:
-        InputError: no film has boxes of two concepts, or no concept boxes in two patients.
+    """Measure both comparisons, seed by seed; write `prompt_maps.csv` and the draws. One row a
+    series (see the module), none where the data set is absent. InputError: no film has boxes of two
+    concepts, or no concept boxes in two patients.
     """
     if not can_run(workspace, "Maps of other concepts and films", DATASET):
         return _save(workspace, [], {})
@@ -138,10 +122,8 @@ def _save(workspace: Workspace, rows: list[dict], draws: Draws) -> pd.DataFrame:
 
 
 def map_differences(draws: Draws) -> pd.DataFrame:
-    """Own map minus other map, paired: difference with interval and p-value, one row a pair.
-
-    Args:
-        draws: as `compare_maps` wrote them; none where the data set is absent.
+    """Own map minus other map, paired: difference with interval and p-value, one row a pair; none
+    where the data set is absent.
     """
     if not draws:
         return pd.DataFrame()

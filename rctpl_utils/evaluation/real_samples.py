@@ -1,7 +1,6 @@
-"""How far simulation carries: the same evaluation on small samples of real radiographs.
-
-A folder beside the project, `../shared/data`, may hold small real samples in the official layouts.
-They are looked at, never tuned on. Nothing else of the project needs them.
+"""How far simulation carries: the same evaluation on small samples of real radiographs. A folder
+beside the project, `../shared/data`, may hold them in the official layouts. They are looked at,
+never tuned on. Nothing else of the project needs them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -68,11 +67,7 @@ def sample_auc(
     methods: Sequence[Method],
     samples: Mapping[str, ChestXrayDataset],
 ) -> pd.DataFrame:
-    """Macro AUC of each method on each real sample, with 95 % intervals.
-
-    Returns:
-        tidy rows: dataset, method, metric, value, ci_low, ci_high, seeds, n.
-    """
+    """Macro AUC of each method on each real sample, with 95 % intervals."""
     rows = []
     for name, dataset in samples.items():
         films = film_features(workspace, dataset)
@@ -95,9 +90,8 @@ def sample_pointing(
     methods: Sequence[Method],
     samples: Mapping[str, ChestXrayDataset],
 ) -> pd.DataFrame:
-    """The pointing game on the real films with boxes, beside two floors that see no film.
-
-    The expected hit rate of a random point is the share of the film that boxes cover.
+    """The pointing game on the real films with boxes, beside two floors that see no film. A random
+    point hits with the share of the film that boxes cover.
     """
     name, concept = GROUNDED
     if name not in samples:
@@ -141,11 +135,7 @@ def sample_domain(
 
 
 def save_samples(workspace: Workspace, rows: Sequence[pd.DataFrame]) -> None:
-    """Write real_samples.csv; without a sample remove what an earlier run left, and say so.
-
-    Args:
-        rows: of the functions above, empty where there is no sample.
-    """
+    """Write real_samples.csv; without a sample remove what an earlier run left, and say so."""
     path = workspace.figures / "real_samples.csv"
     found = [each for each in rows if len(each)]
     if found:
