@@ -136,6 +136,7 @@ def bridge_arms(settings: PromptLearning) -> list[Arm]:
         PLUS, settings, described_absent=False, start="words", ranking=report_ranking_loss,
         pull=(PULL, own), base=PLUS, unseen="looks", source="all of the above",
     )  # fmt: skip
+    less = replace(plus, source="")
     return [
         paper,
         replace(paper, label="start: words", start="words", source="CoOp, Zhou 2022"),
@@ -175,18 +176,15 @@ def bridge_arms(settings: PromptLearning) -> list[Arm]:
             source="what AUC measures",
         ),
         plus,
-        replace(plus, label="RC-TPL+, start: random", start="gaussian", source=""),
-        replace(plus, label="RC-TPL+, rank classes", ranking=ranking_loss, source=""),
-        replace(plus, label="RC-TPL+, no pull", branches=own, pull=None, source=""),
-        replace(plus, label="RC-TPL+, pull 0.3", branches=own, pull=(0.3, own), source=""),
-        replace(plus, label="RC-TPL+, pull 30", branches=own, pull=(30.0, own), source=""),
+        replace(less, label="RC-TPL+, start: random", start="gaussian"),
+        replace(less, label="RC-TPL+, rank classes", ranking=ranking_loss),
+        replace(less, label="RC-TPL+, no pull", branches=own, pull=None),
+        replace(less, label="RC-TPL+, pull 0.3", branches=own, pull=(0.3, own)),
+        replace(less, label="RC-TPL+, pull 30", branches=own, pull=(30.0, own)),
         replace(
-            plus, label="RC-TPL+, pull on both", branches=("report",), pull=(PULL, ("report",)),
-            source="",
+            less, label="RC-TPL+, pull on both", branches=("report",), pull=(PULL, ("report",)),
         ),
-        replace(
-            plus, label="RC-TPL+, H: absent too", branches=own, described_absent=True, source="",
-        ),
+        replace(less, label="RC-TPL+, H: absent too", branches=own, described_absent=True),
     ]  # fmt: skip
 
 

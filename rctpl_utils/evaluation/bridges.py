@@ -18,8 +18,7 @@ from matplotlib.figure import Figure
 from rctpl_utils.datasets.questions import QUESTIONS
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.evaluation.ablation_arms import PLUS, RCTPL, bridge_arms
-from rctpl_utils.evaluation.ablation_scores import score_trials
-from rctpl_utils.evaluation.ablations import Reader, Runs, Trial, learn_arms
+from rctpl_utils.evaluation.ablations import Reader, Runs, Trial, asked, learn_arms, score_trials
 from rctpl_utils.evaluation.bootstrap_samples import Draws
 from rctpl_utils.evaluation.metrics import named_interval
 from rctpl_utils.evaluation.results import data_note, write_csv
@@ -67,17 +66,12 @@ def bridge_trials(
     }
     for label, runs in {UNTRAINED: drawn, "words, no step": words}.items():
         trials[label] = asked(encoders, runs)
-    trials |= {label: asked(encoders, list(runs.values())) for label, runs in learned.items()}
+    trials |= {label: asked(encoders, runs.values()) for label, runs in learned.items()}
     trials["RC-TPL+, unseen by name"] = asked(encoders, by_name)
     reader = memory_reader(dict(zip(encoders, corpora, strict=True)))
     for label in ("class names", RCTPL, PLUS):
         trials[label + MEMORY] = replace(trials[label], reader=reader)
     return trials
-
-
-def asked(encoders: Sequence[Encoder], runs: Sequence[Prompts]) -> Trial:
-    """Prompts of seed k, asked through encoder k."""
-    return Trial(tuple(partial(run.embed, each) for each, run in zip(encoders, runs, strict=True)))
 
 
 def memory_reader(corpora: Mapping[Encoder, TextCorpus]) -> Callable[[Reader], Reader]:

@@ -39,15 +39,6 @@ GROUNDING_DATASETS = {
     "siim": ("Pneumothorax", "seen"),
     "covid-rural": ("COVID-19", "unseen"),
 }
-METRICS = (
-    "pointing_game",
-    "region_precision",
-    "region_recall",
-    "pixel_precision",
-    "pixel_recall",
-    "dice_oracle",
-    "dice_validation",
-)
 BATCH = 32  # films whose maps of cells are held at once
 HELD = 2**18  # pixels whose heat maps are held at once: a megabyte, which stays in the cache
 
@@ -107,7 +98,7 @@ def ground(
         resampled = [
             resample(run, at, weights) for run, at in zip(runs, chosen, strict=True)
         ]  # a dict of (1 + R,) a seed
-        for metric in METRICS:
+        for metric in resampled[0]:
             series = np.stack([each[metric] for each in resampled])
             draws[name, method.name, metric] = series
             about = {"dataset": name, "method": method.name, "metric": metric}

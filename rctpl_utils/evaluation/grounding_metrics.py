@@ -24,15 +24,6 @@ class PixelCounts(NamedTuple):
     missed: np.ndarray
 
 
-class RegionCounts(NamedTuple):
-    """Regions (components of the prediction) and lesions (components of the mask)."""
-
-    right_regions: int
-    wrong_regions: int
-    found_lesions: int
-    missed_lesions: int
-
-
 def pointing_hit(heat: np.ndarray, mask: np.ndarray) -> bool:
     """The pointing game (Zhang et al. 2018): whether a maximal pixel lies inside the mask; of
     several, one is enough. A constant map points nowhere: a miss.
@@ -111,9 +102,12 @@ def components(region: np.ndarray) -> tuple[np.ndarray, int]:
     return labels, count - 1  # without the background
 
 
-def region_counts(region: np.ndarray, lesions: Lesions, iou: float = IOU) -> RegionCounts:
-    """Match 8-connected components of a prediction with the lesions of a mask: a region is right, a
-    lesion found, when it overlaps one of the other kind with intersection over union >= `iou`.
+def region_counts(
+    region: np.ndarray, lesions: Lesions, iou: float = IOU
+) -> tuple[int, int, int, int]:
+    """How many regions (8-connected components of a prediction) are right and wrong, how many
+    lesions found and missed: right, or found, is what overlaps one of the other kind with
+    intersection over union >= `iou`.
     """
     labels, predicted = components(region)
     labels, drawn = labels.ravel(), len(lesions.areas)
@@ -124,4 +118,4 @@ def region_counts(region: np.ndarray, lesions: Lesions, iou: float = IOU) -> Reg
     union = areas[1:, None] + lesions.areas - both[1:]
     match = both[1:] >= iou * union  # union > 0: every component has a pixel
     right, found = match.any(axis=1).sum(), match.any(axis=0).sum()
-    return RegionCounts(int(right), int(predicted - right), int(found), int(drawn - found))
+    return int(right), int(predicted - right), int(found), int(drawn - found)

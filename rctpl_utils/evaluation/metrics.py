@@ -78,6 +78,13 @@ def macro_auc(labels: np.ndarray, scores: np.ndarray) -> float:
     return float(np.mean(values))
 
 
+def macro_aucs(
+    labels: np.ndarray, scores: np.ndarray, columns: list[int], weights: np.ndarray
+) -> np.ndarray:
+    """The mean AUC of some classes, columns of (n, L), in every resample: (R,)."""
+    return np.mean([weighted_auc(labels[:, k], scores[:, k], weights) for k in columns], axis=0)
+
+
 def weighted_accuracy(
     labels: np.ndarray, scores: np.ndarray, threshold: float | np.ndarray, weights: np.ndarray
 ) -> np.ndarray:

@@ -16,15 +16,15 @@ from rctpl_utils.datasets.covidx import open_covidx
 from rctpl_utils.datasets.questions import COVID
 from rctpl_utils.datasets.rsna import open_rsna
 from rctpl_utils.encoders.base import Encoder
-from rctpl_utils.evaluation.ablation_scores import pointing_of_runs
+from rctpl_utils.evaluation.ablations import pointing_of_runs
 from rctpl_utils.evaluation.domain import Domain, file_descriptors
 from rctpl_utils.evaluation.grounding_methods import lung_centers
 from rctpl_utils.evaluation.grounding_metrics import points_into
 from rctpl_utils.evaluation.metrics import (
+    macro_aucs,
     named_interval,
     patient_weights,
     resampled_means,
-    weighted_auc,
 )
 from rctpl_utils.evaluation.results import write_csv
 from rctpl_utils.evaluation.table1 import film_features, score_runs
@@ -79,7 +79,7 @@ def sample_auc(
         scored = score_runs(encoders, films, methods, lambda each, shown=shown: each(shown))
         for method in methods:
             by_seed = (getattr(scored[each], method.branch) for each in method.embedders)
-            runs = np.stack([_macro(labels, of, columns, weights) for of in by_seed])
+            runs = np.stack([macro_aucs(labels, of, columns, weights) for of in by_seed])
             rows.append(_row(name, method.name, "auc", runs, len(dataset)))
     return pd.DataFrame(rows)
 
@@ -143,12 +143,6 @@ def save_samples(workspace: Workspace, rows: Sequence[pd.DataFrame]) -> None:
     elif path.exists():
         path.unlink()
         print(f"{path.name}: removed, an earlier run made it and this one has no real samples.")
-
-
-def _macro(
-    labels: np.ndarray, scores: np.ndarray, columns: list[int], weights: np.ndarray
-) -> np.ndarray:
-    return np.mean([weighted_auc(labels[:, k], scores[:, k], weights) for k in columns], axis=0)
 
 
 def _row(

@@ -21,10 +21,9 @@ from rctpl_utils.datasets.splits import open_split
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.encoders.frame import Frame, cosine_maps, frame_of, on_square
 from rctpl_utils.encoders.gradcam import gradcam_maps
-from rctpl_utils.evaluation.box_pairs import Boxed
 from rctpl_utils.evaluation.grounding_metrics import points_into
 from rctpl_utils.evaluation.metrics import named_interval, patient_weights, resampled_means
-from rctpl_utils.evaluation.prompt_maps import DATASET
+from rctpl_utils.evaluation.prompt_maps import DATASET, Boxed
 from rctpl_utils.prompts.handwritten import NONSENSE
 from rctpl_utils.prompts.prompts import Prompts
 from rctpl_utils.workspace import Workspace
