@@ -184,9 +184,8 @@ def test_the_lung_centers_are_those_of_real_outlines():
     archive = Path(torchxrayvision.__file__).parent / "data" / "semantic_masks_v7labs_lungs.zip"
     centers, spreads = [], []
     with zipfile.ZipFile(archive) as stored:
-        for name in stored.namelist():
-            if name.endswith("/"):
-                continue
+        names = [name for name in stored.namelist() if not name.endswith("/")]
+        for name in names[::4]:
             image = cv2.imdecode(np.frombuffer(stored.read(name), np.uint8), 0)
             pair = None if image is None else split_lungs(square(image))
             if pair is not None:

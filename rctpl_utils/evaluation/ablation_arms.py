@@ -55,43 +55,29 @@ def own_labels(
 class Arm:
     """One training setting; the defaults are RC-TPL's.
 
-    Attributes:
-        label: names the arm in tables and files; `settings`: M, epochs, batch, learning rate,
-            seeds.
-        branches: which contexts it trains; the other's are those of the arm `base`, same seed. What
-            touches descriptions only leaves the report branch as it is.
-        knowledge, with_location: the source of the descriptions; `mentions` changes the triplets
-            first.
-        reports: how many training reports (None: all); `temperature`: tau_c in training; `pooling`:
-            of the text encoder.
-        described_absent: whether H holds the descriptions of absent triplets; `labeled`: from
-            triplets to labels.
-        start, ranking: as `training.learn_prompts` takes them.
-        pull: strength and branches of the pull towards `anchor`, what a person writes; None for
-            none.
-        kept: which contexts of a run: "last", "mean" of its steps, or "nearest" to the names.
-        unseen: "name" or "looks" (`Prompts.embed`); `source`: where the idea is from.
+    The branch that an arm does not train is that of its `base`, with the same seed: what touches
+    descriptions only leaves the report branch as it is.
     """
 
-    label: str
+    label: str  # names the arm in tables and files
     settings: PromptLearning
     branches: tuple[str, ...] = ("report", "concept")
     knowledge: str = "kb"
     with_location: bool = True
-    mentions: Callable[[pd.DataFrame], pd.DataFrame] | None = None
-    reports: int | None = None
-    temperature: float = TEXT_TEMPERATURE
-    pooling: str = "mean"
-    described_absent: bool = True
-    labeled: Labeler = report_labels
-    start: str = "gaussian"
+    mentions: Callable[[pd.DataFrame], pd.DataFrame] | None = None  # changes the triplets first
+    reports: int | None = None  # how many training reports; None for all
+    temperature: float = TEXT_TEMPERATURE  # tau_c in training
+    pooling: str = "mean"  # of the text encoder
+    described_absent: bool = True  # whether H holds the descriptions of absent triplets
+    labeled: Labeler = report_labels  # from triplets to labels
+    start: str = "gaussian"  # as `learn_prompts` takes it, as `ranking`
     ranking: Ranking = ranking_loss
-    pull: tuple[float, tuple[str, ...]] | None = None
-    anchor: Anchors = anchors.class_anchors
-    kept: str = "last"
+    pull: tuple[float, tuple[str, ...]] | None = None  # its strength and branches
+    anchor: Anchors = anchors.class_anchors  # what a person writes: where to
+    kept: str = "last"  # of a run's contexts; or "mean" of steps, "nearest" to the names
     base: str = REFERENCE
-    unseen: str = "name"
-    source: str = ""
+    unseen: str = "name"  # or "looks" (`Prompts.embed`)
+    source: str = ""  # where the idea is from
 
 
 def training_arms(settings: PromptLearning, available: int) -> list[Arm]:

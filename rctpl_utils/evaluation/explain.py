@@ -35,27 +35,18 @@ ANY_PICTURE = (
 
 @dataclass(frozen=True)
 class Finding:
-    """One concept on one film.
-
-    Attributes:
-        score: the final one, the mean of the branches' cosines.
-        evidence: what that score means; None where the concept has no validation films.
-        place: side and zone of the region; None for a constant map.
-        peak: the map's maximum, (down, across) as shares of the film's height and width.
-        heat_map: the concept branch's cosines, (h, w), on the film padded to a square.
-        sentence: the knowledge about the concept; `record`: where that comes from.
-    """
+    """One concept on one film."""
 
     concept: str
-    score: float
+    score: float  # the final one, the mean of the branches' cosines
     report_score: float
     concept_score: float
-    evidence: Evidence | None
-    place: Place | None
-    peak: tuple[float, float]
-    heat_map: np.ndarray
-    sentence: str
-    record: Mapping[str, str]
+    evidence: Evidence | None  # what that score means; None without validation films
+    place: Place | None  # side and zone of the region; None for a constant map
+    peak: tuple[float, float]  # the map's maximum, (down, across) as shares of height and width
+    heat_map: np.ndarray  # the concept branch's cosines, (h, w), on the film padded to a square
+    sentence: str  # the knowledge about the concept
+    record: Mapping[str, str]  # where that comes from
 
     @property
     def grade(self) -> str:

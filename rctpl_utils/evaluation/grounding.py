@@ -82,10 +82,8 @@ def ground(
     concept, _ = GROUNDING_DATASETS[name]
     held_out = open_split(workspace, name, "validation")
     validation = measure(workspace, encoders, held_out, concept, methods)
-    thresholds = {
-        method: [float(THRESHOLDS[best_threshold(run)]) for run in runs]
-        for method, runs in validation.items()
-    }
+    best = {method: [best_threshold(run) for run in runs] for method, runs in validation.items()}
+    thresholds = {method: [float(THRESHOLDS[at]) for at in each] for method, each in best.items()}
     test = open_split(workspace, name, "test")
     measured = measure(workspace, encoders, test, concept, methods, thresholds)
     films = np.flatnonzero(test.annotated(concept))
@@ -94,10 +92,9 @@ def ground(
     rows, draws = [], {}
     for method in methods:
         runs = measured[method.name]
-        chosen = [np.flatnonzero(each == THRESHOLDS)[0] for each in thresholds[method.name]]
-        resampled = [
-            resample(run, at, weights) for run, at in zip(runs, chosen, strict=True)
-        ]  # a dict of (1 + R,) a seed
+        resampled = [  # a dict of (1 + R,) a seed
+            resample(run, at, weights) for run, at in zip(runs, best[method.name], strict=True)
+        ]
         for metric in resampled[0]:
             series = np.stack([each[metric] for each in resampled])
             draws[name, method.name, metric] = series

@@ -24,7 +24,7 @@ from rctpl_utils.scoring import ClassEmbeddings
 
 # Centers (across, down) of the right and left lung and the mean deviation of a lung's pixels, as
 # shares of the padded film: means over the 364 complete pairs among the lung outlines that
-# torchxrayvision packages (v7labs). A test computes them again.
+# torchxrayvision packages (v7labs). A test computes them again, from every fourth.
 LUNG_CENTERS = ((0.29, 0.46), (0.70, 0.47))
 LUNG_SPREAD = (0.09, 0.16)
 PRIOR_SIDE = 64  # cells along a side of a prior's map
@@ -58,11 +58,6 @@ class Films:
             return maps
         paths = self.dataset.records["path"].iloc[self.rows]
         return on_squares(maps, [image_size(path) for path in paths], frame)
-
-    @property
-    def names(self) -> list[str]:
-        """Their identifiers."""
-        return self.dataset.records["image_id"].iloc[self.rows].tolist()
 
 
 MapMaker = Callable[[Films], Tensor]
@@ -174,7 +169,8 @@ def _random(seed: int) -> MapMaker:
 
     def maker(films: Films) -> Tensor:
         side = films.features.dense_features.shape[1:3]
-        digests = [hashlib.sha256(f"{seed} {name}".encode()).digest() for name in films.names]
+        names = films.dataset.records["image_id"].iloc[films.rows]
+        digests = [hashlib.sha256(f"{seed} {name}".encode()).digest() for name in names]
         cells = [np.random.default_rng(list(digest)).random(side) for digest in digests]
         return torch.from_numpy(np.stack(cells))
 

@@ -24,34 +24,26 @@ GRADES = (*(grade for _, grade in _BOUNDS), NO_EVIDENCE, CANNOT_TELL, NOT_CALIBR
 class Evidence:
     """What a score means, measured on validation films; each ratio with its 95 % interval.
 
-    Attributes:
-        grade: one of `GRADES`: `CANNOT_TELL` when the AUC's interval reaches down to 0.5, else
-            `_BOUNDS` against `ratio_low`.
-        found: whether the score reaches the threshold, that with the best F1.
-        percentile: at least this share of the films without the concept score lower.
-        cut: "as high" means at least this score (see `ConceptCalibration.judge`).
-        likelihood_ratio: how many times as often films with the concept score as high as those
-            without.
-        as_high, as_high_present: how many films score as high, and how many of them show it.
-        ppv: their ratio, at the validation films' prevalence.
-        prevalence, films: the share of validation films that show it, and their number.
+    `CANNOT_TELL` is the grade when the AUC's interval reaches down to 0.5; else `_BOUNDS` against
+    `ratio_low`, the low end of how many times as often films with the concept score as high (at
+    least `cut`, see `ConceptCalibration.judge`) as those without.
     """
 
-    grade: str
-    found: bool
-    threshold: float
-    percentile: float
+    grade: str  # one of `GRADES`
+    found: bool  # whether the score reaches the threshold
+    threshold: float  # the score with the best F1
+    percentile: float  # at least this share of the films without the concept score lower
     cut: float
     likelihood_ratio: float
     ratio_low: float
     ratio_high: float
-    as_high: int
-    as_high_present: int
-    ppv: float
+    as_high: int  # films that score as high
+    as_high_present: int  # how many of them show it
+    ppv: float  # that share, at the validation films' prevalence
     ppv_low: float
     ppv_high: float
-    prevalence: float
-    films: int
+    prevalence: float  # the share of validation films that show it
+    films: int  # validation films
     auc: float
     auc_low: float
     auc_high: float

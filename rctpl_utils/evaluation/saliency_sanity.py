@@ -38,22 +38,17 @@ SHUFFLED, NO_WORD = "another class's name", "a nonsense word"
 class Sanity:
     """What `check_saliency` found.
 
-    Attributes:
-        rows: one a kind of map and change: map, kind ("weights" or "prompt"), change, metric
-            ("similarity" or "pointing_game"), value, ci_low, ci_high, n.
-        changes: their names, in order, "unchanged" first.
-        maps: kind of map -> cell maps of the first film under each change, (changes, h, w).
-        pixels: the first film, (H, W); `mask`: its box; `concept`: what is looked for.
-        verdict: whether each kind of map points better for the own name than for other words.
+    A row is a kind of map and change: map, kind ("weights" or "prompt"), change, metric
+    ("similarity" or "pointing_game"), value, ci_low, ci_high, n.
     """
 
     rows: pd.DataFrame
-    verdict: str
-    changes: tuple[str, ...]
-    maps: dict[str, np.ndarray]
-    pixels: np.ndarray
-    mask: np.ndarray
-    concept: str
+    verdict: str  # whether each kind of map points better for the own name than for others
+    changes: tuple[str, ...]  # their names, in order, "unchanged" first
+    maps: dict[str, np.ndarray]  # by kind: cell maps of the first film, (changes, h, w)
+    pixels: np.ndarray  # the first film, (H, W)
+    mask: np.ndarray  # its box
+    concept: str  # what is looked for
 
 
 def blocks(module: nn.Module) -> dict[str, nn.Module]:
