@@ -1,5 +1,6 @@
 """The ablations: every level is trained or derived, samples nest, references stand alone."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,7 +16,7 @@ from rctpl_utils.evaluation.ablation_arms import (
     uncertain_as_present,
     without,
 )
-from rctpl_utils.evaluation.ablations import _joined, arm_corpus, make_trials, with_pooling
+from rctpl_utils.evaluation.ablations import arm_corpus, make_trials, with_pooling
 from rctpl_utils.profiles import PROFILES, PromptLearning
 from rctpl_utils.prompts.prompts import Prompts
 from rctpl_utils.reporting.ablation_report import (
@@ -70,16 +71,10 @@ def test_mentions_are_dropped_or_raised():
 
 def test_smaller_samples_are_parts_of_larger_ones(encoder, tmp_path):
     workspace = SimpleNamespace(features=tmp_path)
-    arms = training_arms(SETTINGS, 5000)[:1]
+    arm = training_arms(SETTINGS, 5000)[0]
     few, more = (
-        arm_corpus(
-            workspace,
-            encoder,
-            reports(),
-            triplets(),
-            SimpleNamespace(**vars(arms[0]) | {"reports": n}),
-        )
-        for n in (2, 4)
+        arm_corpus(workspace, encoder, reports(), triplets(), replace(arm, reports=count))
+        for count in (2, 4)
     )
     rows = {tuple(row) for row in more.report_features.round(5)}
     assert len(few) == 2 and {tuple(row) for row in few.report_features.round(5)} <= rows
@@ -92,14 +87,6 @@ def test_labels_stay_when_only_descriptions_of_absent_findings_go(encoder, tmp_p
     out = arm_corpus(workspace, encoder, reports(), triplets(), arms["negated: out"])
     assert np.array_equal(kept.labels, out.labels, equal_nan=True)
     assert sum(map(len, out.description_rows)) < sum(map(len, kept.description_rows))
-
-
-def test_a_concept_arm_keeps_the_report_branch_of_its_reference():
-    reference = Prompts(torch.ones(2, 3), torch.ones(2, 3), {"seed": "0"})
-    run = Prompts(torch.zeros(2, 3), torch.full((2, 3), 5.0), {"seed": "0"})
-    arm = SimpleNamespace(branches=("concept",))
-    joined = _joined(reference, run, arm)
-    assert joined.report is reference.report and joined.concept is run.concept
 
 
 def test_pooling_changes_the_text_and_its_key_and_leaves_the_original(encoder):

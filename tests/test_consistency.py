@@ -43,12 +43,6 @@ def test_centering_takes_the_gap_away():
     np.testing.assert_allclose(free, [[[1, -1], [-1, 1]]], atol=1e-12)
 
 
-def test_swapped_texts_are_found_out():
-    films = np.array([[1, 0], [1, 0], [0, 1], [0, 1]], float)
-    said = agreement(class_cosines(films, LABELS, np.eye(2)[::-1], ONES, centered=True))
-    assert said[NEAREST] == 0 and said[OWN] < said[OTHERS]
-
-
 def test_every_resample_is_that_of_the_repeated_films():
     generator = np.random.default_rng(0)
     films, texts = generator.normal(size=(30, 5)), generator.normal(size=(4, 5))

@@ -12,7 +12,7 @@ from rctpl_utils.baselines.tai_dpt import token_features
 from rctpl_utils.encoders.base import per_encoder
 from rctpl_utils.encoders.features import ImageFeatureFile, text_features
 from rctpl_utils.encoders.standin import StandIn
-from rctpl_utils.evaluation import ablation_scores, grounding, retrieval_sides, table1
+from rctpl_utils.evaluation import ablations, grounding, retrieval_sides, table1
 from rctpl_utils.evaluation.ablations import Trial
 from rctpl_utils.evaluation.grounding_methods import dense_similarity, table_grounders
 from rctpl_utils.evaluation.table1 import by_encoder, score_runs
@@ -117,11 +117,9 @@ def test_maps_of_a_run_are_those_of_its_encoder(encoders, monkeypatch):
 
 def test_trials_point_on_their_encoders_maps(encoders):
     trials = [Trial(tuple(along(k) for k in range(3))), Trial((along(0),))]
-    found = ablation_scores.pointing_of_runs(encoders, Squares(2), films_of, "COVID-19", trials)
+    found = ablations.pointing_of_runs(encoders, Squares(2), films_of, "COVID-19", trials)
     assert found[0].mean(axis=1).tolist() == [0, 0, 1] and found[1].shape == (1, 3)
-    shared = ablation_scores.pointing_of_runs(
-        encoders[:1] * 3, Squares(0), films_of, "COVID-19", trials
-    )
+    shared = ablations.pointing_of_runs(encoders[:1] * 3, Squares(0), films_of, "COVID-19", trials)
     assert shared[0].mean(axis=1).tolist() == [1, 0, 0]  # the others look along empty axes
 
 

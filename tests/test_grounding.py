@@ -15,7 +15,7 @@ from rctpl_utils.datasets.masks import resize_mask
 from rctpl_utils.encoders.features import ImageFeatureFile
 from rctpl_utils.encoders.frame import on_film
 from rctpl_utils.evaluation import grounding, grounding_methods
-from rctpl_utils.evaluation.grounding import METRICS, best_threshold, ground, resample
+from rctpl_utils.evaluation.grounding import best_threshold, ground, resample
 from rctpl_utils.evaluation.grounding_methods import Films, Grounder, lung_centers, mean_mask
 from rctpl_utils.evaluation.heat_maps import stretch
 from rctpl_utils.evaluation.metrics import patient_weights
@@ -106,7 +106,8 @@ def test_a_random_map_lies_between(outcome):
 def test_the_oracle_is_never_below_the_honest_dice(outcome):
     wide = outcome.rows.pivot(index="method", columns="metric", values="value")
     assert (wide["dice_oracle"] >= wide["dice_validation"]).all()
-    assert set(wide.columns) == set(METRICS)
+    pairs = {f"{kind}_{what}" for kind in ("region", "pixel") for what in ("precision", "recall")}
+    assert set(wide.columns) == pairs | {"pointing_game", "dice_oracle", "dice_validation"}
 
 
 def test_every_series_holds_its_value_first(outcome):
@@ -183,9 +184,8 @@ def test_the_lung_centers_are_those_of_real_outlines():
     archive = Path(torchxrayvision.__file__).parent / "data" / "semantic_masks_v7labs_lungs.zip"
     centers, spreads = [], []
     with zipfile.ZipFile(archive) as stored:
-        for name in stored.namelist():
-            if name.endswith("/"):
-                continue
+        names = [name for name in stored.namelist() if not name.endswith("/")]
+        for name in names[::4]:
             image = cv2.imdecode(np.frombuffer(stored.read(name), np.uint8), 0)
             pair = None if image is None else split_lungs(square(image))
             if pair is not None:

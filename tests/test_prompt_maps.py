@@ -15,8 +15,17 @@ from scipy.stats import spearmanr
 from rctpl_utils.datasets.base import Radiographs
 from rctpl_utils.encoders.base import state_hash
 from rctpl_utils.errors import InputError
-from rctpl_utils.evaluation.box_pairs import Boxed, Case, concept_pairs, film_pairs
-from rctpl_utils.evaluation.prompt_maps import COMPARISONS, DATASET, NAMES, hits, map_differences
+from rctpl_utils.evaluation.prompt_maps import (
+    COMPARISONS,
+    DATASET,
+    NAMES,
+    Boxed,
+    Case,
+    concept_pairs,
+    film_pairs,
+    hits,
+    map_differences,
+)
 from rctpl_utils.evaluation.saliency_sanity import blocks, cascade, rank_correlation, sample_boxes
 from rctpl_utils.reporting.map_figures import first_films, most_boxed_films, second_concept
 from rctpl_utils.reporting.method_figures import region, side_of

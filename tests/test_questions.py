@@ -7,7 +7,7 @@ from sklearn.metrics import roc_auc_score
 
 from rctpl_utils.datasets.base import Radiographs
 from rctpl_utils.datasets.questions import QUESTIONS, Question
-from rctpl_utils.evaluation import ablation_scores, table1
+from rctpl_utils.evaluation import ablations, table1
 
 NORMAL, PNEUMONIA = QUESTIONS["covidx-normal"], QUESTIONS["covidx-pneumonia"]
 
@@ -72,12 +72,12 @@ def test_a_column_that_lists_of_two_classes_cannot_fill_is_left_out(monkeypatch,
     two = films(**{"COVID-19": [1.0, 0.0]})
     opened = {"covidx": two, "rsna": films(Pneumonia=[1.0, 0.0])}
     measured = []
-    for module in (table1, ablation_scores):
+    for module in (table1, ablations):
         monkeypatch.setattr(module, "open_split", lambda workspace, name, split: opened[name])
     monkeypatch.setattr(table1, "can_run", lambda workspace, what, name: name in opened)
-    monkeypatch.setattr(ablation_scores, "present", lambda workspace, names: tuple(names))
-    monkeypatch.setattr(ablation_scores, "_auc", lambda *given: measured.append(given[2]) or [])
+    monkeypatch.setattr(ablations, "present", lambda workspace, names: tuple(names))
+    monkeypatch.setattr(ablations, "_auc", lambda *given: measured.append(given[2]) or [])
     assert table1.answerable(None) == {"covidx": ["covidx-normal"], "rsna": ["rsna"]}
     assert "covidx-pneumonia: not run, covidx does not label pneumonia" in capsys.readouterr().out
-    ablation_scores.score_trials(None, (), {}, "test", tuple(QUESTIONS)[2:], ())
+    ablations.score_trials(None, (), {}, "test", tuple(QUESTIONS)[2:], ())
     assert measured == ["covidx-normal", "rsna"]

@@ -55,54 +55,34 @@ def own_labels(
 class Arm:
     """One training setting; the defaults are RC-TPL's.
 
-    Attributes:
-        label: names the arm in tables and files.
-        settings: M, epochs, batch, learning rate, seeds.
-        branches: which contexts it trains. What touches descriptions only leaves the report branch
-            as it is, which is then taken from the reference of the same seed.
-        knowledge, with_location: the source of the descriptions.
-        mentions: changes the triplets first.
-        reports: how many training reports; None for all.
-        temperature: tau_c in training.
-        pooling: of the text encoder.
-        described_absent: whether H holds the descriptions of absent triplets.
-        labeled: from triplets to labels.
-        start, ranking: as `training.learn_prompts` takes them.
-        pull: strength and branches of the pull towards what a person writes; None for none.
-        anchor: what that is.
-        kept: which contexts of a run: "last", "mean" of its steps, or "nearest" to the names.
-        base: the arm that lends the branch which this one does not train.
-        unseen: "name" or "looks" (`Prompts.embed`).
-        source: where the idea is from.
+    The branch that an arm does not train is that of its `base`, with the same seed: what touches
+    descriptions only leaves the report branch as it is.
     """
 
-    label: str
+    label: str  # names the arm in tables and files
     settings: PromptLearning
     branches: tuple[str, ...] = ("report", "concept")
     knowledge: str = "kb"
     with_location: bool = True
-    mentions: Callable[[pd.DataFrame], pd.DataFrame] | None = None
-    reports: int | None = None
-    temperature: float = TEXT_TEMPERATURE
-    pooling: str = "mean"
-    described_absent: bool = True
-    labeled: Labeler = report_labels
-    start: str = "gaussian"
+    mentions: Callable[[pd.DataFrame], pd.DataFrame] | None = None  # changes the triplets first
+    reports: int | None = None  # how many training reports; None for all
+    temperature: float = TEXT_TEMPERATURE  # tau_c in training
+    pooling: str = "mean"  # of the text encoder
+    described_absent: bool = True  # whether H holds the descriptions of absent triplets
+    labeled: Labeler = report_labels  # from triplets to labels
+    start: str = "gaussian"  # as `learn_prompts` takes it, as `ranking`
     ranking: Ranking = ranking_loss
-    pull: tuple[float, tuple[str, ...]] | None = None
-    anchor: Anchors = anchors.class_anchors
-    kept: str = "last"
+    pull: tuple[float, tuple[str, ...]] | None = None  # its strength and branches
+    anchor: Anchors = anchors.class_anchors  # what a person writes: where to
+    kept: str = "last"  # of a run's contexts; or "mean" of steps, "nearest" to the names
     base: str = REFERENCE
-    unseen: str = "name"
-    source: str = ""
+    unseen: str = "name"  # or "looks" (`Prompts.embed`)
+    source: str = ""  # where the idea is from
 
 
 def training_arms(settings: PromptLearning, available: int) -> list[Arm]:
-    """All settings that are trained, the reference first.
-
-    Args:
-        settings: epochs, batch, learning rate and seeds; M is replaced.
-        available: number of training reports; counts that exceed it are left out.
+    """All settings that are trained, the reference first. Counts of reports that exceed `available`
+    are left out; M in `settings` is replaced.
     """
     lengths = sorted(LENGTHS, key=lambda length: f"M={length}" != REFERENCE)
     arms = [Arm(f"M={m}", replace(settings, context_length=m)) for m in lengths]
@@ -135,9 +115,6 @@ RCTPL, PLUS = "RC-TPL", "RC-TPL+"
 def bridge_arms(settings: PromptLearning) -> list[Arm]:
     """What may keep prompts that learn from text on the image: RC-TPL changed in one thing, RC-TPL+
     without one.
-
-    Args:
-        settings: of all arms.
     """
     both, own = ("report", "concept"), ("concept",)
     paper = Arm(RCTPL, settings, source="the paper", base=RCTPL)
@@ -145,6 +122,7 @@ def bridge_arms(settings: PromptLearning) -> list[Arm]:
         PLUS, settings, described_absent=False, start="words", ranking=report_ranking_loss,
         pull=(PULL, own), base=PLUS, unseen="looks", source="all of the above",
     )  # fmt: skip
+    less = replace(plus, source="")
     return [
         paper,
         replace(paper, label="start: words", start="words", source="CoOp, Zhou 2022"),
@@ -184,25 +162,21 @@ def bridge_arms(settings: PromptLearning) -> list[Arm]:
             source="what AUC measures",
         ),
         plus,
-        replace(plus, label="RC-TPL+, start: random", start="gaussian", source=""),
-        replace(plus, label="RC-TPL+, rank classes", ranking=ranking_loss, source=""),
-        replace(plus, label="RC-TPL+, no pull", branches=own, pull=None, source=""),
-        replace(plus, label="RC-TPL+, pull 0.3", branches=own, pull=(0.3, own), source=""),
-        replace(plus, label="RC-TPL+, pull 30", branches=own, pull=(30.0, own), source=""),
+        replace(less, label="RC-TPL+, start: random", start="gaussian"),
+        replace(less, label="RC-TPL+, rank classes", ranking=ranking_loss),
+        replace(less, label="RC-TPL+, no pull", branches=own, pull=None),
+        replace(less, label="RC-TPL+, pull 0.3", branches=own, pull=(0.3, own)),
+        replace(less, label="RC-TPL+, pull 30", branches=own, pull=(30.0, own)),
         replace(
-            plus, label="RC-TPL+, pull on both", branches=("report",), pull=(PULL, ("report",)),
-            source="",
+            less, label="RC-TPL+, pull on both", branches=("report",), pull=(PULL, ("report",)),
         ),
-        replace(
-            plus, label="RC-TPL+, H: absent too", branches=own, described_absent=True, source="",
-        ),
+        replace(less, label="RC-TPL+, H: absent too", branches=own, described_absent=True),
     ]  # fmt: skip
 
 
 def factors(available: int) -> dict[str, tuple[str, ...]]:
-    """What is compared with what: factor -> labels, the reference's own first.
-
-    The reference carries one label a factor, so that a table reads by itself.
+    """What is compared with what: factor -> labels, the reference's own first; it carries one label
+    a factor, so that a table reads by itself.
     """
     counts = [f"reports: {count}" for count in REPORT_COUNTS if count < available]
     return {

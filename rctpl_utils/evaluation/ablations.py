@@ -1,17 +1,26 @@
-"""Learning and scoring the ablations' arms, three seeds each (paper 4.3.1, 4.3.2)."""
+"""The ablations' arms, three seeds each: learned, then scored on films (paper 4.3.1, 4.3.2)."""
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 
+import numpy as np
 import pandas as pd
+import torch
+from torch import Tensor
+from tqdm import tqdm
 
 from rctpl_utils.code_hash import code_of
+from rctpl_utils.datasets import ChestXrayDataset
+from rctpl_utils.datasets.availability import present
+from rctpl_utils.datasets.questions import QUESTIONS
+from rctpl_utils.datasets.splits import open_split
 from rctpl_utils.encoders.base import Encoder, per_encoder
 from rctpl_utils.encoders.features import ImageFeatureFile
+from rctpl_utils.encoders.frame import cosine_maps, frame_of
 from rctpl_utils.evaluation.ablation_arms import (
     CLS_POOLED,
     POOLING_REPORTS,
@@ -19,11 +28,17 @@ from rctpl_utils.evaluation.ablation_arms import (
     Arm,
     factors,
 )
+from rctpl_utils.evaluation.bootstrap_samples import Draws
+from rctpl_utils.evaluation.grounding import BATCH, GROUNDING_DATASETS
+from rctpl_utils.evaluation.grounding_methods import Films
+from rctpl_utils.evaluation.grounding_metrics import points_into
+from rctpl_utils.evaluation.metrics import macro_aucs, patient_weights, resampled_means, scorable
+from rctpl_utils.evaluation.table1 import film_features, score_runs
 from rctpl_utils.files import hash_of
 from rctpl_utils.prompts import anchors, training
 from rctpl_utils.prompts.corpus import TextCorpus
 from rctpl_utils.prompts.corpus_building import build_corpus
-from rctpl_utils.prompts.methods import Embedder
+from rctpl_utils.prompts.methods import Embedder, Method
 from rctpl_utils.prompts.prompts import Prompts
 from rctpl_utils.prompts.training import (
     BRANCHES,
@@ -35,24 +50,22 @@ from rctpl_utils.prompts.training import (
     learn_prompts,
 )
 from rctpl_utils.prompts.variants import learn_all
-from rctpl_utils.scoring import IMAGE_TEMPERATURE
+from rctpl_utils.scoring import IMAGE_TEMPERATURE, ClassEmbeddings
 from rctpl_utils.text.reports import Report
-from rctpl_utils.vocabulary import TRAINING_CONCEPTS
+from rctpl_utils.vocabulary import CONCEPTS, TRAINING_CONCEPTS
 from rctpl_utils.workspace import Workspace
 
+CLASSIFIED = ("chexpert", "covidx-normal", "covidx-pneumonia")
+GROUNDED = "covid-rural"
 Runs = dict[int, Prompts]  # prompts by seed
 Reader = Callable[[Encoder], ImageFeatureFile]  # an encoder's features of a data set's films
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What is scored on films: prompts with a way to ask.
-
-    Attributes:
-        embedders: run k belongs to encoder k.
-        branch: "report", "concept" or "both".
-        temperature: tau_c at test time.
-        reader: changes how a film's features are read.
+    """What is scored on films: prompts with a way to ask. Run k of `embedders` belongs to encoder
+    k; `branch` is "report", "concept" or "both"; `temperature` is tau_c at test time; `reader`
+    changes how a film's features are read.
     """
 
     embedders: tuple[Embedder, ...]
@@ -70,14 +83,9 @@ def learn_arms(
 ) -> tuple[dict[str, Runs], pd.DataFrame]:
     """Train every arm for as many steps as the first, or read those that are current.
 
-    Args:
-        encoders: one a seed of the profile.
-        reports: those of the training split that enter prompt learning.
-        triplets: of all reports.
-        arms: an arm's base comes before it.
-
-    Returns:
-        prompts by arm and seed, and the seconds a run took: seed, seconds, label.
+    Encoders are one a seed; `reports` those of the training split that enter prompt learning,
+    `triplets` those of all reports; an arm's base comes before it. Gives prompts by arm and seed,
+    and the seconds a run took: seed, seconds, label.
     """
     learned: dict[str, Runs] = {}
     seconds, steps = [], 0
@@ -121,10 +129,9 @@ def arm_corpus(
 
 
 def with_pooling(encoder: Encoder, pooling: str) -> Encoder:
-    """The encoder as it is for "mean", or a copy that takes [CLS] for "cls".
-
-    The projection stays as trained. "mean" stands for the encoder's own pooling, so that for one
-    which takes [CLS] itself (BioViL) the two are the same.
+    """The encoder as it is for "mean", or a copy that takes [CLS] for "cls", its projection as
+    trained. "mean" is the encoder's own pooling: for one that takes [CLS] itself (BioViL) both are
+    the same.
     """
     if pooling != "cls" or encoder.text.pooling == "cls":
         return encoder
@@ -136,30 +143,30 @@ def with_pooling(encoder: Encoder, pooling: str) -> Encoder:
 def make_trials(
     encoders: Sequence[Encoder], learned: Mapping[str, Runs], available: int
 ) -> dict[str, Trial]:
-    """Everything that `ablation_arms.factors` names, ready to be scored.
-
-    Args:
-        encoders: one a seed; prompts of seed k are asked through encoder k.
-        available: number of training reports.
+    """Everything that `ablation_arms.factors` names, ready to be scored (`available` training
+    reports).
     """
     trials = {}
     for label, runs in learned.items():
         pooling = "cls" if label == CLS_POOLED else "mean"
         towers = per_encoder(encoders, partial(with_pooling, pooling=pooling))
-        asked = zip(towers, runs.values(), strict=True)
-        trials[label] = Trial(tuple(partial(each.embed, tower) for tower, each in asked))
+        trials[label] = asked(towers, runs.values())
     reference = trials[REFERENCE]
     for branch in ("report", "concept"):
         trials[f"M=12, {branch} branch"] = Trial(reference.embedders, branch)
     for inverse in (5, 10, 160):
         trials[f"test tau: 1/{inverse}"] = Trial(reference.embedders, temperature=1 / inverse)
     looks = [replace(each, metadata={"unseen": "looks"}) for each in learned[REFERENCE].values()]
-    asked = zip(encoders, looks, strict=True)
-    trials["asked by looks"] = Trial(tuple(partial(each.embed, tower) for tower, each in asked))
+    trials["asked by looks"] = asked(encoders, looks)
     for first, *_ in factors(available).values():
         trials[first] = reference
     trials["pooling: mean"] = trials.get(f"reports: {POOLING_REPORTS}", reference)
     return trials
+
+
+def asked(encoders: Sequence[Encoder], runs: Iterable[Prompts]) -> Trial:
+    """Prompts of seed k, asked through encoder k."""
+    return Trial(tuple(partial(run.embed, each) for each, run in zip(encoders, runs, strict=True)))
 
 
 def _joined(base: Prompts, run: Prompts, arm: Arm) -> Prompts:
@@ -184,9 +191,8 @@ def _learn(
             keeper=_keeper(encoder, arm),
         )
 
-    name = "ablation-" + re.sub(r"[^a-z0-9]+", "-", arm.label.replace("+", " plus").lower()).strip(
-        "-"
-    )
+    label = arm.label.replace("+", " plus").lower()
+    name = "ablation-" + re.sub(r"[^a-z0-9]+", "-", label).strip("-")
     how = (arm.start, arm.ranking.__name__, arm.pull, arm.anchor.__name__, arm.kept)
     made_by = code_of(anchors) if arm.pull or arm.kept == "nearest" else code_of(training)
     key = hash_of(arm.settings, arm.branches, arm.temperature, *how, made_by)
@@ -204,3 +210,141 @@ def _keeper(encoder: Encoder, arm: Arm) -> Keeper | None:
         return None
     nearest = arm.kept == "nearest"
     return NearestTo(anchors.names(encoder, TRAINING_CONCEPTS)) if nearest else MeanOfSteps()
+
+
+def score_trials(
+    workspace: Workspace,
+    encoders: Sequence[Encoder],
+    trials: Mapping[str, Trial],
+    split: str = "test",
+    classified: Sequence[str] = CLASSIFIED,
+    grounded: Sequence[str] = (GROUNDED,),
+) -> Draws:
+    """Macro AUC and the pointing game, in the sample and in every resample.
+
+    Run k of a trial meets the films of encoder k. Absent data sets have no draws, nor have columns
+    whose labels cannot tell (`Question.can_ask`); trials that are the same object under several
+    labels are scored once.
+    """
+    distinct = list(dict.fromkeys(trials.values()))
+    once = cache(_asked_once)  # trials that differ in their branch only share embedders
+    shared = [replace(each, embedders=tuple(map(once, each.embedders))) for each in distinct]
+    found: Draws = {}
+    for metric, measure, names in (
+        ("auc", _auc, classified),
+        ("pointing_game", _pointing, grounded),
+    ):
+        for name in present(workspace, names):
+            if metric == "auc" and not _can_ask(workspace, name, split):
+                continue
+            values = measure(workspace, encoders, name, shared, split)
+            for trial, runs in zip(distinct, values, strict=True):
+                labels = [label for label, each in trials.items() if each is trial]
+                found |= {(name, label, metric): runs for label in labels}
+    return found
+
+
+def _asked_once(embedder: Embedder) -> Embedder:
+    """The same, asked for all concepts at its first call: the data sets share the work."""
+    everything = cache(lambda: embedder(CONCEPTS))
+
+    def chosen(concepts: Sequence[str]) -> ClassEmbeddings:
+        rows = [CONCEPTS.index(each) for each in concepts]
+        return ClassEmbeddings(*(part[rows] for part in everything()))
+
+    return chosen
+
+
+def _can_ask(workspace: Workspace, column: str, split: str) -> bool:
+    question = QUESTIONS[column]
+    return question.can_ask(open_split(workspace, question.dataset, split))
+
+
+def _auc(
+    workspace: Workspace, encoders: Sequence[Encoder], name: str, trials: list[Trial], split: str
+) -> list[np.ndarray]:
+    """Macro AUC of each trial, (seeds, 1 + R)."""
+    question = QUESTIONS[name]
+    opened = [open_split(workspace, question.dataset, part) for part in (split, "validation")]
+    films = [film_features(workspace, each) for each in opened]
+    labels, wanted = question.labels(opened[0]), question.asked(opened[0])
+    columns = [k for k in range(labels.shape[1]) if scorable(labels[:, k])]
+    weights = patient_weights(opened[0].records["patient_id"], workspace.profile.bootstrap)
+    found = []
+    for trial in tqdm(trials, desc=f"ablations on {name}", unit="arm"):
+        scored = [
+            score_runs(
+                encoders, trial.reader(each), [trial], lambda run: run(wanted), trial.temperature
+            )
+            for each in films
+        ]
+        chosen = [
+            question.scores(*(getattr(each[embedder], trial.branch) for each in scored))
+            for embedder in trial.embedders
+        ]
+        found.append(np.stack([macro_aucs(labels, each, columns, weights) for each in chosen]))
+    return found
+
+
+def _pointing(
+    workspace: Workspace, encoders: Sequence[Encoder], name: str, trials: list[Trial], split: str
+) -> list[np.ndarray]:
+    """The pointing game of each trial, (seeds, 1 + R)."""
+    concept, _ = GROUNDING_DATASETS[name]
+    dataset = open_split(workspace, name, split)
+    hits = pointing_of_runs(encoders, dataset, film_features(workspace, dataset), concept, trials)
+    patients = dataset.records["patient_id"][dataset.annotated(concept)]
+    weights = patient_weights(patients, workspace.profile.bootstrap)
+    return [resampled_means(each, weights) for each in hits]
+
+
+def pointing_of_runs(
+    encoders: Sequence[Encoder],
+    dataset: ChestXrayDataset,
+    films: Reader,
+    concept: str,
+    trials: Sequence[Trial | Method],
+) -> list[np.ndarray]:
+    """The pointing game of every run, each on its own encoder's maps: (seeds, n) a trial."""
+    found: dict[tuple[int, int], np.ndarray] = {}  # trial, seed
+    for encoder in dict.fromkeys(encoders):
+        runs = [
+            (t, k) for t, trial in enumerate(trials) for k in range(len(trial.embedders))
+            if encoders[k] is encoder
+        ]  # fmt: skip
+        embeddings = torch.cat([_pointer(trials[t], k, concept) for t, k in runs])
+        hits = pointing_hits(encoder, dataset, films(encoder), concept, embeddings)
+        found |= dict(zip(runs, hits, strict=True))
+    return [
+        np.stack([found[t, k] for k in range(len(trial.embedders))])
+        for t, trial in enumerate(trials)
+    ]
+
+
+def _pointer(trial: Trial | Method, seed: int, concept: str) -> Tensor:
+    branch = "report" if trial.branch == "report" else "concept"
+    return getattr(trial.embedders[seed]([concept]), branch)
+
+
+@torch.no_grad()
+def pointing_hits(
+    encoder: Encoder,
+    dataset: ChestXrayDataset,
+    file: ImageFeatureFile,
+    concept: str,
+    embeddings: Tensor,
+) -> np.ndarray:
+    """Whether each class embedding's cosine map points into the lesion of each drawn film:
+    embeddings (K, d) of one concept by K methods or seeds to (K, n) of 0 and 1.
+    """
+    rows = np.flatnonzero(dataset.annotated(concept))
+    hits = np.zeros((len(embeddings), len(rows)))
+    with tqdm(total=len(rows), desc=f"pointing on {dataset.name}", unit="film") as bar:
+        for start in range(0, len(rows), BATCH):
+            films = Films(encoder, dataset, file, rows[start : start + BATCH], concept)
+            maps = cosine_maps(films.features.dense_features, embeddings).cpu()
+            for k, row in enumerate(films.rows):
+                mask = dataset.mask(row, concept)
+                hits[:, start + k] = points_into(maps[k], mask, frame_of(encoder))
+                bar.update()
+    return hits

@@ -1,9 +1,8 @@
 """Bootstrap draws on disk, so that claims are tested on the very resamples behind the tables.
 
-A series of draws belongs to (dataset, method, metric) and holds, for each of K runs (seeds), the
-value in the sample itself, then one value a resample. On one data set all methods and runs meet the
-same resampled patients, and run k of every method stands on encoder k, so the difference of two
-series is a paired comparison. A method with one run is compared with every run of another.
+A series belongs to (dataset, method, metric): for each of K runs (seeds) the value in the sample,
+then one a resample. All methods and runs meet the same resampled patients, run k of each stands on
+encoder k: differences are paired. A method with one run meets every run of another.
 """
 
 from collections.abc import Mapping
@@ -34,11 +33,7 @@ def save_draws(folder: Path, name: str, draws: Mapping[Key, np.ndarray]) -> Path
 
 
 def load_draws(folder: Path, name: str) -> Draws:
-    """Read what `save_draws` wrote.
-
-    Raises:
-        InputError: the notebook that makes the file has not run.
-    """
+    """Read what `save_draws` wrote; InputError: the notebook that makes the file has not run."""
     path = folder / f"{name}{_SUFFIX}"
     if not path.exists():
         raise InputError("no results there", "Run the notebooks before this one first.", file=path)

@@ -1,8 +1,7 @@
 """What keeps prompts that learn from text on the image (notebook 08), on validation films.
 
-RC-TPL is changed in one thing an arm, RC-TPL+ loses one; beside them stand what a person writes,
-contexts without a step, and a text memory at test time. No test film is looked at: RC-TPL+ was
-chosen here.
+RC-TPL changed in one thing an arm, RC-TPL+ without one, what a person writes, contexts without a
+step, and a text memory at test time. No test film is looked at: RC-TPL+ was chosen here.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,8 +18,7 @@ from matplotlib.figure import Figure
 from rctpl_utils.datasets.questions import QUESTIONS
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.evaluation.ablation_arms import PLUS, RCTPL, bridge_arms
-from rctpl_utils.evaluation.ablation_scores import score_trials
-from rctpl_utils.evaluation.ablations import Reader, Runs, Trial, learn_arms
+from rctpl_utils.evaluation.ablations import Reader, Runs, Trial, asked, learn_arms, score_trials
 from rctpl_utils.evaluation.bootstrap_samples import Draws
 from rctpl_utils.evaluation.metrics import named_interval
 from rctpl_utils.evaluation.results import data_note, write_csv
@@ -52,11 +50,8 @@ def learn_bridges(
 def bridge_trials(
     encoders: Sequence[Encoder], learned: Mapping[str, Runs], corpora: Sequence[TextCorpus]
 ) -> dict[str, Trial]:
-    """All rows, written prompts first.
-
-    Args:
-        encoders: one a seed.
-        corpora: the training corpus in each encoder's features, the memory.
+    """All rows, written prompts first; the memory holds the training `corpora`, one an encoder (a
+    seed).
     """
     drawn = [untrained(seed, run) for seed, run in learned[RCTPL].items()]
     length = len(drawn[0].report)
@@ -71,17 +66,12 @@ def bridge_trials(
     }
     for label, runs in {UNTRAINED: drawn, "words, no step": words}.items():
         trials[label] = asked(encoders, runs)
-    trials |= {label: asked(encoders, list(runs.values())) for label, runs in learned.items()}
+    trials |= {label: asked(encoders, runs.values()) for label, runs in learned.items()}
     trials["RC-TPL+, unseen by name"] = asked(encoders, by_name)
     reader = memory_reader(dict(zip(encoders, corpora, strict=True)))
     for label in ("class names", RCTPL, PLUS):
         trials[label + MEMORY] = replace(trials[label], reader=reader)
     return trials
-
-
-def asked(encoders: Sequence[Encoder], runs: Sequence[Prompts]) -> Trial:
-    """Prompts of seed k, asked through encoder k."""
-    return Trial(tuple(partial(run.embed, each) for each, run in zip(encoders, runs, strict=True)))
 
 
 def memory_reader(corpora: Mapping[Encoder, TextCorpus]) -> Callable[[Reader], Reader]:
@@ -108,10 +98,8 @@ def memory_reader(corpora: Mapping[Encoder, TextCorpus]) -> Callable[[Reader], R
 def save_bridges(
     workspace: Workspace, encoders: Sequence[Encoder], trials: Mapping[str, Trial]
 ) -> pd.DataFrame:
-    """Score all rows on validation films and write `bridges.csv`.
-
-    Returns:
-        arm, source, dataset, metric, value with interval, seeds.
+    """Score all rows on validation films; write `bridges.csv`: arm, source, dataset, metric, value
+    with interval, seeds.
     """
     draws: Draws = score_trials(
         workspace, encoders, trials, "validation", tuple(QUESTIONS), GROUNDED

@@ -1,8 +1,7 @@
 """How sure one may be of a score: what films of the validation splits with such scores showed.
 
-A cosine says little to a person. A calibration compares it with the scores of validation films
-whose labels are known, concept by concept. It is made from validation films only and belongs to
-one set of prompts and one image encoder.
+A cosine says little to a person. A calibration holds it, concept by concept, against labeled
+validation films only; it belongs to one set of prompts and one image encoder.
 """
 
 from collections.abc import Mapping
@@ -48,15 +47,9 @@ SOURCES: Mapping[str, tuple[str, ...] | None] = {
 
 @dataclass(frozen=True)
 class Calibration:
-    """The calibrated concepts of one set of prompts with one image encoder.
-
-    Attributes:
-        prompts_key: the key in the prompts' metadata.
-        image_key: the encoder's.
-        data: what the films were, in a sentence.
-        concepts: name -> calibration.
-        scale: the cosines between which heat maps are drawn; None without validation films.
-        domain: where these films lie; None without.
+    """The calibrated `concepts` of one set of prompts with one image encoder, by their keys.
+    `data`: what the films were, in a sentence; `scale`: the cosines between which heat maps are
+    drawn; `domain`: where the films lie; both None without validation films.
     """
 
     prompts_key: str
@@ -91,11 +84,7 @@ class Calibration:
 
     @classmethod
     def load(cls, path: str | Path) -> "Calibration":
-        """Read what `save` wrote.
-
-        Raises:
-            InputError: the file is absent or damaged.
-        """
+        """Read what `save` wrote; InputError: the file is absent or damaged."""
         if not Path(path).exists():
             raise InputError("no calibration there", "Run notebook 09 first.", file=path)
         try:
@@ -119,10 +108,8 @@ class Calibration:
             ) from error
 
     def check(self, prompts_key: str | None, image_key: str) -> None:
-        """Refuse to judge the scores of other prompts or of another image encoder.
-
-        Raises:
-            InputError: the keys differ.
+        """Refuse (InputError) scores of other prompts or of another image encoder: their keys
+        differ.
         """
         if (self.prompts_key, self.image_key) != (prompts_key, image_key):
             raise InputError(
@@ -140,11 +127,9 @@ def calibration_path(prompts: str | Path) -> Path:
 def calibrate(workspace: Workspace, model: RCTPL) -> Calibration:
     """Calibrate all concepts that the validation films of `SOURCES` label; films are pooled.
 
-    Absent data sets calibrate nothing. The same films say on which scale heat maps are drawn, and
-    which pictures are unlike them.
-
-    A film belongs to one data set, so each counts once. The AUC compares films of the same data
-    set only (`stratified_auc`): to tell one hospital's films from another's is no merit.
+    The same films tell the heat maps' scale, and which pictures are unlike them. Absent data sets
+    calibrate nothing. A film counts once; the AUC compares films of the same data set only
+    (`stratified_auc`): to tell one hospital's films from another's is no merit.
     """
     parts: dict[str, list[tuple[str, np.ndarray, np.ndarray, np.ndarray]]] = {}
     cosines, films, patients = [], [], []
@@ -194,13 +179,8 @@ def _calibrate_concept(
 
 
 def stratified_auc(parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> np.ndarray:
-    """The share of (present, absent) pairs in the right order, pairs within a data set only.
-
-    Args:
-        parts: a data set each: labels (n,), scores (n,), weights (1 + R, n).
-
-    Returns:
-        (1 + R,).
+    """The share of (present, absent) pairs in the right order, within a data set only: (1 + R,). A
+    part a data set: labels (n,), scores (n,), weights (1 + R, n).
     """
     right = pairs = 0.0
     for labels, scores, weights in parts:

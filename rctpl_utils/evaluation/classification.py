@@ -25,12 +25,7 @@ TEST_COLUMNS = (
 
 @dataclass(frozen=True)
 class Split:
-    """What is known of one split of a data set.
-
-    Attributes:
-        labels: (n, L), 1, 0, or NaN.
-        scores: for each method, one (n, L) array a seed.
-    """
+    """A split's labels (n, L), 1, 0 or NaN, and each method's scores, (n, L) a seed."""
 
     labels: np.ndarray
     scores: dict[str, list[np.ndarray]]
@@ -38,13 +33,9 @@ class Split:
 
 @dataclass(frozen=True)
 class Classification:
-    """The outcome on one data set.
-
-    Attributes:
-        rows: tidy macro rows: dataset, method, metric, value, ci_low, ci_high, seeds, n, native.
-        per_class: the same with a `concept`, AUC only.
-        per_seed: method, metric, seed, value.
-        draws: each method's macro metrics in the sample and in every resample, (K, 1 + R).
+    """The outcome on one data set: tidy macro `rows` (dataset, method, metric, value, ci_low,
+    ci_high, seeds, n, native), AUC with a `concept` likewise in `per_class`, values by seed, and
+    each method's macro metrics in the sample and in every resample, (K, 1 + R).
     """
 
     rows: pd.DataFrame
@@ -60,12 +51,9 @@ def evaluate(
     validation: Split,
     weights: np.ndarray,
 ) -> Classification:
-    """AUC, accuracy at the oracle threshold and at the validation threshold, for each method.
-
-    A class without both labels in either split is left out of the macro averages.
-
-    Args:
-        weights: (1 + R, n) from `metrics.patient_weights`.
+    """AUC, accuracy at the oracle threshold and at the validation threshold, for each method;
+    `weights` (1 + R, n). A class without both labels in either split is left out of the macro
+    averages.
     """
     columns = [
         k

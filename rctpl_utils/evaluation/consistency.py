@@ -1,16 +1,13 @@
 """Is the premise true: are text features consistent with image features of the same semantics?
 
-The paper learns prompts from texts in place of images because, after pre-training, "textual
-features have achieved complete consistency with image features of the same semantics" (3.2). Here
-that is measured on validation films, on the frozen encoder alone: the mean image feature of each
-class's films against the text feature of every class, by cosine. Consistent is an encoder whose
-films lie nearer to their own class's text than to the others'; *complete* is one where each class's
-films lie nearest to their own.
+The paper learns from texts in place of images as, after pre-training, "textual features have
+achieved complete consistency with image features of the same semantics" (3.2). Measured on
+validation films and the frozen encoder alone: the mean image feature of each class's films against
+every class's text, by cosine. *Complete* is where each lies nearest to its own.
 
-Films and texts lie in two separate cones of the joint space (the modality gap: Liang et al.,
-NeurIPS 2022), which plain cosines mostly show. Centered ones take the mean over the set's films
-from the films, and the mean over the classes from the texts; they are the fairer test. A film of
-several classes counts in each, which blurs the classes and makes the test stricter.
+Films and texts lie in two separate cones (the modality gap: Liang et al., NeurIPS 2022), which
+plain cosines mostly show; centered ones, less the films' and the texts' means, are fairer. A film
+of several classes counts in each, which blurs the classes and makes the test stricter.
 """
 
 from collections.abc import Callable, Sequence
@@ -45,17 +42,11 @@ _COLUMNS = (
 def class_cosines(
     films: np.ndarray, labels: np.ndarray, texts: np.ndarray, weights: np.ndarray, centered: bool
 ) -> np.ndarray:
-    """Cosine of the mean image feature of class i's films with text j, in every resample.
+    """Cosine of the mean image feature of class i's films with text j, in every resample: (R, L,
+    L), NaN where a class has no film in a resample, or nothing is left of a vector.
 
-    Args:
-        films: (n, d) image features.
-        labels: (n, L), 1 where the class is present; whatever else is not counted.
-        texts: (L, d) text features.
-        weights: (R, n) from `metrics.patient_weights`.
-        centered: take the mean over all films of the resample, and over all texts, away.
-
-    Returns:
-        (R, L, L), NaN where a class has no film in a resample, or nothing is left of a vector.
+    Films (n, d), labels (n, L), 1 where present, texts (L, d), weights (R, n). `centered` takes the
+    mean over all films of the resample, and over all texts, away.
     """
     films, weights = films.astype(np.float64), weights.astype(np.float64)
     texts = texts.astype(np.float64)
@@ -73,13 +64,9 @@ def class_cosines(
 
 
 def agreement(cosines: np.ndarray) -> dict[str, np.ndarray]:
-    """Mean cosine with the own text, with others', and the share of classes nearest to their own.
-
-    Args:
-        cosines: (R, L, L), L > 1, from `class_cosines`; rows of NaN are left out.
-
-    Returns:
-        (R,) for each of `OWN`, `OTHERS` and `NEAREST`; NaN where a resample has no class at all.
+    """Of (R, L, L), L > 1: the mean cosine with the own text, with others', and the share of
+    classes nearest to their own, (R,) each; rows of NaN are left out, NaN where a resample has no
+    class.
     """
     classes = cosines.shape[1]
     own = np.einsum("rii->ri", cosines)
@@ -89,14 +76,8 @@ def agreement(cosines: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def measure_consistency(workspace: Workspace, encoders: Sequence[Encoder]) -> pd.DataFrame:
-    """Measure all sets that are there; write consistency.csv and the draws that the ledger tests.
-
-    Args:
-        encoders: one a seed.
-
-    Returns:
-        tidy rows: dataset, method (texts and what is counted), metric, value, ci_low, ci_high,
-        seeds, n (films), classes.
+    """Measure all sets that are there, an encoder a seed; write consistency.csv (a method is texts
+    and what is counted; n films) and the draws that the ledger tests.
     """
     rows, draws = [], {}
     for name in present(workspace, DATASETS):

@@ -1,9 +1,8 @@
 """Is a film like those that the scores were calibrated on?
 
-What a projection keeps for words hides where a picture comes from: real and simulated films have
-global features alike. The statistics of the dense map tell more. So a film is described by mean and
-deviation of each dimension over its cells, and its distance is Mahalanobis' from all validation
-films (Lee et al., NeurIPS 2018), in units of a limit that 99 % of validation films keep.
+Global features of real and simulated films are alike; the dense map tells more. A film is described
+by mean and deviation of each dimension over its cells, its distance is Mahalanobis' from all
+validation films (Lee et al., NeurIPS 2018), in units of a limit that 99 % of them keep.
 """
 
 import base64
@@ -49,13 +48,9 @@ def described(encoder: Encoder, images: Sequence[np.ndarray]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Domain:
-    """Where validation films lie.
-
-    Attributes:
-        center: their mean, (2 d,).
-        precision: the inverse of their covariance, shrunk (Ledoit and Wolf 2004), (2 d, 2 d).
-        limit: the distance within which `KEPT` of them lie, each measured from the films of other
-            patients.
+    """Where validation films lie: their mean (2 d,), the inverse of their covariance, shrunk
+    (Ledoit and Wolf 2004), and the distance within which `KEPT` lie, each measured from other
+    patients' films.
     """
 
     center: np.ndarray
@@ -84,11 +79,7 @@ class Domain:
 
     @classmethod
     def from_text(cls, text: str) -> "Domain":
-        """What `as_text` wrote.
-
-        Raises:
-            ValueError: it is damaged.
-        """
+        """What `as_text` wrote; ValueError: it is damaged."""
         try:
             arrays = load(base64.b64decode(text, validate=True))
             return cls(arrays["center"], arrays["precision"], float(arrays["limit"][0]))

@@ -35,29 +35,18 @@ ANY_PICTURE = (
 
 @dataclass(frozen=True)
 class Finding:
-    """One concept on one film.
-
-    Attributes:
-        concept: its name.
-        score: the final score, the mean of the branches' cosines; `report_score` and
-            `concept_score` are those of the branches.
-        evidence: what that score means; None where the concept has no validation films.
-        place: side and zone of the region; None for a constant map.
-        peak: the map's maximum, (down, across) as shares of the film's height and width.
-        heat_map: the concept branch's cosines, (h, w), on the film padded to a square.
-        sentence: the knowledge about the concept; `record`: where that comes from.
-    """
+    """One concept on one film."""
 
     concept: str
-    score: float
+    score: float  # the final one, the mean of the branches' cosines
     report_score: float
     concept_score: float
-    evidence: Evidence | None
-    place: Place | None
-    peak: tuple[float, float]
-    heat_map: np.ndarray
-    sentence: str
-    record: Mapping[str, str]
+    evidence: Evidence | None  # what that score means; None without validation films
+    place: Place | None  # side and zone of the region; None for a constant map
+    peak: tuple[float, float]  # the map's maximum, (down, across) as shares of height and width
+    heat_map: np.ndarray  # the concept branch's cosines, (h, w), on the film padded to a square
+    sentence: str  # the knowledge about the concept
+    record: Mapping[str, str]  # where that comes from
 
     @property
     def grade(self) -> str:
@@ -72,16 +61,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class Explanation:
-    """All that is said of one film.
+    """All that is said of one film of `size` (height, width).
 
-    Attributes:
-        findings: best first: by grade, the likelihood ratio's lower end, the score.
-        size: height and width of the film in pixels.
-        warning: what the model may be used for.
-        distance: from the validation films, in units of the limit that most of them keep
-            (`domain.Domain`); None where it could not be measured.
-        scale: the cosines between which heat maps are drawn; None without a calibration.
-        provenance: versions, keys, seed, knowledge source, what the calibration was made on.
+    `findings` are best first: by grade, the likelihood ratio's lower end, the score. `distance` is
+    from the validation films (`domain.Domain`), None where not measured; heat maps are drawn
+    between the cosines of `scale`, None without a calibration; `provenance`: versions, keys, seed,
+    knowledge source, what the calibration was made on.
     """
 
     findings: tuple[Finding, ...]
@@ -153,19 +138,11 @@ def explain(
     concepts: Sequence[str] = CONCEPTS,
     source: str = "kb",
 ) -> Explanation:
-    """Explain one radiograph.
+    """Explain one radiograph, float (H, W) in [0, 1], for concepts seen in training or not.
 
-    Args:
-        model: which scores the film.
-        image: float (H, W) in [0, 1].
-        calibration: tells how sure one may be; of a picture unlike the films that it was made
-            from, it says nothing.
-        concepts: canonical names, seen in training or not.
-        source: of the knowledge (`knowledge.SOURCES`).
-
-    Raises:
-        InputError: an unknown concept or source, an image of another kind, a calibration of other
-            prompts or of another encoder.
+    `calibration` tells how sure one may be, and nothing of a picture unlike its films; `source` is
+    the knowledge's (`knowledge.SOURCES`). InputError: an unknown concept or source, an image of
+    another kind, a calibration of other prompts or of another encoder.
     """
     if calibration is not None:
         calibration.check(model.prompts.metadata.get("key"), model.encoder.image_key)

@@ -36,11 +36,8 @@ FRAME = 128  # pixels of a film's longer side when a place is read off its map
 
 @dataclass(frozen=True)
 class Place:
-    """Where a region lies on a frontal film.
-
-    Attributes:
-        side: the patient's: "right" (the LEFT half of the film), "left" or "both".
-        zone: "upper", "middle" or "lower".
+    """A region on a frontal film: the patient's side ("right", the LEFT half of the film, "left",
+    "both") and zone ("upper", "middle", "lower").
     """
 
     side: str
@@ -52,13 +49,8 @@ class Place:
 
 
 def place(weights: np.ndarray) -> Place | None:
-    """Side and zone of a region.
-
-    Args:
-        weights: how much each pixel of the film belongs to it, (H, W), not negative; a mask too.
-
-    Returns:
-        None where nothing belongs to it.
+    """Side and zone of a region, None where nothing belongs to it; `weights` (H, W) tell how much
+    each pixel does, not negative; a mask too.
     """
     weights = np.asarray(weights, float)
     total = weights.sum()
@@ -105,20 +97,11 @@ def check_places(
 ) -> pd.DataFrame:
     """How often side and zone agree with the lesions drawn on test films, for concepts found.
 
-    The guess beside it is what is most frequent among the validation films' lesions.
-
-    Args:
-        name: a data set with drawn lesions.
-
-    Returns:
-        one row a concept with at least `FEWEST` lesions found, and for all lesions, by aspect
-        ("side", "zone"): dataset, concept, aspect, value, ci_low,
-        ci_high (95 % bootstrap over patients), guess, gain, gain_low, gain_high, n. None, and the
-        reason is said, where the set is absent or has no lesion drawn on its validation films (as
-        ChestX-ray14, whose boxes all belong to test films).
-
-    Raises:
-        InputError: no lesion is drawn on its test films, so there is no truth to compare with.
+    One row a concept with at least `FEWEST` lesions found, and for all lesions, by aspect: value
+    (95 % bootstrap over patients), `guess`, what is most frequent among the validation films'
+    lesions, and `gain` over it. None, and the reason is said, where the set is absent or has no
+    lesion drawn on its validation films (as ChestX-ray14, whose boxes all belong to test films).
+    InputError: no lesion is drawn on its test films.
     """
     if not can_run(workspace, f"Places on {name}", name):
         return pd.DataFrame()

@@ -17,7 +17,7 @@ from rctpl_utils.datasets.questions import QUESTIONS
 from rctpl_utils.datasets.splits import open_split
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.encoders.features import image_features
-from rctpl_utils.evaluation.ablation_scores import pointing_hits
+from rctpl_utils.evaluation.ablations import pointing_hits
 from rctpl_utils.evaluation.bootstrap_samples import Draws
 from rctpl_utils.evaluation.classification import Classification
 from rctpl_utils.evaluation.grounding import GROUNDING_DATASETS, Grounding

@@ -1,8 +1,7 @@
 """Zero-shot grounding of one data set by several methods (paper 4.2.2: Tables 2, 3 and 4).
 
-Only films with a drawn lesion take part. Precision, recall and the honest Dice use one threshold a
-method, the one with the best mean Dice on the validation films; the maximal Dice takes its
-threshold from the test films themselves and is called an oracle.
+Only films with a drawn lesion. Precision, recall and the honest Dice use one threshold a method,
+that with the best mean validation Dice; the maximal Dice takes an oracle's, from the test films.
 """
 
 from collections.abc import Iterator, Sequence
@@ -40,27 +39,14 @@ GROUNDING_DATASETS = {
     "siim": ("Pneumothorax", "seen"),
     "covid-rural": ("COVID-19", "unseen"),
 }
-METRICS = (
-    "pointing_game",
-    "region_precision",
-    "region_recall",
-    "pixel_precision",
-    "pixel_recall",
-    "dice_oracle",
-    "dice_validation",
-)
 BATCH = 32  # films whose maps of cells are held at once
 HELD = 2**18  # pixels whose heat maps are held at once: a megabyte, which stays in the cache
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What one run (a method and seed) did on n films.
-
-    Attributes:
-        hits: pointing game, (n,).
-        pixels: hit, false and missed pixels at every threshold, (n, 3, T).
-        regions: right and wrong regions, found and missed lesions, (n, 4).
+    """What one run did on n films: pointing game `hits` (n,); hit, false and missed pixels at every
+    threshold, (n, 3, T); right and wrong regions, found and missed lesions, (n, 4).
     """
 
     hits: np.ndarray
@@ -75,14 +61,9 @@ class Measured:
 
 @dataclass(frozen=True)
 class Grounding:
-    """The outcome on one data set.
-
-    Attributes:
-        rows: tidy rows: dataset, method, metric, value, ci_low, ci_high, seeds, n, native.
-        draws: every metric in the sample and in every resample.
-        films: rows of the data set that have a lesion drawn, (n,).
-        measured: for each method what its runs did on these films.
-        thresholds: for each method the validation threshold of each run.
+    """The outcome on one data set: tidy rows, draws of every metric in the sample and in every
+    resample, which films have a lesion drawn, (n,), and for each method what its runs did on them,
+    and each run's validation threshold.
     """
 
     rows: pd.DataFrame
@@ -95,19 +76,14 @@ class Grounding:
 def ground(
     workspace: Workspace, encoders: Sequence[Encoder], name: str, methods: Sequence[Grounder]
 ) -> Grounding:
-    """Ground one data set with all methods and evaluate them.
-
-    Args:
-        encoders: one a seed.
-        name: a key of `GROUNDING_DATASETS`.
+    """Ground a data set of `GROUNDING_DATASETS` with all methods, an encoder a seed, and evaluate
+    them.
     """
     concept, _ = GROUNDING_DATASETS[name]
     held_out = open_split(workspace, name, "validation")
     validation = measure(workspace, encoders, held_out, concept, methods)
-    thresholds = {
-        method: [float(THRESHOLDS[best_threshold(run)]) for run in runs]
-        for method, runs in validation.items()
-    }
+    best = {method: [best_threshold(run) for run in runs] for method, runs in validation.items()}
+    thresholds = {method: [float(THRESHOLDS[at]) for at in each] for method, each in best.items()}
     test = open_split(workspace, name, "test")
     measured = measure(workspace, encoders, test, concept, methods, thresholds)
     films = np.flatnonzero(test.annotated(concept))
@@ -116,11 +92,10 @@ def ground(
     rows, draws = [], {}
     for method in methods:
         runs = measured[method.name]
-        chosen = [np.flatnonzero(each == THRESHOLDS)[0] for each in thresholds[method.name]]
-        resampled = [
-            resample(run, at, weights) for run, at in zip(runs, chosen, strict=True)
-        ]  # a dict of (1 + R,) a seed
-        for metric in METRICS:
+        resampled = [  # a dict of (1 + R,) a seed
+            resample(run, at, weights) for run, at in zip(runs, best[method.name], strict=True)
+        ]
+        for metric in resampled[0]:
             series = np.stack([each[metric] for each in resampled])
             draws[name, method.name, metric] = series
             about = {"dataset": name, "method": method.name, "metric": metric}
@@ -138,10 +113,8 @@ def measure(
     methods: Sequence[Grounder],
     thresholds: dict[str, list[float]] | None = None,
 ) -> dict[str, list[Measured]]:
-    """Make and measure the heat maps of all films with a lesion, a batch at a time.
-
-    Args:
-        thresholds: of each run, for the regions; without them regions are not counted.
+    """Make and measure the heat maps of all films with a lesion, a batch at a time; regions are
+    counted at `thresholds` only, one a run.
     """
     files = {each: image_features(each, dataset, workspace.features) for each in encoders}
     films = np.flatnonzero(dataset.annotated(concept))
@@ -177,14 +150,8 @@ def measure(
 def film_heats(
     maps: Sequence[Tensor], size: tuple[int, int]
 ) -> Iterator[tuple[list[int], np.ndarray]]:
-    """Stretched heat maps on one film, `HELD` pixels at a time, maps of one grid together.
-
-    Args:
-        maps: of cells, (h, w) each; grids may differ.
-        size: H and W of the film in pixels.
-
-    Yields:
-        which of the maps, and their heat maps (n, H, W) in [0, 1].
+    """Stretched heat maps on one film of `size` (H, W), `HELD` pixels at a time, maps (h, w) of one
+    grid together: which of the maps, and these (n, H, W) in [0, 1].
     """
     grids: dict[tuple[int, ...], list[int]] = {}
     for which, cells in enumerate(maps):
@@ -203,14 +170,8 @@ def best_threshold(run: Measured) -> int:
 
 
 def resample(run: Measured, threshold: int, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Every metric of one run in the sample and in every resample.
-
-    Args:
-        threshold: the validation threshold's position in `THRESHOLDS`.
-        weights: (1 + R, n) from `metrics.patient_weights`.
-
-    Returns:
-        metric -> (1 + R,); a method that marks no region at all has precision 0.
+    """Every metric of one run in the sample and in every resample, (1 + R,) each; `threshold` is a
+    position in `THRESHOLDS`. A method that marks no region at all has precision 0.
     """
     films = weights.sum(axis=1)
     dices = run.dice

@@ -1,6 +1,5 @@
-"""What can point at a concept: class embeddings on the dense map, Grad-CAM, and the floors.
-
-A maker turns a batch of films into cell maps (n, h, w) on the padded square that encoders see.
+"""What can point at a concept: class embeddings on the dense map, Grad-CAM, and the floors. A maker
+turns a batch of films into cell maps (n, h, w) on the padded square that encoders see.
 """
 
 import hashlib
@@ -25,7 +24,7 @@ from rctpl_utils.scoring import ClassEmbeddings
 
 # Centers (across, down) of the right and left lung and the mean deviation of a lung's pixels, as
 # shares of the padded film: means over the 364 complete pairs among the lung outlines that
-# torchxrayvision packages (v7labs). A test computes them again.
+# torchxrayvision packages (v7labs). A test computes them again, from every fourth.
 LUNG_CENTERS = ((0.29, 0.46), (0.70, 0.47))
 LUNG_SPREAD = (0.09, 0.16)
 PRIOR_SIDE = 64  # cells along a side of a prior's map
@@ -33,15 +32,7 @@ PRIOR_SIDE = 64  # cells along a side of a prior's map
 
 @dataclass(frozen=True)
 class Films:
-    """A batch of films that show one concept.
-
-    Attributes:
-        encoder: the frozen encoder.
-        dataset: the split that they belong to.
-        file: its cached features.
-        rows: which films, (n,).
-        concept: what is looked for.
-    """
+    """A batch of films, `rows` (n,) of a split with its features, that show one concept."""
 
     encoder: Encoder
     dataset: ChestXrayDataset
@@ -68,23 +59,14 @@ class Films:
         paths = self.dataset.records["path"].iloc[self.rows]
         return on_squares(maps, [image_size(path) for path in paths], frame)
 
-    @property
-    def names(self) -> list[str]:
-        """Their identifiers."""
-        return self.dataset.records["image_id"].iloc[self.rows].tolist()
-
 
 MapMaker = Callable[[Films], Tensor]
 
 
 @dataclass(frozen=True)
 class Grounder:
-    """A row of Tables 2 to 4.
-
-    Attributes:
-        name: as the tables print it.
-        makers: one a seed; the films of run k come with encoder k.
-        native: whether the paper's method grounds so; false for controls and extensions.
+    """A row of Tables 2 to 4: a maker a seed (the films of run k come with encoder k); `native`:
+    whether the paper's method grounds so, false for controls and extensions.
     """
 
     name: str
@@ -93,11 +75,8 @@ class Grounder:
 
 
 def floors(prior: np.ndarray, seeds: Sequence[int]) -> list[Grounder]:
-    """What any method must beat: maps that never look at the film.
-
-    Args:
-        prior: mean lesion mask of the validation films, (h, w) (`mean_mask`).
-        seeds: of the random maps.
+    """What any method must beat: maps that never look at the film, a random one a seed, and two
+    priors, one of them the validation films' `mean_mask`, (h, w).
     """
     fixed = {"lung-center prior": lung_centers(), "mean-mask prior": prior}
     return [
@@ -131,10 +110,8 @@ def mean_mask(dataset: ChestXrayDataset, concept: str) -> np.ndarray:
 
 
 def dense_similarity(embedder: Embedder, branch: str = "concept") -> MapMaker:
-    """The cosine of every cell with a class embedding (Eq. 7, right).
-
-    Args:
-        branch: whose class embedding, "concept" as in the paper or "report".
+    """The cosine of every cell with a branch's class embedding (Eq. 7, right; the paper's:
+    "concept").
     """
 
     embed = _remembered(embedder)
@@ -164,12 +141,8 @@ def gradcam(embedder: Embedder) -> MapMaker:
 def table_grounders(
     methods: Sequence[Method], prior: np.ndarray, seeds: Sequence[int]
 ) -> list[Grounder]:
-    """The rows of Tables 2 to 4 that we can run, floors first.
-
-    Args:
-        methods: the rows of Table 1; RC-TPL's fused row gives way to its concept branch, and
-            stands for Grad-CAM as well.
-        prior, seeds: see `floors`.
+    """The rows of Tables 2 to 4 that we can run, floors first, then those of Table 1; RC-TPL's
+    fused row gives way to its concept branch, and stands for Grad-CAM as well.
     """
     rows = floors(prior, seeds)
     for method in methods:
@@ -196,7 +169,8 @@ def _random(seed: int) -> MapMaker:
 
     def maker(films: Films) -> Tensor:
         side = films.features.dense_features.shape[1:3]
-        digests = [hashlib.sha256(f"{seed} {name}".encode()).digest() for name in films.names]
+        names = films.dataset.records["image_id"].iloc[films.rows]
+        digests = [hashlib.sha256(f"{seed} {name}".encode()).digest() for name in names]
         cells = [np.random.default_rng(list(digest)).random(side) for digest in digests]
         return torch.from_numpy(np.stack(cells))
 

@@ -24,19 +24,9 @@ class PixelCounts(NamedTuple):
     missed: np.ndarray
 
 
-class RegionCounts(NamedTuple):
-    """Regions (components of the prediction) and lesions (components of the mask)."""
-
-    right_regions: int
-    wrong_regions: int
-    found_lesions: int
-    missed_lesions: int
-
-
 def pointing_hit(heat: np.ndarray, mask: np.ndarray) -> bool:
-    """The pointing game (Zhang et al. 2018): whether a maximal pixel lies inside the mask.
-
-    Of several equal maxima one inside is enough. A constant map points nowhere: a miss.
+    """The pointing game (Zhang et al. 2018): whether a maximal pixel lies inside the mask; of
+    several, one is enough. A constant map points nowhere: a miss.
     """
     return bool(pointing_hits(heat[None], mask)[0])
 
@@ -50,23 +40,14 @@ def pointing_hits(heats: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def points_into(maps: Tensor, mask: np.ndarray, frame: Frame | None) -> np.ndarray:
-    """The same of maps of cells, (n, h, w), once they lie on the film: (n,) bool.
-
-    Args:
-        frame: of the encoder (`frame_of`).
-    """
+    """The same of maps of cells, (n, h, w), once they lie on the film: (n,) bool."""
     placed = on_film(on_square(maps, mask.shape, frame), mask.shape)
     return pointing_hits(placed.numpy(), mask)
 
 
 def pixel_counts(heats: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Hit, false and missed pixels of n maps of one film at every threshold, in one pass.
-
-    Args:
-        heats: (n, H, W).
-
-    Returns:
-        (n, 3, T) int64, each film's part as `PixelCounts`.
+    """Hit, false and missed pixels of n maps (n, H, W) of one film at every threshold, in one pass:
+    (n, 3, T) int64, each film's part as `PixelCounts`.
     """
     bins = len(THRESHOLDS) + 1
     places = levels(heats).reshape(len(heats), -1) + np.uint8(bins) * mask.ravel()  # below 100
@@ -78,10 +59,9 @@ def pixel_counts(heats: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def levels(heats: np.ndarray) -> np.ndarray:
-    """How many of `THRESHOLDS` each pixel reaches: uint8, in any shape.
-
-    The thresholds are multiples of the first, so that a quotient tells the number; only pixels so
-    close to a threshold that rounding could decide are looked up.
+    """How many of `THRESHOLDS` each pixel reaches: uint8, in any shape. They are multiples of the
+    first, so a quotient tells; only pixels so close to one that rounding could decide are looked
+    up.
     """
     low, high = (
         (heats * np.asarray(slack / THRESHOLDS[0], heats.dtype)).astype(np.uint8)
@@ -99,10 +79,8 @@ def dice(counts: PixelCounts) -> np.ndarray:
 
 
 class Lesions(NamedTuple):
-    """The lesions of a mask, labeled once for all predictions on its film.
-
-    `pixels` (m,) are the mask's flat pixel numbers, `numbers` (m,) their lesions from 0, `areas`
-    (K,) the lesions' sizes.
+    """A mask's lesions, labeled once for all predictions on its film: flat pixel numbers (m,),
+    their lesions from 0 (m,), the lesions' sizes (K,).
     """
 
     pixels: np.ndarray
@@ -124,11 +102,12 @@ def components(region: np.ndarray) -> tuple[np.ndarray, int]:
     return labels, count - 1  # without the background
 
 
-def region_counts(region: np.ndarray, lesions: Lesions, iou: float = IOU) -> RegionCounts:
-    """Match 8-connected components of a prediction with the lesions of a mask.
-
-    A region is right when it overlaps some lesion with intersection over union >= `iou`; a lesion
-    is found when some region overlaps it so.
+def region_counts(
+    region: np.ndarray, lesions: Lesions, iou: float = IOU
+) -> tuple[int, int, int, int]:
+    """How many regions (8-connected components of a prediction) are right and wrong, how many
+    lesions found and missed: right, or found, is what overlaps one of the other kind with
+    intersection over union >= `iou`.
     """
     labels, predicted = components(region)
     labels, drawn = labels.ravel(), len(lesions.areas)
@@ -139,4 +118,4 @@ def region_counts(region: np.ndarray, lesions: Lesions, iou: float = IOU) -> Reg
     union = areas[1:, None] + lesions.areas - both[1:]
     match = both[1:] >= iou * union  # union > 0: every component has a pixel
     right, found = match.any(axis=1).sum(), match.any(axis=0).sum()
-    return RegionCounts(int(right), int(predicted - right), int(found), int(drawn - found))
+    return int(right), int(predicted - right), int(found), int(drawn - found)

@@ -8,10 +8,9 @@ SCALE_ENDS = (0.5, 0.999)
 
 
 def stretch(maps: Tensor) -> Tensor:
-    """Each map to [0, 1] by its own minimum and maximum; a constant map becomes zero.
-
-    So one threshold serves all films of a data set; but a weak map looks as sure as a strong one,
-    so figures show `on_scale` beside it. (n, H, W) to (n, H, W).
+    """Each map, (n, H, W), to [0, 1] by its own minimum and maximum; a constant map becomes zero.
+    So one threshold serves a data set; but a weak map looks sure, so figures show `on_scale` beside
+    it.
     """
     low, high = (end(dim=(1, 2), keepdim=True) for end in (maps.amin, maps.amax))
     # in place, since films are large; a constant map is zero before it is divided
@@ -19,10 +18,8 @@ def stretch(maps: Tensor) -> Tensor:
 
 
 def scale_of(cosines: np.ndarray) -> tuple[float, float]:
-    """The ends of a fixed scale, on which a weak map looks weak and films can be compared.
-
-    Args:
-        cosines: of the cells of validation films, any shape.
+    """The ends of a fixed scale, on which a weak map looks weak and films can be compared; from the
+    cosines of validation films' cells, any shape.
     """
     low, high = np.quantile(cosines, SCALE_ENDS)
     return float(low), float(high)

@@ -22,39 +22,28 @@ GRADES = (*(grade for _, grade in _BOUNDS), NO_EVIDENCE, CANNOT_TELL, NOT_CALIBR
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a score means, measured on validation films.
+    """What a score means, measured on validation films; each ratio with its 95 % interval.
 
-    Attributes:
-        grade: one of `GRADES`: `CANNOT_TELL` when the AUC's interval reaches down to 0.5, else
-            `_BOUNDS` against `ratio_low`.
-        found: whether the score reaches the threshold.
-        threshold: the score with the best F1 on the validation films.
-        percentile: at least this share of the films without the concept score lower.
-        cut: "as high" means at least this score (see `ConceptCalibration.judge`).
-        likelihood_ratio, ratio_low, ratio_high: how many times as often films with the concept
-            score as high as those without, with its 95 % interval.
-        as_high, as_high_present: how many films score as high, and how many of them show it.
-        ppv, ppv_low, ppv_high: their ratio with its 95 % interval, at the validation films'
-            prevalence.
-        prevalence, films: the share of validation films that show it, and their number.
-        auc, auc_low, auc_high: the area under the ROC curve with its 95 % interval.
+    `CANNOT_TELL` is the grade when the AUC's interval reaches down to 0.5; else `_BOUNDS` against
+    `ratio_low`, the low end of how many times as often films with the concept score as high (at
+    least `cut`, see `ConceptCalibration.judge`) as those without.
     """
 
-    grade: str
-    found: bool
-    threshold: float
-    percentile: float
+    grade: str  # one of `GRADES`
+    found: bool  # whether the score reaches the threshold
+    threshold: float  # the score with the best F1
+    percentile: float  # at least this share of the films without the concept score lower
     cut: float
     likelihood_ratio: float
     ratio_low: float
     ratio_high: float
-    as_high: int
-    as_high_present: int
-    ppv: float
+    as_high: int  # films that score as high
+    as_high_present: int  # how many of them show it
+    ppv: float  # that share, at the validation films' prevalence
     ppv_low: float
     ppv_high: float
-    prevalence: float
-    films: int
+    prevalence: float  # the share of validation films that show it
+    films: int  # validation films
     auc: float
     auc_low: float
     auc_high: float
@@ -62,15 +51,11 @@ class Evidence:
 
 @dataclass(frozen=True)
 class ConceptCalibration:
-    """One concept's validation films, counted at a few cuts of the score.
+    """One concept's validation films, from the data sets `sources`, counted at K cuts of the score.
 
-    Attributes:
-        sources: the data sets that the films come from.
-        cuts: scores, ascending, K of them; the first is the lowest score of all.
-        present: how many films with the concept score at least each cut, K counts.
-        absent: the same for films without it.
-        threshold: the score with the best F1, one of the cuts.
-        auc, auc_low, auc_high: with a 95 % bootstrap interval over patients.
+    `cuts` ascend from the lowest score of all; `present` and `absent` count films with and without
+    the concept that score at least each; `threshold`, the cut with the best F1; the AUC with a 95 %
+    bootstrap interval over patients.
     """
 
     sources: tuple[str, ...]
@@ -125,14 +110,9 @@ def count_films(
 def likelihood_ratio(
     present: int, all_present: int, absent: int, all_absent: int
 ) -> tuple[float, float, float]:
-    """P(as high | present) / P(as high | absent) with its 95 % interval.
-
-    The interval is that of Simel, Samsa and Matchar 1991 (J Clin Epidemiol 44:763-770), on counts
-    raised by one half (totals by one), so that an empty cell leaves the ratio finite.
-
-    Args:
-        present, absent: films with and without the concept that score as high.
-        all_present, all_absent: all of them.
+    """P(as high | present) / P(as high | absent) with its 95 % interval, that of Simel, Samsa and
+    Matchar 1991 (J Clin Epidemiol 44:763-770), on counts raised by one half (totals by one), so
+    that an empty cell leaves the ratio finite.
     """
     with_it, total_with = present + 0.5, all_present + 1
     without, total_without = absent + 0.5, all_absent + 1

@@ -1,7 +1,5 @@
 """Classification metrics with intervals (definitions and sources: paper 4.1.4; MedKLIP; CheXzero).
-
-Intervals hold what chance does to patients and to seeds (`interval`). A resample of patients is a
-vector of weights, one an image, so that a metric is computed for all resamples at once.
+A resample of patients is a vector of weights, one an image: all are computed at once.
 """
 
 import numpy as np
@@ -18,14 +16,11 @@ FEW = 10  # resamples in a tail below which counting them is too coarse
 def patient_weights(
     patients: pd.Series, resamples: int, generator: np.random.Generator | None = None
 ) -> np.ndarray:
-    """How often each image is drawn when patients are drawn with replacement.
+    """How often each image is drawn when patients are drawn with replacement, by default from one
+    generator, so that methods meet the same resamples.
 
-    Args:
-        generator: by default one of its own, so that methods meet the same resamples.
-
-    Returns:
-        (1 + resamples, n) float32 in Fortran order: an image's weights lie side by side, as
-        `weighted_auc` reads them. The first row is the sample itself, all ones.
+    (1 + resamples, n) float32 in Fortran order, an image's weights side by side for `weighted_auc`.
+    The first row is the sample itself, all ones.
     """
     generator = np.random.default_rng(BOOTSTRAP_SEED) if generator is None else generator
     codes, unique = pd.factorize(patients)
@@ -43,15 +38,11 @@ def resampled_means(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def weighted_auc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The area under the ROC curve of one class in every resample; ties count one half.
+    """The area under the ROC curve of one class in every resample; ties count one half: (R,), NaN
+    where a resample lacks one of the two labels.
 
-    Args:
-        labels: (n,), 1 or 0, NaN where unknown (left out).
-        scores: (n,).
-        weights: (R, n), fastest in Fortran order; sums of whole numbers are exact.
-
-    Returns:
-        (R,), NaN where a resample lacks one of the two labels.
+    Labels (n,), 1 or 0, NaN where unknown (left out); scores (n,); weights (R, n), fastest in
+    Fortran order; sums of whole numbers are exact.
     """
     positives, negatives = (np.flatnonzero(labels == value) for value in (1, 0))
     steps, own = np.unique(scores[positives], return_inverse=True)  # K distinct scores
@@ -87,19 +78,18 @@ def macro_auc(labels: np.ndarray, scores: np.ndarray) -> float:
     return float(np.mean(values))
 
 
+def macro_aucs(
+    labels: np.ndarray, scores: np.ndarray, columns: list[int], weights: np.ndarray
+) -> np.ndarray:
+    """The mean AUC of some classes, columns of (n, L), in every resample: (R,)."""
+    return np.mean([weighted_auc(labels[:, k], scores[:, k], weights) for k in columns], axis=0)
+
+
 def weighted_accuracy(
     labels: np.ndarray, scores: np.ndarray, threshold: float | np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
-    """The share of images on the right side of a threshold in every resample.
-
-    Args:
-        labels: (n,) or, for L classes in one product, (n, L); NaN where unknown (left out).
-        scores: of the same shape.
-        threshold: one a class, (L,).
-        weights: (R, n).
-
-    Returns:
-        (R,) or (R, L).
+    """The share of images on the right side of a threshold in every resample, (R,), or (R, L) for L
+    classes in one product: labels and scores (n,) or (n, L), threshold (L,). NaN is left out.
     """
     known = ~np.isnan(labels)
     right = ((scores >= threshold) == (labels == 1)) & known
@@ -109,12 +99,9 @@ def weighted_accuracy(
 def best_f1_threshold(labels: np.ndarray, scores: np.ndarray) -> float:
     """The threshold with the best F1, MedKLIP's rule; on a test set it is an oracle.
 
-    Every score is tried as a threshold; of equally good ones the lowest is taken. F1 comes from
-    precision and recall, as in MedKLIP's test script, so that rounding decides ties as it does
-    there.
-
-    Raises:
-        ValueError: no positive label.
+    Every score is tried; of equally good ones the lowest is taken. F1 comes from precision and
+    recall, as in MedKLIP's test script, so that rounding decides ties as there. ValueError: no
+    positive label.
     """
     known = ~np.isnan(labels)
     positive, scores = labels[known] == 1, scores[known]
@@ -141,21 +128,18 @@ def interval(
 ) -> tuple[float, float, float]:
     """(value, low, high) of a metric: 95 percent, over patients and, with several runs, seeds.
 
-    With K > 1 runs the value is their mean in the sample, off for two reasons. Its variance over
-    resampled patients is V, and what chance does to seeds adds S^2 / K, S the runs' deviation in
-    the sample, which K - 1 degrees of freedom know badly. The half width is therefore
-    sqrt(z^2 V + t^2 S^2 / K), z the normal's quantile and t Student's with K - 1 degrees (Howe,
-    JASA 69, 1974; Zou and Donner, Statistics in Medicine 27, 2008): exact where either dominates,
-    wider than needed between. Satterthwaite's degrees of freedom (1946) would not do: with three
-    seeds and patients that bring a tenth of the variance, 1.6 percent of true null hypotheses get
-    p < 0.001. A percentile bootstrap that draws three seeds with replacement covers 74 percent
-    where seeds dominate. V is taken as known: of some hundred patients, it almost is.
-    One run: the percentile bootstrap over patients.
+    With K > 1 runs the value is their mean in the sample. Its variance over resampled patients is
+    V, and seeds add S^2 / K, S the runs' deviation, known with K - 1 degrees of freedom. The half
+    width is sqrt(z^2 V + t^2 S^2 / K), z the normal's quantile and t Student's (Howe, JASA 69,
+    1974; Zou and Donner, Statistics in Medicine 27, 2008): exact where either dominates, wider than
+    needed between. Satterthwaite's degrees of freedom (1946) would not do: with three seeds and
+    patients that bring a tenth of the variance, 1.6 percent of true null hypotheses get p < 0.001;
+    a percentile bootstrap over three seeds covers 74 percent where seeds dominate. V is taken as
+    known: of some hundred patients, it almost is. One run: the percentile bootstrap over patients.
 
-    Args:
-        series: (1 + R,) of one run, or (K, 1 + R) of K: in the sample, then in every resample (the
-            same patients for all runs); what is not finite is left out.
-        within: what the metric can be; None for differences.
+    `series`: (1 + R,) of one run, or (K, 1 + R), in the sample, then in every resample (the same
+    patients for all runs), not finite ones left out; `within`: what the metric can be, None for
+    differences.
     """
     series = np.atleast_2d(series)
     if len(series) == 1:
@@ -170,10 +154,8 @@ def interval(
 
 
 def variances(series: np.ndarray) -> tuple[float, float, float]:
-    """The mean of several runs in the sample, and its variance over patients and over seeds.
-
-    Args:
-        series: (K, 1 + R), K > 1; resamples that are not finite in all runs are left out.
+    """Of (K, 1 + R), K > 1 runs: their mean in the sample, and its variance over patients and over
+    seeds; resamples that are not finite in all runs are left out.
     """
     runs, resampled = series[:, 0], series[:, 1:].mean(axis=0)
     resampled = resampled[np.isfinite(resampled)]
@@ -195,28 +177,20 @@ def named_interval(
 
 
 def paired_p_value(differences: np.ndarray) -> float:
-    """Two-sided p-value of "the difference is zero"; see `tail_p_value`.
-
-    Args:
-        differences: A minus B, (1 + R,) or (K, 1 + R), seed by seed and on the same resamples
-            (Efron and Tibshirani 1993, chapter 16).
+    """Two-sided p-value of "the difference is zero", A minus B seed by seed and on the same
+    resamples (Efron and Tibshirani 1993, chapter 16); see `tail_p_value`.
     """
     return min(tail_p_value(differences), tail_p_value(-differences))
 
 
 def tail_p_value(differences: np.ndarray) -> float:
-    """Doubled one-sided p-value of "the difference is not above zero".
+    """Doubled one-sided p-value of "the difference is not above zero"; (1 + R,) or (K, 1 + R).
 
-    Several runs: the level at which `interval` would just reach zero. One run: resamples at or
-    below zero are counted where there are at least ten. A thousand resamples cannot tell 0.002 from
-    less, too coarse for a correction over many comparisons: where fewer lie there, the tail of a
-    normal distribution with the resamples' mean and standard deviation takes over (Efron and
-    Tibshirani 1993, chapter 13), if it is smaller. Differences without any spread are counted
-    likewise.
-
-    Args:
-        differences: (1 + R,) or (K, 1 + R): in the sample and in every resample; not finite ones
-            are left out.
+    Several runs: the level at which `interval` would just reach zero. One run: finite resamples at
+    or below zero are counted where there are at least ten. A thousand cannot tell 0.002 from less,
+    too coarse for many comparisons: where fewer lie there, the tail of a normal distribution with
+    the resamples' mean and deviation takes over (Efron and Tibshirani 1993, chapter 13), if
+    smaller; without any spread they are counted likewise.
     """
     differences = np.atleast_2d(differences)
     if len(differences) > 1:

@@ -52,11 +52,8 @@ def class_vectors(
 
 
 def energy(vectors: np.ndarray, cells: np.ndarray, count: int = DIRECTIONS) -> float:
-    """The share of the vectors' squared length, without their mean, in the cells' main directions.
-
-    Args:
-        vectors: (L, d).
-        cells: (n, d); their main directions are those of their centered features.
+    """The share of the squared length of vectors (L, d), without their mean, in the main directions
+    of the centered cells (n, d).
     """
     main = np.linalg.svd(cells - cells.mean(axis=0), full_matrices=False)[2][:count]  # (count, d)
     centered = vectors - vectors.mean(axis=0)
@@ -64,11 +61,7 @@ def energy(vectors: np.ndarray, cells: np.ndarray, count: int = DIRECTIONS) -> f
 
 
 def gap_table(seeds: Sequence[tuple[Clouds, Clouds]]) -> pd.DataFrame:
-    """Energies of class vectors and cosines between the clouds' means: one column a seed.
-
-    Args:
-        seeds: clouds and class vectors of each seed.
-    """
+    """Energies of class vectors and cosines between the clouds' means: one column a seed."""
     columns = {}
     for k, (kinds, vectors) in enumerate(seeds):
         means = {name: each.mean(axis=0) for name, each in kinds.items()}

@@ -1,22 +1,23 @@
 """Do prompts look where their own concept is? (paper 4.3.3; the numbers behind Figures 5 and 6)
 
-A map that always points at the same place would look convincing in a picture. So the maps of the
-concept branch are held against two others, in the same box of the same film:
+A map that always points at the same place would look convincing too. So the concept branch's maps
+are held against two others, in the same box of the same film:
 
-* "map of another concept": of a concept whose box the film has too ("for the same X-ray image,
-  concept prompts with different disease category do reflect different regions"); boxes of two
-  concepts may overlap, so such a map may be right in both;
+* "map of another concept": of one whose box the film has too ("for the same X-ray image, concept
+  prompts with different disease category do reflect different regions"); boxes may overlap, so such
+  a map may be right in both;
 * "map of another film": of the next film, by image identifier, that shows the concept in another
   patient ("our method can focus on different anatomical locations of the same disease category on
   different images").
 
-Series in `prompt_maps_draws`, for data set chestxray14 and metric pointing_game, with M one of
-"RC-TPL" and "RC-TPL+": "M, own map (films with two concepts)" and "M, map of another concept"
-belong together, as do "M, own map (films of one concept)" and "M, map of another film": each pair
-was measured in the same boxes and on the same resampled patients.
+Of `prompt_maps_draws` (chestxray14, pointing_game) these belong together, for M "RC-TPL" and
+"RC-TPL+": "M, own map (films with two concepts)" and "M, map of another concept"; "M, own map
+(films of one concept)" and "M, map of another film".
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,6 +25,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from rctpl_utils.datasets import ChestXrayDataset
 from rctpl_utils.datasets.availability import can_run
 from rctpl_utils.datasets.splits import open_split
 from rctpl_utils.encoders.base import Encoder
@@ -31,7 +33,6 @@ from rctpl_utils.encoders.features import IMAGE_BATCH, image_features
 from rctpl_utils.encoders.frame import Frame, cosine_maps, frame_of
 from rctpl_utils.errors import InputError
 from rctpl_utils.evaluation.bootstrap_samples import Draws, save_draws
-from rctpl_utils.evaluation.box_pairs import Boxed, Case, concept_pairs, film_pairs
 from rctpl_utils.evaluation.grounding_metrics import points_into
 from rctpl_utils.evaluation.metrics import (
     named_interval,
@@ -54,6 +55,72 @@ COMPARISONS = {  # the other map -> the own map in the same boxes
 }
 
 
+class Case(NamedTuple):
+    """A box, and another map to look for it in: positions of films and of concepts."""
+
+    film: int
+    concept: int
+    other_film: int
+    other_concept: int
+
+
+@dataclass(frozen=True)
+class Boxed:
+    """The films of a split that have boxes: `rows` in it by image identifier, (n,); the L
+    `concepts` with boxes; `drawn`, which film has boxes of which concept, bool (n, L).
+    """
+
+    dataset: ChestXrayDataset
+    rows: np.ndarray
+    concepts: tuple[str, ...]
+    drawn: np.ndarray
+
+    @classmethod
+    def of(cls, dataset: ChestXrayDataset) -> "Boxed":
+        """Collect them; InputError: no film has a box."""
+        if not dataset.has_masks:
+            raise InputError(f"no film of {dataset.name!r} has a box", "Add its table of boxes.")
+        drawn = np.stack([dataset.annotated(concept) for concept in dataset.concepts], axis=1)
+        order = np.argsort(dataset.records["image_id"].to_numpy(str), kind="stable")
+        rows = order[drawn[order].any(axis=1)]
+        kept = np.flatnonzero(drawn.any(axis=0))
+        return cls(
+            dataset, rows, tuple(dataset.concepts[k] for k in kept), drawn[np.ix_(rows, kept)]
+        )
+
+    @property
+    def patients(self) -> pd.Series:
+        """The films' patients."""
+        return self.dataset.records["patient_id"].iloc[self.rows].reset_index(drop=True)
+
+    def mask(self, film: int, concept: int) -> np.ndarray:
+        """The boxes of one film and concept, by position: bool (H, W)."""
+        return self.dataset.mask(int(self.rows[film]), self.concepts[concept])
+
+
+def concept_pairs(drawn: np.ndarray) -> list[Case]:
+    """Every ordered pair of concepts with boxes on one film; `drawn` is bool (n, L)."""
+    return [
+        Case(film, concept, film, other)
+        for film, line in enumerate(drawn)
+        for concept in np.flatnonzero(line)
+        for other in np.flatnonzero(line)
+        if concept != other
+    ]
+
+
+def film_pairs(drawn: np.ndarray, patients: pd.Series) -> list[Case]:
+    """Every box with the next film, in order and cyclic, that shows it in another patient."""
+    codes, cases = pd.factorize(patients)[0], []
+    for concept, column in enumerate(drawn.T):
+        films = np.flatnonzero(column)
+        for place, film in enumerate(films):
+            following = np.roll(films, -place - 1)
+            others = following[codes[following] != codes[film]]
+            cases += [Case(film, concept, other, concept) for other in others[:1]]
+    return cases
+
+
 @torch.no_grad()
 def cell_maps(workspace: Workspace, encoder: Encoder, boxed: Boxed, embeddings: Tensor) -> Tensor:
     """The cosine map of every boxed film for every embedding (L, d): (n, L, h, w) on the CPU."""
@@ -67,15 +134,8 @@ def cell_maps(workspace: Workspace, encoder: Encoder, boxed: Boxed, embeddings: 
 def hits(
     boxed: Boxed, cases: list[Case], runs: Tensor, frame: Frame | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Whether the own map and the other map of each case point into its box.
-
-    Args:
-        cases: C of them.
-        runs: maps of K runs, (K, n, L, h, w).
-        frame: of the encoder (`heat_maps.frame_of`).
-
-    Returns:
-        own and other, bool (K, C) each.
+    """Whether the own map and the other map of each of C cases point into its box: bool (K, C)
+    each, from maps of K runs, (K, n, L, h, w).
     """
     found = np.zeros((2, len(runs), len(cases)), bool)
     for k, case in enumerate(tqdm(cases, desc="pointing game", unit="box")):
@@ -91,17 +151,9 @@ def compare_maps(
     encoders: Sequence[Encoder],
     prompts: Mapping[str, Mapping[int, Prompts]],
 ) -> pd.DataFrame:
-    """Measure both comparisons, write `prompt_maps.csv` and the draws.
-
-    Args:
-        encoders: one a seed; prompts of seed k look at the maps of encoder k.
-        prompts: variant -> seed -> prompts (`variants.load_prompts`).
-
-    Returns:
-        tidy rows, one a series (see the module's docstring); none where the data set is absent.
-
-    Raises:
-        InputError: no film has boxes of two concepts, or no concept boxes in two patients.
+    """Measure both comparisons, seed by seed; write `prompt_maps.csv` and the draws. One row a
+    series (see the module), none where the data set is absent. InputError: no film has boxes of two
+    concepts, or no concept boxes in two patients.
     """
     if not can_run(workspace, "Maps of other concepts and films", DATASET):
         return _save(workspace, [], {})
@@ -138,10 +190,8 @@ def _save(workspace: Workspace, rows: list[dict], draws: Draws) -> pd.DataFrame:
 
 
 def map_differences(draws: Draws) -> pd.DataFrame:
-    """Own map minus other map, paired: difference with interval and p-value, one row a pair.
-
-    Args:
-        draws: as `compare_maps` wrote them; none where the data set is absent.
+    """Own map minus other map, paired: difference with interval and p-value, one row a pair; none
+    where the data set is absent.
     """
     if not draws:
         return pd.DataFrame()

@@ -1,7 +1,6 @@
-"""How far simulation carries: the same evaluation on small samples of real radiographs.
-
-A folder beside the project, `../shared/data`, may hold small real samples in the official layouts.
-They are looked at, never tuned on. Nothing else of the project needs them.
+"""How far simulation carries: the same evaluation on small samples of real radiographs. A folder
+beside the project, `../shared/data`, may hold them in the official layouts. They are looked at,
+never tuned on. Nothing else of the project needs them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,15 +16,15 @@ from rctpl_utils.datasets.covidx import open_covidx
 from rctpl_utils.datasets.questions import COVID
 from rctpl_utils.datasets.rsna import open_rsna
 from rctpl_utils.encoders.base import Encoder
-from rctpl_utils.evaluation.ablation_scores import pointing_of_runs
+from rctpl_utils.evaluation.ablations import pointing_of_runs
 from rctpl_utils.evaluation.domain import Domain, file_descriptors
 from rctpl_utils.evaluation.grounding_methods import lung_centers
 from rctpl_utils.evaluation.grounding_metrics import points_into
 from rctpl_utils.evaluation.metrics import (
+    macro_aucs,
     named_interval,
     patient_weights,
     resampled_means,
-    weighted_auc,
 )
 from rctpl_utils.evaluation.results import write_csv
 from rctpl_utils.evaluation.table1 import film_features, score_runs
@@ -68,11 +67,7 @@ def sample_auc(
     methods: Sequence[Method],
     samples: Mapping[str, ChestXrayDataset],
 ) -> pd.DataFrame:
-    """Macro AUC of each method on each real sample, with 95 % intervals.
-
-    Returns:
-        tidy rows: dataset, method, metric, value, ci_low, ci_high, seeds, n.
-    """
+    """Macro AUC of each method on each real sample, with 95 % intervals."""
     rows = []
     for name, dataset in samples.items():
         films = film_features(workspace, dataset)
@@ -84,7 +79,7 @@ def sample_auc(
         scored = score_runs(encoders, films, methods, lambda each, shown=shown: each(shown))
         for method in methods:
             by_seed = (getattr(scored[each], method.branch) for each in method.embedders)
-            runs = np.stack([_macro(labels, of, columns, weights) for of in by_seed])
+            runs = np.stack([macro_aucs(labels, of, columns, weights) for of in by_seed])
             rows.append(_row(name, method.name, "auc", runs, len(dataset)))
     return pd.DataFrame(rows)
 
@@ -95,9 +90,8 @@ def sample_pointing(
     methods: Sequence[Method],
     samples: Mapping[str, ChestXrayDataset],
 ) -> pd.DataFrame:
-    """The pointing game on the real films with boxes, beside two floors that see no film.
-
-    The expected hit rate of a random point is the share of the film that boxes cover.
+    """The pointing game on the real films with boxes, beside two floors that see no film. A random
+    point hits with the share of the film that boxes cover.
     """
     name, concept = GROUNDED
     if name not in samples:
@@ -141,11 +135,7 @@ def sample_domain(
 
 
 def save_samples(workspace: Workspace, rows: Sequence[pd.DataFrame]) -> None:
-    """Write real_samples.csv; without a sample remove what an earlier run left, and say so.
-
-    Args:
-        rows: of the functions above, empty where there is no sample.
-    """
+    """Write real_samples.csv; without a sample remove what an earlier run left, and say so."""
     path = workspace.figures / "real_samples.csv"
     found = [each for each in rows if len(each)]
     if found:
@@ -153,12 +143,6 @@ def save_samples(workspace: Workspace, rows: Sequence[pd.DataFrame]) -> None:
     elif path.exists():
         path.unlink()
         print(f"{path.name}: removed, an earlier run made it and this one has no real samples.")
-
-
-def _macro(
-    labels: np.ndarray, scores: np.ndarray, columns: list[int], weights: np.ndarray
-) -> np.ndarray:
-    return np.mean([weighted_auc(labels[:, k], scores[:, k], weights) for k in columns], axis=0)
 
 
 def _row(

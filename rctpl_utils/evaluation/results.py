@@ -60,9 +60,8 @@ def write_csv(path: str | Path, rows: pd.DataFrame) -> Path:
 
 
 def reported_table1() -> pd.DataFrame:
-    """The paper's Table 1 as rows: dataset, method, metric, reported.
-
-    The paper's ACC is MedKLIP's, at the threshold with the best F1 on the test set: `acc_oracle`.
+    """The paper's Table 1 as rows: dataset, method, metric, reported. Its ACC is MedKLIP's, at the
+    threshold with the best F1 on the test set: `acc_oracle`.
     """
     rows = _reported("table1_zero_shot_classification")
     cell = rows.pop("metric").str.rsplit("_", n=1, expand=True)
@@ -73,9 +72,8 @@ def reported_table1() -> pd.DataFrame:
 
 
 def reported_grounding() -> pd.DataFrame:
-    """The paper's Tables 2 to 4 as rows: dataset, method, metric, reported.
-
-    Its recall and precision are detection's ("region"), its Dice is the maximal one ("oracle").
+    """The paper's Tables 2 to 4 as rows: dataset, method, metric, reported. Its recall and
+    precision are detection's ("region"), its Dice is the maximal one ("oracle").
     """
     metrics = {"recall": "region_recall", "precision": "region_precision", "dice": "dice_oracle"}
     parts = [
@@ -100,11 +98,8 @@ def _reported(name: str) -> pd.DataFrame:
 
 
 def with_absent(rows: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:
-    """Add what was not run: empty rows of absent data sets, as many as one that is there has.
-
-    Args:
-        rows: tidy rows of the data sets that are there; may be empty.
-        names: the absent ones.
+    """Add what was not run: empty rows of the absent `names`, as many as one data set that is there
+    has.
     """
     kinds = rows[["method", "metric", *({"native"} & set(rows.columns))]].drop_duplicates()
     parts = [rows, *(kinds.assign(dataset=name) for name in names)]
@@ -112,10 +107,8 @@ def with_absent(rows: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:
 
 
 def with_reported(rows: pd.DataFrame, reported: pd.DataFrame) -> pd.DataFrame:
-    """Put the paper's numbers beside ours; what we did not run stays, with empty values.
-
-    `reported` numbers are the paper's, on real data with real weights: shown, never compared as a
-    rerun.
+    """Put the paper's numbers beside ours, shown, never compared as a rerun: they are on real data
+    with real weights. What we did not run stays, with empty values.
     """
     joined = rows.merge(reported, on=["dataset", "method", "metric"], how="outer", sort=False)
     order = {name: k for k, name in enumerate(dict.fromkeys([*BASELINES, *rows["method"]]))}
@@ -128,11 +121,8 @@ def with_reported(rows: pd.DataFrame, reported: pd.DataFrame) -> pd.DataFrame:
 
 
 def wide_table(rows: pd.DataFrame, reasons: Mapping[str, str] | None = None) -> pd.DataFrame:
-    """One line a method: for each (dataset, metric) ours with its interval, then the reported one.
-
-    Args:
-        rows: as `with_reported` gives them.
-        reasons: by method, what stands in its empty cells instead of "not run".
+    """One line a method: for each (dataset, metric) ours with its interval, then the reported one,
+    of `with_reported`'s rows; `reasons` by method stand in empty cells instead of "not run".
     """
     reasons = reasons or {}
     cells = [

@@ -1,18 +1,16 @@
 """Image-text retrieval on CheXpert-5x200, in both directions (paper 4.2.3: Table 5).
 
-Learned prompts leave the embeddings of images and sentences as they are, so what RC-TPL retrieves
-by must be its class scores: the vector of a film's or a sentence's scores for the five class names,
-the mean of both branches (paper 3.4; a sentence is its own only region), compared by cosine.
+Learned prompts leave embeddings as they are, so RC-TPL must retrieve by its scores for the five
+class names, the mean of both branches (paper 3.4), compared by cosine.
 
-Scores of a class sit around a mean of their own, and those of films elsewhere than those of text
-(the modality gap: Liang et al., NeurIPS 2022), so that a plain cosine mostly compares offsets. The
-rule of the table is therefore to **standardize** each class's scores over the pool, films and
-sentences apart, as GLoRIA z-scores its similarities (Huang et al., ICCV 2021). It and the five
-names, instead of all 20 training names, were chosen on validation films, image to text, by the mean
-over the class-score methods (`rule_comparison`); those films are too few (137) to tell
-standardizing from mere centering. Rows "plain cosine" show RC-TPL without the step, and a row
-"standardized" gives the raw embeddings the same step, without which the comparison would be unfair.
-The means come from the whole pool: no label is read, but films are not scored one by one.
+Scores of a class sit around a mean of their own, those of films elsewhere than those of text (the
+modality gap: Liang et al., NeurIPS 2022): a plain cosine mostly compares offsets. The rule is
+therefore to **standardize** each class's scores over the pool, films and sentences apart, as GLoRIA
+z-scores its similarities (Huang et al., ICCV 2021). It and the five names, not all 20 training
+names, were chosen on validation films, image to text, by the mean over the class-score methods
+(`rule_comparison`); they are too few (137) to tell standardizing from mere centering. Rows "plain
+cosine" lack the step, a row "standardized" gives it to raw embeddings for fairness. The means come
+from the whole pool: no label is read, but films are not scored one by one.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,12 +37,8 @@ _TIE = 1e-6  # cosines are compared to so much: equal sentences tie whatever the
 
 @dataclass(frozen=True)
 class Retrieval:
-    """The outcome.
-
-    Attributes:
-        rows: tidy rows: dataset, method, metric, value, ci_low, ci_high, seeds, n.
-        per_seed: method, metric, seed, value.
-        draws: each method's metrics in the sample and in every resample, (1 + R,).
+    """The outcome: tidy rows, values by method, metric and seed, and each method's metrics in the
+    sample and in every resample.
     """
 
     rows: pd.DataFrame
@@ -90,18 +84,9 @@ def _pair(images: np.ndarray, sentences: np.ndarray, rule: Rule) -> Pair:
 
 
 def top(queries: np.ndarray, candidates: np.ndarray, count: int = max(RANKS)) -> np.ndarray:
-    """The best candidates of each query by cosine, best first; ties go to the lower index.
-
-    Args:
-        queries: (n, v).
-        candidates: (m, v), in the order of their identifiers, which so decide ties.
-        count: how many to give.
-
-    Returns:
-        (n, count) indices. Memory grows with `QUERY_BLOCK` times m.
-
-    Raises:
-        InputError: fewer candidates than that.
+    """The best `count` candidates (m, v) of each query (n, v) by cosine, best first: (n, count).
+    Ties go to the lower index, the order of identifiers. Memory grows with `QUERY_BLOCK` times m.
+    InputError: fewer candidates than that.
     """
     if len(candidates) < count:
         problem = f"{len(candidates)} candidates, but the first {count} are asked for"
@@ -110,9 +95,8 @@ def top(queries: np.ndarray, candidates: np.ndarray, count: int = max(RANKS)) ->
 
 
 def _best(similarities: np.ndarray, count: int) -> np.ndarray:
-    """The columns of the largest entries of each row, lower columns first among ties.
-
-    Rank and column make one whole number, whose smallest are found without sorting all.
+    """The columns of the largest entries of each row, lower columns first among ties: rank and
+    column make one whole number, whose smallest are found without sorting all.
     """
     columns = similarities.shape[1]
     ranked = np.rint(-similarities / _TIE).astype(np.int64)
@@ -128,15 +112,8 @@ def _blocks(queries: np.ndarray) -> Iterator[np.ndarray]:
 def precisions(
     found: np.ndarray, query_classes: np.ndarray, candidate_classes: np.ndarray
 ) -> np.ndarray:
-    """Precision@K of each query for each K of `RANKS`: the share of its class among its first K.
-
-    Args:
-        found: (n, at least 10) indices from `top`.
-        query_classes: (n,).
-        candidate_classes: (m,).
-
-    Returns:
-        (n, number of ranks).
+    """Precision@K of each query for each K of `RANKS`, (n, ranks): the share of its class among its
+    first K; `found` (n, at least 10) from `top`.
     """
     right = candidate_classes[found] == query_classes[:, None]
     return np.stack([right[:, :rank].mean(axis=1) for rank in RANKS], axis=1)
@@ -159,11 +136,9 @@ def retrieve(
 ) -> Retrieval:
     """Precision@K of all rows in both directions, with 95 % intervals.
 
-    A resample draws the queries' patients (a sentence's is its report's); what is searched stays
-    whole. Repeats of a sentence are drawn together.
-
-    Args:
-        others: rows with vectors of their own, by name: one pair a seed.
+    A resample draws the queries' patients (a sentence's is its report's), repeats of a sentence
+    together; what is searched stays whole. `others`: rows with vectors of their own, one pair a
+    seed.
     """
     generator = np.random.default_rng(BOOTSTRAP_SEED)
     pairs = represent(images, sentences) | dict(others or {})
@@ -195,21 +170,17 @@ def retrieve(
 
 
 def _resampled(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Weighted means over the queries, (n, ranks) and (1 + R, n) to (1 + R, ranks).
-
-    Hits are summed as whole numbers, so that no order of summation shows in the last digit.
+    """Weighted means over the queries, (n, ranks) and (1 + R, n) to (1 + R, ranks): hits are summed
+    as whole numbers, so that no order of summation shows in the last digit.
     """
     hits = np.rint(values * RANKS)
     return weights.astype(np.float64) @ hits / weights.sum(axis=1, keepdims=True) / RANKS
 
 
 def rule_comparison(images: Side, sentences: Side) -> pd.DataFrame:
-    """Image to text by way of comparison: Precision@K, mean over K and over the classes alike.
-
-    The classes weigh the same, since validation films are few and their classes of unequal size.
-
-    Returns:
-        one row a method and one column a rule; then their mean over the class-score methods.
+    """Image to text by rule, one row a method, last the mean over the class-score methods:
+    Precision@K, mean over K and over the classes alike, as validation films are few and of unequal
+    classes.
     """
     rules = {"plain": lambda vectors: vectors, "centered": centered, "standardized": standardized}
     scored = {RAW: list(zip(images.embeddings, sentences.embeddings, strict=True))}

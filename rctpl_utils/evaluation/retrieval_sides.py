@@ -1,10 +1,6 @@
 """The two sides of image-text retrieval, films and sentences, embedded and scored (paper 4.2.3).
 
-Each side holds the frozen encoders' embeddings and, for each method, the class scores that RC-TPL
-retrieves by: the mean of both branches (paper 3.4), a sentence being its own only region.
-`retrieval` compares the sides.
-
-Sentences: the paper samples 200 of MIMIC-CXR for each class of CheXpert-5x200 and does not say how.
+The paper samples 200 sentences of MIMIC-CXR for each class of CheXpert-5x200 and does not say how.
 Here a sentence belongs to a class when extraction finds that concept present in it, and
 
 - no other concept present, except parents of it (`vocabulary.PARENTS`): an opacity that is edema;
@@ -12,10 +8,9 @@ Here a sentence belongs to a class when extraction finds that concept present in
 - other concepts may be absent or uncertain in it: "cardiomegaly, no pneumothorax" stays.
 
 Sentences that differ in case, punctuation or space only count as one. A class takes its distinct
-sentences in a fixed order: reports that prompts did not learn from first, real reports before
-templated ones, then by report and place in it; no chance is involved. A class with too few distinct
-sentences takes the same ones again, in the same order, until it is full: all classes then weigh the
-same and chance is 1/5, as in the paper. `sentence_counts` tells how often that happened.
+ones in a fixed order: reports that prompts did not learn from first, real reports before templated
+ones, then by report and place in it; no chance is involved. Too few are taken again, in the same
+order, until all classes weigh the same: chance is 1/5, as in the paper.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,12 +39,9 @@ DATASET = "chexpert5x200"
 
 @dataclass(frozen=True)
 class Side:
-    """The films or the sentences of the pool, in the order of their identifiers.
-
-    Attributes:
-        records: item_id, patient_id, concept, and what else is known; index 0..n-1.
-        embeddings: the frozen encoders', (n, d) unit vectors each.
-        scores: for each method its class scores, one (n, L) a seed.
+    """The films or the sentences of the pool, in the order of their identifiers: `records`
+    (item_id, patient_id, concept, ...; index 0..n-1), the frozen encoders' (n, d) unit vectors, and
+    for each method its class scores, the mean of both branches, one (n, L) a seed.
     """
 
     records: pd.DataFrame
@@ -161,15 +153,10 @@ def single_concept_sentences(
 ) -> pd.DataFrame:
     """The sentences about exactly one of the five findings (see the module), best candidates first.
 
-    Args:
-        triplets: report_id, sentence, concept, positive, start.
-        reports: which reports there are; sentences of others are left out.
-        sources: report_id -> where a report may be quoted from; empty for real MIMIC-CXR, whose
-            reports must not be quoted.
-
-    Returns:
-        sentence_id, report_id, patient_id, sentence, concept, held_out (the report is in the
-        validation or test split), templated (we wrote it), source ("" where not quotable).
+    Triplets: report_id, sentence, concept, positive, start; of other reports they are left out.
+    `sources`: report_id -> where it may be quoted from; empty for real MIMIC-CXR, which must not be
+    quoted. Gives sentence_id, report_id, patient_id, sentence, concept, held_out (the report is in
+    the validation or test split), templated (we wrote it), source ("" where not quotable).
     """
     of_a_class = _classes(triplets)
     by_id = {report.report_id: report for report in reports}
@@ -186,17 +173,9 @@ def single_concept_sentences(
 
 
 def select_sentences(candidates: pd.DataFrame, size: int) -> pd.DataFrame:
-    """The pool: `size` sentences a class, distinct ones first, then the same again.
-
-    Args:
-        candidates: as `single_concept_sentences` gives them, best first.
-        size: sentences a class.
-
-    Returns:
-        the columns of `candidates` and `turn`: 1 for a sentence's first time, 2 for its second.
-
-    Raises:
-        InputError: a class has no sentence at all.
+    """The pool: `size` of the `candidates` a class, distinct ones first, then the same again:
+    `turn` is 1 for a sentence's first time, 2 for its second. InputError: a class has no sentence
+    at all.
     """
     distinct = distinct_sentences(candidates)
     chosen = []
@@ -220,13 +199,8 @@ def distinct_sentences(candidates: pd.DataFrame) -> pd.DataFrame:
 
 
 def equal_share(pool: pd.DataFrame) -> np.ndarray:
-    """Which distinct sentences of a pool to keep so that the five classes have equally many.
-
-    Args:
-        pool: `select_sentences`' columns, best first within a class or in the order of identifiers.
-
-    Returns:
-        bool (m,): the first sentences of each class, as many as the rarest class has.
+    """Which distinct sentences of a pool to keep, bool (m,), so that the five classes have equally
+    many: the first of each, best first or in the order of identifiers, as many as the rarest has.
     """
     first = pool["turn"] == 1
     turn = pool[first].groupby("concept").cumcount()
@@ -235,11 +209,9 @@ def equal_share(pool: pd.DataFrame) -> np.ndarray:
 
 
 def sentence_counts(candidates: pd.DataFrame, pool: pd.DataFrame) -> pd.DataFrame:
-    """Where the pool's sentences come from, one row a class and their sum.
-
-    Columns: sentences in the pool; distinct ones; of the distinct: from held-out reports, of which
-    the same words also stand in a training report; from training reports; templated ones; then
-    repeats, and how often one sentence stands in the pool at most.
+    """Where the pool's sentences come from, one row a class and their sum: all; distinct; of these
+    from held-out reports, and those whose words a training report has too; from training reports;
+    templated; then repeats, and how often one sentence stands in the pool at most.
     """
     learned = set(_key(candidates[~candidates["held_out"]]))
     first = pool[pool["turn"] == 1]

@@ -21,10 +21,9 @@ from rctpl_utils.datasets.splits import open_split
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.encoders.frame import Frame, cosine_maps, frame_of, on_square
 from rctpl_utils.encoders.gradcam import gradcam_maps
-from rctpl_utils.evaluation.box_pairs import Boxed
 from rctpl_utils.evaluation.grounding_metrics import points_into
 from rctpl_utils.evaluation.metrics import named_interval, patient_weights, resampled_means
-from rctpl_utils.evaluation.prompt_maps import DATASET
+from rctpl_utils.evaluation.prompt_maps import DATASET, Boxed
 from rctpl_utils.prompts.handwritten import NONSENSE
 from rctpl_utils.prompts.prompts import Prompts
 from rctpl_utils.workspace import Workspace
@@ -39,31 +38,24 @@ SHUFFLED, NO_WORD = "another class's name", "a nonsense word"
 class Sanity:
     """What `check_saliency` found.
 
-    Attributes:
-        rows: one a kind of map and change: map, kind ("weights" or "prompt"), change, metric
-            ("similarity" or "pointing_game"), value, ci_low, ci_high, n.
-        changes: their names, in order, "unchanged" first.
-        maps: kind of map -> cell maps of the first film under each change, (changes, h, w).
-        pixels: the first film, (H, W); `mask`: its box; `concept`: what is looked for.
-        verdict: in a sentence, whether each kind of map points better for the own name than for
-            other words.
+    A row is a kind of map and change: map, kind ("weights" or "prompt"), change, metric
+    ("similarity" or "pointing_game"), value, ci_low, ci_high, n.
     """
 
     rows: pd.DataFrame
-    verdict: str
-    changes: tuple[str, ...]
-    maps: dict[str, np.ndarray]
-    pixels: np.ndarray
-    mask: np.ndarray
-    concept: str
+    verdict: str  # whether each kind of map points better for the own name than for others
+    changes: tuple[str, ...]  # their names, in order, "unchanged" first
+    maps: dict[str, np.ndarray]  # by kind: cell maps of the first film, (changes, h, w)
+    pixels: np.ndarray  # the first film, (H, W)
+    mask: np.ndarray  # its box
+    concept: str  # what is looked for
 
 
 def blocks(module: nn.Module) -> dict[str, nn.Module]:
-    """The layers that are randomized together, by name, from the input's side to the output's.
+    """The layers that are randomized together, by name, from input to output, as registered.
 
-    Each child with parameters is a block. A list of layers (a sequence of children that have
-    children themselves, as a ResNet's or a Swin's stages) counts child by child, wherever in the
-    module it stands. The order is that of registration.
+    Each child with parameters is a block; a list of layers (children that have children themselves,
+    as a ResNet's or a Swin's stages) counts child by child, wherever in the module it stands.
     """
     found = {}
     for name, child in module.named_children():
@@ -84,9 +76,8 @@ def _is_list(module: nn.Module) -> bool:
 
 def randomize(module: nn.Module) -> None:
     """Draw every layer's parameters anew, as PyTorch initializes them; statistics are reset.
-
-    Parameters of a layer that has no such rule (a Swin's table of position biases) are drawn from
-    N(0, 0.02^2), cut at two units: the initialization of its authors (Liu et al. 2021).
+    Without such a rule (a Swin's table of position biases): N(0, 0.02^2), cut at two units, its
+    authors' initialization (Liu et al. 2021).
     """
     for layer in module.modules():
         if hasattr(layer, "reset_parameters"):
@@ -97,9 +88,8 @@ def randomize(module: nn.Module) -> None:
 
 
 def cascade(encoder: Encoder, seed: int) -> Iterator[tuple[str, Encoder]]:
-    """Names of blocks, last first, with a copy in which all down to that one are random.
-
-    The encoder given is not changed, nor is PyTorch's global generator.
+    """Names of blocks, last first, with a copy in which all down to that one are random. The
+    encoder given is not changed, nor is PyTorch's global generator.
     """
     changed = copy.deepcopy(encoder)
     for k, (name, block) in enumerate(reversed(blocks(changed.image_module).items())):
@@ -145,13 +135,11 @@ def sample_boxes(boxed: Boxed, count: int = SAMPLE) -> tuple[np.ndarray, np.ndar
 
 
 def check_saliency(workspace: Workspace, encoder: Encoder, prompts: Prompts) -> Sanity:
-    """Compare the maps of a fixed sample of films with those under every change.
+    """Compare the maps of a fixed sample of films with those under every change, prompts of one
+    seed.
 
-    Similarity is Spearman's correlation with the unchanged map over cells. Intervals are
-    bootstraps over patients; a film's value is its mean over the draws of random weights.
-
-    Args:
-        prompts: of one seed.
+    Similarity is Spearman's correlation with the unchanged map over cells. Intervals are bootstraps
+    over patients; a film's value is its mean over the draws of random weights.
     """
     boxed = Boxed.of(open_split(workspace, DATASET, "test"))
     films, concepts = sample_boxes(boxed)

@@ -1,7 +1,4 @@
-"""Every method on every classification set, by the same code (paper 4.2.1: Table 1).
-
-`temperature_sensitivity` tells how much tau_c of Eq. 8 matters, on validation films only.
-"""
+"""Every method on every classification set, by the same code (paper 4.2.1: Table 1)."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -39,14 +36,9 @@ def classify(
 ) -> dict[str, Classification]:
     """Score a data set's test and validation images with all methods and evaluate them.
 
-    Args:
-        encoders: one a seed; class embeddings of run k meet the films of encoder k.
-        name: of the data set.
-        columns: keys of `QUESTIONS` that ask its films; all ask for the same classes.
-        others: rows that are no class embeddings, by name: one function a seed.
-
-    Returns:
-        the outcome of each column.
+    Class embeddings of run k meet the films of encoder k; `columns` of `QUESTIONS` that ask for the
+    same classes get an outcome each; `others`: rows that are no class embeddings, a function a
+    seed.
     """
     embed = lru_cache(maxsize=None)(lambda embedder, asked: embedder(asked))  # once for both splits
     opened = {split: open_split(workspace, name, split) for split in SPLITS}
@@ -84,9 +76,8 @@ def _shown(
 
 
 def answerable(workspace: Workspace) -> dict[str, list[str]]:
-    """The columns that can be filled, by data set; what cannot is said in a line.
-
-    COVIDx's lists of two classes do not tell pneumonia from normal films.
+    """The columns that can be filled, by data set; what cannot is said in a line (COVIDx's lists of
+    two classes do not tell pneumonia from normal films).
     """
     found: dict[str, list[str]] = {}
     for column, question in QUESTIONS.items():
@@ -123,10 +114,8 @@ def by_encoder(
 ) -> dict[Encoder, list[Embedder]]:
     """Which class embeddings meet which encoder's films: run k of every method encoder k's.
 
-    In the methods' order: the columns of a product decide the last bits of its entries.
-
-    Raises:
-        ValueError: a method with more runs than there are encoders.
+    In the methods' order: the columns of a product decide the last bits of its entries. ValueError:
+    a method with more runs than there are encoders.
     """
     found: dict[Encoder, dict[Embedder, None]] = {encoder: {} for encoder in encoders}
     for method in methods:
@@ -153,15 +142,8 @@ def score_runs(
     embed: Callable[[Embedder], ClassEmbeddings],
     temperature: float = IMAGE_TEMPERATURE,
 ) -> dict[Embedder, BranchScores]:
-    """Score films by every run of the methods, each on its own encoder's features.
-
-    Args:
-        encoders: one a seed.
-        films: an encoder's features of the n films.
-        embed: a run's class embeddings of the L classes asked for.
-
-    Returns:
-        for each run its branch scores, (n, L).
+    """Score n films by every run of the methods, each on its own encoder's features: for each run
+    the branch scores, (n, L), of the classes that `embed` gives.
     """
     scored: dict[Embedder, BranchScores] = {}
     for encoder, embedders in by_encoder(encoders, methods).items():
@@ -176,10 +158,8 @@ INVERSE_TEMPERATURES = (5, 10, 20, 40, 80, 160)
 def temperature_sensitivity(
     workspace: Workspace, encoders: Sequence[Encoder], methods: Sequence[Method], dataset: str
 ) -> pd.DataFrame:
-    """Macro AUC of the concept branch on validation films by 1 / tau_c, one row a method.
-
-    Args:
-        encoders, methods: their first seed is used.
+    """How much tau_c of Eq. 8 matters: the concept branch's macro AUC on validation films by 1 /
+    tau_c, one row a method, first seed.
     """
     films = open_split(workspace, dataset, "validation")
     features = image_features(encoders[0], films, workspace.features)

@@ -15,7 +15,7 @@ from rctpl_utils.evaluation.ablation_arms import (
     REFERENCE,
     factors,
 )
-from rctpl_utils.evaluation.ablation_scores import CLASSIFIED, GROUNDED
+from rctpl_utils.evaluation.ablations import CLASSIFIED, GROUNDED
 from rctpl_utils.evaluation.bootstrap_samples import Draws, save_draws
 from rctpl_utils.evaluation.metrics import holm, named_interval, paired_p_value
 from rctpl_utils.evaluation.results import NOT_RUN, write_csv
@@ -56,7 +56,7 @@ UNTOUCHED = {"tau_c at test": ("covid-rural",), "unseen disease": ("chexpert",)}
 def save_ablations(
     workspace: Workspace, draws: Draws, seconds: pd.DataFrame, available: int
 ) -> pd.DataFrame:
-    """Write ablations.csv and the draws (`ablation_scores.score_trials`); return the rows.
+    """Write ablations.csv and the draws (`ablations.score_trials`); return the rows.
 
     Differences are those to the factor's reference on the same resamples (empty for the reference
     itself), with Holm's correction over all comparisons. Rows of a data set without draws are

@@ -21,8 +21,7 @@ from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.encoders.features import image_features, text_features
 from rctpl_utils.encoders.frame import cosine_maps
 from rctpl_utils.errors import InputError
-from rctpl_utils.evaluation.box_pairs import Boxed
-from rctpl_utils.evaluation.prompt_maps import DATASET
+from rctpl_utils.evaluation.prompt_maps import DATASET, Boxed
 from rctpl_utils.files import atomic_path, write_text
 from rctpl_utils.prompts.methods import Method
 from rctpl_utils.prompts.zero_shot import branch_scores

@@ -44,7 +44,7 @@ _REPORTS = {  # measures, writes, draws: the tables
     ("grounding:ground", "tables:save_grounding_tables", "grounding"):
         ["table2", "table3", "table4"],
     ("retrieval:retrieve", "tables:save_table5", "retrieval"): ["table5"],
-    ("ablation_scores:score_trials", "ablation_report:save_ablations", "ablations"): ["ablations"],
+    ("ablations:score_trials", "ablation_report:save_ablations", "ablations"): ["ablations"],
 }  # fmt: skip
 TABLES = {
     table: Origin(f"evaluation.{measures}", f"reporting.{writes}", draws)
