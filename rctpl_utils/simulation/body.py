@@ -14,17 +14,11 @@ from rctpl_utils.simulation.styles import Style
 
 @dataclass
 class Body:
-    """Layers of one patient.
+    """Layers of one patient, (H, W) each."""
 
-    Attributes:
-        fixed: (H, W) everything but the lungs' content, heart included.
-        lung: (H, W) attenuation of the lungs' content, vessels included.
-        vessels: (H, W) the part of `lung` that is vessels and fine structure.
-    """
-
-    fixed: np.ndarray
-    lung: np.ndarray
-    vessels: np.ndarray
+    fixed: np.ndarray  # everything but the lungs' content, heart included
+    lung: np.ndarray  # attenuation of the lungs' content, vessels included
+    vessels: np.ndarray  # the part of `lung` that is vessels and fine structure
 
     @property
     def total(self) -> np.ndarray:
@@ -82,8 +76,7 @@ def normal_vessels(scene: Scene, side: str, rng: Rng) -> np.ndarray:
 def heart_change(scene: Scene, scale: float, rng: Rng, *, up: float = 0.3) -> np.ndarray:
     """What changes when the heart is `scale` times as wide: (H, W) attenuation.
 
-    The heart rests on the diaphragm and grows to the left, up and, less, to the right, into the
-    lung along the ray: it gains at most what that lung can give.
+    It rests on the diaphragm and grows left, up and, less, right, by what that lung can give.
     """
     heart = scene.channel("heart")
     rows, columns = np.nonzero(heart > 0.25 * heart.max())

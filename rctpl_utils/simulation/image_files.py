@@ -37,11 +37,7 @@ class DicomHeader:
 
 
 def to_bytes(pixels: np.ndarray) -> np.ndarray:
-    """float (H, W) in [0, 1] to uint8, rounded.
-
-    Raises:
-        ValueError: values outside [0, 1] or not a plain image; the renderer is at fault.
-    """
+    """Round float (H, W) in [0, 1] to uint8; `ValueError` for others: the renderer is at fault."""
     if pixels.ndim != 2 or not (pixels.min() >= 0 and pixels.max() <= 1):  # false for NaN too
         raise ValueError("pixels must be (H, W) in [0, 1]")
     return np.round(pixels * 255).astype(np.uint8)

@@ -1,9 +1,8 @@
 """The official on-disk layouts of the data sets, filled with simulated radiographs.
 
 Each has a function that writes one image and returns its row, and one that writes the tables from
-all rows; `root` is the data set's folder. The names are the data sets' own, stated here once more
-and not imported from the readers in `datasets/`, which describe the layouts: so an edit of a reader
-redraws nothing. The bytes depend on the cases and pixels alone.
+all rows; `root` is the data set's folder. The names are the data sets' own, not imported from the
+readers in `datasets/`: so an edit of a reader redraws nothing.
 """
 
 import gzip
@@ -241,10 +240,6 @@ def mimic_tables(root: Path, films: Sequence[tuple[Study, Case]], size: int) -> 
     """Write `mimic-cxr-2.0.0-metadata`, `-split` and `-chexpert` (`.csv.gz`).
 
     Two columns of the metadata are ours: `source` (the Open-I report), `templated` (1: our text).
-
-    Args:
-        films: the films with their studies.
-        size: side of a film in pixels.
     """
     rows = [
         {

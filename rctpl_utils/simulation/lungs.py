@@ -340,10 +340,7 @@ def _congestion(scene: Scene, lung: Lung, strength: float, rng: Rng) -> np.ndarr
 
 
 def emphysema(scene: Scene, body: Body, lesion: Lesion, rng: Rng) -> Effect:
-    """Dark, vessel-poor lungs, worst where the zone says (else above), sometimes with bullae.
-
-    The flattened diaphragm is a matter of geometry: see `scene`.
-    """
+    """Dark, vessel-poor lungs, worst where the zone says (else above); flat domes are `scene`'s."""
     drawn = []
     for side in SIDES:
         lung = scene.lungs[side]

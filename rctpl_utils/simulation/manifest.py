@@ -79,7 +79,7 @@ def report_counts(studies: Iterable[Study], reports: Iterable[OpenIReport]) -> d
 def write_drawn(folder: Path, cases: Iterable[Case]) -> None:
     """Write `drawn.csv`: each lesion that was asked for. Simulation truth, not part of a layout.
 
-    `x` and `y` are the center of its real box in widths and heights of the film, empty without one.
+    `x`, `y`: its real box's center relative to the film, empty without one.
     """
     rows = [
         [c.image_id, c.split, x.concept, x.side, x.zone, round(x.severity, 4), *_center(x)]

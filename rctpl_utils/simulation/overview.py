@@ -40,14 +40,7 @@ def contact_sheet(
     severities: tuple[float, ...] = (0.1, 0.5, 1.0),
     concepts: tuple[str, ...] = tuple(PAINTERS),
 ) -> Figure:
-    """Draw each concept from subtle to gross, each film beside its twin with the mask outlined.
-
-    Args:
-        anatomy: `load_anatomy`'s.
-        size: side of a film in pixels.
-        severities: one film each, from left to right.
-        concepts: one strip of films each.
-    """
+    """Draw each concept from subtle to gross, each film beside its twin with the mask outlined."""
     lines = -(-len(concepts) // _STRIPS)
     height = COLUMN_WIDTH / (2 * _STRIPS * len(severities)) + 0.19
     figure, axes = plt.subplots(

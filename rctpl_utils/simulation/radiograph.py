@@ -71,38 +71,23 @@ _SMALLEST = 112  # pixels: smaller films are drawn at twice their size, then ave
 
 @dataclass(frozen=True)
 class Radiograph:
-    """One simulated film.
+    """One simulated film."""
 
-    Attributes:
-        pixels: (size, size) float32 in [0, 1], multiples of 1/255; 0 = black (air).
-        masks: {concept: (size, size) bool}, where each drawn concept lies.
-    """
-
-    pixels: np.ndarray
-    masks: dict[str, np.ndarray]
+    pixels: np.ndarray  # (size, size) float32, multiples of 1/255; 0 = black (air)
+    masks: dict[str, np.ndarray]  # of each drawn concept (size, size) bool
 
 
 @dataclass(frozen=True)
 class Exposure:
-    """The physics of one film, before the detector.
+    """The physics of one film, before the detector."""
 
-    Attributes:
-        attenuation: (H, W) float32 line integrals of the patient without the drawn lesions.
-        change: (H, W) float32, what the lesions add; the beam meets the sum.
-        masks: {concept: (H, W) bool}.
-    """
-
-    attenuation: np.ndarray
-    change: np.ndarray
-    masks: dict[str, np.ndarray]
+    attenuation: np.ndarray  # (H, W) float32 line integrals without the drawn lesions
+    change: np.ndarray  # (H, W) float32, what the lesions add; the beam meets the sum
+    masks: dict[str, np.ndarray]  # of each concept (H, W) bool
 
 
 def render(case: Case, anatomy: Anatomy, size: int) -> Radiograph:
-    """Simulate one radiograph, `size` pixels square; the same case gives the same bytes.
-
-    Raises:
-        InputError: an unknown style, split or concept.
-    """
+    """Simulate one radiograph, `size` pixels square; the same case gives the same bytes."""
     fine = size if size >= _SMALLEST else 2 * size
     exposure = expose(case, anatomy, fine)
     streams = np.random.default_rng(case.seed).spawn(4)
@@ -117,9 +102,8 @@ def render(case: Case, anatomy: Anatomy, size: int) -> Radiograph:
 def expose(case: Case, anatomy: Anatomy, size: int) -> Exposure:
     """The line integrals of a case: anatomy, distractors, lesions; see `render`.
 
-    The patient, the distractors and the lesions have random streams of their own, so that the
-    patient without the lesions is the same patient (but for the lung volume that atelectasis,
-    fibrosis and emphysema change).
+    Each has random streams of its own, so that the patient without the lesions is the same patient
+    (but for the lung volume that atelectasis, fibrosis and emphysema change).
     """
     style = get_style(case.style)
     streams = np.random.default_rng(case.seed).spawn(4)

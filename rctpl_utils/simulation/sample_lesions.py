@@ -1,8 +1,8 @@
 """From concepts to lesions: places and sizes from real annotations and codes, severities drawn.
 
-Boxes of ChestX-ray14 (Wang et al. 2017), of the RSNA challenge (Shih et al. 2019) and of VinBigData
-(Nguyen et al. 2022), and the bounding boxes of SIIM-ACR's run lengths, as torchxrayvision packages
-them. Each annotated image belongs to one split, so that no training lesion has a test lesion's box.
+Boxes of ChestX-ray14 (Wang et al. 2017), the RSNA challenge (Shih et al. 2019), VinBigData (Nguyen
+et al. 2022) and SIIM-ACR's run lengths, from torchxrayvision. Each annotated image belongs to one
+split, so that no training lesion has a test lesion's box.
 """
 
 from collections import defaultdict
@@ -63,8 +63,7 @@ class Site:
 def site_of(concept: str, box: Box) -> Site:
     """Name the place of a box: the patient's right is on the image's left.
 
-    Zones are thirds of the lung fields' usual extent, 0.12 to 0.80 of the frame's height (the
-    range of the boxes of ChestX-ray14).
+    Zones are thirds of 0.12 to 0.80 of the frame's height, the range of ChestX-ray14's boxes.
     """
     if concept in MIDLINE:
         return Site(None, None, box)
@@ -125,9 +124,7 @@ class AnnotatedBoxes:
 def run_length_box(text: str) -> Box | None:
     """Bounding box of SIIM-ACR's relative, column-major run lengths; None for "-1".
 
-    Args:
-        text: alternating offsets (from the end of the last run) and lengths, in pixels of a
-            1024 x 1024 image.
+    Alternating offsets (from the end of the last run) and lengths, pixels of a 1024 x 1024 image.
     """
     numbers = np.array(text.split(), dtype=np.int64)
     if numbers.size < 2:
@@ -167,9 +164,9 @@ def _siim_boxes() -> Iterator[tuple[str, str, Box]]:
 def _vinbigdata_boxes() -> Iterator[tuple[str, str, Box]]:
     """The first reader's boxes of each image.
 
-    The table does not give the images' sizes. The thorax is symmetric, so the frame's width is
-    taken as twice the mean centre of all lung findings, and its height from the mean height of
-    the hearts' centres, which ChestX-ray14's boxes put at 0.57: an approximation, good for sizes.
+    The table lacks the images' sizes. The thorax is symmetric, so the frame's width is taken as
+    twice the mean center of all lung findings, its height from the hearts' mean center, which
+    ChestX-ray14's boxes put at 0.57: an approximation, good for sizes.
     """
     table = pd.read_csv(xrv_file("vinbigdata-train.csv.gz")).dropna()
     heart = table[table["class_name"] == "Cardiomegaly"]
@@ -238,8 +235,7 @@ class LesionSampler:
     ) -> tuple[Lesion, ...]:
         """Lesions that show what a report says where it says it.
 
-        A finding on one side in one zone takes a real box from there where there is one;
-        otherwise the renderer places it by side and zone.
+        In a real box of that side and zone if there is one; otherwise the renderer places it.
         """
         return tuple(
             Lesion(

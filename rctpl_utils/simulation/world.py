@@ -85,21 +85,11 @@ class DrawingPool:
 def build_world(
     workspace: Workspace, *, processes: int = 2, renderer: Renderer = render
 ) -> dict[str, Any]:
-    """Write what is missing or outdated of the world, and its manifest.
+    """Write what is missing or outdated of the world, and its manifest (returned too).
 
     Each data set is written beside its place, moved there when whole, and marked as complete last;
-    so an interrupted call loses one data set at most, and a repeated one writes nothing.
-
-    Args:
-        workspace: of a simulated profile; the world goes to its `data_root`.
-        processes: that draw; each needs about 0.5 GB.
-        renderer: draws one film (a stand-in in tests).
-
-    Returns:
-        The manifest, also written to `manifest.json`.
-
-    Raises:
-        InputError: a profile without a world, a source that is missing, a disk that is full.
+    so an interrupted call loses one data set at most, and a repeated one writes nothing. Each
+    process that draws needs about 0.5 GB. `InputError`: no world, no source, a full disk.
     """
     size = workspace.profile.world
     if size is None:
