@@ -20,8 +20,8 @@ from rctpl_utils.simulation.evaluation_cases import (
     drawn_kinds,
 )
 from rctpl_utils.simulation.sample_lesions import (
-    AnnotatedBoxes,
     ReportedFinding,
+    annotated_pools,
     draw_severity,
     run_length_box,
     site_of,
@@ -257,7 +257,7 @@ def test_site_of_a_box_names_the_patients_side():
 
 
 def test_geometry_pools_share_no_box():
-    pools = AnnotatedBoxes.load().pools
+    pools = annotated_pools()
     for concept in ("Nodule", "Pneumonia", "Pneumothorax"):
         train, test = ({s.box for g in pools[concept, k] for s in g} for k in ("train", "test"))
         assert not train & test

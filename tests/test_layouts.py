@@ -251,27 +251,6 @@ def test_a_positive_film_must_show_its_lesion(tmp_path, name, concept):
         LAYOUTS[name].write_image(tmp_path, positive, blank)
 
 
-@pytest.mark.parametrize("name", ["rsna", "siim"])
-def test_one_film_a_patient(tmp_path, name):
-    shared = case("1.2", "1.3", (), "test")
-    with pytest.raises(InputError, match=r"row 1\.2: .*this one is 1\.3's"):
-        LAYOUTS[name].write_image(tmp_path, shared, film(shared))
-
-
-@pytest.mark.parametrize(
-    "image",
-    [
-        "patient1.jpg",
-        "CheXpert-v1.0-small/other/patient1/a.jpg",
-        "CheXpert-v1.0-small/train/../../a.jpg",
-    ],
-)
-def test_chexpert_needs_its_own_paths(tmp_path, image):
-    wrong = case(image, "patient1", (), "test")
-    with pytest.raises(InputError, match="not a CheXpert path"):
-        LAYOUTS["chexpert"].write_image(tmp_path, wrong, film(wrong))
-
-
 def test_no_finding_of_chexpert(tmp_path):
     home = write("chexpert", tmp_path) / "CheXpert-v1.0-small"
     train = pd.read_csv(home / "train.csv").set_index("Path")

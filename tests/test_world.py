@@ -15,7 +15,7 @@ from rctpl_utils.files import WRITES, read_json
 from rctpl_utils.profiles import PROFILES, WorldSize
 from rctpl_utils.simulation import world
 from rctpl_utils.simulation.cases import SPLITS
-from rctpl_utils.simulation.manifest import concept_table, manifest_table
+from rctpl_utils.simulation.overview import dataset_table, finding_table
 from rctpl_utils.simulation.radiograph import Radiograph
 from rctpl_utils.simulation.world import NAMES, build_world, code_hash, dataset_key
 from rctpl_utils.workspace import Workspace
@@ -241,13 +241,12 @@ def test_templated_reports_are_marked_and_counted(built):
 
 def test_tables_of_the_manifest(built):
     manifest = read_json(built.data_root / "manifest.json")
-    table = manifest_table(manifest)
-    assert table["images"].sum() == sum(
+    assert dataset_table(built, manifest)["images"].sum() == sum(
         len(list((built.data_root / n).rglob(f"*.{s}")))
         for n in NAMES
         for s in ("dcm", "jpg", "png")
     ) - len(list((built.data_root / "covid-rural" / "pngs_masks").glob("*.png")))
-    assert concept_table(manifest).loc["COVID-19", "mimic-cxr"] == 0
+    assert finding_table(manifest).loc["COVID-19", "mimic-cxr"] == 0
     assert all(source["licence"] and source["sha256"] for source in manifest["sources"])
 
 

@@ -5,7 +5,6 @@ its dependencies. Reports, label tables and lung outlines are members of `torchx
 al., MIDL 2022), which is installed with this package.
 """
 
-import csv
 import importlib.util
 import zipfile
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 import cv2
 import nibabel
 import numpy as np
+import pandas as pd
 from scipy import ndimage
 
 from rctpl_utils.errors import InputError
@@ -171,7 +171,6 @@ class Volume:
     spacing: tuple[float, float, float]  # (z, y, x) voxel size in mm
     center: tuple[float, float, float]  # (z, y, x) isocenter in voxels, the middle of the lungs
     ribs: np.ndarray  # (R, K, 3) center lines, (z, y, x) in mm from the isocenter
-    channels: tuple[str, ...] = CHANNELS
 
     @cached_property
     def planes(self) -> list[tuple[int, slice, np.ndarray]]:
@@ -192,7 +191,7 @@ def load_volume(files: dict[str, Path]) -> Volume:
     spacing = np.abs(np.diag(image.affine)[:3])  # (x, y, z) mm; axes point left, front, head
     hu = np.asarray(image.dataobj, dtype=np.float32).transpose(2, 1, 0)  # (Z, Y, X)
     mask = np.asarray(labels.dataobj).astype(np.uint8).transpose(2, 1, 0)  # (Z, Y, X)
-    names = _label_names(files["structures.csv"])
+    names = pd.read_csv(files["structures.csv"], index_col="structure")["id"].to_dict()
     small = _channel_maps(hu, mask, names)
     lungs = np.argwhere(small[len(ATTENUATION) : -1].sum(0) > 0.5)  # (N, 3)
     center = (lungs.min(0) + lungs.max(0)) / 2
@@ -269,11 +268,6 @@ def _vertebrae(values: np.ndarray, *, period: int) -> None:
     """Disks and bodies alternate in the continued spine; `period` in slices."""
     wave = 0.85 + 0.15 * np.cos(2 * np.pi * np.arange(values.shape[1]) / period)
     values[CHANNELS.index("axial")] *= wave[:, None, None]
-
-
-def _label_names(path: Path) -> dict[str, int]:
-    with path.open(newline="", encoding="utf-8") as stream:
-        return {row["structure"]: int(row["id"]) for row in csv.DictReader(stream)}
 
 
 def _channel_maps(hu: np.ndarray, mask: np.ndarray, names: dict[str, int]) -> np.ndarray:

@@ -86,7 +86,7 @@ def _round_spot(
     scale = np.clip(mean, *limits) / max(mean, 1e-6)
     ratio = np.clip(place.half_width / max(place.half_height, 1e-6), 0.75, 1.33)
     half = scene.pixels(mean * scale / 2)
-    return Spot(lung, place.column, place.row, half * ratio**0.5, half / ratio**0.5)
+    return Spot(place.column, place.row, half * ratio**0.5, half / ratio**0.5)
 
 
 def _ball(scene: Scene, place: Spot, rng: Rng, *, density: float, rough: float) -> Effect:

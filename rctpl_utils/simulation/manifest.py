@@ -105,26 +105,6 @@ def world_manifest(
     }
 
 
-def manifest_table(manifest: Mapping[str, Any]) -> pd.DataFrame:
-    """Images and patients of each data set and split, one row each."""
-    rows = [
-        (name, split, counts["images"], counts["patients"], len(counts["concepts"]))
-        for name, dataset in manifest["datasets"].items()
-        for split, counts in dataset["counts"].items()
-    ]
-    return pd.DataFrame(rows, columns=["dataset", "split", "images", "patients", "findings"])
-
-
-def concept_table(manifest: Mapping[str, Any]) -> pd.DataFrame:
-    """Positive test images: one row a concept, one column a data set, 0 where there is none."""
-    counts = {
-        name: dataset["counts"]["test"]["concepts"]
-        for name, dataset in manifest["datasets"].items()
-        if "test" in dataset["counts"]
-    }
-    return pd.DataFrame(counts).fillna(0).astype(int).sort_index()
-
-
 def _counts(cases: Sequence[Case]) -> dict[str, Any]:
     concepts = Counter(concept for case in cases for concept in case_labels(case))
     return {

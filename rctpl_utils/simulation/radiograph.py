@@ -43,11 +43,7 @@ PAINTERS: dict[str, Painter] = {
 
 
 def draw_lesion(scene: Scene, body: Body, lesion: Lesion, rng: Rng) -> Effect:
-    """Draw one finding on a patient: what it adds to the attenuation, and its mask.
-
-    Raises:
-        InputError: a concept that has no painter.
-    """
+    """Draw one finding on a patient: what it adds to the attenuation, and its mask."""
     if lesion.concept not in PAINTERS:
         raise InputError(
             f"the renderer cannot draw {lesion.concept!r}", f"Choose one of: {', '.join(PAINTERS)}."

@@ -131,7 +131,6 @@ ZONES: tuple[tuple[str, tuple[float | None, float, float | None, float]], ...] =
 class Spot:
     """A place in a lung: center (column, row) and half axes in pixels."""
 
-    lung: Lung
     column: float
     row: float
     half_width: float
@@ -182,14 +181,14 @@ def spot(
     if lesion.box is not None:
         x, y, width, height = (part * scene.size for part in lesion.box)
         column, row = _into(lung, x + width / 2, y + height / 2)
-        return Spot(lung, column, row, max(width / 2, 1.0), max(height / 2, 1.0))
+        return Spot(column, row, max(width / 2, 1.0), max(height / 2, 1.0))
     chance = zone_weight(lung, lesion.zone)
     chance = chance if weight is None else chance * weight
     if margin:
         inset = _inset(lung.mask, max(1, round(scene.pixels(margin))))
         chance = chance * inset if (chance * inset).sum() > 0 else chance
     column, row = draw_place(chance, rng)
-    return Spot(lung, column, row, scene.pixels(half[0]), scene.pixels(half[1]))
+    return Spot(column, row, scene.pixels(half[0]), scene.pixels(half[1]))
 
 
 def draw_place(chance: np.ndarray, rng: Rng) -> tuple[float, float]:

@@ -67,7 +67,7 @@ def get_style(name: str) -> Style:
 
 
 def develop(attenuation: np.ndarray, style: Style, rng: Rng) -> np.ndarray:
-    """Attenuation (H, W) to gray values in [0, 1]: float32 multiples of 1/255; 1 = white (dense)."""
+    """Attenuation (H, W) to grays in [0, 1]: float32, multiples of 1/255; 1 = white (dense)."""
     size = attenuation.shape[0]
     values = _detect(attenuation, style, rng)
     low, high = _window(values, attenuation, style, rng)

@@ -20,10 +20,10 @@ from rctpl_utils.simulation.evaluation_cases import Labels, chestxray14_patients
 from rctpl_utils.simulation.sample_lesions import (
     LEVELS,
     MIDLINE,
-    AnnotatedBoxes,
     LesionSampler,
     Place,
     ReportedFinding,
+    annotated_pools,
 )
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS, UNSEEN_CONCEPTS, with_parents
 
@@ -300,14 +300,11 @@ def _templated_study(
 
 
 def _templated_finding(concept: str, sampler: LesionSampler, rng: Rng) -> ReportedFinding:
-    sites = sampler.boxes.draw(concept, "train", rng)
-    known = sampler.places.get(concept, ())
+    sites = sampler.sites(concept, "train", rng)
     if concept in MIDLINE or concept in UNPLACED:
         side, zone = None, None
-    elif sites:
-        side, zone = sites[0].side, sites[0].zone
     else:
-        side, zone = known[rng.integers(len(known))] if known else (None, None)
+        side, zone = (sites[0].side, sites[0].zone) if sites else sampler.place(concept, rng)
     words = ("small", "large") if concept in SIZED else ("mild", "moderate", "severe")
     ungraded = concept in UNGRADED or rng.random() < 0.45
     severity = None if ungraded else words[rng.integers(len(words))]
@@ -330,7 +327,7 @@ def openi_reports() -> tuple[OpenIReport, ...]:
 @cache
 def load_sampler() -> LesionSampler:
     """Places lesions as the real annotations and codes do."""
-    return LesionSampler(AnnotatedBoxes.load(), reported_places(openi_reports()))
+    return LesionSampler(annotated_pools(), reported_places(openi_reports()))
 
 
 def training_films(size: WorldSize) -> list[tuple[Study, Case]]:
