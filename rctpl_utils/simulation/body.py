@@ -20,11 +20,6 @@ class Body:
     lung: np.ndarray  # attenuation of the lungs' content, vessels included
     vessels: np.ndarray  # the part of `lung` that is vessels and fine structure
 
-    @property
-    def total(self) -> np.ndarray:
-        """The line integral of the whole patient, (H, W) float32."""
-        return self.fixed + self.lung
-
 
 def compose(scene: Scene, style: Style, rng: Rng) -> Body:
     """Add up the layers with this patient's habitus."""

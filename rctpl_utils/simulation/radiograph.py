@@ -105,7 +105,8 @@ def expose(case: Case, anatomy: Anatomy, size: int) -> Exposure:
     streams = np.random.default_rng(case.seed).spawn(4)
     scene = set_up(case, anatomy, style, size, streams[0])
     body = compose(scene, style, streams[1])
-    attenuation = np.maximum(body.total + draw_distractors(scene, streams[1]), 0)
+    patient = body.fixed + body.lung + draw_distractors(scene, streams[1])
+    attenuation = np.maximum(patient, 0)
     change, masks = _add_lesions(case, scene, body, streams[2])
     return Exposure(attenuation, np.maximum(change, -attenuation), masks)
 
