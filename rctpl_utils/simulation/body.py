@@ -7,7 +7,7 @@ import numpy as np
 
 from rctpl_utils.simulation.cases import Rng
 from rctpl_utils.simulation.ct import MU_WATER
-from rctpl_utils.simulation.scene import MU_FILL, MU_LUNG, Scene
+from rctpl_utils.simulation.scene import MU_FILL, MU_LUNG, Lung, Scene
 from rctpl_utils.simulation.shapes import noise, strokes, vessel_tree
 from rctpl_utils.simulation.styles import Style
 
@@ -51,15 +51,14 @@ def _lung_content(scene: Scene, rng: Rng) -> tuple[np.ndarray, np.ndarray]:
     reach = np.clip(path / 60, 0, 1)
     uneven = 1 + 0.05 * noise(rng, scene.size, scene.size / 4)
     tree = np.zeros_like(lung)
-    for part in scene.lungs.values():
-        tree += normal_vessels(scene, part.side, rng)
+    for side in scene.lungs.values():
+        tree += _normal_vessels(scene, side, rng)
     vessels = own + tree * reach * rng.uniform(0.5, 1.1)
     return smooth * rng.uniform(0.85, 1.2) * uneven + vessels, vessels
 
 
-def normal_vessels(scene: Scene, side: str, rng: Rng) -> np.ndarray:
+def _normal_vessels(scene: Scene, lung: Lung, rng: Rng) -> np.ndarray:
     """A random bronchovascular tree of one lung, (H, W) attenuation."""
-    lung = scene.lungs[side]
     fan = np.linspace(-1.25, 1.35, 6) + rng.normal(0, 0.15, 6)
     angles = fan if lung.outward > 0 else np.pi - fan
     length, width = 0.2 * lung.height, scene.pixels(rng.uniform(3.0, 4.6))

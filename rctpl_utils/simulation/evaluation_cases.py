@@ -67,10 +67,7 @@ def chestxray14_patients() -> tuple[Patient, ...]:
 
 @cache
 def chexpert_patients() -> tuple[Patient, ...]:
-    """The label sets of CheXpert's 64,534 training patients with frontal views (read once).
-
-    Uncertain (-1) and blank labels are not drawn.
-    """
+    """The positives (1) of CheXpert's 64,534 training patients with frontal views (read once)."""
     columns = ["Path", "Frontal/Lateral", *CHEXPERT_CONCEPTS]
     table = pd.read_csv(xrv_file("chexpert_train.csv.gz"), usecols=columns)
     table = table[table["Frontal/Lateral"] == "Frontal"]

@@ -42,15 +42,6 @@ PAINTERS: dict[str, Painter] = {
 }
 
 
-def draw_lesion(scene: Scene, body: Body, lesion: Lesion, rng: Rng) -> Effect:
-    """Draw one finding on a patient: what it adds to the attenuation, and its mask."""
-    if lesion.concept not in PAINTERS:
-        raise InputError(
-            f"the renderer cannot draw {lesion.concept!r}", f"Choose one of: {', '.join(PAINTERS)}."
-        )
-    return PAINTERS[lesion.concept](scene, body, lesion, rng)
-
-
 def draw_distractors(scene: Scene, rng: Rng) -> np.ndarray:
     """What many films show and no report counts: granulomas, scars, snaps; (H, W) attenuation."""
     total = np.zeros((scene.size, scene.size), np.float32)
@@ -117,7 +108,10 @@ def _add_lesions(
     change = np.zeros((scene.size, scene.size), np.float32)
     masks: dict[str, np.ndarray] = {}
     for lesion, stream in zip(case.lesions, rng.spawn(len(case.lesions)), strict=True):
-        drawn = draw_lesion(scene, body, lesion, stream)
+        if lesion.concept not in PAINTERS:
+            problem = f"the renderer cannot draw {lesion.concept!r}"
+            raise InputError(problem, f"Choose one of: {', '.join(PAINTERS)}.")
+        drawn = PAINTERS[lesion.concept](scene, body, lesion, stream)
         change += drawn.change
         masks[lesion.concept] = masks.get(lesion.concept, False) | drawn.mask
     return change, masks

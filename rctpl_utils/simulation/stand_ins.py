@@ -82,7 +82,8 @@ def train_stand_ins(
     tower = TextTower.minilm(1).to(workspace.device)
     root, features = workspace.data_root, workspace.features
     pairs = load_pairs(root, training, triplets, tower, size, features)
-    key = hash_of(settings, size, *map(_digest, _arrays(pairs)), code_of(pretrain, StandIn))
+    arrays = (hashlib.sha256(np.ascontiguousarray(each)).hexdigest() for each in _arrays(pairs))
+    key = hash_of(settings, size, *arrays, code_of(pretrain, StandIn))
     for seed in workspace.profile.seeds:
         name = stand_in_name(seed)
         if is_current(workspace.weights, name, f"{key}-{seed}"):
@@ -134,10 +135,6 @@ def _arrays(pairs: Pairs) -> tuple[np.ndarray, ...]:
         pairs.images, pairs.reports, pairs.image_vectors, pairs.pooled, pairs.vectors,
         *(array for each in lists for array in (each.rows, each.counts)),
     )  # fmt: skip
-
-
-def _digest(array: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
 
 
 def make_release(workspace: Workspace, processes: int = 2) -> Path:
