@@ -85,13 +85,13 @@ MIMIC_CASES = [
 MIMIC_STUDIES = {"d0": "s50000001", "d1": "s50000001", "d2": "s50000002", "d3": "s50000003"}
 
 
-def write(name: str, data_root: Path) -> Path:
+def write(name: str, data_root: Path, cases: dict[str, list[Case]] = CASES) -> Path:
     """Write one data set's cases; return its folder."""
     if name == "mimic-cxr":
         return write_mimic(data_root)
     layout = LAYOUTS[name]
     root = data_root / name
-    rows = [layout.write_image(root, each, film(each)) for each in CASES[name]]
+    rows = [layout.write_image(root, each, film(each)) for each in cases[name]]
     layout.write_tables(root, rows[::-1])  # their order must not matter
     return root
 
