@@ -5,10 +5,9 @@ from pathlib import Path
 import pandas as pd
 import torch
 from released import medclip_shapes, random_state, write_base_model
-from tiny_world import FIVE, case, chexpert_path, film, hashed
+from tiny_world import FIVE, case, chexpert_path, film, hashed, write
 
 from rctpl_utils.simulation.image_files import write_jpeg
-from rctpl_utils.simulation.layouts import LAYOUTS
 from rctpl_utils.vocabulary import CHEXPERT_CONCEPTS
 
 SENTENCES = {
@@ -54,9 +53,7 @@ CASES = {
 def write_root(data_root: Path, names: tuple[str, ...], studies: int = 48) -> Path:
     """Write MIMIC-CXR and the named data sets; return the data root."""
     for name in names:
-        layout, root = LAYOUTS[name], data_root / name
-        rows = [layout.write_image(root, each, film(each)) for each in CASES[name]]
-        layout.write_tables(root, rows)
+        write(name, data_root, CASES)
     write_mimic(data_root / "mimic-cxr", studies)
     return data_root
 

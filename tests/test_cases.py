@@ -20,8 +20,8 @@ from rctpl_utils.simulation.evaluation_cases import (
     drawn_kinds,
 )
 from rctpl_utils.simulation.sample_lesions import (
-    AnnotatedBoxes,
     ReportedFinding,
+    annotated_pools,
     draw_severity,
     run_length_box,
     site_of,
@@ -52,6 +52,7 @@ SIZE = WorldSize(
     siim=60,
     covid_rural=40,
 )
+PLATE = ("Atelectasis", "left", "lower")
 SETS = ("chestxray14", "chexpert", "covidx", "rsna", "siim", "covid-rural")
 
 
@@ -152,11 +153,8 @@ def test_a_training_report_of_covid19_is_refused():
     [
         (OpenIReport("CXR1", "", "", "Pain.", "", ("normal",)), "no findings and no impression"),
         (OpenIReport("CXR1", "Clear.", "", "", "", ("No Indexing",)), "not coded"),
-        (
-            OpenIReport("CXR1", "Broken.", "", "", "", ("Fractures, Bone/clavicle/left",)),
-            "elsewhere",
-        ),
-        (OpenIReport("CXR1", "Broken.", "", "", "", ("Fractures, Bone/ribs/left",)), None),
+        (OpenIReport("CXR1", "It.", "", "", "", ("Fractures, Bone/clavicle/left",)), "elsewhere"),
+        (OpenIReport("CXR1", "It.", "", "", "", ("Fractures, Bone/ribs/left",)), None),
         (OpenIReport("CXR1", "Clear.", "", "", "", ("normal",)), None),
     ],
 )
@@ -197,14 +195,8 @@ def test_splits_have_their_shares():
     ("findings", "kept"),
     [
         # the opacity at the left base is the atelectasis there; that at the right apex is not
-        (
-            [("Lung Opacity", "left", "base"), ("Atelectasis", "left", "lower")],
-            [("Atelectasis", "left", "lower")],
-        ),
-        (
-            [("Lung Opacity", "right", "apex"), ("Atelectasis", "left", "lower")],
-            [("Lung Opacity", "right", "apex"), ("Atelectasis", "left", "lower")],
-        ),
+        ([("Lung Opacity", "left", "base"), PLATE], [PLATE]),
+        ([("Lung Opacity", "right", "apex"), PLATE], [("Lung Opacity", "right", "apex"), PLATE]),
         ([("Nodule", None, None), ("Nodule", "left", "upper")], [("Nodule", "left", "upper")]),
         ([("Edema", None, None), ("Edema", None, None)], [("Edema", None, None)]),
         ([("Lung Opacity", None, None), ("Mass", "left", None)], [("Mass", "left", None)]),
@@ -257,7 +249,7 @@ def test_site_of_a_box_names_the_patients_side():
 
 
 def test_geometry_pools_share_no_box():
-    pools = AnnotatedBoxes.load().pools
+    pools = annotated_pools()
     for concept in ("Nodule", "Pneumonia", "Pneumothorax"):
         train, test = ({s.box for g in pools[concept, k] for s in g} for k in ("train", "test"))
         assert not train & test
@@ -265,22 +257,20 @@ def test_geometry_pools_share_no_box():
 
 def test_severity_words_order_the_draws_and_none_saturates():
     rng = np.random.default_rng(0)
-    means = {
-        word: np.mean([draw_severity("Mass", word, rng) for _ in range(500)])
+    mild, unstated, severe = (
+        np.mean([draw_severity("Mass", word, rng) for _ in range(500)])
         for word in ("mild", None, "severe")
-    }
-    assert means["mild"] < means[None] < means["severe"]
+    )
+    assert mild < unstated < severe
     draws = np.array([draw_severity("Mass", None, rng) for _ in range(2000)])
     assert (draws < 0.25).mean() > 0.03 and (draws > 0.75).mean() > 0.05 and draws.max() <= 1
 
 
 def test_a_templated_report_states_its_findings_and_denies_none_of_them():
     rng = np.random.default_rng(0)
+    mass = ReportedFinding("Mass", "left", "upper", "large")
     for _ in range(40):
-        findings, impression = write_report(
-            [ReportedFinding("Mass", "left", "upper", "large")], rng
-        )
-        text = f"{findings} {impression}".lower()
+        text = " ".join(write_report([mass], rng)).lower()
         assert "large" in text and "mass" in text and "left upper" in text
         assert "no suspicious nodule" not in text
 

@@ -8,18 +8,8 @@ import pytest
 from rctpl_utils.errors import InputError
 from rctpl_utils.simulation.styles import STYLES, Style, develop, get_style
 
-PLAIN = Style(
-    scatter=(0, 0),
-    noise=(0, 0),
-    blur=(0.05, 0.05),
-    sharpen=(0, 0),
-    gamma=(1, 1),
-    window=(1, 1),
-    level=(0, 0),
-    vignette=(0, 0),
-    collimation=0,
-    marker=0,
-)
+_NONE = dict.fromkeys(("scatter", "noise", "sharpen", "level", "vignette"), (0, 0))
+PLAIN = Style(**_NONE, blur=(0.05, 0.05), gamma=(1, 1), window=(1, 1), collimation=0, marker=0)
 
 
 def ramp(size: int = 96) -> np.ndarray:
@@ -66,11 +56,9 @@ def test_scatter_lowers_contrast():
     disk[:, 48:] = 4.5
     disk[40:56, 64:80] += 0.4
     veil = dataclasses.replace(PLAIN, scatter=(0.6, 0.6))
-    contrast = [
-        develop(disk, style, rng())[48, 72] - develop(disk, style, rng())[20, 72]
-        for style in (PLAIN, veil)
-    ]
-    assert 0 < contrast[1] < contrast[0]
+    films = [develop(disk, style, rng()) for style in (veil, PLAIN)]
+    veiled, plain = (film[48, 72] - film[20, 72] for film in films)
+    assert 0 < veiled < plain
 
 
 def test_noise_has_the_stated_size_in_the_log_signal():
@@ -85,10 +73,9 @@ def test_noise_has_the_stated_size_in_the_log_signal():
 def test_the_marker_is_on_its_side(text, right_half):
     marked = dataclasses.replace(PLAIN, marker=1.0, marker_text=(text,))
     for seed in range(6):
-        change = develop(ramp(128), marked, rng(seed)) - develop(ramp(128), PLAIN, rng(seed))
-        if text == "L":  # the ramp is white on the right, where an L is hardly seen
-            change = develop(ramp(128)[:, ::-1], marked, rng(seed))
-            change = change - develop(ramp(128)[:, ::-1], PLAIN, rng(seed))
+        # the ramp is white on the right, where an L is hardly seen
+        film = ramp(128)[:, ::-1] if text == "L" else ramp(128)
+        change = develop(film, marked, rng(seed)) - develop(film, PLAIN, rng(seed))
         assert change.max() > 0.1
         rows, columns = np.nonzero(change > 0.02)
         assert np.all((columns > 64) == right_half) and np.all(rows < 64)

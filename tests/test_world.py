@@ -15,7 +15,7 @@ from rctpl_utils.files import WRITES, read_json
 from rctpl_utils.profiles import PROFILES, WorldSize
 from rctpl_utils.simulation import world
 from rctpl_utils.simulation.cases import SPLITS
-from rctpl_utils.simulation.manifest import concept_table, manifest_table
+from rctpl_utils.simulation.overview import dataset_table, finding_table
 from rctpl_utils.simulation.radiograph import Radiograph
 from rctpl_utils.simulation.world import NAMES, build_world, code_hash, dataset_key
 from rctpl_utils.workspace import Workspace
@@ -43,15 +43,13 @@ def stub_render(case, anatomy, size):
     return Radiograph(pixels.astype(np.float32), masks)
 
 
-@pytest.fixture
-def stub_anatomy(monkeypatch):
-    stand_in(monkeypatch)
-
-
-def stand_in(patch):
+@pytest.fixture(scope="module", autouse=True)
+def stub_anatomy():
     """No anatomy to project, and no code that could change meanwhile."""
-    patch.setattr(world, "load_anatomy", lambda cache: None)
-    patch.setattr(world, "code_hash", lambda renderer: "code")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(world, "load_anatomy", lambda cache: None)
+        patch.setattr(world, "code_hash", lambda renderer: "code")
+        yield
 
 
 def open_workspace(folder, size=SIZE):
@@ -64,11 +62,9 @@ def build(folder, size=SIZE):
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory):
+def built(tmp_path_factory, stub_anatomy):
     folder = tmp_path_factory.mktemp("world")
-    with pytest.MonkeyPatch.context() as patch:
-        stand_in(patch)
-        build(folder)
+    build(folder)
     return open_workspace(folder)
 
 
@@ -76,34 +72,29 @@ def stamps(root):
     return {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()}
 
 
-def test_two_builds_give_the_same_bytes(built, tmp_path, stub_anatomy):
-    assert build(tmp_path) == read_json(built.data_root / "manifest.json")
-
-
-def test_every_file_of_the_world_is_noted_where_it_lies_in_the_end(
-    tmp_path, stub_anatomy, monkeypatch
+def test_two_builds_give_the_same_bytes_and_every_file_is_noted_where_it_lies_in_the_end(
+    built, tmp_path, monkeypatch
 ):
     monkeypatch.setenv(WRITES, str(tmp_path / "writes"))
-    build(tmp_path)
+    assert build(tmp_path) == read_json(built.data_root / "manifest.json")
     noted = (tmp_path / "writes").read_text(encoding="utf-8").splitlines()
-    root = open_workspace(tmp_path).data_root
-    assert set(map(str, stamps(root))) <= set(noted)
-    assert len(stamps(root)) > 200
+    files = stamps(open_workspace(tmp_path).data_root)
+    assert set(map(str, files)) <= set(noted) and len(files) > 200
 
 
-def test_another_seed_gives_other_bytes(built, tmp_path, stub_anatomy):
+def test_another_seed_gives_other_bytes(built, tmp_path):
     other = build(tmp_path, replace(SIZE, seed=1))["datasets"]
     here = read_json(built.data_root / "manifest.json")["datasets"]
     assert all(other[name]["images_sha256"] != here[name]["images_sha256"] for name in NAMES)
 
 
-def test_a_second_call_writes_nothing(built, stub_anatomy):
+def test_a_second_call_writes_nothing(built):
     before = stamps(built.data_root)
     build_world(built, processes=1, renderer=stub_render)
     assert stamps(built.data_root) == before
 
 
-def test_an_interrupted_data_set_is_written_anew_and_the_others_kept(built, stub_anatomy):
+def test_an_interrupted_data_set_is_written_anew_and_the_others_kept(built):
     root, before = built.data_root, stamps(built.data_root)
     manifest = read_json(root / "manifest.json")
     (root / ".complete" / "siim.json").unlink()
@@ -114,9 +105,9 @@ def test_an_interrupted_data_set_is_written_anew_and_the_others_kept(built, stub
     assert rewritten == {"siim", ".complete"}
 
 
-def test_a_changed_size_rewrites_only_its_data_set(built, tmp_path, stub_anatomy):
-    build(tmp_path)
+def test_a_changed_size_rewrites_only_its_data_set(built, tmp_path):
     root = open_workspace(tmp_path).data_root
+    shutil.copytree(built.data_root, root)
     before = stamps(root)
     build(tmp_path, replace(SIZE, covidx=15))
     changed = {p.relative_to(root).parts[0] for p, t in stamps(root).items() if before.get(p) != t}
@@ -131,9 +122,10 @@ def test_a_data_set_depends_on_its_code_and_its_size_alone():
 
 
 def test_an_edit_of_a_reader_redraws_nothing_and_one_of_the_drawing_all(tmp_path, monkeypatch):
-    def edited(path):
-        with path.open("a", encoding="utf-8") as file:
-            file.write("EDITED = 1\n")
+    def edited(*paths):
+        for path in paths:
+            with path.open("a", encoding="utf-8") as file:
+                file.write("EDITED = 1\n")
         sources._scan.cache_clear()
         return code_hash()
 
@@ -142,16 +134,15 @@ def test_an_edit_of_a_reader_redraws_nothing_and_one_of_the_drawing_all(tmp_path
     monkeypatch.setattr(sources, "ROOT", tmp_path)
     sources._scan.cache_clear()
     before = code_hash()
-    for path in sorted(package.glob("datasets/*.py")):
-        if path.name not in ("openi.py", "masks.py"):  # what is drawn, how it is outlined
-            assert edited(path) == before, path.name
+    drawn = {package / "datasets/openi.py", package / "datasets/masks.py"}  # what and how outlined
+    assert edited(*set(package.glob("datasets/*.py")) - drawn) == before
     for name in ("datasets/openi", "simulation/lungs", "simulation/layouts", "simulation/styles"):
         before, key = edited(package / f"{name}.py"), before
         assert before != key, name
     sources._scan.cache_clear()
 
 
-def test_a_full_disk_leaves_nothing_half_written(tmp_path, stub_anatomy, monkeypatch):
+def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
     def fail(folder, rows):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -241,13 +232,12 @@ def test_templated_reports_are_marked_and_counted(built):
 
 def test_tables_of_the_manifest(built):
     manifest = read_json(built.data_root / "manifest.json")
-    table = manifest_table(manifest)
-    assert table["images"].sum() == sum(
+    assert dataset_table(built, manifest)["images"].sum() == sum(
         len(list((built.data_root / n).rglob(f"*.{s}")))
         for n in NAMES
         for s in ("dcm", "jpg", "png")
     ) - len(list((built.data_root / "covid-rural" / "pngs_masks").glob("*.png")))
-    assert concept_table(manifest).loc["COVID-19", "mimic-cxr"] == 0
+    assert finding_table(manifest).loc["COVID-19", "mimic-cxr"] == 0
     assert all(source["licence"] and source["sha256"] for source in manifest["sources"])
 
 

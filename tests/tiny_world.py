@@ -85,13 +85,13 @@ MIMIC_CASES = [
 MIMIC_STUDIES = {"d0": "s50000001", "d1": "s50000001", "d2": "s50000002", "d3": "s50000003"}
 
 
-def write(name: str, data_root: Path) -> Path:
+def write(name: str, data_root: Path, cases: dict[str, list[Case]] = CASES) -> Path:
     """Write one data set's cases; return its folder."""
     if name == "mimic-cxr":
         return write_mimic(data_root)
     layout = LAYOUTS[name]
     root = data_root / name
-    rows = [layout.write_image(root, each, film(each)) for each in CASES[name]]
+    rows = [layout.write_image(root, each, film(each)) for each in cases[name]]
     layout.write_tables(root, rows[::-1])  # their order must not matter
     return root
 
@@ -102,26 +102,30 @@ def write_mimic(data_root: Path) -> Path:
     for each in MIMIC_CASES:
         folder = root / "files/p10" / each.patient_id / MIMIC_STUDIES[each.image_id]
         write_jpeg(folder / f"{each.image_id}.jpg", film(each).pixels)
-    split, meta, labels = (
-        root / f"mimic-cxr-2.0.0-{k}.csv" for k in ("split", "metadata", "chexpert")
-    )
-    split.write_text(
+    _write(
+        root,
+        "split",
         "dicom_id,study_id,subject_id,split\n"
         "d0,50000001,10000001,train\nd1,50000001,10000001,train\n"
-        "d2,50000002,10000002,validate\nd3,50000003,10000003,test\n"
+        "d2,50000002,10000002,validate\nd3,50000003,10000003,test\n",
     )
-    meta.write_text("dicom_id,ViewPosition\nd0,PA\nd1,LATERAL\nd2,AP\nd3,PA\n")
+    _write(root, "metadata", "dicom_id,ViewPosition\nd0,PA\nd1,LATERAL\nd2,AP\nd3,PA\n")
     names = "Edema,Fracture,Pneumonia"
     others = [c for c in CHEXPERT_CONCEPTS if c not in names.split(",")]
-    header = f"subject_id,study_id,{names},{','.join(others)}\n"
     blanks = "," * len(others)
-    labels.write_text(
-        f"{header}10000001,50000001,1.0,0.0,-1.0{blanks}\n"
-        f"10000002,50000002,,,{blanks}\n10000003,50000003,,1.0,{blanks}\n"
+    _write(
+        root,
+        "chexpert",
+        f"subject_id,study_id,{names},{','.join(others)}\n"
+        f"10000001,50000001,1.0,0.0,-1.0{blanks}\n"
+        f"10000002,50000002,,,{blanks}\n10000003,50000003,,1.0,{blanks}\n",
     )
-    for plain in (split, meta, labels):
-        _gzip(plain)
     return root
+
+
+def _write(root: Path, name: str, text: str) -> None:
+    packed = gzip.compress(text.encode(), mtime=0)
+    (root / f"mimic-cxr-2.0.0-{name}.csv.gz").write_bytes(packed)
 
 
 def edit(file: Path, old: str, new: str) -> None:
@@ -139,8 +143,3 @@ def refused(name: str, data_root: Path, split: str, message: str, **options: obj
     with pytest.raises(InputError, match=message) as error:
         open_dataset(name, data_root, split, **options)
     assert str(error.value).endswith(".") and error.value.cure
-
-
-def _gzip(path: Path) -> None:
-    path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes(), mtime=0))
-    path.unlink()

@@ -1,8 +1,7 @@
 """The projected anatomy: base poses of the real chest CT and real lung outlines, made once.
 
-The CT is one patient; what differs between images is the pose (here), the thorax's outline (here,
-517 real ones, the v7labs annotations that torchxrayvision packages), habitus, breathing and
-pathology (`radiograph`). Poses and outlines of the splits are disjoint.
+The CT is one patient; images differ in pose and outline (517 real ones, the v7labs annotations in
+torchxrayvision), disjoint between splits, in habitus, breathing and pathology (`radiograph`).
 """
 
 import zipfile
@@ -34,9 +33,9 @@ PER_LUNG = 1 + 2 * len(LEVELS) + len(COLUMNS)
 
 
 def lung_landmarks(right: np.ndarray, left: np.ndarray) -> np.ndarray:
-    """Corresponding points of two lung masks (H, W) in one image, the patient's right lung first.
+    """Corresponding points of two lung masks (H, W), the patient's right first: (2 * PER_LUNG, 2).
 
-    (2 * PER_LUNG, 2) float64, (column, row) relative to the image frame.
+    float64 (column, row) relative to the image frame.
     """
     return np.concatenate([_one_lung(right, medial=1), _one_lung(left, medial=-1)])
 
@@ -65,21 +64,13 @@ FIELD = 432.0  # mm, side of the square field at the isocenter
 
 @dataclass(frozen=True)
 class Pose:
-    """How patient, source and detector stand to each other.
+    """How patient, source and detector stand to each other."""
 
-    Attributes:
-        yaw: rotation about the patient's long axis, degrees.
-        tilt: about the left-right axis, degrees; positive lifts the front (lordotic view).
-        roll: in the image plane, degrees.
-        source: distance from source to isocenter, mm.
-        frontal: the beam enters in front (AP) instead of at the back (PA).
-    """
-
-    yaw: float
-    tilt: float
-    roll: float
-    source: float
-    frontal: bool
+    yaw: float  # about the patient's long axis, degrees
+    tilt: float  # about the left-right axis; positive lifts the front (lordotic view)
+    roll: float  # in the image plane
+    source: float  # its distance to the isocenter, mm
+    frontal: bool  # the beam enters in front (AP) instead of at the back (PA)
 
 
 def sample_pose(rng: Rng) -> Pose:
@@ -92,15 +83,12 @@ def sample_pose(rng: Rng) -> Pose:
 
 
 def project(volume: Volume, pose: Pose, pixels: int, *, field: float = FIELD) -> np.ndarray:
-    """Integrate every channel along each ray of a point source: line integrals, or paths in mm.
+    """Line integrals or paths in mm of each channel: (C, pixels, pixels) float32.
 
-    Joseph's method (IEEE Trans. Med. Imaging 1, 1982): one bilinear sample where a ray meets each
-    plane of voxels, here the frontal planes, which every ray crosses steeply. The image lies in the
-    plane through the isocenter, so that its scale is that of the patient, `field / pixels` mm a
-    pixel; the patient's right is on its left.
-
-    Returns:
-        (C, pixels, pixels) float32.
+    Joseph's method (IEEE Trans. Med. Imaging 1, 1982): one bilinear sample where a ray of the point
+    source meets each plane of voxels, here the frontal planes, which every ray crosses steeply. The
+    image lies in the plane through the isocenter, so that its scale is that of the patient,
+    `field / pixels` mm a pixel; the patient's right is on its left.
     """
     source, ray = _rays(pose, pixels, field)
     step_z, step_y, step_x = volume.spacing
@@ -141,10 +129,7 @@ def rotation(pose: Pose) -> np.ndarray:
 
 
 def project_points(points: np.ndarray, pose: Pose) -> np.ndarray:
-    """Where patient points (..., 3), (z, y, x) in mm from the isocenter, fall on the image.
-
-    (..., 2) in (column, row), each in [0, 1] of the field.
-    """
+    """Places (column, row) in [0, 1] of the field of points (z, y, x) in mm from the isocenter."""
     room = points[..., ::-1] @ rotation(pose).T
     side = 1.0 if pose.frontal else -1.0
     scale = pose.source / (pose.source - side * room[..., 1])
@@ -159,9 +144,9 @@ _MARGIN = 2  # pixels: lungs that touch the frame are cut off
 
 
 def load_outlines(archive: Path) -> np.ndarray:
-    """Landmarks of every complete pair of lungs in the archive, in the order of file names.
+    """Landmarks of every complete pair of lungs in the archive by file name: (N, L, 2) float64.
 
-    (N, L, 2) float64 in (column, row), relative to the square-padded image frame.
+    (column, row) relative to the square-padded image frame.
     """
     found = []
     with zipfile.ZipFile(archive) as stored:
@@ -211,45 +196,27 @@ _OUTLINES = "semantic_masks_v7labs_lungs.zip"
 
 @dataclass(frozen=True)
 class Plan:
-    """How many base poses each split gets, and at what resolution.
-
-    Attributes:
-        train, validation, test: base poses of each split.
-        pixels: side of a projected map (of 432 mm).
-        seed: of the poses and of the outlines' assignment to splits.
-    """
+    """How many base poses each split gets, and at what resolution."""
 
     train: int = 36
     validation: int = 8
     test: int = 16
-    pixels: int = 208
-    seed: int = 7
+    pixels: int = 208  # side of a projected map (of 432 mm)
+    seed: int = 7  # of the poses and of the outlines' assignment to splits
 
 
 @dataclass(frozen=True)
 class Anatomy:
-    """Projected base poses and lung outlines.
+    """Projected base poses (P) and lung outlines (N)."""
 
-    Attributes:
-        maps: (P, C, H, W) float32, line integrals and path lengths (`ct.CHANNELS`).
-        fields: (P, 2, H, W) uint8, 255 inside the visible right and left lung.
-        ribs: (P, R, K, 2) float32, center lines of ribs (right 2-10, left 2-10) from spine to
-            front, (column, row) relative to the map.
-        landmarks: (P, L, 2) float64, `lung_landmarks` of each pose's own lungs.
-        outlines: (N, L, 2) float64, landmarks of real patients' lungs.
-        poses: {split: indices of `maps`}, disjoint.
-        thoraces: {split: indices of `outlines`}, disjoint.
-        frontal: (P,) bool, the AP poses.
-    """
-
-    maps: np.ndarray
-    fields: np.ndarray
-    ribs: np.ndarray
-    landmarks: np.ndarray
-    outlines: np.ndarray
-    poses: dict[str, np.ndarray]
-    thoraces: dict[str, np.ndarray]
-    frontal: np.ndarray
+    maps: np.ndarray  # (P, C, H, W) float32, line integrals and path lengths (`ct.CHANNELS`)
+    fields: np.ndarray  # (P, 2, H, W) uint8, 255 inside the visible right and left lung
+    ribs: np.ndarray  # (P, R, K, 2) float32, right 2-10, left 2-10, from spine to front, of the map
+    landmarks: np.ndarray  # (P, L, 2) float64, `lung_landmarks` of each pose's own lungs
+    outlines: np.ndarray  # (N, L, 2) float64, landmarks of real patients' lungs
+    poses: dict[str, np.ndarray]  # of each split the indices of `maps`, disjoint
+    thoraces: dict[str, np.ndarray]  # of each split the indices of `outlines`, disjoint
+    frontal: np.ndarray  # (P,) bool, the AP poses
 
     def pools(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         """Indices of the base poses and of the lung outlines of a split."""
@@ -260,11 +227,7 @@ class Anatomy:
 
 
 def load_anatomy(cache: Path) -> Anatomy:
-    """The anatomy from `cache`, projected first where it is not there (half a minute).
-
-    Raises:
-        InputError: the CT is not there, or is another.
-    """
+    """The anatomy from `cache`, projected first where it is absent (half a minute, from the CT)."""
     plan = Plan()
     sums = {source.name: source.sha256 for source in SOURCES[:3]}
     folder = Path(cache) / f"anatomy-{hash_of(plan, sums, VERSION)[:16]}"
@@ -303,8 +266,7 @@ def build_anatomy(volume: Volume, outlines: np.ndarray, plan: Plan) -> Anatomy:
 def visible_lungs(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(right, left) lung fields of one projection, (H, W) bool each.
 
-    A lung is seen where its path is longer than 12 mm and longer than that of the abdomen in front
-    of it; so its base is the dome of the diaphragm.
+    Seen is a path longer than 12 mm and than the abdomen's before it: the base is the dome.
     """
     abdomen, pair = maps[CHANNELS.index("abdomen")], []
     for side in ("right", "left"):

@@ -7,29 +7,18 @@ import numpy as np
 
 from rctpl_utils.simulation.cases import Rng
 from rctpl_utils.simulation.ct import MU_WATER
-from rctpl_utils.simulation.scene import MU_FILL, MU_LUNG, Scene
+from rctpl_utils.simulation.scene import MU_FILL, MU_LUNG, Lung, Scene
 from rctpl_utils.simulation.shapes import noise, strokes, vessel_tree
 from rctpl_utils.simulation.styles import Style
 
 
 @dataclass
 class Body:
-    """Layers of one patient.
+    """Layers of one patient, (H, W) each."""
 
-    Attributes:
-        fixed: (H, W) everything but the lungs' content, heart included.
-        lung: (H, W) attenuation of the lungs' content, vessels included.
-        vessels: (H, W) the part of `lung` that is vessels and fine structure.
-    """
-
-    fixed: np.ndarray
-    lung: np.ndarray
-    vessels: np.ndarray
-
-    @property
-    def total(self) -> np.ndarray:
-        """The line integral of the whole patient, (H, W) float32."""
-        return self.fixed + self.lung
+    fixed: np.ndarray  # everything but the lungs' content, heart included
+    lung: np.ndarray  # attenuation of the lungs' content, vessels included
+    vessels: np.ndarray  # the part of `lung` that is vessels and fine structure
 
 
 def compose(scene: Scene, style: Style, rng: Rng) -> Body:
@@ -62,15 +51,14 @@ def _lung_content(scene: Scene, rng: Rng) -> tuple[np.ndarray, np.ndarray]:
     reach = np.clip(path / 60, 0, 1)
     uneven = 1 + 0.05 * noise(rng, scene.size, scene.size / 4)
     tree = np.zeros_like(lung)
-    for part in scene.lungs.values():
-        tree += normal_vessels(scene, part.side, rng)
+    for side in scene.lungs.values():
+        tree += _normal_vessels(scene, side, rng)
     vessels = own + tree * reach * rng.uniform(0.5, 1.1)
     return smooth * rng.uniform(0.85, 1.2) * uneven + vessels, vessels
 
 
-def normal_vessels(scene: Scene, side: str, rng: Rng) -> np.ndarray:
+def _normal_vessels(scene: Scene, lung: Lung, rng: Rng) -> np.ndarray:
     """A random bronchovascular tree of one lung, (H, W) attenuation."""
-    lung = scene.lungs[side]
     fan = np.linspace(-1.25, 1.35, 6) + rng.normal(0, 0.15, 6)
     angles = fan if lung.outward > 0 else np.pi - fan
     length, width = 0.2 * lung.height, scene.pixels(rng.uniform(3.0, 4.6))
@@ -82,8 +70,7 @@ def normal_vessels(scene: Scene, side: str, rng: Rng) -> np.ndarray:
 def heart_change(scene: Scene, scale: float, rng: Rng, *, up: float = 0.3) -> np.ndarray:
     """What changes when the heart is `scale` times as wide: (H, W) attenuation.
 
-    The heart rests on the diaphragm and grows to the left, up and, less, to the right, into the
-    lung along the ray: it gains at most what that lung can give.
+    It rests on the diaphragm and grows left, up and, less, right, by what that lung can give.
     """
     heart = scene.channel("heart")
     rows, columns = np.nonzero(heart > 0.25 * heart.max())

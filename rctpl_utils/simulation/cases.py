@@ -12,43 +12,25 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Lesion:
-    """One finding to draw.
+    """One finding to draw."""
 
-    Attributes:
-        concept: a concept of the vocabulary, drawn as a kind of its own.
-        side: "left", "right" or "bilateral" (the patient's), None where the renderer may choose.
-        zone: "upper", "middle", "lower", "apex", "base", ... or None.
-        severity: in (0, 1], from barely visible to gross.
-        box: (x, y, width, height) relative to the image frame of a real annotation, each in
-            [0, 1]; None lets the renderer place the lesion from side and zone.
-    """
-
-    concept: str
-    side: str | None = None
-    zone: str | None = None
-    severity: float = 0.5
-    box: tuple[float, float, float, float] | None = None
+    concept: str  # of the vocabulary, drawn as a kind of its own
+    side: str | None = None  # "left", "right" or "bilateral" (the patient's); None: open
+    zone: str | None = None  # "upper", "middle", "lower", "apex", "base", ...
+    severity: float = 0.5  # in (0, 1], from barely visible to gross
+    box: tuple[float, float, float, float] | None = None  # real x, y, width, height in [0, 1]
 
 
 @dataclass(frozen=True)
 class Case:
-    """One radiograph to render: all that its pixels depend on.
+    """One radiograph to render: all that its pixels depend on."""
 
-    Attributes:
-        image_id: unique within its data set.
-        patient_id: images of one patient share it; no patient is on two sides of a split.
-        lesions: the drawn findings; the labels are their upward closure in the vocabulary.
-        split: "train", "validation" or "test": which pool of poses and outlines is drawn from.
-        style: a key of `styles.STYLES`, the acquisition style.
-        seed: of this image's own random generator.
-    """
-
-    image_id: str
-    patient_id: str
-    lesions: tuple[Lesion, ...]
-    split: str
-    style: str
-    seed: int
+    image_id: str  # unique within its data set
+    patient_id: str  # of all the patient's images; no patient is on two sides of a split
+    lesions: tuple[Lesion, ...]  # the drawn findings; labels are their upward closure
+    split: str  # which pool of poses and outlines is drawn from
+    style: str  # a key of `styles.STYLES`
+    seed: int  # of this image's own random generator
 
     @property
     def concepts(self) -> frozenset[str]:
@@ -57,15 +39,7 @@ class Case:
 
 
 def split_of(identifier: str, shares: Mapping[str, float]) -> str:
-    """The split of a patient or source image.
-
-    Args:
-        identifier: the patient's or image's name.
-        shares: split -> share of the identifiers; the shares sum to 1.
-
-    Returns:
-        A key of `shares`.
-    """
+    """The split of a patient or source image, by a hash of its name; the shares sum to 1."""
     number = unit_hash(identifier)
     for split, share in shares.items():
         if number < share:

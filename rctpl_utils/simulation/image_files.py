@@ -2,7 +2,6 @@
 
 import hashlib
 import uuid
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,29 +18,8 @@ COMMENT = "SIMULATED RADIOGRAPH, NOT OF A PATIENT"
 _IMPLEMENTATION = "RCTPL_UTILS"
 
 
-@dataclass(frozen=True)
-class DicomHeader:
-    """What a DICOM file says beside its pixels.
-
-    Attributes:
-        image_uid, study_uid, series_uid: unique identifiers.
-        patient_id: the simulated patient.
-        inverted: store as MONOCHROME1 (0 = white), as some real films are.
-    """
-
-    image_uid: str
-    study_uid: str
-    series_uid: str
-    patient_id: str
-    inverted: bool = False
-
-
 def to_bytes(pixels: np.ndarray) -> np.ndarray:
-    """float (H, W) in [0, 1] to uint8, rounded.
-
-    Raises:
-        ValueError: values outside [0, 1] or not a plain image; the renderer is at fault.
-    """
+    """Round float (H, W) in [0, 1] to uint8; `ValueError` for others: the renderer is at fault."""
     if pixels.ndim != 2 or not (pixels.min() >= 0 and pixels.max() <= 1):  # false for NaN too
         raise ValueError("pixels must be (H, W) in [0, 1]")
     return np.round(pixels * 255).astype(np.uint8)
@@ -65,25 +43,35 @@ def write_mask_png(path: Path, mask: np.ndarray) -> None:
         Image.fromarray(mask.astype(np.uint8)).save(temporary, compress_level=PNG_LEVEL)
 
 
-def write_dicom(path: Path, pixels: np.ndarray, header: DicomHeader) -> None:
+def write_dicom(
+    path: Path, pixels: np.ndarray, uids: tuple[str, str, str], patient_id: str, *, inverted: bool
+) -> None:
     """Write float (H, W) in [0, 1] as an 8-bit, uncompressed Part 10 file (explicit VR, LE).
 
-    No date, time, age or sex: none is known. `ImageComments` says that the film is simulated.
+    `uids` are those of image, study and series; `inverted` is MONOCHROME1 (0 = white), as some
+    real films are. No date, time, age or sex: none is known. `ImageComments` says that the film
+    is simulated.
     """
     stored = to_bytes(pixels)
-    stored = 255 - stored if header.inverted else stored
+    stored = 255 - stored if inverted else stored
     dicom = Dataset()
-    dicom.file_meta = _file_meta(header.image_uid)
+    dicom.file_meta = _file_meta(uids[0])
     dicom.SOPClassUID = SecondaryCaptureImageStorage
-    dicom.SOPInstanceUID = header.image_uid
-    dicom.StudyInstanceUID, dicom.SeriesInstanceUID = header.study_uid, header.series_uid
-    dicom.PatientID = dicom.PatientName = header.patient_id
+    dicom.SOPInstanceUID, dicom.StudyInstanceUID, dicom.SeriesInstanceUID = uids
+    dicom.PatientID = dicom.PatientName = patient_id
     dicom.Modality, dicom.ConversionType, dicom.BodyPartExamined = "CR", "WSD", "CHEST"
     for unknown in _REQUIRED_BUT_UNKNOWN:
         setattr(dicom, unknown, None)
     dicom.SeriesNumber = dicom.InstanceNumber = "1"
     dicom.ImageComments = COMMENT
-    _set_pixels(dicom, stored, inverted=header.inverted)
+    dicom.SamplesPerPixel = 1
+    dicom.PhotometricInterpretation = "MONOCHROME1" if inverted else "MONOCHROME2"
+    dicom.Rows, dicom.Columns = stored.shape
+    dicom.BitsAllocated, dicom.BitsStored, dicom.HighBit = 8, 8, 7
+    dicom.PixelRepresentation = 0
+    dicom.LossyImageCompression = "00"
+    data = stored.tobytes()
+    dicom.add_new("PixelData", "OB", data + b"\0" * (len(data) % 2))
     with atomic_path(path) as temporary:
         pydicom.dcmwrite(temporary, dicom, enforce_file_format=True)
 
@@ -112,14 +100,3 @@ def _file_meta(image_uid: str) -> FileMetaDataset:
     meta.ImplementationClassUID = uid_of(_IMPLEMENTATION)
     meta.ImplementationVersionName = _IMPLEMENTATION  # pydicom would write its version number
     return meta
-
-
-def _set_pixels(dicom: Dataset, stored: np.ndarray, *, inverted: bool) -> None:
-    dicom.SamplesPerPixel = 1
-    dicom.PhotometricInterpretation = "MONOCHROME1" if inverted else "MONOCHROME2"
-    dicom.Rows, dicom.Columns = stored.shape
-    dicom.BitsAllocated, dicom.BitsStored, dicom.HighBit = 8, 8, 7
-    dicom.PixelRepresentation = 0
-    dicom.LossyImageCompression = "00"
-    data = stored.tobytes()
-    dicom.add_new("PixelData", "OB", data + b"\0" * (len(data) % 2))

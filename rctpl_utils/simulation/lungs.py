@@ -86,7 +86,7 @@ def _round_spot(
     scale = np.clip(mean, *limits) / max(mean, 1e-6)
     ratio = np.clip(place.half_width / max(place.half_height, 1e-6), 0.75, 1.33)
     half = scene.pixels(mean * scale / 2)
-    return Spot(lung, place.column, place.row, half * ratio**0.5, half / ratio**0.5)
+    return Spot(place.column, place.row, half * ratio**0.5, half / ratio**0.5)
 
 
 def _ball(scene: Scene, place: Spot, rng: Rng, *, density: float, rough: float) -> Effect:
@@ -340,10 +340,7 @@ def _congestion(scene: Scene, lung: Lung, strength: float, rng: Rng) -> np.ndarr
 
 
 def emphysema(scene: Scene, body: Body, lesion: Lesion, rng: Rng) -> Effect:
-    """Dark, vessel-poor lungs, worst where the zone says (else above), sometimes with bullae.
-
-    The flattened diaphragm is a matter of geometry: see `scene`.
-    """
+    """Dark, vessel-poor lungs, worst where the zone says (else above); flat domes are `scene`'s."""
     drawn = []
     for side in SIDES:
         lung = scene.lungs[side]

@@ -79,7 +79,7 @@ def report_counts(studies: Iterable[Study], reports: Iterable[OpenIReport]) -> d
 def write_drawn(folder: Path, cases: Iterable[Case]) -> None:
     """Write `drawn.csv`: each lesion that was asked for. Simulation truth, not part of a layout.
 
-    `x` and `y` are the center of its real box in widths and heights of the film, empty without one.
+    `x`, `y`: its real box's center relative to the film, empty without one.
     """
     rows = [
         [c.image_id, c.split, x.concept, x.side, x.zone, round(x.severity, 4), *_center(x)]
@@ -103,26 +103,6 @@ def world_manifest(
         "sources": SOURCES,
         "datasets": dict(datasets),
     }
-
-
-def manifest_table(manifest: Mapping[str, Any]) -> pd.DataFrame:
-    """Images and patients of each data set and split, one row each."""
-    rows = [
-        (name, split, counts["images"], counts["patients"], len(counts["concepts"]))
-        for name, dataset in manifest["datasets"].items()
-        for split, counts in dataset["counts"].items()
-    ]
-    return pd.DataFrame(rows, columns=["dataset", "split", "images", "patients", "findings"])
-
-
-def concept_table(manifest: Mapping[str, Any]) -> pd.DataFrame:
-    """Positive test images: one row a concept, one column a data set, 0 where there is none."""
-    counts = {
-        name: dataset["counts"]["test"]["concepts"]
-        for name, dataset in manifest["datasets"].items()
-        if "test" in dataset["counts"]
-    }
-    return pd.DataFrame(counts).fillna(0).astype(int).sort_index()
 
 
 def _counts(cases: Sequence[Case]) -> dict[str, Any]:

@@ -22,8 +22,7 @@ from rctpl_utils.files import atomic_path
 from rctpl_utils.plots import COLUMN_WIDTH, MASK_COLOR, TEXT, caption
 from rctpl_utils.reporting.skipped import FILMS, Omission, omissions, write_skipped
 from rctpl_utils.simulation.anatomy import Anatomy, load_anatomy
-from rctpl_utils.simulation.cases import Case, Lesion
-from rctpl_utils.simulation.manifest import SPLITS, concept_table, manifest_table
+from rctpl_utils.simulation.cases import SPLITS, Case, Lesion
 from rctpl_utils.simulation.radiograph import PAINTERS, render
 from rctpl_utils.simulation.world import build_world
 from rctpl_utils.workspace import Workspace
@@ -40,14 +39,7 @@ def contact_sheet(
     severities: tuple[float, ...] = (0.1, 0.5, 1.0),
     concepts: tuple[str, ...] = tuple(PAINTERS),
 ) -> Figure:
-    """Draw each concept from subtle to gross, each film beside its twin with the mask outlined.
-
-    Args:
-        anatomy: `load_anatomy`'s.
-        size: side of a film in pixels.
-        severities: one film each, from left to right.
-        concepts: one strip of films each.
-    """
+    """Draw each concept from subtle to gross, each film beside its twin with the mask outlined."""
     lines = -(-len(concepts) // _STRIPS)
     height = COLUMN_WIDTH / (2 * _STRIPS * len(severities)) + 0.19
     figure, axes = plt.subplots(
@@ -104,20 +96,34 @@ def lay_out_data(workspace: Workspace) -> Manifest | None:
 
 def dataset_table(workspace: Workspace, manifest: Manifest | None) -> pd.DataFrame:
     """Images and patients a data set and split; for real data, what was found and what was not."""
+    index = ["dataset", "split"]
     if manifest is not None:
-        return _marked(manifest_table(manifest).set_index(["dataset", "split"]))
+        rows = [
+            (name, split, counts["images"], counts["patients"], len(counts["concepts"]))
+            for name, dataset in manifest["datasets"].items()
+            for split, counts in dataset["counts"].items()
+        ]
+        columns = [*index, "images", "patients", "findings"]
+        return _marked(pd.DataFrame(rows, columns=columns).set_index(index))
     rows, skipped = [], []
     for name, (_, splits, _) in DATASETS.items():
         for split in splits:
             rows.append(_found(workspace, name, split, skipped))
     write_skipped(workspace, FILMS, skipped)
-    columns = ["dataset", "split", "images", "patients", "left out", "note"]
-    return pd.DataFrame(rows, columns=columns).set_index(["dataset", "split"])
+    columns = [*index, "images", "patients", "left out", "note"]
+    return pd.DataFrame(rows, columns=columns).set_index(index)
 
 
 def finding_table(manifest: Manifest | None) -> pd.DataFrame | str:
-    """Test images that show each finding, one column a data set."""
-    return _REAL if manifest is None else _marked(concept_table(manifest))
+    """Test images that show each finding, one column a data set, 0 where there is none."""
+    if manifest is None:
+        return _REAL
+    counts = {
+        name: dataset["counts"]["test"]["concepts"]
+        for name, dataset in manifest["datasets"].items()
+        if "test" in dataset["counts"]
+    }
+    return _marked(pd.DataFrame(counts).fillna(0).astype(int).sort_index())
 
 
 def report_table(manifest: Manifest | None) -> pd.DataFrame | str:

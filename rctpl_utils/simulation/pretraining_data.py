@@ -1,10 +1,9 @@
 """From the embedded world's MIMIC-CXR tree to the arrays that pre-training takes.
 
-Encoders that were pre-trained on clinical reports have read how findings look ("hazy", "reticular",
-"in the periphery of both lungs"); Open-I's terse reports seldom say so. Attribute sentences fill
-that gap: each tells what is drawn, in our own words after Hansell et al., "Fleischner Society:
-Glossary of terms for thoracic imaging", Radiology 246 (2008), recalled and not quoted. None is a
-knowledge description, and none names COVID-19, which no training film has.
+Clinical encoders have read how findings look ("hazy", "reticular"); Open-I's terse reports seldom
+say so. Attribute sentences fill that gap: what is drawn, in our own words after Hansell et al.,
+"Fleischner Society: Glossary of terms for thoracic imaging", Radiology 246 (2008), recalled and not
+quoted. None is a knowledge description, none names COVID-19, which no training film has.
 """
 
 from collections.abc import Sequence
@@ -31,17 +30,11 @@ from rctpl_utils.text.reports import Report
 
 
 class Look(NamedTuple):
-    """How a concept is drawn.
+    """How a concept is drawn."""
 
-    Attributes:
-        says: the concept that the words give away; "Lung Opacity" for whatever opacity.
-        phrases: noun phrases, singular.
-        attributes: of `ATTRIBUTES`.
-    """
-
-    says: str
-    phrases: tuple[str, ...]
-    attributes: tuple[str, ...]
+    says: str  # what the words give away; "Lung Opacity" for any opacity
+    phrases: tuple[str, ...]  # noun phrases, singular
+    attributes: tuple[str, ...]  # of `ATTRIBUTES`
 
 
 LOOKS: dict[str, Look] = {
@@ -105,27 +98,16 @@ MILD, GROSS = 0.35, 0.65  # severities
 
 
 class FilmTexts(NamedTuple):
-    """Attribute sentences of n films.
+    """Attribute sentences of n films."""
 
-    Attributes:
-        texts: the distinct sentences; `vectors`: what each says, (t, WIDTH).
-        rows: for each film the rows of its sentences.
-        film_vectors: the attributes that each film shows, (n, WIDTH).
-    """
-
-    texts: list[str]
-    vectors: np.ndarray
-    rows: list[np.ndarray]
-    film_vectors: np.ndarray
+    texts: list[str]  # distinct
+    vectors: np.ndarray  # what each text says, (t, WIDTH)
+    rows: list[np.ndarray]  # of each film the rows of its sentences
+    film_vectors: np.ndarray  # the attributes that each film shows, (n, WIDTH)
 
 
 def film_texts(drawn: pd.DataFrame, films: Sequence[str]) -> FilmTexts:
-    """Sentences for each film's drawn lesions; none for a film without lesions.
-
-    Args:
-        drawn: the world's `drawn.csv` (`manifest.write_drawn`).
-        films: image identifiers, the order of the result.
-    """
+    """Sentences for each film's lesions in the world's `drawn.csv` (`manifest.write_drawn`)."""
     place = {name: row for row, name in enumerate(films)}
     own = drawn[drawn["image"].isin(place)]
     index: dict[tuple[str, bytes], int] = {}
@@ -215,12 +197,7 @@ def load_pairs(
 ) -> Pairs:
     """The training images of MIMIC-CXR with what their reports say and what they show.
 
-    Args:
-        reports: the training reports.
-        triplets: their triplets (other reports' rows are ignored).
-        tower: MiniLM, which reads each text once.
-        size: S, the side of the image tower's input in pixels.
-        features: the feature cache, which keeps the texts' word states.
+    MiniLM, the `tower`, reads each text once (kept in `features`); films have `size` pixels a side.
     """
     bank = build_text_bank([r.report_id for r in reports], [r.text for r in reports], triplets)
     rows = {report.report_id: row for row, report in enumerate(reports)}

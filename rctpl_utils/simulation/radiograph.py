@@ -42,19 +42,6 @@ PAINTERS: dict[str, Painter] = {
 }
 
 
-def draw_lesion(scene: Scene, body: Body, lesion: Lesion, rng: Rng) -> Effect:
-    """Draw one finding on a patient: what it adds to the attenuation, and its mask.
-
-    Raises:
-        InputError: a concept that has no painter.
-    """
-    if lesion.concept not in PAINTERS:
-        raise InputError(
-            f"the renderer cannot draw {lesion.concept!r}", f"Choose one of: {', '.join(PAINTERS)}."
-        )
-    return PAINTERS[lesion.concept](scene, body, lesion, rng)
-
-
 def draw_distractors(scene: Scene, rng: Rng) -> np.ndarray:
     """What many films show and no report counts: granulomas, scars, snaps; (H, W) attenuation."""
     total = np.zeros((scene.size, scene.size), np.float32)
@@ -71,38 +58,23 @@ _SMALLEST = 112  # pixels: smaller films are drawn at twice their size, then ave
 
 @dataclass(frozen=True)
 class Radiograph:
-    """One simulated film.
+    """One simulated film."""
 
-    Attributes:
-        pixels: (size, size) float32 in [0, 1], multiples of 1/255; 0 = black (air).
-        masks: {concept: (size, size) bool}, where each drawn concept lies.
-    """
-
-    pixels: np.ndarray
-    masks: dict[str, np.ndarray]
+    pixels: np.ndarray  # (size, size) float32, multiples of 1/255; 0 = black (air)
+    masks: dict[str, np.ndarray]  # of each drawn concept (size, size) bool
 
 
 @dataclass(frozen=True)
 class Exposure:
-    """The physics of one film, before the detector.
+    """The physics of one film, before the detector."""
 
-    Attributes:
-        attenuation: (H, W) float32 line integrals of the patient without the drawn lesions.
-        change: (H, W) float32, what the lesions add; the beam meets the sum.
-        masks: {concept: (H, W) bool}.
-    """
-
-    attenuation: np.ndarray
-    change: np.ndarray
-    masks: dict[str, np.ndarray]
+    attenuation: np.ndarray  # (H, W) float32 line integrals without the drawn lesions
+    change: np.ndarray  # (H, W) float32, what the lesions add; the beam meets the sum
+    masks: dict[str, np.ndarray]  # of each concept (H, W) bool
 
 
 def render(case: Case, anatomy: Anatomy, size: int) -> Radiograph:
-    """Simulate one radiograph, `size` pixels square; the same case gives the same bytes.
-
-    Raises:
-        InputError: an unknown style, split or concept.
-    """
+    """Simulate one radiograph, `size` pixels square; the same case gives the same bytes."""
     fine = size if size >= _SMALLEST else 2 * size
     exposure = expose(case, anatomy, fine)
     streams = np.random.default_rng(case.seed).spawn(4)
@@ -117,15 +89,15 @@ def render(case: Case, anatomy: Anatomy, size: int) -> Radiograph:
 def expose(case: Case, anatomy: Anatomy, size: int) -> Exposure:
     """The line integrals of a case: anatomy, distractors, lesions; see `render`.
 
-    The patient, the distractors and the lesions have random streams of their own, so that the
-    patient without the lesions is the same patient (but for the lung volume that atelectasis,
-    fibrosis and emphysema change).
+    Each has random streams of its own, so that the patient without the lesions is the same patient
+    (but for the lung volume that atelectasis, fibrosis and emphysema change).
     """
     style = get_style(case.style)
     streams = np.random.default_rng(case.seed).spawn(4)
     scene = set_up(case, anatomy, style, size, streams[0])
     body = compose(scene, style, streams[1])
-    attenuation = np.maximum(body.total + draw_distractors(scene, streams[1]), 0)
+    patient = body.fixed + body.lung + draw_distractors(scene, streams[1])
+    attenuation = np.maximum(patient, 0)
     change, masks = _add_lesions(case, scene, body, streams[2])
     return Exposure(attenuation, np.maximum(change, -attenuation), masks)
 
@@ -136,7 +108,10 @@ def _add_lesions(
     change = np.zeros((scene.size, scene.size), np.float32)
     masks: dict[str, np.ndarray] = {}
     for lesion, stream in zip(case.lesions, rng.spawn(len(case.lesions)), strict=True):
-        drawn = draw_lesion(scene, body, lesion, stream)
+        if lesion.concept not in PAINTERS:
+            problem = f"the renderer cannot draw {lesion.concept!r}"
+            raise InputError(problem, f"Choose one of: {', '.join(PAINTERS)}.")
+        drawn = PAINTERS[lesion.concept](scene, body, lesion, stream)
         change += drawn.change
         masks[lesion.concept] = masks.get(lesion.concept, False) | drawn.mask
     return change, masks

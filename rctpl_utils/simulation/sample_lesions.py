@@ -1,8 +1,8 @@
 """From concepts to lesions: places and sizes from real annotations and codes, severities drawn.
 
-Boxes of ChestX-ray14 (Wang et al. 2017), of the RSNA challenge (Shih et al. 2019) and of VinBigData
-(Nguyen et al. 2022), and the bounding boxes of SIIM-ACR's run lengths, as torchxrayvision packages
-them. Each annotated image belongs to one split, so that no training lesion has a test lesion's box.
+Boxes of ChestX-ray14 (Wang et al. 2017), the RSNA challenge (Shih et al. 2019), VinBigData (Nguyen
+et al. 2022) and SIIM-ACR's run lengths, from torchxrayvision. Each annotated image belongs to one
+split, so that no training lesion has a test lesion's box.
 """
 
 from collections import defaultdict
@@ -63,8 +63,7 @@ class Site:
 def site_of(concept: str, box: Box) -> Site:
     """Name the place of a box: the patient's right is on the image's left.
 
-    Zones are thirds of the lung fields' usual extent, 0.12 to 0.80 of the frame's height (the
-    range of the boxes of ChestX-ray14).
+    Zones are thirds of 0.12 to 0.80 of the frame's height, the range of ChestX-ray14's boxes.
     """
     if concept in MIDLINE:
         return Site(None, None, box)
@@ -75,59 +74,27 @@ def site_of(concept: str, box: Box) -> Site:
     return Site(side, zone, box)
 
 
-@dataclass(frozen=True)
-class AnnotatedBoxes:
-    """The pools of real annotations.
+Pools = Mapping[tuple[str, str], Sequence[tuple[Site, ...]]]  # (concept, split) -> sites an image
 
-    Attributes:
-        pools: (concept, split) -> one tuple of sites an annotated image.
-    """
 
-    pools: Mapping[tuple[str, str], list[tuple[Site, ...]]]
-
-    @classmethod
-    def load(cls) -> "AnnotatedBoxes":
-        """Read all the annotation tables (about a second)."""
-        pools = defaultdict(list)
-        for read in (_chestxray14_boxes, _rsna_boxes, _siim_boxes, _vinbigdata_boxes):
-            grouped: dict[tuple[str, str], list[Box]] = defaultdict(list)
-            for image, concept, box in read():
-                grouped[image, concept].append(box)
-            for (image, concept), boxes in grouped.items():
-                sites = tuple(site_of(concept, box) for box in boxes)
-                patient = image.split("_")[0]  # ChestX-ray14 names files <patient>_<number>
-                pools[concept, split_of(patient, POOL_SHARES)].append(sites)
-        return cls(dict(pools))
-
-    def draw(self, concept: str, split: str, rng: Rng) -> tuple[Site, ...]:
-        """The sites of one real image with this concept; none where nobody drew its boxes.
-
-        Each box is shifted and scaled by up to a tenth of itself, since some pools are small.
-        """
-        pool = self.pools.get((concept, split), [])
-        sites = pool[rng.integers(len(pool))] if pool else ()
-        return tuple(site_of(concept, _jittered(site.box, rng)) for site in sites[:MAX_SITES])
-
-    def matching(
-        self, concept: str, side: str | None, zone: str | None, split: str, rng: Rng
-    ) -> Box | None:
-        """A real box of this concept where a report says; None where there is none.
-
-        `side` None matches both, "bilateral" no single box; `zone` None matches all.
-        """
-        pool = self.pools.get((concept, split), [])
-        level = LEVELS.get(zone or "", zone)
-        sites = (site for each in pool for site in each)
-        boxes = [s.box for s in sites if side in (None, s.side) and level in (None, s.zone)]
-        return _jittered(boxes[rng.integers(len(boxes))], rng) if boxes else None
+def annotated_pools() -> Pools:
+    """The sites of all real annotations, one tuple an annotated image (about a second)."""
+    pools = defaultdict(list)
+    for read in (_chestxray14_boxes, _rsna_boxes, _siim_boxes, _vinbigdata_boxes):
+        grouped: dict[tuple[str, str], list[Box]] = defaultdict(list)
+        for image, concept, box in read():
+            grouped[image, concept].append(box)
+        for (image, concept), boxes in grouped.items():
+            sites = tuple(site_of(concept, box) for box in boxes)
+            patient = image.split("_")[0]  # ChestX-ray14 names files <patient>_<number>
+            pools[concept, split_of(patient, POOL_SHARES)].append(sites)
+    return dict(pools)
 
 
 def run_length_box(text: str) -> Box | None:
     """Bounding box of SIIM-ACR's relative, column-major run lengths; None for "-1".
 
-    Args:
-        text: alternating offsets (from the end of the last run) and lengths, in pixels of a
-            1024 x 1024 image.
+    Alternating offsets (from the end of the last run) and lengths, pixels of a 1024 x 1024 image.
     """
     numbers = np.array(text.split(), dtype=np.int64)
     if numbers.size < 2:
@@ -167,9 +134,9 @@ def _siim_boxes() -> Iterator[tuple[str, str, Box]]:
 def _vinbigdata_boxes() -> Iterator[tuple[str, str, Box]]:
     """The first reader's boxes of each image.
 
-    The table does not give the images' sizes. The thorax is symmetric, so the frame's width is
-    taken as twice the mean centre of all lung findings, and its height from the mean height of
-    the hearts' centres, which ChestX-ray14's boxes put at 0.57: an approximation, good for sizes.
+    The table lacks the images' sizes. The thorax is symmetric, so the frame's width is taken as
+    twice the mean center of all lung findings, its height from the hearts' mean center, which
+    ChestX-ray14's boxes put at 0.57: an approximation, good for sizes.
     """
     table = pd.read_csv(xrv_file("vinbigdata-train.csv.gz")).dropna()
     heart = table[table["class_name"] == "Cardiomegaly"]
@@ -218,14 +185,25 @@ class ReportedFinding:
 class LesionSampler:
     """Draws lesions for label sets and for reported findings.
 
-    Attributes:
-        boxes: the real ones.
-        places: concept -> (side, zone) of the human codes of real reports, for concepts whose
-            boxes nobody drew.
+    `places` are the human codes of real reports, for concepts whose boxes nobody drew.
     """
 
-    boxes: AnnotatedBoxes
+    pools: Pools
     places: Mapping[str, Sequence[Place]]
+
+    def sites(self, concept: str, split: str, rng: Rng) -> tuple[Site, ...]:
+        """The sites of one real image with this concept; none where nobody drew its boxes.
+
+        Each box is shifted and scaled by up to a tenth of itself, since some pools are small.
+        """
+        pool = self.pools.get((concept, split), [])
+        sites = pool[rng.integers(len(pool))] if pool else ()
+        return tuple(site_of(concept, _jittered(site.box, rng)) for site in sites[:MAX_SITES])
+
+    def place(self, concept: str, rng: Rng) -> Place:
+        """Where one real report has this concept; (None, None) where none says it."""
+        known = self.places.get(concept, ())
+        return known[rng.integers(len(known))] if known else (None, None)
 
     def lesions(self, concepts: Iterable[str], split: str, rng: Rng) -> tuple[Lesion, ...]:
         """Lesions for the drawn concepts of one image, with boxes of that split's pool."""
@@ -238,25 +216,26 @@ class LesionSampler:
     ) -> tuple[Lesion, ...]:
         """Lesions that show what a report says where it says it.
 
-        A finding on one side in one zone takes a real box from there where there is one;
-        otherwise the renderer places it by side and zone.
+        In a real box of that side and zone if there is one; otherwise the renderer places it.
         """
-        return tuple(
-            Lesion(
-                *(place := (f.concept, f.side, f.zone)),
-                draw_severity(f.concept, f.severity, rng),
-                self.boxes.matching(*place, split, rng),
-            )
-            for f in findings
-        )
+        lesions = []
+        for f in findings:
+            severity = draw_severity(f.concept, f.severity, rng)
+            lesions.append(Lesion(f.concept, f.side, f.zone, severity, self._box_of(f, split, rng)))
+        return tuple(lesions)
+
+    def _box_of(self, finding: ReportedFinding, split: str, rng: Rng) -> Box | None:
+        """No side matches both, "bilateral" no single box; no zone matches all."""
+        side, level = finding.side, LEVELS.get(finding.zone or "", finding.zone)
+        sites = (site for each in self.pools.get((finding.concept, split), []) for site in each)
+        boxes = [s.box for s in sites if side in (None, s.side) and level in (None, s.zone)]
+        return _jittered(boxes[rng.integers(len(boxes))], rng) if boxes else None
 
     def _of_concept(self, concept: str, split: str, rng: Rng) -> list[Lesion]:
         severity = draw_severity(concept, None, rng)
         if concept == "COVID-19":
             return [Lesion(concept, *_COVID_PLACE, severity)]
-        sites = self.boxes.draw(concept, split, rng)
+        sites = self.sites(concept, split, rng)
         if sites:
             return [Lesion(concept, s.side, s.zone, severity, s.box) for s in sites]
-        known = self.places.get(concept, ())
-        side, zone = known[rng.integers(len(known))] if known else (None, None)
-        return [Lesion(concept, side, zone, severity)]
+        return [Lesion(concept, *self.place(concept, rng), severity)]

@@ -17,17 +17,11 @@ _MEDIAL = 0.4  # of one on the mediastinum, which must not be stretched with eac
 
 
 def warp_grid(target: np.ndarray, source: np.ndarray) -> np.ndarray:
-    """Inverse warp on a coarse grid: for each place of the output, where it lies in the source.
+    """Inverse warp on a coarse grid: the source of each output place, (COARSE, COARSE, 2) float64.
 
-    An affine fit, plus kriging of what it leaves over (Rasmussen and Williams, Gaussian Processes
-    for Machine Learning, 2006, Eq. 2.25, Matern 5/2): smooth, and zero far from the landmarks.
-    The second part is weakened until the Jacobian is positive everywhere.
-
-    Args:
-        target, source: (N, 2) the same landmarks in both frames, (column, row) in [0, 1].
-
-    Returns:
-        (COARSE, COARSE, 2) float64, source (column, row) in [0, 1].
+    An affine fit of landmarks (N, 2), plus kriging of what it leaves over (Rasmussen and Williams,
+    Gaussian Processes for Machine Learning, 2006, Eq. 2.25, Matern 5/2): smooth, zero far from the
+    landmarks, weakened until the Jacobian is positive everywhere. All (column, row) in [0, 1].
     """
     line = np.linspace(0, 1, COARSE)
     nodes = np.stack(np.meshgrid(line, line), -1)  # (G, G, 2)
@@ -90,23 +84,14 @@ SIDES = ("right", "left")
 
 @dataclass
 class Lung:
-    """One lung on the film.
+    """One lung on the film."""
 
-    Attributes:
-        side: "right" or "left" (the patient's).
-        mask: (H, W) bool, the visible lung field, heart shadow included.
-        path: (H, W) float32, lung along the ray in mm, also behind heart and diaphragm.
-        u: (H, W) float32, 0 at the mediastinal border, 1 at the chest wall.
-        v: (H, W) float32, 0 at the apex, 1 at the costophrenic angle.
-        hilum: (column, row) in pixels.
-    """
-
-    side: str
-    mask: np.ndarray
-    path: np.ndarray
-    u: np.ndarray
-    v: np.ndarray
-    hilum: tuple[float, float]
+    side: str  # "right" or "left" (the patient's)
+    mask: np.ndarray  # (H, W) bool, the visible lung field, heart shadow included
+    path: np.ndarray  # (H, W) float32, lung along the ray in mm, also behind heart and diaphragm
+    u: np.ndarray  # (H, W) float32, 0 at the mediastinal border, 1 at the chest wall
+    v: np.ndarray  # (H, W) float32, 0 at the apex, 1 at the costophrenic angle
+    hilum: tuple[float, float]  # (column, row) in pixels
     height: float
     width: float
 
@@ -120,19 +105,14 @@ class Lung:
 class Scene:
     """The warped anatomy; channels are warped when first asked for.
 
-    Attributes:
-        anatomy, pose: where the maps come from.
-        size: side of the image in pixels.
-        grids: {layer: (H, W, 2) float32}, where each output pixel lies in the base map; "bone",
-            "lung" and "body" differ by a small elastic displacement.
-        spacing: mm a pixel in the plane of the lungs.
+    Its layers, "bone", "lung" and "body", differ by a small elastic displacement.
     """
 
     anatomy: Anatomy
     pose: int
-    size: int
-    grids: dict[str, np.ndarray]
-    spacing: float
+    size: int  # side of the image in pixels
+    grids: dict[str, np.ndarray]  # of each layer: where a pixel lies in the base map
+    spacing: float  # mm a pixel in the plane of the lungs
     lungs: dict[str, Lung] = field(init=False)
     _cache: dict[str, np.ndarray] = field(init=False, default_factory=dict)
 
@@ -273,10 +253,7 @@ def _breathe(target: np.ndarray, rng: Rng) -> np.ndarray:
 
 
 def _volume_changes(case: Case, rng: Rng) -> list[tuple[float, float]]:
-    """What findings and natural asymmetry do to the right, then the left lung.
-
-    The share of its height by which the diaphragm stands higher; its flatness, 0 for a dome.
-    """
+    """How much higher (share of its height) and flatter (0: a dome) each lung's diaphragm is."""
     raised, flat = rng.normal(0, 0.025, 2), np.zeros(2)
     draws = rng.random((len(case.lesions), 2))
     for lesion, (first, second) in zip(case.lesions, draws, strict=True):

@@ -60,10 +60,7 @@ def cells(rng: Rng, size: int, diameter: float) -> np.ndarray:
 def strokes(size: int, paths: list[Curve], width: float | list[float]) -> np.ndarray:
     """Anti-aliased curves: (size, size) float32 in [0, 1].
 
-    Args:
-        size: side of the image.
-        paths: curves (N, 2), or bundles of curves of one width (B, N, 2).
-        width: in pixels, one for all or one for each entry of `paths`; may be below one.
+    `paths` are curves (N, 2), or bundles of one width (B, N, 2); widths (pixels) may be below one.
     """
     canvas = np.zeros((2 * size, 2 * size), np.uint8)
     widths = width if isinstance(width, list) else [width] * len(paths)
@@ -93,10 +90,7 @@ def vessel_tree(
 ) -> tuple[list[Curve], list[float]]:
     """Branching curves: a bundle of paths (B, 6, 2) and a width for each of three generations.
 
-    Args:
-        root: (column, row) in pixels.
-        angles: directions of the first branches, radians.
-        length, width: of the first branches, pixels; both shrink with each generation.
+    `length` and `width` (pixels) are of the first branches and shrink with each generation.
     """
     start = np.tile(np.asarray(root, float), (len(angles), 1))  # (B, 2)
     reach = length * rng.uniform(0.6, 1.2, len(angles))
@@ -137,7 +131,6 @@ ZONES: tuple[tuple[str, tuple[float | None, float, float | None, float]], ...] =
 class Spot:
     """A place in a lung: center (column, row) and half axes in pixels."""
 
-    lung: Lung
     column: float
     row: float
     half_width: float
@@ -180,26 +173,22 @@ def spot(
     weight: np.ndarray | None = None,
     margin: float = 0.0,
 ) -> Spot:
-    """Choose a lesion's center and half axes.
+    """Choose a lesion's center and half axes: its box (moved into the lung where it lies outside).
 
-    A box gives both (moved into the lung where it lies outside); otherwise the center is drawn
-    from the zone and `half` (mm) gives the axes.
-
-    Args:
-        weight: (H, W) preference on top of the zone.
-        margin: mm that the center keeps from the lung's border where possible.
+    Without one the center is drawn from zone and `weight` (H, W), `half` (mm) gives the axes; the
+    center keeps `margin` mm from the lung's border where possible.
     """
     if lesion.box is not None:
         x, y, width, height = (part * scene.size for part in lesion.box)
         column, row = _into(lung, x + width / 2, y + height / 2)
-        return Spot(lung, column, row, max(width / 2, 1.0), max(height / 2, 1.0))
+        return Spot(column, row, max(width / 2, 1.0), max(height / 2, 1.0))
     chance = zone_weight(lung, lesion.zone)
     chance = chance if weight is None else chance * weight
     if margin:
         inset = _inset(lung.mask, max(1, round(scene.pixels(margin))))
         chance = chance * inset if (chance * inset).sum() > 0 else chance
     column, row = draw_place(chance, rng)
-    return Spot(lung, column, row, scene.pixels(half[0]), scene.pixels(half[1]))
+    return Spot(column, row, scene.pixels(half[0]), scene.pixels(half[1]))
 
 
 def draw_place(chance: np.ndarray, rng: Rng) -> tuple[float, float]:
@@ -234,15 +223,10 @@ _SEEN = 0.3  # of its largest thickness: what an annotator would still outline
 
 @dataclass(frozen=True)
 class Effect:
-    """A drawn lesion.
+    """A drawn lesion."""
 
-    Attributes:
-        change: (H, W) float32, attenuation added (or, for air, removed).
-        mask: (H, W) bool, where the lesion lies.
-    """
-
-    change: np.ndarray
-    mask: np.ndarray
+    change: np.ndarray  # (H, W) float32, attenuation added (or, for air, removed)
+    mask: np.ndarray  # (H, W) bool, where the lesion lies
 
 
 def combine(effects: list[Effect]) -> Effect:
@@ -293,7 +277,7 @@ def ellipse(scene: Scene, spot: Spot, angle: float = 0.0) -> np.ndarray:
 def blob(scene: Scene, spot: Spot, rng: Rng, *, rough: float, edge: float) -> np.ndarray:
     """A cloud-like region around a spot: (H, W) in [0, 1], 1 in its core.
 
-    `rough` is how far its border strays, `edge` the border's width, relative to the half axes.
+    Relative to the half axes its border strays by `rough` and is `edge` wide.
     """
     scale = max(spot.half_width, spot.half_height) * 1.1
     angle = rng.uniform(-0.5, 0.5) if spot.half_width != spot.half_height else 0.0

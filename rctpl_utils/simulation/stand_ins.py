@@ -1,8 +1,7 @@
 """The frozen stand-ins of a run, and the release made from nothing: `./run_all.sh release`.
 
-A stand-in a seed: the released one, or trained where a profile says so. Each result is kept in a
-folder of weights (`Workspace.weights`) and trained again only when what it was made of changes; a
-training that was killed goes on from its checkpoint.
+Each result is kept in a folder of weights (`Workspace.weights`) and trained again only when what it
+was made of changes; a training that was killed goes on from its checkpoint.
 """
 
 import argparse
@@ -61,16 +60,8 @@ def frozen_encoders(
 ) -> tuple[tuple[Encoder, ...], pd.DataFrame]:
     """The run's frozen encoders, one a seed; those that a profile trains are trained first.
 
-    Args:
-        reports: all reports; those of the training split are used.
-        triplets: their triplets.
-
-    Returns:
-        the encoders, and the stand-ins' learning curves (seed, views, seconds, global_loss,
-        local_loss); an empty one beside a checkpoint.
-
-    Raises:
-        InputError: released weights that are absent, damaged or of other code.
+    With the stand-ins' learning curves (seed, views, seconds, global_loss, local_loss), an empty
+    table beside a checkpoint. `InputError`: released weights absent, damaged or of other code.
     """
     if workspace.profile.weights == "self" and workspace.profile.pretraining is not None:
         train_stand_ins(workspace, reports, triplets)
@@ -91,7 +82,8 @@ def train_stand_ins(
     tower = TextTower.minilm(1).to(workspace.device)
     root, features = workspace.data_root, workspace.features
     pairs = load_pairs(root, training, triplets, tower, size, features)
-    key = hash_of(settings, size, *map(_digest, _arrays(pairs)), code_of(pretrain, StandIn))
+    arrays = (hashlib.sha256(np.ascontiguousarray(each)).hexdigest() for each in _arrays(pairs))
+    key = hash_of(settings, size, *arrays, code_of(pretrain, StandIn))
     for seed in workspace.profile.seeds:
         name = stand_in_name(seed)
         if is_current(workspace.weights, name, f"{key}-{seed}"):
@@ -145,20 +137,8 @@ def _arrays(pairs: Pairs) -> tuple[np.ndarray, ...]:
     )  # fmt: skip
 
 
-def _digest(array: np.ndarray) -> str:
-    return hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
-
-
 def make_release(workspace: Workspace, processes: int = 2) -> Path:
-    """Train everything that is missing or out of date.
-
-    Args:
-        workspace: of a profile that trains its own weights ("release"; "smoke" in tests).
-        processes: that draw films.
-
-    Returns:
-        the folder of weights.
-    """
+    """Train all that a profile trains and that is missing or outdated: the folder of weights."""
     build_world(workspace, processes=processes)
     reports = run_reports(workspace)
     triplets = _triplets(workspace, reports)
@@ -174,9 +154,7 @@ def make_release(workspace: Workspace, processes: int = 2) -> Path:
 def publish(made: Path, target: Path = RELEASE) -> None:
     """Verify a folder of weights and put it in the place of the release, whole or not at all.
 
-    Raises:
-        InputError: a file that is absent or damaged; the old release is untouched.
-        OSError: the disk is full, say; the old release is untouched.
+    `InputError` (a file absent or damaged), `OSError` (a full disk): the old release is untouched.
     """
     names = [released_file(name, made).name for name in manifest(made)["files"]]
     fresh, old = (target.with_name(f".{target.name}.{kind}") for kind in ("new", "old"))

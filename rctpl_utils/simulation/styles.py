@@ -1,8 +1,7 @@
 """Acquisition styles: how a hospital's equipment turns attenuation into gray values.
 
-Each data set has its own distribution of styles; every image draws its own values from it. The
-distributions overlap, as those of hospitals do, but differ in their means. They are our choices,
-made by looking at real films of such data sets, not measurements.
+Each data set has its own distribution, from which every image draws; they overlap but differ in
+their means. Our choices, made by looking at real films of such data sets, not measurements.
 """
 
 from dataclasses import dataclass
@@ -18,39 +17,22 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class Style:
-    """The distribution of acquisition parameters of one data set; ranges are uniform.
+    """The distribution of acquisition parameters of one data set; ranges are uniform."""
 
-    Attributes:
-        frontal: probability of an AP (bedside) exposure.
-        rotation: SD of the film's rotation, degrees.
-        zoom: mean relative size of the thorax in the frame.
-        bone: gain of bone over soft tissue (lower tube voltage: higher).
-        scatter: share of scattered radiation in the signal (smooth veil).
-        noise: quantum noise at mean exposure, SD of the log signal.
-        blur: SD of focal spot and motion blur, as a share of the image side in 1/1000.
-        sharpen: strength of the unsharp mask of digital processing.
-        gamma: exponent of the gray scale; above 1 darkens the lungs.
-        window: width of the gray scale relative to the body's range of attenuation.
-        level: shift of the window relative to its width.
-        vignette: heel effect and fall-off, relative to the window.
-        collimation: probability of a visible collimator border.
-        marker: probability of a side marker; `marker_text` its possible texts.
-    """
-
-    frontal: float = 0.35
-    rotation: float = 1.5
-    zoom: float = 1.0
-    bone: Range = (1.0, 1.6)
-    scatter: Range = (0.15, 0.45)
-    noise: Range = (0.004, 0.018)
-    blur: Range = (1.0, 3.5)
-    sharpen: Range = (0.3, 1.2)
-    gamma: Range = (0.8, 1.2)
-    window: Range = (0.9, 1.15)
-    level: Range = (-0.04, 0.04)
-    vignette: Range = (0.0, 0.12)
-    collimation: float = 0.15
-    marker: float = 0.6
+    frontal: float = 0.35  # probability of an AP (bedside) exposure
+    rotation: float = 1.5  # SD of the film's rotation, degrees
+    zoom: float = 1.0  # mean relative size of the thorax in the frame
+    bone: Range = (1.0, 1.6)  # gain of bone over soft tissue (lower tube voltage: higher)
+    scatter: Range = (0.15, 0.45)  # share of scattered radiation in the signal (smooth veil)
+    noise: Range = (0.004, 0.018)  # quantum noise at mean exposure, SD of the log signal
+    blur: Range = (1.0, 3.5)  # SD of focal spot and motion blur, 1/1000 of the image side
+    sharpen: Range = (0.3, 1.2)  # strength of the unsharp mask of digital processing
+    gamma: Range = (0.8, 1.2)  # exponent of the gray scale; above 1 darkens the lungs
+    window: Range = (0.9, 1.15)  # width of the gray scale relative to the body's range
+    level: Range = (-0.04, 0.04)  # shift of the window relative to its width
+    vignette: Range = (0.0, 0.12)  # heel effect and fall-off, relative to the window
+    collimation: float = 0.15  # probability of a visible collimator border
+    marker: float = 0.6  # probability of a side marker
     marker_text: tuple[str, ...] = ("L", "R")
 
 
@@ -85,10 +67,7 @@ def get_style(name: str) -> Style:
 
 
 def develop(attenuation: np.ndarray, style: Style, rng: Rng) -> np.ndarray:
-    """Turn attenuation (H, W) into gray values as a digital radiograph shows them.
-
-    (H, W) float32 in [0, 1], multiples of 1/255; 1 = white (dense).
-    """
+    """Attenuation (H, W) to grays in [0, 1]: float32, multiples of 1/255; 1 = white (dense)."""
     size = attenuation.shape[0]
     values = _detect(attenuation, style, rng)
     low, high = _window(values, attenuation, style, rng)

@@ -1,9 +1,8 @@
 """The training world: real Open-I reports as studies, and films that show what they say.
 
-Each Open-I report is one patient's (its DICOM table has one patient identifier a report). What is
-drawn comes from the report's human MeSH codes. Concepts that few training reports hold are filled
-up with templated reports, our own sentences: they have identifiers of their own and are marked
-wherever they are counted.
+Each report is one patient's (Open-I's DICOM table has one patient identifier a report). What is
+drawn comes from its human MeSH codes. Concepts that few training reports hold are filled up with
+templated reports, our own sentences, marked wherever they are counted.
 """
 
 from collections import Counter
@@ -21,10 +20,10 @@ from rctpl_utils.simulation.evaluation_cases import Labels, chestxray14_patients
 from rctpl_utils.simulation.sample_lesions import (
     LEVELS,
     MIDLINE,
-    AnnotatedBoxes,
     LesionSampler,
     Place,
     ReportedFinding,
+    annotated_pools,
 )
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS, UNSEEN_CONCEPTS, with_parents
 
@@ -79,10 +78,7 @@ _ABSENT = (  # the concepts that a sentence denies
 
 
 def write_report(findings: Sequence[ReportedFinding], rng: Rng) -> tuple[str, str]:
-    """Findings and impression of a report that states `findings`, the main one first.
-
-    It denies a few others.
-    """
+    """Findings and impression that state `findings`, the main one first, and deny a few others."""
     stated = [_choose(_PRESENT, rng).format(finding=phrase(f, rng)) for f in findings]
     present = with_parents(f.concept for f in findings)
     deniable = [text for text, concepts in _ABSENT if not present & set(concepts)]
@@ -141,24 +137,16 @@ _MOST_LESIONS = 8
 
 @dataclass(frozen=True)
 class Study:
-    """One report and what it says is present.
+    """One report and what it says is present."""
 
-    Attributes:
-        patient_id: "pNNNNNNNN".
-        split: "train", "validation" or "test".
-        indication, comparison, findings, impression: the text.
-        reported: the findings to draw.
-        source: the Open-I report's identifier, or "templated".
-    """
-
-    patient_id: str
+    patient_id: str  # "pNNNNNNNN"
     split: str
     indication: str
     comparison: str
     findings: str
     impression: str
-    reported: tuple[ReportedFinding, ...]
-    source: str
+    reported: tuple[ReportedFinding, ...]  # to draw
+    source: str  # the Open-I report's identifier, or "templated"
 
     @property
     def study_id(self) -> str:
@@ -182,11 +170,7 @@ def study_id_of(patient_id: str) -> str:
 
 
 def real_studies(reports: Iterable[OpenIReport]) -> list[Study]:
-    """The reports that can be drawn, in the order of a hash of their identifiers.
-
-    Raises:
-        InputError: a report of a concept that must stay unseen.
-    """
+    """The reports that can be drawn, by a hash of their names; none of an unseen concept."""
     studies = [_real_study(report) for report in reports if why_left_out(report) is None]
     return sorted(studies, key=lambda study: unit_hash(f"order {study.patient_id}"))
 
@@ -226,16 +210,10 @@ def templated_studies(
     sampler: LesionSampler,
     rng: Rng,
 ) -> list[Study]:
-    """Reports for each concept that fewer than `enough` training studies hold.
+    """Reports for each concept that fewer than `enough` training `studies` hold.
 
-    One in nine is for validation; the test split has real reports only.
-
-    Args:
-        studies: the real ones.
-        enough: training reports that each concept shall have.
-        companions: real label sets, from which accompanying findings are drawn.
-        sampler: knows where a concept lies.
-        rng: the generator.
+    One in nine is for validation; the test split has real reports only. Accompanying findings are
+    drawn from real label sets, `companions`.
     """
     counts = Counter(c for study in studies if study.split == "train" for c in study.concepts)
     made: list[Study] = []
@@ -254,8 +232,7 @@ def mimic_films(
 ) -> list[tuple[Study, Case]]:
     """The films of each study: one without findings; the others share the rest evenly.
 
-    The films of a study are independent takes of one report: lesions, pose and exposure are drawn
-    anew within what it says.
+    They are independent takes of a report: lesions, pose, exposure are drawn anew within it.
     """
     found = sum(1 for study in studies if study.reported)
     clear = len(studies) - found
@@ -272,9 +249,8 @@ def mimic_films(
 def merged(findings: Iterable[ReportedFinding]) -> tuple[ReportedFinding, ...]:
     """One finding a lesion: codes often name the same thing twice.
 
-    Dropped are repetitions, a concept without place beside the same with one, and a concept that
-    a more specific one at a compatible place implies ("opacity" and "atelectasis", both at the
-    left base).
+    Dropped are repetitions, a concept without place beside the same with one, and one that a more
+    specific one at a compatible place implies ("opacity", "atelectasis", both at the left base).
     """
     unique = list(dict.fromkeys(findings))
     kept = [f for f in unique if not any(_covers(other, f) for other in unique if other != f)]
@@ -324,14 +300,11 @@ def _templated_study(
 
 
 def _templated_finding(concept: str, sampler: LesionSampler, rng: Rng) -> ReportedFinding:
-    sites = sampler.boxes.draw(concept, "train", rng)
-    known = sampler.places.get(concept, ())
+    sites = sampler.sites(concept, "train", rng)
     if concept in MIDLINE or concept in UNPLACED:
         side, zone = None, None
-    elif sites:
-        side, zone = sites[0].side, sites[0].zone
     else:
-        side, zone = known[rng.integers(len(known))] if known else (None, None)
+        side, zone = (sites[0].side, sites[0].zone) if sites else sampler.place(concept, rng)
     words = ("small", "large") if concept in SIZED else ("mild", "moderate", "severe")
     ungraded = concept in UNGRADED or rng.random() < 0.45
     severity = None if ungraded else words[rng.integers(len(words))]
@@ -354,7 +327,7 @@ def openi_reports() -> tuple[OpenIReport, ...]:
 @cache
 def load_sampler() -> LesionSampler:
     """Places lesions as the real annotations and codes do."""
-    return LesionSampler(AnnotatedBoxes.load(), reported_places(openi_reports()))
+    return LesionSampler(annotated_pools(), reported_places(openi_reports()))
 
 
 def training_films(size: WorldSize) -> list[tuple[Study, Case]]:

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -37,6 +37,7 @@ CHUNK = 32  # films a task; a worker holds one film at a time
 
 Renderer = Callable[[Case, Any, int], Radiograph]
 Writer = Callable[[Path, Case, Radiograph], Any]  # folder, case, film -> what the tables need
+Draw = Callable[[str, Sequence[Case], Path, Writer], list[Any]]  # `_draw` with its pool
 
 TRAINING = "mimic-cxr"
 NAMES = (TRAINING, *LAYOUTS)
@@ -46,60 +47,14 @@ _MARKERS, _UNFINISHED = ".complete", ".unfinished"
 _FIELDS = {TRAINING: ("studies", "pretraining"), "chexpert": ("chexpert", "chexpert_5x200")}
 
 
-@dataclass(frozen=True)
-class DrawingPool:
-    """What drawing needs.
-
-    Attributes:
-        cache: the folder with the projected anatomy.
-        size: side of a film in pixels.
-        renderer: draws one film.
-        executor: the processes, None to draw in this one.
-    """
-
-    cache: Path
-    size: int
-    renderer: Renderer
-    executor: ProcessPoolExecutor | None = None
-
-    def draw(self, name: str, cases: Sequence[Case], folder: Path, write: Writer) -> list[Any]:
-        """Draw `cases` and write them into `folder`, chunk by chunk, under a progress bar.
-
-        Args:
-            name: shown beside the bar.
-            write: a module-level function; what it returns must be small.
-
-        Returns:
-            What `write` returned, in the order of `cases`.
-        """
-        chunks = [tuple(cases[i : i + CHUNK]) for i in range(0, len(cases), CHUNK)]
-        task = partial(_draw_chunk, self.cache, self.size, self.renderer, folder, write)
-        results = []
-        with tqdm(total=len(cases), desc=name, unit=" films", mininterval=5) as bar:
-            for rows in (self.executor.map if self.executor else map)(task, chunks):
-                results += rows
-                bar.update(len(rows))
-        return results
-
-
 def build_world(
     workspace: Workspace, *, processes: int = 2, renderer: Renderer = render
 ) -> dict[str, Any]:
-    """Write what is missing or outdated of the world, and its manifest.
+    """Write what is missing or outdated of the world, and its manifest (returned too).
 
     Each data set is written beside its place, moved there when whole, and marked as complete last;
-    so an interrupted call loses one data set at most, and a repeated one writes nothing.
-
-    Args:
-        workspace: of a simulated profile; the world goes to its `data_root`.
-        processes: that draw; each needs about 0.5 GB.
-        renderer: draws one film (a stand-in in tests).
-
-    Returns:
-        The manifest, also written to `manifest.json`.
-
-    Raises:
-        InputError: a profile without a world, a source that is missing, a disk that is full.
+    so an interrupted call loses one data set at most, and a repeated one writes nothing. Each
+    process that draws needs about 0.5 GB. `InputError`: no world, no source, a full disk.
     """
     size = workspace.profile.world
     if size is None:
@@ -113,10 +68,10 @@ def build_world(
     if missing:
         with (
             _full_disk_explained(root),
-            _drawing_pool(workspace.cache, size.image_size, processes, renderer) as pool,
+            _drawing_pool(workspace.cache, size.image_size, processes, renderer) as draw,
         ):
             for name in missing:
-                _write_dataset(name, root, keys[name], size, pool)
+                _write_dataset(name, root, keys[name], size, draw)
     done = {name: _finished(root, name, keys[name]) for name in NAMES}
     found, path = world_manifest(workspace.profile.name, size, done), root / MANIFEST
     if not path.is_file() or hash_of(read_json(path)) != hash_of(found):
@@ -140,14 +95,14 @@ def code_hash(renderer: Renderer = render) -> str:
     return hash_of(code, renderer.__qualname__)
 
 
-def _write_dataset(name: str, root: Path, key: str, size: WorldSize, pool: DrawingPool) -> None:
+def _write_dataset(name: str, root: Path, key: str, size: WorldSize, draw: Draw) -> None:
     marker, final, unfinished = _marker(root, name), root / name, root / _UNFINISHED / name
     marker.unlink(missing_ok=True)
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
         unfinished.mkdir(parents=True)
         write = _write_training if name == TRAINING else _write_test_set
-        summary = write(name, unfinished, size, pool)
+        summary = write(name, unfinished, size, draw)
         shutil.rmtree(final, ignore_errors=True)
         unfinished.replace(final)
         note_written(path for path in final.rglob("*") if path.is_file())
@@ -156,20 +111,20 @@ def _write_dataset(name: str, root: Path, key: str, size: WorldSize, pool: Drawi
         shutil.rmtree(root / _UNFINISHED, ignore_errors=True)
 
 
-def _write_test_set(name: str, folder: Path, size: WorldSize, pool: DrawingPool) -> dict[str, Any]:
+def _write_test_set(name: str, folder: Path, size: WorldSize, draw: Draw) -> dict[str, Any]:
     layout, cases = LAYOUTS[name], cases_of(name, size, load_sampler())
-    rows = pool.draw(name, cases, folder, layout.write_image)
+    rows = draw(name, cases, folder, layout.write_image)
     layout.write_tables(folder, rows)
     write_drawn(folder, cases)
     return summarize(folder, cases, {})
 
 
-def _write_training(name: str, folder: Path, size: WorldSize, pool: DrawingPool) -> dict[str, Any]:
+def _write_training(name: str, folder: Path, size: WorldSize, draw: Draw) -> dict[str, Any]:
     films = training_films(size)
     cases = [case for _, case in films]
     studies = list({study.study_id: study for study, _ in films}.values())
     layouts.mimic_reports(folder, studies)
-    pool.draw(name, cases, folder, layouts.mimic_image)
+    draw(name, cases, folder, layouts.mimic_image)
     layouts.mimic_tables(folder, films, size.image_size)
     write_drawn(folder, cases)
     return summarize(folder, cases, report_counts(studies, openi_reports()))
@@ -189,23 +144,35 @@ def _marker(root: Path, name: str) -> Path:
 
 
 @contextmanager
-def _drawing_pool(
-    cache: Path, size: int, processes: int, renderer: Renderer
-) -> Iterator[DrawingPool]:
+def _drawing_pool(cache: Path, size: int, processes: int, renderer: Renderer) -> Iterator[Draw]:
     """`processes` that draw, 1 for this one; the anatomy is projected first, once for all."""
     load_anatomy(cache)
+    chunk = partial(_draw_chunk, cache, size, renderer)
     if processes == 1:
-        yield DrawingPool(cache, size, renderer)
+        yield partial(_draw, map, chunk)
         return
     context = get_context("spawn")  # the same on every platform, and safe beside torch's threads
     with ProcessPoolExecutor(processes, mp_context=context, initializer=_one_thread) as executor:
         for _ in range(processes):  # they start, and import, while the first cases are drawn up
             executor.submit(_one_thread)
         try:
-            yield DrawingPool(cache, size, renderer, executor)
+            yield partial(_draw, executor.map, chunk)
         except BaseException:
             executor.shutdown(cancel_futures=True)
             raise
+
+
+def _draw(
+    run: Callable, chunk: Callable, name: str, cases: Sequence[Case], folder: Path, write: Writer
+) -> list[Any]:
+    """What `write`, a module's function, returns for each film; a bar shows the chunks."""
+    chunks = [tuple(cases[i : i + CHUNK]) for i in range(0, len(cases), CHUNK)]
+    results = []
+    with tqdm(total=len(cases), desc=name, unit=" films", mininterval=5) as bar:
+        for rows in run(partial(chunk, folder, write), chunks):
+            results += rows
+            bar.update(len(rows))
+    return results
 
 
 def _draw_chunk(
