@@ -119,12 +119,9 @@ def read_captions(
 def look(words: Tensor, regions: Tensor) -> Tensor:
     """How much each word attends to each region: (n, m, T), over the regions summing to one.
 
-    A region first divides its attention among the words, then each word's shares are sharpened and
-    divided among the regions (their Eq. 5 and `attention_fn`).
-
-    Args:
-        words: (m, W).
-        regions: (n, T, W), not normalized.
+    A region first divides its attention among the words (m, W), then each word's shares are
+    sharpened and divided among the regions (n, T, W), not normalized (their Eq. 5 and
+    `attention_fn`).
     """
     among_words = (regions @ words.T).softmax(dim=-1)  # (n, T, m)
     return (SHARP_REGIONS * among_words.transpose(1, 2)).softmax(dim=-1)
