@@ -35,12 +35,7 @@ CLIP_SCALE = 100.0  # the largest inverse temperature that CLIP allows itself (R
 
 @dataclass(frozen=True)
 class PromptSettings:
-    """How fast a context learns.
-
-    Attributes:
-        batch_size: reports or films in a step.
-        learning_rate: of AdamW, constant: where a run ends is not known before.
-    """
+    """Reports or films a step, and AdamW's rate: constant, as a run's end is not known before."""
 
     batch_size: int
     learning_rate: float

@@ -102,12 +102,9 @@ class SupervisedBound:
 
 @dataclass(frozen=True)
 class LabeledImages:
-    """Films with labels.
+    """Films (n, S, S) uint8 with labels (n, 21): 1, 0, or NaN where unknown.
 
-    Attributes:
-        images: (n, S, S) uint8.
-        labels: (n, 21): 1, 0, or NaN where unknown.
-        training: how many of them, the first, are MIMIC-CXR's; the others are validation films.
+    The first `training` are MIMIC-CXR's; the others are validation films.
     """
 
     images: np.ndarray

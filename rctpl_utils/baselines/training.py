@@ -63,13 +63,10 @@ class CountedWords(WordFile):
 
 
 class Trained(NamedTuple):
-    """A trained baseline.
+    """A trained baseline, frozen.
 
-    Attributes:
-        model: frozen.
-        history: rows of views, tokens, loss, auc (on the validation films), seconds.
-        plateau: whether the AUC stopped improving before the limit of views.
-        kept: the row of the history whose model this is.
+    `history` has rows of views, tokens, loss, auc (on the validation films), seconds; `kept` is the
+    row whose model this is; `plateau`: whether the AUC stopped improving before the limit of views.
     """
 
     model: Baseline

@@ -30,14 +30,11 @@ _BERT_WEIGHTS = (*_BERT, "bioclinicalbert/pytorch_model.bin")
 
 @dataclass(frozen=True)
 class Public:
-    """A released checkpoint.
+    """A released checkpoint and its source.
 
-    Attributes:
-        folder: below `<data root>/weights/`.
-        files: what the user puts there, the checkpoint first. Safetensors of the same names do,
-            where docs/baselines.md says so.
-        load: from that folder and a device to the model.
-        source: where the checkpoint comes from.
+    `files` are what the user puts into `folder` below `<data root>/weights/`, the checkpoint first
+    (safetensors of the same names do, where docs/baselines.md says so); `load` makes the model from
+    that folder and a device.
     """
 
     folder: str

@@ -19,11 +19,8 @@ from rctpl_utils.encoders.two_towers import check_pixels
 class ReleasedModel(ZeroShotModel, Protocol):
     """A released checkpoint behind the protocol; `films` are preprocessed images (n, C, S, S).
 
-    Scores are those of the method's published inference.
-
-    Attributes:
-        frame: what its maps cover (`encoders.frame.on_square`).
-        device: where its weights are.
+    Scores are those of the method's published inference; `frame` is what its maps cover
+    (`encoders.frame.on_square`).
     """
 
     frame: Frame

@@ -47,10 +47,8 @@ SHARP_WORDS = 5.0  # `temp2`
 class Caption(NamedTuple):
     """A text in GLoRIA's words.
 
-    Attributes:
-        words: (97, W): [CLS], the c words, [SEP], then zeros; a word is the sum of its pieces.
-        count: c.
-        text: as it was given.
+    `words` (97, W) are [CLS], the c = `count` words, [SEP], then zeros; a word is the sum of its
+    pieces.
     """
 
     words: Tensor
