@@ -258,7 +258,7 @@ def test_the_best_rate_on_validation_films_is_taken(given):
 
 def test_a_killed_training_goes_on_and_ends_as_an_undisturbed_one(given, tmp_path, monkeypatch):
     undisturbed = train(ConVIRT, *given, 1e-3, 0, CPU)
-    monkeypatch.setattr("rctpl_utils.baselines.training.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("rctpl_utils.baselines.training.CHECKPOINT_SECONDS", -1.0)
     part, stored = tmp_path / "part", Progress.store
 
     def killed(self, step, history):

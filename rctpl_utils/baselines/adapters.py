@@ -26,14 +26,11 @@ FilmReader = Callable[[ChestXrayDataset], Callable[[np.ndarray], Any]]
 
 @dataclass(frozen=True)
 class Competitor:
-    """A method with its trained models and with what it reads of a film.
+    """A method, named as in the tables, with its trained models and what it reads of a film.
 
-    Attributes:
-        name: as the tables print it.
-        models: one a seed.
-        films: for each model, from a data set to a function from row numbers to its batches.
-        labeled: labeled images a class that it learned from; 0 for a zero-shot method.
-        frame: the part of a film that its maps cover; None for the padded square.
+    `models` are one a seed; for each, `films` gives from a data set a function from row numbers to
+    batches. `labeled` images a class were learned from (0: zero-shot). `frame` is the part of a
+    film that its maps cover; None for the padded square.
     """
 
     name: str

@@ -60,10 +60,8 @@ class CoOp(PromptModel):
 def names_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy over names for films that show several classes, averaged over films.
 
-    Args:
-        logits: (n, L).
-        labels: (n, L): 1 present, 0 absent, NaN unknown (no part of the softmax). A film without a
-            present class has no target and takes no part.
+    Logits (n, L), labels (n, L): 1 present, 0 absent, NaN unknown (no part of the softmax). A film
+    without a present class has no target and takes no part.
     """
     lowest = torch.finfo(logits.dtype).min
     logarithms = logits.masked_fill(labels.isnan(), lowest).log_softmax(dim=1)
@@ -228,9 +226,7 @@ def region_margin(dense_features: Tensor, positive: Tensor, negative: Tensor) ->
 def asymmetric_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """The asymmetric loss, summed over known labels, averaged over films.
 
-    Args:
-        logits: log odds of presence, (n, L).
-        labels: (n, L): 1 present, 0 absent, NaN unknown (no part of the sum).
+    `logits` are log odds of presence, (n, L); labels as in `names_cross_entropy`.
     """
     present, absent = logits.sigmoid(), (1 - logits.sigmoid() + CLIP).clamp(max=1)  # p, 1 - p_c
     with torch.no_grad():

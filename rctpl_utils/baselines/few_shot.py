@@ -79,12 +79,9 @@ def film_labels(
 def draw_films(labels: np.ndarray, concepts: Sequence[str], shots: int, seed: int) -> Draw:
     """Draw films for each class among those that show it; where there are fewer, all of them.
 
-    Classes are drawn one by one, and a film that shows several may be drawn for each, so that there
-    are at most shots x L films. Draws nest: those of few shots are among those of more, with the
-    same seed; a class's draw does not depend on the other classes.
-
-    Raises:
-        InputError: fewer than one shot, or no film that shows any class.
+    A film that shows several classes may be drawn for each, so that there are at most shots x L.
+    Draws nest: those of few shots are among those of more, with the same seed; a class's draw does
+    not depend on the other classes. An `InputError` tells of no shot, or of no film with a class.
     """
     if shots < 1:
         raise InputError(f"{shots} labeled films a class", "Ask for one at least.")
@@ -120,11 +117,8 @@ def few_shot_films(
 ) -> dict[int, LabeledFilms]:
     """Encode the films that were drawn for one seed, once for all numbers of shots.
 
-    Args:
-        dataset: n training films; no other of them than the drawn ones is opened.
-        labels: (n, L) from `film_labels`.
-        folder: the feature cache.
-        draws: by shots.
+    `dataset` holds n training films (only drawn ones are opened), `labels` (n, L) are those of
+    `film_labels`, `folder` is the feature cache, `draws` and the result are by shots.
     """
     pool = np.unique(np.concatenate([draw.rows for draw in draws.values()]))
     chosen = Radiographs(

@@ -49,17 +49,10 @@ def train_miniatures(
     reports: Sequence[Report],
     triplets: pd.DataFrame,
 ) -> dict[str, dict[str, Any]]:
-    """The runs of the eight baselines; those that a profile trains are trained first.
+    """The runs of the eight baselines by name; those that a profile trains are trained first.
 
-    Args:
-        encoders: the stand-in of each seed of the profile.
-
-    Returns:
-        by name: what `miniature_runs` says; none in a profile whose rows come from published
-        checkpoints.
-
-    Raises:
-        InputError: released weights that are absent or damaged.
+    There is one encoder a seed, and no run in a profile whose rows come from published checkpoints.
+    An `InputError` tells of released weights that are absent or damaged.
     """
     if workspace.profile.baselines is None:
         return {}
@@ -149,8 +142,7 @@ def state_of(model: Baseline) -> dict[str, torch.Tensor]:
 def load_miniature(make: MakeBaseline, encoder: StandIn, seed: int, folder: Path) -> Baseline:
     """A trained baseline, verified, frozen, on the encoder's device.
 
-    Raises:
-        InputError: its file is absent, damaged, of another architecture, or made for other code.
+    An `InputError` tells of a file that is absent, damaged, of another architecture or other code.
     """
     path = released_file(weights_name(make, seed), folder)
     notes = manifest(folder)["files"][path.name]
@@ -162,11 +154,7 @@ def load_miniature(make: MakeBaseline, encoder: StandIn, seed: int, folder: Path
 def assemble(
     make: MakeBaseline, encoder: StandIn, path: Path, notes: Mapping[str, Any]
 ) -> Baseline:
-    """A baseline of the shape that the notes tell, with a file's weights, frozen.
-
-    Raises:
-        InputError: weights of another architecture.
-    """
+    """A baseline of the shape that notes tell, with a file's weights (or `InputError`), frozen."""
     width = encoder.context_width
     blank = torch.zeros(width), torch.ones(width)  # the files have the real ones
     names = tuple(notes["concepts"]), tuple(notes["places"])

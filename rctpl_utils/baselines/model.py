@@ -52,11 +52,9 @@ class Reader:
 class Setup:
     """What a baseline is built from.
 
-    Attributes:
-        channels: c, of the frozen backbone's map; `grid`: its cells (h, w).
-        mean, deviation: of the training reports' pooled word states, (W,) each.
-        reader: the frozen text model.
-        concepts, places: the names that supervision uses (L and P).
+    `channels`, c, and `grid` (h, w) are the frozen backbone's map's, `mean` and `deviation` (W,)
+    the training reports' pooled word states', `reader` the frozen text model; `concepts` (L) and
+    `places` (P) are the names that supervision uses.
     """
 
     channels: int

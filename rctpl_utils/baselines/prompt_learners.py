@@ -74,14 +74,9 @@ def learn_prompt_learners(
 ) -> tuple[dict[str, dict[str, Any]], pd.DataFrame]:
     """Learn all of them for every seed, each on its own encoder; or read the released ones.
 
-    Args:
-        encoders: one a seed.
-        reports: those of the training split that RC-TPL learns from.
-        triplets: of all reports.
-
-    Returns:
-        the runs by name (history, rate, unit, stops), and how many labeled films were drawn; none
-        where no film of MIMIC-CXR is there.
+    `reports` are those that RC-TPL learns from, `triplets` those of all reports. Returns the runs
+    by name (history, rate, unit, stops), and how many labeled films were drawn; none where no film
+    of MIMIC-CXR is there.
     """
     if not can_run_on_training_films(workspace, "Prompt learners"):
         return {}, pd.DataFrame(columns=["shots", "seed", "concept", "drawn"])
@@ -108,9 +103,7 @@ def drawn_films(
 ) -> tuple[ChestXrayDataset, np.ndarray, dict[tuple[int, int], Draw]]:
     """Which training films the labeled ones learn from: by tables and reports, no film is opened.
 
-    Returns:
-        all training films (of an incomplete data set those that are there), their labels (n, L),
-        and the draws by (shots, seed).
+    Returns the training films that are there, their labels (n, L), and draws by (shots, seed).
     """
     if workspace.allow_partial:
         films = open_split(workspace, "mimic-cxr", "train")
@@ -127,11 +120,7 @@ def drawn_films(
 
 
 def load_prompt_learners(workspace: Workspace, encoders: Sequence[Encoder]) -> list[Competitor]:
-    """The learned ones, ready for the tables; none without films of MIMIC-CXR.
-
-    Args:
-        encoders: one a seed.
-    """
+    """The learned ones, for the tables, one encoder a seed; none without films of MIMIC-CXR."""
     if not has_training_films(workspace):
         return []
     films = per_encoder(encoders, lambda each: feature_reader(workspace, each))

@@ -35,12 +35,7 @@ CLIP_SCALE = 100.0  # the largest inverse temperature that CLIP allows itself (R
 
 @dataclass(frozen=True)
 class PromptSettings:
-    """How fast a context learns.
-
-    Attributes:
-        batch_size: reports or films in a step.
-        learning_rate: of AdamW, constant: where a run ends is not known before.
-    """
+    """Reports or films a step, and AdamW's rate: constant, as a run's end is not known before."""
 
     batch_size: int
     learning_rate: float
@@ -74,13 +69,10 @@ class PromptModel(nn.Module, ABC):
         concepts: Sequence[str] = TRAINING_CONCEPTS,
         shots: int | None = None,
     ) -> None:
-        """Hold what does not learn, then begin with what does.
+        """Hold what does not learn, then begin with what does, drawn with `seed`.
 
-        Args:
-            encoder: frozen.
-            seed: of what learns, as it is before.
-            concepts: the L columns of the labels that `loss` gets.
-            shots: labeled films a class, for the name; None where no label of a film was used.
+        `concepts` are the L columns of the labels that `loss` gets; `shots`, labeled films a class,
+        are for the name: None where no label of a film was used.
         """
         super().__init__()
         object.__setattr__(self, "encoder", encoder)  # past nn.Module: not a part that learns
@@ -158,11 +150,7 @@ class PromptModel(nn.Module, ABC):
         return {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
 
     def load(self, state: Mapping[str, Tensor]) -> "PromptModel":
-        """Take learned tensors over and go into evaluation mode.
-
-        Raises:
-            InputError: tensors of other names or shapes.
-        """
+        """Take learned tensors over (`InputError` at other names or shapes), for evaluation."""
         try:
             self.load_state_dict(state)
         except RuntimeError as error:
@@ -195,14 +183,9 @@ def learn(
 ) -> list[dict[str, float]]:
     """Minimize the model's loss until validation stops improving; keep the best state.
 
-    Args:
-        limits: when to look at validation films, and when to end.
-        seed: decides the order of the examples (the model's constructor takes its own).
-        judge: the validation AUC; asked before the first step too.
-
-    Returns:
-        one row a step: step, seconds since the start, loss (step 0 has none), and validation_auc
-        where the films were looked at. `stop` reads the end from them.
+    `seed` decides the order of the examples (the model's constructor takes its own); `judge`, the
+    validation AUC, is asked before the first step too. Returns one row a step: step, seconds since
+    the start, loss (step 0 has none), and validation_auc where the films were looked at.
     """
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate)
@@ -239,11 +222,9 @@ def _looked(model: PromptModel, data: Any, judge: Judge) -> tuple[float, dict[st
 
 
 def stop(history: Sequence[Mapping[str, float]], limits: PromptLearnerTraining) -> dict[str, Any]:
-    """How a run ended: steps, best_step, its validation_auc, and whether a plateau was reached.
+    """How one seed's run ended: steps, best_step, its validation_auc, and whether on a plateau.
 
-    Args:
-        history: rows of one seed (`learn`).
-        limits: a plateau is `patience` looks in a row without a better one.
+    A plateau is `limits.patience` looks in a row without a better one.
     """
     looks = [row for row in history if "validation_auc" in row]
     best = max(looks, key=lambda row: row["validation_auc"])

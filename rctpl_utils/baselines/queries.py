@@ -59,13 +59,10 @@ class QueryDecoder(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, queries: Tensor, cells: Tensor, known: int) -> tuple[Tensor, Tensor]:
-        """Answers (B, Q, d), and the attention to the cells, the mean over layers: (B, Q, T).
+        """Answers (B, Q, d) to queries (Q, d), attention to cells, the mean over layers: (B, Q, T).
 
-        Args:
-            queries: (Q, d). The first `known` are always asked; a query beyond them is seen by
-                itself alone, so that no answer depends on what else is asked.
-            cells: (B, T, channels).
-            known: how many queries training has.
+        The first `known`, those of training, are always asked; a query beyond them is seen by
+        itself alone, so that no answer depends on what else is asked.
         """
         rows = torch.arange(len(queries), device=queries.device)
         blocked = (rows >= known) & (rows[:, None] != rows) if len(queries) > known else None
@@ -158,9 +155,7 @@ def exist_loss(logits: Tensor, stated: Tensor) -> Tensor:
 def contrast_loss(logits: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
     """-log softmax of a positive logit, the mean over `positives`, against the `negatives`.
 
-    Args:
-        logits: (M, K).
-        positives, negatives: (M, K) bool; at least one positive in each row.
+    All are (M, K), the latter two bool, with at least one positive in each row.
     """
     if not len(logits):
         return logits.sum()
@@ -305,11 +300,10 @@ class MeDSLIP(QueryBaseline):
 
 
 def pair_labels(stated: Tensor, positions: Tensor) -> Tensor:
-    """Whether concepts are at places, as far as reports tell, see the module: (B, L, P).
+    """Whether concepts are at places, as far as reports tell, see `MeDSLIP`: (B, L, P).
 
-    Args:
-        stated: (B, L): 1 present, 0 absent, NaN unknown.
-        positions: (B, L, P) bool, the named places of present concepts.
+    `stated` (B, L) is 1 present, 0 absent, NaN unknown; `positions` (B, L, P) bool are the named
+    places of present concepts.
     """
     told = (stated == 0) | positions.any(dim=2)
     return positions.float().masked_fill(~told.unsqueeze(2), torch.nan)
@@ -326,11 +320,8 @@ def prototype_loss(
 ) -> Tensor:
     """ProtoCL of one stream; an inner product with a mean is the mean of inner products.
 
-    Args:
-        answers: (B, Q, d).
-        others: W times the text states of the other stream's K names, (K, d).
-        named: (B, Q, K) bool, what the report names together.
-        generator: draws the negatives.
+    Answers (B, Q, d); `others`, W times the text states of the other stream's K names, (K, d);
+    `named` (B, Q, K) bool, what the report names together.
     """
     rows = named.any(axis=2)
     negatives = draw_negatives(named[rows], generator)

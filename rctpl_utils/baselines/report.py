@@ -36,10 +36,7 @@ def curve(runs: Mapping[str, Run], name: str) -> Figure | None:
 def save_curves(workspace: Workspace, runs: Mapping[str, Run], stem: str) -> Figure | None:
     """Draw training loss against what was seen, one panel a method; nothing without runs.
 
-    Args:
-        workspace: takes the figure `stem`, as PNG and PDF.
-        runs: by the methods' names.
-        stem: `baseline_curves` or `prompt_learner_curves`.
+    `stem` is `baseline_curves` or `prompt_learner_curves`, saved as PNG and PDF.
     """
     if not runs:
         return None
@@ -93,18 +90,12 @@ def save_costs(
     runs: Mapping[str, Run],
     labeled: Mapping[str, int] | None = None,
 ) -> pd.DataFrame:
-    """Write what each method learned from and how long one seed took.
+    """Write what each method learned from and how long one seed took; return it by method.
 
-    Args:
-        workspace: takes the file, in its results.
-        part: of `COSTS`; its file is written anew, the others are left alone.
-        runs: by the methods' names; none leave an empty table.
-        labeled: labeled images a class, of the methods that used labels.
-
-    Returns:
-        by method: learned parameters, film views, tokens read, labeled images a class, seconds a
-        seed by the clock on this machine, with the threads of this notebook and perhaps another
-        notebook beside it (features of frozen layers cached, their own cost not in it).
+    The file of `part` (of `COSTS`) is written anew, the others are left alone. `labeled` counts the
+    labeled images a class of methods that used labels. No runs leave an empty table. Seconds a seed
+    are by the clock on this machine, with the threads of this notebook and perhaps another beside
+    it (features of frozen layers cached, their own cost not in it).
     """
     rows = [_cost(name, run, (labeled or {}).get(name, 0)) for name, run in runs.items()]
     table = pd.DataFrame(rows, columns=list(COLUMNS))

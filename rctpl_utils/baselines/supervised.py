@@ -102,12 +102,9 @@ class SupervisedBound:
 
 @dataclass(frozen=True)
 class LabeledImages:
-    """Films with labels.
+    """Films (n, S, S) uint8 with labels (n, 21): 1, 0, or NaN where unknown.
 
-    Attributes:
-        images: (n, S, S) uint8.
-        labels: (n, 21): 1, 0, or NaN where unknown.
-        training: how many of them, the first, are MIMIC-CXR's; the others are validation films.
+    The first `training` are MIMIC-CXR's; the others are validation films.
     """
 
     images: np.ndarray
@@ -133,12 +130,8 @@ def train_reference(
 ) -> tuple[LabelNetwork, list[dict[str, float]]]:
     """Train on labels: binary cross-entropy, unknown labels masked (`training.fit`).
 
-    Args:
-        tower: where training starts; left as it is.
-        checkpoint: where a training that may be killed keeps its state; deleted at the end.
-
-    Returns:
-        the frozen network, and rows of views, loss and seconds.
+    `tower`, where training starts, is left as it is; a training that may be killed keeps its state
+    in `checkpoint`. Returns the frozen network, and rows of views, loss and seconds.
     """
     torch.manual_seed(seed)
     network = LabelNetwork(tower).to(device).train()
@@ -168,11 +161,9 @@ def train_reference(
 
 
 def labeled_images(workspace: Workspace, size: int, triplets: pd.DataFrame) -> LabeledImages:
-    """The training films, then the validation films of every test set of Table 1.
+    """The training films, labeled by triplets, then the validation films of Table 1's test sets.
 
-    Args:
-        size: S, of the image tower in pixels.
-        triplets: of the reports, which tell the training films' labels.
+    `size` is S, of the image tower in pixels.
     """
     training, *others = _labeled_sets(workspace)
     # reports tell all concepts, the CheXpert table only thirteen
@@ -194,11 +185,7 @@ def load_references(
 ) -> tuple[SupervisedBound, ...]:
     """The reference of each seed, trained first where a profile says so; none beside a checkpoint.
 
-    Args:
-        encoders: one a seed of the profile.
-
-    Raises:
-        InputError: released weights that are absent, damaged or of other code.
+    One encoder a seed. An `InputError` tells of weights that are absent, damaged or of other code.
     """
     if not all(isinstance(each, StandIn) for each in encoders):
         return ()
@@ -213,8 +200,7 @@ def load_references(
 def load_reference(encoder: StandIn, seed: int, folder: Path) -> SupervisedBound:
     """One seed's reference, verified, frozen, on the encoder's device.
 
-    Raises:
-        InputError: its file is absent, damaged, of another architecture, or made for other code.
+    An `InputError` tells of a file that is absent, damaged, of another architecture or other code.
     """
     path = released_file(reference_name(seed), folder)
     network = assemble_reference(path)
@@ -257,11 +243,7 @@ def train_references(
 
 
 def assemble_reference(path: Path) -> LabelNetwork:
-    """A file's weights in a label network, frozen, on the CPU.
-
-    Raises:
-        InputError: weights of another architecture.
-    """
+    """A file's weights in a frozen label network on the CPU; `InputError` if they do not fit."""
     network = LabelNetwork(ImageTower())
     fit(network, read_weights(path), path)
     return network.eval().requires_grad_(False)

@@ -93,11 +93,8 @@ def token_features(
 ) -> dict[Encoder, tuple[np.ndarray, np.ndarray]]:
     """Token features of distinct texts, made once, in batches of like length.
 
-    Encoders that share their BERT (`pooled_key`) read the texts together.
-
-    Returns:
-        for each encoder (n, 77, d) float16, memory-mapped, unit vectors, zero after a text's last
-        token, and the counts (n,).
+    Encoders that share their BERT (`pooled_key`) read the texts together. For each encoder: (n, 77,
+    d) float16, memory-mapped, unit vectors, zero after a text's last token, and the counts (n,).
     """
     groups: dict[str, list[Encoder]] = {}
     for encoder in dict.fromkeys(encoders):
@@ -139,15 +136,9 @@ def token_corpora(
     concepts: tuple[str, ...],
     folder: Path,
 ) -> tuple[TextCorpus, ...]:
-    """The reports and labels of `corpus_building.build_corpus`, tokens in place of descriptions.
+    """The corpus of `corpus_building.build_corpus` by encoder, tokens in place of descriptions.
 
     Only reports with a present concept are taken apart into tokens; the others have no loss.
-
-    Args:
-        encoders: one a seed.
-
-    Returns:
-        the corpus in each encoder's features.
     """
     texts = list(dict.fromkeys(report.text for report in reports))
     place = {text: row for row, text in enumerate(texts)}

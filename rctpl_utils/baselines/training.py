@@ -63,13 +63,10 @@ class CountedWords(WordFile):
 
 
 class Trained(NamedTuple):
-    """A trained baseline.
+    """A trained baseline, frozen.
 
-    Attributes:
-        model: frozen.
-        history: rows of views, tokens, loss, auc (on the validation films), seconds.
-        plateau: whether the AUC stopped improving before the limit of views.
-        kept: the row of the history whose model this is.
+    `history` has rows of views, tokens, loss, auc (on the validation films), seconds; `kept` is the
+    row whose model this is; `plateau`: whether the AUC stopped improving before the limit of views.
     """
 
     model: Baseline
@@ -92,17 +89,12 @@ def fit(
 ) -> list[Row]:
     """AdamW, step after step, with a curve and a checkpoint.
 
-    Args:
-        module: all that learns and all that a checkpoint keeps.
-        loss: from a step's number to its loss, a scalar.
-        rate: the learning rate.
-        share: of it, after so many steps and rows of the curve; None at the end.
-        look: what a row holds besides, after so many steps; None where no row is due.
-        size: views in a step; `views` and `label` are for the progress bar.
-        checkpoint: where a training that may be killed keeps its state; deleted at the end.
-
-    Returns:
-        rows of views, the mean loss since the last row, seconds, and what `look` gives.
+    `module` is all that learns and all that a checkpoint keeps. From the step's number, `loss`
+    gives a scalar; from it and the curve, `share` the share of `rate` (None at the end) and `look`
+    what a row holds besides (None where no row is due). `size` views are in a step; `views` and
+    `label` are for the progress bar. `checkpoint`, the state of a training that may be killed, is
+    deleted at the end. Returns rows of views, the mean loss since the last row, seconds, and what
+    `look` gives.
     """
     learning = [each for each in module.parameters() if each.requires_grad]
     optimizer = torch.optim.AdamW(
@@ -148,11 +140,8 @@ def train_best_rate(
 ) -> tuple[float, list[Row], Trained]:
     """Train one seed in full at every rate; the model with the best validation AUC stays.
 
-    Args:
-        folder: takes checkpoints of trainings that may be killed.
-
-    Returns:
-        the chosen rate, rows of learning_rate and auc, and the model trained with it.
+    `folder` takes checkpoints of trainings that may be killed. Returns the chosen rate, rows of
+    learning_rate and auc, and the model trained with it.
     """
     tried = []
     for rate in settings.rates:

@@ -196,11 +196,9 @@ def build_material(
 ) -> Material:
     """The training films of MIMIC-CXR and their reports, with features cached.
 
-    Args:
-        most: films that take part, drawn by a hash of their names where there are more.
-        encoder: its frozen lower layers and text tower are shared by all.
-        reports: all reports; those of the training split are used.
-        triplets: their triplets.
+    At most `most` films take part, drawn by a hash of their names where there are more. The
+    encoder's frozen lower layers and text tower are shared by all. Of all reports, those of the
+    training split are used.
     """
     training = [report for report in reports if report.split == "train"]
     identifiers = [report.report_id for report in training]

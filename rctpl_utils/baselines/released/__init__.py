@@ -30,14 +30,11 @@ _BERT_WEIGHTS = (*_BERT, "bioclinicalbert/pytorch_model.bin")
 
 @dataclass(frozen=True)
 class Public:
-    """A released checkpoint.
+    """A released checkpoint and its source.
 
-    Attributes:
-        folder: below `<data root>/weights/`.
-        files: what the user puts there, the checkpoint first. Safetensors of the same names do,
-            where docs/baselines.md says so.
-        load: from that folder and a device to the model.
-        source: where the checkpoint comes from.
+    `files` are what the user puts into `folder` below `<data root>/weights/`, the checkpoint first
+    (safetensors of the same names do, where docs/baselines.md says so); `load` makes the model from
+    that folder and a device.
     """
 
     folder: str
@@ -81,11 +78,7 @@ NO_PUBLIC_WEIGHTS: Mapping[str, str] = MappingProxyType(
 
 
 def weights_folder(name: str, data_root: str | Path) -> Path:
-    """Where a model's files are looked for.
-
-    Raises:
-        InputError: a model without public weights (the reason is given), or an unknown one.
-    """
+    """Where a model's files are looked for; an `InputError` tells why a model has none."""
     if name not in PUBLIC:
         why = NO_PUBLIC_WEIGHTS.get(name)
         problem = f"{name}: {why}" if why else f"there is no released model {name!r}"
@@ -101,16 +94,10 @@ def is_provided(name: str, data_root: str | Path) -> bool:
 def load_released(
     name: str, data_root: str | Path, device: str | torch.device = "cpu"
 ) -> ReleasedModel:
-    """A released model, frozen and ready.
+    """A released model, one of `PUBLIC`, frozen and ready.
 
-    Args:
-        name: as the tables print it, one of `PUBLIC`.
-        data_root: the folder of the data sets.
-        device: where the model goes.
-
-    Raises:
-        InputError: no such model or no public weights; no folder (the message lists the files and
-            their source); files that are absent, damaged, or of another model.
+    An `InputError` tells of no such model or no public weights; of no folder (it lists the files
+    and their source); of files that are absent, damaged, or of another model.
     """
     folder = weights_folder(name, data_root)
     if not folder.is_dir():

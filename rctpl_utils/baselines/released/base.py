@@ -19,11 +19,8 @@ from rctpl_utils.encoders.two_towers import check_pixels
 class ReleasedModel(ZeroShotModel, Protocol):
     """A released checkpoint behind the protocol; `films` are preprocessed images (n, C, S, S).
 
-    Scores are those of the method's published inference.
-
-    Attributes:
-        frame: what its maps cover (`encoders.frame.on_square`).
-        device: where its weights are.
+    Scores are those of the method's published inference; `frame` is what its maps cover
+    (`encoders.frame.on_square`).
     """
 
     frame: Frame
@@ -35,11 +32,7 @@ class ReleasedModel(ZeroShotModel, Protocol):
 
 
 def eight_bits(pixels: np.ndarray) -> np.ndarray:
-    """A film in [0, 1] as the gray levels 0 to 255 that published code reads: (H, W) uint8.
-
-    Raises:
-        InputError: another shape, or values outside [0, 1].
-    """
+    """A film (H, W) in [0, 1], else `InputError`, as the grays that published code reads: uint8."""
     check_pixels(pixels)
     return np.rint(pixels * 255).astype(np.uint8)
 
@@ -65,8 +58,7 @@ class FromCheckpoint(nn.Module):
     def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> Self:
         """Read the checkpoint and what `cls` needs from a folder: frozen, on the device.
 
-        Raises:
-            InputError: absent or damaged files, missing or unexpected names (listed).
+        An `InputError` lists absent or damaged files, missing or unexpected names.
         """
         model = cls(folder)
         state = read_state(folder, released_names(cls.weights))
@@ -82,12 +74,9 @@ class FromCheckpoint(nn.Module):
 def pretrained_bert(folder: str | Path) -> tuple[nn.Module, Any]:
     """A published BERT and its tokenizer, frozen, from the hub's files in a folder.
 
-    Args:
-        folder: with `config.json`, `vocab.txt` and `pytorch_model.bin` (or safetensors), whose
-            names begin with "bert."; the heads of pre-training and the pooler are left out.
-
-    Raises:
-        InputError: absent or damaged files, missing or unexpected names (listed).
+    It holds `config.json`, `vocab.txt` and `pytorch_model.bin` (or safetensors), whose names begin
+    with "bert."; the heads of pre-training and the pooler are left out. An `InputError` lists
+    absent or damaged files, missing or unexpected names.
     """
     bert, tokenizer = untrained_bert(folder)
     # files converted from TensorFlow's call a normalization's weight gamma and its bias beta

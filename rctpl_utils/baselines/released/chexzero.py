@@ -141,16 +141,8 @@ class CheXzero(FromCheckpoint):
 
         The longer side becomes 320 (Lanczos, 8 bits), the rest is black; the mean and deviation of
         CheXzero's training films; bicubic to 224 without smoothing, as torchvision 0.11 resized
-        tensors (the version that its requirements name).
-
-        Args:
-            pixels: (H, W), float, in [0, 1].
-
-        Returns:
-            (1, 224, 224) float32.
-
-        Raises:
-            InputError: another shape, or values outside [0, 1].
+        tensors (the version that its requirements name). Pixels (H, W), float, in [0, 1], else an
+        `InputError`; to (1, 224, 224) float32.
         """
         gray = Image.fromarray(eight_bits(pixels))
         ratio = SQUARE / max(gray.size)

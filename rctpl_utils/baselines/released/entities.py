@@ -57,21 +57,14 @@ CONCEPT_ENTITIES: Mapping[str, str] = MappingProxyType(
 
 
 class EntityTexts:
-    """Frozen BioClinicalBERT and the 75 texts.
-
-    Attributes:
-        vectors: of the entities, (75, 768), on the CPU.
-    """
+    """Frozen BioClinicalBERT and the 75 texts; `vectors`: the entities', (75, 768), on the CPU."""
 
     def __init__(self, folder: str | Path) -> None:
         """Read and encode the texts.
 
-        Args:
-            folder: with `observation explanation.json` and `bioclinicalbert/` (`config.json`,
-                `vocab.txt`, `pytorch_model.bin`).
-
-        Raises:
-            InputError: files that are absent, damaged or not these 75 entities'.
+        The folder holds `observation explanation.json` and `bioclinicalbert/` (`config.json`,
+        `vocab.txt`, `pytorch_model.bin`); an `InputError` tells of files that are absent, damaged
+        or not these 75 entities'.
         """
         self._bert, self._tokenizer = pretrained_bert(Path(folder) / FOLDER)
         self._asked: dict[str, Tensor] = {}
@@ -103,11 +96,7 @@ class EntityTexts:
 
 
 def read_entity_texts(file: Path) -> list[str]:
-    """The 75 texts, in the entities' order.
-
-    Raises:
-        InputError: an absent or damaged file, other entities or another order.
-    """
+    """The 75 texts, in the entities' order; an `InputError` where the file is not theirs."""
     if not file.is_file():
         raise InputError(
             "the entities' texts are missing",

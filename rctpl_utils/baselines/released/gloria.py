@@ -47,10 +47,8 @@ SHARP_WORDS = 5.0  # `temp2`
 class Caption(NamedTuple):
     """A text in GLoRIA's words.
 
-    Attributes:
-        words: (97, W): [CLS], the c words, [SEP], then zeros; a word is the sum of its pieces.
-        count: c.
-        text: as it was given.
+    `words` (97, W) are [CLS], the c = `count` words, [SEP], then zeros; a word is the sum of its
+    pieces.
     """
 
     words: Tensor
@@ -119,12 +117,9 @@ def read_captions(
 def look(words: Tensor, regions: Tensor) -> Tensor:
     """How much each word attends to each region: (n, m, T), over the regions summing to one.
 
-    A region first divides its attention among the words, then each word's shares are sharpened and
-    divided among the regions (their Eq. 5 and `attention_fn`).
-
-    Args:
-        words: (m, W).
-        regions: (n, T, W), not normalized.
+    A region first divides its attention among the words (m, W), then each word's shares are
+    sharpened and divided among the regions (n, T, W), not normalized (their Eq. 5 and
+    `attention_fn`).
     """
     among_words = (regions @ words.T).softmax(dim=-1)  # (n, T, m)
     return (SHARP_REGIONS * among_words.transpose(1, 2)).softmax(dim=-1)
