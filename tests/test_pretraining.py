@@ -174,7 +174,7 @@ def test_it_learns_a_toy_problem_and_repeats_itself(trained):
 def test_a_killed_training_goes_on_and_ends_as_an_undisturbed_one(trained, tmp_path, monkeypatch):
     undisturbed, curve = trained
     part, stored = tmp_path / "part", Progress.store
-    monkeypatch.setattr("rctpl_utils.encoders.pretraining.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("rctpl_utils.encoders.pretraining.CHECKPOINT_SECONDS", -1.0)
 
     def killed(self, step, history):
         stored(self, step, history)
