@@ -148,8 +148,14 @@ def _member(archive: zipfile.ZipFile, path: Path) -> str:
 
 
 def as_utf8(content: bytes) -> bytes:
-    """Text without its byte-order mark, in UTF-8; UTF-16, as Windows saves, is told by its mark."""
+    """Text without its byte-order mark, in UTF-8.
+
+    UTF-16, as Windows saves, is told by its mark, or by the zeros beside a first ASCII letter.
+    """
     for mark, encoding in _BOMS:
         if content.startswith(mark):
             return content.decode(encoding).lstrip("\ufeff").encode()
+    zeros = [each == 0 for each in content[:2]]
+    if sum(zeros) == 1:
+        return content.decode("utf-16-be" if zeros[0] else "utf-16-le").encode()
     return content

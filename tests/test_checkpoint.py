@@ -44,7 +44,15 @@ FORMS = {
     "weights.pt": binary(STATE, _use_new_zipfile_serialization=False),
     "model.safetensors": save(STATE),
     "told by its content, pytorch_model.bin": save(STATE),
+    "told by its content, model.safetensors": binary(STATE),
+    "the old form, model.safetensors": binary(STATE, _use_new_zipfile_serialization=False),
     "medclip.zip": zip_of("readme.md", ("medclip/pytorch_model.bin", binary(STATE))),
+    "of a Mac.zip": zip_of(
+        ("pytorch_model.bin", binary(STATE)), "__MACOSX/._model.bin", ".DS_Store"
+    ),
+    "of the old form.zip": zip_of(
+        ("pytorch_model.bin", binary(STATE, _use_new_zipfile_serialization=False))
+    ),
     "of safetensors.zip": zip_of(("model.safetensors", save(STATE))),
 }
 
@@ -122,6 +130,10 @@ def test_names_are_translated_and_the_rest_is_dropped():
     [
         ({"ids": torch.arange(1, 4)}, "wrong: ids is not what the architecture fixes"),
         ({"old.bias": torch.zeros(4)}, "old.bias has shape (4,), not (2,)"),
+        ({"old.bias": torch.tensor([0, torch.nan])}, "old.bias holds other than finite numbers"),
+        ({"old.bias": torch.tensor([torch.inf, 0]).half()}, "old.bias holds other than finite"),
+        ({"old.weight": torch.zeros(2, 3).to_sparse()}, "old.weight holds other than finite"),
+        ({"old.bias": torch.zeros(2).to(torch.int8)}, "old.bias is torch.int8, not torch.float32"),
         ({f"x{k}": torch.zeros(1) for k in range(SHOWN + 5)}, f"x{SHOWN - 1} and 5 more"),
     ],
 )
@@ -173,6 +185,15 @@ WRAPPED = {
     "FSDP": under("_fsdp_wrapped_module.model."),
     "Lightning, parallel": {"state_dict": under("model.module.")},
     "parameters": {name: nn.Parameter(value) for name, value in PLAIN.items()},
+    "beside numbers and texts": PLAIN | {"epoch": 3, "version": "1.0", "arguments": None},
+    "numbers in the entry": {"state_dict": PLAIN | {"epoch": 3}},
+    "beside its optimizer": PLAIN | {"optimizer": OPTIMIZER},
+    "beside measures": {"model": PLAIN, "metrics": {"auc": torch.tensor(0.5), "epoch": 3}},
+    "turned in memory": {
+        name: value.t().contiguous().t() if value.dim() == 2 else value
+        for name, value in PLAIN.items()
+    },
+    "bfloat16": {name: value.bfloat16() for name, value in PLAIN.items()},
     "half precision": {name: value.half() for name, value in PLAIN.items()},
 }
 
@@ -185,8 +206,8 @@ def test_weights_are_found_in_every_wrapping(tmp_path, form, zipped):
     found = match_state(TOWER, read_state(file), TOWER_LAYOUT, file)
     assert found.keys() == TOWER.state_dict().keys()
     for name, value in TOWER.state_dict().items():
-        exact = value.half() if form == "half precision" else value
-        assert torch.equal(found[name], exact)
+        kinds = {"half precision": torch.half, "bfloat16": torch.bfloat16}
+        assert torch.equal(found[name], value.to(kinds.get(form, torch.float)))
 
 
 @pytest.mark.parametrize(
@@ -238,6 +259,13 @@ OTHERS = [
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
     (zip_of("readme.md", "model.onnx"), "a zip archive of readme.md, model.onnx. Unpack it"),
     (zip_of(), "a zip archive of "),
+    (
+        zip_of(("x/pytorch_model.bin", b"version https://git-lfs.github.com/spec/v1\n")),
+        "x/pytorch_model.bin is a Git LFS pointer.*git lfs pull",
+    ),
+    (zip_of(("pytorch_model.bin", b"<!DOCTYPE html>")), "pytorch_model.bin is an HTML page"),
+    (binary([STATE]), "expected named tensors.*save the weights alone"),
+    (binary({}), "expected named tensors"),
     (zip_of("__MACOSX/._pytorch_model.bin"), "a zip archive of __MACOSX"),
     (binary(nn.Linear(1, 1)), "it holds pickled objects.*torch.nn.*save the weights alone"),
     (script(), "a TorchScript archive.*torch.jit.load"),

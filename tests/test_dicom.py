@@ -60,6 +60,14 @@ READ = {
     "intercept alone": ({"RescaleIntercept": -1024}, RAMP, EXPECTED),
     "slope and empty intercept": (rescale(2, None) | window(4096, 8191), RAMP, RAMP * 2 / 8190),
     "rescaled to fractions": (rescale(1 / 4096, 0), RAMP, EXPECTED),
+    "slope and intercept twice": (rescale([1, 1], [0, 0]), RAMP, EXPECTED),
+    "negative slope, signed": (
+        SIGNED | rescale(-1, 0), values(-2048, 0, 2047), [[1, 2047 / 4095, 0]],
+    ),
+    "intercept and window": (
+        rescale(1, -1024) | window(0, 2048, "LINEAR_EXACT"),
+        values(0, 1024, 2047), values(0, 1024, 2047) / 2048,
+    ),
     "negative slope": (rescale(-1, 4095), RAMP, 1 - EXPECTED),
     "negative slope, window": (rescale(-1, 4095) | FULL, RAMP, 1 - EXPECTED),
     "modality table": (modality(0, 100, 1000, 4095, bits=12), STEPS, MODALITY),
@@ -72,6 +80,12 @@ READ = {
         modality(0, 100, 1000, 4095, bits=12) | window(500, 1000, "LINEAR_EXACT"),
         STEPS, [[0, 0.1, 1, 1]],
     ),
+    "modality table beside a rescale": (
+        modality(0, 100, 1000, 4095, bits=12) | rescale(5, 5), STEPS, MODALITY,
+    ),
+    "modality and VOI table": (
+        modality(0, 1, 2, 3, bits=8) | voi(FIVE, 8), STEPS, [[0, 0.2, 0.8, 1]],
+    ),
     "empty modality table": ({"ModalityLUTSequence": []}, RAMP, EXPECTED),
     # VOI tables
     **{
@@ -83,6 +97,14 @@ READ = {
     ),
     "VOI table of 4 bits": (voi(FIVE, 4), STEPS, [[0, 0.2, 0.8, 1]]),
     "VOI table after a rescale": (rescale(1, -2) | voi(FIVE, 8, -2), STEPS, [[0, 0.2, 0.8, 1]]),
+    "falling VOI table": (voi(line(4095)[::-1], 12), RAMP, 1 - EXPECTED),
+    "VOI table of 14 bits": (voi(line(16383), 14), RAMP, EXPECTED),
+    "VOI table of 3 entries, two a word": (
+        voi([0, 51, 255, 0], 8, packed=True), values(0, 1, 2), [[0, 0.2, 1]],
+    ),
+    "VOI table from 100 on": (
+        voi([0, 51, 255], 8, 100), values(0, 100, 101, 102, 4095), [[0, 0, 0.2, 1, 1]],
+    ),
     "VOI table of 65,536 entries": (
         voi(np.arange(65536) * 16 % 65536, 16), STEPS * 1365, STEPS * 1365 * 16 / 65535,
     ),
@@ -104,6 +126,18 @@ READ = {
     "SIGMOID": (  # 1 / (1 + exp(-4 (x - c) / w)): 1 / (1 + e^2), 1/2, 1 / (1 + e^-1)
         window(2048, 4096, "SIGMOID"), values(0, 2048, 3072), [[0.119203, 0.5, 0.731059]],
     ),
+    "SIGMOID after a rescale": (
+        rescale(1, -1024) | window(0, 1024, "SIGMOID"), values(0, 1024), [[0.017986, 0.5]],
+    ),
+    "LINEAR_EXACT of width 1": (
+        window(2048, 1, "LINEAR_EXACT"), values(0, 2047, 2048, 2049), [[0, 0, 0.5, 1]],
+    ),
+    "window wider than the film": (
+        window(4096, 8193, "LINEAR_EXACT"), RAMP, (RAMP + 0.5) / 8193,
+    ),
+    "function in small letters": (window(2048, 4096, "linear"), RAMP, EXPECTED),
+    "function twice": (window([2048, 9], [4096, 9], ["LINEAR", "SIGMOID"]), RAMP, EXPECTED),
+    "first of two windows empty": (window(["", 9], ["", 9]), RAMP, EXPECTED),
     "SIGMOID, steep": (window(2048, 1, "SIGMOID"), values(0, 2048, 4095), [[0, 0.5, 1]]),
     "the first of two windows": (window([2048, 9], [4096, 9]), RAMP, EXPECTED),
     "two centers, one width": (window([2048, 9], 4096), RAMP, EXPECTED),
@@ -127,6 +161,10 @@ READ = {
     "signed, VOI table from -2 on": (
         SIGNED | voi(FIVE, 8, -2), values(-9, -2, -1, 0, 1, 9), [[0, 0, 0.2, 0.8, 1, 1]],
     ),
+    "signed, VOI table from -2 on, no value below 0": (
+        SIGNED | voi([0, 0, 0, 51, 255], 8, -2), values(0, 1, 2), [[0, 0.2, 1]],
+    ),
+    "14 bits": ({"bits": 14}, values(0, 16383), [[0, 1]]),
     "signed 16 bits, 12 unsigned used": (SIGNED | {"bits": 16}, RAMP, EXPECTED),
     "signed 16 bits, 12 used": (
         SIGNED | {"bits": 16}, values(-2048, 0, 2047), [[0, 2048 / 4095, 1]],
@@ -172,6 +210,32 @@ def test_stored_values_become_gray(tmp_path, name, inverted):
         ((63536, None), SIGNED, values(-2000, 0, 819, 4095), [0, 0, 0.2, 1]),
         ((4095, None), FULL | {"bits": 12}, values(0, 819, 3276, 4095), [0, 0.2, 0.8, 0]),
         ((None, None), {}, values(0, 819, 3276, 65535), [0, 0.0125, 0.05, 1]),
+        # a padding beyond the stored bits is none of their values
+        ((65535, None), {"bits": 12}, values(0, 819, 4095, 65535), [0, 0.2, 1, 0]),
+        ((65535, None), {"bits": 12}, values(0, 819, 3276, 4095), [0, 0.2, 0.8, 1]),
+        ((63536, None), {"bits": 12}, values(0, 819, 2096, 4095), [0, 0.2, 0.511844, 1]),
+        (
+            (32768, None),
+            SIGNED | {"bits": 12},
+            values(-2048, 0, 1, 2047),
+            [0, 0.500122, 0.500366, 1],
+        ),
+        (
+            (63536, None),
+            SIGNED | {"bits": 12},
+            values(-2000, 0, 1, 2047),
+            [0, 0.500122, 0.500366, 1],
+        ),
+        ((4095, 3900), {"bits": 12}, values(0, 819, 3276, 4000), [0, 0.2, 0.8, 0]),
+        ((0, None), INVERTED | {"bits": 12}, values(0, 819, 3276, 4095), [0, 0.8, 0.2, 0]),
+        ((65535, None), rescale(2, -5), values(0, 819, 1023, 65535), [0, 819 / 1023, 1, 0]),
+        ((3, None), modality(0, 51, 255, 0, bits=8), values(0, 1, 2, 3), [0, 0.2, 1, 0]),
+        (
+            (65535, None),
+            INVERTED | voi(np.arange(4096) // 16, 8),
+            values(0, 819, 4095, 65535),
+            [1, 0.8, 0, 0],
+        ),
     ],
 )
 def test_padding_is_black_and_no_part_of_the_range(tmp_path, padding, attributes, stored, expected):
@@ -185,6 +249,10 @@ def test_padding_is_black_and_no_part_of_the_range(tmp_path, padding, attributes
 FLAT = r"give the whole film one gray value\. Save it as"
 REFUSED = {
     "slope 0": (rescale(0, 7), FLAT),
+    "slopes that differ": (rescale([1, -1], 0), "RescaleSlope has several values"),
+    "sigmoid of negative width": (window(9, -5, "SIGMOID"), "window cannot be applied"),
+    "exact window of negative width": (window(9, -5, "LINEAR_EXACT"), "window cannot be applied"),
+    "presentation in densities": ({"PresentationLUTShape": "LIN OD"}, "contradict each other"),
     "slope no number": (rescale("NaN", 0), FLAT),
     "window beside the film": (window(9000, 10), FLAT),
     "window no number": (window("NaN", 10), FLAT),
@@ -346,6 +414,50 @@ def test_color_becomes_luminance(tmp_path, bits, factor):
     np.testing.assert_allclose(read_image(save(tmp_path, data)), LUMINANCES, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("kind", "planes", "pixels", "expected"),
+    [
+        ("RGB", 1, [255, 0, 0, 51, 0, 255, 0, 51, 0, 0, 255, 51], LUMINANCES),
+        (
+            "YBR_FULL",
+            0,
+            [0, 128, 128, 51, 128, 128, 102, 128, 128, 255, 128, 128],
+            [[0, 0.2, 0.4, 1]],
+        ),
+        ("YBR_FULL", 1, [0, 51, 102, 255, *[128] * 8], [[0, 0.2, 0.4, 1]]),
+        ("YBR_FULL_422", 0, [0, 51, 128, 128, 102, 255, 128, 128], [[0, 0.2, 0.4, 1]]),
+        ("RGB", 0, [0, 128, 128, 51, 129, 128, 102, 128, 127, 255, 128, 128], None),
+    ],
+)
+def test_color_in_planes_and_as_brightness(tmp_path, kind, planes, pixels, expected):
+    color = {"PhotometricInterpretation": kind, "SamplesPerPixel": 3, "PlanarConfiguration": planes}
+    data = film(COLORS, bits=8, BitsAllocated=8, **color)
+    data.PixelData = bytes(pixels)
+    file = save(tmp_path, data)
+    if expected is None:
+        with pytest.raises(InputError, match="red alone varies"):
+            read_image(file)
+    else:
+        np.testing.assert_allclose(read_image(file), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["RGB", "YBR_FULL", "YBR_FULL_422"])
+@pytest.mark.parametrize("marked", [True, False])
+def test_a_gray_film_in_a_color_jpeg(tmp_path, kind, marked):
+    """Said to be RGB and without the marker that says what it is, a JPEG decodes to no gray."""
+    content = stream(np.stack([EIGHT] * 3, -1), "JPEG", quality=95)
+    if not marked:  # JFIF's segment comes first
+        content = content[:2] + content[4 + int.from_bytes(content[4:6], "big") :]
+    color = {"PhotometricInterpretation": kind, "SamplesPerPixel": 3, "PlanarConfiguration": 0}
+    data = film(np.stack([EIGHT] * 3, -1), bits=8, BitsAllocated=8, **color)
+    file = save(tmp_path, encapsulated(data, content, uid.JPEGBaseline8Bit))
+    if kind == "RGB" and not marked:
+        with pytest.raises(InputError, match="red alone varies"):
+            read_image(file)
+    else:
+        np.testing.assert_allclose(read_image(file), EIGHT / 255, atol=0.02)
+
+
 def test_a_palette_becomes_luminance(tmp_path):
     data = film(STEPS, bits=8, BitsAllocated=8, PhotometricInterpretation="PALETTE COLOR")
     for k, name in enumerate(("Red", "Green", "Blue")):
@@ -365,6 +477,26 @@ def test_an_overlay_beside_the_film_is_dropped(tmp_path):
     drawn = SMOOTH.copy()
     drawn[5:9, 10:50] |= 0x8000
     np.testing.assert_allclose(read_image(save(tmp_path, film(drawn))), SMOOTH / 4095, atol=1e-6)
+
+
+@pytest.mark.parametrize("width", [32, 1])
+def test_pixels_of_other_widths(tmp_path, width):
+    if width == 1:
+        data, expected = film(values(*range(8)), bits=1), [[0, 1] * 4]
+        data.BitsAllocated, data.PixelData = 1, b"\xaa\0"
+    else:
+        data, expected = film(bits=32), EXPECTED
+        data.BitsAllocated, data.PixelData = 32, RAMP.astype("<u4").tobytes()
+    np.testing.assert_allclose(read_image(save(tmp_path, data)), expected, atol=1e-6)
+
+
+def test_a_deflated_file_and_one_with_something_behind(tmp_path):
+    data = film()
+    data.file_meta.TransferSyntaxUID = uid.DeflatedExplicitVRLittleEndian
+    np.testing.assert_allclose(read_image(save(tmp_path, data)), EXPECTED, atol=1e-6)
+    file = save(tmp_path, film())
+    file.write_bytes(file.read_bytes() + bytes(500))
+    np.testing.assert_allclose(read_image(file), EXPECTED, atol=1e-6)
 
 
 def test_what_is_no_image_says_what_it_is(tmp_path):

@@ -84,8 +84,84 @@ def test_png_of_each_depth(tmp_path, name):
 @pytest.mark.parametrize("suffix", ["png", "tif", "pgm", "jp2"])
 def test_bits_that_are_never_used_do_not_darken(tmp_path, stored, expected, suffix):
     file = save(tmp_path, Image.fromarray(stored), f"film.{suffix}")
-    if suffix != "pgm" or stored.max() != 32767:  # of 32 bits to Pillow
-        np.testing.assert_allclose(read_image(file), expected, atol=1e-6)
+    np.testing.assert_allclose(read_image(file), expected, atol=1e-6)
+
+
+PNM = {
+    "ASCII": (b"P2 3 2 255 0 51 102 153 204 255", EXPECTED),
+    "white is 100": (b"P5 3 2 100 " + bytes([0, 20, 40, 60, 80, 100]), EXPECTED),
+    "white is 4095": (b"P5 3 2 4095 " + TWELVE.astype(">u2").tobytes(), EXPECTED),
+    "dark, white is 4095": (b"P5 2 1 4095 \0\0\1\x2c", [[0, 300 / 4095]]),
+    "dark, white is 1023": (b"P2 2 1 1023 0 255", [[0, 255 / 1023]]),
+    "bits": (b"P1 3 1 0 1 0", [[1, 0, 1]]),
+    "color, white is 4095": (b"P3 2 1 4095 0 0 0 819 819 819", [[0, 0.2]]),
+    "float": (b"Pf\n3 2\n-1.0\n" + EXPECTED[::-1].tobytes(), EXPECTED),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PNM)
+def test_a_stated_white_counts(tmp_path, name):
+    (tmp_path / "film.pnm").write_bytes(PNM[name][0])
+    np.testing.assert_allclose(read_image(tmp_path / "film.pnm"), PNM[name][1], atol=2e-3)
+
+
+def bare_tiff(bits: int, photometric: int, data: bytes, *more: tuple) -> bytes:
+    """A TIFF of 3 x 2 pixels as it stands in the file."""
+    tags = [(256, 3), (257, 2), (258, bits), (259, 1), (262, photometric), (273, 8), (277, 1)]
+    tags = sorted([*tags, (278, 2), (279, len(data)), *more])
+    data += b"\0" * (len(data) % 2)
+    entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in tags)
+    head = b"II*\0" + struct.pack("<I", 8 + len(data))
+    return head + data + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+BITS = [[0, 1, 0], [1, 0, 1]]
+BARE_TIFF = {
+    "1 bit": ((1, 1, b"\x40\xa0"), BITS),
+    "1 bit, white is 0": ((1, 0, b"\xa0\x40"), BITS),
+    "2 bits": ((2, 1, b"\x18\xc0"), [[0, 1 / 3, 2 / 3], [1, 0, 0]]),
+    "4 bits, white is 0": ((4, 0, b"\xfc\x90\x63\0"), EXPECTED),
+    "12 bits": ((12, 1, b"\0\x03\x33\x66\x60\x99\x9c\xcc\xff\xf0"), EXPECTED),
+    "12 bits in 16, white is 0": ((16, 0, (4095 - TWELVE).tobytes()), EXPECTED),
+    "16 bits, upside down": ((16, 1, DEEP[::-1].tobytes(), (274, 4)), EXPECTED),
+    "bits in the other order": (
+        (8, 1, bytes(int(f"{v:08b}"[::-1], 2) for v in RAMP.ravel()), (266, 2)), EXPECTED,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BARE_TIFF)
+def test_tiff_as_it_stands_in_the_file(tmp_path, name):
+    arguments, expected = BARE_TIFF[name]
+    (tmp_path / "film.tif").write_bytes(bare_tiff(*arguments))
+    np.testing.assert_allclose(read_image(tmp_path / "film.tif"), expected, atol=1e-6)
+
+
+def bmp(bits: int, data: bytes, *, height: int = 2, packed: int = 0, palette: bytes = b"") -> bytes:
+    place = 54 + len(palette)
+    head = b"BM" + struct.pack("<IHHI", place + len(data), 0, 0, place)
+    info = (40, 3, height, 1, bits, packed, len(data), 0, 0, len(palette) // 4, 0)
+    return head + struct.pack("<IiiHHIIiiII", *info) + palette + data
+
+
+def four(*values: int) -> bytes:
+    return b"".join(bytes([v, v, v, 0]) for v in values)
+
+
+ROWS = [four(0, 51, 102), four(153, 204, 255)]
+BMP = {
+    "32 bits": bmp(32, ROWS[1] + ROWS[0]),
+    "32 bits, from the top": bmp(32, ROWS[0] + ROWS[1], height=-2),
+    "a palette": bmp(8, bytes([3, 4, 5, 0, 0, 1, 2, 0]), palette=ROWS[0] + ROWS[1]),
+    "run lengths": bmp(8, bytes([1, 3, 1, 4, 1, 5, 0, 0, 1, 0, 1, 1, 1, 2, 0, 1]), packed=1,
+                       palette=ROWS[0] + ROWS[1]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BMP)
+def test_bmp(tmp_path, name):
+    (tmp_path / "film.bmp").write_bytes(BMP[name])
+    np.testing.assert_allclose(read_image(tmp_path / "film.bmp"), EXPECTED, atol=1e-6)
 
 
 FORMATS = {  # and the modes that each can store
@@ -140,6 +216,10 @@ def test_tiff(tmp_path, name):
         EXPECTED - 0.5,
         np.where(EXPECTED > 0.7, np.nan, EXPECTED),
         TWELVE.astype(np.int16) - 1024,
+        TWELVE.astype(np.int32) - 1,
+        np.array([[-1, 0, 100]], np.int8),
+        np.array([[0, np.inf]], np.float32),
+        (EXPECTED * (2**32 - 1)).astype(np.uint32),
     ],
 )
 def test_gray_without_a_known_white_is_refused(tmp_path, stored):
@@ -149,10 +229,21 @@ def test_gray_without_a_known_white_is_refused(tmp_path, stored):
 
 
 def test_color_of_16_bits_of_which_few_are_used_is_refused(tmp_path):
-    stored = rows(np.stack([TWELVE] * 3, -1), ">u2")
-    (tmp_path / "film.png").write_bytes(png(16, 2, stored))
-    with pytest.raises(InputError, match="from 0 to 15: white is not defined"):
-        read_image(tmp_path / "film.png")
+    color, clear = np.stack([TWELVE] * 3, -1), np.full_like(TWELVE, 65535)[..., None]
+    file, dim = tmp_path / "film", r"from 0 to 1[56]: white is not defined"
+    stored = {2: color, 6: np.append(color, clear, -1), 4: np.append(color[..., :1], clear, -1)}
+    contents = [png(16, kind, rows(each, ">u2")) for kind, each in stored.items()]
+    contents.append(b"P6 3 2 65535 " + color.astype(">u2").tobytes())
+    for more in ({}, {"compression": "zlib"}, {"byteorder": ">"}):
+        tifffile.imwrite(file, color, photometric="rgb", **more)
+        contents.append(file.read_bytes())
+    for content in contents:
+        file.write_bytes(content)
+        with pytest.raises(InputError, match=dim):
+            read_image(file)
+    tifffile.imwrite(file, np.moveaxis(color, -1, 0), photometric="rgb", planarconfig="separate")
+    with pytest.raises(InputError, match="color of 16 bits in planes"):
+        read_image(file)
 
 
 TURNED = {  # EXIF orientation -> how the upright film is stored
@@ -227,6 +318,22 @@ def test_the_preview_in_a_photograph_is_no_second_frame(tmp_path):
     more = {"save_all": True, "append_images": [Image.fromarray(RAMP)], "quality": 100}
     Image.fromarray(WIDE).save(tmp_path / "film.jpg", "MPO", **more)
     np.testing.assert_allclose(read_image(tmp_path / "film.jpg"), WIDE / 255, atol=0.02)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "progressive", "WEBP", "lossless"])
+def test_a_download_that_ends_in_zeros_is_refused(tmp_path, kind):
+    noise = np.random.default_rng(1).integers(0, 256, (64, 64)).astype(np.uint8)
+    options = {"progressive": {"progressive": True}, "lossless": {"lossless": True}}.get(kind, {})
+    content = stream(noise, "WEBP" if kind in ("WEBP", "lossless") else "JPEG", **options)
+    half = len(content) // 2
+    (tmp_path / "film").write_bytes(content[:half] + bytes(len(content) - half))
+    with pytest.raises(InputError, match=r"zero bytes, a download that|truncated"):
+        read_image(tmp_path / "film")
+    (tmp_path / "film").write_bytes(content)
+    assert read_image(tmp_path / "film").shape == noise.shape
+    if "WEBP" not in kind and kind != "lossless":  # filled up behind its end
+        (tmp_path / "film").write_bytes(content + bytes(500))
+        assert read_image(tmp_path / "film").shape == noise.shape
 
 
 FOREIGN = {

@@ -68,6 +68,8 @@ def _records(root: Path, screen: Screen) -> tuple[pd.DataFrame, pd.Series]:
     entries = screen.outside(entries, "Image Index", file)
     entries["Image Index"] = bare_names(entries["Image Index"])
     entries = screen.duplicates(entries, ["Image Index"], file)
+    odd, cure = ~entries["Patient ID"].str.fullmatch(r"\w+"), "Use the official table."
+    entries = screen.rows(entries, odd, "a Patient ID with other signs", cure, file)
     entries = _refuse_unknown_labels(entries, file, screen)
     records = _labels(entries["Finding Labels"])
     records.insert(0, "image_id", entries["Image Index"].to_numpy())

@@ -87,12 +87,14 @@ def read_chexpert(home: Path, part: str, screen: Screen | None = None) -> pd.Dat
     columns = ["Path", "Frontal/Lateral", *CHEXPERT_CONCEPTS]
     table = read_table(file, columns, dtype={"Path": "str"})
     table = screen.blank(table, ["Path"], file)
-    table = screen.duplicates(table, ["Path"], file)
     table = screen.outside(table, "Path", file)
+    table = screen.duplicates(table, ["Path"], file)
     found = table["Path"].str.extract(_PATH)
     problem = "a path that is not {train,valid}/patientNNNNN/studyN/view*.jpg"
     cure = "Use the official table, unchanged."
     table = screen.rows(table, found[0].isna(), problem, cure, file)
+    unknown = ~table["Frontal/Lateral"].isin(["Frontal", "Lateral"])
+    table = screen.rows(table, unknown, "neither Frontal nor Lateral", cure, file)
     table = refuse_odd_labels(table, file, screen)
     found = found.loc[table.index]
     records = chexpert_labels(table)

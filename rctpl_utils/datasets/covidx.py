@@ -64,7 +64,7 @@ def _fields(line: str, files: Mapping[str, str]) -> tuple[str, str, str, str]:
 
 def _read_list(file: Path, files: Mapping[str, str], screen: Screen) -> pd.DataFrame:
     """The list as image_id, patient_id and label; the index counts its lines from 0."""
-    fields = [_fields(line.strip(), files) for line in read_lines(file)]
+    fields = [_fields(line.strip(' \t\r"'), files) for line in read_lines(file)]
     table = pd.DataFrame(fields, columns=["patient", "file", "label", "source"], dtype="str")
     short, cure = table["patient"] == "", "Use the official list."
     table = screen.rows(table, short, "not `patient file label source`", cure, file)

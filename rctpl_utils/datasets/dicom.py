@@ -60,11 +60,12 @@ def read_dicom(path: Path) -> np.ndarray:
     with naming(path, "the pixel data are damaged", AGAIN):
         if plugin in ("pillow", PLUGIN):
             _check_size(dicom)
-        stored = _stored(dicom, decode_apart(path) if plugin == PLUGIN else dicom.pixel_array)
+        whole = decode_apart(path) if plugin == PLUGIN else dicom.pixel_array
+        stored = _stored(dicom, whole)
     with naming(path, "its look-up tables or its window cannot be applied", CONVERT):
         if dicom.PhotometricInterpretation in COLOR:
             return dicom_luminance(stored, dicom)
-        return dicom_gray(stored, dicom, path)
+        return dicom_gray(stored, whole, dicom, path)
 
 
 def _header(path: Path, *, stop_before_pixels: bool) -> Dataset:

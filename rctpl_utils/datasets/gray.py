@@ -17,6 +17,7 @@ from rctpl_utils.errors import InputError
 CONVERT = "Save it as an 8- or 16-bit grayscale PNG."
 AGAIN = f"Download or copy the file again; if that does not help: {CONVERT}"
 UNUSED_BITS = 2  # so many leading zeros mean that the header states more bits than there are
+CHROMA = 8  # color differences of a gray film, around 128, are smaller
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's
 
 
@@ -47,12 +48,17 @@ def dicom_luminance(stored: np.ndarray, dicom: Dataset) -> np.ndarray:
     if dicom.PhotometricInterpretation == "PALETTE COLOR":
         stored = apply_color_lut(stored, dicom)
         bits = 8 * stored.itemsize
+    elif np.ptp(stored[..., 0]) > CHROMA and np.abs(stored[..., 1:] - 128.0).max() < CHROMA:
+        raise ValueError("red alone varies: brightness and color differences, not RGB")
     return to_unit(stored[..., :3] @ LUMINANCE, *stored_range(stored, bits))
 
 
-def dicom_gray(stored: np.ndarray, dicom: Dataset, path: Path) -> np.ndarray:
-    """Stored values (H, W) to float32 (H, W) in [0, 1]; refused where several become one gray."""
-    padding = _padding(stored, dicom)
+def dicom_gray(stored: np.ndarray, whole: np.ndarray, dicom: Dataset, path: Path) -> np.ndarray:
+    """Stored values (H, W) to float32 (H, W) in [0, 1]; refused where several become one gray.
+
+    `whole` are the same with the bits above those stored.
+    """
+    padding = _padding(stored, whole, dicom)
     film = stored[~padding]
     values, low, high = _modality(stored, film, dicom)
     gray = _voi(values, low, high, dicom) if low < high else np.zeros(stored.shape, np.float32)
@@ -65,15 +71,17 @@ def dicom_gray(stored: np.ndarray, dicom: Dataset, path: Path) -> np.ndarray:
     return gray
 
 
-def _padding(stored: np.ndarray, dicom: Dataset) -> np.ndarray:
-    """Where the film does not reach: bool (H, W)."""
+def _padding(stored: np.ndarray, whole: np.ndarray, dicom: Dataset) -> np.ndarray:
+    """Where the film does not reach: bool (H, W); a value beyond the stored bits is told by all."""
     value, limit = dicom.get("PixelPaddingValue"), dicom.get("PixelPaddingRangeLimit")
     if value is None:
         return np.zeros(stored.shape, dtype=bool)
     ends = np.array([value, value if limit is None else limit]).astype(stored.dtype)
     unused = 8 * stored.itemsize - dicom.BitsStored
-    low, high = sorted((ends << unused) >> unused)  # as pydicom treats the pixels
-    return (stored >= low) & (stored <= high)
+    cut = (ends << unused) >> unused  # as pydicom treats the pixels
+    if ((cut != ends) & ((ends < 0) | (ends >= 2**dicom.BitsStored))).any():
+        stored, cut = whole, ends
+    return (stored >= cut.min()) & (stored <= cut.max())
 
 
 def _modality(
@@ -83,9 +91,8 @@ def _modality(
     if table := _table(dicom, "ModalityLUTSequence"):
         return _looked_up(stored, table), *stored_range(*table[1:])
     ends = np.array(stored_range(film, dicom.BitsStored, signed=bool(dicom.PixelRepresentation)))
-    slope, intercept = dicom.get("RescaleSlope"), dicom.get("RescaleIntercept")
-    dicom.RescaleSlope = 1 if slope is None else slope
-    dicom.RescaleIntercept = 0 if intercept is None else intercept
+    dicom.RescaleSlope = _alone(dicom, "RescaleSlope", 1)
+    dicom.RescaleIntercept = _alone(dicom, "RescaleIntercept", 0)
     if (dicom.RescaleSlope, dicom.RescaleIntercept) != (1, 0):
         stored, ends = apply_rescale(stored, dicom), apply_rescale(ends, dicom)
     return stored, ends.min(), ends.max()
@@ -100,11 +107,21 @@ def _voi(values: np.ndarray, low: float, high: float, dicom: Dataset) -> np.ndar
         return to_unit(values, low, high)
     view = Dataset()
     view.WindowCenter, view.WindowWidth = center, width
-    view.VOILUTFunction = dicom.get("VOILUTFunction") or "LINEAR"
+    view.VOILUTFunction = _first(dicom.get("VOILUTFunction")) or "LINEAR"
     view.PhotometricInterpretation, view.PixelRepresentation = "MONOCHROME2", 0
     view.BitsStored = 1  # pydicom windows to what the stored bits hold, so to [0, 1]
     with np.errstate(over="ignore"):  # far outside a sigmoid
         return to_unit(apply_windowing(values, view), 0, 1)
+
+
+def _alone(dicom: Dataset, name: str, default: float) -> float:
+    """A number that may stand there twice, but not as two."""
+    value = dicom.get(name)
+    if isinstance(value, MultiValue):
+        if len(set(value)) != 1:
+            raise ValueError(f"{name} has several values")
+        value = value[0]
+    return default if value is None else value
 
 
 def _first(value: object) -> object:
@@ -133,7 +150,7 @@ def _table(dicom: Dataset, name: str) -> tuple[int, np.ndarray, int] | None:
 
 def _looked_up(values: np.ndarray, table: tuple[int, np.ndarray, int]) -> np.ndarray:
     first, entries, _ = table
-    if first >= 2**15 and values.min() < 0:
+    if first >= 2**15 and (values.min() < 0 or values.max() < first):
         first -= 2**16  # the standard lets a signed number stand there as an unsigned one
     places = values.astype(np.int64) - first
     return entries[np.clip(places, 0, len(entries) - 1)]

@@ -6,6 +6,7 @@ channel of a color image, scale to [-1024, 1024], and leave MONOCHROME1 films in
 
 import codecs
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000", "PPM")
 COLOR = {"RGB", "RGBA", "LA", "PA", "P", "CMYK", "YCbCr"}
 _ORIENTATION, _ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)  # EXIF: height and width are exchanged
 _PHOTOMETRIC, _WHITE_IS_ZERO = 0x0106, 0  # TIFF; Pillow minds it up to 8 bits
+_BITS, _PLANES, _SAMPLES, _SIGNED = 0x0102, 0x011C, 0x0153, (2,)  # TIFF
 DIMMEST = 64  # of 255: color of 16 bits, of which a quarter is used, holds fewer bits than it says
 _OTHERS = {  # first bytes, in lower case, of what people have in place of an image
     b"<": "a web page (HTML or XML)",
@@ -99,16 +101,25 @@ def _gray(image: Image.Image, path: Path) -> np.ndarray:
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # a telephone's has a preview
         problem, cure = "several frames or pages", "Save the one that holds the film as PNG."
         raise InputError(problem, cure, file=path)
-    halved = image.mode in COLOR and ";16" in str(image.tile)  # Pillow keeps the upper 8 bits
+    _refuse_torn(image, path)
+    how = str([each[::3] for each in image.tile])  # decoders and their arguments
+    halved = image.mode in COLOR and re.search(";16|65535", how)  # Pillow keeps the upper 8 bits
+    netpbm = image.format == "PPM"
+    spread = image.mode == "I" and "ppm" in how  # by Pillow, from the stated white to 65535
     _on_its_side(image, path)
-    white_is_zero = image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+    tags = image.tag_v2 if image.format == "TIFF" else {}
+    white_is_zero = tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+    if image.mode in COLOR and tags.get(_PLANES) == 2 and max(tags[_BITS]) > 8:
+        raise InputError("color of 16 bits in planes, which is not supported", CONVERT, file=path)
     image.load()
     _refuse_transparency(image, path)
     image = ImageOps.exif_transpose(image)
     if image.mode in COLOR:
         image = image.convert("RGB").convert("L")
     values = np.asarray(image)
-    low, high = _range(values, image.mode)
+    if image.mode == "L" and tags.get(_SAMPLES) == _SIGNED:
+        values = values.view(np.int8)
+    low, high = (0, 65535) if spread else _range(values, image.mode, 16 if netpbm else 32)
     if not (values.min() >= 0 and values.max() <= high) or (halved and values.max() < DIMMEST):
         problem = f"gray values from {values.min():g} to {values.max():g}: white is not defined"
         raise InputError(problem, CONVERT, file=path)
@@ -116,12 +127,22 @@ def _gray(image: Image.Image, path: Path) -> np.ndarray:
     return 1 - gray if white_is_zero and image.mode not in {"1", "L"} else gray
 
 
-def _range(values: np.ndarray, mode: str) -> tuple[int, int]:
+def _range(values: np.ndarray, mode: str, most: int) -> tuple[int, int]:
     if mode == "F":
         return 0, 1
     if mode.startswith("I;16"):
         return stored_range(values, 16)
-    return stored_range(values, {"1": 1, "L": 8, "I": 32}[mode])
+    return stored_range(values, {"1": 1, "L": 8, "I": most}[mode])
+
+
+def _refuse_torn(image: Image.Image, path: Path) -> None:
+    """Refuse a download that ends in zeros, which decode to some gray without a word."""
+    if image.format not in ("JPEG", "MPO", "WEBP"):  # others have sums, or lengths
+        return
+    content = path.read_bytes()
+    ends = content.rfind(b"\xff\xd9") > content.rfind(b"\xff\xda")  # JPEG: after the last scan
+    if content.endswith(bytes(64)) and not (image.format != "WEBP" and ends):
+        raise InputError("it ends in zero bytes, a download that did not end", AGAIN, file=path)
 
 
 def _refuse_transparency(image: Image.Image, path: Path) -> None:

@@ -15,6 +15,7 @@ from rctpl_utils.datasets.base import Radiographs
 from rctpl_utils.datasets.chexpert import chexpert_labels, refuse_odd_labels
 from rctpl_utils.datasets.screening import Screen
 from rctpl_utils.datasets.tables import read_table
+from rctpl_utils.errors import InputError
 from rctpl_utils.given_files import child, existing
 from rctpl_utils.vocabulary import CHEXPERT_CONCEPTS
 
@@ -88,6 +89,10 @@ def _split_table(file: Path, screen: Screen) -> pd.DataFrame:
 def _views(file: Path, images: pd.DataFrame, screen: Screen) -> pd.Series:
     table = read_table(file, ["dicom_id", "ViewPosition"], dtype=_IDENTIFIERS)
     table = screen.duplicates(table, ["dicom_id"], file)
+    gone = images["dicom_id"][~images["dicom_id"].isin(table["dicom_id"])]
+    if len(gone) and not (screen.skip_bad or screen.allow_partial):
+        problem = f"{len(gone)} films of the split are not in it, {gone.iloc[0]} among them"
+        raise InputError(problem, "Use the official table, in full.", file=file)
     return images["dicom_id"].map(table.set_index("dicom_id")["ViewPosition"])
 
 

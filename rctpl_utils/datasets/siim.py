@@ -53,8 +53,8 @@ def _check(table: pd.DataFrame, file: Path, screen: Screen) -> pd.DataFrame:
     table = screen.outside(table, "ImageId", file)
     table["ImageId"] = bare_names(table["ImageId"])
     table = screen.duplicates(table, ["ImageId", "EncodedPixels"], file)
-    empty = table["EncodedPixels"] == ""
-    table = screen.rows(table, empty, "no run lengths", cure, file, whole=whole)
+    odd = ~table["EncodedPixels"].str.fullmatch(rf"{NO_RUNS}|[-\d\s]*\d")
+    table = screen.rows(table, odd, "no run lengths", cure, file, whole=whole)
     positive = table["EncodedPixels"] != NO_RUNS
     clash = positive.groupby(table["ImageId"]).transform("first") != positive
     problem = "both with and without a pneumothorax"

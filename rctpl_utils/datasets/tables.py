@@ -43,6 +43,7 @@ def read_table(path: Path, columns: Sequence[str], **options: Any) -> pd.DataFra
             names = headers[mark]
             options["dtype"] = {names.get(name, name): kind for name, kind in kinds.items()}
         table = pd.read_csv(BytesIO(content), sep=mark, skipinitialspace=True, **options)
+        _refuse_torn(content, mark, path)
     if not isinstance(table.index, pd.RangeIndex):
         raise InputError("rows with more cells than the header", _OFFICIAL, file=path)
     table.columns = [_plain(column) for column in table.columns]
@@ -71,6 +72,14 @@ def _without_hint(content: bytes) -> bytes:
     """Without the line "sep=;" by which spreadsheets tell each other the separator."""
     first, _, rest = content.partition(b"\n")
     return rest if first.strip().strip(b'"').lower().startswith(b"sep=") else content
+
+
+def _refuse_torn(content: bytes, mark: str, path: Path) -> None:
+    """Refuse a last row with fewer cells than the header that no line end closes."""
+    first, *_, last = content.lstrip().splitlines() * 2
+    short = last.count(mark.encode()) < first.count(mark.encode())
+    if short and b'"' not in last and not content.endswith((b"\n", b"\r")):
+        raise InputError("the last row is cut off", AGAIN, file=path)
 
 
 def _plain(name: object) -> str:

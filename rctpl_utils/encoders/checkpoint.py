@@ -89,7 +89,7 @@ def read_state(path: str | Path, names: Sequence[str] = WEIGHTS) -> dict[str, Te
     """
     files = weights_files(path, names)
     states = [_read_file(file, names) for file in files]
-    for file, state in zip(files, states, strict=True):
+    for file, state in zip(files[1:], states[1:], strict=True):
         common = state.keys() & states[0].keys()
         if not common or any(not _same(state[name], states[0][name]) for name in common):
             problem = f"other weights than in {files[0].name} beside it"
@@ -113,12 +113,12 @@ def _read_file(file: Path, names: Sequence[str]) -> dict[str, Tensor]:
             what, cure = _kind(stream.read(256)) or (type(error).__name__, _AGAIN)
         # not PyTorch's own words, which advise to load with weights_only=False
         raise InputError(f"{_UNREADABLE}: {what}", cure, file=file) from error
-    found = dict(_sets(content))
+    found = dict(_sets(content)) or dict(_sets(content, pure=False))
     if len(found) > 1:
         raise InputError(f"several sets of weights: {', '.join(found)}", _ALONE, file=file)
     if not found:
         problem = "expected named tensors, alone or in an entry such as 'state_dict' or 'model'"
-        raise InputError(problem, _AGAIN, file=file)
+        raise InputError(problem, _SAVE, file=file)
     (state,) = found.values()
     bare = dict(zip(_bare_names(state), state.values(), strict=True))
     if len(bare) < len(state):
@@ -140,8 +140,10 @@ def _load(file: Path, names: Sequence[str]) -> object:
         head = stream.read(9)
     if head[8:] == b"{":
         return load_file(file)
+    # PyTorch takes a path's suffix for what the file is: not so a stream's
+    source = BytesIO(file.read_bytes()) if file.suffix == ".safetensors" else file
     if not zipfile.is_zipfile(file):
-        return torch.load(file, map_location="cpu", weights_only=True)
+        return torch.load(source, map_location="cpu", weights_only=True)
     with zipfile.ZipFile(file) as archive:
         inside = archive.namelist()
         members = [name for name in inside if re.split(r"[/\\]", name)[-1] in names]
@@ -151,15 +153,19 @@ def _load(file: Path, names: Sequence[str]) -> object:
         content = archive.read(members[0]) if members else b""
     if content[8:9] == b"{":
         return load_safetensors(content)
-    if content:
+    if content and zipfile.is_zipfile(BytesIO(content)):
         return _unpickle(BytesIO(content), file)
+    if content:
+        if kind := _kind(content[:256]):
+            raise InputError(f"{_UNREADABLE}: {members[0]} is {kind[0]}", kind[1], file=file)
+        return torch.load(BytesIO(content), map_location="cpu", weights_only=True)
     if any(name.endswith("/constants.pkl") for name in inside):
         cure = "Save its weights: torch.save(torch.jit.load(file).state_dict(), other)."
         raise InputError("a TorchScript archive, which is a program", cure, file=file)
     if not any(name.endswith("data.pkl") for name in inside):  # of PyTorch's own zip archives
         problem = f"{_UNREADABLE}: a zip archive of {', '.join(inside[:8])}"
         raise InputError(problem, "Unpack it and give the file of weights.", file=file)
-    return _unpickle(file, file)
+    return _unpickle(source, file)
 
 
 def _unpickle(source: Path | BytesIO, file: Path) -> object:
@@ -179,16 +185,23 @@ def _unpickle(source: Path | BytesIO, file: Path) -> object:
         return torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
 
 
-def _sets(content: object, at: str = "", depth: int = 2) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """The sets of named tensors in a checkpoint and where each is; no optimizer's state."""
+def _sets(
+    content: object, at: str = "", depth: int = 2, *, pure: bool = True
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """The sets of named tensors in a checkpoint and where each is; no optimizer's state.
+
+    Beside the tensors of a set may stand numbers and texts where it is not to be `pure`.
+    """
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         return
-    if content and all(isinstance(value, Tensor) for value in content.values()):
-        yield at or "the file", dict(content)
+    tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)}
+    inner = {key: value for key, value in content.items() if isinstance(value, dict)}
+    inner = {key: value for key, value in inner.items() if not re.search("optim|sched", key)}
+    if tensors and (len(tensors) == len(content) or not (pure or inner)):
+        yield at or "the file", tensors
     elif depth:
-        for key, value in content.items():
-            if not re.search("optim|sched", key):
-                yield from _sets(value, f"{at}.{key}".lstrip("."), depth - 1)
+        for key, value in inner.items():
+            yield from _sets(value, f"{at}.{key}".lstrip("."), depth - 1, pure=pure)
 
 
 def _bare_names(state: Iterable[str]) -> list[str]:
@@ -270,6 +283,8 @@ def match_state(
                 wrong.append(f"{name} has shape {tuple(value.shape)}, not {tuple(mine.shape)}")
             elif mine.is_floating_point() and not value.is_floating_point():
                 wrong.append(f"{name} is {value.dtype}, not {mine.dtype}")
+            elif value.layout != torch.strided or not torch.isfinite(value).all():
+                wrong.append(f"{name} holds other than finite numbers")
         elif not layout.is_unused(name):
             unexpected.append(name)
     listed = (("missing", missing), ("unexpected", unexpected), ("wrong", wrong))
