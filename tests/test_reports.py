@@ -260,6 +260,20 @@ REPORTS = {
         f"COMPARISON: None.\n{SAID}": (SAID, ""),
         "INDICATION:\n\nEffusion.\n\nFINDINGS: Clear.": ("Clear.", ""),
     },
+    "no account of the film ends where one begins": {
+        f"INDICATION: cough\nLUNGS: {SAID}\nHEART: Normal.\nIMPRESSION: {LAST}": (
+            f"LUNGS: {SAID} HEART: Normal.", LAST,
+        ),
+        f"INDICATION: cough\nHEART/MEDIASTINUM:\n{SAID}": (f"HEART/MEDIASTINUM: {SAID}", ""),
+        f"INDICATION: cough. LUNGS: {SAID}": (f"LUNGS: {SAID}", ""),
+        f"FINDINGS: Clear.\nIMPRESSION:\nLUNGS: {SAID}": ("Clear.", f"LUNGS: {SAID}"),
+        f"History: cough. CHEST, TWO VIEWS: {SAID}": (SAID, ""),
+        f"COMPARISON: None. CHEST, TWO VIEWS: {SAID} IMPRESSION: {LAST}": BOTH,
+        f"WET READ: {SAID}\n\nFINAL REPORT\nIMPRESSION: {LAST}": BOTH,
+        f"WET READ: ___ ___ 5:30 PM\n {SAID}\n\nFINAL REPORT\nIMPRESSION: {LAST}": BOTH,
+        "FINDINGS: Verified line position.": ("Verified line position.", ""),
+        f"FINDINGS: {SAID}<br>IMPRESSION:&nbsp;{LAST}": BOTH,
+    },
     "signatures, addenda, blanks": {
         f"FINDINGS: {SAID}\nIMPRESSION: {LAST}\n\nRead by: ___": BOTH,
         f"FINDINGS: {SAID}\nIMPRESSION: {LAST}\n\nFinalized by: ___ on ___": BOTH,

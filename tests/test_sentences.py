@@ -115,7 +115,7 @@ ASSERTED = {
         "Pneumothorax: not visualized.": {PTX: ABSENT},
         "Pneumothorax: Not appreciated.": {PTX: ABSENT},
         "Pneumothorax: no significant.": {PTX: ABSENT},
-        "Pneumothorax: 0.": {PTX: ABSENT},
+        "Cardiomegaly 0.": {CMG: PRESENT},
         "Pneumothorax: cannot exclude.": {PTX: UNSURE},
         "Pneumothorax: unlikely.": {PTX: UNSURE},
         "Pneumothorax: nearly resolved.": {PTX: PRESENT},
