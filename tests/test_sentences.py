@@ -105,13 +105,64 @@ ASSERTED = {
         "No pneumothorax, large left effusion.": {PTX: ABSENT, EFF: PRESENT},
         "No cardiomegaly, trace effusions bilaterally.": {CMG: ABSENT, EFF: PRESENT},
     },
+    "an answer under its heading": {
+        "Pneumothorax: no pneumothorax.": {PTX: ABSENT},
+        "PLEURAL EFFUSION: No evidence of effusion.": {EFF: ABSENT},
+        "CONSOLIDATION: There is no consolidation or edema.": {CONS: ABSENT, EDEMA: ABSENT},
+        "PLEURAL EFFUSION: None. PNEUMOTHORAX: Small left pneumothorax.": {
+            EFF: ABSENT, PTX: PRESENT,
+        },
+        "Pneumothorax: not visualized.": {PTX: ABSENT},
+        "Pneumothorax: Not appreciated.": {PTX: ABSENT},
+        "Pneumothorax: no significant.": {PTX: ABSENT},
+        "Cardiomegaly 0.": {CMG: PRESENT},
+        "Pneumothorax: cannot exclude.": {PTX: UNSURE},
+        "Pneumothorax: unlikely.": {PTX: UNSURE},
+        "Pneumothorax: nearly resolved.": {PTX: PRESENT},
+        "Pneumothorax: no change.": {PTX: PRESENT},
+        "Pneumothorax -- none.": {PTX: ABSENT},
+        "Pneumothorax none.": {PTX: ABSENT},
+        "Effusion no.": {EFF: ABSENT},
+        "No effusion or pneumothorax present.": {EFF: ABSENT, PTX: ABSENT},
+        "-ve for pneumothorax.": {PTX: ABSENT},
+        "LUNGS: No consolidation or effusion. HEART: Enlarged. LINES: ETT.": {
+            CONS: ABSENT, EFF: ABSENT, CMG: PRESENT, DEV: PRESENT,
+        },
+    },
+    "what stays of a denial": {
+        "No pneumothorax and moderate cardiomegaly.": {PTX: ABSENT, CMG: PRESENT},
+        "No pneumothorax and mild bibasilar atelectasis.": {PTX: ABSENT, ATEL: PRESENT},
+        "No edema and mildly enlarged heart.": {EDEMA: ABSENT, CMG: PRESENT},
+        "No pneumothorax and large effusion.": {PTX: ABSENT, EFF: ABSENT},
+        "No effusion and small or moderate pneumothorax.": {EFF: ABSENT, PTX: ABSENT},
+        "Without pneumothorax, left PICC ends in the SVC.": {PTX: ABSENT, DEV: PRESENT},
+        "No PTX, ETT in standard position.": {PTX: ABSENT, DEV: PRESENT},
+        "No pneumothorax, chest tube in place.": {PTX: ABSENT, DEV: PRESENT},
+        "No pneumothorax, NGT or ETT.": {PTX: ABSENT, DEV: ABSENT},
+        "No pneumothorax after chest tube placement.": {PTX: ABSENT, DEV: PRESENT},
+        "No residual effusion following pigtail drain placement.": {EFF: ABSENT, DEV: PRESENT},
+    },
+    "denied by its course": {
+        "Pneumothorax has not recurred.": {PTX: ABSENT},
+        "The effusion has not reaccumulated.": {EFF: ABSENT},
+        "No recurrent pneumothorax.": {PTX: ABSENT},
+        "The effusion has not increased.": {EFF: PRESENT},
+        "Substantial resolution of edema.": {EDEMA: PRESENT},
+        "Effusion neither on the right nor on the left.": {EFF: ABSENT},
+    },
     "a device that is removed": {
+        "NG tube is out.": {DEV: ABSENT},
+        "ETT is out of position.": {DEV: PRESENT},
+        "PICC has been pulled.": {DEV: ABSENT},
+        "The PICC has been pulled back.": {DEV: PRESENT},
         "S/p removal of left chest tube, tiny left apical PTX.": {DEV: ABSENT, PTX: PRESENT},
         "Small pneumothorax, chest tube removed.": {PTX: PRESENT, DEV: ABSENT},
         "Removal of chest tube and small pneumothorax.": {DEV: ABSENT, PTX: PRESENT},
         "Chest tube has been removed, no pneumothorax.": {DEV: ABSENT, PTX: ABSENT},
     },
     "doubt": {
+        "Query small left pneumothorax.": {PTX: UNSURE},
+        "Pneumothorax not ruled out.": {PTX: UNSURE},
         "Unlikely pneumonia.": {PNA: UNSURE},
         "Low likelihood of pneumonia.": {PNA: UNSURE},
         "Doubtful pneumonia.": {PNA: UNSURE},
@@ -351,8 +402,32 @@ LOCATED = {
     "No PTX on the L.": {(PTX, "left")},
     "Opacity at the left base ?pneumonia.": {(OPAC, "left base"), (PNA, "left base")},
     "? left effusion.": {(EFF, "left")},
+    "PLEURAL EFFUSION: Small, right.": {(EFF, "right")},
+    "Pneumothorax: left apical, small.": {(PTX, "left apex")},
+    "Small right effusion, none on the left.": {(EFF, "right")},
+    "B/L pleural effusions.": {(EFF, "bilateral")},
+    "Effusion (left).": {(EFF, "left")},
+    "Moderate right pleural effusion, small on the left.": {(EFF, "right"), (EFF, "left")},
 }
 CASES = [(kind, text, wanted) for kind, each in ASSERTED.items() for text, wanted in each.items()]
+
+
+# Each finding with its side and its own assertion.
+SIDED = {
+    "No right effusion, small left effusion.": {("right", ABSENT), ("left", PRESENT)},
+    "Small left effusion, no right effusion.": {("right", ABSENT), ("left", PRESENT)},
+    "No right effusion but moderate left effusion.": {("right", ABSENT), ("left", PRESENT)},
+    "There is no right effusion and a small left effusion.": {
+        ("right", ABSENT), ("left", PRESENT),
+    },
+    "LEFT: small effusion. RIGHT: no effusion.": {("right", ABSENT), ("left", PRESENT)},
+    "Left effusion has resolved; the right effusion is unchanged.": {
+        ("left", ABSENT), ("right", PRESENT),
+    },
+    "Right effusion has increased and left effusion has resolved.": {
+        ("left", ABSENT), ("right", PRESENT),
+    },
+}  # fmt: skip
 
 
 def said(text: str):
@@ -370,3 +445,8 @@ def test_what_a_sentence_asserts(kind, text, wanted):
 @pytest.mark.parametrize(("text", "wanted"), LOCATED.items())
 def test_where_a_sentence_places_it(text, wanted):
     assert {(triplet.concept, triplet.location) for triplet in said(text)} == wanted
+
+
+@pytest.mark.parametrize(("text", "wanted"), SIDED.items())
+def test_each_side_has_its_own_assertion(text, wanted):
+    assert {(triplet.location, triplet.positive) for triplet in said(text)} == wanted

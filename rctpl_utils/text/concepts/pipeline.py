@@ -31,8 +31,9 @@ SUBJECT = "subject"  # id of a frame's subject, a mention only where a state fol
 _JOIN = "|"
 _SENTENCE_ENDS = (".", "..", "...", "!", "?")
 _REACH = 8  # tokens
-_ASKING = frozenset([":", "-", "\u2013", "\u2014", ",", "(", "=", "?"])
+_ASKING = frozenset([":", "-", "--", "---", "\u2013", "\u2014", ",", "(", "=", "?"])
 _SIZES = frozenset(["tiny", "trace", "small", "minimal", "mild", "moderate", "large", "severe"])
+_FEW = _SIZES - {"large", "severe"} | {"mildly", "moderately", "minimally", "slightly"}
 _AUXILIARY = frozenset(["is", "are", "was", "were", "has", "have", "also", "again", "still"])
 _PRESUPPOSING = frozenset([
     "unchanged", "stable", "persists", "persist", "persistent", "remains", "remain", "increased",
@@ -162,9 +163,12 @@ def _answer(mention: Span) -> Assertion | None:
     """
     rest = mention.doc[mention.end :]
     mark = next((token for token in rest if not _listed(token)), None)
-    if mark is None or mark.lower_ not in _ASKING:
+    if mark is None:
         return None
-    said = _answered(" ".join(token.text for token in mention.doc[mark.i + 1 :]))
+    asked = mark.lower_ in _ASKING
+    said = _answered(" ".join(token.text for token in mention.doc[mark.i + asked :]))
+    if not asked:  # "effusion none"
+        return "absent" if said == "absent" and mark.i == mention.end else None
     return said or ("uncertain" if mark.lower_ == "?" else None)
 
 
@@ -200,7 +204,10 @@ def _own_clause(mention: Span) -> bool:
     between = [token.lower_ for token in mention.doc[last + 1 : mention.start]]
     if not {"and", ","} & set(between) or "or" in between:
         return False
-    if between[0] == "," and _SIZES & set(between) and not _list_goes_on(mention):
+    goes_on, device = _list_goes_on(mention), DEVICES in concepts_of(mention)
+    if between[0] == "," and (_SIZES & set(between) or device) and not goes_on:
+        return True
+    if between[0] == "and" and _FEW & set(between) and not goes_on:
         return True
     if mention.ent_id_ == SUBJECT:
         return True

@@ -228,7 +228,7 @@ def parse_graph(
     where = {"file": file, "row": report_id}
     try:
         text, raw = graph["text"], graph["entities"]
-        tokens = len(text.split())
+        tokens = [_letters(token) for token in text.split()]
         entities = {key: _entity(entity, where) for key, entity in raw.items()}
     except InputError:
         raise
@@ -239,8 +239,10 @@ def parse_graph(
             **where,
         ) from error
     for entity in entities.values():
-        if entity.end > tokens or any(t not in entities for _, t in entity.relations):
-            problem = f"entity {entity.words!r} points outside its report"
+        odd = "".join(tokens[entity.start : entity.end]) != _letters(entity.words)
+        odd = odd or entity.end > len(tokens)
+        if odd or any(t not in entities for _, t in entity.relations):
+            problem = f"entity {entity.words!r} is not where it says in its report"
             raise InputError(problem, "Fetch the file again.", **where)
     return text, entities
 

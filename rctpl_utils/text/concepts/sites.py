@@ -39,7 +39,7 @@ _LINKS = _words(
     "in within at of over overlying involving along throughout on near affecting through "
     "projecting , ( both bilaterally"
 )
-_CLAUSE_END = _words("; : but however although though no not without which")
+_CLAUSE_END = _words("; : but however although though no not none neither without which")
 _REFERRING = _words("this these which findings finding appearance it")
 
 
@@ -211,7 +211,8 @@ def _after(sentence: Sentence, end: int) -> list[Site]:
     words = sentence.words
     limit = min((start for start, _ in sentence.mentions if start >= end), default=len(words))
     found: list[Site] = []
-    linked, i = False, end
+    asked = words[end : end + 1] == [":"]  # "effusion: small, right"
+    linked, i = asked, end + asked
     while i < limit and words[i] not in _CLAUSE_END:
         site = _site_at(i, sentence.sites)
         if site is None or site.end > limit or not (linked or site.side):

@@ -140,6 +140,13 @@ def _mentions(document: Doc, frames: Mapping[str, Frame]) -> Iterator[_Mention]:
     strings = document.vocab.strings
     words = [strings[key] for key in document.to_array(LOWER).tolist()]
     found = _without_lesser(list(_named(document, words, frames)))
+    said = [(span.start, span.label_) for span, _, _ in found]
+    found = [
+        (span, end, absent)  # without headings: "Pneumothorax: no pneumothorax"
+        for span, end, absent in found
+        if words[end : end + 1] != [":"]
+        or all(s <= span.start or n != span.label_ for s, n in said)
+    ]
     if not found:
         return
     ranges = [(span.start, end) for span, end, _ in found]
