@@ -29,7 +29,15 @@ def test_rows_are_matched_by_name_and_numbers_within_their_tolerance():
     )
     outcome = compare("T", TABLE, found.iloc[::-1])
     assert outcome.compared == 9 and not outcome.differences
-    assert str(outcome) == "T: 9 of 9 within 0.003"
+    assert str(outcome) == "T: 9 of 9 as committed"
+
+
+def test_where_an_interval_is_wide_a_twentieth_of_it_is_allowed():
+    wide = TABLE.assign(ci_low=[0.3, 0.59, 0.5], ci_high=[0.7, 0.61, None])
+    found = wide.assign(value=TABLE["value"] + [0.019, 0.004, 0.004])
+    differ = compare("T", wide, found).differences
+    assert [each.row for each in differ] == ["a | y | auc", "b | x | auc"]
+    assert len(compare("T", wide, wide.assign(value=TABLE["value"] + 0.021)).differences) == 3
 
 
 def test_rows_of_clock_times_are_left_out():
@@ -87,7 +95,7 @@ def test_the_exit_status_says_whether_all_is_the_same(run, capsys):
     assert "117 of 117 are the committed ones; 0 verdicts differ" in capsys.readouterr().out
     TABLE.assign(value=0.1).to_csv(workspace.figures / "table1.csv", index=False)
     assert main(options(run)) == 1
-    assert "Table 1: 6 of 9 within 0.003" in capsys.readouterr().out
+    assert "Table 1: 6 of 9 as committed" in capsys.readouterr().out
     (workspace.figures / "table2.csv").unlink()
     assert main(options(run)) == 1
     assert "Table 2: 0 of 9" in capsys.readouterr().out
