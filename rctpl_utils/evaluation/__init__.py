@@ -1,8 +1,7 @@
 """What methods reach on films: classification, grounding, retrieval, ablations (paper 4.2, 4.3).
 
 Here live metrics with their intervals, the loops that score every method by the same code, heat
-maps, and explanations with their calibration. Nothing is written to `figures/` here, and no method
-is treated unlike another.
+maps, and explanations with their calibration. No method is treated unlike another.
 """
 
 import lazy_loader
