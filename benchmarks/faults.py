@@ -3,7 +3,8 @@
 `python -m benchmarks.faults` takes about half an hour and 3 GB; `tests/test_faults.py` does this in
 a minute on a toy project. Runs go to build/faults: `undisturbed`, then `killed`, where in turn
 the runner, a worker and a kernel are killed (SIGKILL), then `full`, where the first write of every
-twelfth file (of the world's every 400th), drawn by its name, finds no space. Each is resumed until it ends.
+twelfth file (of the world's every 400th), drawn by its name, finds no space. Each is resumed until
+it ends.
 """
 
 import argparse
