@@ -29,6 +29,7 @@ SHOWN = 12  # names of each kind in an error
 _AGAIN = "Download it again, or give another file."
 _ALONE = "Save the one that you mean alone."
 _SAVE = "Give a file of tensors: save the weights alone, where you trust what made this one."
+_PLAIN = (Tensor, int, float, str, type(None))  # what may stand in a set of weights
 _UNREADABLE = "not readable as weights and nothing else"
 # Where configurations come from: OmegaConf's containers (what `save_hyperparameters` of PyTorch
 # Lightning 1.1 stores when it is given one), and the types that these name.
@@ -195,9 +196,10 @@ def _sets(
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         return
     tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)}
-    inner = {key: value for key, value in content.items() if isinstance(value, dict)}
-    inner = {key: value for key, value in inner.items() if not re.search("optim|sched", key)}
-    if tensors and (len(tensors) == len(content) or not (pure or inner)):
+    others = {key: content[key] for key in content if not re.search("optim|sched", key)}
+    inner = {key: value for key, value in others.items() if isinstance(value, dict)}
+    plain = all(isinstance(value, _PLAIN) for value in others.values())
+    if tensors and (len(tensors) == len(content) or (plain and not pure)):
         yield at or "the file", tensors
     elif depth:
         for key, value in inner.items():
