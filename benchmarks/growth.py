@@ -32,7 +32,7 @@ from rctpl_utils.errors import InputError
 from rctpl_utils.profiles import PromptLearning
 from rctpl_utils.prompts.corpus_building import build_corpus
 from rctpl_utils.prompts.training import learn_prompts
-from rctpl_utils.run.execution import PeakMemory
+from rctpl_utils.run.execution import peak_memory
 from rctpl_utils.text.concepts.pipeline import build_splitter
 from rctpl_utils.text.concepts.spacy_extractor import SpacyExtractor
 from rctpl_utils.text.knowledge import describe_triplets
@@ -157,7 +157,7 @@ def measure_growth(count: int) -> pd.DataFrame:
     for size in (count // 4, count // 2, count):
         with (
             tempfile.TemporaryDirectory() as folder,
-            PeakMemory() as peak,
+            peak_memory() as peak,
             ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool,
         ):
             row = pool.submit(run_stages, size, Path(folder), torch.get_num_threads()).result()

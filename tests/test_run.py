@@ -17,7 +17,7 @@ from toy_project import SECOND, THIRD, InProcess, begin, finish, start, statuses
 
 from rctpl_utils.errors import InputError
 from rctpl_utils.run import command as runner
-from rctpl_utils.run import execution, freshness, steps
+from rctpl_utils.run import execution, schedule
 from rctpl_utils.run.command import exclusive_run
 from rctpl_utils.workspace import PROJECT
 
@@ -63,7 +63,7 @@ def test_a_failing_notebook_stops_the_run_and_the_next_run_continues_there(
     assert "ValueError: the tube is cold" in captured.err
     assert "run the same command again" in captured.err
 
-    monkeypatch.setattr(steps, "workers", InProcess)
+    monkeypatch.setattr(runner, "workers", InProcess)
     write_notebook(project, "01_second", SECOND)
     assert start(project) == 0
     again = statuses(capsys.readouterr().out)
@@ -203,7 +203,7 @@ def test_a_change_of_the_package_makes_all_run_again(project, in_process, capsys
     assert "00_first   not run yet" in capsys.readouterr().out
     assert not list((project.parent / "out").rglob("*.done.json"))
     assert start(project, "--only", "02") == 0
-    monkeypatch.setattr(freshness, "package_hash", lambda: "another")
+    monkeypatch.setattr(schedule, "package_hash", lambda: "another")
     capsys.readouterr()
     assert start(project, "--list") == 0
     assert "02_third   to be run again" in capsys.readouterr().out
@@ -211,15 +211,15 @@ def test_a_change_of_the_package_makes_all_run_again(project, in_process, capsys
 
 def test_saved_outputs_leave_the_source_as_it_was(project, tmp_path):
     notebook = write_notebook(project, "02_third", THIRD, "'last'")
-    before = freshness.source_hash(notebook)
+    before = schedule.source_hash(notebook)
     copy = tmp_path / "copy.ipynb"
     parameters = {"profile": "smoke", "output": str(tmp_path)}
-    execution.execute(notebook, copy, parameters)
+    execution.run_notebook(notebook, copy, parameters, {})
     assert "injected-parameters" in copy.read_text(encoding="utf-8")
 
     execution.save_outputs(notebook, copy)
     saved = nbformat.read(notebook, as_version=4)
-    assert freshness.source_hash(notebook) == before
+    assert schedule.source_hash(notebook) == before
     assert [cell.cell_type for cell in saved.cells] == ["markdown", "code", "code", "code"]
     assert saved.cells[2].outputs == [new_output("stream", name="stdout", text="2\n")]
     assert saved.cells[3].outputs[0].data["text/plain"] == "'last'"
@@ -232,14 +232,14 @@ def test_saved_outputs_leave_the_source_as_it_was(project, tmp_path):
 
 
 def test_package_hash_sees_content_and_names(tmp_path):
-    assert freshness.package_hash.__defaults__ == (PROJECT / "rctpl_utils",)
+    assert schedule.package_hash.__defaults__ == (PROJECT / "rctpl_utils",)
     (tmp_path / "__pycache__").mkdir()
     (tmp_path / "a.py").write_text("x = 1\n", encoding="utf-8")
-    first = freshness.package_hash(tmp_path)
+    first = schedule.package_hash(tmp_path)
     (tmp_path / "__pycache__" / "a.pyc").write_bytes(b"1")
-    assert freshness.package_hash(tmp_path) == first
+    assert schedule.package_hash(tmp_path) == first
     (tmp_path / "a.py").rename(tmp_path / "b.py")
-    assert freshness.package_hash(tmp_path) != first
+    assert schedule.package_hash(tmp_path) != first
 
 
 def test_saved_pictures_are_smaller_and_keep_every_color():

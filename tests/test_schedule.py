@@ -8,8 +8,8 @@ from toy_project import THIRD, start, statuses, write_notebook
 
 from rctpl_utils.errors import InputError
 from rctpl_utils.run import schedule
+from rctpl_utils.run.command import files_made
 from rctpl_utils.run.schedule import find_notebooks, needs_of, number_of, threads_for
-from rctpl_utils.run.steps import files_made
 from rctpl_utils.workspace import NOTEBOOKS, Workspace
 
 # It ends only if the other runs at the same time: each waits for a file that the other writes.

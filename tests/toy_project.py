@@ -34,9 +34,9 @@ write_text(Path(output) / "build" / profile / "second.txt", text)
 THIRD = "print(1 + 1)"
 # In a process of its own: the package's hash held fixed, as the fixture `project` does in ours.
 COMMAND = """import pathlib, sys
-from rctpl_utils.run import freshness
+from rctpl_utils.run import schedule
 from toy_project import start
-freshness.package_hash = lambda: "package"
+schedule.package_hash = lambda: "package"
 sys.exit(start(pathlib.Path(sys.argv[1])))
 """
 
@@ -97,7 +97,7 @@ class InProcess(ThreadPoolExecutor):
         try:
             run_cells(notebook, parameters)
         except Exception as error:
-            raise NotebookFailure(notebook, None, traceback.format_exc(), "") from error
+            raise NotebookFailure(notebook, traceback.format_exc(), "") from error
         finally:
             os.environ.pop(WRITES, None)
         shutil.copy(notebook, copy)
