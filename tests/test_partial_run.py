@@ -13,7 +13,7 @@ import pytest
 from partial_root import write_checkpoint, write_root
 from toy_project import run_cells
 
-from rctpl_utils.evaluation import real_samples
+from rctpl_utils.evaluation import domain, real_samples
 from rctpl_utils.profiles import PROFILES, PromptLearning
 from rctpl_utils.run.schedule import find_notebooks
 from rctpl_utils.workspace import NOTEBOOKS, Workspace
@@ -22,6 +22,7 @@ pytestmark = pytest.mark.slow
 PRESENT, ABSENT = ("covidx", "rsna", "covid-rural"), ("chestxray14", "chexpert", "siim")
 PROFILE = "paper-in-small"
 SHORT = PromptLearning(epochs=1, batch_size=512, learning_rate=2e-5)
+LEARNERS = replace(PROFILES["smoke"].prompt_learners, labeled=("coop",), shots=(1,), steps=1)
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +44,15 @@ def finished(tmp_path_factory):
     broken.write_bytes(b"\xff\xfe\xfa not text")
     short = replace(
         PROFILES["paper"], name=PROFILE, prompts=SHORT, ablations=SHORT, bootstrap=20,
-        validation_films=8, prompt_learners=PROFILES["smoke"].prompt_learners, seeds=(0,),
+        validation_films=8, prompt_learners=LEARNERS, seeds=(0,),
     )  # fmt: skip
     matplotlib.use("Agg")
+    describe = domain.described
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PROFILES, PROFILE, short)
-        # 900 real films through a full ResNet-50 take minutes; the smoke run reads them
+        # Hundreds of pictures through a full ResNet-50 take minutes; the smoke run reads them.
         patch.setattr(real_samples, "OPENERS", {})
+        patch.setattr(domain, "described", lambda encoder, films: describe(encoder, films[:3]))
         for notebook in find_notebooks(NOTEBOOKS):
             run_cells(notebook, parameters)
             plt.close("all")

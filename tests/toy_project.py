@@ -1,5 +1,6 @@
 """A project of three tiny notebooks for tests of the runner, with or without kernels."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -109,3 +110,9 @@ def statuses(printed: str) -> dict[str, str]:
     rows = printed.split("notebook  ")[-1].splitlines()
     table = [line.split("  ") for line in rows if line[:2].isdigit()]
     return {row[0]: next(cell for cell in row[1:] if cell).strip() for row in table}
+
+
+def manifest_of(project: Path) -> dict:
+    """What the run's `manifest.json` tells."""
+    path = project.parent / "out" / "figures" / "smoke" / "manifest.json"
+    return json.loads(path.read_text(encoding="utf-8"))
