@@ -1,7 +1,5 @@
 """A run against the committed results: what passes, what fails, what cannot be compared."""
 
-import dataclasses
-
 import pandas as pd
 import pytest
 
@@ -57,9 +55,9 @@ def test_a_changed_number_is_told_with_its_row(column, value):
 
 
 def test_a_missing_row_an_extra_one_and_a_missing_column_count_a_cell_each():
-    assert len(compare("T", TABLE, TABLE.iloc[:2]).differences) == 3
-    assert len(compare("T", TABLE.iloc[:2], TABLE).differences) == 3
-    assert len(compare("T", TABLE, TABLE.drop(columns="n")).differences) == 3
+    few, narrow = TABLE.iloc[:2], TABLE.drop(columns="n")
+    for committed, found in ((TABLE, few), (few, TABLE), (TABLE, narrow)):
+        assert len(compare("T", committed, found).differences) == 3
 
 
 def test_a_flipped_verdict_comes_first():
@@ -70,53 +68,37 @@ def test_a_flipped_verdict_comes_first():
     assert "verdict: supported committed, undecided here" in str(outcome).splitlines()[1]
 
 
-@pytest.fixture
-def run(tmp_path):
-    """A run with every table, and the committed ones beside it."""
-    workspace = Workspace.open("smoke", output=tmp_path / "run")
-    workspace.results.mkdir(parents=True)
-    (workspace.results / "rows.csv").write_text("done")
-    committed = tmp_path / "committed"
-    committed.mkdir()
+def test_the_exit_status_says_whether_all_is_the_same(tmp_path, capsys, monkeypatch):
+    workspace, committed = Workspace.open("smoke", output=tmp_path / "run"), tmp_path / "committed"
+    for folder in (workspace.results, committed):
+        folder.mkdir(parents=True)
+    result = workspace.results / "rows.csv"
+    result.write_text("done")
     for name in COMPARED:
         for folder in (workspace.figures, committed):
             TABLE.to_csv(folder / name, index=False)
-    return workspace, committed
 
+    def ends(status: int, said: str, *options: str) -> None:
+        assert main(["--profile", "smoke", "--output", str(workspace.output), *options]) == status
+        assert said in "".join(capsys.readouterr())
 
-def options(run):
-    workspace, committed = run
-    return ["--profile", "smoke", "--output", str(workspace.output), "--against", str(committed)]
-
-
-def test_the_exit_status_says_whether_all_is_the_same(run, capsys):
-    workspace, _ = run
-    assert main(options(run)) == 0
-    assert "117 of 117 are the committed ones; 0 verdicts differ" in capsys.readouterr().out
+    against = ("--against", str(committed))
+    ends(0, "117 of 117 are the committed ones; 0 verdicts differ", *against)
     TABLE.assign(value=0.1).to_csv(workspace.figures / "table1.csv", index=False)
-    assert main(options(run)) == 1
-    assert "Table 1: 6 of 9 as committed" in capsys.readouterr().out
+    ends(1, "Table 1: 6 of 9 as committed", *against)
     (workspace.figures / "table2.csv").unlink()
-    assert main(options(run)) == 1
-    assert "Table 2: 0 of 9" in capsys.readouterr().out
-
-
-def test_without_a_run_or_something_to_compare_with_it_says_so(run, tmp_path, capsys, monkeypatch):
-    workspace, committed = run
+    ends(1, "Table 2: 0 of 9", *against)
+    # what cannot be compared
     (committed / "table1.csv").unlink()
-    assert main(options(run)) == 2
-    assert "no such results" in capsys.readouterr().err
+    ends(2, "no such results", *against)
     monkeypatch.setattr(check, "PROJECT", tmp_path)  # no clone
-    assert main(options(run)[:4]) == 2
-    assert "--against DIR" in capsys.readouterr().err
-    (workspace.results / "rows.csv").unlink()
-    assert main(options(run)) == 2
-    assert "Run ./run_all.sh first" in capsys.readouterr().err
+    ends(2, "--against DIR")
+    result.unlink()
+    ends(2, "Run ./run_all.sh first", *against)
 
 
 def test_the_committed_results_are_those_of_the_last_commit():
-    workspace = dataclasses.replace(Workspace.open("embedded", device="cpu"))
-    table = check._committed(workspace, "table1.csv", None)
+    table = check._committed("figures/embedded/table1.csv")
     assert {"dataset", "method", "metric", "value"} <= set(table)
 
 
