@@ -11,7 +11,7 @@ from weights import rounded
 from rctpl_utils import code_hash
 from rctpl_utils.encoders.base import freeze
 from rctpl_utils.encoders.standin import StandIn
-from rctpl_utils.run import command, schedule
+from rctpl_utils.run import execution, schedule
 
 settings.register_profile("busy", deadline=None, derandomize=True)  # the same in every run
 settings.load_profile("busy")
@@ -44,7 +44,7 @@ def project(tmp_path, monkeypatch):
 @pytest.fixture
 def in_process(monkeypatch):
     """The runner executes cells in this process instead of starting kernels."""
-    monkeypatch.setattr(command, "workers", InProcess)
+    monkeypatch.setattr(execution, "workers", InProcess)
 
 
 @pytest.fixture

@@ -68,7 +68,7 @@ def test_what_fails_stops_the_run_and_the_next_run_continues_there(project, caps
                  "Most often the memory ran out"):  # fmt: skip
         assert said in captured.err
 
-    monkeypatch.setattr(runner, "workers", InProcess)
+    monkeypatch.setattr(execution, "workers", InProcess)
     write_notebook(project, "01_second", SECOND)
     write_notebook(project, "02_third", THIRD)
     assert start(project) == 0

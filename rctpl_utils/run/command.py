@@ -9,6 +9,7 @@ ran.
 import os
 import signal
 import sys
+import tempfile
 import time
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,27 +25,9 @@ from tqdm import tqdm
 from rctpl_utils.errors import InputError, one_line
 from rctpl_utils.files import write_json, write_text
 from rctpl_utils.options import run_of, runner
-from rctpl_utils.run.execution import (
-    NotebookFailure,
-    check_parameters,
-    kernel_environment,
-    peak_memory,
-    run_notebook,
-    save_outputs,
-    workers,
-)
-from rctpl_utils.run.manifest import write_figures_readme, write_manifest, write_results_map
-from rctpl_utils.run.schedule import (
-    Marker,
-    Step,
-    available_cores,
-    find_notebooks,
-    marker_path,
-    needs_of,
-    plan,
-    select,
-    threads_for,
-)
+from rctpl_utils.run import execution, manifest, schedule
+from rctpl_utils.run.execution import NotebookFailure
+from rctpl_utils.run.schedule import Marker, Step
 from rctpl_utils.workspace import NOTEBOOKS, PROJECT, Workspace
 
 
@@ -63,8 +46,8 @@ def main(arguments: Sequence[str] | None = None, notebooks: Path = NOTEBOOKS) ->
 
 
 def _run(options: Namespace, folder: Path) -> int:
-    found = find_notebooks(folder)
-    selected = select(found, options.only, options.first)
+    found = schedule.find_notebooks(folder)
+    selected = schedule.select(found, options.only, options.first)
     workspace = _open_workspace(options)
     own_place = workspace.profile.name == "embedded" and workspace.output == PROJECT
     if options.save_outputs and not own_place:
@@ -73,7 +56,7 @@ def _run(options: Namespace, folder: Path) -> int:
             "Leave out --output and --profile, or leave out --save-outputs.",
         )
     if options.list:
-        print(_listing(plan(workspace, found, selected, options.force)))
+        print(_listing(schedule.plan(workspace, found, selected, options.force)))
         return 0
     parameters = run_of(options) | {
         "profile": workspace.profile.name,
@@ -83,10 +66,10 @@ def _run(options: Namespace, folder: Path) -> int:
         given = {"data_root": workspace.data_root, "checkpoint": workspace.checkpoint}
         parameters |= {name: str(path) for name, path in given.items()}
     with exclusive_run(workspace.output):
-        steps = plan(workspace, found, selected, options.force)
+        steps = schedule.plan(workspace, found, selected, options.force)
         for step in steps:
             if step.selected and not step.fresh:
-                check_parameters(step.notebook, parameters)
+                execution.check_parameters(step.notebook, parameters)
         return _run_and_tell(workspace, steps, parameters, options)
 
 
@@ -100,9 +83,7 @@ def _open_workspace(options: Namespace) -> Workspace:
     try:
         workspace = Workspace.open(**run_of(options) | {"profile": profile, "output": output})
         for folder in (workspace.build, workspace.figures):
-            probe = folder / f".writable.{os.getpid()}"
-            probe.write_bytes(b"")
-            probe.unlink()
+            tempfile.TemporaryFile(dir=folder).close()  # it can be written
         if workspace.checkpoint is not None:
             from rctpl_utils.encoders.loading import check_encoder  # torch takes seconds
 
@@ -156,17 +137,17 @@ def _run_and_tell(
         if not step.selected and not step.fresh:
             state = "not up to date" if step.marker else "not run yet in this folder"
             print(f"note: {step.notebook.stem} is {state}; leave out --only or --from to run it")
-    jobs = 2 if workspace.device.type == "cpu" and available_cores() > 1 else 1
+    jobs = 2 if workspace.device.type == "cpu" and schedule.available_cores() > 1 else 1
     start = time.perf_counter()
     failures, peak = run_steps(workspace, steps, parameters, options.jobs or jobs)
     seconds = time.perf_counter() - start
     if not failures:
-        write_manifest(workspace, [step.marker for step in steps if step.marker])
-        write_figures_readme(workspace)
+        manifest.write_manifest(workspace, [step.marker for step in steps if step.marker])
+        manifest.write_figures_readme(workspace)
         if options.save_outputs:
-            write_results_map(workspace)
+            manifest.write_results_map(workspace)
             for step in chosen:
-                save_outputs(step.notebook, workspace.executed / step.notebook.name)
+                execution.save_outputs(step.notebook, workspace.executed / step.notebook.name)
     print(f"\n{_closing_table(workspace, chosen)}\n")
     took = f"{_count([step.status for step in chosen].count('done'), 'notebook')} done"
     used = f", peak {peak / 1e9:.1f} GB" if peak else ""
@@ -192,10 +173,10 @@ def run_steps(
     end of a process itself, which takes the others along).
     """
     chosen = [step for step in steps if step.selected]
-    needs = needs_of([step.notebook for step in steps])
+    needs = schedule.needs_of([step.notebook for step in steps])
     for number, step in enumerate(chosen, start=1):
         step.label = f"[{number}/{len(chosen)}] {step.notebook.stem}"
-        step.threads = threads_for(step.notebook, needs, jobs)
+        step.threads = schedule.threads_for(step.notebook, needs, jobs)
         if step.fresh:
             step.status = "up to date"
             _say(f"{step.label}: up to date")
@@ -204,7 +185,7 @@ def run_steps(
     failures: list[NotebookFailure] = []
     if not waiting:
         return failures, 0
-    with peak_memory() as memory, workers(jobs) as pool:
+    with execution.peak_memory() as memory, execution.workers(jobs) as pool:
         while True:
             busy = {step.notebook for step in (*waiting, *running.values())}
             ready = [step for step in waiting if not needs[step.notebook] & busy]
@@ -229,7 +210,7 @@ def _begin(
 ) -> Future:
     """Its completion marker goes first and comes back last."""
     notebook, writes = step.notebook, _writes(workspace, step)
-    marker_path(workspace, notebook).unlink(missing_ok=True)
+    schedule.marker_path(workspace, notebook).unlink(missing_ok=True)
     step.marker = None
     progress: dict | bool = False
     if sys.stderr.isatty():
@@ -239,8 +220,10 @@ def _begin(
     writes.parent.mkdir(parents=True, exist_ok=True)
     writes.unlink(missing_ok=True)
     copy = workspace.executed / notebook.name
-    environment = kernel_environment(step.threads, writes)
-    return pool.submit(run_notebook, notebook, copy, dict(parameters), environment, progress)
+    environment = execution.kernel_environment(step.threads, writes)
+    return pool.submit(
+        execution.run_notebook, notebook, copy, dict(parameters), environment, progress
+    )
 
 
 def _end(workspace: Workspace, step: Step, future: Future) -> None:
@@ -257,7 +240,7 @@ def _end(workspace: Workspace, step: Step, future: Future) -> None:
         made = files_made(workspace, writes)
         writes.unlink(missing_ok=True)
     step.marker = Marker(notebook.stem, step.hash, seconds, step.threads, peak, made)
-    write_json(marker_path(workspace, notebook), step.marker)
+    write_json(schedule.marker_path(workspace, notebook), step.marker)
     step.status = "done"
     cost = f"{seconds:.0f} s, peak {peak / 1e9:.1f} GB"
     _say(f"{step.label}: done in {cost}, {len(made)} files made")
