@@ -14,17 +14,7 @@ import psutil
 import pytest
 from nbformat.v4 import new_output
 from PIL import Image
-from toy_project import (
-    SECOND,
-    THIRD,
-    InProcess,
-    begin,
-    finish,
-    manifest_of,
-    start,
-    statuses,
-    write_notebook,
-)
+from toy_project import SECOND, THIRD, begin, finish, manifest_of, start, statuses, write_notebook
 
 from rctpl_utils.errors import InputError
 from rctpl_utils.run import command as runner
@@ -54,7 +44,7 @@ def test_a_second_run_is_skipped_and_a_change_reaches_what_follows(project, in_p
     assert run("--only", "02") == {"02_third": "done"}
 
 
-def test_what_fails_stops_the_run_and_the_next_run_continues_there(project, capsys, monkeypatch):
+def test_what_fails_stops_the_run_and_the_next_run_continues_there(project, capsys, request):
     """An error and a kernel that dies, at the same time, are told apart."""
     write_notebook(project, "01_second", "x = 1", "raise ValueError('cold')", needs=["00_first"])
     write_notebook(project, "02_third", "import os", "os._exit(9)", needs=["00_first"])
@@ -68,7 +58,7 @@ def test_what_fails_stops_the_run_and_the_next_run_continues_there(project, caps
                  "Most often the memory ran out"):  # fmt: skip
         assert said in captured.err
 
-    monkeypatch.setattr(execution, "workers", InProcess)
+    request.getfixturevalue("in_process")
     write_notebook(project, "01_second", SECOND)
     write_notebook(project, "02_third", THIRD)
     assert start(project) == 0

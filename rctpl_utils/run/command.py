@@ -56,7 +56,12 @@ def _run(options: Namespace, folder: Path) -> int:
             "Leave out --output and --profile, or leave out --save-outputs.",
         )
     if options.list:
-        print(_listing(schedule.plan(workspace, found, selected, options.force)))
+        rows = [("notebook", "state", "seconds")]
+        for step in schedule.plan(workspace, found, selected, options.force):
+            state = "to be run again" if step.marker else "not run yet"
+            seconds = f"{step.marker.seconds:.0f}" if step.marker else ""
+            rows.append((step.notebook.stem, "up to date" if step.fresh else state, seconds))
+        print(_table(rows))
         return 0
     parameters = run_of(options) | {
         "profile": workspace.profile.name,
@@ -209,7 +214,8 @@ def _begin(
     workspace: Workspace, step: Step, parameters: Mapping[str, Any], pool: Executor
 ) -> Future:
     """Its completion marker goes first and comes back last."""
-    notebook, writes = step.notebook, _writes(workspace, step)
+    notebook = step.notebook
+    step.writes = workspace.executed / f".{notebook.stem}.writes"
     schedule.marker_path(workspace, notebook).unlink(missing_ok=True)
     step.marker = None
     progress: dict | bool = False
@@ -217,17 +223,16 @@ def _begin(
         progress = {"desc": step.label, "leave": False, "position": step.place}
     else:
         _say(f"{step.label}: running")
-    writes.parent.mkdir(parents=True, exist_ok=True)
-    writes.unlink(missing_ok=True)
+    workspace.executed.mkdir(parents=True, exist_ok=True)
+    step.writes.unlink(missing_ok=True)
     copy = workspace.executed / notebook.name
-    environment = execution.kernel_environment(step.threads, writes)
-    return pool.submit(
-        execution.run_notebook, notebook, copy, dict(parameters), environment, progress
-    )
+    environment = execution.kernel_environment(step.threads, step.writes)
+    given = (notebook, copy, dict(parameters), environment, progress)
+    return pool.submit(execution.run_notebook, *given)
 
 
 def _end(workspace: Workspace, step: Step, future: Future) -> None:
-    notebook, writes = step.notebook, _writes(workspace, step)
+    notebook = step.notebook
     try:
         seconds, peak = future.result()
     except BrokenProcessPool as error:  # the pool has lost a process, and with it all
@@ -237,17 +242,13 @@ def _end(workspace: Workspace, step: Step, future: Future) -> None:
             "Most often the memory ran out: close other programs, or use --jobs 1.",
         ) from error
     finally:
-        made = files_made(workspace, writes)
-        writes.unlink(missing_ok=True)
+        made = files_made(workspace, step.writes)
+        step.writes.unlink(missing_ok=True)
     step.marker = Marker(notebook.stem, step.hash, seconds, step.threads, peak, made)
     write_json(schedule.marker_path(workspace, notebook), step.marker)
     step.status = "done"
     cost = f"{seconds:.0f} s, peak {peak / 1e9:.1f} GB"
     _say(f"{step.label}: done in {cost}, {len(made)} files made")
-
-
-def _writes(workspace: Workspace, step: Step) -> Path:
-    return workspace.executed / f".{step.notebook.stem}.writes"
 
 
 def files_made(workspace: Workspace, writes: Path) -> tuple[str, ...]:
@@ -262,19 +263,6 @@ def _say(line: str) -> None:
     """Print above the progress bars, at once."""
     tqdm.write(line)
     sys.stdout.flush()
-
-
-# --- what is printed before and after ---
-
-
-def _listing(steps: Sequence[Step]) -> str:
-    """Show every notebook, whether it is up to date, and how long it took."""
-    rows = [("notebook", "state", "seconds")]
-    for step in steps:
-        state = "up to date" if step.fresh else "to be run again" if step.marker else "not run yet"
-        seconds = f"{step.marker.seconds:.0f}" if step.marker else ""
-        rows.append((step.notebook.stem, state, seconds))
-    return _table(rows)
 
 
 def _closing_table(workspace: Workspace, steps: Sequence[Step]) -> str:

@@ -125,6 +125,7 @@ class Step:
     label: str = ""  # what is said of it begins with this
     threads: int = 0  # of its kernel
     place: int = 0  # of its progress bar
+    writes: Path | None = None  # where its kernel lists the files that it writes
 
 
 def plan(
