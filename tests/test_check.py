@@ -19,45 +19,47 @@ TABLE = pd.DataFrame(
         "seconds": [1.0, 2.0, 3.0],
     }
 )
+WIDE = TABLE.assign(ci_low=[0.3, 0.59, 0.5], ci_high=[0.7, 0.61, None])
+TIMED = pd.concat([TABLE, TABLE.iloc[:1].assign(metric=CLOCK, value=5.0)], ignore_index=True)
+AX, AY, BX = "a | x | auc", "a | y | auc", "b | x | auc"
 
 
-def test_rows_are_matched_by_name_and_numbers_within_their_tolerance():
-    found = TABLE.assign(
-        value=TABLE["value"] + [0.002, -0.0029, 0], p_value=TABLE["p_value"] + 0.04, seconds=9.0
-    )
-    outcome = compare("T", TABLE, found.iloc[::-1])
-    assert outcome.compared == 9 and not outcome.differences
-    assert str(outcome) == "T: 9 of 9 as committed"
+def changed(column: str, value: float | None) -> pd.DataFrame:
+    found = TABLE.copy()
+    found.loc[1, column] = value
+    return found
 
 
-def test_where_an_interval_is_wide_a_twentieth_of_it_is_allowed():
-    wide = TABLE.assign(ci_low=[0.3, 0.59, 0.5], ci_high=[0.7, 0.61, None])
-    found = wide.assign(value=TABLE["value"] + [0.019, 0.004, 0.004])
-    differ = compare("T", wide, found).differences
-    assert [each.row for each in differ] == ["a | y | auc", "b | x | auc"]
-    assert len(compare("T", wide, wide.assign(value=TABLE["value"] + 0.021)).differences) == 3
-
-
-def test_rows_of_clock_times_are_left_out():
-    timed = pd.concat([TABLE, TABLE.iloc[:1].assign(metric=CLOCK, value=5.0)])
-    assert not compare("T", timed, timed.assign(value=[*TABLE["value"], 9.0])).differences
-    assert compare("T", timed, TABLE).compared == 9
+def moved(table: pd.DataFrame, **by: float | list[float]) -> pd.DataFrame:
+    return table.assign(**{column: table[column] + step for column, step in by.items()})
 
 
 @pytest.mark.parametrize(
-    ("column", "value"), [("value", 0.604), ("value", None), ("n", 11), ("p_value", 0.5)]
+    ("committed", "found", "differ"),  # which rows, in which columns
+    [
+        # rows are matched by name, numbers within their tolerance, clock times left out
+        (TABLE, moved(TABLE, value=[0.002, -0.0029, 0], p_value=0.04, seconds=9).iloc[::-1], []),
+        (TIMED, TIMED.assign(value=[*TABLE["value"], 9.0]), []),
+        (TIMED, TABLE, []),
+        # a twentieth of an interval is allowed
+        (WIDE, moved(WIDE, value=[0.019, 0.004, 0.004]), [(AY, "value"), (BX, "value")]),
+        (WIDE, moved(WIDE, value=0.021), [(row, "value") for row in (AX, AY, BX)]),
+        (TABLE, changed("value", 0.604), [(AY, "value")]),
+        (TABLE, changed("value", None), [(AY, "value")]),
+        (TABLE, changed("p_value", 0.5), [(AY, "p_value")]),
+        (TABLE, changed("n", 11), [(AY, "n")]),
+        # a row or a column too few or too many counts a cell each
+        (TABLE, TABLE.iloc[:2], [(BX, column) for column in ("value", "p_value", "n")]),
+        (TABLE.iloc[:2], TABLE, [(BX, column) for column in ("value", "p_value", "n")]),
+        (TABLE, TABLE.drop(columns="n"), [(row, "n") for row in (AX, AY, BX)]),
+    ],
 )
-def test_a_changed_number_is_told_with_its_row(column, value):
-    found = TABLE.copy()
-    found.loc[1, column] = value
-    (difference,) = compare("T", TABLE, found).differences
-    assert (difference.row, difference.column) == ("a | y | auc", column)
-
-
-def test_a_missing_row_an_extra_one_and_a_missing_column_count_a_cell_each():
-    few, narrow = TABLE.iloc[:2], TABLE.drop(columns="n")
-    for committed, found in ((TABLE, few), (few, TABLE), (TABLE, narrow)):
-        assert len(compare("T", committed, found).differences) == 3
+def test_what_differs_is_told_with_its_row(committed, found, differ):
+    outcome = compare("T", committed, found)
+    assert [(each.row, each.column) for each in outcome.differences] == differ
+    cells = 3 * (len({*committed} - {"seconds"}) - 3)
+    assert outcome.compared == cells
+    assert str(outcome).startswith(f"T: {cells - len(differ)} of {cells} as committed")
 
 
 def test_a_flipped_verdict_comes_first():

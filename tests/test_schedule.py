@@ -36,24 +36,21 @@ def by_number(needs):
 
 
 def test_needs_are_read_from_the_metadata_and_followed(tmp_path):
-    """One that says nothing needs all before it."""
+    """One that says nothing needs all before it; one alone too, and all after it need it."""
     notebooks = write_project(
         tmp_path, n00=[], n01=DATA, n01b=DATA, n02=["01_x"], n04=["02_x", "01b_x"], n05=DATA
     )
     notebooks.append(write_notebook(tmp_path, "06_x"))
-    assert by_number(needs_of(notebooks)) == {
+    expected = {
         "00": set(), "01": {"00"}, "01b": {"00"}, "02": {"00", "01"},
         "04": {"00", "01", "01b", "02"}, "05": {"00"},
         "06": {"00", "01", "01b", "02", "04", "05"},
     }  # fmt: skip
-
-
-def test_one_alone_waits_for_all_before_it_and_all_after_wait_for_it(tmp_path):
-    notebooks = write_project(tmp_path, n00=[], n01=DATA, n02=DATA, n03=DATA, n04=DATA)
-    write_notebook(tmp_path, "03_x", needs=DATA, alone=True)
-    needs = by_number(needs_of(notebooks))
-    assert needs["03"] == {"00", "01", "02"}
-    assert needs["04"] == {"00", "01", "02", "03"}
+    assert by_number(needs_of(notebooks)) == expected
+    write_notebook(tmp_path, "02_x", needs=["01_x"], alone=True)
+    before = {"00", "01", "01b"}
+    expected |= {"02": before, "05": {*before, "02"}}
+    assert by_number(needs_of(notebooks)) == expected
 
 
 @pytest.mark.parametrize("name", ["07_x", "02_x", "01_x", "00"])
