@@ -98,7 +98,7 @@ class InProcess(ThreadPoolExecutor):
         try:
             run_cells(notebook, parameters)
         except Exception as error:
-            raise NotebookFailure(notebook, traceback.format_exc(), "") from error
+            raise NotebookFailure(notebook.name, traceback.format_exc(), "") from error
         finally:
             os.environ.pop(WRITES, None)
         shutil.copy(notebook, copy)

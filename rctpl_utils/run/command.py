@@ -237,7 +237,7 @@ def _end(workspace: Workspace, step: Step, future: Future) -> None:
         seconds, peak = future.result()
     except BrokenProcessPool as error:  # the pool has lost a process, and with it all
         raise NotebookFailure(
-            notebook,
+            notebook.name,
             "A process that runs notebooks ended without a word; the others were stopped with it.",
             "Most often the memory ran out: close other programs, or use --jobs 1.",
         ) from error

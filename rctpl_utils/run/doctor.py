@@ -40,6 +40,7 @@ from rctpl_utils.workspace import NOTEBOOKS, PACKAGE_DATA, choose_device
 
 COMPLETE, SIMULATED, PARTIAL = "complete", "simulated", "partial"
 ABSENT, UNUSABLE = "absent", "unusable"
+WHOLE = (COMPLETE, SIMULATED)  # nothing is missing for its part of the results
 SHOWN = 6  # names of a folder's entries
 WIDTH = 100
 PROFILES_READING = tuple(name for name, each in PROFILES.items() if each.world is None)
@@ -61,11 +62,6 @@ class Finding:
     state: str  # one of the five words above
     facts: Facts = ()
     usable: tuple[str, ...] = ()  # names in `DATASETS` of which every split opens, in part maybe
-
-    @property
-    def sound(self) -> bool:
-        """Whether nothing is missing for its part of the results."""
-        return self.state in (COMPLETE, SIMULATED)
 
 
 def check_dataset(name: str, data_root: Path) -> Finding:
@@ -224,16 +220,17 @@ class Diagnosis:
     machine: Facts
 
     @property
-    def simulated(self) -> bool:
-        """Whether the data root is an embedded world, which pre-trains its own encoder."""
-        return any(finding.state == SIMULATED for finding in self.datasets)
-
-    @property
     def sound(self) -> bool:
         """Whether nothing that `RUNS` needs is missing."""
         needed = {DATASETS[name][0] for *_, name in RUNS if name} | {TEXTS}
-        whole = all(finding.sound for finding in self.datasets if finding.name in needed)
-        return whole and (self.simulated or self.checkpoint.sound)
+        whole = all(each.state in WHOLE for each in self.datasets if each.name in needed)
+        return whole and self.weighed
+
+    @property
+    def weighed(self) -> bool:
+        """Whether there are weights: a checkpoint, or an embedded world, which makes its own."""
+        simulated = any(each.state == SIMULATED for each in self.datasets)
+        return simulated or self.checkpoint.state == COMPLETE
 
     def runnable(self) -> list[tuple[str, str, str]]:
         """(notebook, what it makes, yes or why not) for each line of `RUNS`."""
@@ -246,8 +243,7 @@ class Diagnosis:
         for notebooks, makes, other in RUNS:
             names = [TEXTS, other] if other else [TEXTS]
             missing = [name for name in names if name not in states]
-            weighed = encoding & set(notebooks.split(", "))
-            if weighed and not (self.simulated or self.checkpoint.sound):
+            if encoding & set(notebooks.split(", ")) and not self.weighed:
                 missing.append("checkpoint")
             in_part = [name for name in names if states.get(name) == PARTIAL]
             verdict = f"not run: needs {', '.join(missing)}" if missing else "yes"

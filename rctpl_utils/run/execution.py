@@ -32,13 +32,11 @@ _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
 class NotebookFailure(RuntimeError):
-    """A notebook stopped: its path, the error's last lines, the cure, the cell's number or None."""
+    """A notebook stopped: its name (and cell), the error's last lines, the cure."""
 
     def __str__(self) -> str:
         """Where, what and what to do."""
-        notebook, lines, cure, *cell = self.args
-        place = f"{notebook.name}, cell {cell[0]}" if cell else notebook.name
-        return f"{place} failed.\n\n{lines}\n\n{cure}"
+        return "{} failed.\n\n{}\n\n{}".format(*self.args)
 
 
 @contextmanager
@@ -198,10 +196,11 @@ def run_notebook(
         cure = "Most often the memory ran out: close other programs, or use a smaller profile."
         used = f"{memory.bytes / 1e9:.1f} GB"
         lines = f"Its kernel died without a word; it had used {used}."
-        raise NotebookFailure(notebook, lines, cure) from error
+        raise NotebookFailure(notebook.name, lines, cure) from error
     except Exception as error:
         cure = "Mend the cause (a full disk, say), then run the same command again."
-        raise NotebookFailure(notebook, f"{type(error).__name__}: {error}", cure) from error
+        lines = f"{type(error).__name__}: {error}"
+        raise NotebookFailure(notebook.name, lines, cure) from error
     return time.perf_counter() - start, memory.bytes
 
 
@@ -216,8 +215,9 @@ def _failure(notebook: Path, copy: Path, error: Any) -> NotebookFailure:
     )
     lines = "\n".join([source, "    ...", *trace[-8:]])
     cells = nbformat.read(notebook, as_version=4).cells  # numbered without what was injected
-    number = [i for i, each in enumerate(cells) if each.source == error.source][:1]
-    return NotebookFailure(notebook, lines, cure, *number)
+    number = next((i for i, each in enumerate(cells) if each.source == error.source), None)
+    place = "" if number is None else f", cell {number}"
+    return NotebookFailure(f"{notebook.name}{place}", lines, cure)
 
 
 def save_outputs(notebook: Path, copy: Path) -> None:
