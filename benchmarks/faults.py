@@ -92,12 +92,8 @@ def unlike(name: str) -> list[str]:
     """The tables of a run that differ from the undisturbed run's in more than training seconds."""
 
     def tables(run: str) -> dict[str, pd.DataFrame]:
-        return {
-            each.name: pd.read_csv(each, dtype=str, keep_default_na=False) for each in figures(run)
-        }
-
-    def figures(run: str) -> list[Path]:
-        return sorted((FOLDER / run / "figures/smoke").glob("*.csv"))
+        paths = sorted((FOLDER / run / "figures/smoke").glob("*.csv"))
+        return {each.name: pd.read_csv(each, dtype=str, keep_default_na=False) for each in paths}
 
     def same(table: str) -> bool:
         if table not in found or table not in wanted or found[table].shape != wanted[table].shape:

@@ -32,7 +32,7 @@ from rctpl_utils.errors import InputError
 from rctpl_utils.profiles import PromptLearning
 from rctpl_utils.prompts.corpus_building import build_corpus
 from rctpl_utils.prompts.training import learn_prompts
-from rctpl_utils.run.execution import PeakMemory
+from rctpl_utils.run.execution import peak_memory
 from rctpl_utils.text.concepts.pipeline import build_splitter
 from rctpl_utils.text.concepts.spacy_extractor import SpacyExtractor
 from rctpl_utils.text.knowledge import describe_triplets
@@ -42,12 +42,8 @@ from rctpl_utils.vocabulary import TRAINING_CONCEPTS
 
 MIMIC_REPORTS = 223_673  # paper 4.1.1
 STAGES = ("extraction", "description", "encoding", "one epoch")
-HELD = (
-    "triplets",
-    "distinct sentences with a finding",
-    "distinct descriptions",
-    "reports in the epoch",
-)
+HELD = ("triplets", "distinct sentences with a finding", "distinct descriptions")
+HELD += ("reports in the epoch",)
 
 
 class SmallEncoder:
@@ -89,11 +85,7 @@ class SmallEncoder:
 
 
 def resampled_reports(count: int, seed: int = 0) -> list[Report]:
-    """Synthetic reports: as many sentences as a random Open-I report has, each drawn from all.
-
-    Raises:
-        InputError: fewer than one report asked for.
-    """
+    """Synthetic reports: as many sentences as a random Open-I report has, each drawn from all."""
     if count < 1:
         raise InputError(f"{count} reports asked for", "Ask for at least one.")
     sources = _openi_sentences()
@@ -144,12 +136,8 @@ def run_stages(count: int, folder: Path, threads: int) -> dict[str, float]:
 def measure_growth(count: int) -> pd.DataFrame:
     """A quarter, half and all of `count` reports through all stages, each in a new process.
 
-    Returns:
-        one row a size: reports, seconds a stage (`STAGES`), counts, and `peak GB`, the resident
-        memory of the process at its highest (mapped files included).
-
-    Raises:
-        InputError: fewer than four reports.
+    A row a size: reports, seconds a stage (`STAGES`), counts, and `peak GB`, the resident memory of
+    the process at its highest (mapped files included). Fewer than four are an `InputError`.
     """
     if count < 4:
         raise InputError(f"{count} reports asked for", "Ask for at least four.")
@@ -157,7 +145,7 @@ def measure_growth(count: int) -> pd.DataFrame:
     for size in (count // 4, count // 2, count):
         with (
             tempfile.TemporaryDirectory() as folder,
-            PeakMemory() as peak,
+            peak_memory() as peak,
             ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool,
         ):
             row = pool.submit(run_stages, size, Path(folder), torch.get_num_threads()).result()
@@ -170,22 +158,19 @@ def growth_table(rows: pd.DataFrame) -> str:
 
     1.00 is linear; less, where a fixed part weighs.
     """
-    lines = []
+
+    def told(column: str, form: str) -> str:
+        pairs = zip(rows["reports"], rows[column], strict=True)
+        return "  ".join(f"{count:7d}: {form.format(value)}" for count, value in pairs)
+
+    lines, ratio = [], rows["reports"].iloc[-1] / rows["reports"].iloc[-2]
     for stage in STAGES:
         half, whole = rows[stage].iloc[-2:]
-        ratio = rows["reports"].iloc[-1] / rows["reports"].iloc[-2]
-        seconds = "  ".join(
-            f"{count:7d}: {value:7.1f} s"
-            for count, value in zip(rows["reports"], rows[stage], strict=True)
-        )
-        lines.append(f"{stage:12s} {seconds}  growth {math.log(whole / half, ratio):.2f}")
-    peaks = "  ".join(
-        f"{count:7d}: {value:7.2f} GB"
-        for count, value in zip(rows["reports"], rows["peak GB"], strict=True)
-    )
-    last = rows.iloc[-1]
-    held = ", ".join(f"{int(last[name])} {name}" for name in HELD)
-    return "\n".join([*lines, f"{'peak memory':12s} {peaks}", f"at the last size: {held}"])
+        growth = f"growth {math.log(whole / half, ratio):.2f}"
+        lines.append(f"{stage:12s} {told(stage, '{:7.1f} s')}  {growth}")
+    lines.append(f"{'peak memory':12s} {told('peak GB', '{:7.2f} GB')}")
+    held = ", ".join(f"{int(rows[name].iloc[-1])} {name}" for name in HELD)
+    return "\n".join([*lines, f"at the last size: {held}"])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -21,13 +21,9 @@ Work = Callable[[], object]
 
 @dataclass(frozen=True)
 class Spread:
-    """Repeated measurements of one quantity.
+    """Repeated measurements of one quantity."""
 
-    Attributes:
-        values: in the order in which they were taken.
-    """
-
-    values: tuple[float, ...]
+    values: tuple[float, ...]  # in the order in which they were taken
 
     @property
     def median(self) -> float:
@@ -42,12 +38,10 @@ class Spread:
 
     def text(self, form: str = ".1f") -> str:
         """The median, the quartiles, all values' range and how many there are."""
-        low, high = (format(value, form) for value in self.quartiles)
-        least, most = (format(value, form) for value in (min(self.values), max(self.values)))
-        return (
-            f"{self.median:{form}} (quartiles {low} to {high}, "
-            f"{len(self.values)} from {least} to {most})"
-        )
+        numbers = (self.median, *self.quartiles, min(self.values), max(self.values))
+        middle, low, high, least, most = (format(value, form) for value in numbers)
+        count = len(self.values)
+        return f"{middle} (quartiles {low} to {high}, {count} from {least} to {most})"
 
 
 def take_turns(first: Work, second: Work, repeats: int = REPEATS) -> tuple[Spread, Spread]:
@@ -73,9 +67,7 @@ def ratio(numerator: Spread, denominator: Spread, factor: float = 1.0) -> Spread
 def verdict(found: Spread, goal: float, load: float | None, cores: int | None = None) -> str:
     """Whether the median reaches the goal, or why that cannot be said.
 
-    Args:
-        load: runnable processes in the minute before the measurement (`load_before`).
-        cores: of the machine; counted by default.
+    `load` is that of the minute before the measurement (`load_before`); cores are counted.
     """
     cores = cores or os.cpu_count() or 1
     low, high = found.quartiles
@@ -98,14 +90,10 @@ def table(lines: Sequence[tuple[str, str]]) -> str:
 
 
 def _seconds(work: Work) -> float:
-    _finish()
+    """How long work takes, what a GPU still does before and after it waited for."""
+    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    wait()
     start = time.perf_counter()
     work()
-    _finish()
+    wait()
     return time.perf_counter() - start
-
-
-def _finish() -> None:
-    """Wait for what a GPU still does."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()

@@ -154,11 +154,7 @@ def random_batch(device: torch.device) -> TextBatch:
 
 
 def compare(encoder: Prompter, names: Sequence[str] | None = None) -> list[tuple[str, str]]:
-    """Steps a second of each way, and how far its class embeddings are off.
-
-    Args:
-        names: of the ways to try; all by default.
-    """
+    """Steps a second of each named way, or of all, and how far its class embeddings are off."""
     load, batch = load_before(), random_batch(encoder.device)
     generator = torch.Generator().manual_seed(1)
     start = 0.02 * torch.randn(len(BRANCHES), LENGTH, encoder.context_width, generator=generator)

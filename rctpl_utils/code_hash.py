@@ -54,21 +54,17 @@ def kept(
     done. `make` writes `files`, each atomically. Returns what `make` returned, now or then, and
     `key`.
     """
-    if (stored := _read(record)).get("key") == key and all(path.exists() for path in files):
+    try:
+        stored = read_json(record)
+    except (FileNotFoundError, ValueError):  # none, or none that this version can read
+        stored = None
+    current = isinstance(stored, dict) and stored.get("key") == key
+    if current and all(path.exists() for path in files):
         return stored
     record.unlink(missing_ok=True)
     stored = {**make(), "key": key}
     write_json(record, stored)
     return stored
-
-
-def _read(record: Path) -> dict[str, Any]:
-    """A record; an empty one where there is none, or none that this version can read."""
-    try:
-        stored = read_json(record)
-    except (FileNotFoundError, ValueError):
-        return {}
-    return stored if isinstance(stored, dict) else {}
 
 
 def _collect(name: str, path: Path, found: dict[str, str]) -> None:

@@ -1,11 +1,15 @@
 """The profiles: how much data, which frozen encoder, how long to train.
 
-A profile is a frozen dataclass. No other module branches on its name.
+A profile is a frozen dataclass; `data/profiles.json` holds them. No other module branches on its
+name.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from rctpl_utils.errors import InputError
+from rctpl_utils.files import read_json
 
 
 @dataclass(frozen=True)
@@ -116,79 +120,37 @@ class Profile:
         return self.world is not None
 
 
-# CoCoOp would need hours on two cores: each film and class is a prompt of its own.
-_SHORT_LEARNERS = PromptLearnerTraining(
-    labeled=("coop", "dualcoop"), shots=(1, 16), steps=120, every=4, patience=4
-)
-
-PROFILES = {
-    "smoke": Profile(
-        name="smoke",
-        encoder="standin",
-        world=WorldSize(
-            image_size=64,
-            studies=330,
-            pretraining=600,
-            chestxray14=240,
-            chexpert=200,
-            chexpert_5x200=10,
-            covidx=90,
-            rsna=60,
-            siim=60,
-            covid_rural=30,
-        ),
-        pretraining=Pretraining(views=1_000, batch_size=64),
-        prompts=PromptLearning(epochs=2, batch_size=512, learning_rate=1e-2),
-        ablations=PromptLearning(epochs=1, batch_size=512, learning_rate=1e-2),
-        prompt_learners=PromptLearnerTraining(shots=(1, 16), steps=2, every=1, patience=1),
-        baselines=BaselineTraining(
-            views=320, look_every=160, patience=2, cool_down=160, batch_size=32, rates=(1e-3, 3e-3)
-        ),
-        reference=ReferenceTraining(views=1_000, batch_size=64),
-        bootstrap=200,
-        seeds=(0, 1),
-    ),
-    "embedded": Profile(
-        name="embedded",
-        encoder="standin",
-        world=WorldSize(),
-        pretraining=Pretraining(),
-        # Cached features make a step's cost independent of the batch: larger batches, fewer steps.
-        prompts=PromptLearning(epochs=10, batch_size=512, learning_rate=1e-2),
-        ablations=PromptLearning(epochs=3, batch_size=512, learning_rate=1e-2),
-        prompt_learners=_SHORT_LEARNERS,
-        baselines=BaselineTraining(),
-        weights="package",
-    ),
-    # What the release is trained on: the same reports, many films of each; no notebook runs on it.
-    "release": Profile(
-        name="release",
-        encoder="standin",
-        world=WorldSize(
-            pretraining=110_000,
-            chestxray14=3_600,
-            chexpert=2_700,
-            covidx=1_800,
-            rsna=2_800,
-            siim=2_000,
-            covid_rural=1_200,
-        ),
-        pretraining=Pretraining(),
-        prompt_learners=_SHORT_LEARNERS,
-        baselines=BaselineTraining(),
-    ),
-    "paper": Profile(
-        name="paper",
-        encoder="medclip-resnet50",
-        prompts=PromptLearning(learning_rate=2e-5),
-        ablations=PromptLearning(learning_rate=2e-5),
-        validation_films=10_000,
-    ),
+_PARTS = {
+    "world": WorldSize,
+    "pretraining": Pretraining,
+    "prompts": PromptLearning,
+    "ablations": PromptLearning,
+    "prompt_learners": PromptLearnerTraining,
+    "baselines": BaselineTraining,
+    "reference": ReferenceTraining,
 }
-# --retrain: the default run on weights that this machine trains
-PROFILES["retrained"] = replace(PROFILES["embedded"], name="retrained", weights="release")
-# The same with MedCLIP's other image tower, a Swin transformer.
-PROFILES["paper-vit"] = replace(PROFILES["paper"], name="paper-vit", encoder="medclip-vit")
+
+
+def _read_profiles() -> dict[str, Profile]:
+    """The profiles of `data/profiles.json`, each with its own fields or `like` another's."""
+    raw = read_json(Path(__file__).parent / "data" / "profiles.json")["profiles"]
+    found = {}
+    for name, own in raw.items():
+        fields = {"name": name}
+        for key, value in {**raw.get(own.get("like"), {}), **own}.items():
+            if key in _PARTS:
+                fields[key] = _PARTS[key](**{k: _frozen(v) for k, v in value.items()})
+            elif key not in ("like", "note"):
+                fields[key] = _frozen(value)
+        found[name] = Profile(**fields)
+    return found
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+PROFILES = _read_profiles()
 
 
 def get_profile(name: str) -> Profile:

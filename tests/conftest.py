@@ -11,7 +11,7 @@ from weights import rounded
 from rctpl_utils import code_hash
 from rctpl_utils.encoders.base import freeze
 from rctpl_utils.encoders.standin import StandIn
-from rctpl_utils.run import freshness, steps
+from rctpl_utils.run import execution, schedule
 
 settings.register_profile("busy", deadline=None, derandomize=True)  # the same in every run
 settings.load_profile("busy")
@@ -34,7 +34,7 @@ def encoder() -> StandIn:
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """The folder of three tiny notebooks; the runner's output goes to `out` beside it."""
-    monkeypatch.setattr(freshness, "package_hash", lambda: "package")  # it may be under edit
+    monkeypatch.setattr(schedule, "package_hash", lambda: "package")  # it may be under edit
     folder = tmp_path / "notebooks"
     for name, source in (("00_first", FIRST), ("01_second", SECOND), ("02_third", THIRD)):
         write_notebook(folder, name, source)
@@ -44,7 +44,7 @@ def project(tmp_path, monkeypatch):
 @pytest.fixture
 def in_process(monkeypatch):
     """The runner executes cells in this process instead of starting kernels."""
-    monkeypatch.setattr(steps, "workers", InProcess)
+    monkeypatch.setattr(execution, "workers", InProcess)
 
 
 @pytest.fixture

@@ -21,29 +21,24 @@ SENTENCES = {
 SPLITS = ("train",) * 6 + ("validate", "test")
 
 
-def _kinds(prefix: str, suffix: str, split: str, count: int) -> list:
-    kinds = (("COVID-19",), ("Pneumonia",), ())
-    names = [f"{prefix}-{split}-{k}" for k in range(count)]
-    return [case(f"{n}{suffix}", n, kinds[k % 3], split, k) for k, n in enumerate(names)]
-
-
-def _chexpert() -> list:
-    train = [
-        case(chexpert_path("train", 70000 + 10 * k + c), f"patient{70000 + 10 * k + c}", (name,),
-             "test" if k < 2 else "validation")
-        for k in range(4)
-        for c, name in enumerate(FIVE)
-    ]  # fmt: skip
-    valid = [
-        case(chexpert_path("valid", 80000 + k), f"patient{80000 + k}", FIVE[k % 5 :], "test", k)
-        for k in range(10)
-    ]
-    return [*train, *valid]
-
-
+FILMS = [("COVID-19",), ("Pneumonia",), ()]
 CASES = {
-    "chexpert": _chexpert(),
-    "covidx": [*_kinds("c", ".png", "test", 12), *_kinds("c", ".png", "validation", 12)],
+    "chexpert": [
+        *(
+            case(chexpert_path("train", number), f"patient{number}", (name,), split)
+            for k, split in enumerate(("test", "test", "validation", "validation"))
+            for number, name in enumerate(FIVE, start=70000 + 10 * k)
+        ),
+        *(
+            case(chexpert_path("valid", 80000 + k), f"patient{80000 + k}", FIVE[k % 5 :], "test", k)
+            for k in range(10)
+        ),
+    ],
+    "covidx": [
+        case(f"c-{split}-{k}.png", f"c-{split}-{k}", FILMS[k % 3], split, k)
+        for split in ("test", "validation")
+        for k in range(12)
+    ],
     "rsna": hashed("rsna-", ("Pneumonia",), 30),
     "siim": hashed("1.2.826.0.1.3680043.8.498.", ("Pneumothorax",), 30),
     "covid-rural": hashed("SIM-COVID-", ("COVID-19",), 30),
@@ -74,10 +69,12 @@ def write_mimic(root: Path, studies: int) -> None:
         rows.append((image, study, patient, SPLITS[k % len(SPLITS)], "PA"))
         marks = {concept: float(concept in shown) for concept in CHEXPERT_CONCEPTS}
         labels.append({"subject_id": patient, "study_id": study, **marks})
-    table = pd.DataFrame(rows, columns=["dicom_id", "study_id", "subject_id", "split", "View"])
-    _write(root, "split", table.drop(columns="View"))
-    _write(root, "metadata", table.rename(columns={"View": "ViewPosition"}).drop(columns="split"))
-    _write(root, "chexpert", pd.DataFrame(labels))
+    columns = ["dicom_id", "study_id", "subject_id", "split", "ViewPosition"]
+    table = pd.DataFrame(rows, columns=columns)
+    split, metadata = table.drop(columns="ViewPosition"), table.drop(columns="split")
+    tables = {"split": split, "metadata": metadata, "chexpert": pd.DataFrame(labels)}
+    for name, each in tables.items():
+        each.to_csv(root / f"mimic-cxr-2.0.0-{name}.csv.gz", index=False)
 
 
 def write_checkpoint(folder: Path) -> Path:
@@ -85,7 +82,3 @@ def write_checkpoint(folder: Path) -> Path:
     write_base_model(folder / "bioclinicalbert", 2, 64)
     torch.save(random_state(medclip_shapes("resnet50", 2, 64), 0), folder / "pytorch_model.bin")
     return folder
-
-
-def _write(root: Path, name: str, table: pd.DataFrame) -> None:
-    table.to_csv(root / f"mimic-cxr-2.0.0-{name}.csv.gz", index=False)

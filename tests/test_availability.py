@@ -24,8 +24,8 @@ from rctpl_utils.profiles import PROFILES, Profile
 from rctpl_utils.reporting import claims_report, compare_reported, skipped, tables
 from rctpl_utils.run import command as runner
 from rctpl_utils.run.doctor import check_dataset
-from rctpl_utils.run.freshness import inputs_fingerprint
 from rctpl_utils.run.manifest import write_manifest
+from rctpl_utils.run.schedule import inputs_fingerprint
 from rctpl_utils.simulation.overview import dataset_table
 from rctpl_utils.workspace import Workspace
 

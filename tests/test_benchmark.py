@@ -28,17 +28,17 @@ def test_both_loops_score_the_same_batches(encoder, monkeypatch):
     seen, encoded = [], []
     losses, encode = rates.batch_losses, type(encoder).encode_text
 
-    def recorded(batch, embeddings, temperature, margin):
-        found = losses(batch, embeddings, temperature, margin)
+    def recorded(*given):
+        found = losses(*given)
         seen.append([value.item() for value in found.values()])
         return found
 
+    def noted(self, texts):
+        encoded.extend(texts)
+        return encode(self, texts)
+
     monkeypatch.setattr(rates, "batch_losses", recorded)
-    monkeypatch.setattr(
-        type(encoder),
-        "encode_text",
-        lambda self, texts: (encoded.extend(texts), encode(self, texts))[1],
-    )
+    monkeypatch.setattr(type(encoder), "encode_text", noted)
     settings = PromptLearning(context_length=2, batch_size=1)
     for texts in (None, (reports, sentences)):
         rates.epoch(encoder, corpus, texts, settings)
@@ -64,18 +64,14 @@ def clock(monkeypatch):
     return work
 
 
-def test_two_sides_take_turns_after_a_warm_up(clock):
-    calls = []
+def test_two_sides_take_turns_after_a_warm_up_and_a_rate_is_amount_over_seconds(clock):
+    calls, counted = [], []
     slow, fast = clock("A", [9, 6, 8, 12], calls), clock("B", [9, 2, 2, 3], calls)
     one, other = take_turns(slow, fast, 3)
     assert "".join(calls) == "AB" * 4
     assert one.values == (6, 8, 12) and other.values == (2, 2, 3)
     assert ratio(one, other).values == (3, 4, 4) and ratio(one, other, 0.5).median == 2
-
-
-def test_a_rate_is_amount_over_seconds(clock):
-    calls = []
-    assert rate(clock("A", [100, 2, 4], calls), 8, 2).values == (4, 2) and len(calls) == 3
+    assert rate(clock("A", [100, 2, 4], counted), 8, 2).values == (4, 2) and len(counted) == 3
 
 
 def test_what_is_said_of_a_spread():

@@ -1,7 +1,5 @@
 """A run against the committed results: what passes, what fails, what cannot be compared."""
 
-import dataclasses
-
 import pandas as pd
 import pytest
 
@@ -21,45 +19,47 @@ TABLE = pd.DataFrame(
         "seconds": [1.0, 2.0, 3.0],
     }
 )
+WIDE = TABLE.assign(ci_low=[0.3, 0.59, 0.5], ci_high=[0.7, 0.61, None])
+TIMED = pd.concat([TABLE, TABLE.iloc[:1].assign(metric=CLOCK, value=5.0)], ignore_index=True)
+AX, AY, BX = "a | x | auc", "a | y | auc", "b | x | auc"
 
 
-def test_rows_are_matched_by_name_and_numbers_within_their_tolerance():
-    found = TABLE.assign(
-        value=TABLE["value"] + [0.002, -0.0029, 0], p_value=TABLE["p_value"] + 0.04, seconds=9.0
-    )
-    outcome = compare("T", TABLE, found.iloc[::-1])
-    assert outcome.compared == 9 and not outcome.differences
-    assert str(outcome) == "T: 9 of 9 as committed"
+def changed(column: str, value: float | None) -> pd.DataFrame:
+    found = TABLE.copy()
+    found.loc[1, column] = value
+    return found
 
 
-def test_where_an_interval_is_wide_a_twentieth_of_it_is_allowed():
-    wide = TABLE.assign(ci_low=[0.3, 0.59, 0.5], ci_high=[0.7, 0.61, None])
-    found = wide.assign(value=TABLE["value"] + [0.019, 0.004, 0.004])
-    differ = compare("T", wide, found).differences
-    assert [each.row for each in differ] == ["a | y | auc", "b | x | auc"]
-    assert len(compare("T", wide, wide.assign(value=TABLE["value"] + 0.021)).differences) == 3
-
-
-def test_rows_of_clock_times_are_left_out():
-    timed = pd.concat([TABLE, TABLE.iloc[:1].assign(metric=CLOCK, value=5.0)])
-    assert not compare("T", timed, timed.assign(value=[*TABLE["value"], 9.0])).differences
-    assert compare("T", timed, TABLE).compared == 9
+def moved(table: pd.DataFrame, **by: float | list[float]) -> pd.DataFrame:
+    return table.assign(**{column: table[column] + step for column, step in by.items()})
 
 
 @pytest.mark.parametrize(
-    ("column", "value"), [("value", 0.604), ("value", None), ("n", 11), ("p_value", 0.5)]
+    ("committed", "found", "differ"),  # which rows, in which columns
+    [
+        # rows are matched by name, numbers within their tolerance, clock times left out
+        (TABLE, moved(TABLE, value=[0.002, -0.0029, 0], p_value=0.04, seconds=9).iloc[::-1], []),
+        (TIMED, TIMED.assign(value=[*TABLE["value"], 9.0]), []),
+        (TIMED, TABLE, []),
+        # a twentieth of an interval is allowed
+        (WIDE, moved(WIDE, value=[0.019, 0.004, 0.004]), [(AY, "value"), (BX, "value")]),
+        (WIDE, moved(WIDE, value=0.021), [(row, "value") for row in (AX, AY, BX)]),
+        (TABLE, changed("value", 0.604), [(AY, "value")]),
+        (TABLE, changed("value", None), [(AY, "value")]),
+        (TABLE, changed("p_value", 0.5), [(AY, "p_value")]),
+        (TABLE, changed("n", 11), [(AY, "n")]),
+        # a row or a column too few or too many counts a cell each
+        (TABLE, TABLE.iloc[:2], [(BX, column) for column in ("value", "p_value", "n")]),
+        (TABLE.iloc[:2], TABLE, [(BX, column) for column in ("value", "p_value", "n")]),
+        (TABLE, TABLE.drop(columns="n"), [(row, "n") for row in (AX, AY, BX)]),
+    ],
 )
-def test_a_changed_number_is_told_with_its_row(column, value):
-    found = TABLE.copy()
-    found.loc[1, column] = value
-    (difference,) = compare("T", TABLE, found).differences
-    assert (difference.row, difference.column) == ("a | y | auc", column)
-
-
-def test_a_missing_row_an_extra_one_and_a_missing_column_count_a_cell_each():
-    assert len(compare("T", TABLE, TABLE.iloc[:2]).differences) == 3
-    assert len(compare("T", TABLE.iloc[:2], TABLE).differences) == 3
-    assert len(compare("T", TABLE, TABLE.drop(columns="n")).differences) == 3
+def test_what_differs_is_told_with_its_row(committed, found, differ):
+    outcome = compare("T", committed, found)
+    assert [(each.row, each.column) for each in outcome.differences] == differ
+    cells = 3 * (len({*committed} - {"seconds"}) - 3)
+    assert outcome.compared == cells
+    assert str(outcome).startswith(f"T: {cells - len(differ)} of {cells} as committed")
 
 
 def test_a_flipped_verdict_comes_first():
@@ -70,53 +70,37 @@ def test_a_flipped_verdict_comes_first():
     assert "verdict: supported committed, undecided here" in str(outcome).splitlines()[1]
 
 
-@pytest.fixture
-def run(tmp_path):
-    """A run with every table, and the committed ones beside it."""
-    workspace = Workspace.open("smoke", output=tmp_path / "run")
-    workspace.results.mkdir(parents=True)
-    (workspace.results / "rows.csv").write_text("done")
-    committed = tmp_path / "committed"
-    committed.mkdir()
+def test_the_exit_status_says_whether_all_is_the_same(tmp_path, capsys, monkeypatch):
+    workspace, committed = Workspace.open("smoke", output=tmp_path / "run"), tmp_path / "committed"
+    for folder in (workspace.results, committed):
+        folder.mkdir(parents=True)
+    result = workspace.results / "rows.csv"
+    result.write_text("done")
     for name in COMPARED:
         for folder in (workspace.figures, committed):
             TABLE.to_csv(folder / name, index=False)
-    return workspace, committed
 
+    def ends(status: int, said: str, *options: str) -> None:
+        assert main(["--profile", "smoke", "--output", str(workspace.output), *options]) == status
+        assert said in "".join(capsys.readouterr())
 
-def options(run):
-    workspace, committed = run
-    return ["--profile", "smoke", "--output", str(workspace.output), "--against", str(committed)]
-
-
-def test_the_exit_status_says_whether_all_is_the_same(run, capsys):
-    workspace, _ = run
-    assert main(options(run)) == 0
-    assert "117 of 117 are the committed ones; 0 verdicts differ" in capsys.readouterr().out
+    against = ("--against", str(committed))
+    ends(0, "117 of 117 are the committed ones; 0 verdicts differ", *against)
     TABLE.assign(value=0.1).to_csv(workspace.figures / "table1.csv", index=False)
-    assert main(options(run)) == 1
-    assert "Table 1: 6 of 9 as committed" in capsys.readouterr().out
+    ends(1, "Table 1: 6 of 9 as committed", *against)
     (workspace.figures / "table2.csv").unlink()
-    assert main(options(run)) == 1
-    assert "Table 2: 0 of 9" in capsys.readouterr().out
-
-
-def test_without_a_run_or_something_to_compare_with_it_says_so(run, tmp_path, capsys, monkeypatch):
-    workspace, committed = run
+    ends(1, "Table 2: 0 of 9", *against)
+    # what cannot be compared
     (committed / "table1.csv").unlink()
-    assert main(options(run)) == 2
-    assert "no such results" in capsys.readouterr().err
+    ends(2, "no such results", *against)
     monkeypatch.setattr(check, "PROJECT", tmp_path)  # no clone
-    assert main(options(run)[:4]) == 2
-    assert "--against DIR" in capsys.readouterr().err
-    (workspace.results / "rows.csv").unlink()
-    assert main(options(run)) == 2
-    assert "Run ./run_all.sh first" in capsys.readouterr().err
+    ends(2, "--against DIR")
+    result.unlink()
+    ends(2, "Run ./run_all.sh first", *against)
 
 
 def test_the_committed_results_are_those_of_the_last_commit():
-    workspace = dataclasses.replace(Workspace.open("embedded", device="cpu"))
-    table = check._committed(workspace, "table1.csv", None)
+    table = check._committed("figures/embedded/table1.csv")
     assert {"dataset", "method", "metric", "value"} <= set(table)
 
 

@@ -3,7 +3,6 @@
 import json
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -21,13 +20,15 @@ from rctpl_utils.datasets.counts import (
     require_complete,
     require_complete_root,
     shortfall,
-)
+)  # fmt: skip
 from rctpl_utils.datasets.official import OFFICIAL
 from rctpl_utils.datasets.openi import xrv_file
 from rctpl_utils.errors import InputError
 from rctpl_utils.run.doctor import RUNS, check_dataset, check_weights, examine, main
+from rctpl_utils.workspace import PROJECT
 
 REPORT = "FINAL REPORT\n\nFINDINGS: No edema.\n\nIMPRESSION: Normal chest.\n"
+NEEDED = len(OFFICIAL) - 1  # the paper's tables do without Open-I
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,10 @@ def tiny(tmp_path_factory):
     return root
 
 
-NEEDED = len(OFFICIAL) - 1  # the paper's tables do without Open-I
+@pytest.fixture
+def root(tiny, tmp_path):
+    """A copy that a test may spoil."""
+    return shutil.copytree(tiny, tmp_path / "root")
 
 
 @pytest.fixture(scope="module")
@@ -68,26 +72,26 @@ def as_official(tiny, monkeypatch):
     monkeypatch.setattr("rctpl_utils.run.doctor.PER_CLASS", 1)
 
 
-def test_every_data_set_has_its_facts():
-    assert set(OFFICIAL) == {folder for folder, *_ in DATASETS.values()}
-    for name, one in OFFICIAL.items():
-        assert one.counts and one.source and one.licence and one.tree, name
-        assert one.apply.startswith("https://")
-    assert {name for *_, name in RUNS if name} <= set(DATASETS)
+@pytest.fixture
+def told(capsys):
+    """The command's exit status, and what it shows."""
+
+    def tell(root, *options):
+        return main(["--data-root", str(root), *map(str, options)]), capsys.readouterr().out
+
+    return tell
 
 
-def test_nothing_there(tmp_path, capsys):
-    assert main(["--data-root", str(tmp_path / "absent")]) == 1
-    shown = capsys.readouterr().out
-    assert shown.count(": not found") == len(OFFICIAL) + 1  # and the checkpoint
+def test_nothing_there(tmp_path, told):
+    status, shown = told(tmp_path / "absent")
+    assert status == 1 and shown.count(": not found") == len(OFFICIAL) + 1  # and the checkpoint
     assert shown.count("not run: ") == len(RUNS) and "https://physionet.org" in shown
     assert "Traceback" not in shown and "Python" in shown and "GB free" in shown
 
 
-def test_all_there(tiny, checkpoint, as_official, capsys):
-    assert main(["--data-root", str(tiny), "--checkpoint", str(checkpoint)]) == 0
-    shown = capsys.readouterr().out
-    assert shown.count(": complete") == NEEDED + 1 and "not run" not in shown
+def test_all_there(tiny, checkpoint, as_official, told):
+    status, shown = told(tiny, "--checkpoint", checkpoint)
+    assert status == 0 and shown.count(": complete") == NEEDED + 1 and "not run" not in shown
     assert shown.count("  yes") == len(RUNS)
     for text in ("48 x 40 pixels", "Pneumonia on ", "rows 40 of 40", "chexpert5x200 test 5",
                  "s50000001.txt: 2 words of findings, 2 of impression", "shape fits",
@@ -95,93 +99,84 @@ def test_all_there(tiny, checkpoint, as_official, capsys):
         assert text in " ".join(shown.split())
 
 
-def test_short_release_is_partial(tiny, checkpoint, capsys):
-    assert main(["--data-root", str(tiny), "--checkpoint", str(checkpoint)]) == 1
-    shown = capsys.readouterr().out
-    assert shown.count(": partial") == NEEDED
+def test_short_release_is_partial(tiny, checkpoint, told):
+    status, shown = told(tiny, "--checkpoint", checkpoint)
+    assert status == 1 and shown.count(": partial") == NEEDED
     assert "images 4 of 112,120" in shown and "reports 1 of 227,835" in shown
     assert "on a part of mimic-cxr, chestxray14 (--allow-partial)" in shown
 
 
-def test_missing_files_are_counted_and_named(tiny, tmp_path, as_official):
-    root = tmp_path / "root"
-    shutil.copytree(tiny, root)
-    gone = sorted((root / "rsna" / "stage_2_train_images").glob("*.dcm"))[:7]
-    for file in gone:
+def test_what_is_missing_is_counted_and_named_and_leaves_the_rest(root, checkpoint, as_official):
+    for file in sorted((root / "rsna" / "stage_2_train_images").glob("*.dcm"))[:7]:
         file.unlink()
-    finding = next(f for f in examine(root).datasets if f.name == "rsna")
+    shutil.rmtree(root / "siim")
+    diagnosis = examine(root, checkpoint)
+    finding = next(f for f in diagnosis.datasets if f.name == "rsna")
     problems = " ".join(text for label, text in finding.facts if label == "problem")
     assert finding.state == "partial" and "images listed are missing: rsna-" in problems
     assert "--allow-partial" in problems
-
-
-def test_one_absent_data_set_leaves_the_rest(tiny, tmp_path, checkpoint, as_official):
-    root = tmp_path / "root"
-    shutil.copytree(tiny, root)
-    shutil.rmtree(root / "siim")
-    diagnosis = examine(root, checkpoint)
     verdicts = {makes: verdict for _, makes, verdict in diagnosis.runnable()}
     assert verdicts.pop("Table 3, SIIM-ACR") == "not run: needs siim"
+    for table in ("Table 1, RSNA", "Table 2, RSNA"):
+        assert verdicts.pop(table) == "on a part of rsna (--allow-partial)"
     assert set(verdicts.values()) == {"yes"} and not diagnosis.sound
     names = ("rsna", "siim", "covid-rural", "chexpert5x200")
     assert present_datasets(names, root) == ("rsna", "covid-rural", "chexpert5x200")
 
 
-def test_embedded_world_needs_no_checkpoint(tiny, tmp_path, capsys):
-    root = tmp_path / "root"
-    shutil.copytree(tiny, root)
+def test_embedded_world_needs_no_checkpoint(tiny, root, told):
     manifest = {"profile": "tiny", "size": {"chexpert_5x200": 1}}
     (root / "manifest.json").write_text(json.dumps(manifest))
-    assert main(["--data-root", str(root)]) == 0
-    shown = capsys.readouterr().out
-    assert shown.count(": simulated") == NEEDED and " of 112,120" not in shown
+    status, shown = told(root)
+    assert status == 0 and shown.count(": simulated") == NEEDED and " of 112,120" not in shown
     assert read_world(root) == manifest and read_world(tiny) is None
     for text in ("[1", "[]", '{"name": 1}', '{"size": {}}', '{"size": 3}'):
         (root / "manifest.json").write_text(text)
         with pytest.raises(InputError, match=r"manifest\.json: not "):
             read_world(root)
-        assert main(["--data-root", str(root)]) == 1
+    assert told(root)[0] == 1
 
 
 @settings(max_examples=8)
 @given(st.integers(0, 2**31))
 def test_damage_never_raises(tiny, tmp_path_factory, seed):
     """Any file of any data set replaced by random bytes, cut, or turned into a folder."""
-    root = tmp_path_factory.mktemp("damaged") / "root"
-    shutil.copytree(tiny, root)
     rng = np.random.default_rng(seed)
-    files = sorted(p for p in root.rglob("*") if p.suffix in {".csv", ".txt", ".gz", ".json"})
-    file = files[rng.integers(len(files))]
-    kind = rng.integers(3)
-    content = file.read_bytes()
-    file.unlink()
-    if kind == 0:
-        file.write_bytes(rng.bytes(200))
-    elif kind == 1:
-        file.write_bytes(content[: len(content) // 2])
+    files = sorted(p for p in tiny.rglob("*") if p.suffix in {".csv", ".txt", ".gz", ".json"})
+    place = files[rng.integers(len(files))].relative_to(tiny)
+    name, root = place.parts[0], tmp_path_factory.mktemp("damaged")
+    shutil.copytree(tiny / name, root / name)
+    content = (root / place).read_bytes()
+    (root / place).unlink()
+    if kind := rng.integers(3):
+        (root / place).write_bytes(rng.bytes(200) if kind == 1 else content[: len(content) // 2])
     else:
-        file.mkdir()
-    finding = check_dataset(file.relative_to(root).parts[0], root)
+        (root / place).mkdir()
+    finding = check_dataset(name, root)
     assert finding.state in {"partial", "unusable"} and finding.facts
-    shutil.rmtree(root.parent)
+    shutil.rmtree(root)
 
 
-def test_checkpoints(checkpoint, tmp_path):
+def test_checkpoints(tiny, checkpoint, tmp_path, told):
     assert check_weights(checkpoint).state == check_weights(checkpoint.parent).state == "complete"
     assert check_weights(None).state == "absent"
     assert check_weights(tmp_path / "none.bin").state == "unusable"
     write_base_model(tmp_path / "bioclinicalbert", layers=1)
     (tmp_path / "odd.bin").write_bytes(b"no weights")
+    swin = save(tmp_path / "vit.bin", medclip_shapes("vit", layers=1))
     shapes = medclip_shapes("resnet50", layers=1)
     name, _ = shapes.popitem()
-    wrong = {
-        tmp_path / "odd.bin": "odd.bin: ",
-        save(tmp_path / "short.bin", shapes): name,
-        save(tmp_path / "vit.bin", medclip_shapes("vit", layers=1)): "Swin-tiny, where ResNet-50",
-    }
-    for file, text in wrong.items():
-        finding = check_weights(file)
+    short = save(tmp_path / "short.bin", shapes)
+    for file, text, profile in (
+        (tmp_path / "odd.bin", "odd.bin: ", "paper"),
+        (short, name, "paper"),
+        (swin, "Swin-tiny, where ResNet-50", "paper"),
+        (checkpoint, "ResNet-50, where Swin-tiny is wanted", "paper-vit"),
+    ):
+        finding = check_weights(file, profile)
         assert finding.state == "unusable" and text in finding.facts[0][1]
+    _, shown = told(tiny / "rsna", "--profile", "paper-vit", "--checkpoint", swin)
+    assert "medclip-vit (Wang" in shown and "every name and shape fits" in shown
 
 
 # --- the official numbers ---
@@ -189,21 +184,22 @@ def test_checkpoints(checkpoint, tmp_path):
 
 def official_copy(name, root):
     """The official tables that torchxrayvision packages; lists that it lacks are made up."""
+
+    def table(source, target, rows=None, **options):
+        pd.read_csv(xrv_file(source), nrows=rows, **options).to_csv(root / target, index=False)
+
     root.mkdir()
     if name == "chestxray14":
-        for table in ("Data_Entry_2017_v2020.csv", "BBox_List_2017.csv"):
-            pd.read_csv(xrv_file(f"{table}.gz"), dtype=str).to_csv(root / table, index=False)
+        for each in ("Data_Entry_2017_v2020.csv", "BBox_List_2017.csv"):
+            table(f"{each}.gz", each, dtype=str)
         (root / "test_list.txt").write_text("".join(f"{k:08}_000.png\n" for k in range(25_596)))
     elif name == "chexpert":
-        table = pd.read_csv(xrv_file("chexpert_train.csv.gz"), usecols=["Path"])
-        table.to_csv(root / "train.csv", index=False)
-        table.head(234).to_csv(root / "valid.csv", index=False)
+        for target, rows in (("train.csv", None), ("valid.csv", 234)):
+            table("chexpert_train.csv.gz", target, rows, usecols=["Path"])
     elif name == "rsna":
-        table = pd.read_csv(xrv_file("kaggle_stage_2_train_labels.csv.zip"), dtype=str)
-        table.to_csv(root / "stage_2_train_labels.csv", index=False)
+        table("kaggle_stage_2_train_labels.csv.zip", "stage_2_train_labels.csv", dtype=str)
     else:
-        table = pd.read_csv(xrv_file("siim-pneumothorax-train-rle.csv.gz"), dtype=str)
-        table.to_csv(root / "train-rle.csv", index=False)
+        table("siim-pneumothorax-train-rle.csv.gz", "train-rle.csv", dtype=str)
     return root
 
 
@@ -220,48 +216,35 @@ def test_official_tables_have_the_official_numbers(tmp_path, name):
     require_complete(name, root, allow_partial=True)
 
 
-def test_a_shorter_list_names_both_numbers(tiny):
-    with pytest.raises(InputError, match="training images 1 of 29,986, test images 3 of 400"):
-        require_complete("covidx", tiny / "covidx")
-
-
 def test_a_root_is_held_to_the_official_numbers(tiny, tmp_path, as_official, monkeypatch):
     require_complete_root(tiny)  # as many as "official"
     monkeypatch.undo()
     with pytest.raises(InputError, match="chestxray14: not the official release"):
         require_complete_root(tiny)
     require_complete_root(tiny, allow_partial=True)
+    with pytest.raises(InputError, match="training images 1 of 29,986, test images 3 of 400"):
+        require_complete("covidx", tiny / "covidx")
     require_complete_root(tmp_path)  # nothing there, nothing to hold
     (tmp_path / "rsna").mkdir()
     (tmp_path / "manifest.json").write_text('{"size": {"chexpert_5x200": 1}}')
     require_complete_root(tmp_path)
 
 
-def test_counts_need_their_tables(tiny, tmp_path):
-    root = tmp_path / "rsna"
-    shutil.copytree(tiny / "rsna", root)
-    edit(root / "stage_2_train_labels.csv", "Target", "target")
+def test_counts_need_their_tables(root):
+    edit(root / "rsna" / "stage_2_train_labels.csv", "Target", "target")
     with pytest.raises(InputError, match="no column 'Target'"):
-        count("rsna", root)
+        count("rsna", root / "rsna")
 
 
-def test_counters_and_facts_name_the_same_things(tiny):
+def test_counters_facts_and_cards_name_the_same_things(tiny):
+    assert set(OFFICIAL) == {folder for folder, *_ in DATASETS.values()}
+    assert {name for *_, name in RUNS if name} <= set(DATASETS)
     assert counts.OFFICIAL is official.OFFICIAL
-    for name in OFFICIAL:
-        assert count(name, tiny / name).keys() == OFFICIAL[name].counts.keys()
-        card = Path(__file__).resolve().parents[1] / "docs" / "data" / f"{name}.md"
-        text = card.read_text(encoding="utf-8")
-        for number in OFFICIAL[name].counts.values():
+    for name, one in OFFICIAL.items():
+        assert one.counts and one.source and one.licence and one.tree, name
+        assert one.apply.startswith("https://")
+        assert count(name, tiny / name).keys() == one.counts.keys()
+        text = (PROJECT / "docs" / "data" / f"{name}.md").read_text(encoding="utf-8")
+        for number in one.counts.values():
             assert f"{number:,}" in text, (name, number)
         assert "python -m rctpl_utils doctor" in text
-
-
-def test_the_other_profile_wants_the_other_tower(tiny, tmp_path, checkpoint, capsys):
-    write_base_model(tmp_path / "bioclinicalbert", layers=1)
-    swin = save(tmp_path / "pytorch_model.bin", medclip_shapes("vit", layers=1))
-    given = ["--data-root", str(tiny), "--profile", "paper-vit", "--checkpoint"]
-    main([*given, str(swin)])
-    shown = capsys.readouterr().out
-    assert "medclip-vit (Wang" in shown and "every name and shape fits" in shown
-    main([*given, str(checkpoint)])
-    assert "ResNet-50, where Swin-tiny is wanted" in " ".join(capsys.readouterr().out.split())

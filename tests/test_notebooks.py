@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from course import CHAPTERS, opened
+from test_course import CHAPTERS, cells, opened
 
 from rctpl_utils.run.execution import check_parameters
 from rctpl_utils.run.schedule import number_of
@@ -42,11 +42,6 @@ def notebook(request) -> Path:
     return request.param
 
 
-def cells(notebook: Path, kind: str | None = None) -> list:
-    found = opened(notebook).cells
-    return [cell for cell in found if kind in (None, cell.cell_type)]
-
-
 def test_it_opens_with_a_title_prose_and_what_it_needs_makes_and_costs(notebook):
     first = cells(notebook)[0]
     assert first.cell_type == "markdown"
@@ -57,58 +52,51 @@ def test_it_opens_with_a_title_prose_and_what_it_needs_makes_and_costs(notebook)
     assert bullets == ["needs", "makes", "costs"]
 
 
-def names_read(notebook: Path) -> set[str]:
-    """The functions that its code calls and the attributes of `workspace` that it names."""
-    found = set()
-    for cell in cells(notebook, "code"):
-        for node in ast.walk(ast.parse(cell.source)):
-            if isinstance(node, ast.Call):
-                found.add(ast.unparse(node.func).split(".")[-1])
-            elif isinstance(node, ast.Attribute):
-                found.add(ast.unparse(node))
-    return found
+def numbers(names: list[str]) -> list[str]:
+    return [name.split("_")[0] for name in names]
 
 
 def test_its_prose_and_its_metadata_name_the_same_needs(notebook):
     bullet = re.search(r"\* \*\*needs\*\*(.*?)\n\* ", cells(notebook)[0].source, re.DOTALL)[1]
-    stated = opened(notebook).metadata["rctpl"]["needs"]
-    numbers = re.findall(r"\((\d\d[a-z]?)\)", bullet)
-    assert sorted(numbers) == [name.split("_")[0] for name in stated]
+    stated = numbers(opened(notebook).metadata["rctpl"]["needs"])
+    assert sorted(re.findall(r"\((\d\d[a-z]?)\)", bullet)) == stated
 
 
 def test_it_needs_every_notebook_whose_files_it_reads(notebook):
-    asked = {name for name in names_read(notebook) & set(READS)
-             if MAKES.get(name) != number_of(notebook)}  # fmt: skip
-    stated = opened(notebook).metadata["rctpl"]["needs"]
-    assert set().union(*(READS[name] for name in asked)) <= {n.split("_")[0] for n in stated}
+    """By the functions that its code calls and the attributes of `workspace` that it names."""
+    read = set()
+    for cell in cells(notebook, kind="code"):
+        for node in ast.walk(ast.parse(cell.source)):
+            if isinstance(node, ast.Call):
+                read.add(ast.unparse(node.func).split(".")[-1])
+            elif isinstance(node, ast.Attribute):
+                read.add(ast.unparse(node))
+    asked = {name for name in read & {*READS} if MAKES.get(name) != number_of(notebook)}
+    stated = numbers(opened(notebook).metadata["rctpl"]["needs"])
+    assert set().union(*(READS[name] for name in asked)) <= set(stated)
 
 
 def test_it_has_one_parameters_cell_with_the_common_defaults(notebook):
     check_parameters(notebook, PARAMETERS)
-    tagged = [cell for cell in cells(notebook) if "parameters" in cell.metadata.get("tags", [])]
-    assert len(tagged) == 1
+    (tagged,) = cells(notebook, "parameters")
     values: dict = {}
-    exec(tagged[0].source, {}, values)
+    exec(tagged.source, {}, values)
     assert values == PARAMETERS
 
 
-def test_it_was_saved_without_injected_parameters(notebook):
-    for cell in cells(notebook):
-        assert "injected-parameters" not in cell.metadata.get("tags", [])
-    assert "papermill" not in opened(notebook).metadata
-
-
-def test_it_was_executed_to_its_end_without_an_error(notebook):
-    code = [cell for cell in cells(notebook, "code") if cell.source.strip()]
+def test_it_was_executed_to_its_end_without_an_error_or_injected_parameters(notebook):
+    code = [cell for cell in cells(notebook, kind="code") if cell.source.strip()]
     counts = [cell.execution_count for cell in code]
     assert counts == list(range(1, len(code) + 1)), "run ./run_all.sh --save-outputs"
     outputs = [output for cell in code for output in cell.outputs]
     assert outputs, "no cell shows anything"
     assert not [output for output in outputs if output.output_type == "error"]
+    assert not cells(notebook, "injected-parameters")
+    assert "papermill" not in opened(notebook).metadata
 
 
 def test_its_outputs_name_no_place_of_a_machine(notebook):
-    for cell in cells(notebook, "code"):
+    for cell in cells(notebook, kind="code"):
         text = "".join(
             str(output.get("text", "")) + str(output.get("data", {}).get("text/plain", ""))
             for output in cell.outputs

@@ -41,25 +41,16 @@ def lock() -> list[Requirement]:
     return [Requirement(line) for line in lines if line and not line.startswith("#")]
 
 
-def pyproject() -> dict:
+def project() -> dict:
     tomllib = pytest.importorskip("tomllib", reason="reading TOML needs Python 3.11")
-    return tomllib.loads(read("pyproject.toml"))
-
-
-def environment(system: str, python: str) -> dict[str, str]:
-    changes = {
-        **SYSTEMS[system],
-        "python_version": python,
-        "python_full_version": f"{python}.9",
-        "platform_machine": "arm64" if system == "darwin" else "x86_64",
-        "extra": "",
-    }
-    return {**default_environment(), **changes}
+    return tomllib.loads(read("pyproject.toml"))["project"]
 
 
 def pinned(system: str, python: str) -> dict[str, str]:
     """What the lock installs there: {name: version}."""
-    where, found = environment(system, python), {}
+    where, found = default_environment() | SYSTEMS[system], {}
+    where |= {"python_version": python, "python_full_version": f"{python}.9", "extra": ""}
+    where["platform_machine"] = "arm64" if system == "darwin" else "x86_64"
     for one in lock():
         if one.marker is None or one.marker.evaluate(where):
             name = canonicalize_name(one.name)
@@ -68,10 +59,13 @@ def pinned(system: str, python: str) -> dict[str, str]:
     return found
 
 
-def test_every_line_of_the_lock_is_one_exact_version():
+def test_every_line_of_the_lock_is_one_exact_version_and_no_place_of_a_machine():
     for one in lock():
         assert re.fullmatch(r"==[^*,]+", str(one.specifier)), one
         assert one.url is None, one
+    text = read("requirements.lock")
+    assert "uv pip compile pyproject.toml --extra test --universal" in text
+    assert not re.search(r"(^|\s)(/|file:|[A-Z]:\\|https?:|--(index|find))", text)
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
@@ -81,37 +75,23 @@ def test_the_lock_gives_a_platform_what_it_needs_and_nothing_of_another(system, 
     for name in found:
         for pattern, systems in PLATFORM_ONLY.items():
             assert not re.fullmatch(pattern, name) or system in systems, (name, system)
-    project = pyproject()["project"]
-    direct = project["dependencies"] + project["optional-dependencies"]["test"]
+    direct = (*project()["dependencies"], *project()["optional-dependencies"]["test"])
     for one in map(Requirement, direct):
         name = canonicalize_name(one.name)
         assert name in found, f"{name} is not in the lock: compile it again (see its header)"
         assert one.specifier.contains(found[name], prereleases=True), one
 
 
-def test_the_lock_names_no_place_of_a_machine():
-    text = read("requirements.lock")
-    assert "uv pip compile pyproject.toml --extra test --universal" in text
-    assert not re.search(r"(^|\s)(/|file:|[A-Z]:\\|https?:|--(index|find))", text)
-
-
-def test_conda_takes_every_package_from_the_lock():
-    found = yaml.safe_load(read("environment.yml"))
-    assert found["name"] == pyproject()["project"]["name"]
-    python, pip, from_pip = found["dependencies"]
-    assert pip == "pip"
-    assert from_pip == {"pip": ["-r requirements.lock"]}
-    version = python.removeprefix("python=")
-    assert version in SpecifierSet(pyproject()["project"]["requires-python"])
-
-
-def test_python_versions_and_package_version_agree():
-    project = pyproject()["project"]
-    supported = SpecifierSet(project["requires-python"])
+def test_versions_agree_and_conda_takes_every_package_from_the_lock():
+    told, supported = project(), SpecifierSet(project()["requires-python"])
     assert [v for v in ("3.9", *PYTHONS, "3.14") if v in supported] == list(PYTHONS)
-    assert project["version"] == rctpl_utils.__version__
-    assert f"version: {project['version']}\n" in read("CITATION.cff")
-    assert yaml.safe_load(read("CITATION.cff"))["license"] == project["license"] == "Apache-2.0"
+    assert told["version"] == rctpl_utils.__version__
+    citation, conda = (yaml.safe_load(read(name)) for name in ("CITATION.cff", "environment.yml"))
+    assert f"version: {told['version']}\n" in read("CITATION.cff")
+    assert citation["license"] == told["license"] == "Apache-2.0"
+    python, *rest = conda["dependencies"]
+    assert conda["name"] == told["name"] and python.removeprefix("python=") in supported
+    assert rest == ["pip", {"pip": ["-r requirements.lock"]}]
 
 
 def test_continuous_integration_runs_the_documented_command():
@@ -124,6 +104,8 @@ def test_every_folder_of_modules_is_a_package_that_gets_installed():
     assert not [str(folder) for folder in folders if not (folder / "__init__.py").exists()]
 
 
+# --- run_all.sh ---
+
 bash = pytest.mark.skipif(shutil.which("bash") is None, reason="bash is absent")
 
 
@@ -135,15 +117,11 @@ def run_all(*arguments: str, script: Path = PROJECT, **given: str) -> subprocess
 
 
 @bash
-def test_help_works_before_anything_is_installed():
+def test_help_works_before_anything_is_installed_and_no_venv_needs_an_environment():
     shown = run_all("--help")
     assert shown.returncode == 0
     for option in ("test", "--no-venv", "--profile", "--data-root", "--only", "--save-outputs"):
         assert option in shown.stdout
-
-
-@bash
-def test_no_venv_is_refused_where_no_environment_is_active():
     refused = run_all("--no-venv", "--list")
     assert refused.returncode == 2
     assert "needs an active conda or virtual environment" in refused.stderr
@@ -162,4 +140,4 @@ def test_set_up_refuses_the_pythons_that_the_package_does_not_take(tmp_path, mon
     stopped = run_all("--no-venv", "--list", script=tmp_path, VIRTUAL_ENV=str(tmp_path))
     refused = "Python 3.10 to 3.13 is needed" in stopped.stderr
     assert stopped.returncode == 2
-    assert refused == (python not in SpecifierSet(pyproject()["project"]["requires-python"]))
+    assert refused == (python not in SpecifierSet(project()["requires-python"]))

@@ -13,7 +13,7 @@ import pytest
 from partial_root import write_checkpoint, write_root
 from toy_project import run_cells
 
-from rctpl_utils.evaluation import real_samples
+from rctpl_utils.evaluation import domain, real_samples
 from rctpl_utils.profiles import PROFILES, PromptLearning
 from rctpl_utils.run.schedule import find_notebooks
 from rctpl_utils.workspace import NOTEBOOKS, Workspace
@@ -22,6 +22,7 @@ pytestmark = pytest.mark.slow
 PRESENT, ABSENT = ("covidx", "rsna", "covid-rural"), ("chestxray14", "chexpert", "siim")
 PROFILE = "paper-in-small"
 SHORT = PromptLearning(epochs=1, batch_size=512, learning_rate=2e-5)
+LEARNERS = replace(PROFILES["smoke"].prompt_learners, labeled=("coop",), shots=(1,), steps=1)
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +44,15 @@ def finished(tmp_path_factory):
     broken.write_bytes(b"\xff\xfe\xfa not text")
     short = replace(
         PROFILES["paper"], name=PROFILE, prompts=SHORT, ablations=SHORT, bootstrap=20,
-        validation_films=8, prompt_learners=PROFILES["smoke"].prompt_learners, seeds=(0,),
+        validation_films=8, prompt_learners=LEARNERS, seeds=(0,),
     )  # fmt: skip
     matplotlib.use("Agg")
+    describe = domain.described
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PROFILES, PROFILE, short)
-        # 900 real films through a full ResNet-50 take minutes; the smoke run reads them
+        # Hundreds of pictures through a full ResNet-50 take minutes; the smoke run reads them.
         patch.setattr(real_samples, "OPENERS", {})
+        patch.setattr(domain, "described", lambda encoder, films: describe(encoder, films[:3]))
         for notebook in find_notebooks(NOTEBOOKS):
             run_cells(notebook, parameters)
             plt.close("all")
@@ -60,20 +63,24 @@ def read(finished: Workspace, name: str) -> pd.DataFrame:
     return pd.read_csv(finished.figures / name)
 
 
+def ours(finished: Workspace, name: str) -> pd.DataFrame:
+    """RC-TPL's rows with a number of the paper's."""
+    table = read(finished, name)
+    return table[(table["method"] == "RC-TPL") & table["reported"].notna()]
+
+
 def test_table_1_has_values_where_there_are_films(finished):
-    table = read(finished, "table1.csv")
-    ours = table[table["method"] == "RC-TPL"]
-    assert ours.loc[ours["dataset"].isin(PRESENT), "value"].notna().all()
-    absent = ours[ours["dataset"].isin(ABSENT)]
+    table = read(finished, "table1.csv").query("method == 'RC-TPL'")
+    assert table.loc[table["dataset"].isin(PRESENT), "value"].notna().all()
+    absent = table[table["dataset"].isin(ABSENT)]
     assert len(absent) and absent["value"].isna().all() and absent["reported"].notna().any()
     assert "| RC-TPL | not run |" in (finished.figures / "table1.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(("number", "ran"), [(2, True), (3, False), (4, True), (5, False)])
 def test_tables_of_one_set_are_written_either_way(finished, number, ran):
-    table = read(finished, f"table{number}.csv")
-    ours = table[(table["method"] == "RC-TPL") & table["reported"].notna()]
-    assert len(ours) and ours["value"].notna().all() == ran
+    rows = ours(finished, f"table{number}.csv")
+    assert len(rows) and rows["value"].notna().all() == ran
     text = (finished.figures / f"table{number}.md").read_text(encoding="utf-8")
     assert ("not run" in next(line for line in text.splitlines() if "| RC-TPL |" in line)) != ran
 
@@ -87,38 +94,30 @@ def test_figures_of_absent_sets_are_not_drawn(finished):
 
 def test_claims_on_absent_sets_are_not_tested_and_name_them(finished):
     claims = read(finished, "claims.csv").set_index("claim")
-    assert claims["verdict"]["names-rsna"] != "not tested"
-    assert claims["verdict"]["knowledge-grounding"] != "not tested"
-    for claim, name in {
-        "names-chexpert": "chexpert",
-        "pointing-siim": "siim",
-        "retrieval": "chexpert5x200",
-        "length-best": "chexpert",
-        "different-films": "chestxray14",
-        "text-transfer": "chestxray14, chexpert",
+    assert "not tested" not in set(claims["verdict"][["names-rsna", "knowledge-grounding"]])
+    for claim, names in {
+        "names-chexpert": "data set chexpert",
+        "pointing-siim": "data set siim",
+        "retrieval": "data set chexpert5x200",
+        "length-best": "data set chexpert",
+        "different-films": "data set chestxray14",
+        "text-transfer": "data sets chestxray14, chexpert",
     }.items():
-        assert claims["verdict"][claim] == "not tested"
-        assert claims["note"][claim].removeprefix("data sets ").removeprefix("data set ") == (
-            f"{name} absent"
-        )
+        assert tuple(claims.loc[claim, ["verdict", "note"]]) == ("not tested", f"{names} absent")
 
 
 def test_the_report_beside_the_paper_says_what_was_not_run(finished):
-    cells = read(finished, "reproduction.csv")
-    ours = cells[cells["method"] == "RC-TPL"].groupby("dataset")["value"].apply(
-        lambda values: values.notna().all()
-    )  # fmt: skip
-    assert ours.to_dict() == {
+    cells = read(finished, "reproduction.csv").query("method == 'RC-TPL'")
+    assert cells["value"].notna().groupby(cells["dataset"]).all().to_dict() == {
         **dict.fromkeys(("covidx-normal", "covidx-pneumonia", "rsna", "covid-rural"), True),
         **dict.fromkeys(("chestxray14", "chexpert", "chexpert5x200", "siim"), False),
     }
 
 
 def test_ablations_leave_the_absent_set_empty(finished):
-    table = read(finished, "ablations.csv")
-    filled = table[table["dataset"].notna()].groupby("dataset")["value"].count()
-    assert filled["chexpert"] == 0 and filled["covid-rural"] > 0
-    assert filled["covidx-normal"] > 0 and filled["covidx-pneumonia"] > 0
+    filled = read(finished, "ablations.csv").groupby("dataset")["value"].count()
+    assert filled["chexpert"] == 0
+    assert filled[["covid-rural", "covidx-normal", "covidx-pneumonia"]].gt(0).all()
 
 
 def test_what_was_skipped_is_listed(finished):

@@ -24,17 +24,13 @@ def room_of(parts: tuple[str, ...]) -> int:
 
 def imported(path: Path) -> set[tuple[str, ...]]:
     """What a module imports of this package, as parts of dotted names; late imports too."""
-    found = set()
+    names = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom):
-            assert not node.level, f"{path}: a relative import"
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        else:
-            continue
-        found |= {tuple(name.split(".")[1:]) for name in names if name.startswith("rctpl_utils.")}
-    return found
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            assert not getattr(node, "level", 0), f"{path}: a relative import"
+            first = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+            names += [first + alias.name for alias in node.names]
+    return {tuple(name.split(".")[1:]) for name in names if name.startswith("rctpl_utils.")}
 
 
 def test_every_module_has_a_room():

@@ -1,11 +1,12 @@
 """The runner on a project of three tiny notebooks: fresh, resumed, failing, busy, refused."""
 
 import base64
+import csv
 import hashlib
 import io
-import json
 import os
 import time
+from pathlib import Path
 
 import nbformat
 import numpy as np
@@ -13,82 +14,62 @@ import psutil
 import pytest
 from nbformat.v4 import new_output
 from PIL import Image
-from toy_project import SECOND, THIRD, InProcess, begin, finish, start, statuses, write_notebook
+from toy_project import SECOND, THIRD, begin, finish, manifest_of, start, statuses, write_notebook
 
 from rctpl_utils.errors import InputError
 from rctpl_utils.run import command as runner
-from rctpl_utils.run import execution, freshness, steps
-from rctpl_utils.run.command import exclusive_run
+from rctpl_utils.run import execution, schedule
 from rctpl_utils.workspace import PROJECT
+
+DONE = {"00_first": "done", "01_second": "done", "02_third": "done"}
+REFUSED = [*csv.DictReader((Path(__file__).parent / "cases" / "run_refused.csv").open())]
 
 
 def test_a_second_run_is_skipped_and_a_change_reaches_what_follows(project, in_process, capsys):
+    def run(*options: str) -> dict[str, str]:
+        assert start(project, *options) == 0
+        return statuses(capsys.readouterr().out)
+
     assert start(project) == 0
     printed = capsys.readouterr().out
-    assert statuses(printed) == {"00_first": "done", "01_second": "done", "02_third": "done"}
-    assert "figures/smoke/: first.csv" in printed
-    assert "1 file in build/smoke/" in printed
-
-    assert start(project) == 0
-    assert set(statuses(capsys.readouterr().out).values()) == {"up to date"}
-
+    assert statuses(printed) == DONE
+    assert "figures/smoke/: first.csv" in printed and "1 file in build/smoke/" in printed
+    assert set(run().values()) == {"up to date"}
     write_notebook(project, "01_second", SECOND + "# changed")
-    assert start(project) == 0
-    again = statuses(capsys.readouterr().out)
-    assert again == {"00_first": "up to date", "01_second": "done", "02_third": "done"}
-
-    (project.parent / "out" / "figures" / "smoke" / "first.csv").unlink()
-    assert start(project) == 0
-    again = statuses(capsys.readouterr().out)
-    assert again == {"00_first": "done", "01_second": "up to date", "02_third": "up to date"}
-
-    marker = next((project.parent / "out").rglob("02_third.done.json"))
-    marker.write_text('{"notebook": "02_thi', encoding="utf-8")  # damaged
-    assert start(project, "--only", "02") == 0
-    assert statuses(capsys.readouterr().out) == {"02_third": "done"}
+    assert run() == DONE | {"00_first": "up to date"}
+    out = project.parent / "out"
+    (out / "figures" / "smoke" / "first.csv").unlink()
+    assert run() == dict.fromkeys(DONE, "up to date") | {"00_first": "done"}
+    next(out.rglob("02_third.done.json")).write_text('{"notebook": "02_thi')  # damaged
+    assert run("--only", "02") == {"02_third": "done"}
 
 
-def test_a_failing_notebook_stops_the_run_and_the_next_run_continues_there(
-    project, capsys, monkeypatch
-):
-    write_notebook(project, "01_second", "x = 1", "raise ValueError('the tube is cold')")
-    assert start(project) == 1
+def test_what_fails_stops_the_run_and_the_next_run_continues_there(project, capsys, request):
+    """An error and a kernel that dies, at the same time, are told apart."""
+    write_notebook(project, "01_second", "x = 1", "raise ValueError('cold')", needs=["00_first"])
+    write_notebook(project, "02_third", "import os", "os._exit(9)", needs=["00_first"])
+    write_notebook(project, "03_fourth", THIRD)
+    assert start(project, "--jobs", "2") == 1
     captured = capsys.readouterr()
-    assert statuses(captured.out) == {
-        "00_first": "done",
-        "01_second": "failed",
-        "02_third": "not reached",
-    }
-    assert "01_second.ipynb, cell 3 failed" in captured.err
-    assert "ValueError: the tube is cold" in captured.err
-    assert "run the same command again" in captured.err
+    failed = {"01_second": "failed", "02_third": "failed", "03_fourth": "not reached"}
+    assert statuses(captured.out) == {"00_first": "done", **failed}
+    for said in ("01_second.ipynb, cell 3 failed", "ValueError: cold", "run the same command again",
+                 "02_third.ipynb failed", "Its kernel died without a word; it had used",
+                 "Most often the memory ran out"):  # fmt: skip
+        assert said in captured.err
 
-    monkeypatch.setattr(steps, "workers", InProcess)
+    request.getfixturevalue("in_process")
     write_notebook(project, "01_second", SECOND)
+    write_notebook(project, "02_third", THIRD)
     assert start(project) == 0
-    again = statuses(capsys.readouterr().out)
-    assert again == {"00_first": "up to date", "01_second": "done", "02_third": "done"}
-
-    # The manifest tells versions, hashes and costs.
-    manifest = json.loads(
-        (project.parent / "out/figures/smoke/manifest.json").read_text(encoding="utf-8")
-    )
-    assert manifest["simulated"] is True
-    assert manifest["seeds"]["runs"] == [0, 1]
+    expected = DONE | {"00_first": "up to date", "03_fourth": "done"}
+    assert statuses(capsys.readouterr().out) == expected
+    manifest = manifest_of(project)
+    assert manifest["simulated"] is True and manifest["seeds"]["runs"] == [0, 1]
     assert manifest["versions"]["python"].split(".")[0] == "3"
     assert manifest["notebooks"]["00_first"]["seconds"] > 0
     assert manifest["notebooks"]["00_first"]["peak_memory_gb"] > 0.01  # a kernel takes 50 MB
-    digest = hashlib.sha256(b"a,b\n1,2\n").hexdigest()
-    assert manifest["files"] == {"first.csv": digest}
-
-
-def test_a_kernel_that_dies_is_told_apart_from_an_error(project, capsys):
-    write_notebook(project, "00_first", "import os", "os._exit(9)")
-    assert start(project) == 1
-    captured = capsys.readouterr()
-    assert statuses(captured.out)["00_first"] == "failed"
-    assert "Its kernel died without a word; it had used" in captured.err
-    assert "Most often the memory ran out" in captured.err
+    assert manifest["files"] == {"first.csv": hashlib.sha256(b"a,b\n1,2\n").hexdigest()}
 
 
 @pytest.mark.parametrize("how", ["terminate", "kill"])
@@ -111,8 +92,7 @@ def test_an_interrupted_run_leaves_no_process_and_resumes(project, in_process, c
     write_notebook(project, "01_second", SECOND)
     capsys.readouterr()
     assert start(project) == 0
-    expected = {"00_first": "up to date", "01_second": "done", "02_third": "done"}
-    assert statuses(capsys.readouterr().out) == expected
+    assert statuses(capsys.readouterr().out) == DONE | {"00_first": "up to date"}
 
 
 def wait_for(condition, seconds: float = 60):
@@ -129,52 +109,22 @@ def alive(pid: int) -> bool:
 
 
 def test_a_busy_folder_is_refused_with_the_process_that_holds_it(project, in_process, capsys):
-    with exclusive_run(project.parent / "out"):
+    with runner.exclusive_run(project.parent / "out"):
         assert start(project) == 2
-    message = capsys.readouterr().err
-    assert f"busy in this folder (process {os.getpid()})" in message
+    assert f"busy in this folder (process {os.getpid()})" in capsys.readouterr().err
     assert start(project, "--only", "02") == 0  # free again
 
 
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        (["--only", "77"], "--only 77 matches no notebook. There are: 00_first, 01_second"),
-        (["--from", "x"], "--from x matches no notebook"),
-        (
-            ["--profile", "big"],
-            "no profile 'big'. Choose one of: embedded, paper, paper-vit, release, retrained",
-        ),
-        (["--profile", "paper"], "needs a data root. Give it with --data-root DIR"),
-        (["--profile", "paper", "--data-root", "nowhere"], "the data root does not exist"),
-        (["--profile", "paper", "--data-root", "."], "needs a checkpoint. Give it with"),
-        (
-            ["--profile", "paper", "--data-root", ".", "--checkpoint", "."],
-            "does not hold its text model's configuration",
-        ),
-        (["--data-root", "."], "makes its own data"),
-        (["--device", "abacus"], "no device 'abacus'"),
-        (["--save-outputs"], "keeps the outputs of profile embedded"),
-    ],
-)
-def test_what_cannot_work_is_refused_before_anything_runs(project, capsys, options, says):
-    assert start(project, *options) == 2
-    assert says in capsys.readouterr().err
-    assert not list((project.parent / "out").rglob("*.done.json"))
-
-
-@pytest.mark.parametrize("options", [["--profil", "smoke"], ["--only", "1", "--from", "1"]])
-def test_unknown_and_contradicting_options_are_refused(project, capsys, options):
-    with pytest.raises(SystemExit) as caught:
-        start(project, *options)
-    assert caught.value.code == 2
-    assert "See ./run_all.sh --help" in capsys.readouterr().err
-
-
-def test_an_unwritable_folder_is_refused(project, capsys, tmp_path):
-    (tmp_path / "file").write_text("in the way", encoding="utf-8")
-    assert runner.main(["--profile", "smoke", "--output", str(tmp_path / "file")], project) == 2
-    assert "cannot be written" in capsys.readouterr().err
+@pytest.mark.parametrize("row", REFUSED, ids=lambda row: row["options"])
+def test_what_cannot_work_is_refused_before_anything_runs(project, capsys, monkeypatch, row):
+    monkeypatch.chdir(project)
+    (project.parent / "file").write_text("in the way", encoding="utf-8")
+    try:
+        status = start(project, *row["options"].split())
+    except SystemExit as caught:
+        status = caught.code
+    assert status == 2 and row["says"] in capsys.readouterr().err
+    assert not list(project.parent.rglob("*.done.json"))
 
 
 def test_a_notebook_with_other_parameters_is_refused_before_anything_runs(project, capsys):
@@ -203,7 +153,7 @@ def test_a_change_of_the_package_makes_all_run_again(project, in_process, capsys
     assert "00_first   not run yet" in capsys.readouterr().out
     assert not list((project.parent / "out").rglob("*.done.json"))
     assert start(project, "--only", "02") == 0
-    monkeypatch.setattr(freshness, "package_hash", lambda: "another")
+    monkeypatch.setattr(schedule, "package_hash", lambda: "another")
     capsys.readouterr()
     assert start(project, "--list") == 0
     assert "02_third   to be run again" in capsys.readouterr().out
@@ -211,15 +161,15 @@ def test_a_change_of_the_package_makes_all_run_again(project, in_process, capsys
 
 def test_saved_outputs_leave_the_source_as_it_was(project, tmp_path):
     notebook = write_notebook(project, "02_third", THIRD, "'last'")
-    before = freshness.source_hash(notebook)
+    before = schedule.source_hash(notebook)
     copy = tmp_path / "copy.ipynb"
     parameters = {"profile": "smoke", "output": str(tmp_path)}
-    execution.execute(notebook, copy, parameters)
+    execution.run_notebook(notebook, copy, parameters, {})
     assert "injected-parameters" in copy.read_text(encoding="utf-8")
 
     execution.save_outputs(notebook, copy)
     saved = nbformat.read(notebook, as_version=4)
-    assert freshness.source_hash(notebook) == before
+    assert schedule.source_hash(notebook) == before
     assert [cell.cell_type for cell in saved.cells] == ["markdown", "code", "code", "code"]
     assert saved.cells[2].outputs == [new_output("stream", name="stdout", text="2\n")]
     assert saved.cells[3].outputs[0].data["text/plain"] == "'last'"
@@ -232,14 +182,14 @@ def test_saved_outputs_leave_the_source_as_it_was(project, tmp_path):
 
 
 def test_package_hash_sees_content_and_names(tmp_path):
-    assert freshness.package_hash.__defaults__ == (PROJECT / "rctpl_utils",)
+    assert schedule.package_hash.__defaults__ == (PROJECT / "rctpl_utils",)
     (tmp_path / "__pycache__").mkdir()
     (tmp_path / "a.py").write_text("x = 1\n", encoding="utf-8")
-    first = freshness.package_hash(tmp_path)
+    first = schedule.package_hash(tmp_path)
     (tmp_path / "__pycache__" / "a.pyc").write_bytes(b"1")
-    assert freshness.package_hash(tmp_path) == first
+    assert schedule.package_hash(tmp_path) == first
     (tmp_path / "a.py").rename(tmp_path / "b.py")
-    assert freshness.package_hash(tmp_path) != first
+    assert schedule.package_hash(tmp_path) != first
 
 
 def test_saved_pictures_are_smaller_and_keep_every_color():

@@ -1,5 +1,6 @@
 """A project of three tiny notebooks for tests of the runner, with or without kernels."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -34,9 +35,9 @@ write_text(Path(output) / "build" / profile / "second.txt", text)
 THIRD = "print(1 + 1)"
 # In a process of its own: the package's hash held fixed, as the fixture `project` does in ours.
 COMMAND = """import pathlib, sys
-from rctpl_utils.run import freshness
+from rctpl_utils.run import schedule
 from toy_project import start
-freshness.package_hash = lambda: "package"
+schedule.package_hash = lambda: "package"
 sys.exit(start(pathlib.Path(sys.argv[1])))
 """
 
@@ -97,7 +98,7 @@ class InProcess(ThreadPoolExecutor):
         try:
             run_cells(notebook, parameters)
         except Exception as error:
-            raise NotebookFailure(notebook, None, traceback.format_exc(), "") from error
+            raise NotebookFailure(notebook.name, traceback.format_exc(), "") from error
         finally:
             os.environ.pop(WRITES, None)
         shutil.copy(notebook, copy)
@@ -109,3 +110,9 @@ def statuses(printed: str) -> dict[str, str]:
     rows = printed.split("notebook  ")[-1].splitlines()
     table = [line.split("  ") for line in rows if line[:2].isdigit()]
     return {row[0]: next(cell for cell in row[1:] if cell).strip() for row in table}
+
+
+def manifest_of(project: Path) -> dict:
+    """What the run's `manifest.json` tells."""
+    path = project.parent / "out" / "figures" / "smoke" / "manifest.json"
+    return json.loads(path.read_text(encoding="utf-8"))

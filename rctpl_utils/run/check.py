@@ -10,8 +10,8 @@ import io
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -42,8 +42,7 @@ LOOSE = {"p_value": 0.05, "p_holm": 0.1, "p_for": 0.05, "p_against": 0.05}
 SHOWN = 5  # differences a table that are printed
 
 
-@dataclass(frozen=True)
-class Difference:
+class Difference(NamedTuple):
     """One number or word that differs: its row, its column, what was committed, what is there."""
 
     row: str
@@ -59,13 +58,8 @@ class Difference:
         except (TypeError, ValueError):
             return np.inf
 
-    def __str__(self) -> str:
-        """One line."""
-        return f"{self.row}, {self.column}: {self.committed} committed, {self.found} here"
 
-
-@dataclass(frozen=True)
-class Comparison:
+class Comparison(NamedTuple):
     """A file's outcome: how many numbers and words were compared, and which differ."""
 
     title: str
@@ -74,12 +68,12 @@ class Comparison:
 
     def __str__(self) -> str:
         """A line, and a line each for what differs most, verdicts first."""
-        same = self.compared - len(self.differences)
-        line = f"{self.title}: {same} of {self.compared} as committed"
+        differ = len(self.differences)
+        lines = [f"{self.title}: {self.compared - differ} of {self.compared} as committed"]
         worst = sorted(self.differences, key=lambda d: (d.column != VERDICT, -d.size))
-        more = len(worst) - SHOWN
-        lines = [line, *(f"  {each}" for each in worst[:SHOWN])]
-        return "\n".join([*lines, f"  and {more} more"] if more > 0 else lines)
+        for row, column, committed, found in worst[:SHOWN]:
+            lines.append(f"  {row}, {column}: {committed} committed, {found} here")
+        return "\n".join([*lines, f"  and {differ - SHOWN} more"] if differ > SHOWN else lines)
 
 
 def compare(title: str, committed: pd.DataFrame, found: pd.DataFrame) -> Comparison:
@@ -92,23 +86,46 @@ def compare(title: str, committed: pd.DataFrame, found: pd.DataFrame) -> Compari
         table[table["metric"] != CLOCK] if "metric" in table else table
         for table in (committed, found)
     )
-    keys = [c for c in committed if not _numeric(committed[c]) and c not in (*LEFT_OUT, VERDICT)]
-    keys = [c for c in keys if c not in EXACT and c in found]
-    left, right = (_named(table, keys) for table in (committed, found))
+    keys = [
+        name
+        for name, column in committed.items()
+        if not (pd.api.types.is_numeric_dtype(column) or column.isna().all())
+        and name not in (*LEFT_OUT, *EXACT, VERDICT)
+        and name in found
+    ]
     columns = [c for c in dict.fromkeys([*committed, *found]) if c not in (*keys, *LEFT_OUT)]
-    rows = list(dict.fromkeys([*left.index, *right.index]))
-    allowed = _allowed(left).reindex(rows)
-    differences = []
-    for column in columns:
-        one, other = (
-            table[column].reindex(rows) if column in table else pd.Series(index=rows, dtype=object)
-            for table in (left, right)
-        )
-        for row, a, b, most in zip(rows, one, other, allowed, strict=True):
-            both = row in left.index and row in right.index
-            if not (both and _same(a, b, 0 if column in EXACT else LOOSE.get(column, most))):
-                differences.append(Difference(row, column, a, b))
+    left, right = (_named(table, keys) for table in (committed, found))
+    rows, both = left.index.union(right.index, sort=False), left.index.intersection(right.index)
+    allowed = pd.Series(TOLERANCE, index=rows)  # how far the numbers of each row may be apart
+    if {"ci_low", "ci_high"} <= {*left}:
+        wide = SHARE * (left["ci_high"] - left["ci_low"])
+        allowed = wide.fillna(0).clip(lower=TOLERANCE).reindex(rows)
+    one, other = (table.reindex(index=rows, columns=columns) for table in (left, right))
+    differences = [
+        Difference(row, column, a, b)
+        for column in columns
+        for row, a, b, most in zip(rows, one[column], other[column], allowed, strict=True)
+        if row not in both or not _same(a, b, 0 if column in EXACT else LOOSE.get(column, most))
+    ]
     return Comparison(title, len(rows) * len(columns), differences)
+
+
+def _named(table: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """Rows named by their words; rows of equal names are numbered in their order."""
+    words = table[list(keys)].fillna("").astype(str)
+    rows = words.itertuples(index=False)
+    names = pd.Series([" | ".join(part for part in row if part) for row in rows], dtype=object)
+    again = names.groupby(names).cumcount()
+    names = names.where(again == 0, names + " #" + (again + 1).astype(str))
+    return table.set_axis(names.to_list(), axis=0)
+
+
+def _same(one: object, other: object, most: float) -> bool:
+    if pd.isna(one) or pd.isna(other):
+        return pd.isna(one) and pd.isna(other)
+    if isinstance(one, str) or isinstance(other, str):
+        return one == other
+    return abs(float(one) - float(other)) <= most
 
 
 def check(workspace: Workspace, against: Path | None = None) -> list[Comparison]:
@@ -117,19 +134,20 @@ def check(workspace: Workspace, against: Path | None = None) -> list[Comparison]
         raise InputError("no run is here", "Run ./run_all.sh first.", file=workspace.build)
     outcome = []
     for name, title in COMPARED.items():
-        committed = _committed(workspace, name, against)
+        if against is None:
+            committed = _committed(f"figures/{workspace.profile.name}/{name}")
+        elif (against / name).is_file():
+            committed = pd.read_csv(against / name)
+        else:
+            raise InputError("no such results", "Check --against DIR.", file=against / name)
         path = workspace.figures / name
         found = pd.read_csv(path) if path.is_file() else committed.iloc[:0]
         outcome.append(compare(title, committed, found))
     return outcome
 
 
-def _committed(workspace: Workspace, name: str, against: Path | None) -> pd.DataFrame:
-    if against is not None:
-        if not (against / name).is_file():
-            raise InputError("no such results", "Check --against DIR.", file=against / name)
-        return pd.read_csv(against / name)
-    place = f"figures/{workspace.profile.name}/{name}"
+def _committed(place: str) -> pd.DataFrame:
+    """A table of the last commit."""
     try:
         shown = subprocess.run(
             ["git", "show", f"HEAD:{place}"], cwd=PROJECT, capture_output=True, check=False
@@ -143,35 +161,6 @@ def _committed(workspace: Workspace, name: str, against: Path | None) -> pd.Data
             "Run in a git clone, or give a folder of committed results with --against DIR.",
         )
     return pd.read_csv(io.BytesIO(shown.stdout))
-
-
-def _named(table: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
-    """Rows named by their words; rows of equal names are numbered in their order."""
-    words = table[list(keys)].fillna("").astype(str)
-    rows = words.itertuples(index=False)
-    names = pd.Series([" | ".join(part for part in row if part) for row in rows], dtype=object)
-    again = names.groupby(names).cumcount()
-    names = names.where(again == 0, names + " #" + (again + 1).astype(str))
-    return table.set_axis(names.to_list(), axis=0)
-
-
-def _allowed(table: pd.DataFrame) -> pd.Series:
-    """How far the numbers of each row may be apart."""
-    if not {"ci_low", "ci_high"} <= {*table}:
-        return pd.Series(TOLERANCE, index=table.index)
-    return (SHARE * (table["ci_high"] - table["ci_low"])).fillna(0).clip(lower=TOLERANCE)
-
-
-def _same(one: object, other: object, most: float) -> bool:
-    if pd.isna(one) or pd.isna(other):
-        return pd.isna(one) and pd.isna(other)
-    if isinstance(one, str) or isinstance(other, str):
-        return one == other
-    return abs(float(one) - float(other)) <= most
-
-
-def _numeric(column: pd.Series) -> bool:
-    return pd.api.types.is_numeric_dtype(column) or column.isna().all()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

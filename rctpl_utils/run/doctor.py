@@ -29,41 +29,28 @@ from rctpl_utils.datasets.official import OFFICIAL
 from rctpl_utils.encoders.checkpoint import weights_files
 from rctpl_utils.encoders.loading import check_checkpoint
 from rctpl_utils.errors import InputError
+from rctpl_utils.files import read_json
 from rctpl_utils.given_files import child
 from rctpl_utils.options import command
 from rctpl_utils.profiles import PROFILES
 from rctpl_utils.run.schedule import find_notebooks, needs_of, number_of
 from rctpl_utils.text.concepts.summary import RADGRAPH_FILE
 from rctpl_utils.text.sections import parse_sections
-from rctpl_utils.workspace import NOTEBOOKS, choose_device
+from rctpl_utils.workspace import NOTEBOOKS, PACKAGE_DATA, choose_device
 
 COMPLETE, SIMULATED, PARTIAL = "complete", "simulated", "partial"
 ABSENT, UNUSABLE = "absent", "unusable"
+WHOLE = (COMPLETE, SIMULATED)  # nothing is missing for its part of the results
 SHOWN = 6  # names of a folder's entries
-Found = TypeVar("Found")
-
 WIDTH = 100
 PROFILES_READING = tuple(name for name, each in PROFILES.items() if each.world is None)
 TEXTS = "mimic-cxr"  # whose reports the prompts are learned from: all notebooks read it
 ENCODER = "03"  # the notebook that opens the weights
 # notebooks, what they make, the data set that they read besides
-RUNS: tuple[tuple[str, str, str | None], ...] = (
-    ("01, 02", "triplets and descriptions", None),
-    ("03, 04", "features and prompts", None),
-    ("05", "Table 1 and Figure 3, ChestX-ray14", "chestxray14"),
-    ("05", "Table 1 and Figure 3, CheXpert", "chexpert"),
-    ("05", "Table 1, COVID", "covidx"),
-    ("05", "Table 1, RSNA", "rsna"),
-    ("06", "Table 2, RSNA", "rsna"),
-    ("06", "Table 3, SIIM-ACR", "siim"),
-    ("06", "Table 4, COVID Rural", "covid-rural"),
-    ("07", "Table 5", "chexpert5x200"),
-    ("08", "Figure 4, CheXpert", "chexpert"),
-    ("08", "Figure 4, COVID", "covidx"),
-    ("08", "Figure 4, COVID Rural", "covid-rural"),
-    ("09", "Figures 1 and 2", None),
-    ("09", "Figures 5 and 6", "chestxray14"),
-)
+RUNS: list[tuple[str, str, str | None]] = read_json(PACKAGE_DATA / "what_runs.json")["runs"]
+
+Facts = tuple[tuple[str, str], ...]  # (label, text) to print
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -73,13 +60,8 @@ class Finding:
     name: str  # as the data set's folder is called, or "checkpoint"
     title: str
     state: str  # one of the five words above
-    facts: tuple[tuple[str, str], ...] = ()  # (label, text) to print
+    facts: Facts = ()
     usable: tuple[str, ...] = ()  # names in `DATASETS` of which every split opens, in part maybe
-
-    @property
-    def sound(self) -> bool:
-        """Whether nothing is missing for its part of the results."""
-        return self.state in (COMPLETE, SIMULATED)
 
 
 def check_dataset(name: str, data_root: Path) -> Finding:
@@ -91,7 +73,7 @@ def check_dataset(name: str, data_root: Path) -> Finding:
         return Finding(name, official.title, ABSENT, (expected, *terms))
     problems: list[str] = []
     world = attempt(problems, read_world, data_root)
-    simulated = world is not None
+    wanted = official.counts if world is None else {}
     layout = attempt(problems, _layout, root)
     found = attempt(problems, count, name, root)
     size = world["size"]["chexpert_5x200"] if world else PER_CLASS
@@ -99,18 +81,24 @@ def check_dataset(name: str, data_root: Path) -> Finding:
     sample = drawn and attempt(problems, _sample, drawn)
     facts = {
         "layout": layout,
-        "tables": found and _compare(found, {} if simulated else official.counts),
+        "tables": ", ".join(
+            f"{key} {number:,}" + (f" of {wanted[key]:,}" if key in wanted else "")
+            for key, number in (found or {}).items()
+        ),
         "opened": ", ".join(f"{split} {number:,}" for split, number in films.items()),
         "sample": sample,
     }
-    if name == "mimic-cxr":
-        facts |= {"report": attempt(problems, _report, root), "triplets": _graphs(root)}
+    if name == TEXTS:
+        there = child(root, RADGRAPH_FILE).is_file()
+        rules = f"by our own rules: no {RADGRAPH_FILE} (optional)"
+        facts["report"] = attempt(problems, _report, root)
+        facts["triplets"] = f"from {RADGRAPH_FILE}" if there else rules
         if not sample and found and facts["report"]:  # prompts need no film
             usable.append(name)
-    state = SIMULATED if simulated else COMPLETE
+    state = COMPLETE if world is None else SIMULATED
     if not sample and name not in usable:
         state = UNUSABLE
-    elif problems or (not simulated and found != official.counts):
+    elif problems or (world is None and found != official.counts):
         state = PARTIAL
     lines = [(label, text) for label, text in facts.items() if text]
     lines += [("problem", problem) for problem in dict.fromkeys(problems)]
@@ -159,13 +147,6 @@ def _layout(root: Path) -> str:
     return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" * (len(names) > SHOWN))
 
 
-def _compare(found: dict[str, int], official: dict[str, int]) -> str:
-    return ", ".join(
-        f"{key} {number:,}" + (f" of {official[key]:,}" if key in official else "")
-        for key, number in found.items()
-    )
-
-
 def _sample(dataset: ChestXrayDataset) -> str:
     """The first film, or the first with a lesion drawn, decoded with its mask."""
     drawn = {concept: np.flatnonzero(dataset.annotated(concept)) for concept in dataset.concepts}
@@ -191,11 +172,6 @@ def _report(root: Path) -> str:
         "impression"  # fmt: skip
 
 
-def _graphs(root: Path) -> str:
-    there = child(root, RADGRAPH_FILE).is_file()
-    return f"from {RADGRAPH_FILE}" if there else f"by our own rules: no {RADGRAPH_FILE} (optional)"
-
-
 def check_weights(path: Path | None, profile: str = "paper") -> Finding:
     """The frozen encoder of a profile: all of loading it except building the model.
 
@@ -217,7 +193,7 @@ def check_weights(path: Path | None, profile: str = "paper") -> Finding:
     return Finding("checkpoint", title, COMPLETE, (fact, *terms), ("checkpoint",))
 
 
-def machine(data_root: Path) -> tuple[tuple[str, str], ...]:
+def machine(data_root: Path) -> Facts:
     """Python, torch, the device, memory and disk, as (label, text) pairs."""
     device = choose_device()
     shown = str(device)
@@ -241,32 +217,33 @@ class Diagnosis:
 
     datasets: tuple[Finding, ...]
     checkpoint: Finding
-    machine: tuple[tuple[str, str], ...]
-
-    @property
-    def simulated(self) -> bool:
-        """Whether the data root is an embedded world, which pre-trains its own encoder."""
-        return any(finding.state == SIMULATED for finding in self.datasets)
+    machine: Facts
 
     @property
     def sound(self) -> bool:
         """Whether nothing that `RUNS` needs is missing."""
         needed = {DATASETS[name][0] for *_, name in RUNS if name} | {TEXTS}
-        whole = all(finding.sound for finding in self.datasets if finding.name in needed)
-        return whole and (self.simulated or self.checkpoint.sound)
+        whole = all(each.state in WHOLE for each in self.datasets if each.name in needed)
+        return whole and self.weighed
+
+    @property
+    def weighed(self) -> bool:
+        """Whether there are weights: a checkpoint, or an embedded world, which makes its own."""
+        simulated = any(each.state == SIMULATED for each in self.datasets)
+        return simulated or self.checkpoint.state == COMPLETE
 
     def runnable(self) -> list[tuple[str, str, str]]:
         """(notebook, what it makes, yes or why not) for each line of `RUNS`."""
         states = {name: f.state for f in self.datasets for name in f.usable}
         needs = needs_of(find_notebooks(NOTEBOOKS)).items()
-        encoding = {number_of(one) for one, all_ in needs
-                    if ENCODER in map(number_of, (one, *all_))}  # fmt: skip
+        encoding = {
+            number_of(one) for one, all_ in needs if ENCODER in map(number_of, (one, *all_))
+        }
         lines = []
         for notebooks, makes, other in RUNS:
             names = [TEXTS, other] if other else [TEXTS]
             missing = [name for name in names if name not in states]
-            weighed = encoding & set(notebooks.split(", "))
-            if weighed and not (self.simulated or self.checkpoint.sound):
+            if encoding & set(notebooks.split(", ")) and not self.weighed:
                 missing.append("checkpoint")
             in_part = [name for name in names if states.get(name) == PARTIAL]
             verdict = f"not run: needs {', '.join(missing)}" if missing else "yes"
@@ -277,11 +254,24 @@ class Diagnosis:
 
     def __str__(self) -> str:
         """The table that the command prints."""
-        blocks = ["\n".join(_block(finding)) for finding in (*self.datasets, self.checkpoint)]
-        blocks.append("\n".join(["machine", *_facts(self.machine)]))
-        lines = ["what can be run now"]
-        lines += [f"  {nb:<7}{makes:<36}{verdict}" for nb, makes, verdict in self.runnable()]
-        return "\n\n".join([*blocks, "\n".join(lines)])
+        blocks = []
+        for each in (*self.datasets, self.checkpoint):
+            sign = "not found" if each.state == ABSENT else each.state
+            blocks.append([f"{each.name:<14}{each.title}: {sign}", *_wrapped(each.facts)])
+        runs = [f"  {nb:<7}{makes:<36}{verdict}" for nb, makes, verdict in self.runnable()]
+        blocks += [["machine", *_wrapped(self.machine)], ["what can be run now", *runs]]
+        return "\n\n".join(map("\n".join, blocks))
+
+
+def _wrapped(facts: Facts) -> list[str]:
+    return [
+        line
+        for label, text in facts
+        for line in wrap(
+            text, WIDTH, initial_indent=f"  {label:<12}", subsequent_indent=" " * 14,
+            break_long_words=False, break_on_hyphens=False,
+        )
+    ]  # fmt: skip
 
 
 def examine(
@@ -313,17 +303,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     diagnosis = examine(options.data_root, options.checkpoint, options.profile)
     print(diagnosis)
     return 0 if diagnosis.sound else 1
-
-
-def _block(finding: Finding) -> list[str]:
-    sign = "not found" if finding.state == ABSENT else finding.state
-    return [f"{finding.name:<14}{finding.title}: {sign}", *_facts(finding.facts)]
-
-
-def _facts(facts: Sequence[tuple[str, str]]) -> list[str]:
-    lines = []
-    for label, text in facts:
-        shown = wrap(text, WIDTH - 14, break_long_words=False, break_on_hyphens=False) or [""]
-        labels = [f"  {label}", *[""] * (len(shown) - 1)]
-        lines += [f"{name:<14}{line}" for name, line in zip(labels, shown, strict=True)]
-    return lines

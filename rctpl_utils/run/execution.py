@@ -11,12 +11,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from multiprocessing import get_context, parent_process
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import nbformat
 import psutil
@@ -27,51 +28,43 @@ from rctpl_utils.errors import InputError
 from rctpl_utils.files import WRITES, atomic_path
 from rctpl_utils.workspace import PROJECT
 
-Result = tuple[float, int]  # seconds, peak memory in bytes
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
 class NotebookFailure(RuntimeError):
-    """A notebook stopped: its path, the cell's number or None, the error's last lines, the cure."""
+    """A notebook stopped: its name (and cell), the error's last lines, the cure."""
 
     def __str__(self) -> str:
         """Where, what and what to do."""
-        notebook, cell, lines, cure = self.args
-        place = f"{notebook.name}, cell {cell}" if cell is not None else notebook.name
-        return f"{place} failed.\n\n{lines}\n\n{cure}"
+        return "{} failed.\n\n{}\n\n{}".format(*self.args)
 
 
-class PeakMemory(threading.Thread):
-    """In a `with`: `bytes` is the largest resident memory of all descendants of this process.
+@contextmanager
+def peak_memory() -> Iterator[SimpleNamespace]:
+    """Yield an object whose `bytes` is the largest resident memory of this process's descendants.
 
-    Pages that processes share count once for each, so it is an upper estimate.
+    It looks four times a second, and once at least. Pages that processes share count once for
+    each, so it is an upper estimate.
     """
+    memory, ended = SimpleNamespace(bytes=0), threading.Event()
 
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.bytes = 0
-        self._ended = threading.Event()
-
-    def run(self) -> None:
-        """Look four times a second, and once at least."""
+    def look() -> None:
         while True:
             total = 0
             for process in psutil.Process().children(recursive=True):
                 with suppress(psutil.Error):  # it has just ended, or is not ours to look at
                     total += process.memory_info().rss
-            self.bytes = max(self.bytes, total)
-            if self._ended.wait(0.25):
+            memory.bytes = max(memory.bytes, total)
+            if ended.wait(0.25):
                 return
 
-    def __enter__(self) -> "PeakMemory":
-        """Start sampling."""
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stop sampling."""
-        self._ended.set()
-        self.join()
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield memory
+    finally:
+        ended.set()
+        thread.join()
 
 
 # --- processes that each run one notebook at a time; they end with the runner, however it ends ---
@@ -98,15 +91,15 @@ def workers(jobs: int) -> Iterator[ProcessPoolExecutor]:
 
 def _start(lock: Any) -> None:
     """Make a fresh process end, its kernel with it, on request or when the runner is gone."""
+
+    def follow() -> None:
+        parent_process().join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
     tqdm.set_lock(lock)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the runner, which then asks
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    threading.Thread(target=_follow, daemon=True).start()
-
-
-def _follow() -> None:
-    parent_process().join()
-    os.kill(os.getpid(), signal.SIGTERM)
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def kernel_environment(threads: int, writes: Path) -> dict[str, str]:
@@ -122,66 +115,27 @@ def kernel_environment(threads: int, writes: Path) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-        "PYTHONPATH": _joined(str(PROJECT), "PYTHONPATH"),
+        "PYTHONPATH": _in_front(str(PROJECT), "PYTHONPATH"),
         WRITES: str(writes),
     }
 
 
-def _joined(first: str, name: str) -> str:
+def _in_front(folder: str, name: str) -> str:
     """A folder in front of those that the environment names."""
-    return os.pathsep.join(filter(None, [first, os.environ.get(name)]))
-
-
-def run_notebook(
-    notebook: Path,
-    copy: Path,
-    parameters: Mapping[str, Any],
-    environment: Mapping[str, str],
-    progress: dict | bool,
-) -> Result:
-    """`execute` in this worker, its environment set; whatever stops it is a `NotebookFailure`."""
-    os.environ.update(environment)
-    try:
-        return execute(notebook, copy, parameters, progress)
-    except NotebookFailure:
-        raise
-    except SystemExit as request:  # the kernel has gone by now; the pool would keep the process
-        os._exit(request.code)
-    except Exception as error:
-        cure = "Mend the cause (a full disk, say), then run the same command again."
-        raise NotebookFailure(notebook, None, f"{type(error).__name__}: {error}", cure) from error
-
-
-def result_of(future: Future[Result], notebook: Path) -> Result:
-    """What a notebook took; a process of the pool that is gone ends them all, as a failure."""
-    try:
-        return future.result()
-    except BrokenProcessPool as error:
-        raise NotebookFailure(
-            notebook,
-            None,
-            "A process that runs notebooks ended without a word; the others were stopped with it.",
-            "Most often the memory ran out: close other programs, or use --jobs 1.",
-        ) from error
+    return os.pathsep.join(filter(None, [folder, os.environ.get(name)]))
 
 
 @contextmanager
 def own_kernel() -> Iterator[None]:
     """Make Jupyter's "python3" this interpreter, whatever kernels a machine has under that name."""
-    before = os.environ.get("JUPYTER_PATH")
     with tempfile.TemporaryDirectory(prefix="rctpl-kernel-") as folder:
         kernel = Path(folder, "kernels", "python3")
         kernel.mkdir(parents=True)
         argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
         spec = {"argv": argv, "display_name": "Python 3", "language": "python"}
         kernel.joinpath("kernel.json").write_text(json.dumps(spec), encoding="utf-8")
-        os.environ["JUPYTER_PATH"] = _joined(folder, "JUPYTER_PATH")
-        try:
+        with patch.dict(os.environ, JUPYTER_PATH=_in_front(folder, "JUPYTER_PATH")):
             yield
-        finally:
-            del os.environ["JUPYTER_PATH"]
-            if before is not None:
-                os.environ["JUPYTER_PATH"] = before
 
 
 # --- one notebook ---
@@ -195,10 +149,10 @@ def check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> None:
         declared = set(inspect_notebook(str(notebook)))
     except ValueError as error:  # no kernel named
         raise InputError(str(error).rstrip("."), "Restore the notebook.", file=notebook) from error
-    unknown, unset = set(parameters) - declared, declared - set(parameters)
-    if unknown or unset:
-        what = [f"does not know {name!r}" for name in sorted(unknown)]
-        what += [f"has {name!r}, which the runner does not set" for name in sorted(unset)]
+    what = [f"does not know {name!r}" for name in sorted({*parameters} - declared)]
+    unset = sorted(declared - {*parameters})
+    what += [f"has {name!r}, which the runner does not set" for name in unset]
+    if what:
         raise InputError(
             f"the parameters cell {', '.join(what)}",
             f"It must declare exactly: {', '.join(parameters)}.",
@@ -206,21 +160,25 @@ def check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> None:
         )
 
 
-def execute(
-    notebook: Path, copy: Path, parameters: Mapping[str, Any], progress: dict | bool = False
-) -> Result:
-    """Execute `notebook` into `copy`, which is kept up to date while it runs.
+def run_notebook(
+    notebook: Path,
+    copy: Path,
+    parameters: Mapping[str, Any],
+    environment: Mapping[str, str],
+    progress: dict | bool = False,
+) -> tuple[float, int]:
+    """Execute a notebook into `copy`, which is kept up to date while it runs.
 
-    `progress` is papermill's bar: False, or its settings. A cell that raises, or a kernel that
-    dies, is a `NotebookFailure`.
+    `progress` is papermill's bar: False, or its settings. Returns seconds and peak memory in bytes.
+    Whatever stops it is a `NotebookFailure`.
     """
     from nbclient.exceptions import DeadKernelError
     from papermill import PapermillExecutionError, execute_notebook
 
-    copy.parent.mkdir(parents=True, exist_ok=True)
+    os.environ.update(environment)
     start = time.perf_counter()
-    with PeakMemory() as memory, own_kernel():
-        try:
+    try:
+        with peak_memory() as memory, own_kernel():
             execute_notebook(
                 notebook,
                 copy,
@@ -230,13 +188,19 @@ def execute(
                 extra_arguments=["--log-level=ERROR"],  # the kernel's own notes; not the cells'
                 progress_bar=progress,
             )
-        except PapermillExecutionError as error:
-            raise _failure(notebook, copy, error) from error
-        except DeadKernelError as error:
-            gigabytes = memory.bytes / 1e9
-            cure = "Most often the memory ran out: close other programs, or use a smaller profile."
-            lines = f"Its kernel died without a word; it had used {gigabytes:.1f} GB."
-            raise NotebookFailure(notebook, None, lines, cure) from error
+    except SystemExit as request:  # the kernel has gone by now; the pool would keep the process
+        os._exit(request.code)
+    except PapermillExecutionError as error:
+        raise _failure(notebook, copy, error) from error
+    except DeadKernelError as error:
+        cure = "Most often the memory ran out: close other programs, or use a smaller profile."
+        used = f"{memory.bytes / 1e9:.1f} GB"
+        lines = f"Its kernel died without a word; it had used {used}."
+        raise NotebookFailure(notebook.name, lines, cure) from error
+    except Exception as error:
+        cure = "Mend the cause (a full disk, say), then run the same command again."
+        lines = f"{type(error).__name__}: {error}"
+        raise NotebookFailure(notebook.name, lines, cure) from error
     return time.perf_counter() - start, memory.bytes
 
 
@@ -251,8 +215,9 @@ def _failure(notebook: Path, copy: Path, error: Any) -> NotebookFailure:
     )
     lines = "\n".join([source, "    ...", *trace[-8:]])
     cells = nbformat.read(notebook, as_version=4).cells  # numbered without what was injected
-    cell = next((i for i, each in enumerate(cells) if each.source == error.source), None)
-    return NotebookFailure(notebook, cell, lines, cure)
+    number = next((i for i, each in enumerate(cells) if each.source == error.source), None)
+    place = "" if number is None else f", cell {number}"
+    return NotebookFailure(f"{notebook.name}{place}", lines, cure)
 
 
 def save_outputs(notebook: Path, copy: Path) -> None:

@@ -7,7 +7,6 @@ each with its SHA-256. An ablation is named by its level: `ablations "M=4" chexp
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
 from inspect import getsourcefile, getsourcelines
@@ -28,28 +27,14 @@ from rctpl_utils.run.schedule import find_notebooks, number_of
 from rctpl_utils.workspace import NOTEBOOKS, PROJECT, Workspace
 
 Lines = list[tuple[str, str]]  # what is told, and its text
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What makes a table: `module:function` that measures and that writes; its file of draws."""
-
-    measures: str
-    writes: str
-    draws: str
-
-
-_REPORTS = {  # measures, writes, draws: the tables
-    ("table1:classify", "tables:save_table1", "table1"): ["table1"],
-    ("grounding:ground", "tables:save_grounding_tables", "grounding"):
-        ["table2", "table3", "table4"],
-    ("retrieval:retrieve", "tables:save_table5", "retrieval"): ["table5"],
-    ("ablations:score_trials", "ablation_report:save_ablations", "ablations"): ["ablations"],
-}  # fmt: skip
-TABLES = {
-    table: Origin(f"evaluation.{measures}", f"reporting.{writes}", draws)
-    for (measures, writes, draws), tables in _REPORTS.items()
-    for table in tables
+TABLES = {  # `module:function` that measures and that writes; the file of draws
+    "table1": ("table1:classify", "tables:save_table1", "table1"),
+    **dict.fromkeys(
+        ("table2", "table3", "table4"),
+        ("grounding:ground", "tables:save_grounding_tables", "grounding"),
+    ),
+    "table5": ("retrieval:retrieve", "tables:save_table5", "retrieval"),
+    "ablations": ("ablations:score_trials", "ablation_report:save_ablations", "ablations"),
 }
 SAME = 2e-6  # tables have six decimals
 
@@ -62,28 +47,32 @@ def trace(workspace: Workspace, table: str, method: str, dataset: str, metric: s
     """
     if table not in TABLES:
         raise InputError(f"no table is called {table!r}", _nearest(table, TABLES))
-    origin, path = TABLES[table], workspace.figures / f"{table}.csv"
-    rows = _read(path)
+    path, output = workspace.figures / f"{table}.csv", workspace.output
+    if not path.is_file():
+        raise InputError("the table is not there", "Run ./run_all.sh first.", file=path)
+    measures, writes, draws = TABLES[table]
+    rows = pd.read_csv(path).rename(columns={"level": "method"})
     place = _find(rows, table, {"method": method, "dataset": dataset, "metric": metric})
     row = rows.loc[place]
     number = f"{row['value']:.6f} [{row['ci_low']:.6f}, {row['ci_high']:.6f}]"
+    notebook, cell = _cell(writes)
+    profile = workspace.profile.name
+    start = "./run_all.sh" + f" --profile {profile}" * (profile != "embedded")
+    start += f" --output {output}" * (output != PROJECT)
+    only = f"{start} --only {number_of(notebook)} --force"
     return [
         ("number", f"{method}, {dataset}, {metric}: {number}, 95 % interval"),
-        ("file", _hashed(path, workspace.output)),
+        ("file", _hashed(path, output)),
         ("", _recorded(workspace, path)),
         ("row", f"{place + 1} of {len(rows)}"),
-        *_makers(origin),
-        *_resamples(workspace, origin.draws, (dataset, method, metric), row["value"]),
+        ("notebook", f"notebooks/{notebook.name}, cell {cell} (from 0)"),
+        ("measured", _function(f"evaluation.{measures}")),
+        ("written", _function(f"reporting.{writes}")),
+        *_resamples(workspace, draws, (dataset, method, metric), row["value"]),
         ("films", _films(workspace, table, row)),
         *_inputs(workspace, table, method),
-        ("again", _command(workspace, origin)),
+        ("again", f"{start} (all that is not up to date), {only} (its notebook)"),
     ]
-
-
-def _read(path: Path) -> pd.DataFrame:
-    if not path.is_file():
-        raise InputError("the table is not there", "Run ./run_all.sh first.", file=path)
-    return pd.read_csv(path).rename(columns={"level": "method"})
 
 
 def _find(rows: pd.DataFrame, table: str, wanted: dict[str, str]) -> int:
@@ -95,17 +84,16 @@ def _find(rows: pd.DataFrame, table: str, wanted: dict[str, str]) -> int:
     for column, name in reversed(wanted.items()):  # the last to go is the method
         rest = rows[rows[column] == name]
         if rest.empty:
-            others = {k: v for k, v in wanted.items() if k != column}
-            problem = f"{table} has no {column} {name!r} for {', '.join(others.values())}"
+            others = ", ".join(other for key, other in wanted.items() if key != column)
+            problem = f"{table} has no {column} {name!r} for {others}"
             raise InputError(problem, _nearest(name, dict.fromkeys(rows[column])))
         rows = rest
-    place = int(rows.index[0])
-    if pd.isna(rows.loc[place, "value"]):
+    if pd.isna(rows["value"].iloc[0]):
         raise InputError(
             f"{', '.join(wanted.values())} was not run: {table} has only the paper's number",
             "Choose a row with a value of this run's.",
         )
-    return place
+    return int(rows.index[0])
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:
@@ -126,17 +114,9 @@ def _recorded(workspace: Workspace, path: Path) -> str:
     return f"{'as' if same else 'NOT as'} {manifest.relative_to(workspace.output)} has it"
 
 
-def _makers(origin: Origin) -> Lines:
-    """The notebook's cell and the functions that it calls."""
-    notebook, cell = _cell(origin)
-    place = f"notebooks/{notebook.name}, cell {cell} (from 0)"
-    functions = [_function(origin.measures), _function(origin.writes)]
-    return list(zip(("notebook", "measured", "written"), (place, *functions), strict=True))
-
-
-def _cell(origin: Origin) -> tuple[Path, int]:
+def _cell(writes: str) -> tuple[Path, int]:
     """The notebook's cell that calls the function which writes the table."""
-    call = f"{origin.writes.split(':')[1]}("
+    call = f"{writes.split(':')[1]}("
     return next(
         (notebook, k)
         for notebook in find_notebooks(NOTEBOOKS)
@@ -162,23 +142,17 @@ def _resamples(workspace: Workspace, name: str, key: tuple[str, str, str], value
     if key not in draws:
         return [("seeds", "no resamples: it is a constant")]
     series = np.atleast_2d(np.stack(list(draws[key])))  # (K, 1 + R)
+    values, seeds = series[:, 0], workspace.profile.seeds
+    told = f"{len(values)} series, {values.min():.6f} to {values.max():.6f}"
+    if len(values) == len(seeds):  # a floor has many draws a seed
+        told = ", ".join(f"{seed}: {one:.6f}" for seed, one in zip(seeds, values, strict=True))
     drawn = series[:, 1:].mean(axis=0)
     drawn = drawn[np.isfinite(drawn)]
     spread = f"{len(drawn)} of patients, mean {drawn.mean():.6f}, deviation {drawn.std():.6f}"
-    lines = [
-        ("seeds", _runs(workspace.profile.seeds, series[:, 0])),
-        ("resamples", f"{spread}, in {_hashed(path, workspace.output)}"),
-    ]
-    if not abs(series[:, 0].mean() - value) <= SAME:
+    lines = [("seeds", told), ("resamples", f"{spread}, in {_hashed(path, workspace.output)}")]
+    if not abs(values.mean() - value) <= SAME:
         lines.append(("", "NOT of the run that made the table: their values differ"))
     return lines
-
-
-def _runs(seeds: Sequence[int], values: np.ndarray) -> str:
-    """Each seed's value in the sample; a floor has many draws a seed."""
-    if len(values) == len(seeds):
-        return ", ".join(f"{seed}: {one:.6f}" for seed, one in zip(seeds, values, strict=True))
-    return f"{len(values)} series, {values.min():.6f} to {values.max():.6f}"
 
 
 def _films(workspace: Workspace, table: str, row: pd.Series) -> str:
@@ -224,14 +198,6 @@ def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
-def _command(workspace: Workspace, origin: Origin) -> str:
-    name, number = workspace.profile.name, number_of(_cell(origin)[0])
-    profile = "" if name == "embedded" else f" --profile {name}"
-    output = "" if workspace.output == PROJECT else f" --output {workspace.output}"
-    start = f"./run_all.sh{profile}{output}"
-    return f"{start} (all that is not up to date), {start} --only {number} --force (its notebook)"
-
-
 def _hashed(path: Path, output: Path) -> str:
     """A file's name and SHA-256, relative to the output or the project where it lies below."""
     names = [path.relative_to(each).as_posix() for each in (output, PROJECT)
@@ -250,8 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_run_options(parser)
     options = parser.parse_args(arguments)
     asked = options.table, options.method, options.dataset, options.metric
-
-    def told(workspace: Workspace) -> list[str]:
-        return [f"{what:10}{text}" for what, text in trace(workspace, *asked)]
-
-    return run_command(options, told)
+    return run_command(
+        options,
+        lambda workspace: [f"{what:10}{text}" for what, text in trace(workspace, *asked)],
+    )
