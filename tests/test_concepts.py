@@ -1,6 +1,7 @@
 """Extraction beyond single sentences; what is made of triplets: labels, counts, scores."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -40,9 +41,29 @@ def report(findings, impression="", number=1):
     return Report(f"s{number}", "p1", findings, impression, "train")
 
 
+def triplets_of(text):
+    return list(EXTRACTOR.extract([report(text)]))
+
+
 def said(text):
     """{(concept, location, positive)} of a text."""
-    return {(t.concept, t.location, t.positive) for t in EXTRACTOR.extract([report(text)])}
+    return {(t.concept, t.location, t.positive) for t in triplets_of(text)}
+
+
+# Sentences as radiologists write them, by kind, with what a reader would take from them: expected
+# values were written from the meaning of the sentence, before the rules that find them.
+SENTENCES = pd.read_csv(Path(__file__).parent / "cases" / "sentences.csv", keep_default_na=False)
+ASKED = {
+    "assertion": lambda t: (t.concept, t.positive),
+    "place": lambda t: (t.concept, t.location or "nowhere"),
+    "side": lambda t: (t.location, t.positive),
+}
+
+
+@pytest.mark.parametrize(("asked", "kind", "sentence", "expected"), SENTENCES.to_numpy())
+def test_what_a_reader_takes_from_a_sentence(asked, kind, sentence, expected):
+    wanted = {tuple(pair.split(": ")) for pair in expected.split("; ") if pair}
+    assert set(map(ASKED[asked], triplets_of(sentence))) == wanted, kind
 
 
 def test_spans_and_sentences_refer_to_the_text():
@@ -56,7 +77,7 @@ def test_spans_and_sentences_refer_to_the_text():
 @given(st.text(max_size=200))
 @settings(max_examples=60)
 def test_any_text_gives_well_formed_triplets(text):
-    for triplet in EXTRACTOR.extract([report(text)]):
+    for triplet in triplets_of(text):
         assert triplet.concept in CONCEPTS
         assert triplet.positive in ("present", "absent", "uncertain")
         split_location(triplet.location)  # raises when it is no canonical one

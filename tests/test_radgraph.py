@@ -2,6 +2,7 @@ import gzip
 import json
 import logging
 import tracemalloc
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from mutations import fuzz, mutated, survives
 
 from rctpl_utils.errors import InputError
+from rctpl_utils.files import read_json
 from rctpl_utils.text.concepts.json_stream import stream_objects
 from rctpl_utils.text.concepts.radgraph import RadGraphExtractor, parse_graph
 from rctpl_utils.text.reports import Report
@@ -71,71 +73,13 @@ def one(text, *entities):
     return [(t.concept, t.location, t.positive) for t in extract(graphs)]
 
 
-HEART = entity("heart", "ANAT-DP", 0)
-# what it shows -> text, its entities, the triplets
-GRAPHS = {
-    "an observation with only suggestive_of is kept": (
-        "opacity suggesting edema",
-        [entity("opacity", "OBS-DP", 0, "suggestive_of 1"), entity("edema", "OBS-U", 2)],
-        [("Lung Opacity", None, "present"), ("Edema", None, "uncertain")],
-    ),
-    "two anatomies are two locations": (
-        "atelectasis left base and right apex",
-        [
-            entity("atelectasis", "OBS-DP", 0, "located_at 2", "located_at 4"),
-            entity("left", "ANAT-DP", 1, "modify 2"),
-            entity("base", "ANAT-DP", 2),
-            entity("right", "ANAT-DP", 4, "modify 4"),
-            entity("apex", "ANAT-DP", 5),
-        ],
-        [("Atelectasis", "left base", "present"), ("Atelectasis", "right apex", "present")],
-    ),
-    "a word of two anatomies is two locations": (
-        "left apex and base opacity",
-        [
-            entity("left", "ANAT-DP", 0, "modify 1", "modify 2"),
-            entity("apex", "ANAT-DP", 1),
-            entity("base", "ANAT-DP", 3),
-            entity("opacity", "OBS-DP", 4, "located_at 0"),
-        ],
-        [("Lung Opacity", "left apex", "present"), ("Lung Opacity", "left base", "present")],
-    ),
-    "anatomies that modify each other end": (
-        "right base atelectasis",
-        [
-            entity("right", "ANAT-DP", 0, "modify 1"),
-            entity("base", "ANAT-DP", 1, "modify 0"),
-            entity("atelectasis", "OBS-DP", 2, "located_at 0"),
-        ],
-        [("Atelectasis", "right base", "present")],
-    ),
-    "an anatomy decides that nothing is named": (
-        "pericardial effusion",
-        [entity("pericardial", "ANAT-DP", 0), entity("effusion", "OBS-DP", 1, "located_at 0")],
-        [],
-    ),
-    "a modifier decides what is named": (
-        "nodular opacity",
-        [entity("nodular", "OBS-DP", 0, "modify 1"), entity("opacity", "OBS-DP", 1)],
-        [("Lung Opacity", None, "present"), ("Lung Lesion", None, "present")],
-    ),
-    "an organ's state": (
-        "heart enlarged",
-        [HEART, entity("enlarged", "OBS-DP", 1, "located_at 0")],
-        [("Cardiomegaly", None, "present")],
-    ),
-    "an organ's normal state": (
-        "heart normal",
-        [HEART, entity("normal", "OBS-DP", 1, "located_at 0")],
-        [("Cardiomegaly", None, "absent")],
-    ),
-}
+GRAPHS = read_json(Path(__file__).parent / "cases" / "radgraph.json")
 
 
-@pytest.mark.parametrize("shown", GRAPHS)
-def test_triplets_of_a_graph(shown):
-    text, entities, expected = GRAPHS[shown]
-    assert one(text, *entities) == expected
+@pytest.mark.parametrize("case", GRAPHS, ids=lambda case: case["shown"])
+def test_triplets_of_a_graph(case):
+    found = one(case["text"], *(entity(*each) for each in case["entities"]))
+    assert found == list(map(tuple, case["triplets"]))
 
 
 def test_only_the_given_reports_are_read():
