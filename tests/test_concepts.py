@@ -14,22 +14,20 @@ from rctpl_utils.datasets.openi import OpenIReport
 from rctpl_utils.errors import InputError
 from rctpl_utils.text.concepts import spacy_extractor
 from rctpl_utils.text.concepts.evaluation import (
-    common_errors,
-    development_half,
-    extract_openi,
-    extraction_scores,
-    gold_located,
-    predicted_located,
-)
-from rctpl_utils.text.concepts.spacy_extractor import SpacyExtractor, read_state
-from rctpl_utils.text.concepts.summary import (
     agreement,
     choose_extractor,
     cohen_kappa,
+    common_errors,
+    development_half,
     example_triplets,
+    extract_openi,
+    extraction_scores,
+    gold_concepts,
     mention_counts,
     mention_figure,
+    predicted_concepts,
 )
+from rctpl_utils.text.concepts.spacy_extractor import SpacyExtractor, read_state
 from rctpl_utils.text.reports import Report
 from rctpl_utils.text.triplets import Triplet, merge_mentions, report_labels, triplets_frame
 from rctpl_utils.vocabulary import CONCEPTS, Frame, split_location
@@ -326,9 +324,9 @@ def test_scores_equal_scikit_learns(pairs):
     ],
 )
 def test_located_items_are_one_a_side_in_the_codes_zones(concept, location, items):
-    found = predicted_located(frame(("CXR1", concept, location, "present")))
+    found = predicted_concepts(frame(("CXR1", concept, location, "present")), located=True)
     assert found == {"CXR1": {(concept, *each) for each in items}}
-    lingula = gold_located([coded(1, "Opacity/lung/lingula")])
+    lingula = gold_concepts([coded(1, "Opacity/lung/lingula")], located=True)
     assert lingula == {"CXR1": {("Lung Opacity", "left", "middle")}}
 
 

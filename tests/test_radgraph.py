@@ -11,8 +11,7 @@ from mutations import fuzz, mutated, survives
 
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import read_json
-from rctpl_utils.text.concepts.json_stream import stream_objects
-from rctpl_utils.text.concepts.radgraph import RadGraphExtractor, parse_graph
+from rctpl_utils.text.concepts.radgraph import RadGraphExtractor, parse_graph, stream_objects
 from rctpl_utils.text.reports import Report
 
 TEXT = "there is a left lower lobe opacity suggestive of pneumonia . no pleural effusion ."
