@@ -1,8 +1,8 @@
 """The vocabulary: concepts, their hierarchy, and the anatomical locations of chest radiographs.
 
 The concept set C of the paper (3.1.1) is the 14 names of CheXpert (Irvin et al. 2019, Table 1) and
-the 14 of ChestX-ray14 (Wang et al. 2017) merged, without "No Finding". The phrases that name them
-in reports live in `data/vocabulary.json`, which carries its own version.
+the 14 of ChestX-ray14 (Wang et al. 2017) merged, without "No Finding". `data/vocabulary.json` has
+them, and the phrases that name them in reports; it carries its own version.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,68 +14,14 @@ from rctpl_utils.errors import InputError
 from rctpl_utils.files import read_json
 from rctpl_utils.workspace import PACKAGE_DATA
 
-CHEXPERT_CONCEPTS = (
-    "Enlarged Cardiomediastinum",
-    "Cardiomegaly",
-    "Lung Opacity",
-    "Lung Lesion",
-    "Edema",
-    "Consolidation",
-    "Pneumonia",
-    "Atelectasis",
-    "Pneumothorax",
-    "Pleural Effusion",
-    "Pleural Other",
-    "Fracture",
-    "Support Devices",
-)
-TRAINING_CONCEPTS = (
-    *CHEXPERT_CONCEPTS,
-    "Infiltration",
-    "Mass",
-    "Nodule",
-    "Emphysema",
-    "Fibrosis",
-    "Pleural Thickening",
-    "Hernia",
-)
-CHESTXRAY14_CONCEPTS = (
-    "Atelectasis",
-    "Cardiomegaly",
-    "Pleural Effusion",
-    "Infiltration",
-    "Mass",
-    "Nodule",
-    "Pneumonia",
-    "Pneumothorax",
-    "Consolidation",
-    "Edema",
-    "Emphysema",
-    "Fibrosis",
-    "Pleural Thickening",
-    "Hernia",
-)
-UNSEEN_CONCEPTS = ("COVID-19",)  # met at test time only
+_DATA = read_json(PACKAGE_DATA / "vocabulary.json")
+CHEXPERT_CONCEPTS: tuple[str, ...] = tuple(_DATA["sets"]["CheXpert"])
+CHESTXRAY14_CONCEPTS: tuple[str, ...] = tuple(_DATA["sets"]["ChestX-ray14"])
+TRAINING_CONCEPTS = tuple(dict.fromkeys(CHEXPERT_CONCEPTS + CHESTXRAY14_CONCEPTS))
+UNSEEN_CONCEPTS: tuple[str, ...] = tuple(_DATA["sets"]["unseen"])  # met at test time only
 CONCEPTS = (*TRAINING_CONCEPTS, *UNSEEN_CONCEPTS)
 NO_FINDING = "No Finding"  # not a concept: the name of a normal film among other kinds of film
-
-# A present child makes its parent present: Irvin et al. 2019, Fig. 1; Infiltration, Pleural
-# Thickening and COVID-19 are our reading.
-PARENTS: Mapping[str, str] = MappingProxyType(
-    {
-        "Cardiomegaly": "Enlarged Cardiomediastinum",
-        "Mass": "Lung Lesion",
-        "Nodule": "Lung Lesion",
-        "Lung Lesion": "Lung Opacity",
-        "Consolidation": "Lung Opacity",
-        "Pneumonia": "Lung Opacity",
-        "Atelectasis": "Lung Opacity",
-        "Edema": "Lung Opacity",
-        "Infiltration": "Lung Opacity",
-        "COVID-19": "Lung Opacity",
-        "Pleural Thickening": "Pleural Other",
-    }
-)
+PARENTS: Mapping[str, str] = MappingProxyType(_DATA["parents"])  # present where a child is
 SIDES = ("left", "right", "bilateral")
 
 
@@ -107,12 +53,11 @@ class Frame:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What `data/vocabulary.json` holds: phrases in lower case, no patterns."""
+    """The phrases of `data/vocabulary.json`, in lower case, no patterns."""
 
-    concepts: Mapping[str, tuple[str, ...]]
+    named: Mapping[str, tuple[str, ...]]  # what a phrase names; nothing though it looks so: ()
     unlocated: frozenset[str]  # concepts whose place is never stated apart (the heart)
     frames: tuple[Frame, ...]
-    ignored: tuple[str, ...]  # phrases that hold a concept's word but name something else
     places: Mapping[str, Place]
     ignored_places: tuple[str, ...]  # phrases that only look like a place
     sides: Mapping[str, tuple[str, ...]]
@@ -121,30 +66,27 @@ class Vocabulary:
 
 @cache
 def load_vocabulary() -> Vocabulary:
-    """Read the packaged vocabulary (once a process)."""
-    raw = read_json(PACKAGE_DATA / "vocabulary.json")
-    concepts = raw["concepts"]
+    """The packaged vocabulary."""
+    named: dict[str, tuple[str, ...]] = dict.fromkeys(_DATA["ignored"], ())
+    for concept, about in _DATA["concepts"].items():
+        named |= {phrase: (*named.get(phrase, ()), concept) for phrase in about["phrases"]}
     return Vocabulary(
-        concepts=MappingProxyType({name: tuple(c["phrases"]) for name, c in concepts.items()}),
-        unlocated=frozenset(name for name, c in concepts.items() if not c["locatable"]),
-        frames=tuple(Frame(**_tuples(frame)) for frame in raw["frames"]),
-        ignored=tuple(raw["ignored"]),
-        places={name: Place(name, **_tuples(place)) for name, place in raw["places"].items()},
-        ignored_places=tuple(raw["ignored_places"]),
-        sides=MappingProxyType({side: tuple(v) for side, v in raw["sides"].items()}),
-        fused=MappingProxyType({phrase: tuple(v) for phrase, v in raw["fused"].items()}),
+        named=MappingProxyType(named),
+        unlocated=frozenset(c for c, about in _DATA["concepts"].items() if not about["locatable"]),
+        frames=tuple(Frame(**_tuples(frame)) for frame in _DATA["frames"]),
+        places={name: Place(name, **_tuples(place)) for name, place in _DATA["places"].items()},
+        ignored_places=tuple(_DATA["ignored_places"]),
+        sides=MappingProxyType(_tuples(_DATA["sides"])),
+        fused=MappingProxyType(_tuples(_DATA["fused"])),
     )
 
 
 def with_parents(present: Iterable[str]) -> frozenset[str]:
     """Close a set of present concepts upwards: `{"Mass"}` gives Mass, Lung Lesion, Lung Opacity."""
-    closed: set[str] = set()
-    for concept in present:
-        _known(concept)
-        node: str | None = concept
-        while node is not None:
-            closed.add(node)
-            node = PARENTS.get(node)
+    closed = reached = {_known(concept) for concept in present}
+    while reached:
+        reached = {PARENTS[concept] for concept in reached if concept in PARENTS}
+        closed = closed | reached
     return frozenset(closed)
 
 
@@ -169,31 +111,31 @@ def split_location(location: str | None) -> tuple[str | None, str | None]:
 
     A location that the vocabulary does not hold is an `InputError`.
     """
-    if location is None:
-        return None, None
-    first, _, rest = location.partition(" ")
-    side = first if first in SIDES else None
-    name = rest if side else location
-    if not name:
-        return side, None
-    zones = _zones()
-    if name not in zones:
+    found = _locations()
+    if location not in found:
         raise InputError(
             f"{location!r} is no canonical location",
             f"Use an optional side ({', '.join(SIDES)}) and a place of the vocabulary.",
         )
-    return side, zones[name]
+    return found[location]
 
 
 @cache
-def _zones() -> Mapping[str, str | None]:
-    places = load_vocabulary().places.values()
-    return {name: place.zone for place in places for name in (place.name, place.plural)}
+def _locations() -> Mapping[str | None, tuple[str | None, str | None]]:
+    """Every canonical location, in the singular and the plural, with its side and zone."""
+    found: dict[str | None, tuple[str | None, str | None]] = {}
+    for side in (None, *SIDES):
+        found[side] = side, None
+        for place in load_vocabulary().places.values():
+            for name in (place.name, place.plural):
+                found[f"{side} {name}" if side else name] = side, place.zone
+    return found
 
 
-def _known(concept: str) -> None:
+def _known(concept: str) -> str:
     if concept not in CONCEPTS:
         raise InputError(f"{concept!r} is no concept", f"Choose one of: {', '.join(CONCEPTS)}.")
+    return concept
 
 
 def _tuples(record: dict) -> dict:

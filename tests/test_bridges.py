@@ -14,7 +14,7 @@ from rctpl_utils.evaluation.ablations import _joined, _regularizer
 from rctpl_utils.evaluation.bridges import SHARPNESS, bridge_trials, memory_reader, wide_bridges
 from rctpl_utils.evaluation.modality_gap import energy, gap_table
 from rctpl_utils.profiles import PromptLearning
-from rctpl_utils.prompts import anchors, training
+from rctpl_utils.prompts import handwritten, training
 from rctpl_utils.prompts.corpus import TextCorpus
 from rctpl_utils.prompts.corpus_building import description_features
 from rctpl_utils.prompts.prompts import Prompts, asked_texts
@@ -80,8 +80,8 @@ def test_the_arm_rctpl_plus_is_what_notebook_04_learns(encoder, monkeypatch):
 def test_the_pull_is_a_mean_distance_of_the_branches_that_are_named():
     target = torch.eye(2, 3)
     embedded = {"report": torch.eye(2, 3), "concept": torch.tensor([[1.0, 0, 0], [0, 0, 1.0]])}
-    assert anchors.pull_towards(target, 4.0)(embedded).item() == pytest.approx(4 * (1 - 0.5))
-    both = anchors.pull_towards(target, 4.0, ("report", "concept"))
+    assert handwritten.pull_towards(target, 4.0)(embedded).item() == pytest.approx(4 * (1 - 0.5))
+    both = handwritten.pull_towards(target, 4.0, ("report", "concept"))
     assert both(embedded).item() == pytest.approx(4 * (1 - 0.5))
     assert both({"report": -embedded["report"]}).item() == pytest.approx(4 * 2)
 
@@ -124,7 +124,8 @@ def test_a_run_keeps_what_its_keeper_says(encoder):
     texts, options = corpus(encoder), {"progress": False}
     settings = replace(SETTINGS, epochs=1, batch_size=len(texts))  # one step
     start = training.initial_contexts(3, encoder.context_width, torch.Generator().manual_seed(0))
-    for keeper in (MeanOfSteps(), NearestTo(anchors.names(encoder, TRAINING_CONCEPTS))):
+    names = handwritten.class_names(encoder, TRAINING_CONCEPTS).report
+    for keeper in (MeanOfSteps(), NearestTo(names)):
         found = training.learn_prompts(
             encoder, texts, TRAINING_CONCEPTS, settings, 0, keeper=keeper, **options
         )
@@ -135,10 +136,10 @@ def test_a_run_keeps_what_its_keeper_says(encoder):
 
 def test_an_outlying_phrasing_is_pruned(encoder, monkeypatch):
     phrasings = ["mass on the left", "mass on the right", "mass seen", "mass there", "quandor"]
-    monkeypatch.setattr(anchors, "ensemble", lambda concept: phrasings)
+    monkeypatch.setattr(handwritten, "ensemble", lambda concept: phrasings)
     vectors = torch.tensor([[1.0, 0.0], [0.99, 0.14], [0.99, -0.14], [0.98, 0.2], [0.0, 1.0]])
     monkeypatch.setattr(encoder, "encode_text", lambda texts: normalize(vectors, dim=-1))
-    found = anchors.pruned_ensemble(encoder, ["Mass"])
+    found = handwritten.pruned_ensemble(encoder, ["Mass"]).report
     kept = normalize(vectors, dim=-1)[:4].mean(dim=0)
     assert torch.allclose(found[0], normalize(kept, dim=0), atol=1e-6)
 

@@ -1,6 +1,7 @@
 """Extraction beyond single sentences; what is made of triplets: labels, counts, scores."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,22 +14,20 @@ from rctpl_utils.datasets.openi import OpenIReport
 from rctpl_utils.errors import InputError
 from rctpl_utils.text.concepts import spacy_extractor
 from rctpl_utils.text.concepts.evaluation import (
-    common_errors,
-    development_half,
-    extract_openi,
-    extraction_scores,
-    gold_located,
-    predicted_located,
-)
-from rctpl_utils.text.concepts.spacy_extractor import SpacyExtractor, read_state
-from rctpl_utils.text.concepts.summary import (
     agreement,
     choose_extractor,
     cohen_kappa,
+    common_errors,
+    development_half,
     example_triplets,
+    extract_openi,
+    extraction_scores,
+    gold_concepts,
     mention_counts,
     mention_figure,
+    predicted_concepts,
 )
+from rctpl_utils.text.concepts.spacy_extractor import SpacyExtractor, read_state
 from rctpl_utils.text.reports import Report
 from rctpl_utils.text.triplets import Triplet, merge_mentions, report_labels, triplets_frame
 from rctpl_utils.vocabulary import CONCEPTS, Frame, split_location
@@ -40,9 +39,29 @@ def report(findings, impression="", number=1):
     return Report(f"s{number}", "p1", findings, impression, "train")
 
 
+def triplets_of(text):
+    return list(EXTRACTOR.extract([report(text)]))
+
+
 def said(text):
     """{(concept, location, positive)} of a text."""
-    return {(t.concept, t.location, t.positive) for t in EXTRACTOR.extract([report(text)])}
+    return {(t.concept, t.location, t.positive) for t in triplets_of(text)}
+
+
+# Sentences as radiologists write them, by kind, with what a reader would take from them: expected
+# values were written from the meaning of the sentence, before the rules that find them.
+SENTENCES = pd.read_csv(Path(__file__).parent / "cases" / "sentences.csv", keep_default_na=False)
+ASKED = {
+    "assertion": lambda t: (t.concept, t.positive),
+    "place": lambda t: (t.concept, t.location or "nowhere"),
+    "side": lambda t: (t.location, t.positive),
+}
+
+
+@pytest.mark.parametrize(("asked", "kind", "sentence", "expected"), SENTENCES.to_numpy())
+def test_what_a_reader_takes_from_a_sentence(asked, kind, sentence, expected):
+    wanted = {tuple(pair.split(": ")) for pair in expected.split("; ") if pair}
+    assert set(map(ASKED[asked], triplets_of(sentence))) == wanted, kind
 
 
 def test_spans_and_sentences_refer_to_the_text():
@@ -56,7 +75,7 @@ def test_spans_and_sentences_refer_to_the_text():
 @given(st.text(max_size=200))
 @settings(max_examples=60)
 def test_any_text_gives_well_formed_triplets(text):
-    for triplet in EXTRACTOR.extract([report(text)]):
+    for triplet in triplets_of(text):
         assert triplet.concept in CONCEPTS
         assert triplet.positive in ("present", "absent", "uncertain")
         split_location(triplet.location)  # raises when it is no canonical one
@@ -305,9 +324,9 @@ def test_scores_equal_scikit_learns(pairs):
     ],
 )
 def test_located_items_are_one_a_side_in_the_codes_zones(concept, location, items):
-    found = predicted_located(frame(("CXR1", concept, location, "present")))
+    found = predicted_concepts(frame(("CXR1", concept, location, "present")), located=True)
     assert found == {"CXR1": {(concept, *each) for each in items}}
-    lingula = gold_located([coded(1, "Opacity/lung/lingula")])
+    lingula = gold_concepts([coded(1, "Opacity/lung/lingula")], located=True)
     assert lingula == {"CXR1": {("Lung Opacity", "left", "middle")}}
 
 

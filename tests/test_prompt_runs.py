@@ -11,6 +11,7 @@ from rctpl_utils.prompts import variants
 from rctpl_utils.prompts.corpus import TextCorpus
 from rctpl_utils.prompts.prompts import Prompts
 from rctpl_utils.prompts.training import Learned
+from rctpl_utils.scoring import ClassEmbeddings
 from rctpl_utils.workspace import Workspace
 
 
@@ -29,7 +30,8 @@ def run(encoder, tmp_path, monkeypatch):
 
     monkeypatch.setattr(variants, "learn_prompts", learn)
     monkeypatch.setattr(type(encoder), "text_key", "weights")  # hashing them takes a second
-    monkeypatch.setattr(variants.anchors, "class_anchors", lambda *_: torch.zeros(20, 4))
+    zeros = ClassEmbeddings(torch.zeros(20, 4), torch.zeros(20, 4))
+    monkeypatch.setattr(variants.handwritten, "class_anchors", lambda *_: zeros)
 
     def ask(text="edema", **changes):
         corpus = TextCorpus(

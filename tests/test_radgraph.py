@@ -2,6 +2,7 @@ import gzip
 import json
 import logging
 import tracemalloc
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -9,8 +10,8 @@ from hypothesis import strategies as st
 from mutations import fuzz, mutated, survives
 
 from rctpl_utils.errors import InputError
-from rctpl_utils.text.concepts.json_stream import stream_objects
-from rctpl_utils.text.concepts.radgraph import RadGraphExtractor, parse_graph
+from rctpl_utils.files import read_json
+from rctpl_utils.text.concepts.radgraph import RadGraphExtractor, parse_graph, stream_objects
 from rctpl_utils.text.reports import Report
 
 TEXT = "there is a left lower lobe opacity suggestive of pneumonia . no pleural effusion ."
@@ -51,8 +52,6 @@ EXPECTED = [
     ("Pneumonia", None, "uncertain"),
     ("Pleural Effusion", None, "absent"),
 ]
-
-
 XL = [f"Observation::{each}" for each in ("definitely present", "definitely absent", "uncertain")]
 XL_GRAPH = graph(*XL, "Anatomy::definitely present")
 
@@ -71,71 +70,13 @@ def one(text, *entities):
     return [(t.concept, t.location, t.positive) for t in extract(graphs)]
 
 
-HEART = entity("heart", "ANAT-DP", 0)
-# what it shows -> text, its entities, the triplets
-GRAPHS = {
-    "an observation with only suggestive_of is kept": (
-        "opacity suggesting edema",
-        [entity("opacity", "OBS-DP", 0, "suggestive_of 1"), entity("edema", "OBS-U", 2)],
-        [("Lung Opacity", None, "present"), ("Edema", None, "uncertain")],
-    ),
-    "two anatomies are two locations": (
-        "atelectasis left base and right apex",
-        [
-            entity("atelectasis", "OBS-DP", 0, "located_at 2", "located_at 4"),
-            entity("left", "ANAT-DP", 1, "modify 2"),
-            entity("base", "ANAT-DP", 2),
-            entity("right", "ANAT-DP", 4, "modify 4"),
-            entity("apex", "ANAT-DP", 5),
-        ],
-        [("Atelectasis", "left base", "present"), ("Atelectasis", "right apex", "present")],
-    ),
-    "a word of two anatomies is two locations": (
-        "left apex and base opacity",
-        [
-            entity("left", "ANAT-DP", 0, "modify 1", "modify 2"),
-            entity("apex", "ANAT-DP", 1),
-            entity("base", "ANAT-DP", 3),
-            entity("opacity", "OBS-DP", 4, "located_at 0"),
-        ],
-        [("Lung Opacity", "left apex", "present"), ("Lung Opacity", "left base", "present")],
-    ),
-    "anatomies that modify each other end": (
-        "right base atelectasis",
-        [
-            entity("right", "ANAT-DP", 0, "modify 1"),
-            entity("base", "ANAT-DP", 1, "modify 0"),
-            entity("atelectasis", "OBS-DP", 2, "located_at 0"),
-        ],
-        [("Atelectasis", "right base", "present")],
-    ),
-    "an anatomy decides that nothing is named": (
-        "pericardial effusion",
-        [entity("pericardial", "ANAT-DP", 0), entity("effusion", "OBS-DP", 1, "located_at 0")],
-        [],
-    ),
-    "a modifier decides what is named": (
-        "nodular opacity",
-        [entity("nodular", "OBS-DP", 0, "modify 1"), entity("opacity", "OBS-DP", 1)],
-        [("Lung Opacity", None, "present"), ("Lung Lesion", None, "present")],
-    ),
-    "an organ's state": (
-        "heart enlarged",
-        [HEART, entity("enlarged", "OBS-DP", 1, "located_at 0")],
-        [("Cardiomegaly", None, "present")],
-    ),
-    "an organ's normal state": (
-        "heart normal",
-        [HEART, entity("normal", "OBS-DP", 1, "located_at 0")],
-        [("Cardiomegaly", None, "absent")],
-    ),
-}
+CASES = read_json(Path(__file__).parent / "cases" / "radgraph.json")
 
 
-@pytest.mark.parametrize("shown", GRAPHS)
-def test_triplets_of_a_graph(shown):
-    text, entities, expected = GRAPHS[shown]
-    assert one(text, *entities) == expected
+@pytest.mark.parametrize("case", CASES["read"], ids=lambda case: case["shown"])
+def test_triplets_of_a_graph(case):
+    found = one(case["text"], *(entity(*each) for each in case["entities"]))
+    assert found == list(map(tuple, case["triplets"]))
 
 
 def test_only_the_given_reports_are_read():
@@ -145,22 +86,9 @@ def test_only_the_given_reports_are_read():
     assert {t.report_id for t in extract(counted, report(5), report(6))} == {"s5", "s6"}
 
 
-@pytest.mark.parametrize(
-    "broken",
-    [
-        {"text": "x"},
-        {"text": "x", "entities": {"1": {"tokens": "x"}}},
-        {"text": "x", "entities": {"1": entity("x", "OBS-DP", 0, "modify 9")}},
-        {"text": "x", "entities": {"1": entity("x", "OBS-DP", 5)}},
-        {"text": "x", "entities": {"1": entity(".", "OBS-DP", 5)}},
-        {"text": "no edema", "entities": {"1": entity("edema", "OBS-DP", 0)}},  # off by one
-        {"text": "x", "entities": None},
-        {"text": "x", "entities": {"1": entity("x", "OBS-DP", 0, end=-1)}},
-        ["x"],
-    ],
-)
-def test_a_graph_of_another_shape_is_refused(broken):
-    with pytest.raises(InputError, match="s1"):
+@pytest.mark.parametrize(("says", "broken"), CASES["refused"])
+def test_a_graph_of_another_shape_is_refused(says, broken):
+    with pytest.raises(InputError, match=says):
         parse_graph("s1", broken)
 
 
@@ -186,32 +114,6 @@ def test_streaming_equals_loading_and_a_truncated_file_is_refused(
         list(stream_objects(path))
 
 
-def test_every_label_of_both_models_is_an_assertion():
-    long = [each.replace("::", "::measurement::") for each in XL]
-    for labels in (("OBS-DP", "OBS-DA", "OBS-U"), XL, long):
-        for label, positive in zip(labels, ("present", "absent", "uncertain"), strict=True):
-            assert one("edema", entity("edema", label, 0)) == [("Edema", None, positive)]
-    with pytest.raises(InputError, match=r"s1: unknown RadGraph label 'OBS-XX'"):
-        extract({"p/s1.txt": graph(present="OBS-XX")})
-
-
-@pytest.mark.parametrize("word", [0, 1, 2])
-def test_any_word_of_a_location_may_be_the_target(word):
-    """All modify the head, or each the next: "left lower lobe" in either case."""
-    for first_modifies in ("2", "1"):
-        found = one(
-            "left lower lobe consolidation",
-            entity("left", "ANAT-DP", 0, f"modify {first_modifies}"),
-            entity("lower", "ANAT-DP", 1, "modify 2"),
-            entity("lobe", "ANAT-DP", 2),
-            entity("consolidation", "OBS-DP", 3, f"located_at {word}"),
-        )
-        if first_modifies == "2" or word == 0:
-            assert found == [("Consolidation", "left lower lobe", "present")]
-        else:  # only direct modifiers of the head are taken
-            assert found == [("Consolidation", "lower lobe", "present")]
-
-
 def test_an_observation_of_several_tokens_keeps_its_inclusive_end():
     text = "lines : pleural effusion seen"
     entities = {"1": entity("pleural effusion", "OBS-DP", 2, end=3)}
@@ -229,10 +131,8 @@ def test_the_package_counts_reports_as_given_and_calls_an_empty_one_none():
 
 
 OTHER = "No pneumothorax."
-NO_PNEUMOTHORAX = {
-    "text": "No pneumothorax .",
-    "entities": {"1": entity("pneumothorax", "OBS-DA", 1)},
-}
+DENIED = entity("pneumothorax", "OBS-DA", 1)
+NO_PNEUMOTHORAX = {"text": "No pneumothorax .", "entities": {"1": DENIED}}
 PAIR = [
     Report("s1", "p1", TEXT.split(" no ")[0] + "  \n No Pleural EFFUSION.", "", "train"),
     Report("s2", "p1", "", OTHER, "train"),
@@ -245,22 +145,7 @@ def read_pair(graphs, reports=PAIR):
     return {(t.report_id, t.concept) for t in RadGraphExtractor(graphs).extract(reports)}
 
 
-@pytest.mark.parametrize(
-    ("first", "second"),
-    [
-        ("0", "1"),
-        (0, 1),
-        ("0.txt", "1.txt"),
-        ("C:\\tmp\\0.txt", "C:\\tmp\\1.txt"),
-        ("s1", "s2"),
-        ("1", "2"),  # the studies' numbers, though 1 counts too
-        ("p1/p1/s1.txt", "p1/p1/s2.txt"),
-        ("p1\\p1\\s1.txt", "p1\\p1\\s2.txt"),
-        ("D:\\cxr\\files\\p1\\s1.TXT", "D:\\cxr\\files\\p1\\S2.txt"),
-        ("files/p1/p1/s1", "./s2.txt"),
-        ("p1_p1_s1.txt", "p1_p1_s2.txt"),
-    ],
-)
+@pytest.mark.parametrize(("first", "second"), CASES["keys of s1 and s2"])
 def test_keys_as_people_have_them(first, second):
     assert read_pair({first: graph(), second: NO_PNEUMOTHORAX}) == BOTH
     assert read_pair({second: NO_PNEUMOTHORAX, first: graph()}) == BOTH
@@ -275,21 +160,10 @@ def test_reports_of_any_name_are_found(name):
 SECTIONS = Report("s1", "p1", "Left base opacity.", "No effusion (2 views).", "train")
 
 
-@pytest.mark.parametrize(
-    ("text", "same"),
-    [
-        ("Left base opacity . No effusion ( 2 views ) .", True),
-        ("left base opacity. no effusion (2 views).", True),
-        ("Left base opacity .", True),
-        ("No effusion ( 2 views ).", True),
-        ("No effusion ( 2 views ) . Left base opacity .", True),
-        ("Left base opacity . No effusion ( 3 views ) .", False),
-        ("Left base opacity . No", False),
-        ("Right base opacity . No effusion ( 2 views ) .", False),
-        ("None", False),
-        ("", False),
-    ],
-)
+BY_NUMBER = CASES["whether a text is that of s1, by number"]
+
+
+@pytest.mark.parametrize(("text", "same"), BY_NUMBER)
 def test_the_text_of_a_counting_key_must_be_the_reports(text, same, caplog):
     for key in ("0", 0, "x/0.txt"):
         extractor = RadGraphExtractor({key: {"text": text, "entities": {}}})

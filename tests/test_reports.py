@@ -2,6 +2,7 @@
 
 import gzip
 import logging
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rctpl_utils.errors import InputError
+from rctpl_utils.files import read_json
 from rctpl_utils.text.reports import (
     METADATA_TABLE,
     SPLIT_TABLE,
@@ -134,171 +136,12 @@ def test_rows_without_their_report_are_an_error_or_counted(tmp_path):
 
 # --- sections
 
-SAID, LAST = "Small left effusion.", "Stable."
-BOTH = (SAID, LAST)
-
-# kind -> text -> (findings, impression)
-REPORTS = {
-    "MIMIC-CXR's own layout": {
-        f"           FINAL REPORT\n EXAMINATION:  CHEST (PA AND LAT)\n \n INDICATION:  ___F with "
-        f"cough.\n \n COMPARISON:  ___\n \n FINDINGS:  {SAID}\n \n IMPRESSION:  {LAST}\n": BOTH,
-        f"FINDINGS:\n\n {SAID}\n\nIMPRESSION:\n\n {LAST}": BOTH,
-        f"Findings: {SAID}\nImpression: {LAST}": BOTH,
-        f"CONCLUSION: {LAST}": ("", LAST),
-        "IMPRESSION: A.\nIMPRESSION: B.": ("", "A. B."),
-        f"WET READ: ___ ___ 5:30 PM\n FINDINGS: {SAID}\n IMPRESSION: {LAST}": BOTH,
-    },
-    "view headings": {
-        f" INDICATION: cough\n \n CHEST, TWO VIEWS:  {SAID}\n": (SAID, ""),
-        f"PA AND LATERAL VIEWS OF THE CHEST:  {SAID}\n": (SAID, ""),
-        f"PORTABLE AP CHEST RADIOGRAPH: {SAID}\nIMPRESSION: {LAST}": BOTH,
-        f"CHEST: {SAID}\nIMPRESSION: {LAST}": BOTH,
-        f"SINGLE FRONTAL VIEW OF THE CHEST\n{SAID}\n\nIMPRESSION: {LAST}": BOTH,
-        f"PORTABLE CHEST EXAMINATION: {SAID}": (SAID, ""),
-        f"HISTORY: fall.\n\nAP CHEST, UPRIGHT: {SAID}": (SAID, ""),
-        f"CHEST RADIOGRAPH PERFORMED ON ___:  {SAID}": (SAID, ""),
-        f"CHEST; TWO VIEWS: {SAID}": (SAID, ""),
-        f"CHEST, TWO VIEWS ON ___ AT 14:30: {SAID}\nIMPRESSION: {LAST}": BOTH,
-        f"PA AND LATERAL CHEST RADIOGRAPH ___ AT 10:41 A.M.:  {SAID}": (SAID, ""),
-        f"UPRIGHT CHEST RADIOGRAPHS OBTAINED ___\n\n{SAID}": (SAID, ""),
-    },
-    "short, of other systems": {
-        f"FINDINGS: {SAID}\nIMP: {LAST}": BOTH,
-        f"FINDINGS: {SAID}\nIMPR: {LAST}": BOTH,
-        f"REPORT: {SAID}\nCONCLUSION: {LAST}": BOTH,
-        f"CXR: {SAID}": (SAID, ""),
-        f"Observations: {SAID}\nImpression: {LAST}": BOTH,
-        f"AP CHEST 12:34 AM: {SAID}": (SAID, ""),
-        f"FINDINGS\t{SAID}\nIMPRESSION\t{LAST}": BOTH,
-        f"<b>FINDINGS:</b> {SAID}<br><b>IMPRESSION:</b> {LAST}": BOTH,
-        f"<p>Findings: {SAID}</p><p>Impression: {LAST}</p>": BOTH,
-        f"FINDINGS: {SAID}\nIMPRESSION: {LAST}\nFINAL REPORT": BOTH,
-    },
-    "slips": {
-        f" HISTORY: fall\n \n IMPRESION:  {LAST}\n": ("", LAST),
-        f"FINDNGS: {SAID}\nIMPRESSSION: {LAST}": BOTH,
-        f"FINDIGNS: {SAID}\nIMPRESSIONS: {LAST}": BOTH,
-        f"INDICATON: cough\nFINDING: {SAID}\nCONCLUSION: {LAST}": BOTH,
-    },
-    "reversed and joined": {
-        f"IMPRESSION: {LAST}\n\nFINDINGS: {SAID}": BOTH,
-        f"FINDINGS AND IMPRESSION: {SAID}": (SAID, ""),
-        f"FINDINGS/IMPRESSION: {SAID}": (SAID, ""),
-        f"IMPRESSION/FINDINGS: {SAID}": (SAID, ""),
-        f"FINDINGS: {SAID}\nIMPRESSION AND PLAN: {LAST}": BOTH,
-    },
-    "organ headings": {
-        f"FINDINGS:\nLUNGS: Clear.\nPLEURA: {SAID}\n\nIMPRESSION:\n{LAST}": (
-            f"LUNGS: Clear. PLEURA: {SAID}", LAST,
-        ),
-        "HEART: Enlarged.\nPNEUMOTHORAX: None.": ("HEART: Enlarged. PNEUMOTHORAX: None.", ""),
-    },
-    "no colon": {
-        f"FINDINGS\n{SAID}\n\nIMPRESSION\n{LAST}": BOTH,
-        f"Findings\n{SAID}\nImpression\n{LAST}": BOTH,
-        "FINDINGS: Clear, similar to the prior\nstudy\nof the chest.": (
-            "Clear, similar to the prior study of the chest.", "",
-        ),
-    },
-    "one line": {
-        f"FINDINGS: {SAID} IMPRESSION: {LAST}": BOTH,
-        f"Indication: cough. Comparison: None. Findings: {SAID} Impression: {LAST}": BOTH,
-        f"EXAM: chest ___ FINDINGS: {SAID} IMPRESSION: {LAST}": BOTH,
-    },
-    "one line without stops": {
-        f"INDICATION: cough FINDINGS: {SAID} IMPRESSION: {LAST}": BOTH,
-        f"FINDINGS: Small left effusion IMPRESSION: {LAST}": ("Small left effusion", LAST),
-        f"FINDINGS - {SAID}\nIMPRESSION - {LAST}": BOTH,
-        f"FINDINGS\uff1a{SAID}\nIMPRESSION\uff1a{LAST}": BOTH,
-        f"FINDINGS: {SAID}\n\nIMPRESSION: {LAST}\n____________": BOTH,
-    },
-    "markdown": {
-        f"## Findings\n{SAID}\n## Impression\n{LAST}": BOTH,
-        f"**FINDINGS:** {SAID}\n**IMPRESSION:** {LAST}": BOTH,
-        f"**Findings**: {SAID}\n\n**Impression**: {LAST}": BOTH,
-        f"1. FINDINGS: {SAID}\n2. IMPRESSION: {LAST}": BOTH,
-    },
-    "marks of files": {
-        f"\ufeffFINDINGS: {SAID}\nIMPRESSION: {LAST}": BOTH,
-        f"FINDINGS:\xa0{SAID}\r\n\r\nIMPRESSION:\xa0{LAST}\r\n": BOTH,
-        f"FINDINGS: {SAID}\rIMPRESSION: {LAST}": BOTH,
-    },
-    "nothing stands above it": {
-        SAID: (SAID, ""),
-        f"{SAID}\n\n{LAST}": (f"{SAID} {LAST}", ""),
-        f"{SAID}\nIMPRESSION: {LAST}": BOTH,
-        f"INDICATION: cough\n\n{SAID}\n\nIMPRESSION: {LAST}": BOTH,
-        f"INDICATION: cough\n\nCOMPARISON: None.\n\n{SAID}": (SAID, ""),
-        f"FINAL REPORT\n HISTORY: Cough.\n\n {SAID}": (SAID, ""),
-    },
-    "marks of other systems": {
-        f"[FINDINGS]\n{SAID}\n[IMPRESSION]\n{LAST}": BOTH,
-        f"=== FINDINGS ===\n{SAID}\n--- IMPRESSION ---\n{LAST}": BOTH,
-        f"FINDINGS\n--------\n{SAID}\n\nIMPRESSION\n========\n{LAST}": BOTH,
-        f"FINDINGS.\n{SAID}\nIMPRESSION;\n{LAST}": BOTH,
-        f"FINDINGS|{SAID}\nIMPRESSION|{LAST}": BOTH,
-        f"FINDINGS {SAID}\nIMPRESSION {LAST}": BOTH,
-        f"FINDINGS: {SAID}\nIMPRESSION 1. {LAST}": (SAID, f"1. {LAST}"),
-        f"FINDING(S): {SAID}\nIMPRESSION(S): {LAST}\nRECOMMENDATION(S): CT.": (
-            SAID, f"{LAST} CT.",
-        ),
-        f"INDICATION: rule out pneumonia Findings: {SAID} Impression: {LAST}": BOTH,
-        f"2 VIEWS OF THE CHEST: {SAID}": (SAID, ""),
-        f"INTERPRETATION: {SAID}\nIMPRESSION: {LAST}\nEND OF IMPRESSION:": BOTH,
-        f"\u200bFINDINGS: {SAID}\n\u200bIMPRESSION: {LAST}": BOTH,
-        f"FINDINGS:\u2003{SAID}\u2028IMPRESSION: {LAST}": BOTH,
-        f"FINDINGS: {SAID}\x0cIMPRESSION: {LAST}": BOTH,
-        f"INDICATION: cough\\n\\nFINDINGS: {SAID}\\nIMPRESSION: {LAST}": BOTH,
-        f"FINDINGS: {SAID}\n\nIMPRESSION: Stable\nfrom the prior\nstudy.": (
-            SAID, "Stable from the prior study.",
-        ),
-    },
-    "nothing stands under a heading": {
-        f"COMPARISON: ___.\n\n{SAID}": (SAID, ""),
-        f"INDICATION: ___\n \n {SAID}\n \n IMPRESSION: {LAST}": BOTH,
-        f"COMPARISON: ___.\n{SAID}\nIMPRESSION: {LAST}": BOTH,
-        f"COMPARISON: None.\n{SAID}": (SAID, ""),
-        "INDICATION:\n\nEffusion.\n\nFINDINGS: Clear.": ("Clear.", ""),
-    },
-    "no account of the film ends where one begins": {
-        f"INDICATION: cough\nLUNGS: {SAID}\nHEART: Normal.\nIMPRESSION: {LAST}": (
-            f"LUNGS: {SAID} HEART: Normal.", LAST,
-        ),
-        f"INDICATION: cough\nHEART/MEDIASTINUM:\n{SAID}": (f"HEART/MEDIASTINUM: {SAID}", ""),
-        f"INDICATION: cough. LUNGS: {SAID}": (f"LUNGS: {SAID}", ""),
-        f"FINDINGS: Clear.\nIMPRESSION:\nLUNGS: {SAID}": ("Clear.", f"LUNGS: {SAID}"),
-        f"History: cough. CHEST, TWO VIEWS: {SAID}": (SAID, ""),
-        f"COMPARISON: None. CHEST, TWO VIEWS: {SAID} IMPRESSION: {LAST}": BOTH,
-        f"WET READ: {SAID}\n\nFINAL REPORT\nIMPRESSION: {LAST}": BOTH,
-        f"WET READ: ___ ___ 5:30 PM\n {SAID}\n\nFINAL REPORT\nIMPRESSION: {LAST}": BOTH,
-        "FINDINGS: Verified line position.": ("Verified line position.", ""),
-        f"FINDINGS: {SAID}<br>IMPRESSION:&nbsp;{LAST}": BOTH,
-    },
-    "signatures, addenda, blanks": {
-        f"FINDINGS: {SAID}\nIMPRESSION: {LAST}\n\nRead by: ___": BOTH,
-        f"FINDINGS: {SAID}\nIMPRESSION: {LAST}\n\nFinalized by: ___ on ___": BOTH,
-        f"FINDINGS: {SAID}\nIMPRESSION: {LAST}\nThis report was signed by ___.": BOTH,
-        f"INDICATION: cough\n\n {SAID}\n\n Electronically signed by Dr. ___": (SAID, ""),
-        f"FINDINGS: {SAID}\nIMPRESSION: {LAST}\n\nDictated by: ___, MD": BOTH,
-        f"FINDINGS: {SAID}\n\nI have personally reviewed the images.\nIMPRESSION: {LAST}": BOTH,
-        f"FINDINGS: {SAID}\n\n___\n\n___-___-___\n\nIMPRESSION: {LAST}": BOTH,
-        f"FINDINGS: Clear.\n\nADDENDUM: {SAID}": (f"Clear. {SAID}", ""),
-        f"FINDINGS: {SAID}\nIMPRESSION: {LAST}\nNOTIFICATION: Discussed with Dr. ___.": BOTH,
-    },
-    "nothing is said": {
-        "": ("", ""),
-        "INDICATION: cough": ("", ""),
-        "FINAL REPORT\n": ("", ""),
-        "FINAL REPORT\n INDICATION: Cough": ("", ""),
-        "FINDINGS:\n\nIMPRESSION:\n": ("", ""),
-    },
-}  # fmt: skip
-CASES = [(kind, text, found) for kind, each in REPORTS.items() for text, found in each.items()]
+CASES = read_json(Path(__file__).parent / "cases" / "report_sections.json")
 
 
-@pytest.mark.parametrize(("kind", "text", "expected"), CASES)
-def test_sections(kind, text, expected):
-    assert parse_sections(text) == expected, kind
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["kind"])
+def test_sections(case):
+    assert parse_sections(case["text"]) == (case["findings"], case["impression"])
 
 
 HEADINGS = st.sampled_from(["FINDINGS:", "IMPRESSION:", "CHEST, TWO VIEWS:", "FINDINGS", "LUNGS:"])

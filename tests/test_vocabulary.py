@@ -73,11 +73,11 @@ def test_a_location_splits_into_what_it_was_made_of(side, place):
 
 def test_the_phrase_lists_are_complete_and_lower_case():
     vocabulary = load_vocabulary()
-    assert set(vocabulary.concepts) == set(CONCEPTS)
-    phrases = [p for each in vocabulary.concepts.values() for p in each]
+    assert {concept for named in vocabulary.named.values() for concept in named} == set(CONCEPTS)
+    phrases = [*vocabulary.named]
     phrases += [
         p for place in vocabulary.places.values() for p in (*place.phrases, *place.both_sides)
     ]
     assert all(phrase == " ".join(phrase.lower().split()) for phrase in phrases)
     assert all(place in vocabulary.places for _, place in vocabulary.fused.values())
-    assert "covid-19" in vocabulary.concepts["COVID-19"]
+    assert vocabulary.named["covid-19"] == ("COVID-19",)

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from rctpl_utils.profiles import PromptLearning
-from rctpl_utils.prompts import anchors
-from rctpl_utils.prompts.anchors import PULL, Anchors
+from rctpl_utils.prompts import handwritten
 from rctpl_utils.prompts.corpus_building import Labeler
+from rctpl_utils.prompts.handwritten import PULL, Written
 from rctpl_utils.prompts.training import Ranking
 from rctpl_utils.scoring import TEXT_TEMPERATURE, no_ranking, ranking_loss, report_ranking_loss
 from rctpl_utils.text.triplets import merge_mentions, report_labels
@@ -73,7 +73,7 @@ class Arm:
     start: str = "gaussian"  # as `learn_prompts` takes it, as `ranking`
     ranking: Ranking = ranking_loss
     pull: tuple[float, tuple[str, ...]] | None = None  # its strength and branches
-    anchor: Anchors = anchors.class_anchors  # what a person writes: where to
+    anchor: Written = handwritten.class_anchors  # what a person writes: where to
     kept: str = "last"  # of a run's contexts; or "mean" of steps, "nearest" to the names
     base: str = REFERENCE
     unseen: str = "name"  # or "looks" (`Prompts.embed`)
@@ -140,19 +140,19 @@ def bridge_arms(settings: PromptLearning) -> list[Arm]:
         ),
         replace(
             paper, label="pull to the ensemble", pull=(20.0, both),
-            anchor=anchors.whole_ensemble, source="prompt ensembles, Radford 2021",
+            anchor=handwritten.prompt_ensemble, source="prompt ensembles, Radford 2021",
         ),
         replace(
-            paper, label="pull to names, both branches", pull=(20.0, both), anchor=anchors.names,
-            source="KgCoOp, Yao 2023",
+            paper, label="pull to names, both branches", pull=(20.0, both),
+            anchor=handwritten.class_names, source="KgCoOp, Yao 2023",
         ),
         replace(
             paper, label="pull to a pruned ensemble", pull=(20.0, both),
-            anchor=anchors.pruned_ensemble, source="BiomedCoOp, Koleilat 2025",
+            anchor=handwritten.pruned_ensemble, source="BiomedCoOp, Koleilat 2025",
         ),
         replace(
             paper, label="names mapped onto descriptions", pull=(1.0, both),
-            anchor=anchors.descriptions, ranking=no_ranking, source="ProText, Khattak 2025",
+            anchor=handwritten.descriptions, ranking=no_ranking, source="ProText, Khattak 2025",
         ),
         replace(paper, label="start: names", start="names", source="the names' own words"),
         replace(paper, label="mean of all steps", kept="mean", source="Polyak and Juditsky 1992"),

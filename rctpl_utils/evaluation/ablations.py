@@ -35,7 +35,7 @@ from rctpl_utils.evaluation.grounding_metrics import points_into
 from rctpl_utils.evaluation.metrics import macro_aucs, patient_weights, resampled_means, scorable
 from rctpl_utils.evaluation.table1 import film_features, score_runs
 from rctpl_utils.files import hash_of
-from rctpl_utils.prompts import anchors, training
+from rctpl_utils.prompts import handwritten, training
 from rctpl_utils.prompts.corpus import TextCorpus
 from rctpl_utils.prompts.corpus_building import build_corpus
 from rctpl_utils.prompts.methods import Embedder, Method
@@ -194,7 +194,8 @@ def _learn(
     label = arm.label.replace("+", " plus").lower()
     name = "ablation-" + re.sub(r"[^a-z0-9]+", "-", label).strip("-")
     how = (arm.start, arm.ranking.__name__, arm.pull, arm.anchor.__name__, arm.kept)
-    made_by = code_of(anchors) if arm.pull or arm.kept == "nearest" else code_of(training)
+    written = [handwritten] if arm.pull or arm.kept == "nearest" else []
+    made_by = code_of(training, *written)
     key = hash_of(arm.settings, arm.branches, arm.temperature, *how, made_by)
     return learn_all(workspace, encoders, name, corpora, learner, key, arm.unseen)
 
@@ -202,14 +203,16 @@ def _learn(
 def _regularizer(encoder: Encoder, arm: Arm) -> Regularizer | None:
     if arm.pull is None:
         return None
-    return anchors.pull_towards(arm.anchor(encoder, TRAINING_CONCEPTS), *arm.pull)
+    target = arm.anchor(encoder, TRAINING_CONCEPTS).report
+    return handwritten.pull_towards(target, *arm.pull)
 
 
 def _keeper(encoder: Encoder, arm: Arm) -> Keeper | None:
     if arm.kept == "last":
         return None
-    nearest = arm.kept == "nearest"
-    return NearestTo(anchors.names(encoder, TRAINING_CONCEPTS)) if nearest else MeanOfSteps()
+    if arm.kept == "mean":
+        return MeanOfSteps()
+    return NearestTo(handwritten.class_names(encoder, TRAINING_CONCEPTS).report)
 
 
 def score_trials(

@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -40,14 +39,45 @@ class Learned:
     history: list[dict[str, float]]
 
 
-class Keeper(Protocol):
-    """Which contexts of a run are kept, where it is not those of the last step."""
+class MeanOfSteps:
+    """Keeps the mean of a run's contexts over all steps (Polyak and Juditsky 1992)."""
+
+    def __init__(self) -> None:
+        self._steps, self._total = 0, {}
 
     def see(self, contexts: Mapping[str, Tensor], embeddings: Mapping[str, Tensor]) -> None:
         """Look at a step before its update: contexts (M, W), class embeddings (L, d) by branch."""
+        self._steps += 1
+        for branch, context in contexts.items():
+            self._total[branch] = self._total.get(branch, 0) + context.detach()
 
     def kept(self) -> dict[str, Tensor]:
         """The contexts to keep, by branch."""
+        return {branch: total / self._steps for branch, total in self._total.items()}
+
+
+class NearestTo:
+    """Keeps each branch's contexts of the step whose class embeddings come nearest to `target`.
+
+    The target is unit vectors, (L, d); nearness is the mean cosine over classes.
+    """
+
+    def __init__(self, target: Tensor) -> None:
+        self._target, self._best = target, {}
+
+    def see(self, contexts: Mapping[str, Tensor], embeddings: Mapping[str, Tensor]) -> None:
+        """Keep a step's contexts where they are nearer than all before."""
+        for branch, context in contexts.items():
+            near = torch.sum(embeddings[branch].detach() * self._target, dim=-1).mean().item()
+            if branch not in self._best or near > self._best[branch][0]:
+                self._best[branch] = near, context.detach().clone()
+
+    def kept(self) -> dict[str, Tensor]:
+        """The nearest."""
+        return {branch: context for branch, (_, context) in self._best.items()}
+
+
+Keeper = MeanOfSteps | NearestTo  # of contexts other than those of the last step
 
 
 def learn_prompts(
@@ -207,41 +237,3 @@ def shuffled_batches(count: int, size: int, generator: torch.Generator) -> list[
     """All rows once, in an order that the generator decides."""
     order = torch.randperm(count, generator=generator).numpy()
     return [order[start : start + size] for start in range(0, count, size)]
-
-
-class MeanOfSteps:
-    """Keeps the mean of the contexts over all steps (Polyak and Juditsky 1992)."""
-
-    def __init__(self) -> None:
-        self._steps, self._total = 0, {}
-
-    def see(self, contexts: Mapping[str, Tensor], embeddings: Mapping[str, Tensor]) -> None:
-        """Add a step's contexts."""
-        self._steps += 1
-        for branch, context in contexts.items():
-            self._total[branch] = self._total.get(branch, 0) + context.detach()
-
-    def kept(self) -> dict[str, Tensor]:
-        """The means."""
-        return {branch: total / self._steps for branch, total in self._total.items()}
-
-
-class NearestTo:
-    """Keeps each branch's contexts of the step whose class embeddings come nearest to `target`.
-
-    The target is unit vectors, (L, d); nearness is the mean cosine over classes.
-    """
-
-    def __init__(self, target: Tensor) -> None:
-        self._target, self._best = target, {}
-
-    def see(self, contexts: Mapping[str, Tensor], embeddings: Mapping[str, Tensor]) -> None:
-        """Keep a step's contexts where they are nearer than all before."""
-        for branch, context in contexts.items():
-            near = torch.sum(embeddings[branch].detach() * self._target, dim=-1).mean().item()
-            if branch not in self._best or near > self._best[branch][0]:
-                self._best[branch] = near, context.detach().clone()
-
-    def kept(self) -> dict[str, Tensor]:
-        """The nearest."""
-        return {branch: context for branch, (_, context) in self._best.items()}

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -13,7 +14,7 @@ from rctpl_utils.code_hash import code_of, kept
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.encoders.loading import encoder_notes
 from rctpl_utils.files import hash_of
-from rctpl_utils.prompts import anchors, handwritten, training
+from rctpl_utils.prompts import handwritten, training
 from rctpl_utils.prompts.corpus import TextCorpus
 from rctpl_utils.prompts.methods import Method
 from rctpl_utils.prompts.prompts import Prompts
@@ -57,8 +58,8 @@ def learn_rctpl_plus(
     """Our variant, which mends what keeps prompts learned from text off the image.
 
     With s_i(r) the score of class i for report r (Eq. 7, 8), R_i and S_i the batch's reports with
-    and without it, and A_i what a person would write of it (`anchors.class_anchors`), both branches
-    minimize
+    and without it, and A_i what a person would write of it (`handwritten.class_anchors`), both
+    branches minimize
 
         mean_i mean_{r in R_i, s in S_i} max(0, m - s_i(r) + s_i(s)),
 
@@ -70,12 +71,12 @@ def learn_rctpl_plus(
     """
 
     def options(encoder: Encoder) -> dict[str, Any]:
-        anchor = anchors.class_anchors(encoder, TRAINING_CONCEPTS)
-        pull = anchors.pull_towards(anchor, anchors.PULL)
+        anchor = handwritten.class_anchors(encoder, TRAINING_CONCEPTS).report
+        pull = handwritten.pull_towards(anchor, handwritten.PULL)
         return {"regularizer": pull, "ranking": report_ranking_loss, "start": "words"}
 
-    runs, code = (workspace, encoders, corpora, validation), hash_of(anchors.PULL, code_of(anchors))
-    return _learn(*runs, VARIANTS[1], code, options, "looks")
+    runs = (workspace, encoders, corpora, validation)
+    return _learn(*runs, VARIANTS[1], code_of(training, handwritten), options, "looks")
 
 
 def _learn(
@@ -117,30 +118,10 @@ def learn_all(
     Returns:
         prompts by seed, and the learning curves with columns variant, seed, epoch and losses.
     """
-    seeds = workspace.profile.seeds
-    runs = [
-        _learn_seed(workspace, *run, variant, learner, key, unseen)
-        for run in zip(seeds, encoders, corpora, strict=True)
-    ]
-    prompts, curves = zip(*runs, strict=True)
-    return dict(zip(seeds, prompts, strict=True)), pd.concat(curves, ignore_index=True)
-
-
-def _learn_seed(
-    workspace: Workspace,
-    seed: int,
-    encoder: Encoder,
-    corpus: TextCorpus,
-    variant: str,
-    learner: Learner,
-    key: str,
-    unseen: str,
-) -> tuple[Prompts, pd.DataFrame]:
-    path = workspace.prompts / f"{variant}-{seed}.safetensors"
-    wanted = hash_of(key, unseen, code_of(type(encoder)), encoder.text_key, corpus.key, seed)
-
-    def make() -> dict[str, Any]:
-        result = learner(encoder, corpus, seed)
+    prompts, curves = {}, []
+    for seed, encoder, corpus in zip(workspace.profile.seeds, encoders, corpora, strict=True):
+        path = workspace.prompts / f"{variant}-{seed}.safetensors"
+        wanted = hash_of(key, unseen, code_of(type(encoder)), encoder.text_key, corpus.key, seed)
         metadata = {
             "variant": variant,
             "encoder": encoder.name,
@@ -153,12 +134,17 @@ def _learn_seed(
             "version": __version__,
             "key": wanted,
         }
-        Prompts(result.report, result.concept, metadata).save(path)
-        return {"history": result.history}
+        make = partial(_learn_seed, path, metadata, learner, encoder, corpus, seed)
+        stored = kept(path.with_suffix(".history.json"), [path], wanted, make)
+        curves.append(pd.DataFrame(stored["history"]).assign(variant=variant, seed=seed))
+        prompts[seed] = Prompts.load(path)
+    return prompts, pd.concat(curves, ignore_index=True)
 
-    stored = kept(path.with_suffix(".history.json"), [path], wanted, make)
-    curve = pd.DataFrame(stored["history"]).assign(variant=variant, seed=seed)
-    return Prompts.load(path), curve
+
+def _learn_seed(path: Path, metadata: dict, learner: Learner, *run: Any) -> dict[str, Any]:
+    result = learner(*run)
+    Prompts(result.report, result.concept, metadata).save(path)
+    return {"history": result.history}
 
 
 def load_prompts(workspace: Workspace) -> dict[str, dict[int, Prompts]]:

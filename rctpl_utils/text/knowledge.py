@@ -37,10 +37,22 @@ class Knowledge:
     records: Mapping[str, Mapping[str, str]]  # where it is from; none for `general` and `none`
     looks: Mapping[str, tuple[str, ...]]  # visual attributes; without, it is read by its opening
 
-    @classmethod
-    def load(cls, source: str = "kb") -> "Knowledge":
+    @staticmethod
+    @cache
+    def load(source: str = "kb") -> "Knowledge":
         """Load a source that the package carries; an `InputError` for any other name."""
-        return _load(source)
+        if source not in SOURCES:
+            raise InputError(
+                f"there is no knowledge source {source!r}", f"Choose one of: {', '.join(SOURCES)}."
+            )
+        if source in ("kb", "llm", "clause"):
+            name = "kb" if source == "clause" else source
+            records = read_json(PACKAGE_DATA / "knowledge.json")[name]
+            known = Knowledge.from_texts(source, records)
+            return replace(known, looks=MappingProxyType({})) if source == "clause" else known
+        form = "a photo of {}." if source == "general" else "{}."
+        opening = {concept: form.format(prompt_name(concept)) for concept in DESCRIBED}
+        return Knowledge(source, *map(MappingProxyType, (opening, {}, {})))
 
     @classmethod
     def from_texts(cls, source: str, records: Mapping[str, Mapping[str, str]]) -> "Knowledge":
@@ -170,21 +182,6 @@ def ensemble(concept: str) -> list[str]:
             named = dict(zip(asked, filling, strict=True))
             prompts.append(template.format(name=prompt_name(concept), **named))
     return prompts
-
-
-@cache
-def _load(source: str) -> Knowledge:
-    if source not in SOURCES:
-        raise InputError(
-            f"there is no knowledge source {source!r}", f"Choose one of: {', '.join(SOURCES)}."
-        )
-    if source in ("kb", "llm", "clause"):
-        records = read_json(PACKAGE_DATA / "knowledge.json")["kb" if source == "clause" else source]
-        known = Knowledge.from_texts(source, records)
-        return replace(known, looks=MappingProxyType({})) if source == "clause" else known
-    form = "a photo of {}." if source == "general" else "{}."
-    opening = {concept: form.format(prompt_name(concept)) for concept in DESCRIBED}
-    return Knowledge(source, *map(MappingProxyType, (opening, {}, {})))
 
 
 def _check(concept: str, positive: str) -> None:

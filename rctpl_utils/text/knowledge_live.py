@@ -9,12 +9,11 @@ import json
 import os
 import re
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 import requests
@@ -25,29 +24,14 @@ import rctpl_utils
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import hash_of, read_json, write_json
 from rctpl_utils.text.knowledge import DESCRIBED, Knowledge
+from rctpl_utils.workspace import PACKAGE_DATA
 
 PROMPT = (
     'Complete the phrase "{concept} refers to" with one clause of at most 40 words, for a reader '
     "who has to recognize it on a frontal chest radiograph: what it is, how it looks, where it "
     "tends to lie. Plain words, no line breaks, no full stop at the end."
 )
-# Where the English Wikipedia has no article of the concept's own name (recalled, not looked up).
-ARTICLES: Mapping[str, str] = {
-    "Enlarged Cardiomediastinum": "Mediastinum",
-    "Lung Opacity": "Ground-glass opacity",
-    "Lung Lesion": "Lung nodule",
-    "Edema": "Pulmonary edema",
-    "Consolidation": "Pulmonary consolidation",
-    "Pleural Other": "Pleural disease",
-    "Fracture": "Rib fracture",
-    "Support Devices": "Medical device",
-    "Infiltration": "Pulmonary infiltrate",
-    "Mass": "Lung tumor",
-    "Nodule": "Lung nodule",
-    "Fibrosis": "Pulmonary fibrosis",
-    "Hernia": "Hiatal hernia",
-    "No Finding": "Chest radiograph",
-}
+ARTICLES: Mapping[str, str] = read_json(PACKAGE_DATA / "articles.json")["articles"]
 CONNECT, READ = 5.0, 30.0  # seconds to wait for the connection, and for each piece of the answer
 TOTAL = 60.0  # seconds for the body of the answer as a whole
 RETRIES = 2  # further tries after a failed connection, a busy or a broken server
@@ -61,19 +45,13 @@ class LiveSourceError(RuntimeError):
     """A live source did not answer as it should; the message says what to do."""
 
 
-class Question(NamedTuple):
-    """What is sent, how the definition is read out of the answer, what else is on record."""
-
-    method: str
-    path: str
-    body: dict | None
-    read: Callable[[Any], str]
-    details: dict[str, str]
-
-
 @dataclass(frozen=True)
-class LiveSource(ABC):
-    """What both sources share: the check of the concept, the cache, the bounded request."""
+class LiveSource:
+    """What both sources share: the check of the concept, the cache, the bounded request.
+
+    A source's `_question` is method, path and body of a request and what else goes on record;
+    its `_read` takes the definition out of the answer.
+    """
 
     cache: Path
     base_url: str
@@ -95,29 +73,26 @@ class LiveSource(ABC):
         if concept not in DESCRIBED:
             problem = "only names of concepts may be sent to a live source"
             raise InputError(problem, f"Choose one of: {', '.join(DESCRIBED)}.")
-        asked = self._question(concept)
-        kept = self.cache / f"{hash_of(self.base_url, *asked[:3])}.json"
+        method, path, body, details = self._question(concept)
+        kept = self.cache / f"{hash_of(self.base_url, method, path, body)}.json"
         if kept.exists():
             return read_json(kept)
-        answer = self._send(asked)
+        answer = self._send(method, path, body)
         try:
-            text = first_words(asked.read(answer))
+            text = first_words(self._read(answer))
         except (KeyError, IndexError, TypeError, AttributeError) as error:
             raise self._failure(f"its answer lacks the text ({error!r})") from error
         if not text:
             raise self._failure(f"its answer about {concept} is empty")
         today = datetime.now(timezone.utc).date().isoformat()
-        record = {"text": text, "source": f"{self.base_url}{asked.path}", "date": today}
-        write_json(kept, record | asked.details)
-        return record | asked.details
+        record = {"text": text, "source": f"{self.base_url}{path}", "date": today, **details}
+        write_json(kept, record)
+        return record
 
     def knowledge(self, concepts: Iterable[str] = DESCRIBED) -> Knowledge:
         """Ask for each concept, and make a source of the answers like `kb` and `llm`."""
         records = {concept: self.record(concept) for concept in concepts}
         return Knowledge.from_texts(type(self).__name__.lower(), records)
-
-    @abstractmethod
-    def _question(self, concept: str) -> Question: ...
 
     def _headers(self) -> dict[str, str]:
         return {"User-Agent": f"rctpl-companion/{rctpl_utils.__version__} (research; python)"}
@@ -128,42 +103,34 @@ class LiveSource(ABC):
             "no network."
         )
 
-    def _send(self, asked: Question) -> Any:
+    def _send(self, method: str, path: str, body: dict | None) -> Any:
+        """The answer's JSON, read within the limits of size, time and tries."""
         retry = Retry(
             total=RETRIES,
             backoff_factor=PAUSE,
             status_forcelist=(429, 500, 502, 503, 504),
-            allowed_methods=(asked.method,),
+            allowed_methods=(method,),
             respect_retry_after_header=False,  # a server may ask for hours
             raise_on_status=False,
         )
+        wait, content = (CONNECT, READ), bytearray()
         with requests.Session() as session:
             session.max_redirects = 3
             for scheme in ("http://", "https://"):
                 session.mount(scheme, HTTPAdapter(max_retries=retry))
+            send, url, headers = session.request, f"{self.base_url}{path}", self._headers()
             try:
-                response = session.request(
-                    asked.method,
-                    f"{self.base_url}{asked.path}",
-                    json=asked.body,
-                    headers=self._headers(),
-                    timeout=(CONNECT, READ),
-                    stream=True,
-                )
-                response.raise_for_status()
-                return self._decode(response)
+                answer = send(method, url, json=body, headers=headers, timeout=wait, stream=True)
+                answer.raise_for_status()
+                end = time.monotonic() + TOTAL
+                for block in answer.iter_content(chunk_size=16_384):
+                    content += block
+                    if len(content) > MAX_BYTES:
+                        raise self._failure(f"its answer is longer than {MAX_BYTES:,} bytes")
+                    if time.monotonic() > end:
+                        raise self._failure(f"its answer took longer than {TOTAL} s")
             except requests.RequestException as error:
                 raise self._failure(f"no usable answer ({error})") from error
-
-    def _decode(self, response: requests.Response) -> Any:
-        """Read the body within its limits of size and time."""
-        end, content = time.monotonic() + TOTAL, bytearray()
-        for block in response.iter_content(chunk_size=16_384):
-            content += block
-            if len(content) > MAX_BYTES:
-                raise self._failure(f"its answer is longer than {MAX_BYTES:,} bytes")
-            if time.monotonic() > end:
-                raise self._failure(f"its answer took longer than {TOTAL} s")
         try:
             return json.loads(content)
         except ValueError as error:
@@ -176,16 +143,13 @@ class Wikipedia(LiveSource):
 
     base_url: str = "https://en.wikipedia.org"
 
-    def _question(self, concept: str) -> Question:
+    def _question(self, concept: str) -> tuple[str, str, dict | None, dict[str, str]]:
         own_name = concept if concept == "COVID-19" else concept.capitalize()
         title = quote(ARTICLES.get(concept, own_name).replace(" ", "_"), safe="")
-        return Question(
-            "GET",
-            f"/api/rest_v1/page/summary/{title}",
-            None,
-            lambda answer: definition(answer["extract"]),
-            {"license": "CC BY-SA 4.0"},
-        )
+        return "GET", f"/api/rest_v1/page/summary/{title}", None, {"license": "CC BY-SA 4.0"}
+
+    def _read(self, answer: Any) -> str:
+        return definition(answer["extract"])
 
 
 @dataclass(frozen=True)
@@ -207,16 +171,14 @@ class ChatModel(LiveSource):
         if self.api_key and parts.scheme != "https" and parts.hostname not in _LOCAL:
             raise InputError("the key would travel in clear text", "Use an https address.")
 
-    def _question(self, concept: str) -> Question:
+    def _question(self, concept: str) -> tuple[str, str, dict | None, dict[str, str]]:
         prompt = PROMPT.format(concept=concept)
         message = {"role": "user", "content": prompt}
-        return Question(
-            "POST",
-            "/v1/chat/completions",
-            {"model": self.model, "messages": [message], "temperature": 0, "max_tokens": 200},
-            lambda answer: answer["choices"][0]["message"]["content"],
-            {"model": self.model, "prompt": prompt},
-        )
+        body = {"model": self.model, "messages": [message], "temperature": 0, "max_tokens": 200}
+        return "POST", "/v1/chat/completions", body, {"model": self.model, "prompt": prompt}
+
+    def _read(self, answer: Any) -> str:
+        return answer["choices"][0]["message"]["content"]
 
     def _headers(self) -> dict[str, str]:
         key = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}

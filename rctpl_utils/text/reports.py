@@ -1,12 +1,13 @@
-"""Radiology reports in MIMIC-CXR's layout, and which of them are used (paper 3.1.1, 4.1.1)."""
+"""Radiology reports in MIMIC-CXR's layout or a table, and which are used (paper 3.1.1, 4.1.1)."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
+from rctpl_utils.datasets.own_films import CONTRACT, own_cure, with_split
 from rctpl_utils.datasets.screening import Screen, Skipped
 from rctpl_utils.datasets.tables import read_table
 from rctpl_utils.errors import InputError
@@ -18,6 +19,7 @@ MIMIC = "mimic-cxr"  # its folder below the data root
 SPLIT_TABLE = "mimic-cxr-2.0.0-split.csv.gz"
 METADATA_TABLE = "mimic-cxr-2.0.0-metadata.csv.gz"
 MINIMUM_CONCEPTS = 2  # paper 4.1.1: reports with fewer than two concepts are left out
+_SPLITS = {"train": "train", "validation": "validate", "test": "test"}  # MIMIC-CXR's words
 _log = logging.getLogger(__name__)
 
 
@@ -59,8 +61,14 @@ def read_mimic_reports(
     the last, and `skipped` takes what was left out.
     """
     root, skipped = Path(root), [] if skipped is None else skipped
-    screen = Screen(skip_bad)
-    splits = _splits(child(root, SPLIT_TABLE), screen)
+    screen, split_table = Screen(skip_bad), child(root, SPLIT_TABLE)
+    table = read_table(split_table, ["study_id", "subject_id", "split"], dtype="str")
+    table = screen.blank(table, ["study_id", "subject_id"], split_table)
+    for column in ("study_id", "subject_id"):
+        elsewhere = table.groupby(column)["split"].transform("first") != table["split"]
+        problem = f"a {column} that is in two splits"
+        table = screen.rows(table, elsewhere, problem, "Fix the table.", split_table, whole=column)
+    splits = dict(zip("s" + table["study_id"], table["split"], strict=True))
     paths = sorted(root.glob("files/p*/p*/s*.txt"))
     there = {path.stem for path in paths}
     missing = [study for study in splits if study not in there]
@@ -71,8 +79,8 @@ def read_mimic_reports(
             "Complete the download, or accept a part of it (--allow-partial).",
             file=root / SPLIT_TABLE,
         )
-    table, why = str(root / SPLIT_TABLE), "its report is missing"
-    skipped += [Skipped(table, f"of study {study}", why) for study in missing]
+    file, why = str(root / SPLIT_TABLE), "its report is missing"
+    skipped += [Skipped(file, f"of study {study}", why) for study in missing]
     listed = [path for path in paths if path.stem in splits]
     found = [screen.attempt(_read_report, path, splits[path.stem]) for path in listed]
     skipped += screen.skipped
@@ -134,12 +142,33 @@ def _read_report(path: Path, split: str) -> Report:
     return Report(path.stem, path.parent.name, findings, impression, split)
 
 
-def _splits(path: Path, screen: Screen) -> Mapping[str, str]:
-    """Study identifier ("sNNNNNNNN") -> split."""
-    table = read_table(path, ["study_id", "subject_id", "split"], dtype="str")
-    table = screen.blank(table, ["study_id", "subject_id"], path)
-    for column in ("study_id", "subject_id"):
-        elsewhere = table.groupby(column)["split"].transform("first") != table["split"]
-        problem = f"a {column} that is in two splits"
-        table = screen.rows(table, elsewhere, problem, "Fix the table.", path, whole=column)
-    return dict(zip("s" + table["study_id"], table["split"], strict=True))
+def read_reports(
+    file: str | Path, *, skip_bad: bool = False, skipped: list[Skipped] | None = None
+) -> list[Report]:
+    """Read a researcher's own reports, a CSV table; of a text findings and impression are kept.
+
+    Columns: `report`, its identifier; `patient`; `text`, the whole report with its headings and
+    line breaks, in quotes; if wanted `split`, as in a table of films (`datasets.own_films`).
+
+    Without a column `split`, 20 % of the patients (by a hash) are for validation, and the rest is
+    for training, since prompts are learned from reports. `skip_bad` leaves bad rows out instead of
+    raising: with a blank cell, a report that is listed twice, a text without findings and
+    impression, an unknown split or a patient in two; `skipped` takes them.
+    """
+    file, screen, columns = Path(file), Screen(skip_bad), ("report", "patient", "text")
+    with own_cure():
+        table = read_table(file, columns, dtype=dict.fromkeys((*columns, "split"), "str"))
+        table = screen.blank(table, columns, file)
+        table = screen.duplicates(table, ["report"], file)
+        given = "split" in table.columns
+        table = with_split(table, screen, file)
+    if not given:
+        table["split"] = table["split"].replace("test", "train")
+    parts = table["text"].map(parse_sections)
+    silent = [not any(each) for each in parts]
+    problem = "a text with neither findings nor impression"
+    table = screen.rows(table.assign(parts=parts), silent, problem, CONTRACT, file)
+    if skipped is not None:
+        skipped += screen.skipped
+    rows = table[["report", "patient", "parts", "split"]].itertuples(index=False)
+    return [Report(report, patient, *both, _SPLITS[split]) for report, patient, both, split in rows]

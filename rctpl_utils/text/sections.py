@@ -8,46 +8,16 @@ All else is kept as findings: "HEART: big" is part of what is said.
 """
 
 import re
-from collections.abc import Iterator
 from difflib import get_close_matches
-from typing import NamedTuple
 
+from rctpl_utils.files import read_json
+from rctpl_utils.workspace import PACKAGE_DATA
 
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
+_RULES = read_json(PACKAGE_DATA / "text_rules.json")["headings"]
+_WORDS = {what: frozenset(words.split()) for what, words in _RULES.items()}
 FINDINGS, IMPRESSION, OTHER = "findings", "impression", "other"
 _ORGAN = "organ"  # a heading that is part of what is said
-_ORGANS = _words(
-    "LUNG LUNGS HEART PLEURA MEDIASTINUM BONES HILA LINES TUBES DEVICES CARDIAC AIRWAYS AND"
-)
-_IMPRESSION = _words(
-    "IMPRESSION IMPRESSIONS IMP IMPR CONCLUSION CONCLUSIONS OPINION SUMMARY RECOMMENDATION "
-    "RECOMMENDATIONS"
-)
-_FINDINGS = _words("FINDINGS FINDING")
-_OTHER = _words(
-    "INDICATION INDICATIONS HISTORY COMPARISON COMPARISONS TECHNIQUE EXAM EXAMINATION EXAMINATIONS "
-    "STUDY PROCEDURE REASON NOTIFICATION NOTIFICATIONS CLINICAL PATIENT NAME MRN DATE ACCESSION "
-    "REFERRING PHYSICIAN DICTATED SIGNED ATTENDING RADIOLOGIST TECHNOLOGIST"
-)
-_WHOLE = _words(
-    "ADDENDUM CXR REPORT BODY OBSERVATIONS INTERPRETATION RESULT RESULTS DESCRIPTION NARRATIVE"
-)  # findings where they are the whole heading
-# Words of a heading that says which views were taken, or how.
-_VIEWS = _words(
-    "CHEST THE OF A AN AND WITH VIEW VIEWS ONE TWO THREE SINGLE PA AP LAT LATERAL FRONTAL PORTABLE "
-    "UPRIGHT SUPINE SEMI SEMIUPRIGHT ERECT RADIOGRAPH RADIOGRAPHS XRAY X RAY FILM FILMS DECUBITUS "
-    "LORDOTIC INSPIRATION EXPIRATION IMAGE IMAGES PORT BEDSIDE PERFORMED OBTAINED TAKEN ON AT "
-    "P M AM PM HOURS WET READ"
-)
-# What may stand beside "findings" or "impression" in a heading.
-_BESIDE = _words(
-    "AND OR CHEST FINAL PRELIMINARY PROVISIONAL OVERALL RADIOGRAPHIC RADIOLOGICAL OTHER ADDITIONAL "
-    "ADDENDUM PERTINENT CXR THE LUNG PLAN END OF"
-)
-_KNOWN = sorted(_FINDINGS | _IMPRESSION | _OTHER)
+_KNOWN = sorted(_WORDS[FINDINGS] | _WORDS[IMPRESSION] | _WORDS[OTHER])
 _MARKS = r"[ \t>*#_•=\[\-]*(?:\d{1,2}[.)][ \t]*)?[*_]*"  # of markdown and of lists
 # A colon (a full-width one too), but not that of a time of day, or a dash.
 _END = r"(?:(?<!\d):|:(?!\d)|[\uff1a|])[*_]*|[ \t][-\u2013\u2014][ \t]"
@@ -87,12 +57,6 @@ _BLANK = re.compile(r"\n[ \t]*\n")
 _NO_WORD = re.compile(r"^[\W\d_]*(?:[AP]M\W*)?$", re.M)  # blanks of de-identification, dates, rules
 
 
-class _Heading(NamedTuple):
-    start: int
-    end: int
-    kind: str
-
-
 def parse_sections(text: str) -> tuple[str, str]:
     """The (findings, impression) of one report's file, white space collapsed; "" where absent.
 
@@ -106,48 +70,43 @@ def parse_sections(text: str) -> tuple[str, str]:
     text = re.sub("\r\n|[\r\v\f\x85\u2028\u2029]", "\n", text)
     if "</" in text or "<br" in text:
         text = _TAG.sub(lambda tag: "\n" if tag[1] else "", text)
-    headings = _headings(text)
-    opening = _Heading(0, 0, FINDINGS)
+    headings = [(0, 0, FINDINGS), *_headings(text)]
     parts: dict[str, list[str]] = {FINDINGS: [], IMPRESSION: [], OTHER: []}
-    ends = [each.start for each in headings] + [len(text)]
-    for heading, end in zip([opening, *headings], ends, strict=True):
-        body = text[heading.end : end].strip()
-        if heading.kind == OTHER:
+    ends = [start for start, _, _ in headings[1:]] + [len(text)]
+    for (_, start, kind), end in zip(headings, ends, strict=True):
+        body = text[start:end].strip()
+        if kind == OTHER:
             body = _NOTHING.sub("\n\n", body)
         for k, paragraph in enumerate(_BLANK.split(body)):
-            placed = FINDINGS if heading.kind == OTHER and k else heading.kind
+            placed = FINDINGS if kind == OTHER and k else kind
             said = _NO_WORD.sub("", _SIGNATURE.sub("", paragraph))
             parts[placed].append(" ".join(said.split()))
     return tuple(" ".join(filter(None, parts[kind])) for kind in (FINDINGS, IMPRESSION))
 
 
-def _headings(text: str) -> list[_Heading]:
-    """The known headings in their order; of two that overlap the first."""
-    found = sorted(_candidates(text), key=lambda each: each.start)
-    kept: list[_Heading] = []
-    for heading in found:
-        if heading.kind == _ORGAN:
-            if not kept or kept[-1].kind != OTHER:
-                continue
-            heading = _Heading(heading.start, heading.start, FINDINGS)
-        if not kept or heading.start >= kept[-1].end:
-            kept.append(heading)
-    return kept
+def _headings(text: str) -> list[tuple[int, int, str]]:
+    """The known headings (start, end, what stands below) in order; of two that overlap the first.
 
-
-def _candidates(text: str) -> Iterator[_Heading]:
+    Without a colon a line of its own is a heading in capitals, or like "Findings".
+    """
+    found = []
     for pattern in (_AT_LINE, _IN_LINE, _IN_CAPITALS, _NO_COLON, _VIEW_IN_LINE):
         for match in pattern.finditer(text):
             name, kind = match["name"], _kind(match["name"])
-            if pattern is _VIEW_IN_LINE and kind == OTHER:
+            if kind is None or (pattern is _VIEW_IN_LINE and kind == OTHER):
                 continue
-            if kind is not None and (match["end"].strip(" \t.;") or _alone(name, kind)):
-                yield _Heading(match.start(), match.end(), kind)
-
-
-def _alone(name: str, kind: str) -> bool:
-    """Whether a heading without a colon, a line of its own, is one: in capitals, or "Findings"."""
-    return name.isupper() or (kind != OTHER and name.istitle() and " " not in name)
+            alone = name.isupper() or (kind != OTHER and name.istitle() and " " not in name)
+            if alone or match["end"].strip(" \t.;"):
+                found.append((match.start(), match.end(), kind))
+    kept: list[tuple[int, int, str]] = []
+    for start, end, kind in sorted(found, key=lambda each: each[0]):
+        if kind == _ORGAN:
+            if not kept or kept[-1][2] != OTHER:
+                continue
+            end, kind = start, FINDINGS
+        if not kept or start >= kept[-1][1]:
+            kept.append((start, end, kind))
+    return kept
 
 
 def _kind(name: str) -> str | None:
@@ -156,25 +115,21 @@ def _kind(name: str) -> str | None:
     if not words:
         return None
     read = [_corrected(word) for word in words]
-    named = set(read) - _BESIDE
-    if named & (_FINDINGS | _IMPRESSION) and named <= _FINDINGS | _IMPRESSION:
-        return IMPRESSION if named <= _IMPRESSION else FINDINGS
-    if (len(words) == 1 and words[0] in _WHOLE) or _names_a_view(words):
+    named = set(read) - _WORDS["beside findings or impression"]
+    if named and named <= _WORDS[FINDINGS] | _WORDS[IMPRESSION]:
+        return IMPRESSION if named <= _WORDS[IMPRESSION] else FINDINGS
+    # "CHEST", "PORTABLE CHEST EXAMINATION", "CHEST, TWO VIEWS"; not "AP" alone
+    views = words[0] in _WORDS["view"] and (words == ["CHEST"] or len(words) > 1)
+    views = views and set(words) <= _WORDS["view"] | {"EXAM", "EXAMINATION", "STUDY"}
+    if views or (len(words) == 1 and words[0] in _WORDS["findings where the whole heading"]):
         return FINDINGS
-    if set(words) <= _ORGANS:
+    if set(words) <= _WORDS[_ORGAN]:
         return _ORGAN
-    return OTHER if read[0] in _OTHER or read[-1] in _OTHER else None
-
-
-def _names_a_view(words: list[str]) -> bool:
-    """ "CHEST", "PORTABLE CHEST EXAMINATION", "CHEST, TWO VIEWS"; not "AP" alone."""
-    plain = [word for word in words if word not in ("EXAM", "EXAMINATION", "STUDY")]
-    known = words[0] in _VIEWS and set(plain) <= _VIEWS
-    return known and (words == ["CHEST"] or len(words) > 1)
+    return OTHER if {read[0], read[-1]} & _WORDS[OTHER] else None
 
 
 def _corrected(word: str) -> str:
     """The known heading that a word is a slip of, or the word."""
-    if len(word) < 6 or word in _VIEWS | _BESIDE:
+    if len(word) < 6 or word in _WORDS["view"] | _WORDS["beside findings or impression"]:
         return word
     return next(iter(get_close_matches(word, _KNOWN, n=1, cutoff=0.85)), word)

@@ -14,38 +14,39 @@ order or the other, or one of them. Rules:
 - definitely present, definitely absent, uncertain become present, absent, uncertain.
 """
 
+import json
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
+from io import TextIOWrapper
 from itertools import accumulate, product
 from pathlib import Path
+from typing import Any, NamedTuple
+
+import spacy
+from spacy.language import Language
 
 from rctpl_utils.errors import InputError
-from rctpl_utils.text.concepts.json_stream import stream_objects
-from rctpl_utils.text.concepts.pipeline import build_places
-from rctpl_utils.text.concepts.sites import combine, location_names, sites_of
+from rctpl_utils.given_files import naming, opened
+from rctpl_utils.text.concepts.sites import add_places, combine, location_names, sites_of
 from rctpl_utils.text.reports import Report
 from rctpl_utils.text.triplets import Assertion, Triplet
-from rctpl_utils.vocabulary import Vocabulary, load_vocabulary
+from rctpl_utils.vocabulary import load_vocabulary
 
+_BLOCK = 1 << 20  # characters
+_NO_SPACE = re.compile(r"\S")
+_DECODER = json.JSONDecoder()
 _log = logging.getLogger(__name__)
 # Labels are "OBS-DP" in RadGraph 1.0, "Observation::definitely present" in RadGraph-XL, which also
 # knows "Observation::measurement::definitely present".
-_ASSERTIONS: Mapping[str, Assertion] = {
-    "DP": "present",
-    "DA": "absent",
-    "U": "uncertain",
-    "definitely present": "present",
-    "definitely absent": "absent",
-    "uncertain": "uncertain",
-}
+_ASSERTIONS: Mapping[str, Assertion] = {"DP": "present", "DA": "absent", "U": "uncertain"}
+_ASSERTIONS |= {"definitely present": "present", "definitely absent": "absent"}
+_ASSERTIONS |= {"uncertain": "uncertain"}
 _IS_OBSERVATION = {"OBS": True, "Observation": True, "ANAT": False, "Anatomy": False}
 
 
-@dataclass(frozen=True)
-class _Entity:
+class _Entity(NamedTuple):
     """An entity over the whitespace tokens [start, end) of its report's text."""
 
     words: str
@@ -68,7 +69,6 @@ class RadGraphExtractor:
     def __init__(self, graphs: str | Path | Mapping[str, dict]) -> None:
         self.graphs = graphs
         self.read: frozenset[str] = frozenset()
-        self._namer = _namer()
 
     def extract(self, reports: Iterable[Report]) -> Iterator[Triplet]:
         """Yield the triplets of the given reports in the order of RadGraph's file.
@@ -86,17 +86,26 @@ class RadGraphExtractor:
         mapped = isinstance(self.graphs, Mapping)
         file = None if mapped else Path(self.graphs)
         for key, graph in self.graphs.items() if mapped else stream_objects(file):
-            meant = _meant(str(key), ordered, named)
+            meant, counted = _meant(str(key), ordered, named)
             if not meant:
                 continue
             text, entities = parse_graph(meant[0].report_id, graph, file)
-            report_id = _same_text(str(key), text, meant, file)
-            if report_id in read:
-                problem, cure = f"a second graph of report {report_id}", "Keep one of them."
-                raise InputError(problem, cure, file=file, row=f"of key {str(key)!r}")
-            read.add(report_id)
-            yield from self._triplets(report_id, text, entities)
-            odd += not _holds(text, named[report_id])
+            report, row = meant[0], f"of key {str(key)!r}"
+            if counted and (report := _same_text(text, meant)) is None:
+                raise InputError(
+                    f"its text is not that of report {meant[0].report_id}, which its number means",
+                    "Run RadGraph on these reports in this order, or name its keys after the "
+                    "reports.",
+                    file=file,
+                    row=row,
+                )
+            if report.report_id in read:
+                problem = f"a second graph of report {report.report_id}"
+                raise InputError(problem, "Keep one of them.", file=file, row=row)
+            read.add(report.report_id)
+            yield from self._triplets(report.report_id, text, entities)
+            said, own = _letters(text), (_letters(report.findings), _letters(report.impression))
+            odd += not any(part in said or said == "none" for part in own if part)
         self.read = frozenset(read)
         if odd:
             why = "do not hold their report's findings or impression: check that they are its own"
@@ -110,69 +119,134 @@ class RadGraphExtractor:
     ) -> Iterator[Triplet]:
         tokens = text.split()
         starts = [0, *accumulate(len(token) + 1 for token in tokens)]
+        stops = [i + 1 for i, token in enumerate(tokens) if token in (".", "?", "!")]
         for entity in entities.values():
             if not entity.observation:
                 continue
-            places = [_phrase(group) for group in _anatomies(entity, entities)]
+            places = [
+                " ".join(each.words for each in sorted(group, key=lambda each: each.start))
+                for group in _anatomies(entity, entities)
+            ]
             modifiers = [e.words for e in entities.values() if _modifies(e, entity, entities)]
-            concepts, normal = self._namer.name(entity.words, modifiers, places)
+            concepts, normal = _concepts(entity.words, modifiers, places)
             positive = "absent" if normal else entity.positive
+            start = max((stop for stop in stops if stop <= entity.start), default=0)
+            end = min((stop for stop in stops if stop > entity.end), default=len(tokens))
+            said = " ".join(tokens[start:end])
             span = starts[entity.start], starts[entity.end] - 1
             for concept in concepts:
-                said = _sentence(tokens, entity)
-                for place in self._namer.locations(concept, places):
+                for place in _locations(concept, places):
                     yield Triplet(report_id, said, concept, place, positive, *span, self.name)
 
 
-class _Namer:
-    """Looks observations and anatomies up in the vocabulary."""
+def stream_objects(path: str | Path, block: int = _BLOCK) -> Iterator[tuple[str, dict]]:
+    """Stream the (key, object) pairs of a JSON object, or of several in a row (JSON lines).
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        self.vocabulary = vocabulary
-        self._nlp = build_places(vocabulary)
-        self._phrases: dict[str, tuple[str, ...]] = {}
-        for concept, phrases in vocabulary.concepts.items():
-            for each in phrases:
-                self._phrases[each] = (*self._phrases.get(each, ()), concept)
-        self._phrases |= dict.fromkeys(vocabulary.ignored, ())
+    RadGraph's file holds more than 200,000 reports: memory holds one pair and one block, of `block`
+    characters. The file may be packed (`opened`); one that is absent, or other than whole JSON
+    objects of objects, is an `InputError`.
+    """
+    path, cure = Path(path), "Fetch it again; each of its objects holds reports by their key."
+    with naming(path, "no whole JSON object", cure), opened(path) as raw:
+        text = _Text(TextIOWrapper(raw, encoding="utf-8-sig").read, block)
+        while True:
+            separator = text.expect("{")
+            if text.next() == "}":
+                separator = text.expect("}")
+            while separator != "}":
+                key = text.value(str)
+                text.expect(":")
+                yield key, text.value(dict)
+                separator = text.expect(",}")
+            if not text.next():
+                return
 
-    def name(
-        self, words: str, modifiers: Sequence[str], anatomies: Sequence[str]
-    ) -> tuple[tuple[str, ...], bool]:
-        """The concepts of an observation, the most specific phrase first; whether it denies them.
 
-        "effusion" located at "pericardial" names nothing; "enlarged" at "heart" Cardiomegaly.
-        """
-        for frame in self.vocabulary.frames:
-            stated = words in frame.present or words in frame.absent
-            if stated and any(anatomy in frame.subjects for anatomy in anatomies):
-                return (frame.concept,), words in frame.absent
-        for before, middle in product([*anatomies, ""], [*modifiers, ""]):
-            whole = f"{before} {middle} {words}".split()
-            for start in range(len(whole) - len(words.split()) + 1):
-                candidate = " ".join(
-                    whole[start:]
-                )  # "right pleural effusion", then without "right"
-                if candidate in self._phrases:
-                    return self._phrases[candidate], False
-        return (), False
+class _Text:
+    """Decodes JSON values one after another from a text stream."""
 
-    def locations(self, concept: str, anatomies: Sequence[str]) -> list[str | None]:
-        """The canonical locations of anatomy phrases such as "left lower lobe"."""
-        sites = []
-        for anatomy in anatomies:
-            document = self._nlp(anatomy)
-            sites += sites_of(document, [token.lower_ for token in document])
-        return location_names(concept, combine(sites), self.vocabulary)
+    def __init__(self, read: Callable[[int], str], block: int) -> None:
+        self._read, self._block = read, block
+        self._buffer, self._position = "", 0
+
+    def next(self) -> str:
+        """The next character that is no white space; "" at the end."""
+        while (found := _NO_SPACE.search(self._buffer, self._position)) is None:
+            self._position = len(self._buffer)
+            if not self._more():
+                return ""
+        self._position = found.start()
+        return found[0]
+
+    def expect(self, characters: str) -> str:
+        """Step over one of the characters and return it."""
+        if not (found := self.next()):
+            raise ValueError("it ends too early")
+        if found not in characters:
+            raise ValueError(f"expected one of {characters!r}, found {found!r}")
+        self._position += 1
+        return found
+
+    def value(self, kind: type) -> Any:
+        """The next value, whole; strings and objects end themselves, numbers would not."""
+        if not self.next():
+            raise ValueError("it ends too early")
+        while True:
+            try:
+                value, end = _DECODER.raw_decode(self._buffer, self._position)
+                break
+            except json.JSONDecodeError:
+                if not self._more():
+                    raise
+        if not isinstance(value, kind):
+            raise ValueError(f"expected a {kind.__name__}, found {value!r:.40}")
+        self._position = end
+        return value
+
+    def _more(self) -> bool:
+        block = self._read(max(self._block, len(self._buffer) - self._position))
+        self._buffer = self._buffer[self._position :] + block
+        self._position = 0
+        return bool(block)
+
+
+def _concepts(
+    words: str, modifiers: Sequence[str], anatomies: Sequence[str]
+) -> tuple[tuple[str, ...], bool]:
+    """The concepts of an observation, the most specific phrase first; whether it denies them.
+
+    "effusion" located at "pericardial" names nothing; "enlarged" at "heart" Cardiomegaly.
+    """
+    vocabulary = load_vocabulary()
+    for frame in vocabulary.frames:
+        stated = words in frame.present or words in frame.absent
+        if stated and any(anatomy in frame.subjects for anatomy in anatomies):
+            return (frame.concept,), words in frame.absent
+    for before, middle in product([*anatomies, ""], [*modifiers, ""]):
+        whole = f"{before} {middle} {words}".split()
+        for start in range(len(whole) - len(words.split()) + 1):
+            phrase = " ".join(whole[start:])  # "right pleural effusion", then without "right"
+            if phrase in vocabulary.named:
+                return vocabulary.named[phrase], False
+    return (), False
+
+
+def _locations(concept: str, anatomies: Sequence[str]) -> list[str | None]:
+    """The canonical locations of anatomy phrases such as "left lower lobe"."""
+    documents = [_finder()(anatomy) for anatomy in anatomies]
+    sites = [site for each in documents for site in sites_of(each, [t.lower_ for t in each])]
+    return location_names(concept, combine(sites), load_vocabulary())
 
 
 @cache
-def _namer() -> _Namer:
-    return _Namer(load_vocabulary())
+def _finder() -> Language:
+    return add_places(spacy.blank("en"), load_vocabulary())
 
 
-def _meant(key: str, ordered: Sequence[Report], named: Mapping[str, Report]) -> list[Report]:
-    """The reports that a key may mean; a number means several, and its text decides.
+def _meant(
+    key: str, ordered: Sequence[Report], named: Mapping[str, Report]
+) -> tuple[list[Report], bool]:
+    """The reports that a key may mean, and whether it counts: then its text decides.
 
     "p10/p10000032/s50414267.txt", with backslashes too, is s50414267; "3" is the fourth report
     that was given, or the one called "3" or "s3".
@@ -180,45 +254,24 @@ def _meant(key: str, ordered: Sequence[Report], named: Mapping[str, Report]) -> 
     stem = re.sub(r"^.*[/\\]|\.(?i:txt)$", "", key)
     if stem.isdecimal():
         counted = ordered[int(stem) :][:1] if len(stem) < 10 else []
-        return counted + [named[name] for name in (stem, f"s{stem}") if name in named]
+        return counted + [named[name] for name in (stem, f"s{stem}") if name in named], True
     names = (key, stem, stem.lower(), stem.rsplit("_")[-1])
-    return next(([named[name]] for name in names if name in named), [])
+    return [named[name] for name in names if name in named][:1], False
 
 
-def _same_text(key: str, text: str, meant: Sequence[Report], file: Path | None) -> str:
-    """The identifier of the report that is meant; the text of a number's must be the report's."""
-    if not re.search(r"(?:^|[/\\])\d+(?:\.(?i:txt))?$", key):
-        return meant[0].report_id
+def _same_text(text: str, meant: Sequence[Report]) -> Report | None:
+    """The report of this text: its sections in either order, or one of them."""
     said = _letters(text)
     for report in meant:
         parts = (report.findings, report.impression)
         own = map(_letters, (*parts, "".join(parts), "".join(parts[::-1])))
         if said in (each or "none" for each in own):  # the package reads "None" where nothing is
-            return report.report_id
-    raise InputError(
-        f"its text is not that of report {meant[0].report_id}, which its number means",
-        "Run RadGraph on these reports in this order, or name its keys after the reports.",
-        file=file,
-        row=f"of key {key!r}",
-    )
-
-
-def _holds(text: str, report: Report) -> bool:
-    """Whether the findings or the impression stand in a text, by letters and digits."""
-    own = [_letters(part) for part in (report.findings, report.impression)]
-    said = _letters(text)
-    return any(part in said or said == "none" for part in own if part)
+            return report
+    return None
 
 
 def _letters(text: str) -> str:
     return re.sub(r"[\W_]+", "", text).casefold()
-
-
-def _sentence(tokens: list[str], entity: _Entity) -> str:
-    stops = [i for i, token in enumerate(tokens) if token in (".", "?", "!")]
-    start = max((i + 1 for i in stops if i < entity.start), default=0)
-    end = min((i + 1 for i in stops if i >= entity.end), default=len(tokens))
-    return " ".join(tokens[start:end])
 
 
 def parse_graph(
@@ -294,8 +347,3 @@ def _paths(
     above = [entities[target] for kind, target in anatomy.relations if kind == "modify"]
     above = [each for each in above if not each.observation and each not in path]
     return [longer for each in above for longer in _paths(each, entities, path)] or [path]
-
-
-def _phrase(entities: Iterable[_Entity]) -> str:
-    """The words of some entities in the order of the text."""
-    return " ".join(entity.words for entity in sorted(entities, key=lambda e: e.start))

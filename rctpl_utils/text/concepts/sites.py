@@ -9,38 +9,20 @@ coordinated with or explains ("... may represent atelectasis").
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from spacy.tokens import Doc, Span
+from spacy.language import Language
+from spacy.tokens import Doc
 
-from rctpl_utils.text.concepts.pipeline import IGNORED, PLACES
+from rctpl_utils.files import read_json
 from rctpl_utils.vocabulary import Vocabulary, location_name
+from rctpl_utils.workspace import PACKAGE_DATA
 
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-_AND = _words("and or and/or")
-# Words that may stand between the parts of one site, and between two sites that share a side.
-_INSIDE = _words(
-    "- , ( the lateral medial posterior anterior superior inferior pulmonary side sided mid far "
-    "more most posterolateral anterolateral of in on at"
-)
-_SHARING = _AND | {"/", "&", "to"}
-_WEAK = _words("lung diffuse periphery pleura")  # places that give way to a preciser one
+_RULES = read_json(PACKAGE_DATA / "text_rules.json")["sites"]
+_WORDS = {what: frozenset(words.split()) for what, words in _RULES.items()}
+_WEAK = _WORDS["gives way to a preciser place"]
 _ELLIPTICAL = {"upper": "upper lobe", "middle": "middle lobe", "mid": "middle zone"}
 _ELLIPTICAL |= {"lower": "lower lobe"}  # "right middle and lower lobes"
-_JOINING = _AND | {"/", "&", ",", "versus", "vs", "vs.", "with"}
-_BEFORE_STOP = _words(
-    "in of at within on over for with from to is are was were has have be there which that no not "
-    "without but ; : . ? ( ) as by may represents represent representing suggests than"
-)
-_SIZES = _words("tiny trace small minimal mild moderate large loculated layering new stable")
-_LINKS = _words(
-    "in within at of over overlying involving along throughout on near affecting through "
-    "projecting , ( both bilaterally"
-)
-_CLAUSE_END = _words("; : but however although though no not none neither without which")
-_REFERRING = _words("this these which findings finding appearance it")
+_PLACES = "places"  # key of the anatomical spans
+_IGNORED = "ignored"  # label of what only looks like a place
 
 
 @dataclass(frozen=True)
@@ -70,6 +52,10 @@ class Sentence:
     mentions: Sequence[tuple[int, int]]
     sites: Sequence[Site]
 
+    def site_at(self, token: int) -> Site | None:
+        """The site that a token is part of."""
+        return next((site for site in self.sites if site.start <= token < site.end), None)
+
 
 def location_names(concept: str, sites: Sequence[Site], vocabulary: Vocabulary) -> list[str | None]:
     """The distinct canonical locations of a mention, [None] when it has none.
@@ -80,7 +66,7 @@ def location_names(concept: str, sites: Sequence[Site], vocabulary: Vocabulary) 
     if concept in vocabulary.unlocated:
         return [None]
     wanted = "bone" if concept == "Fracture" else "lung"
-    names: dict[str, None] = {}
+    names = []
     for site in sites:
         place = vocabulary.places[site.place] if site.place else None
         side = site.side or ("bilateral" if site.both else None)
@@ -88,10 +74,27 @@ def location_names(concept: str, sites: Sequence[Site], vocabulary: Vocabulary) 
             continue
         if place is not None and (place.kind != wanted or (side is None and place.zone is None)):
             place = None
-        name = location_name(side, place)
-        if name is not None:
-            names[name] = None
-    return list(names) or [None]
+        names.append(location_name(side, place))
+    return list(dict.fromkeys(filter(None, names))) or [None]
+
+
+def add_places(nlp: Language, vocabulary: Vocabulary) -> Language:
+    """Let a pipeline find anatomical words, for `sites_of`; returns it.
+
+    Labels are "side|place|", with "both" in the third field where a plural stands for both.
+    """
+    labeled = {f"{side}||": phrases for side, phrases in vocabulary.sides.items()}
+    for place in vocabulary.places.values():
+        labeled |= {f"|{place.name}|": place.phrases, f"|{place.name}|both": place.both_sides}
+    fused = [(f"{side}|{place}|", [phrase]) for phrase, (side, place) in vocabulary.fused.items()]
+    config = {"spans_key": _PLACES, "phrase_matcher_attr": "LOWER"}
+    config["spans_filter"] = {"@misc": "spacy.first_longest_spans_filter.v1"}
+    nlp.add_pipe("span_ruler", config=config).add_patterns([
+        {"label": label, "pattern": phrase}
+        for label, phrases in [*labeled.items(), *fused, (_IGNORED, vocabulary.ignored_places)]
+        for phrase in phrases
+    ])  # fmt: skip
+    return nlp
 
 
 def sites_of(document: Doc, words: Sequence[str]) -> list[Site]:
@@ -99,30 +102,25 @@ def sites_of(document: Doc, words: Sequence[str]) -> list[Site]:
 
     A site never crosses a sentence's end, since no full stop may stand inside one.
     """
-    parts = (_site(span, words) for span in document.spans[PLACES] if span.label_ != IGNORED)
     sites: list[Site] = []
-    for part in sorted(parts, key=lambda site: site.start):
-        last = sites[-1] if sites else None
-        joined = _join(last, part, words) if last else None
-        if joined:
+    spans = (span for span in document.spans[_PLACES] if span.label_ != _IGNORED)
+    for span in sorted(spans, key=lambda span: span.start):
+        side, place, both = span.label_.split("|")
+        end = span.end
+        shortened = not place and end + 1 < len(words) and words[end] in _ELLIPTICAL
+        if shortened and words[end + 1] in _WORDS["shares a side"] | {","}:
+            place, end = _ELLIPTICAL[words[end]], end + 1
+        part = Site(span.start, end, side or None, place or None, both == "both")
+        if sites and (joined := _join(sites[-1], part, words)):
             sites[-1] = joined
         else:
-            sites.append(_inherit_side(last, part, words))
+            sites.append(_inherit_side(sites[-1], part, words) if sites else part)
     return sites
-
-
-def _site(span: Span, words: Sequence[str]) -> Site:
-    side, place, both = span.label_.split("|")
-    end = span.end
-    shortened = not place and end + 1 < len(words) and words[end] in _ELLIPTICAL
-    if shortened and words[end + 1] in _SHARING | {","}:
-        place, end = _ELLIPTICAL[words[end]], end + 1
-    return Site(span.start, end, side or None, place or None, both == "both")
 
 
 def _join(first: Site, second: Site, words: Sequence[str]) -> Site | None:
     """One site of two neighbours, or None where they are two sites."""
-    if any(word not in _INSIDE for word in words[first.end : second.start]):
+    if any(word not in _WORDS["inside a site"] for word in words[first.end : second.start]):
         return None
     if first.side and second.side:
         # "bilateral effusions" style repeats: "bases bilaterally, left greater than right"
@@ -136,43 +134,39 @@ def _join(first: Site, second: Site, words: Sequence[str]) -> Site | None:
     return Site(first.start, second.end, side, place, both)
 
 
-def _inherit_side(last: Site | None, part: Site, words: Sequence[str]) -> Site:
+def _inherit_side(last: Site, part: Site, words: Sequence[str]) -> Site:
     """ "left upper and lower lobes": the second place shares the first one's side."""
-    if last is None or part.side or not part.place or not last.complete:
+    if part.side or not part.place or not last.complete or last.side == "bilateral":
         return part
-    between = words[last.end : part.start]
-    joined = between and all(word in _SHARING | {",", "the"} for word in between)
-    return replace(part, side=last.side) if joined and last.side != "bilateral" else part
+    between = set(words[last.end : part.start])
+    joined = between and between <= _WORDS["shares a side"] | {",", "the"}
+    return replace(part, side=last.side) if joined else part
 
 
 def attach(sentence: Sentence, carried: Sequence[Site] = ()) -> list[list[Site]]:
     """The sites of each mention; `carried` are those that an opening "this" would refer to."""
-    mentions = sentence.mentions
+    words, mentions = sentence.words, sentence.mentions
     found = [_own_sites(sentence, start, end) for start, end in mentions]
     for i in range(len(mentions) - 1, 0, -1):  # "consolidation and atelectasis in the base"
-        between = sentence.words[mentions[i - 1][1] : mentions[i][0]]
-        if not found[i - 1] and _coordinated(between):
+        between = words[mentions[i - 1][1] : mentions[i][0]]
+        coordinated = bool(between) and between[0] in _WORDS["joins mentions"]
+        if coordinated and not found[i - 1] and not _WORDS["ends a clause"] & set(between):
             found[i - 1] = [site for site in found[i] if site.start >= mentions[i][1]]
     for i in range(len(mentions)):
         if not found[i]:
             found[i] = _inherited(sentence, i, found, carried)
-    return [_under(_heading(sentence), sites) for sites in found]
-
-
-def _heading(sentence: Sentence) -> Site | None:
-    """The site that stands as heading: "LEFT LUNG: basilar atelectasis"."""
-    first = sentence.sites[0] if sentence.sites else None
-    heads = first is not None and first.start == 0 and first.end < len(sentence.words)
-    return first if heads and sentence.words[first.end] == ":" else None
-
-
-def _under(heading: Site | None, sites: list[Site]) -> list[Site]:
-    if heading is None or heading.side is None:
-        return sites
-    return [each if each.side else replace(each, side=heading.side) for each in sites] or [heading]
+    heading = sentence.site_at(0)
+    heads = heading is not None and heading.side and words[heading.end : heading.end + 1] == [":"]
+    if not heads:
+        return found
+    return [  # "LEFT LUNG: basilar atelectasis"
+        [each if each.side else replace(each, side=heading.side) for each in sites] or [heading]
+        for sites in found
+    ]
 
 
 def _own_sites(sentence: Sentence, start: int, end: int) -> list[Site]:
+    """The sites inside a mention or right beside it."""
     inside = [site for site in sentence.sites if site.start < end and site.end > start]
     near = _before(sentence, start) + inside
     if any(site.complete for site in near):
@@ -182,28 +176,23 @@ def _own_sites(sentence: Sentence, start: int, end: int) -> list[Site]:
 
 def _before(sentence: Sentence, start: int) -> list[Site]:
     """Sites in the noun phrase that ends with the mention at `start`."""
-    words, sites = sentence.words, sentence.sites
+    words = sentence.words
     first = max((end for _, end in sentence.mentions if end <= start), default=0)
     found: list[Site] = []
     i = start - 1
     while i >= first:
-        site = _site_at(i, sites)
-        joins = bool(found) and _joins(words[i + 1 : found[0].start], _site_at(i - 1, sites))
-        if site is not None:
+        if (site := sentence.site_at(i)) is not None:
             found.insert(0, site)
             i = site.start - 1
-        elif words[i] in _BEFORE_STOP or (words[i] in _AND and not joins):
+            continue
+        joins = False  # "left and right", "small right and moderate left"
+        if found and (earlier := sentence.site_at(i - 1)) is not None:
+            between = set(words[i + 1 : found[0].start])
+            joins = not between or (earlier.place is None and between <= _WORDS["size"])
+        if words[i] in _WORDS["ends a noun phrase"] or (words[i] in _WORDS["and"] and not joins):
             break
-        else:
-            i -= 1
+        i -= 1
     return found
-
-
-def _joins(between: Sequence[str], earlier: Site | None) -> bool:
-    """Whether "and" joins two sites: "left and right", "small right and moderate left"."""
-    if earlier is None:
-        return False
-    return not between or (earlier.place is None and all(word in _SIZES for word in between))
 
 
 def _after(sentence: Sentence, end: int) -> list[Site]:
@@ -213,22 +202,18 @@ def _after(sentence: Sentence, end: int) -> list[Site]:
     found: list[Site] = []
     asked = words[end : end + 1] == [":"]  # "effusion: small, right"
     linked, i = asked, end + asked
-    while i < limit and words[i] not in _CLAUSE_END:
-        site = _site_at(i, sentence.sites)
+    while i < limit and words[i] not in _WORDS["ends a clause"]:
+        site = sentence.site_at(i)
         if site is None or site.end > limit or not (linked or site.side):
-            linked = linked or words[i] in _LINKS
+            linked = linked or words[i] in _WORDS["leads to a site"]
             i += 1
             continue
-        ahead = words[site.end : limit]
-        if limit < len(words) and not any(w in _BEFORE_STOP or w in _JOINING for w in ahead):
+        ends = _WORDS["ends a noun phrase"] | _WORDS["joins mentions"]
+        if limit < len(words) and not ends & set(words[site.end : limit]):
             break  # it stands right before the next mention and belongs to that one
         found.append(site)
         i = site.end
     return found
-
-
-def _site_at(token: int, sites: Sequence[Site]) -> Site | None:
-    return next((site for site in sites if site.start <= token < site.end), None)
 
 
 def combine(sites: list[Site]) -> list[Site]:
@@ -241,12 +226,7 @@ def combine(sites: list[Site]) -> list[Site]:
     places = [site for site in places if site.place not in _WEAK] or places
     if not places or not sides:
         return places or list({site.side: site for site in reversed(sites)}.values())[::-1]
-    side = sides[0].side
-    return [site if site.side else replace(site, side=side) for site in places]
-
-
-def _coordinated(between: Sequence[str]) -> bool:
-    return bool(between) and between[0] in _JOINING and not _CLAUSE_END & set(between)
+    return [site if site.side else replace(site, side=sides[0].side) for site in places]
 
 
 def _inherited(
@@ -257,16 +237,16 @@ def _inherited(
     end = sentence.mentions[index][0]
     opening = [site for site in sentence.sites if start <= site.start and site.end <= end]
     between = sentence.words[opening[-1].end if opening else start : end]
-    if _CLAUSE_END & set(between):
+    if _WORDS["ends a clause"] & set(between):
         return []
     if index:
-        return combine(opening[-1:]) or ([] if _apart(between) else found[index - 1])
+        return combine(opening[-1:]) or ([] if _adds(between) else found[index - 1])
     if opening:
         return combine(opening)
-    return list(carried) if _REFERRING & set(between[:4]) else []
+    return list(carried) if _WORDS["refers back"] & set(between[:4]) else []
 
 
-def _apart(between: Sequence[str]) -> bool:
+def _adds(between: Sequence[str]) -> bool:
     """Whether "with" adds a finding ("opacity with effusion") rather than explains one."""
     return any(
         word == "with" and (i == 0 or between[i - 1] not in ("consistent", "compatible"))
