@@ -35,28 +35,18 @@ def films(tmp_path):
     for number in range(5):
         paths.append(tmp_path / f"{number}.png")
         Image.fromarray(generator.integers(0, 255, (64, 64), np.uint8)).save(paths[-1])
-    records = pd.DataFrame(
-        {
-            "image_id": [path.name for path in paths],
-            "patient_id": [path.name for path in paths],
-            "path": [str(path) for path in paths],
-            "Edema": [1.0, 0, 1, 0, 0],
-            "Mass": [0.0, 1, 0, 1, 0],
-        }
-    )
+    names = [path.name for path in paths]
+    records = pd.DataFrame({"image_id": names, "patient_id": names, "path": map(str, paths)})
+    records = records.assign(Edema=[1.0, 0, 1, 0, 0], Mass=[0.0, 1, 0, 1, 0])
     return Radiographs("toy", "test", ("Edema", "Mass"), records)
 
 
-def test_texts_keep_their_order_and_are_encoded_once(encoder, tmp_path):
+def test_texts_are_encoded_once_and_other_texts_or_weights_are_other_files(encoder, tmp_path):
     features = text_features(encoder, TEXTS, tmp_path)
     assert isinstance(features, np.memmap)
-    assert np.allclose(features, encoder.encode_text(TEXTS), atol=1e-5)
+    assert np.allclose(features, encoder.encode_text(TEXTS), atol=1e-5)  # in their order
     again = text_features(Refusing(encoder), TEXTS, tmp_path)
     assert np.array_equal(features, again)
-
-
-def test_other_texts_or_weights_are_other_files(encoder, tmp_path):
-    text_features(encoder, TEXTS, tmp_path)
     text_features(encoder, TEXTS[::-1], tmp_path)
     assert len(list(tmp_path.glob("text-*.npy"))) == 2
     other = Refusing(encoder)

@@ -21,8 +21,8 @@ from tqdm import tqdm
 from rctpl_utils.baselines.model import Baseline, MakeBaseline, Setup
 from rctpl_utils.baselines.training_data import Material, draw_batch
 from rctpl_utils.datasets.base import ChestXrayDataset
+from rctpl_utils.encoders.features import WordFile, Words, gather
 from rctpl_utils.encoders.pretraining import CHECKPOINT_SECONDS, WEIGHT_DECAY, Progress
-from rctpl_utils.encoders.word_states import WordFile, Words, gather
 from rctpl_utils.evaluation.metrics import macro_auc
 from rctpl_utils.profiles import BaselineTraining
 

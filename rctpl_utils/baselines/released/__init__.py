@@ -1,71 +1,67 @@
 """The baselines' released checkpoints, at their published architecture and preprocessing.
 
-Nothing is downloaded: a user puts the files of a model below `<data root>/weights/<folder>/`, and
-`load_released` gives the model behind `base.ReleasedModel`. docs/baselines.md says where each file
-comes from, what its licence is, and what was and was not proven about each loader.
+Nothing is downloaded: a user puts the files of a model below `<data root>/weights/<name>/`, and
+`load_released` gives the model behind `ReleasedModel`. docs/baselines.md says where each file comes
+from, what its licence is, and what was and was not proven about each loader.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import NamedTuple
 
 import torch
 
-from rctpl_utils.baselines.released.adapters import ReleasedBioViL, ReleasedMedCLIP
-from rctpl_utils.baselines.released.base import ReleasedModel
+from rctpl_utils.baselines.released.adapters import (
+    ReleasedBioViL,
+    ReleasedMedCLIP,
+    ReleasedModel,
+)
 from rctpl_utils.baselines.released.chexzero import TOKENIZER_FILES, CheXzero
-from rctpl_utils.baselines.released.entities import TEXTS
 from rctpl_utils.baselines.released.gloria import GLoRIA
-from rctpl_utils.baselines.released.medklip import MedKLIP, MeDSLIP
-from rctpl_utils.encoders.biovil import IMAGE_WEIGHTS
+from rctpl_utils.baselines.released.medklip import TEXTS, MedKLIP, MeDSLIP
+from rctpl_utils.encoders.published import IMAGE_WEIGHTS
 from rctpl_utils.errors import InputError
 
 __all__ = ["NO_PUBLIC_WEIGHTS", "PUBLIC", "ReleasedModel", "is_provided", "load_released"]
 
-WEIGHTS = "weights"
 _BERT = ("bioclinicalbert/config.json", "bioclinicalbert/vocab.txt")
 _BERT_WEIGHTS = (*_BERT, "bioclinicalbert/pytorch_model.bin")
 
 
-@dataclass(frozen=True)
-class Public:
-    """A released checkpoint and its source.
+class Public(NamedTuple):
+    """A released checkpoint: what reads it, its files (the checkpoint first), their source.
 
-    `files` are what the user puts into `folder` below `<data root>/weights/`, the checkpoint first
-    (safetensors of the same names do, where docs/baselines.md says so); `load` makes the model from
-    that folder and a device.
+    Safetensors of the same names do, where docs/baselines.md says so.
     """
 
-    folder: str
+    model: type
     files: tuple[str, ...]
-    load: Callable[..., ReleasedModel]
     source: str
 
 
 PUBLIC: Mapping[str, Public] = MappingProxyType({
     "GLoRIA": Public(
-        "gloria", (GLoRIA.weights, *_BERT), GLoRIA.load,
+        GLoRIA, (GLoRIA.weights[0], *_BERT),
         "https://stanfordmedicine.box.com/s/j5h7q99f3pfi7enc0dom73m4nsm6yzvh",
     ),
     "MedCLIP-ViT": Public(
-        "medclip-vit", ("pytorch_model.bin", *_BERT), ReleasedMedCLIP.load,
-        "https://github.com/RyanWangZf/MedCLIP",
+        ReleasedMedCLIP, ("pytorch_model.bin", *_BERT), "https://github.com/RyanWangZf/MedCLIP"
     ),
     "BioViL": Public(
-        "biovil", (IMAGE_WEIGHTS[0], "pytorch_model.bin", "config.json", "vocab.txt"),
-        ReleasedBioViL.load, "https://huggingface.co/microsoft/BiomedVLP-CXR-BERT-specialized",
+        ReleasedBioViL, (IMAGE_WEIGHTS[0], "pytorch_model.bin", "config.json", "vocab.txt"),
+        "https://huggingface.co/microsoft/BiomedVLP-CXR-BERT-specialized",
     ),
     "CheXzero": Public(
-        "chexzero", (CheXzero.weights, *TOKENIZER_FILES), CheXzero.load,
+        CheXzero, (CheXzero.weights[0], *TOKENIZER_FILES),
         "https://drive.google.com/drive/folders/1makFLiEMbSleYltaRxw81aBhEDMpVwno",
     ),
     "MedKLIP": Public(
-        "medklip", (MedKLIP.weights, TEXTS, *_BERT_WEIGHTS), MedKLIP.load,
+        MedKLIP, (MedKLIP.weights[0], TEXTS, *_BERT_WEIGHTS),
         "https://drive.google.com/drive/folders/1HBShH7J_pO8onkzuweDgDq2QPqj6zjG_",
     ),
     "MeDSLIP": Public(
-        "medslip", (MeDSLIP.weights, TEXTS, *_BERT_WEIGHTS), MeDSLIP.load,
+        MeDSLIP, (MeDSLIP.weights[0], TEXTS, *_BERT_WEIGHTS),
         "https://huggingface.co/pykale/MeDSLIP",
     ),
 })  # fmt: skip
@@ -83,7 +79,7 @@ def weights_folder(name: str, data_root: str | Path) -> Path:
         why = NO_PUBLIC_WEIGHTS.get(name)
         problem = f"{name}: {why}" if why else f"there is no released model {name!r}"
         raise InputError(problem, f"Choose one of: {', '.join(PUBLIC)}.")
-    return Path(data_root) / WEIGHTS / PUBLIC[name].folder
+    return Path(data_root) / "weights" / name.lower()
 
 
 def is_provided(name: str, data_root: str | Path) -> bool:
@@ -99,12 +95,11 @@ def load_released(
     An `InputError` tells of no such model or no public weights; of no folder (it lists the files
     and their source); of files that are absent, damaged, or of another model.
     """
-    folder = weights_folder(name, data_root)
+    folder, public = weights_folder(name, data_root), PUBLIC[name]
     if not folder.is_dir():
-        public = PUBLIC[name]
         raise InputError(
             f"{name}'s weights are not there",
             f"Put {', '.join(public.files)} into this folder; source: {public.source}.",
             file=folder,
         )
-    return PUBLIC[name].load(folder, device)
+    return public.model.load(folder, device)

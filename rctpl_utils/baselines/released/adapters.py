@@ -9,38 +9,56 @@ GLoRIA's, for five diseases; BioViL's authors give two phrases for pneumonia.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol, Self
 
+import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 from torch.nn import functional
 
-from rctpl_utils.baselines.base import CLASSIFY, GROUND, RETRIEVE
-from rctpl_utils.encoders.biovil import CROP, RESIZE, BioViL
+from rctpl_utils.baselines.base import CLASSIFY, GROUND, RETRIEVE, ZeroShotModel
+from rctpl_utils.encoders.base import TwoTowers
 from rctpl_utils.encoders.frame import Frame
-from rctpl_utils.encoders.medclip import MedCLIP
-from rctpl_utils.encoders.two_towers import TwoTowers
+from rctpl_utils.encoders.loading import open_encoder
+from rctpl_utils.encoders.published import BioViL
 from rctpl_utils.text.knowledge import ensemble
 
 BLUR = 1.5  # cells; `get_similarity_map_from_raw_data` of hi-ml-multimodal
 
 
+class ReleasedModel(ZeroShotModel, Protocol):
+    """A released checkpoint behind the protocol; `films` are preprocessed images (n, C, S, S).
+
+    Scores are those of the method's published inference; `frame` is what its maps cover
+    (`encoders.frame.on_square`).
+    """
+
+    frame: Frame
+    device: torch.device
+
+    def preprocess(self, pixels: np.ndarray) -> Tensor:
+        """One radiograph, float (H, W) in [0, 1], to the model's input (C, S, S)."""
+        ...
+
+
 class EncoderBaseline:
     """An encoder with two towers, frozen and ready, behind `ReleasedModel`.
 
-    A subclass sets `name`, `published` and `frame`, reads its files and gives `class_vectors`: a
-    vector a class, whose product with a film's unit vector is the score (L, d).
+    A subclass sets `kind` (of `encoders.loading`), `name`, `published` and `frame`, and gives
+    `class_vectors`: a vector a class, whose product with a film's unit vector is the score (L, d).
     """
 
     def __init__(self, encoder: TwoTowers) -> None:
         self.encoder = encoder
+        self.device = encoder.device
         self.preprocess = encoder.preprocess
         self.embed_texts = encoder.encode_text
 
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.encoder.device
+    @classmethod
+    def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> Self:
+        """Read the encoder's files in a folder (`MedCLIP.load`, `BioViL.load`)."""
+        return cls(open_encoder(cls.kind, folder, device))
 
     @torch.no_grad()
     def classify(self, films: Tensor, concepts: Sequence[str]) -> Tensor:
@@ -61,14 +79,9 @@ class EncoderBaseline:
 class ReleasedMedCLIP(EncoderBaseline):
     """MedCLIP with its Swin-tiny. Its map (`MedCLIP`) is an extension."""
 
-    name = "MedCLIP-ViT"
+    kind, name = "medclip-vit", "MedCLIP-ViT"
     published = frozenset({CLASSIFY, RETRIEVE})
     frame = Frame("square")
-
-    @classmethod
-    def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> "ReleasedMedCLIP":
-        """Read `pytorch_model.bin` and `bioclinicalbert/` in a folder (`MedCLIP.load`)."""
-        return cls(MedCLIP.load(folder, device, tower="vit"))
 
     @torch.no_grad()
     def class_vectors(self, concepts: Sequence[str]) -> Tensor:
@@ -80,14 +93,9 @@ class ReleasedMedCLIP(EncoderBaseline):
 class ReleasedBioViL(EncoderBaseline):
     """BioViL: maps are cosines of patches, blurred."""
 
-    name = "BioViL"
+    kind, name = "biovil", "BioViL"
     published = frozenset({CLASSIFY, GROUND, RETRIEVE})
-    frame = Frame("short", CROP / RESIZE)
-
-    @classmethod
-    def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> "ReleasedBioViL":
-        """Read the folder of microsoft/BiomedVLP-CXR-BERT-specialized (`BioViL.load`)."""
-        return cls(BioViL.load(folder, device))
+    frame = BioViL.frame
 
     @torch.no_grad()
     def class_vectors(self, concepts: Sequence[str]) -> Tensor:
