@@ -28,6 +28,7 @@ VOCABULARY = (
 )
 WORDS = VOCABULARY.split()
 WIDTH = 768
+CONFIGS = Path(__file__).parent / "cases"
 Shapes = dict[str, tuple[int, ...]]
 State = dict[str, Tensor]
 
@@ -72,14 +73,8 @@ def _random(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Te
 def write_base_model(folder: Path, layers: int, intermediate: int = 256, **extra) -> Path:
     """A BERT's `config.json` and `vocab.txt`: as wide as the real one, few words, few layers."""
     folder.mkdir(parents=True, exist_ok=True)
-    config = {
-        "architectures": ["BertForMaskedLM"], "attention_probs_dropout_prob": 0.1,
-        "hidden_act": "gelu", "hidden_dropout_prob": 0.1, "hidden_size": WIDTH,
-        "initializer_range": 0.02, "intermediate_size": intermediate, "layer_norm_eps": 1e-12,
-        "max_position_embeddings": 512, "model_type": "bert", "num_attention_heads": 12,
-        "num_hidden_layers": layers, "pad_token_id": 0, "type_vocab_size": 2,
-        "vocab_size": len(WORDS),
-    }  # fmt: skip
+    config = json.loads((CONFIGS / "bert_config.json").read_text("utf-8"))
+    extra |= {"num_hidden_layers": layers, "intermediate_size": intermediate}
     (folder / "config.json").write_text(json.dumps(config | extra), encoding="utf-8")
     (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n", encoding="utf-8")
     return folder
@@ -334,35 +329,36 @@ def write_entities(folder: Path) -> State:
 
 @dataclass(frozen=True)
 class Case:
-    """A model that is read from released files."""
+    """A model that is read from released files, small or of the published size (`full`)."""
 
     make: type
-    shapes: tuple[Shapes, ...]  # of each file, of a small model
-    full: tuple[Shapes, ...]  # of the published sizes
-    files: tuple[str, ...]
-    beside: Callable[[Path, bool], object]  # writes what lies beside, of the full size or small
-    unused: set[str]  # first parts of the names that no model holds, after the common part
+    shapes: Callable[[bool], tuple[Shapes, ...]]  # from `full`: names and shapes of each file
+    beside: Callable[[Path, bool], object]  # writes what lies beside, from a folder and `full`
+    unused: tuple[str, ...] = ()  # how the names begin that no model holds
     constants: State = field(default_factory=dict)
     options: dict[str, str] = field(default_factory=dict)
-    wrap: Callable[[State], object] = lambda state: state  # how its training loop saves it
-    scales: dict[str, float] = field(
-        default_factory=dict
-    )  # of tensors whose random values would be too large
+    wrap: Callable[[State], object] = dict  # how its training loop saves it
+    scales: dict[str, float] = field(default_factory=dict)  # where random values are too large
 
-    def write(self, folder: Path, *states: State) -> Path:
-        """All files of a small model, with these states of its weights or random ones."""
-        folder.mkdir(exist_ok=True)
-        self.beside(folder, False)
-        for state, name in zip(states or self.states(), self.files, strict=True):
-            torch.save(self.wrap(state), folder / name)
-        return folder
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Their names."""
+        more = (IMAGE_WEIGHTS[0],) if self.make is BioViL else ()
+        return (self.make.weights[0], *more)
 
     def states(self) -> tuple[State, ...]:
         """Random weights of the small model, one state a file."""
-        first, *others = (random_state(each, k) for k, each in enumerate(self.shapes))
+        first, *others = (random_state(each, k) for k, each in enumerate(self.shapes(False)))
         for name, scale in self.scales.items():
             first[name] *= scale
         return (first | self.constants, *others)
+
+    def write(self, folder: Path, *states: State) -> Path:
+        """All files of a small model with these states."""
+        self.beside(folder, False)
+        for state, name in zip(states, self.files, strict=True):
+            torch.save(self.wrap(state), folder / name)
+        return folder
 
     def load(self, folder: Path):
         """The model of these files, a small one."""
@@ -388,77 +384,91 @@ def loaded(case: Case, folders: pytest.TempPathFactory) -> Loaded:
 
 def lightning(state: object, **more: object) -> dict[str, object]:
     """A checkpoint as PyTorch Lightning 1.1 writes it."""
+    optimizer = {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{}]}
     return {
-        "epoch": 12, "global_step": 30000, "pytorch-lightning_version": "1.1.4", "callbacks": {},
-        "optimizer_states": [{"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{}]}],
-        "lr_schedulers": [{"best": 1.5, "patience": 5}], "state_dict": state,
-        "hyper_parameters": {"model": {"vision": {"model_name": "resnet_50"}}}, **more,
-    }  # fmt: skip
+        "epoch": 12,
+        "global_step": 30000,
+        "pytorch-lightning_version": "1.1.4",
+        "callbacks": {},
+        "optimizer_states": [optimizer],
+        "lr_schedulers": [{"best": 1.5, "patience": 5}],
+        "state_dict": state,
+        "hyper_parameters": {"model": {"vision": {"model_name": "resnet_50"}}},
+        **more,
+    }
 
 
 def trained(state: State, prefix: str = "module.") -> dict[str, object]:
     """As MedKLIP's training loop does: beside the optimizer's state and the configuration."""
     return {
-        "model": prefixed(prefix, state), "epoch": 41, "lr_scheduler": {"base_values": [1e-4]},
+        "model": prefixed(prefix, state),
         "optimizer": {"state": {0: {"step": 4, "exp_avg": torch.ones(2)}}, "param_groups": []},
+        "lr_scheduler": {"base_values": [1e-4]},
         "config": {"d_model": 256, "text_encoder": "emilyalsentzer/Bio_ClinicalBERT"},
-    }  # fmt: skip
+        "epoch": 41,
+    }
+
+
+def _size(full: bool, layers: int) -> tuple[int, ...]:
+    """Layers of a BERT, and the width between."""
+    return (12, 3072) if full else (layers,)
 
 
 def _bert(layers: int, where: str = "bioclinicalbert", **extra) -> Callable[[Path, bool], Path]:
-    return lambda folder, full: write_base_model(
-        folder / where, *((12, 3072) if full else (layers,)), **extra
-    )
+    return lambda folder, full: write_base_model(folder / where, *_size(full, layers), **extra)
 
 
 def _medclip(tower: str) -> Case:
     return Case(
-        MedCLIP, (medclip_shapes(tower, 3),), (medclip_shapes(tower, 12, 3072),),
-        ("pytorch_model.bin",), _bert(3), {"logit_scale", "text_model.model.pooler"},
-        medclip_constants(tower), {"tower": tower},
-    )  # fmt: skip
+        MedCLIP,
+        lambda full: (medclip_shapes(tower, *_size(full, 3)),),
+        _bert(3),
+        ("logit_scale", "text_model.model.pooler"),
+        medclip_constants(tower),
+        {"tower": tower},
+    )
 
 
-def _medslip(streams: tuple[str, str]) -> Case:
-    shapes, (ours, other) = (medslip_shapes(streams),), streams
+def _medklip(make: type, shapes: Shapes, unused: tuple[str, ...]) -> Case:
+    beside = lambda folder, full: write_entities(folder)  # noqa: E731
+    return Case(make, lambda full: (shapes,), beside, unused, wrap=trained)
+
+
+def _medslip(ours: str, other: str) -> Case:
     parts = ("res_l1", "res_l2", "decoder", "classifier", "cl_fc")
-    unused = {f"{part}_{other}" for part in parts} | {f"cl_fc_{ours}"}
-    return Case(MeDSLIP, shapes, shapes, (MeDSLIP.weights[0],), _entities, unused, wrap=trained)
+    unused = (*(f"{part}_{other}" for part in parts), f"cl_fc_{ours}")
+    return _medklip(MeDSLIP, medslip_shapes((ours, other)), unused)
 
 
-def _entities(folder: Path, full: bool) -> State:
-    return write_entities(folder)
-
-
+CXR_BERT = {"model_type": "cxr-bert", "architectures": ["CXRBertModel"], "projection_size": 128}
 CASES = {
     "medclip-resnet50": _medclip("resnet50"),
     "medclip-vit": _medclip("vit"),
     "biovil": Case(
-        BioViL, (biovil_text_shapes(2), biovil_image_shapes()),
-        (biovil_text_shapes(12, 3072), biovil_image_shapes()),
-        ("pytorch_model.bin", IMAGE_WEIGHTS[0]),
-        _bert(2, ".", model_type="cxr-bert", architectures=["CXRBertModel"], projection_size=128),
-        {"cls.predictions", "encoder.encoder.fc"},
+        BioViL,
+        lambda full: (biovil_text_shapes(*_size(full, 2)), biovil_image_shapes()),
+        _bert(2, ".", **CXR_BERT),
+        ("cls.predictions", "encoder.encoder.fc"),
         {"bert.embeddings.position_ids": torch.arange(512)[None]},
     ),
     "gloria": Case(
-        GLoRIA, (gloria_shapes(5),), (gloria_shapes(12, 3072),), (GLoRIA.weights[0],), _bert(5),
-        {"gloria.text_encoder.model.pooler"},
+        GLoRIA,
+        lambda full: (gloria_shapes(*_size(full, 5)),),
+        _bert(5),
+        ("gloria.text_encoder.model.pooler",),
         {"gloria.text_encoder.model.embeddings.position_ids": torch.arange(512)[None]},
         wrap=lightning,
         # were regions as long as random values make them, a word would attend to one of them alone
         scales={"gloria.img_encoder.local_embedder.weight": 2e-4},
     ),
     "chexzero": Case(
-        chexzero.CheXzero, (clip_shapes(SMALL_CLIP),), (clip_shapes(chexzero.ClipSize()),),
-        (chexzero.CheXzero.weights[0],), lambda folder, full: write_tokenizer(folder), set(),
+        chexzero.CheXzero,
+        lambda full: (clip_shapes(chexzero.ClipSize() if full else SMALL_CLIP),),
+        lambda folder, full: write_tokenizer(folder),
         # (width, d): not a convolution's layout
         scales={"visual.proj": (32 / 256) ** 0.5, "text_projection": (32 / 128) ** 0.5},
     ),
-    "medklip": Case(
-        MedKLIP, (medklip_shapes(),), (medklip_shapes(),), (MedKLIP.weights[0],), _entities,
-        {"cl_fc"}, wrap=trained,
-    ),
-    "medslip": _medslip(NEWER),
-    "medslip, older": _medslip(OLDER),
-}  # fmt: skip
+    "medklip": _medklip(MedKLIP, medklip_shapes(), ("cl_fc",)),
+    "medslip": _medslip(*NEWER),
+    "medslip, older": _medslip(*OLDER),
+}

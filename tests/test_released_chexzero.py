@@ -4,6 +4,7 @@ CLIP, scores by the published rule, films and texts prepared as by the published
 import gzip
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,21 @@ from rctpl_utils.errors import InputError
 
 REASON = "open_clip is absent: pip install --no-deps open_clip_torch timm ftfy wcwidth"
 TEXTS = ["Edema", "no Edema", "mass, 3 cm: no edema"]
+TRANSFORMERS_NAMES = {
+    r"^visual\.transformer\.resblocks": "vision_model.encoder.layers",
+    r"^transformer\.resblocks": "text_model.encoder.layers",
+    r"\.attn\.": ".self_attn.", r"\.ln_(\d)": r".layer_norm\1",
+    r"\.mlp\.c_fc": ".mlp.fc1", r"\.mlp\.c_proj": ".mlp.fc2",
+    r"^visual\.ln_pre": "vision_model.pre_layrnorm",
+    r"^visual\.ln_post": "vision_model.post_layernorm",
+    r"^ln_final": "text_model.final_layer_norm",
+    r"^visual\.conv1": "vision_model.embeddings.patch_embedding",
+    r"^visual\.class": "vision_model.embeddings.class",
+    r"^visual\.positional_embedding": "vision_model.embeddings.position_embedding.weight",
+    r"^positional_embedding": "text_model.embeddings.position_embedding.weight",
+    r"^token_embedding": "text_model.embeddings.token_embedding",
+    r"^visual\.proj$": "visual_projection.weight", r"^text_projection$": "text_projection.weight",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -73,38 +89,16 @@ def transformers_clip(state):
         },
         projection_dim=32,
     )  # fmt: skip
+    found = {}
+    for name, value in state.items():
+        for own, other in TRANSFORMERS_NAMES.items():
+            name = re.sub(own, other, name)
+        if "in_proj" in name:
+            parts = (name.replace("in_proj_", f"{part}_proj.") for part in "qkv")
+            found |= dict(zip(parts, value.chunk(3), strict=True))
+        else:
+            found[name] = value.T if name.endswith("_projection.weight") else value
     theirs = CLIPModel(config).eval()
-    found = {
-        "logit_scale": state["logit_scale"],
-        "text_projection.weight": state["text_projection"].T,
-        "visual_projection.weight": state["visual.proj"].T,
-        "text_model.embeddings.token_embedding.weight": state["token_embedding.weight"],
-        "text_model.embeddings.position_embedding.weight": state["positional_embedding"],
-        "vision_model.embeddings.class_embedding": state["visual.class_embedding"],
-        "vision_model.embeddings.patch_embedding.weight": state["visual.conv1.weight"],
-        "vision_model.embeddings.position_embedding.weight": state["visual.positional_embedding"],
-    }
-    names = {
-        "vision_model.pre_layrnorm": "visual.ln_pre",
-        "vision_model.post_layernorm": "visual.ln_post",
-        "text_model.final_layer_norm": "ln_final",
-    }
-    for tower, own in (("vision_model", "visual.transformer"), ("text_model", "transformer")):
-        for k in range(2):
-            layer, block = f"{tower}.encoder.layers.{k}", f"{own}.resblocks.{k}"
-            for kind in ("weight", "bias"):
-                parts = state[f"{block}.attn.in_proj_{kind}"].chunk(3)
-                for part, value in zip("qkv", parts, strict=True):
-                    found[f"{layer}.self_attn.{part}_proj.{kind}"] = value
-            names |= {
-                f"{layer}.self_attn.out_proj": f"{block}.attn.out_proj",
-                f"{layer}.layer_norm1": f"{block}.ln_1",
-                f"{layer}.layer_norm2": f"{block}.ln_2",
-                f"{layer}.mlp.fc1": f"{block}.mlp.c_fc",
-                f"{layer}.mlp.fc2": f"{block}.mlp.c_proj",
-            }
-    for name, own in names.items():
-        found |= {f"{name}.{kind}": state[f"{own}.{kind}"] for kind in ("weight", "bias")}
     theirs.load_state_dict(found)
     return theirs
 

@@ -263,7 +263,7 @@ def test_all_layouts_of_medslip_give_scores_and_maps_by_hand(films, tmp_path):
     write_entities(tmp_path)
     vectors = EntityTexts(tmp_path).vectors  # tested with MedKLIP
     wanted = by_hand(dual, vectors, films, "_pathology")
-    older = dict(zip(CASES["medslip, older"].shapes[0], dual.values(), strict=True))
+    older = dict(zip(CASES["medslip, older"].shapes(False)[0], dual.values(), strict=True))
     for state, prefix in ((dual, "module."), (dual, ""), (older, "module.")):
         torch.save(trained(state, prefix), tmp_path / MeDSLIP.weights[0])
         model = MeDSLIP.load(tmp_path)
