@@ -29,7 +29,7 @@ from rctpl_utils.baselines.training_data import (
     stated_places,
 )
 from rctpl_utils.encoders.features import MASKED_SHARE, word_states
-from rctpl_utils.encoders.pretraining import Progress
+from rctpl_utils.encoders.pretraining import store
 from rctpl_utils.encoders.standin import StandIn
 from rctpl_utils.profiles import BaselineTraining
 from rctpl_utils.text.triplets import report_labels
@@ -256,15 +256,15 @@ def test_the_best_rate_on_validation_films_is_taken(given):
 
 def test_a_killed_training_goes_on_and_ends_as_an_undisturbed_one(given, tmp_path, monkeypatch):
     undisturbed = train(ConVIRT, *given, 1e-3, 0, CPU)
-    monkeypatch.setattr("rctpl_utils.baselines.training.CHECKPOINT_SECONDS", -1.0)
-    part, stored = tmp_path / "part", Progress.store
+    monkeypatch.setattr("rctpl_utils.encoders.pretraining.CHECKPOINT_SECONDS", -1.0)
+    part = tmp_path / "part"
 
-    def killed(self, step, history):
-        stored(self, step, history)
+    def killed(checkpoint, state):
+        store(checkpoint, state)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(Progress, "store", killed)
+        patched.setattr("rctpl_utils.encoders.pretraining.store", killed)
         with pytest.raises(KeyboardInterrupt):
             train(ConVIRT, *given, 1e-3, 0, CPU, part)
     resumed = train(ConVIRT, *given, 1e-3, 0, CPU, part)

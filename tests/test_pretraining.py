@@ -13,7 +13,6 @@ from rctpl_utils.encoders.pretraining import (
     ENTRIES,
     WIDTH,
     Pairs,
-    Progress,
     TextLists,
     augment,
     balanced_chances,
@@ -23,6 +22,7 @@ from rctpl_utils.encoders.pretraining import (
     rate_at,
     semantic_matching,
     spread_texts,
+    store,
     training_texts,
 )
 from rctpl_utils.profiles import Pretraining
@@ -153,16 +153,16 @@ def test_it_learns_a_toy_problem_and_repeats_itself(trained):
 
 def test_a_killed_training_goes_on_and_ends_as_an_undisturbed_one(trained, tmp_path, monkeypatch):
     undisturbed, curve = trained
-    part, stored = tmp_path / "part", Progress.store
+    part = tmp_path / "part"
     monkeypatch.setattr("rctpl_utils.encoders.pretraining.CHECKPOINT_SECONDS", -1.0)
 
-    def killed(self, step, history):
-        stored(self, step, history)
-        if step >= 17:
+    def killed(checkpoint, state):
+        store(checkpoint, state)
+        if state["step"] >= 17:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(Progress, "store", killed)
+        patched.setattr("rctpl_utils.encoders.pretraining.store", killed)
         with pytest.raises(KeyboardInterrupt):
             pretrain(toy_pairs(), TOY, 0, CPU, part)
     assert part.exists()

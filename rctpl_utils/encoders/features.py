@@ -252,20 +252,14 @@ def make_arrays(
 ) -> list[np.memmap]:
     """Arrays that are made once, shard by shard, by all processes together.
 
+    `paths` has one `.npy` file an array; their names must change with all that decides the values.
+    `make` gives the arrays' rows of some row numbers; the same rows must give the same bytes. The
+    arrays are memory-mapped, read-only. An `InputError` tells of no row, or of a disk that does not
+    keep what is written.
+
     A group's first process takes the lock for all and every member starts when it has it, so that
     the members see the same files. The system frees a lock however its process ends; its file stays
     behind. A process alone locks and writes nothing where the arrays are whole.
-
-    Args:
-        paths: one `.npy` file an array; their names must change with all that decides the values.
-        make: from row numbers to the arrays' rows; the same rows must give the same bytes.
-        label: the progress bar's; `unit`: what a row is.
-
-    Returns:
-        memory-mapped, read-only; row i is what `make` gave for row number i.
-
-    Raises:
-        InputError: no row, or a disk that does not keep what is written.
     """
     if not len(plan.order):
         raise InputError(f"nothing to do ({label})", "Give at least one input.", file=paths[0])

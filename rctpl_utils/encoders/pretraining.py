@@ -14,9 +14,10 @@ a sentence about a left lung matches left lungs best.
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -57,6 +58,7 @@ ATTRIBUTE_WEIGHT = 0.7
 WIDTH = len(TRAINING_CONCEPTS) * ENTRIES + len(ATTRIBUTES) + 1
 ATTRIBUTE_ENTRIES = np.arange(WIDTH) >= len(TRAINING_CONCEPTS) * ENTRIES
 ATTRIBUTE_ENTRIES[-1] = False
+Row = dict[str, float]  # of a learning curve
 
 
 def label_vector(findings: Sequence[tuple[str, str | None, str]]) -> np.ndarray:
@@ -227,88 +229,108 @@ def pretrain(
     seed: int,
     device: torch.device,
     checkpoint: Path | None = None,
-) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
-    """Train the image tower and the text projection.
+) -> tuple[dict[str, Tensor], list[Row]]:
+    """Train the image tower and the text projection (`fit`).
 
     To the learned weights by their names in `StandIn`, on the CPU, and the learning curve: views,
-    seconds, global_loss, local_loss. A training that may be killed keeps its state in `checkpoint`,
-    which is deleted at the end.
+    seconds, global_loss, local_loss.
     """
     torch.manual_seed(seed)
     data = _Data(pairs, device)
     model = Learned(pairs.pooled.shape[1])
     spread_texts(model.text["projection"], pairs.pooled.astype(np.float32))
     model.to(device).train()
-    fused = device.type == "cuda"
-    optimizer = torch.optim.AdamW(
-        model.parameters(), settings.learning_rate, weight_decay=WEIGHT_DECAY, fused=fused
-    )
     steps = math.ceil(settings.views / settings.batch_size)
-    state = Progress(model, optimizer, checkpoint)
-    done, history = state.restore(device)
-    row_every, sums, begun, saved = max(steps // RECORDS, 1), [], time.perf_counter(), 0.0
+    row_every, both = max(steps // RECORDS, 1), []
+
+    def loss(step: int) -> Tensor:
+        found = data.losses(model, settings, np.random.default_rng([seed, step]))
+        both.append(found.detach())
+        return found[0] + settings.local_weight * found[1]
+
+    def look(step: int, _history: Sequence[Row]) -> Row | None:
+        if step % row_every and step < steps:
+            return None
+        means = torch.stack(both).mean(dim=0).tolist()
+        both.clear()
+        return dict(zip(("global_loss", "local_loss"), means, strict=True))
+
+    history = fit(
+        model, loss, settings.learning_rate,
+        lambda step, _: rate_at(step, steps) if step < steps else None,
+        look, settings.batch_size, settings.views, device, checkpoint, f"stand-in {seed}",
+    )  # fmt: skip
+    names = ("views", "seconds", "global_loss", "local_loss")
+    curve = [{name: row[name] for name in names} for row in history]
+    for row in curve:  # the last step may go beyond
+        row["views"] = min(row["views"], settings.views)
+    return {name: value.detach().cpu() for name, value in model.state_dict().items()}, curve
+
+
+def fit(
+    module: nn.Module,
+    loss: Callable[[int], Tensor],
+    rate: float,
+    share: Callable[[int, Sequence[Row]], float | None],
+    look: Callable[[int, Sequence[Row]], Row | None],
+    size: int,
+    views: int,
+    device: torch.device,
+    checkpoint: Path | None,
+    label: str,
+) -> list[Row]:
+    """AdamW, step after step, with a curve and a checkpoint.
+
+    `module` is all that learns and all that a checkpoint keeps. From the step's number, `loss`
+    gives a scalar; from it and the curve, `share` the share of `rate` (None at the end) and `look`
+    what a row holds besides (None where no row is due). `size` views are in a step; `views` and
+    `label` are for the progress bar. `checkpoint`, the state of a training that may be killed, is
+    deleted at the end. Returns rows of views, the mean loss since the last row, seconds, and what
+    `look` gives.
+    """
+    learning = [each for each in module.parameters() if each.requires_grad]
+    optimizer = torch.optim.AdamW(
+        learning, rate, weight_decay=WEIGHT_DECAY, fused=device.type == "cuda"
+    )
+    step, history = 0, []
+    if checkpoint is not None and checkpoint.exists():
+        stored = torch.load(checkpoint, map_location=device, weights_only=True)
+        module.load_state_dict(stored["model"])
+        optimizer.load_state_dict(stored["optimizer"])
+        step, history = stored["step"], stored["history"]
     earlier = history[-1]["seconds"] if history else 0.0
-    with tqdm(total=settings.views, initial=min(done * settings.batch_size, settings.views),
-              desc=f"stand-in {seed}", unit="view", mininterval=2) as bar:  # fmt: skip
-        for step in range(done, steps):
+    begun, saved, losses = time.perf_counter(), 0.0, []
+    with tqdm(total=views, initial=step * size, desc=label, unit="view", mininterval=2) as bar:
+        while (factor := share(step, history)) is not None:
             for group in optimizer.param_groups:
-                group["lr"] = settings.learning_rate * rate_at(step, steps)
-            both = data.losses(model, settings, np.random.default_rng([seed, step]))
+                group["lr"] = rate * factor
+            value = loss(step)
             optimizer.zero_grad(set_to_none=True)
-            (both[0] + settings.local_weight * both[1]).backward()
+            value.backward()
             optimizer.step()
-            sums.append(both.detach())
-            bar.update(min(settings.batch_size, settings.views - step * settings.batch_size))
-            seconds = earlier + time.perf_counter() - begun
-            if (step + 1) % row_every == 0 or step + 1 == steps:
-                means = torch.stack(sums).mean(dim=0).tolist()
-                sums = []
-                names = {"global_loss": means[0], "local_loss": means[1]}
-                views = min((step + 1) * settings.batch_size, settings.views)
-                history.append({"views": views, "seconds": round(seconds, 1), **names})
-                bar.set_postfix(loss=f"{sum(means):.3f}")
-                if seconds - saved > CHECKPOINT_SECONDS:  # at rows of the curve: no sum is lost
-                    state.store(step + 1, history)
-                    saved = seconds
-    state.remove()
-    weights = {name: value.detach().cpu() for name, value in model.state_dict().items()}
-    return weights, history
+            losses.append(value.detach())
+            step += 1
+            bar.update(size)
+            if (more := look(step, history)) is None:
+                continue
+            seconds = round(earlier + time.perf_counter() - begun, 1)
+            mean = torch.stack(losses).mean().item()
+            history.append({"views": step * size, "loss": mean, "seconds": seconds, **more})
+            losses = []
+            if checkpoint is not None and seconds - saved > CHECKPOINT_SECONDS:
+                # at rows of the curve, so that no sum is lost
+                state = {"model": module.state_dict(), "optimizer": optimizer.state_dict()}
+                store(checkpoint, state | {"step": step, "history": history})
+                saved = seconds
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
+    return history
 
 
-@dataclass(frozen=True)
-class Progress:
-    """A training's state on disk; nothing is kept where `path` is None."""
-
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    path: Path | None
-
-    def restore(self, device: torch.device) -> tuple[int, list[dict[str, float]]]:
-        """The number of steps done and the curve so far; 0 and an empty one from the start."""
-        if self.path is None or not self.path.exists():
-            return 0, []
-        stored = torch.load(self.path, map_location=device, weights_only=True)
-        self.model.load_state_dict(stored["model"])
-        self.optimizer.load_state_dict(stored["optimizer"])
-        return stored["step"], stored["history"]
-
-    def store(self, step: int, history: list[dict[str, float]]) -> None:
-        """Write everything that the next step depends on, atomically."""
-        if self.path is None:
-            return
-        state = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "step": step,
-            "history": history,
-        }
-        with atomic_path(self.path) as temporary:
-            torch.save(state, temporary)
-
-    def remove(self) -> None:
-        """Forget the state of a finished training."""
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
+def store(checkpoint: Path, state: dict[str, Any]) -> None:
+    """Write everything that the next step depends on, atomically."""
+    with atomic_path(checkpoint) as temporary:
+        torch.save(state, temporary)
 
 
 def rate_at(step: int, steps: int) -> float:

@@ -53,8 +53,8 @@ class Residual(nn.Module):
 class ImageTower(nn.Module):
     """Enc_I: a gray image (n, 1, S, S) to features; the map has a cell every 8 pixels.
 
-    The cell vectors share one linear layer without bias. The global vector is that layer applied
-    to the mean plus the maximum over cells, so that a small lesion is not averaged away.
+    The global vector is the projection of the mean plus the maximum over cells, so that a small
+    lesion is not averaged away.
     """
 
     def __init__(self) -> None:
