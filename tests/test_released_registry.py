@@ -10,11 +10,12 @@ from rctpl_utils.baselines.base import CLASSIFY, GROUND, RETRIEVE
 from rctpl_utils.baselines.released import (
     NO_PUBLIC_WEIGHTS,
     PUBLIC,
+    ReleasedBioViL,
+    ReleasedMedCLIP,
     is_provided,
     load_released,
     weights_folder,
 )
-from rctpl_utils.baselines.released.adapters import ReleasedBioViL, ReleasedMedCLIP
 from rctpl_utils.errors import InputError
 from rctpl_utils.evaluation.results import reported_table1
 from rctpl_utils.text.knowledge import ensemble
