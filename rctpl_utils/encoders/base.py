@@ -1,8 +1,4 @@
-"""What every frozen vision-language model offers to the rest of the package (paper 3.2).
-
-Number formats too: training may be fast (`autocast`), what a table comes from is exact
-(`evaluation`).
-"""
+"""What every frozen vision-language model offers, and in which number format (paper 3.2)."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence

@@ -60,10 +60,7 @@ def released_names(name: str) -> tuple[str, str]:
 
 
 def weights_files(path: str | Path, names: Sequence[str] = WEIGHTS) -> list[Path]:
-    """The files of weights that `path` means: itself, or those in a folder by a released name.
-
-    InputError where nothing is there, or a folder with none of the names.
-    """
+    """The files of weights that `path` means: itself, or those in a folder by a released name."""
     path = Path(path)
     if not path.exists():
         raise InputError("the checkpoint does not exist", "Check the path.", file=path)
@@ -315,10 +312,7 @@ class FromFiles(nn.Module):
 
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "cpu", **options: Any) -> Self:
-        """Read the released files: frozen, on the device.
-
-        An `InputError` lists absent or damaged files, missing or unexpected names.
-        """
+        """Read the released files: frozen, on the device; `InputError` lists what does not fit."""
         model = cls(path, **options)
         for module, state in model.matched(path):
             module.load_state_dict(state)

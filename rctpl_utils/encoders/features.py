@@ -311,10 +311,7 @@ class ShardStore:
         return [np.load(path, mmap_mode="r") for path in self.paths]
 
     def whole(self) -> bool:
-        """Whether the finished files are there and every shard fits its checksum.
-
-        All bytes are read, once a process and file.
-        """
+        """Whether the finished files are there, all bytes checked, once a process and file."""
         files = (*self.paths, self.ledger)
         if not all(path.exists() for path in files):
             return False
@@ -343,10 +340,7 @@ class ShardStore:
             save_file(named, temporary, {"sha256": checksum(self.plan.rows(index), arrays)})
 
     def assemble(self) -> None:
-        """Put all shards into the finished files, one at a time; their own files then go.
-
-        InputError where a shard that was written a moment ago is damaged.
-        """
+        """Put all shards into the finished files, one at a time; their own files then go."""
         sums, files = [], []
         with ExitStack() as stack:
             temporary = [stack.enter_context(atomic_path(path)) for path in self.paths]

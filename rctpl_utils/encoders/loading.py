@@ -1,7 +1,4 @@
-"""From a profile, or from the notes in a prompt file, to the frozen encoder.
-
-What cannot be opened raises an InputError: files that are absent, damaged, or of another model.
-"""
+"""From a profile, or from a prompt file's notes, to the frozen encoder; else an InputError."""
 
 import os
 from pathlib import Path

@@ -134,10 +134,7 @@ class StandIn(TwoTowers):
         return self.image.widen
 
     def preprocess(self, pixels: np.ndarray) -> Tensor:
-        """Pad to a square, resize to S, standardize the image by its own mean and deviation.
-
-        (H, W) floats in [0, 1] (else InputError) to (1, S, S) float32.
-        """
+        """Pad to a square, resize to S, standardize by its own mean and deviation: (1, S, S)."""
         check_pixels(pixels)
         square = square_of(pixels.astype(np.float32), self.image_size)
         return standardize(torch.from_numpy(square)[None, None])[0]
@@ -151,11 +148,7 @@ class StandIn(TwoTowers):
 
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "cpu") -> "StandIn":
-        """Read a stand-in's file, verified by the manifest beside it: frozen and ready.
-
-        An `InputError` tells of a file that is absent, damaged, altered or of another architecture,
-        of another MiniLM, of weights that were made for other code.
-        """
+        """Read a stand-in's file, verified by the manifest beside it (InputError): frozen."""
         path = released_file(Path(path).name, Path(path).parent)
         check_minilm()
         model = cls.assemble(path, manifest(path.parent)["files"][path.name]["image_size"])

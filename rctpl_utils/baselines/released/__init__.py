@@ -128,10 +128,7 @@ _BERT_WEIGHTS = (*_BERT, "bioclinicalbert/pytorch_model.bin")
 
 
 class Public(NamedTuple):
-    """A released checkpoint: what reads it, its files (the checkpoint first), their source.
-
-    Safetensors of the same names do, where docs/baselines.md says so.
-    """
+    """A released checkpoint: what reads it, its files (the checkpoint first), their source."""
 
     model: type
     files: tuple[str, ...]
@@ -188,11 +185,7 @@ def is_provided(name: str, data_root: str | Path) -> bool:
 def load_released(
     name: str, data_root: str | Path, device: str | torch.device = "cpu"
 ) -> ReleasedModel:
-    """A released model, one of `PUBLIC`, frozen and ready.
-
-    An `InputError` tells of no such model or no public weights; of no folder (it lists the files
-    and their source); of files that are absent, damaged, or of another model.
-    """
+    """A released model, one of `PUBLIC`, frozen; an `InputError` tells what is absent or wrong."""
     folder, public = weights_folder(name, data_root), PUBLIC[name]
     if not folder.is_dir():
         raise InputError(

@@ -105,7 +105,6 @@ class MedKLIP(FromFiles):
         """As the authors' `dataset.py` for ChestX-ray14: stretched to 224 x 224, ImageNet's mean.
 
         For RSNA they equalize the histogram first (`dataset_RSNA.py`); here all films are alike.
-        Pixels (H, W), float, in [0, 1], else an `InputError`; to (3, 224, 224) float32.
         """
         gray = Image.fromarray(eight_bits(pixels))
         small = gray.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
@@ -118,10 +117,7 @@ class MedKLIP(FromFiles):
         return functional.relu(self.wide(features))
 
     def ask(self, films: Tensor, unseen: Sequence[str] = ()) -> tuple[Tensor, Tensor]:
-        """All 75 entities, and concepts beside them: logits (n, Q) and maps (n, Q, 14, 14).
-
-        A logit is that of "present" minus that of "absent".
-        """
+        """Logits (n, Q) and maps (n, Q, 14, 14) of all 75 entities and of concepts beside them."""
         added = [self.texts.of_concept(concept)[None] for concept in unseen]
         vectors = torch.cat([self.texts.vectors, *added]).to(self.device)
         features = self.trunk(films.to(self.device)).flatten(2).transpose(1, 2)
@@ -209,12 +205,7 @@ class EntityTexts:
     """Frozen BioClinicalBERT and the 75 texts; `vectors`: the entities', (75, 768), on the CPU."""
 
     def __init__(self, folder: str | Path) -> None:
-        """Read and encode the texts.
-
-        The folder holds `observation explanation.json` and `bioclinicalbert/` (`config.json`,
-        `vocab.txt`, `pytorch_model.bin`); an `InputError` tells of files that are absent, damaged
-        or not these 75 entities'.
-        """
+        """Read and encode a folder's texts; `InputError` where they are not the 75 entities'."""
         self._bert, self._tokenizer = pretrained_bert(Path(folder) / FOLDER)
         self._asked: dict[str, Tensor] = {}
         self.vectors = self.encode(read_entity_texts(Path(folder) / TEXTS))
@@ -272,9 +263,7 @@ def read_entity_texts(file: Path) -> list[str]:
 def pretrained_bert(folder: str | Path) -> tuple[nn.Module, Any]:
     """A published BERT and its tokenizer, frozen, from the hub's files in a folder.
 
-    It holds `config.json`, `vocab.txt` and `pytorch_model.bin` (or safetensors), whose names begin
-    with "bert."; the heads of pre-training and the pooler are left out. An `InputError` lists
-    absent or damaged files, missing or unexpected names.
+    The names in the file begin with "bert."; the heads of pre-training and the pooler are left out.
     """
     bert, tokenizer = untrained_bert(folder)
     # files converted from TensorFlow's call a normalization's weight gamma and its bias beta
