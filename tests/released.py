@@ -1,16 +1,26 @@
 """Files of exactly the released layouts, with random weights: names and shapes written by hand.
 
 Names are those of the libraries with which the files were made (transformers 4.23, torchvision),
-not those of the installed ones.
+not those of the installed ones. `CASES` has every model that is read from such files.
 """
 
 import json
 import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import pytest
 import torch
 from torch import Tensor
 from torchvision.models import resnet50
+from transformers import BertConfig, BertModel, BertTokenizerFast
+
+from rctpl_utils.baselines.released import chexzero
+from rctpl_utils.baselines.released.gloria import GLoRIA
+from rctpl_utils.baselines.released.medklip import ENTITIES, TEXTS, MedKLIP, MeDSLIP
+from rctpl_utils.encoders.published import IMAGE_WEIGHTS, BioViL, MedCLIP, relative_position_index
 
 VOCABULARY = (
     "[PAD] [UNK] [CLS] [SEP] [MASK] a photo of mass edema both lungs the heart and pleura pleural "
@@ -18,95 +28,9 @@ VOCABULARY = (
 )
 WORDS = VOCABULARY.split()
 WIDTH = 768
+CONFIGS = Path(__file__).parent / "cases"
 Shapes = dict[str, tuple[int, ...]]
-
-
-def write_base_model(folder: Path, layers: int, intermediate: int = 256, **extra) -> Path:
-    """A BERT's `config.json` and `vocab.txt`: as wide as the real one, few words, few layers."""
-    folder.mkdir(parents=True, exist_ok=True)
-    config = {
-        "architectures": ["BertForMaskedLM"],
-        "attention_probs_dropout_prob": 0.1,
-        "hidden_act": "gelu",
-        "hidden_dropout_prob": 0.1,
-        "hidden_size": WIDTH,
-        "initializer_range": 0.02,
-        "intermediate_size": intermediate,
-        "layer_norm_eps": 1e-12,
-        "max_position_embeddings": 512,
-        "model_type": "bert",
-        "num_attention_heads": 12,
-        "num_hidden_layers": layers,
-        "pad_token_id": 0,
-        "type_vocab_size": 2,
-        "vocab_size": len(WORDS),
-    }
-    (folder / "config.json").write_text(json.dumps(config | extra), encoding="utf-8")
-    (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n", encoding="utf-8")
-    return folder
-
-
-def bert_shapes(layers: int, intermediate: int = 256) -> Shapes:
-    """BERT without its pooler."""
-    shapes: Shapes = {
-        "embeddings.word_embeddings.weight": (len(WORDS), WIDTH),
-        "embeddings.position_embeddings.weight": (512, WIDTH),
-        "embeddings.token_type_embeddings.weight": (2, WIDTH),
-        **_pair("embeddings.LayerNorm", WIDTH),
-    }
-    for k in range(layers):
-        layer = f"encoder.layer.{k}"
-        for name in ("self.query", "self.key", "self.value", "output.dense"):
-            shapes |= _pair(f"{layer}.attention.{name}", WIDTH, WIDTH)
-        shapes |= _pair(f"{layer}.attention.output.LayerNorm", WIDTH)
-        shapes |= _pair(f"{layer}.intermediate.dense", intermediate, WIDTH)
-        shapes |= _pair(f"{layer}.output.dense", WIDTH, intermediate)
-        shapes |= _pair(f"{layer}.output.LayerNorm", WIDTH)
-    return shapes
-
-
-def swin_shapes() -> Shapes:
-    """Swin-tiny as transformers 4 names it, without the stored index."""
-    shapes = {
-        **_pair("embeddings.patch_embeddings.projection", 96, 3, 4, 4),
-        **_pair("embeddings.norm", 96),
-        **_pair("layernorm", 768),
-    }
-    for stage, (depth, heads) in enumerate(zip((2, 2, 6, 2), (3, 6, 12, 24), strict=True)):
-        width = 96 * 2**stage
-        for k in range(depth):
-            block = f"encoder.layers.{stage}.blocks.{k}"
-            for name in ("self.query", "self.key", "self.value", "output.dense"):
-                shapes |= _pair(f"{block}.attention.{name}", width, width)
-            shapes[f"{block}.attention.self.relative_position_bias_table"] = (169, heads)
-            shapes |= _pair(f"{block}.layernorm_before", width)
-            shapes |= _pair(f"{block}.layernorm_after", width)
-            shapes |= _pair(f"{block}.intermediate.dense", 4 * width, width)
-            shapes |= _pair(f"{block}.output.dense", width, 4 * width)
-        if stage < 3:
-            merge = f"encoder.layers.{stage}.downsample"
-            shapes[f"{merge}.reduction.weight"] = (2 * width, 4 * width)
-            shapes |= _pair(f"{merge}.norm", 4 * width)
-    return shapes
-
-
-def resnet_shapes(head: bool) -> Shapes:
-    """torchvision's ResNet-50, with or without the classifier of ImageNet."""
-    with torch.device("meta"):
-        state = resnet50(weights=None).state_dict()
-    return {k: tuple(v.shape) for k, v in state.items() if head or not k.startswith("fc.")}
-
-
-def medclip_shapes(tower: str, layers: int, intermediate: int = 256) -> Shapes:
-    """`MedCLIPModel.state_dict` without what no module needs."""
-    if tower == "resnet50":
-        image = {**resnet_shapes(head=False), "fc.weight": (512, 2048)}
-        shapes = prefixed("vision_model.model.", image)
-    else:
-        shapes = prefixed("vision_model.model.", swin_shapes())
-        shapes["vision_model.projection_head.weight"] = (512, 768)
-    shapes |= prefixed("text_model.model.", bert_shapes(layers, intermediate))
-    return shapes | {"text_model.projection_head.weight": (512, WIDTH)}
+State = dict[str, Tensor]
 
 
 def prefixed(prefix: str, values: dict) -> dict:
@@ -119,7 +43,12 @@ def stripped(prefix: str, values: dict) -> dict:
     return {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)}
 
 
-def random_state(shapes: Shapes, seed: int) -> dict[str, Tensor]:
+def pair(name: str, *shape: int) -> Shapes:
+    """A weight and its bias."""
+    return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+
+
+def random_state(shapes: Shapes, seed: int) -> State:
     """Values of about the size that trained ones have, so that every tensor matters."""
     generator = torch.Generator().manual_seed(seed)
     return {name: _random(name, shape, generator) for name, shape in shapes.items()}
@@ -138,19 +67,124 @@ def _random(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Te
     return 0.1 * noise + (1 if name.endswith("weight") else 0)
 
 
-def _pair(name: str, *shape: int) -> Shapes:
-    """A weight and its bias."""
-    return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+# --- BERT
+
+
+def write_base_model(folder: Path, layers: int, intermediate: int = 256, **extra) -> Path:
+    """A BERT's `config.json` and `vocab.txt`: as wide as the real one, few words, few layers."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = json.loads((CONFIGS / "bert_config.json").read_text("utf-8"))
+    extra |= {"num_hidden_layers": layers, "intermediate_size": intermediate}
+    (folder / "config.json").write_text(json.dumps(config | extra), encoding="utf-8")
+    (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n", encoding="utf-8")
+    return folder
+
+
+def reference_bert(state: State, prefix: str, folder: Path) -> tuple[BertModel, BertTokenizerFast]:
+    """transformers' own BERT with the weights of a released file, and its tokenizer."""
+    config = BertConfig.from_dict(json.loads((folder / "config.json").read_text()))
+    bert, own = BertModel(config, add_pooling_layer=False).eval(), stripped(prefix, state)
+    bert.load_state_dict({name: own[name] for name in bert_shapes(config.num_hidden_layers)})
+    return bert, BertTokenizerFast.from_pretrained(folder)
+
+
+def bert_shapes(layers: int, intermediate: int = 256) -> Shapes:
+    """BERT without its pooler."""
+    shapes: Shapes = {
+        "embeddings.word_embeddings.weight": (len(WORDS), WIDTH),
+        "embeddings.position_embeddings.weight": (512, WIDTH),
+        "embeddings.token_type_embeddings.weight": (2, WIDTH),
+        **pair("embeddings.LayerNorm", WIDTH),
+    }
+    for k in range(layers):
+        layer = f"encoder.layer.{k}"
+        for name in ("self.query", "self.key", "self.value", "output.dense"):
+            shapes |= pair(f"{layer}.attention.{name}", WIDTH, WIDTH)
+        shapes |= pair(f"{layer}.attention.output.LayerNorm", WIDTH)
+        shapes |= pair(f"{layer}.intermediate.dense", intermediate, WIDTH)
+        shapes |= pair(f"{layer}.output.dense", WIDTH, intermediate)
+        shapes |= pair(f"{layer}.output.LayerNorm", WIDTH)
+    return shapes
+
+
+def pooler(prefix: str) -> Shapes:
+    """BERT's pooler, which files hold and no model calls."""
+    return pair(f"{prefix}pooler.dense", WIDTH, WIDTH)
+
+
+# --- image towers
+
+
+def swin_shapes() -> Shapes:
+    """Swin-tiny as transformers 4 names it, without the stored index."""
+    shapes = {
+        **pair("embeddings.patch_embeddings.projection", 96, 3, 4, 4),
+        **pair("embeddings.norm", 96),
+        **pair("layernorm", 768),
+    }
+    for stage, (depth, heads) in enumerate(zip((2, 2, 6, 2), (3, 6, 12, 24), strict=True)):
+        width = 96 * 2**stage
+        for k in range(depth):
+            block = f"encoder.layers.{stage}.blocks.{k}"
+            for name in ("self.query", "self.key", "self.value", "output.dense"):
+                shapes |= pair(f"{block}.attention.{name}", width, width)
+            shapes[f"{block}.attention.self.relative_position_bias_table"] = (169, heads)
+            shapes |= pair(f"{block}.layernorm_before", width)
+            shapes |= pair(f"{block}.layernorm_after", width)
+            shapes |= pair(f"{block}.intermediate.dense", 4 * width, width)
+            shapes |= pair(f"{block}.output.dense", width, 4 * width)
+        if stage < 3:
+            merge = f"encoder.layers.{stage}.downsample"
+            shapes[f"{merge}.reduction.weight"] = (2 * width, 4 * width)
+            shapes |= pair(f"{merge}.norm", 4 * width)
+    return shapes
+
+
+def resnet_shapes(head: bool) -> Shapes:
+    """torchvision's ResNet-50, with or without the classifier of ImageNet."""
+    with torch.device("meta"):
+        state = resnet50(weights=None).state_dict()
+    return {k: tuple(v.shape) for k, v in state.items() if head or not k.startswith("fc.")}
+
+
+# --- whole files
+
+
+def medclip_shapes(tower: str, layers: int, intermediate: int = 256) -> Shapes:
+    """`MedCLIPModel.state_dict`."""
+    if tower == "resnet50":
+        image = {**resnet_shapes(head=False), "fc.weight": (512, 2048)}
+        shapes = prefixed("vision_model.model.", image)
+    else:
+        shapes = prefixed("vision_model.model.", swin_shapes())
+        shapes["vision_model.projection_head.weight"] = (512, 768)
+    shapes |= prefixed("text_model.model.", bert_shapes(layers, intermediate))
+    shapes |= pooler("text_model.model.") | {"logit_scale": ()}
+    return shapes | {"text_model.projection_head.weight": (512, WIDTH)}
+
+
+def medclip_constants(tower: str) -> State:
+    """What transformers 4.23 stored besides (medclip's issue tracker and haotian-liu/LLaVA, issue
+    1204, name `position_ids`)."""
+    found = {"text_model.model.embeddings.position_ids": torch.arange(512)[None]}
+    if tower == "vit":
+        for stage, depth in enumerate((2, 2, 6, 2)):
+            for k in range(depth):
+                name = f"encoder.layers.{stage}.blocks.{k}.attention.self.relative_position_index"
+                found[f"vision_model.model.{name}"] = relative_position_index()
+    return found
 
 
 def biovil_text_shapes(layers: int, intermediate: int = 256) -> Shapes:
-    """`CXRBertModel.state_dict` without the head for masked words."""
+    """`CXRBertModel.state_dict`."""
     head = "cls_projection_head"
     return {
         **prefixed("bert.", bert_shapes(layers, intermediate)),
-        **_pair(f"{head}.dense_to_hidden", 128, WIDTH),
-        **_pair(f"{head}.LayerNorm", 128),
-        **_pair(f"{head}.dense_to_output", 128, 128),
+        **pair(f"{head}.dense_to_hidden", 128, WIDTH),
+        **pair(f"{head}.LayerNorm", 128),
+        **pair(f"{head}.dense_to_output", 128, 128),
+        "cls.predictions.bias": (9,),
+        "cls.predictions.transform.dense.weight": (WIDTH, WIDTH),
     }
 
 
@@ -162,5 +196,279 @@ def biovil_image_shapes() -> Shapes:
         "projector.model.0.weight": (128, 2048, 1, 1),
         **{f"projector.model.1.{name}": (128,) for name in normalization},
         "projector.model.1.num_batches_tracked": (),
-        **_pair("projector.model.3", 128, 128, 1, 1),
+        **pair("projector.model.3", 128, 128, 1, 1),
     }
+
+
+def gloria_shapes(layers: int, intermediate: int = 256) -> Shapes:
+    """`PretrainModel.state_dict` of marshuang80/gloria."""
+    text, image = "gloria.text_encoder.model.", "gloria.img_encoder."
+    return {
+        **prefixed(text, bert_shapes(layers, intermediate)),
+        **pooler(text),
+        **prefixed(f"{image}model.", resnet_shapes(head=False)),
+        **pair(f"{image}global_embedder", 768, 2048),
+        f"{image}local_embedder.weight": (768, 1024, 1, 1),
+    }
+
+
+def clip_shapes(size: chexzero.ClipSize) -> Shapes:
+    """`CLIP.state_dict` of openai/CLIP with a vision transformer."""
+
+    def transformer(name: str, width: int, layers: int) -> Shapes:
+        found = {}
+        for k in range(layers):
+            block = f"{name}.resblocks.{k}"
+            found[f"{block}.attn.in_proj_weight"] = (3 * width, width)
+            found[f"{block}.attn.in_proj_bias"] = (3 * width,)
+            found |= pair(f"{block}.attn.out_proj", width, width)
+            found |= pair(f"{block}.mlp.c_fc", 4 * width, width)
+            found |= pair(f"{block}.mlp.c_proj", width, 4 * width)
+            found |= pair(f"{block}.ln_1", width) | pair(f"{block}.ln_2", width)
+        return found
+
+    vision, text, cells = size.vision_width, size.text_width, (size.image_side // size.patch) ** 2
+    return {
+        "positional_embedding": (size.tokens, text),
+        "text_projection": (text, size.dimension),
+        "logit_scale": (),
+        "visual.class_embedding": (vision,),
+        "visual.positional_embedding": (cells + 1, vision),
+        "visual.proj": (vision, size.dimension),
+        "visual.conv1.weight": (vision, 3, size.patch, size.patch),
+        **pair("visual.ln_pre", vision),
+        **transformer("visual.transformer", vision, size.vision_layers),
+        **pair("visual.ln_post", vision),
+        **transformer("transformer", text, size.text_layers),
+        "token_embedding.weight": (size.vocabulary, text),
+        **pair("ln_final", text),
+    }
+
+
+STAGES = {"conv1": 0, "bn1": 1, "layer1": 4, "layer2": 5, "layer3": 6}  # places in a Sequential
+NEWER, OLDER = ("pathology", "anatomy"), ("e", "p")  # the streams' names in files of MeDSLIP
+
+
+def medklip_shapes() -> Shapes:
+    """`MedKLIP.state_dict`."""
+    more = {**pair("disease_embedding_layer", 256, 768), **pair("cl_fc", 768, 256)}
+    return {**_trunk_shapes(), **_stream_shapes("", more)}
+
+
+def medslip_shapes(streams: tuple[str, str]) -> Shapes:
+    """`MeDSLIP.state_dict` with the streams of newer or of older files."""
+    enter = "pathology_embedding_layer" if streams == NEWER else "disease_embedding_layer"
+    shapes = {**_trunk_shapes(), **pair("mask_generator", 1024, 1024), **pair(enter, 256, 768)}
+    for stream in streams:
+        shapes |= _stream_shapes(f"_{stream}", pair(f"cl_fc_{stream}", 768, 256))
+    return shapes
+
+
+def _trunk_shapes() -> Shapes:
+    """`res_features`: torchvision's ResNet-50 without the last stage, in a Sequential."""
+    split = ((*name.split(".", 1), shape) for name, shape in resnet_shapes(head=False).items())
+    return {
+        f"res_features.{STAGES[stage]}.{rest}": shape
+        for stage, rest, shape in split
+        if stage in STAGES
+    }
+
+
+def _stream_shapes(stream: str, more: Shapes) -> Shapes:
+    """Four layers of 256, four heads, 1024 hidden (`models/transformer.py`), and what is around."""
+    shapes = pair(f"res_l1{stream}", 1024, 1024) | pair(f"res_l2{stream}", 256, 1024)
+    shapes |= more | pair(f"decoder{stream}.norm", 256)
+    for k in range(4):
+        layer = f"decoder{stream}.layers.{k}"
+        for attention in ("self_attn", "multihead_attn"):
+            shapes[f"{layer}.{attention}.in_proj_weight"] = (768, 256)
+            shapes[f"{layer}.{attention}.in_proj_bias"] = (768,)
+            shapes |= pair(f"{layer}.{attention}.out_proj", 256, 256)
+        shapes |= pair(f"{layer}.linear1", 1024, 256) | pair(f"{layer}.linear2", 256, 1024)
+        for norm in ("norm1", "norm2", "norm3"):
+            shapes |= pair(f"{layer}.{norm}", 256)
+    return shapes | pair(f"classifier{stream}", 2, 256)
+
+
+# --- what lies beside a checkpoint
+
+LETTERS = [chr(code) for code in range(33, 127)]
+MERGES = ["n o</w>", "e d", "ed e", "ede m", "edem a</w>", "m a", "s s</w>", "ma ss</w>"]
+PIECES = [
+    *LETTERS, *(f"{letter}</w>" for letter in LETTERS), *(each.replace(" ", "") for each in MERGES),
+    "<|startoftext|>", "<|endoftext|>",
+]  # fmt: skip
+SMALL_CLIP = chexzero.ClipSize(
+    dimension=32, vision_width=128, vision_layers=2, text_width=64, text_layers=2,
+    vocabulary=len(PIECES),
+)  # fmt: skip
+# Sentences in the small vocabulary, each with its own end, so that no two entities are alike.
+FILLER = ["edema", "mass", "both", "lungs", "the", "heart", "and", "pleura"]
+ENTITY_TEXTS = [
+    f"A {FILLER[k % 8]} is seen in {FILLER[k // 8 % 8]} {FILLER[k // 64]}." for k in range(75)
+]
+
+
+def write_tokenizer(folder: Path) -> None:
+    """CLIP's byte pairs, few."""
+    ids = {token: k for k, token in enumerate(PIECES)}
+    (folder / "vocab.json").write_text(json.dumps(ids), "utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(MERGES) + "\n", "utf-8")
+
+
+def write_entities(folder: Path) -> State:
+    """The entities' texts, in the authors' order and with their misspelling, and BERT's weights."""
+    names = ["eumonia" if name == "pneumonia" else name for name in ENTITIES]
+    texts = dict(zip(names, ENTITY_TEXTS, strict=True))
+    (folder / TEXTS).write_text(json.dumps(texts), "utf-8")
+    write_base_model(folder / "bioclinicalbert", 2)
+    bert = random_state(prefixed("bert.", bert_shapes(2) | pooler("")) | {"cls.bias": (2,)}, 3)
+    torch.save(bert, folder / "bioclinicalbert" / "pytorch_model.bin")
+    return bert
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model that is read from released files, small or of the published size (`full`)."""
+
+    make: type
+    shapes: Callable[[bool], tuple[Shapes, ...]]  # from `full`: names and shapes of each file
+    beside: Callable[[Path, bool], object]  # writes what lies beside, from a folder and `full`
+    unused: tuple[str, ...] = ()  # how the names begin that no model holds
+    constants: State = field(default_factory=dict)
+    options: dict[str, str] = field(default_factory=dict)
+    wrap: Callable[[State], object] = dict  # how its training loop saves it
+    scales: dict[str, float] = field(default_factory=dict)  # where random values are too large
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Their names."""
+        more = (IMAGE_WEIGHTS[0],) if self.make is BioViL else ()
+        return (self.make.weights[0], *more)
+
+    def states(self) -> tuple[State, ...]:
+        """Random weights of the small model, one state a file."""
+        first, *others = (random_state(each, k) for k, each in enumerate(self.shapes(False)))
+        for name, scale in self.scales.items():
+            first[name] *= scale
+        return (first | self.constants, *others)
+
+    def write(self, folder: Path, *states: State) -> Path:
+        """All files of a small model with these states."""
+        self.beside(folder, False)
+        for state, name in zip(states, self.files, strict=True):
+            torch.save(self.wrap(state), folder / name)
+        return folder
+
+    def load(self, folder: Path):
+        """The model of these files, a small one."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(chexzero, "SIZE", SMALL_CLIP)  # names and code are the same
+            return self.make.load(folder, **self.options)
+
+
+class Loaded(NamedTuple):
+    """A small model with its files."""
+
+    folder: Path
+    states: tuple[State, ...]
+    model: Any
+
+
+def loaded(case: Case, folders: pytest.TempPathFactory) -> Loaded:
+    """A small model with random weights."""
+    states = case.states()
+    folder = case.write(folders.mktemp("released"), *states)
+    return Loaded(folder, states, case.load(folder))
+
+
+def lightning(state: object, **more: object) -> dict[str, object]:
+    """A checkpoint as PyTorch Lightning 1.1 writes it."""
+    optimizer = {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{}]}
+    return {
+        "epoch": 12,
+        "global_step": 30000,
+        "pytorch-lightning_version": "1.1.4",
+        "callbacks": {},
+        "optimizer_states": [optimizer],
+        "lr_schedulers": [{"best": 1.5, "patience": 5}],
+        "state_dict": state,
+        "hyper_parameters": {"model": {"vision": {"model_name": "resnet_50"}}},
+        **more,
+    }
+
+
+def trained(state: State, prefix: str = "module.") -> dict[str, object]:
+    """As MedKLIP's training loop does: beside the optimizer's state and the configuration."""
+    return {
+        "model": prefixed(prefix, state),
+        "optimizer": {"state": {0: {"step": 4, "exp_avg": torch.ones(2)}}, "param_groups": []},
+        "lr_scheduler": {"base_values": [1e-4]},
+        "config": {"d_model": 256, "text_encoder": "emilyalsentzer/Bio_ClinicalBERT"},
+        "epoch": 41,
+    }
+
+
+def _size(full: bool, layers: int) -> tuple[int, ...]:
+    """Layers of a BERT, and the width between."""
+    return (12, 3072) if full else (layers,)
+
+
+def _bert(layers: int, where: str = "bioclinicalbert", **extra) -> Callable[[Path, bool], Path]:
+    return lambda folder, full: write_base_model(folder / where, *_size(full, layers), **extra)
+
+
+def _medclip(tower: str) -> Case:
+    return Case(
+        MedCLIP,
+        lambda full: (medclip_shapes(tower, *_size(full, 3)),),
+        _bert(3),
+        ("logit_scale", "text_model.model.pooler"),
+        medclip_constants(tower),
+        {"tower": tower},
+    )
+
+
+def _medklip(make: type, shapes: Shapes, unused: tuple[str, ...]) -> Case:
+    beside = lambda folder, full: write_entities(folder)  # noqa: E731
+    return Case(make, lambda full: (shapes,), beside, unused, wrap=trained)
+
+
+def _medslip(ours: str, other: str) -> Case:
+    parts = ("res_l1", "res_l2", "decoder", "classifier", "cl_fc")
+    unused = (*(f"{part}_{other}" for part in parts), f"cl_fc_{ours}")
+    return _medklip(MeDSLIP, medslip_shapes((ours, other)), unused)
+
+
+CXR_BERT = {"model_type": "cxr-bert", "architectures": ["CXRBertModel"], "projection_size": 128}
+CASES = {
+    "medclip-resnet50": _medclip("resnet50"),
+    "medclip-vit": _medclip("vit"),
+    "biovil": Case(
+        BioViL,
+        lambda full: (biovil_text_shapes(*_size(full, 2)), biovil_image_shapes()),
+        _bert(2, ".", **CXR_BERT),
+        ("cls.predictions", "encoder.encoder.fc"),
+        {"bert.embeddings.position_ids": torch.arange(512)[None]},
+    ),
+    "gloria": Case(
+        GLoRIA,
+        lambda full: (gloria_shapes(*_size(full, 5)),),
+        _bert(5),
+        ("gloria.text_encoder.model.pooler",),
+        {"gloria.text_encoder.model.embeddings.position_ids": torch.arange(512)[None]},
+        wrap=lightning,
+        # were regions as long as random values make them, a word would attend to one of them alone
+        scales={"gloria.img_encoder.local_embedder.weight": 2e-4},
+    ),
+    "chexzero": Case(
+        chexzero.CheXzero,
+        lambda full: (clip_shapes(chexzero.ClipSize() if full else SMALL_CLIP),),
+        lambda folder, full: write_tokenizer(folder),
+        # (width, d): not a convolution's layout
+        scales={"visual.proj": (32 / 256) ** 0.5, "text_projection": (32 / 128) ** 0.5},
+    ),
+    "medklip": _medklip(MedKLIP, medklip_shapes(), ("cl_fc",)),
+    "medslip": _medslip(*NEWER),
+    "medslip, older": _medslip(*OLDER),
+}

@@ -13,25 +13,17 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-AVX2 = {
-    "ATEN_CPU_CAPABILITY": "avx2",
-    "ONEDNN_MAX_CPU_ISA": "AVX2",
-    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
-    "OPENBLAS_CORETYPE": "Haswell",
-}
-OLDER = {
-    "ATEN_CPU_CAPABILITY": "default",
-    "ONEDNN_MAX_CPU_ISA": "SSE41",
-    "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",
-    "OPENBLAS_CORETYPE": "Nehalem",
-}
+SETS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "OPENBLAS_CORETYPE")
+AVX2 = dict(zip(SETS, ("avx2", "AVX2", "AVX2", "Haswell"), strict=True))
+OLDER = dict(zip(SETS, ("default", "SSE41", "SSE4_2", "Nehalem"), strict=True))
+THREADS = {n: {"OMP_NUM_THREADS": n, "OPENBLAS_NUM_THREADS": n} for n in ("2", "8")}
 SETTINGS = {
     "again": {},
     "AVX2": AVX2,
     "older (SSE4)": OLDER,
-    "2 threads": {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"},
-    "8 threads": {"OMP_NUM_THREADS": "8", "OPENBLAS_NUM_THREADS": "8"},
-    "AVX2, 2 threads": {**AVX2, "OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"},
+    "2 threads": THREADS["2"],
+    "8 threads": THREADS["8"],
+    "AVX2, 2 threads": AVX2 | THREADS["2"],
 }
 
 

@@ -40,8 +40,8 @@ from rctpl_utils.baselines.model import Setup
 from rctpl_utils.baselines.queries import MedKLIP, MeDSLIP
 from rctpl_utils.baselines.training import train, validation_auc
 from rctpl_utils.baselines.training_data import draw_batch
+from rctpl_utils.encoders.features import Words
 from rctpl_utils.encoders.pretraining import semantic_matching
-from rctpl_utils.encoders.word_states import Words
 from rctpl_utils.profiles import BaselineTraining
 
 CPU = torch.device("cpu")

@@ -28,9 +28,9 @@ from rctpl_utils.baselines.training_data import (
     stated_labels,
     stated_places,
 )
-from rctpl_utils.encoders.pretraining import Progress
+from rctpl_utils.encoders.features import MASKED_SHARE, word_states
+from rctpl_utils.encoders.pretraining import store
 from rctpl_utils.encoders.standin import StandIn
-from rctpl_utils.encoders.word_states import MASKED_SHARE, word_states
 from rctpl_utils.profiles import BaselineTraining
 from rctpl_utils.text.triplets import report_labels
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS
@@ -77,9 +77,7 @@ def test_word_states_are_the_towers_own_whatever_the_batch(encoder, tmp_path):
 
 def test_means_are_those_of_each_text_alone_in_the_order_asked_for(encoder, tmp_path, monkeypatch):
     file, _ = word_states(encoder.text, TEXTS, tmp_path)
-    monkeypatch.setattr(
-        "rctpl_utils.encoders.word_states.TEXT_BATCH", 2
-    )  # three texts: two batches
+    monkeypatch.setattr("rctpl_utils.encoders.features.TEXT_BATCH", 2)  # three texts: two batches
     found = file.means(np.array([2, 0, 1]))
     assert found.dtype == np.float32
     for row, mean in zip((2, 0, 1), found, strict=True):
@@ -258,15 +256,15 @@ def test_the_best_rate_on_validation_films_is_taken(given):
 
 def test_a_killed_training_goes_on_and_ends_as_an_undisturbed_one(given, tmp_path, monkeypatch):
     undisturbed = train(ConVIRT, *given, 1e-3, 0, CPU)
-    monkeypatch.setattr("rctpl_utils.baselines.training.CHECKPOINT_SECONDS", -1.0)
-    part, stored = tmp_path / "part", Progress.store
+    monkeypatch.setattr("rctpl_utils.encoders.pretraining.CHECKPOINT_SECONDS", -1.0)
+    part = tmp_path / "part"
 
-    def killed(self, step, history):
-        stored(self, step, history)
+    def killed(checkpoint, state):
+        store(checkpoint, state)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(Progress, "store", killed)
+        patched.setattr("rctpl_utils.encoders.pretraining.store", killed)
         with pytest.raises(KeyboardInterrupt):
             train(ConVIRT, *given, 1e-3, 0, CPU, part)
     resumed = train(ConVIRT, *given, 1e-3, 0, CPU, part)

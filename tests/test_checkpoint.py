@@ -2,6 +2,8 @@
 
 import io
 import re
+import sys
+import types
 import warnings
 import zipfile
 from pathlib import Path
@@ -10,20 +12,32 @@ import pytest
 import torch
 from hypothesis import given
 from mutations import fuzz, mutated, survives
+from released import lightning
 from safetensors.torch import save, save_file
 from torch import nn
 
-from rctpl_utils.encoders.checkpoint import SHOWN, Layout, match_state, read_state
+from rctpl_utils.encoders.checkpoint import (
+    SHOWN,
+    WEIGHTS,
+    Blank,
+    Layout,
+    match_state,
+    read_state,
+    released_names,
+)
 from rctpl_utils.errors import InputError
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.tensor([7.0, 8.0])}
-NAMES = ("pytorch_model.bin", "model.safetensors")
 
 
 def binary(state: object, **options: bool) -> bytes:
     stream = io.BytesIO()
     torch.save(state, stream, **options)
     return stream.getvalue()
+
+
+def old_form(state: object) -> bytes:
+    return binary(state, _use_new_zipfile_serialization=False)
 
 
 def zip_of(*files: str | tuple[str, bytes]) -> bytes:
@@ -41,18 +55,16 @@ def equal(found: dict[str, torch.Tensor]) -> bool:
 
 FORMS = {
     "pytorch_model.bin": binary(STATE),
-    "weights.pt": binary(STATE, _use_new_zipfile_serialization=False),
+    "weights.pt": old_form(STATE),
     "model.safetensors": save(STATE),
     "told by its content, pytorch_model.bin": save(STATE),
     "told by its content, model.safetensors": binary(STATE),
-    "the old form, model.safetensors": binary(STATE, _use_new_zipfile_serialization=False),
+    "the old form, model.safetensors": old_form(STATE),
     "medclip.zip": zip_of("readme.md", ("medclip/pytorch_model.bin", binary(STATE))),
     "of a Mac.zip": zip_of(
         ("pytorch_model.bin", binary(STATE)), "__MACOSX/._model.bin", ".DS_Store"
     ),
-    "of the old form.zip": zip_of(
-        ("pytorch_model.bin", binary(STATE, _use_new_zipfile_serialization=False))
-    ),
+    "of the old form.zip": zip_of(("pytorch_model.bin", old_form(STATE))),
     "of safetensors.zip": zip_of(("model.safetensors", save(STATE))),
 }
 
@@ -63,8 +75,12 @@ def test_every_released_form_gives_the_same_tensors(tmp_path, name):
     file.write_bytes(FORMS[name])
     (tmp_path / "notes.txt").write_text("not weights")
     assert equal(read_state(file))
-    if file.name in NAMES:
+    if file.name in WEIGHTS:
         assert equal(read_state(tmp_path))
+    named = tmp_path / released_names("other.ckpt")[file.suffix == ".safetensors"]
+    if file.suffix != ".zip":
+        file.rename(named)
+        assert equal(read_state(tmp_path, released_names("other.ckpt")))
 
 
 def test_an_archive_is_read_and_not_unpacked(tmp_path):
@@ -83,16 +99,65 @@ class Payload:
         return Path.touch, (self.target,)
 
 
-@pytest.mark.parametrize("zipped", [False, True])
-def test_code_in_a_file_is_not_executed(tmp_path, zipped):
+PAYLOADS = {
+    "alone": lambda payload: binary({"a": payload}),
+    "beside weights": lambda payload: binary(lightning(STATE, callbacks=payload)),
+    "in an archive": lambda payload: zip_of(("pytorch_model.bin", binary({"a": payload}))),
+    "of the old form": lambda payload: old_form(lightning(STATE, callbacks=payload)),
+}
+
+
+@pytest.mark.parametrize("form", PAYLOADS)
+def test_code_in_a_file_is_not_executed(tmp_path, form):
     target, file = tmp_path / "executed", tmp_path / "weights"
-    content = binary({"a": Payload(target)})
-    file.write_bytes(zip_of(("pytorch_model.bin", content)) if zipped else content)
-    with pytest.raises(InputError, match="not readable as weights"):
+    file.write_bytes(PAYLOADS[form](Payload(target)))
+    # only the newer format lets the objects be named beforehand
+    named = ".*" if "old" in form else r": it holds pickled objects, .*pathlib"
+    with pytest.raises(InputError, match=f"not readable as weights and nothing else{named}"):
         read_state(file)
     assert not target.exists()
-    torch.load(io.BytesIO(content), weights_only=False)  # the payload does work
+    torch.load(io.BytesIO(binary(Payload(target))), weights_only=False)  # the payload does work
     assert target.exists()
+
+
+@pytest.fixture
+def omegaconf(monkeypatch):
+    """A library of the name, whose objects say when they are made; gone before the file is read."""
+    module, made = types.ModuleType("omegaconf.dictconfig"), []
+
+    class DictConfig:
+        def __init__(self, content):
+            self.content = content
+
+        def __reduce__(self):
+            return DictConfig, (self.content,)
+
+        def __setstate__(self, state):
+            made.append(state)
+
+    DictConfig.__module__, DictConfig.__qualname__ = "omegaconf.dictconfig", "DictConfig"
+    module.DictConfig = DictConfig
+    monkeypatch.setitem(sys.modules, "omegaconf", types.ModuleType("omegaconf"))
+    monkeypatch.setitem(sys.modules, "omegaconf.dictconfig", module)
+    return DictConfig, made, monkeypatch
+
+
+def test_a_configuration_is_read_as_a_blank_and_not_imported(tmp_path, omegaconf):
+    kind, made, monkeypatch = omegaconf
+    more = {"hyper_parameters": kind({"lr": 1e-4}), "hparams_type": kind, "kind": int}
+    torch.save(lightning(STATE, **more), tmp_path / "weights")
+    torch.save({"state_dict": STATE | {"b": kind(1)}}, tmp_path / "among")
+    monkeypatch.delitem(sys.modules, "omegaconf.dictconfig")
+    monkeypatch.delitem(sys.modules, "omegaconf")
+    allowed = set(torch.serialization.get_safe_globals())
+    assert equal(read_state(tmp_path / "weights"))
+    with pytest.raises(InputError, match="expected named tensors"):
+        read_state(tmp_path / "among")
+    assert not made and "omegaconf.dictconfig" not in sys.modules
+    assert set(torch.serialization.get_safe_globals()) == allowed  # nothing stays so
+    blank = Blank(1, key=2)
+    blank.__setstate__({"a": 1})
+    assert vars(blank) == {} and not isinstance(blank, dict)
 
 
 def test_what_is_absent_or_ambiguous_is_refused(tmp_path):
@@ -109,9 +174,7 @@ def test_what_is_absent_or_ambiguous_is_refused(tmp_path):
         read_state(tmp_path / "two.zip")
 
 
-LAYOUT = Layout(
-    lambda name: f"old.{name}", unused=(r"extra\.\d",), constants={r"ids": torch.arange(3)}
-)
+LAYOUT = Layout({"": "old."}, unused=(r"extra\.\d",), constants={r"ids": torch.arange(3)})
 
 
 def released() -> dict[str, torch.Tensor]:
@@ -145,7 +208,7 @@ def test_what_does_not_fit_is_told(other, message):
 def test_a_constant_that_the_module_stores_too_keeps_its_own_value():
     module = nn.Linear(3, 2)
     module.register_buffer("index", torch.arange(3))
-    layout = Layout(lambda name: name, constants={"index": torch.arange(3)})
+    layout = Layout(constants={"index": torch.arange(3)})
     state = {name: torch.zeros_like(v) for name, v in nn.Linear(3, 2).state_dict().items()}
     found = match_state(module, state, layout, "f")
     assert torch.equal(found["index"], torch.arange(3))
@@ -153,7 +216,7 @@ def test_a_constant_that_the_module_stores_too_keeps_its_own_value():
 
 
 TOWER = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
-TOWER_LAYOUT = Layout(lambda name: f"text_model.{name}", unused=(r"logit_scale",))
+TOWER_LAYOUT = Layout({"": "text_model."}, unused=(r"logit_scale",))
 PLAIN = {f"text_model.{name}": value for name, value in TOWER.state_dict().items()}
 PLAIN["logit_scale"] = torch.tensor(2.0)
 
@@ -221,12 +284,11 @@ def test_weights_are_found_in_every_wrapping(tmp_path, form, zipped):
         ({k: v for k, v in under("model.").items() if "1.bias" not in k},
          "missing: text_model.1.bias. "),
         ({k: v.to(torch.int8) for k, v in PLAIN.items()}, "0.weight is torch.int8, not torch.fl"),
-        ({"state_dict": {}}, "expected named tensors"),
-        ({"optimizer": NAMED_OPTIMIZER}, "expected named tensors"),
-        ([PLAIN], "expected named tensors"),
-        ({"a": 1}, "expected named tensors"),
-        ({3: torch.zeros(1)}, "expected named tensors"),
-        (torch.zeros(2), "expected named tensors"),
+        *[(other, "expected named tensors") for other in (
+            {"state_dict": {}}, {"state_dict": [1, 2]}, {"state_dict": {"a": 1}},
+            {"state_dict": {3: torch.zeros(1)}}, {"optimizer": NAMED_OPTIMIZER}, [PLAIN],
+            {"a": 1}, {3: torch.zeros(1)}, torch.zeros(2),
+        )],
     ],
 )  # fmt: skip
 def test_what_is_ambiguous_or_short_is_named(tmp_path, content, message):
@@ -268,11 +330,13 @@ OTHERS = [
     (binary({}), "expected named tensors"),
     (zip_of("__MACOSX/._pytorch_model.bin"), "a zip archive of __MACOSX"),
     (binary(nn.Linear(1, 1)), "it holds pickled objects.*torch.nn.*save the weights alone"),
+    (binary(lightning(STATE, callbacks=eval)), "it holds pickled objects, .*eval"),
+    (binary(lightning(STATE))[:700], "not readable as weights"),
     (script(), "a TorchScript archive.*torch.jit.load"),
 ]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", WEIGHTS)
 @pytest.mark.parametrize(("content", "message"), OTHERS, ids=[message for _, message in OTHERS])
 def test_what_is_no_weights_is_called_what_it_is(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
@@ -305,4 +369,4 @@ def test_every_missing_and_unexpected_name_is_listed():
     state |= {name: torch.zeros(1) for name in ("z", "m2", "m2.bias")}
     says = "; missing: m2.weight, m5.weight, m7.weight; unexpected: z, m2, m2.bias. Give the check"
     with pytest.raises(InputError, match=re.escape(says)):
-        match_state(module, state, Layout(lambda name: name), "f")
+        match_state(module, state, Layout(), "f")

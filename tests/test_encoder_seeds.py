@@ -27,16 +27,14 @@ CPU = torch.device("cpu")
 TEXTS = ["edema", "a much longer text about the pleura and the lungs", "mass"]
 
 
-def encoder_of(number: int) -> SimpleNamespace:
-    """Hashable by identity, with features of its own."""
+class Numbered:
+    """An encoder by its number; hashable by identity, with features of its own."""
 
-    class Encoder:
-        device = CPU
-        dimension = 4
-        name, text_key, image_key = f"e{number}", f"text{number}", f"image{number}"
-        cell = number
+    device, dimension = CPU, 4
 
-    return Encoder()
+    def __init__(self, number: int) -> None:
+        self.name, self.text_key, self.image_key = (f"{k}{number}" for k in ("e", "text", "image"))
+        self.cell = number
 
 
 def films_of(encoder) -> ImageFeatureFile:
@@ -55,7 +53,7 @@ def along(axis: int):
 
 @pytest.fixture
 def encoders():
-    return tuple(encoder_of(number) for number in range(3))
+    return tuple(Numbered(number) for number in range(3))
 
 
 def test_what_is_made_of_a_shared_encoder_is_made_once(encoders):
@@ -75,12 +73,18 @@ def test_run_k_belongs_to_encoder_k_and_a_single_run_to_the_first(encoders):
         by_encoder(encoders[:2], methods)
 
 
-def test_each_run_is_scored_on_its_own_encoders_films(encoders):
+def test_each_run_is_scored_on_its_own_encoders_films_opened_once(encoders, monkeypatch):
     right, wrong = (tuple(along((k + shift) % 3) for k in range(3)) for shift in (0, 1))
     methods = [Method("right", right), Method("wrong", wrong)]
     found = score_runs(encoders, films_of, methods, lambda each: each(("Edema",)))
     assert all((found[each].report == 1).all() for each in right)
     assert all((found[each].report == 0).all() for each in wrong)
+    opened = []
+    monkeypatch.setattr(table1, "image_features", lambda encoder, *_: opened.append(encoder))
+    films = table1.film_features(SimpleNamespace(features=None), Squares())
+    for encoder in (*encoders, *encoders):
+        films(encoder)
+    assert opened == list(encoders)
 
 
 class Squares:
@@ -110,7 +114,7 @@ def test_maps_of_a_run_are_those_of_its_encoder(encoders, monkeypatch):
     makers = tuple(dense_similarity(along(k)) for k in range(3))
     rows = [grounding.Grounder("runs", makers), grounding.Grounder("fixed", makers[:1])]
     workspace = SimpleNamespace(features=None)
-    found = grounding.measure(workspace, encoders, Squares(cell=1), "COVID-19", rows)
+    found = grounding.measure(workspace, encoders, Squares(1), "COVID-19", rows)
     assert [run.hits.mean() for run in found["runs"]] == [0, 1, 0]
     assert len(found["fixed"]) == 1
 
@@ -175,15 +179,9 @@ def test_standins_share_what_minilm_read(standins, tmp_path, monkeypatch):
     assert np.allclose(found, first.encode_text(TEXTS), atol=1e-5)
     assert np.allclose(other, second.encode_text(TEXTS), atol=1e-5)
     assert not np.allclose(found, other, atol=1e-2)
-
-
-def test_other_pooling_is_read_anew(encoder, tmp_path):
-    key = encoder.pooled_key
-    encoder.text.pooling = "cls"
-    try:
-        assert encoder.pooled_key != key
-    finally:
-        encoder.text.pooling = "mean"
+    key = first.pooled_key
+    monkeypatch.setattr(first.text, "pooling", "cls")  # is read anew
+    assert first.pooled_key != key
 
 
 def test_tokens_of_two_standins_are_those_of_each_alone(standins, tmp_path):
@@ -216,7 +214,7 @@ def test_seed_k_learns_on_encoder_k(encoders, tmp_path):
     assert curves["seed"].tolist() == [4, 5, 6]
     learn_all(workspace, encoders, "rc-tpl", corpora, learner, "key")
     assert len(seen) == 3
-    changed = (encoders[0], encoder_of(9), encoders[2])  # another stand-in, of one seed
+    changed = (encoders[0], Numbered(9), encoders[2])  # another stand-in, of one seed
     learn_all(workspace, changed, "rc-tpl", corpora, learner, "key")
     assert seen[3:] == [("e9", "corpus1", 5)]
 
@@ -240,12 +238,3 @@ def test_rows_have_a_run_an_encoder_and_untrained_contexts_are_the_drawn_ones(st
     assert len(one["class names"].embedders) == 1 and len(one["RC-TPL"].embedders) == 2
     grounders = {each.name: each for each in table_grounders(rows.values(), np.ones((4, 4)), seeds)}
     assert len(grounders["RC-TPL, Grad-CAM"].makers) == len(grounders[UNTRAINED].makers) == 2
-
-
-def test_features_of_films_are_opened_once_an_encoder(encoders, monkeypatch):
-    opened = []
-    monkeypatch.setattr(table1, "image_features", lambda encoder, *_: opened.append(encoder))
-    films = table1.film_features(SimpleNamespace(features=None), Squares())
-    for encoder in (*encoders, *encoders):
-        films(encoder)
-    assert opened == list(encoders)

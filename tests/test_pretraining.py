@@ -8,24 +8,21 @@ import pytest
 import torch
 
 from rctpl_utils.encoders.pretraining import (
-    Pairs,
-    Progress,
-    TextLists,
-    augment,
-    balanced_chances,
-    pretrain,
-    rate_at,
-    semantic_matching,
-    spread_texts,
-)
-from rctpl_utils.encoders.pretraining_texts import (
     ATTRIBUTE_ENTRIES,
     ATTRIBUTES,
     ENTRIES,
     WIDTH,
+    Pairs,
+    TextLists,
+    augment,
+    balanced_chances,
     build_text_bank,
-    finding_phrase,
     label_vector,
+    pretrain,
+    rate_at,
+    semantic_matching,
+    spread_texts,
+    store,
     training_texts,
 )
 from rctpl_utils.profiles import Pretraining
@@ -44,48 +41,31 @@ def test_a_label_vector_tells_concept_parents_and_place():
     for concept in ("Mass", "Lung Lesion", "Lung Opacity"):
         assert vector[entry(concept)] == 1
         assert vector[entry(concept, 1) : entry(concept, 6)].tolist() == [0.5, 0, 0.5, 0, 0]
-    assert vector[entry("Edema")] == -1
-    assert vector[-1] == 0
+    assert vector[entry("Edema")] == -1 and vector[-1] == 0
+    nothing = label_vector([("Mass", None, "uncertain")])  # which counts for nothing
+    assert nothing[-1] == 1 and np.count_nonzero(nothing) == 1
 
 
-def test_nothing_found_has_an_entry_of_its_own_and_uncertain_counts_for_nothing():
-    vector = label_vector([("Mass", None, "uncertain")])
-    assert vector[-1] == 1 and np.count_nonzero(vector) == 1
-
-
-def test_the_text_bank_holds_reports_sentences_and_phrases():
-    triplets = pd.DataFrame(
-        {
-            "report_id": ["a", "a", "b"],
-            "sentence": ["Left mass.", "No edema.", "No edema."],
-            "concept": ["Mass", "Edema", "Edema"],
-            "location": ["left", None, None],
-            "positive": ["present", "absent", "absent"],
-        }
-    )
-    bank = build_text_bank(["a", "b"], ["Left mass. No edema.", "No edema."], triplets)
-    assert [bank.texts[row] for row in bank.rows[0]] == [
-        "Left mass. No edema.", "Left mass.", "No edema.", "mass, left", "no edema",
+def test_the_text_bank_holds_reports_sentences_and_phrases_then_come_impressions():
+    said = [
+        ("a", "Left mass.", "Mass", "left", "present"), ("a", "No edema.", "Edema", None, "absent"),
+        ("a", "A nodule.", "Nodule", None, "present"),
+        ("b", "No edema.", "Edema", "left", "absent"),
     ]  # fmt: skip
-    assert [bank.texts[row] for row in bank.finding_rows[0]] == [
-        "Left mass. No edema.", "Left mass.", "mass, left",
-    ]  # fmt: skip
-    assert len(bank.finding_rows[1]) == 0
-    assert bank.report_vectors.shape == (2, WIDTH)
-
-
-def test_impressions_follow_the_banks_texts_and_a_report_without_one_stands_for_itself():
-    triplets = pd.DataFrame(columns=["report_id", "sentence", "concept", "location", "positive"])
-    bank = build_text_bank(["a", "b", "c"], ["One.", "Two.", "Three."], triplets)
+    columns = ["report_id", "sentence", "concept", "location", "positive"]
+    reports = ["Left mass. No edema. A nodule.", "No edema.", "Three."]
+    bank = build_text_bank(["a", "b", "c"], reports, pd.DataFrame(said, columns=columns))
+    # no knowledge description is among them
+    whole = [reports[0], "Left mass.", "No edema.", "A nodule.", "mass, left", "no edema", "nodule"]
+    assert [bank.texts[row] for row in bank.rows[0]] == whole
+    assert [bank.texts[row] for row in bank.rows[1]] == ["No edema.", "no edema"]
+    found = [[bank.texts[row] for row in rows] for rows in bank.finding_rows]
+    assert found == [[text for text in whole if not text.lower().startswith("no ")], [], []]
+    assert bank.report_vectors.shape == (3, WIDTH)
     texts, rows = training_texts(bank, ["First.", "", "Third."])
-    assert texts == ["One.", "Two.", "Three.", "First.", "Third."]
-    assert rows.tolist() == [3, 1, 4]
-    assert bank.texts == ["One.", "Two.", "Three."], "the bank stays as it is"
-
-
-def test_no_knowledge_description_is_among_the_texts():
-    assert finding_phrase("Mass", None, "present") == "mass"
-    assert finding_phrase("Mass", "left", "absent") == "no mass"
+    assert texts == [*bank.texts, "First.", "Third."]  # the bank stays as it is
+    count = len(bank.texts)  # a report without an impression stands for itself
+    assert rows.tolist() == [count, bank.rows[1][0], count + 1]
 
 
 def test_semantic_matching_matches_a_loop():
@@ -173,16 +153,16 @@ def test_it_learns_a_toy_problem_and_repeats_itself(trained):
 
 def test_a_killed_training_goes_on_and_ends_as_an_undisturbed_one(trained, tmp_path, monkeypatch):
     undisturbed, curve = trained
-    part, stored = tmp_path / "part", Progress.store
+    part = tmp_path / "part"
     monkeypatch.setattr("rctpl_utils.encoders.pretraining.CHECKPOINT_SECONDS", -1.0)
 
-    def killed(self, step, history):
-        stored(self, step, history)
-        if step >= 17:
+    def killed(checkpoint, state):
+        store(checkpoint, state)
+        if state["step"] >= 17:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(Progress, "store", killed)
+        patched.setattr("rctpl_utils.encoders.pretraining.store", killed)
         with pytest.raises(KeyboardInterrupt):
             pretrain(toy_pairs(), TOY, 0, CPU, part)
     assert part.exists()

@@ -55,21 +55,16 @@ def test_an_absent_file_a_truncated_one_and_one_of_another_hash_are_named(folder
         StandIn.load(path)
 
 
-def test_another_architecture_is_refused(folder):
-    state = load_file(folder / NAME)
-    state["text.projection.weight"] = torch.zeros(3, 384)
-    save_file(state, folder / NAME)
-    size = (folder / NAME).stat().st_size
-    change(folder, sha256=sha256_file(folder / NAME), bytes=size)
+def test_other_weights_and_other_files_are_refused(folder):
+    state, path = load_file(folder / NAME), folder / NAME
+    save_file(state | {"text.projection.weight": torch.zeros(3, 384)}, path)
+    change(folder, sha256=sha256_file(path), bytes=path.stat().st_size)
     with pytest.raises(InputError, match="another architecture"):
-        StandIn.load(folder / NAME)
-
-
-def test_a_file_that_is_no_safetensors_is_refused(folder):
-    (folder / NAME).write_bytes(b"not safetensors")
-    change(folder, sha256=sha256_file(folder / NAME), bytes=15)
+        StandIn.load(path)
+    path.write_bytes(b"not safetensors")
+    change(folder, sha256=sha256_file(path), bytes=15)
     with pytest.raises(InputError, match="not a file of weights"):
-        StandIn.load(folder / NAME)
+        StandIn.load(path)
 
 
 def test_weights_that_answer_otherwise_were_made_for_other_code(folder):
@@ -108,21 +103,18 @@ def test_publishing_replaces_the_release_whole_or_not_at_all(folder, tmp_path, m
     assert sorted(path.name for path in tmp_path.iterdir()) == ["made", "release"]
 
 
-def test_what_is_shipped_is_whole_and_small():
-    seeds = get_profile("embedded").seeds
+def test_what_is_shipped_is_whole_and_small_and_says_what_it_was_trained_on():
+    seeds, files = get_profile("embedded").seeds, manifest()["files"]
     wanted = {name(seed) for name in (stand_in_name, reference_name) for seed in seeds}
     wanted |= {weights_name(make, seed) for make in MINIATURES for seed in seeds}
     learners = ("tai-dpt", "coop-1", "coop-16", "dualcoop-1", "dualcoop-16")
     wanted |= {f"{slug}-{seed}.safetensors" for slug in learners for seed in seeds}
     wanted |= {f"{slug}.peer.json" for slug in learners}
-    assert set(manifest()["files"]) == wanted
+    assert set(files) == wanted
     paths = [released_file(name) for name in wanted]
     assert sum(path.stat().st_size for path in RELEASE.iterdir()) < 40e6
     assert {path.name for path in RELEASE.iterdir()} == {MANIFEST, *(path.name for path in paths)}
-
-
-def test_what_is_shipped_says_what_it_was_trained_on():
-    for name, notes in manifest()["files"].items():
+    for name, notes in files.items():
         if notes["kind"] == "prompt learner":
             continue  # its record is a file of its own
         assert {"kind", "seed", "views", "seconds", "device", "curve", "trained_on"} <= set(notes)

@@ -4,105 +4,53 @@ CLIP, scores by the published rule, films and texts prepared as by the published
 import gzip
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from released import random_state
-from safetensors.torch import save_file
+from released import CASES, MERGES, PIECES, SMALL_CLIP, clip_shapes, loaded
 from torch.nn import functional
 from transformers import CLIPConfig, CLIPModel
 
 from rctpl_utils.baselines.released import chexzero
-from rctpl_utils.baselines.released.chexzero import CLIP, CheXzero, ClipSize
+from rctpl_utils.baselines.released.chexzero import CheXzero, ClipSize
 from rctpl_utils.errors import InputError
 
 REASON = "open_clip is absent: pip install --no-deps open_clip_torch timm ftfy wcwidth"
-LETTERS = [chr(code) for code in range(33, 127)]
-MERGES = ["n o</w>", "e d", "ed e", "ede m", "edem a</w>", "m a", "s s</w>", "ma ss</w>"]
-VOCABULARY = [
-    *LETTERS, *(f"{letter}</w>" for letter in LETTERS), *(each.replace(" ", "") for each in MERGES),
-    "<|startoftext|>", "<|endoftext|>",
-]  # fmt: skip
-SMALL = ClipSize(
-    dimension=32, vision_width=128, vision_layers=2, text_width=64, text_layers=2,
-    vocabulary=len(VOCABULARY),
-)  # fmt: skip
 TEXTS = ["Edema", "no Edema", "mass, 3 cm: no edema"]
-
-
-def clip_shapes(size: ClipSize) -> dict[str, tuple[int, ...]]:
-    """`CLIP.state_dict` of openai/CLIP with a vision transformer."""
-
-    def transformer(name: str, width: int, layers: int) -> dict[str, tuple[int, ...]]:
-        found = {}
-        for k in range(layers):
-            block = f"{name}.resblocks.{k}"
-            found[f"{block}.attn.in_proj_weight"] = (3 * width, width)
-            found[f"{block}.attn.in_proj_bias"] = (3 * width,)
-            found |= pair(f"{block}.attn.out_proj", width, width)
-            found |= pair(f"{block}.mlp.c_fc", 4 * width, width)
-            found |= pair(f"{block}.mlp.c_proj", width, 4 * width)
-            found |= pair(f"{block}.ln_1", width) | pair(f"{block}.ln_2", width)
-        return found
-
-    vision, text, cells = size.vision_width, size.text_width, (size.image_side // size.patch) ** 2
-    return {
-        "positional_embedding": (size.tokens, text),
-        "text_projection": (text, size.dimension),
-        "logit_scale": (),
-        "visual.class_embedding": (vision,),
-        "visual.positional_embedding": (cells + 1, vision),
-        "visual.proj": (vision, size.dimension),
-        "visual.conv1.weight": (vision, 3, size.patch, size.patch),
-        **pair("visual.ln_pre", vision),
-        **transformer("visual.transformer", vision, size.vision_layers),
-        **pair("visual.ln_post", vision),
-        **transformer("transformer", text, size.text_layers),
-        "token_embedding.weight": (size.vocabulary, text),
-        **pair("ln_final", text),
-    }
-
-
-def pair(name: str, *shape: int) -> dict[str, tuple[int, ...]]:
-    return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small():
-    """A CLIP of two narrow layers in the place of ViT-B/32: names, shapes and code are the same."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chexzero, "SIZE", SMALL)
-        yield
+TRANSFORMERS_NAMES = {
+    r"^visual\.transformer\.resblocks": "vision_model.encoder.layers",
+    r"^transformer\.resblocks": "text_model.encoder.layers",
+    r"\.attn\.": ".self_attn.", r"\.ln_(\d)": r".layer_norm\1",
+    r"\.mlp\.c_fc": ".mlp.fc1", r"\.mlp\.c_proj": ".mlp.fc2",
+    r"^visual\.ln_pre": "vision_model.pre_layrnorm",
+    r"^visual\.ln_post": "vision_model.post_layernorm",
+    r"^ln_final": "text_model.final_layer_norm",
+    r"^visual\.conv1": "vision_model.embeddings.patch_embedding",
+    r"^visual\.class": "vision_model.embeddings.class",
+    r"^visual\.positional_embedding": "vision_model.embeddings.position_embedding.weight",
+    r"^positional_embedding": "text_model.embeddings.position_embedding.weight",
+    r"^token_embedding": "text_model.embeddings.token_embedding",
+    r"^visual\.proj$": "visual_projection.weight", r"^text_projection$": "text_projection.weight",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def state():
-    state = random_state(clip_shapes(SMALL), 0)
-    for name in ("visual.proj", "text_projection"):  # (width, d): not a convolution's layout
-        state[name] = state[name] * math.sqrt(state[name].shape[1] / (2 * len(state[name])))
-    return state | {"logit_scale": torch.tensor(4.6)}
-
-
-def write_tokenizer(folder):
-    ids = {token: k for k, token in enumerate(VOCABULARY)}
-    (folder / "vocab.json").write_text(json.dumps(ids), "utf-8")
-    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(MERGES) + "\n", "utf-8")
+def chexzero_files(tmp_path_factory):
+    return loaded(CASES["chexzero"], tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
-def folder(state, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("chexzero")
-    write_tokenizer(folder)
-    torch.save(state, folder / CheXzero.weights)
-    return folder
+def model(chexzero_files):
+    return chexzero_files.model
 
 
 @pytest.fixture(scope="module")
-def model(folder):
-    return CheXzero.load(folder)
+def state(chexzero_files):
+    return chexzero_files.states[0]
 
 
 @pytest.fixture(scope="module")
@@ -122,16 +70,16 @@ def ids_by_hand(text: str) -> list[int]:
                 if parts[k : k + 2] == [first, second]:
                     parts[k : k + 2] = [first + second]
         found += parts
-    return [VOCABULARY.index(part) for part in [*found, "<|endoftext|>"]]
+    return [PIECES.index(part) for part in [*found, "<|endoftext|>"]]
 
 
 def transformers_clip(state):
     """transformers' own CLIP with the same weights: another implementation."""
-    end = SMALL.vocabulary - 1
+    end = SMALL_CLIP.vocabulary - 1
     shared = {"num_hidden_layers": 2, "hidden_act": "quick_gelu", "projection_dim": 32}
     config = CLIPConfig(
         text_config=shared | {
-            "vocab_size": SMALL.vocabulary, "hidden_size": 64, "intermediate_size": 256,
+            "vocab_size": SMALL_CLIP.vocabulary, "hidden_size": 64, "intermediate_size": 256,
             "num_attention_heads": 1, "max_position_embeddings": 77,
             "bos_token_id": end - 1, "eos_token_id": end, "pad_token_id": end,
         },
@@ -141,38 +89,16 @@ def transformers_clip(state):
         },
         projection_dim=32,
     )  # fmt: skip
+    found = {}
+    for name, value in state.items():
+        for own, other in TRANSFORMERS_NAMES.items():
+            name = re.sub(own, other, name)
+        if "in_proj" in name:
+            parts = (name.replace("in_proj_", f"{part}_proj.") for part in "qkv")
+            found |= dict(zip(parts, value.chunk(3), strict=True))
+        else:
+            found[name] = value.T if name.endswith("_projection.weight") else value
     theirs = CLIPModel(config).eval()
-    found = {
-        "logit_scale": state["logit_scale"],
-        "text_projection.weight": state["text_projection"].T,
-        "visual_projection.weight": state["visual.proj"].T,
-        "text_model.embeddings.token_embedding.weight": state["token_embedding.weight"],
-        "text_model.embeddings.position_embedding.weight": state["positional_embedding"],
-        "vision_model.embeddings.class_embedding": state["visual.class_embedding"],
-        "vision_model.embeddings.patch_embedding.weight": state["visual.conv1.weight"],
-        "vision_model.embeddings.position_embedding.weight": state["visual.positional_embedding"],
-    }
-    names = {
-        "vision_model.pre_layrnorm": "visual.ln_pre",
-        "vision_model.post_layernorm": "visual.ln_post",
-        "text_model.final_layer_norm": "ln_final",
-    }
-    for tower, own in (("vision_model", "visual.transformer"), ("text_model", "transformer")):
-        for k in range(2):
-            layer, block = f"{tower}.encoder.layers.{k}", f"{own}.resblocks.{k}"
-            for kind in ("weight", "bias"):
-                parts = state[f"{block}.attn.in_proj_{kind}"].chunk(3)
-                for part, value in zip("qkv", parts, strict=True):
-                    found[f"{layer}.self_attn.{part}_proj.{kind}"] = value
-            names |= {
-                f"{layer}.self_attn.out_proj": f"{block}.attn.out_proj",
-                f"{layer}.layer_norm1": f"{block}.ln_1",
-                f"{layer}.layer_norm2": f"{block}.ln_2",
-                f"{layer}.mlp.fc1": f"{block}.mlp.c_fc",
-                f"{layer}.mlp.fc2": f"{block}.mlp.c_proj",
-            }
-    for name, own in names.items():
-        found |= {f"{name}.{kind}": state[f"{own}.{kind}"] for kind in ("weight", "bias")}
     theirs.load_state_dict(found)
     return theirs
 
@@ -205,7 +131,7 @@ def test_vectors_are_those_of_open_clip(model, state, films):
         32,
         {"layers": 2, "width": 128, "head_width": 64, "patch_size": 32, "image_size": 224},
         {
-            "context_length": 77, "vocab_size": SMALL.vocabulary, "width": 64, "heads": 1,
+            "context_length": 77, "vocab_size": SMALL_CLIP.vocabulary, "width": 64, "heads": 1,
             "layers": 2,
         },
         quick_gelu=True,
@@ -224,15 +150,7 @@ def test_names_are_those_of_open_clips_vit_b_32():
         theirs = package.model.CLIP(**config)
     wanted = {name: tuple(value.shape) for name, value in theirs.state_dict().items()}
     assert wanted == clip_shapes(ClipSize())
-
-
-def test_names_of_the_model_are_those_of_the_released_file():
-    with torch.device("meta"):
-        own = CLIP(ClipSize()).state_dict()
-    layout = CheXzero.layout(None, own)
-    found = {layout.released(f"clip.{k}"): tuple(v.shape) for k, v in own.items()}
-    assert found == clip_shapes(ClipSize())
-    assert sum(math.prod(shape) for shape in clip_shapes(ClipSize()).values()) == 151_277_313
+    assert sum(math.prod(shape) for shape in wanted.values()) == 151_277_313
 
 
 @torch.no_grad()
@@ -320,46 +238,7 @@ def test_texts_are_split_as_by_open_clip_with_the_real_vocabulary(tmp_path):
         assert found == wanted[: len(found)] and not any(wanted[len(found) :])
 
 
-# --- files
-
-
-def test_half_precision_and_safetensors_give_the_same_model(state, model, films, tmp_path):
-    write_tokenizer(tmp_path)
-    half = {name: value.half() for name, value in state.items()}
-    torch.save(half, tmp_path / CheXzero.weights)
-    again = CheXzero.load(tmp_path)
-    assert again.clip.visual.proj.dtype == torch.float32
-    assert torch.allclose(again.embed_images(films), model.embed_images(films), atol=0.02)
-    (tmp_path / CheXzero.weights).unlink()
-    save_file(state, (tmp_path / CheXzero.weights).with_suffix(".safetensors"))
-    assert torch.equal(CheXzero.load(tmp_path).embed_images(films), model.embed_images(films))
-
-
-def test_every_tensor_survives_the_round_trip(model, state):
-    own = model.state_dict()
-    layout = model.layout(own)
-    found = {layout.released(name): value for name, value in own.items()}
-    assert set(found) == set(state)
-    assert all(torch.equal(found[name], value) for name, value in state.items())
-    assert not model.training and not any(p.requires_grad for p in model.parameters())
-
-
-def test_missing_unexpected_and_wrong_names_are_listed(state, tmp_path):
-    write_tokenizer(tmp_path)
-    changed = {name: value for name, value in state.items() if name != "visual.ln_pre.bias"}
-    changed |= {"visual.attnpool.k_proj.bias": torch.zeros(2), "visual.proj": torch.zeros(3)}
-    torch.save(changed, tmp_path / CheXzero.weights)
-    with pytest.raises(InputError) as caught:
-        CheXzero.load(tmp_path)
-    for part in (
-        "missing: visual.ln_pre.bias",
-        "unexpected: visual.attnpool.k_proj.bias",
-        "visual.proj has shape (3,), not (128, 32)",
-    ):
-        assert part in str(caught.value)
-
-
-def test_the_tokenizers_files_are_asked_for(folder, tmp_path):
+def test_the_tokenizers_files_are_asked_for(tmp_path):
     with pytest.raises(InputError, match=r"vocab\.json: CLIP's tokenizer is missing"):
         CheXzero.load(tmp_path)
     (tmp_path / "vocab.json").write_text("{", "utf-8")

@@ -1,75 +1,30 @@
 """GLoRIA from a file of the released layout: every number again by loops over torchvision's and
 transformers' own modules, as the published code goes about it."""
 
-import json
-
 import cv2
 import numpy as np
 import pytest
 import torch
-from released import bert_shapes, prefixed, random_state, resnet_shapes, write_base_model
+from released import CASES, loaded, reference_bert, stripped
 from torch import nn
 from torch.nn import functional
 from torchvision import transforms
 from torchvision.models import resnet50
-from transformers import BertConfig, BertModel, BertTokenizerFast
 
-from rctpl_utils.baselines.released.gloria import GLoRIA, clean, read_captions
-from rctpl_utils.errors import InputError
+from rctpl_utils.baselines.released.gloria import clean, read_captions
 from rctpl_utils.text.knowledge import ensemble
 
-LAYERS = 5  # of the small BERT; the last four are summed
 TEXTS = ["pleural effusion is seen in left lower lobe", "no mass in both lungs. edema", "edema"]
 
 
-def gloria_shapes(layers: int, intermediate: int = 256) -> dict[str, tuple[int, ...]]:
-    """`PretrainModel.state_dict` of marshuang80/gloria, BERT's pooler and positions included."""
-    text, image = "gloria.text_encoder.model.", "gloria.img_encoder."
-    return {
-        **prefixed(text, bert_shapes(layers, intermediate)),
-        f"{text}pooler.dense.weight": (768, 768),
-        f"{text}pooler.dense.bias": (768,),
-        **prefixed(f"{image}model.", resnet_shapes(head=False)),
-        f"{image}global_embedder.weight": (768, 2048),
-        f"{image}global_embedder.bias": (768,),
-        f"{image}local_embedder.weight": (768, 1024, 1, 1),
-    }
+@pytest.fixture(scope="module")
+def gloria(tmp_path_factory):
+    return loaded(CASES["gloria"], tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
-def state():
-    found = random_state(gloria_shapes(LAYERS), 0)
-    # were regions as long as that makes them, a word would attend to one of them alone
-    found["gloria.img_encoder.local_embedder.weight"] *= 2e-4
-    positions = {"gloria.text_encoder.model.embeddings.position_ids": torch.arange(512)[None]}
-    return found | positions
-
-
-def save(state, folder):
-    """As PyTorch Lightning does."""
-    content = {
-        "epoch": 12,
-        "global_step": 30000,
-        "pytorch-lightning_version": "1.1.4",
-        "callbacks": {},
-        "optimizer_states": [{"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{}]}],
-        "state_dict": state,
-        "hyper_parameters": {"model": {"vision": {"model_name": "resnet_50"}}},
-    }
-    torch.save(content, folder / GLoRIA.weights)
-
-
-@pytest.fixture(scope="module")
-def folder(state, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("gloria")
-    write_base_model(folder / "bioclinicalbert", LAYERS)
-    save(state, folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def model(folder):
-    return GLoRIA.load(folder)
+def model(gloria):
+    return gloria.model
 
 
 @pytest.fixture(scope="module")
@@ -77,33 +32,24 @@ def films():
     return torch.randn(2, 1, 224, 224, generator=torch.Generator().manual_seed(1))
 
 
-def stripped(state, prefix):
-    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-
-
 @pytest.fixture(scope="module")
 @torch.no_grad()
-def image_parts(state, films):
+def image_parts(gloria, films):
     """Global (n, 768) and local (n, 768, 19, 19) from torchvision's ResNet-50."""
-    net = resnet50(weights=None).eval()
+    net, image = resnet50(weights=None).eval(), stripped("gloria.img_encoder.", gloria.states[0])
     net.fc = nn.Identity()
-    net.load_state_dict(stripped(state, "gloria.img_encoder.model."))
+    net.load_state_dict(stripped("model.", image))
     x = nn.Upsample(size=(299, 299), mode="bilinear", align_corners=True)(films.repeat(1, 3, 1, 1))
     stages = []
     net.layer3.register_forward_hook(lambda module, given, output: stages.append(output))
-    pooled = net(x)
-    image = stripped(state, "gloria.img_encoder.")
-    whole = pooled @ image["global_embedder.weight"].T + image["global_embedder.bias"]
+    whole = net(x) @ image["global_embedder.weight"].T + image["global_embedder.bias"]
     return whole, functional.conv2d(stages[0], image["local_embedder.weight"])
 
 
 @pytest.fixture(scope="module")
-def bert(state, folder):
-    config = json.loads((folder / "bioclinicalbert" / "config.json").read_text())
-    bert = BertModel(BertConfig.from_dict(config), add_pooling_layer=False).eval()
-    own = stripped(state, "gloria.text_encoder.model.")
-    bert.load_state_dict({k: v for k, v in own.items() if "pooler" not in k and "_ids" not in k})
-    return bert, BertTokenizerFast.from_pretrained(folder / "bioclinicalbert")
+def bert(gloria):
+    folder = gloria.folder / "bioclinicalbert"
+    return reference_bert(gloria.states[0], "gloria.text_encoder.model.", folder)
 
 
 @torch.no_grad()
@@ -150,10 +96,10 @@ def score_by_hand(bert, image_parts, film, raw, read):
 
 def test_images_are_those_of_torchvision(model, films, image_parts):
     with torch.no_grad():
-        found = model.image_vectors(films)
-    assert torch.allclose(found.film, image_parts[0], atol=1e-3)
-    assert found.regions.shape == (2, 361, 768)
-    assert torch.allclose(found.regions, image_parts[1].flatten(2).transpose(1, 2), atol=1e-3)
+        whole, regions = model.image_vectors(films)
+    assert torch.allclose(whole, image_parts[0], atol=1e-3)
+    assert regions.shape == (2, 361, 768)
+    assert torch.allclose(regions, image_parts[1].flatten(2).transpose(1, 2), atol=1e-3)
 
 
 def test_scores_are_those_of_the_published_steps(model, bert, films, image_parts):
@@ -251,46 +197,3 @@ def test_films_are_prepared_as_by_process_img(model, shape):
     )
     found = model.preprocess(levels.astype(np.float32) / 255)
     assert torch.allclose(found, theirs(square), atol=1e-6)
-
-
-# --- files
-
-
-def test_names_of_the_full_model_are_those_of_the_released_file(tmp_path):
-    write_base_model(tmp_path / "bioclinicalbert", 12, 3072)
-    with torch.device("meta"):
-        full = GLoRIA(tmp_path)
-    layout = full.layout({})
-    shapes = gloria_shapes(12, 3072)
-    found = {layout.released(k): tuple(v.shape) for k, v in full.state_dict().items()}
-    assert found == {k: shape for k, shape in shapes.items() if not layout.is_unused(k)}
-    unused = [name for name in shapes if layout.is_unused(name)]
-    assert unused == [f"gloria.text_encoder.model.pooler.dense.{k}" for k in ("weight", "bias")]
-
-
-def test_every_tensor_survives_the_round_trip(model, state):
-    layout = model.layout({})
-    own = model.state_dict()
-    assert all(torch.equal(value, state[layout.released(name)]) for name, value in own.items())
-    assert not model.training and not any(p.requires_grad for p in model.parameters())
-
-
-def test_missing_unexpected_and_wrong_names_are_listed(state, tmp_path):
-    write_base_model(tmp_path / "bioclinicalbert", LAYERS)
-    image = "gloria.img_encoder."
-    changed = {k: v for k, v in state.items() if k != f"{image}global_embedder.bias"}
-    changed |= {
-        f"{image}model.fc.weight": torch.zeros(5, 2048),
-        f"{image}local_embedder.weight": torch.zeros(768, 1024),
-        "gloria.text_encoder.model.embeddings.position_ids": torch.arange(1, 513)[None],
-    }
-    save(changed, tmp_path)
-    with pytest.raises(InputError) as caught:
-        GLoRIA.load(tmp_path)
-    for part in (
-        f"missing: {image}global_embedder.bias",
-        f"unexpected: {image}model.fc.weight",
-        f"{image}local_embedder.weight has shape (768, 1024), not (768, 1024, 1, 1)",
-        "position_ids is not what the architecture fixes",
-    ):
-        assert part in str(caught.value)

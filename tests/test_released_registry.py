@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from released import write_base_model
+from released import CASES, loaded
 from scipy.ndimage import gaussian_filter
 from torch.nn import functional
 
@@ -10,39 +10,22 @@ from rctpl_utils.baselines.base import CLASSIFY, GROUND, RETRIEVE
 from rctpl_utils.baselines.released import (
     NO_PUBLIC_WEIGHTS,
     PUBLIC,
+    ReleasedBioViL,
+    ReleasedMedCLIP,
     is_provided,
     load_released,
     weights_folder,
 )
-from rctpl_utils.baselines.released.adapters import ReleasedBioViL, ReleasedMedCLIP
-from rctpl_utils.baselines.released.chexzero import CheXzero
-from rctpl_utils.baselines.released.gloria import GLoRIA
-from rctpl_utils.baselines.released.medklip import MedKLIP, MeDSLIP
-from rctpl_utils.encoders.base import freeze
-from rctpl_utils.encoders.biovil import BioViL
-from rctpl_utils.encoders.medclip import MedCLIP
 from rctpl_utils.errors import InputError
 from rctpl_utils.evaluation.results import reported_table1
 from rctpl_utils.text.knowledge import ensemble
 
 CONCEPTS = ["Edema", "Pleural Effusion"]
-MODELS = (CheXzero, GLoRIA, MedKLIP, MeDSLIP, ReleasedBioViL, ReleasedMedCLIP)
-
-
-@pytest.fixture(scope="module")
-def base_model(tmp_path_factory):
-    return write_base_model(tmp_path_factory.mktemp("vit") / "bioclinicalbert", 3)
-
-
-def released(kind, encoder):
-    """An adapter around an encoder with random weights: the files are `test_medclip`'s matter."""
-    torch.manual_seed(3)
-    return kind(freeze(encoder()))
 
 
 @torch.no_grad()
-def test_medclip_scores_by_the_mean_of_cosines(base_model):
-    model = released(ReleasedMedCLIP, lambda: MedCLIP(base_model.parent, "vit"))
+def test_medclip_scores_by_the_mean_of_cosines(tmp_path_factory):
+    model = ReleasedMedCLIP.load(loaded(CASES["medclip-vit"], tmp_path_factory).folder)
     films = torch.randn(2, 1, 224, 224)
     images = functional.normalize(model.encoder.image.project(films).global_features, dim=1)
     found = model.classify(films, CONCEPTS)
@@ -57,8 +40,8 @@ def test_medclip_scores_by_the_mean_of_cosines(base_model):
 
 
 @torch.no_grad()
-def test_biovil_scores_by_the_mean_vector_and_blurs_its_map(base_model):
-    model = released(ReleasedBioViL, lambda: BioViL(base_model))
+def test_biovil_scores_by_the_mean_vector_and_blurs_its_map(tmp_path_factory):
+    model = ReleasedBioViL.load(loaded(CASES["biovil"], tmp_path_factory).folder)
     films = torch.rand(1, 1, 480, 480)
     text = model.encoder.text
     vectors = []
@@ -75,40 +58,33 @@ def test_biovil_scores_by_the_mean_vector_and_blurs_its_map(base_model):
     assert torch.allclose(found[0], blurred, atol=1e-5)
 
 
-def test_every_row_of_the_reported_table_has_weights_or_a_reason():
-    names = set(PUBLIC) | set(NO_PUBLIC_WEIGHTS)
+def test_every_row_of_the_reported_table_has_weights_or_a_reason(tmp_path):
     assert not set(PUBLIC) & set(NO_PUBLIC_WEIGHTS)
-    reported = set(reported_table1()["method"])
-    assert {name for name in reported if not name.startswith("RC-TPL")} == names
-    assert {kind.name for kind in MODELS} == set(PUBLIC)
-
-
-@pytest.mark.parametrize("kind", MODELS)
-def test_every_model_offers_the_protocol(kind):
-    assert kind.published <= {CLASSIFY, GROUND, RETRIEVE} and CLASSIFY in kind.published
-    assert kind.frame.shape in ("square", "short", "film") and 0 < kind.frame.share <= 1
-    for part in (
-        "load", "classify", "ground", "embed_images", "device",
-    ):  # fmt: skip
-        assert hasattr(kind, part)
-
-
-def test_what_is_absent_is_told_with_its_files_and_source(tmp_path):
-    for name, public in PUBLIC.items():
-        assert not is_provided(name, tmp_path)
-        with pytest.raises(InputError) as caught:
-            load_released(name, tmp_path)
-        for part in (*public.files, public.source, str(tmp_path / "weights" / public.folder)):
-            assert part in str(caught.value)
-        weights_folder(name, tmp_path).mkdir(parents=True)
-        assert is_provided(name, tmp_path)
-        with pytest.raises(InputError):  # of an empty folder each loader says what it misses
-            load_released(name, tmp_path)
-
-
-def test_models_without_weights_give_their_reason(tmp_path):
+    reported = {name for name in reported_table1()["method"] if not name.startswith("RC-TPL")}
+    assert reported == set(PUBLIC) | set(NO_PUBLIC_WEIGHTS)
     for name in NO_PUBLIC_WEIGHTS:
         with pytest.raises(InputError, match="no public weights"):
             load_released(name, tmp_path)
     with pytest.raises(InputError, match="there is no released model 'CLIP'"):
         is_provided("CLIP", tmp_path)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_model_offers_the_protocol_and_what_is_absent_is_told(name, tmp_path):
+    kind = PUBLIC[name].model
+    assert kind.name == name and CLASSIFY in kind.published
+    assert kind.published <= {CLASSIFY, GROUND, RETRIEVE}
+    assert kind.frame.shape in ("square", "short", "film") and 0 < kind.frame.share <= 1
+    for part in ("load", "classify", "ground", "embed_images"):
+        assert hasattr(kind, part)
+    assert not is_provided(name, tmp_path)
+    with pytest.raises(InputError) as caught:
+        load_released(name, tmp_path)
+    folder = tmp_path / "weights" / name.lower()
+    for part in (*PUBLIC[name].files, PUBLIC[name].source, str(folder)):
+        assert part in str(caught.value)
+    assert weights_folder(name, tmp_path) == folder
+    folder.mkdir(parents=True)
+    assert is_provided(name, tmp_path)
+    with pytest.raises(InputError):  # of an empty folder each loader says what it misses
+        load_released(name, tmp_path)

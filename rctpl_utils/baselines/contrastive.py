@@ -24,8 +24,8 @@ from rctpl_utils.baselines.model import (
     symmetric_loss,
 )
 from rctpl_utils.baselines.training_data import Batch
+from rctpl_utils.encoders.features import Words
 from rctpl_utils.encoders.pretraining import semantic_matching
-from rctpl_utils.encoders.word_states import Words
 
 TEMPERATURE = 0.1  # tau of ConVIRT
 IMAGE_WEIGHT = 0.75  # lambda of ConVIRT
@@ -97,7 +97,7 @@ class MedCLIPViT(TransformerBaseline):
 
     Kept: tau learned from 0.07 on, texts drawn apart from films, a small vision transformer whose
     mean token is projected without a bias, mean-pooled text. Changed: label vectors say presence
-    and place of each concept (`pretraining_texts`); Swin's windows are plain attention. Left out:
+    and place of each concept (`pretraining`); Swin's windows are plain attention. Left out:
     films without reports, the augmented second text. Grounding by cosines is our extension.
     """
 

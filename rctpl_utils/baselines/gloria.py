@@ -37,7 +37,7 @@ from rctpl_utils.baselines.model import (
     symmetric_loss,
 )
 from rctpl_utils.baselines.training_data import Batch, all_cells
-from rctpl_utils.encoders.word_states import Words
+from rctpl_utils.encoders.features import Words
 
 ATTENTION, AGGREGATION, CONTRAST = 4.0, 5.0, 10.0  # the inverse temperatures of their code
 

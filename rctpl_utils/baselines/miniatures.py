@@ -22,7 +22,7 @@ from rctpl_utils.baselines.training import Trained, Validation, file_stem
 from rctpl_utils.baselines.training_data import backbone_maps, build_material
 from rctpl_utils.code_hash import code_of
 from rctpl_utils.datasets.splits import open_split
-from rctpl_utils.encoders.precision import describe_device
+from rctpl_utils.encoders.base import describe_device
 from rctpl_utils.encoders.release import (
     add_file,
     check_probe,

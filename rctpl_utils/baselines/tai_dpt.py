@@ -30,8 +30,7 @@ from torch import Tensor
 
 from rctpl_utils.baselines.prompt_learning import PromptModel, PromptSettings
 from rctpl_utils.encoders.base import Encoder, ImageFeatures, per_encoder
-from rctpl_utils.encoders.features import text_features
-from rctpl_utils.encoders.shards import Plan, make_arrays
+from rctpl_utils.encoders.features import Plan, make_arrays, text_features
 from rctpl_utils.encoders.text_tower import MAX_TOKENS, TextTower
 from rctpl_utils.files import hash_of
 from rctpl_utils.prompts.corpus import TextBatch, TextCorpus

@@ -7,8 +7,7 @@ best look stays (`kept_look`). All randomness of a step comes from (seed, step),
 that a training that was killed goes on from its checkpoint as if nothing had happened.
 """
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -16,18 +15,16 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from rctpl_utils.baselines.model import Baseline, MakeBaseline, Setup
 from rctpl_utils.baselines.training_data import Material, draw_batch
 from rctpl_utils.datasets.base import ChestXrayDataset
-from rctpl_utils.encoders.pretraining import CHECKPOINT_SECONDS, WEIGHT_DECAY, Progress
-from rctpl_utils.encoders.word_states import WordFile, Words, gather
+from rctpl_utils.encoders.features import WordFile, Words, gather
+from rctpl_utils.encoders.pretraining import Row, fit
 from rctpl_utils.evaluation.metrics import macro_auc
 from rctpl_utils.profiles import BaselineTraining
 
 SCORED = 256  # films scored at once
-Row = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -73,59 +70,6 @@ class Trained(NamedTuple):
     history: list[Row]
     plateau: bool
     kept: int
-
-
-def fit(
-    module: nn.Module,
-    loss: Callable[[int], Tensor],
-    rate: float,
-    share: Callable[[int, Sequence[Row]], float | None],
-    look: Callable[[int, Sequence[Row]], Row | None],
-    size: int,
-    views: int,
-    device: torch.device,
-    checkpoint: Path | None,
-    label: str,
-) -> list[Row]:
-    """AdamW, step after step, with a curve and a checkpoint.
-
-    `module` is all that learns and all that a checkpoint keeps. From the step's number, `loss`
-    gives a scalar; from it and the curve, `share` the share of `rate` (None at the end) and `look`
-    what a row holds besides (None where no row is due). `size` views are in a step; `views` and
-    `label` are for the progress bar. `checkpoint`, the state of a training that may be killed, is
-    deleted at the end. Returns rows of views, the mean loss since the last row, seconds, and what
-    `look` gives.
-    """
-    learning = [each for each in module.parameters() if each.requires_grad]
-    optimizer = torch.optim.AdamW(
-        learning, rate, weight_decay=WEIGHT_DECAY, fused=device.type == "cuda"
-    )
-    progress = Progress(module, optimizer, checkpoint)
-    step, history = progress.restore(device)
-    earlier = history[-1]["seconds"] if history else 0.0
-    begun, saved, losses = time.perf_counter(), 0.0, []
-    with tqdm(total=views, initial=step * size, desc=label, unit="view", mininterval=2) as bar:
-        while (factor := share(step, history)) is not None:
-            for group in optimizer.param_groups:
-                group["lr"] = rate * factor
-            value = loss(step)
-            optimizer.zero_grad(set_to_none=True)
-            value.backward()
-            optimizer.step()
-            losses.append(value.detach())
-            step += 1
-            bar.update(size)
-            if (more := look(step, history)) is None:
-                continue
-            seconds = round(earlier + time.perf_counter() - begun, 1)
-            mean = torch.stack(losses).mean().item()
-            history.append({"views": step * size, "loss": mean, "seconds": seconds, **more})
-            losses = []
-            if seconds - saved > CHECKPOINT_SECONDS:  # at rows of the curve: no sum is lost
-                progress.store(step, history)
-                saved = seconds
-    progress.remove()
-    return history
 
 
 def train_best_rate(

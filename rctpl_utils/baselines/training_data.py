@@ -20,14 +20,24 @@ from torch import Tensor
 
 from rctpl_utils.datasets.base import ChestXrayDataset
 from rctpl_utils.datasets.splits import open_split
-from rctpl_utils.encoders.base import known_hash
-from rctpl_utils.encoders.features import IMAGE_BATCH, IMAGE_SHARD, file_stamps
-from rctpl_utils.encoders.precision import evaluation
-from rctpl_utils.encoders.pretraining import TextLists, balanced_chances
-from rctpl_utils.encoders.pretraining_texts import build_text_bank, training_texts
-from rctpl_utils.encoders.shards import Plan, make_arrays
+from rctpl_utils.encoders.base import evaluation, known_hash
+from rctpl_utils.encoders.features import (
+    IMAGE_BATCH,
+    IMAGE_SHARD,
+    Plan,
+    WordFile,
+    file_stamps,
+    gather,
+    make_arrays,
+    word_states,
+)
+from rctpl_utils.encoders.pretraining import (
+    TextLists,
+    balanced_chances,
+    build_text_bank,
+    training_texts,
+)
 from rctpl_utils.encoders.standin import StandIn, with_detail
-from rctpl_utils.encoders.word_states import WordFile, gather, word_states
 from rctpl_utils.files import hash_of
 from rctpl_utils.text.reports import Report
 from rctpl_utils.text.triplets import merge_mentions, report_labels
@@ -73,7 +83,7 @@ class Material:
         whole, impressions: (R,) the text of each report, and of its impression alone (the whole
             report where it has none).
         sentences: for each report, its sentences and phrases that name a concept; never empty.
-        text_vectors: what each text says, (t, V) (`pretraining_texts`).
+        text_vectors: what each text says, (t, V) (`encoders.pretraining`).
         report_vectors: the same of each report, (R, V).
         stated: (R, L): 1 present, 0 absent, NaN uncertain or unmentioned.
         positions: (R, L, P) bool: the places that a report names for a present concept.

@@ -9,11 +9,11 @@ are read as blanks, which know nothing and do nothing; all others are refused.
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from safetensors.torch import load as load_safetensors
@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
+from rctpl_utils.encoders.base import freeze
 from rctpl_utils.errors import InputError
 from rctpl_utils.given_files import mistaken
 
@@ -46,10 +47,6 @@ class Blank:
     It is no subclass of what it replaces, and no module is imported for it.
     """
 
-    def __new__(cls, *arguments: Any, **named: Any) -> "Blank":
-        """Forget the arguments."""
-        return object.__new__(cls)
-
     def __init__(self, *arguments: Any, **named: Any) -> None:
         pass
 
@@ -57,11 +54,13 @@ class Blank:
         """Forget the state."""
 
 
-def weights_files(path: str | Path, names: Sequence[str] = WEIGHTS) -> list[Path]:
-    """The files of weights that `path` means: itself, or those in a folder by a released name.
+def released_names(name: str) -> tuple[str, str]:
+    """A released file's name in its folder, and with the suffix of safetensors."""
+    return name, str(Path(name).with_suffix(".safetensors"))
 
-    InputError where nothing is there, or a folder with none of the names.
-    """
+
+def weights_files(path: str | Path, names: Sequence[str] = WEIGHTS) -> list[Path]:
+    """The files of weights that `path` means: itself, or those in a folder by a released name."""
     path = Path(path)
     if not path.exists():
         raise InputError("the checkpoint does not exist", "Check the path.", file=path)
@@ -78,28 +77,21 @@ def weights_files(path: str | Path, names: Sequence[str] = WEIGHTS) -> list[Path
 def read_state(path: str | Path, names: Sequence[str] = WEIGHTS) -> dict[str, Tensor]:
     """Tensors by name, on the CPU, without the prefixes of wrappers ("module.", "_orig_mod.").
 
-    Args:
-        path: a file of PyTorch's (`.bin`, `.pt`, `.pth`, `.ckpt`) or safetensors of any suffix; a
-            zip archive that holds a file of one of the `names` (read in memory, not unpacked), or a
-            folder that does. The tensors may be in an entry ("state_dict", "model") of a training
-            checkpoint.
+    `path` is a file of PyTorch's (`.bin`, `.pt`, `.pth`, `.ckpt`) or safetensors of any suffix; a
+    zip archive that holds a file of one of the `names` (read in memory, not unpacked), or a folder
+    that does. The tensors may be in an entry ("state_dict", "model") of a training checkpoint.
 
-    Raises:
-        InputError: an absent, damaged or ambiguous file, called what it is; two files in a folder
-            that differ; one that holds other than one set of named tensors.
+    An `InputError` tells of an absent, damaged or ambiguous file, called what it is; of two files
+    in a folder that differ; of one that holds other than one set of named tensors.
     """
     files = weights_files(path, names)
-    states = [_read_file(file, names) for file in files]
-    for file, state in zip(files[1:], states[1:], strict=True):
-        common = state.keys() & states[0].keys()
-        if not common or any(not _same(state[name], states[0][name]) for name in common):
+    first, *others = [_read_file(file, names) for file in files]
+    for file, state in zip(files[1:], others, strict=True):
+        pairs = [(state[name], first[name]) for name in state.keys() & first.keys()]
+        if not pairs or any(a.dtype != b.dtype or not torch.equal(a, b) for a, b in pairs):
             problem = f"other weights than in {files[0].name} beside it"
             raise InputError(problem, "Keep the one of them that you mean.", file=file)
-    return states[0]
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    return one.dtype == other.dtype and torch.equal(one, other)
+    return first
 
 
 def _read_file(file: Path, names: Sequence[str]) -> dict[str, Tensor]:
@@ -121,17 +113,21 @@ def _read_file(file: Path, names: Sequence[str]) -> dict[str, Tensor]:
         problem = "expected named tensors, alone or in an entry such as 'state_dict' or 'model'"
         raise InputError(problem, _SAVE, file=file)
     (state,) = found.values()
-    bare = dict(zip(_bare_names(state), state.values(), strict=True))
-    if len(bare) < len(state):
+    bare = [re.sub(_WRAPPERS, r"\1", name) for name in state]
+    while all(name.startswith("module.") for name in bare):  # PyTorch's data-parallel wrapper
+        bare = [name.removeprefix("module.") for name in bare]
+    if len(set(bare)) < len(state):
         raise InputError("names that differ in a wrapper's prefix only", _SAVE, file=file)
-    return bare
+    return dict(zip(bare, state.values(), strict=True))
 
 
 def _kind(head: bytes) -> tuple[str, str] | None:
+    """What a file is that begins so, and the cure; None for what may be weights."""
     if head.startswith(b"\x1f\x8b"):
         return "a gzip file", "Unpack it."
-    if head and head.decode("ascii", "replace").replace("\n", " ").strip().isprintable():
-        start = head.decode("ascii", "replace").split("\n")[0]
+    text = head.decode("ascii", "replace")
+    if head and text.replace("\n", " ").strip().isprintable():
+        start = text.split("\n")[0]
         return mistaken(head) or (f"a text that begins with {start:.60}", _AGAIN)
     return mistaken(head)
 
@@ -197,34 +193,37 @@ def _sets(
         return
     tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)}
     others = {key: content[key] for key in content if not re.search("optim|sched", key)}
-    inner = {key: value for key, value in others.items() if isinstance(value, dict)}
     plain = all(isinstance(value, _PLAIN) for value in others.values())
     if tensors and (len(tensors) == len(content) or (plain and not pure)):
         yield at or "the file", tensors
     elif depth:
-        for key, value in inner.items():
+        for key, value in others.items():
             yield from _sets(value, f"{at}.{key}".lstrip("."), depth - 1, pure=pure)
-
-
-def _bare_names(state: Iterable[str]) -> list[str]:
-    names = [re.sub(_WRAPPERS, r"\1", name) for name in state]
-    while all(name.startswith("module.") for name in names):  # PyTorch's data-parallel wrapper
-        names = [name.removeprefix("module.") for name in names]
-    return names
 
 
 @dataclass(frozen=True)
 class Layout:
     """How a released file names what a module holds.
 
-    `released` turns a name in the module's state into the file's; `unused` are patterns of names
-    that the module has no use for; `constants` give the value, by pattern, of what some versions of
-    the libraries store although the architecture decides it: a file with another one is refused.
+    Attributes:
+        parts: the beginning of a name in the module -> in the file; the first that fits counts.
+        inside: further pieces of a name, likewise; all count.
+        unused: patterns of the file's names that the module has no use for.
+        constants: the value, by pattern, of what some versions of the libraries store although the
+            architecture decides it: a file with another one is refused.
     """
 
-    released: Callable[[str], str]
+    parts: Mapping[str, str] = field(default_factory=dict)
+    inside: Mapping[str, str] = field(default_factory=dict)
     unused: Sequence[str] = ()
     constants: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def released(self, name: str) -> str:
+        """A name in the module's state as the file has it."""
+        for own, theirs in self.inside.items():
+            name = name.replace(own, theirs)
+        own = next((each for each in self.parts if name.startswith(each)), "")
+        return self.parts.get(own, "") + name.removeprefix(own)
 
     def is_unused(self, name: str) -> bool:
         """Whether the file's name is one the module has no use for."""
@@ -236,37 +235,14 @@ class Layout:
         return next(found, None)
 
 
-def renamed(
-    parts: Mapping[str, str], inside: Mapping[str, str] | None = None, **more: Any
-) -> Layout:
-    """A layout of a file that names some parts of a module otherwise.
-
-    Args:
-        parts: the beginning of a name in the module -> in the file; the first that fits counts.
-        inside: further pieces of a name, likewise; all count.
-        more: of `Layout`.
-    """
-
-    def released(name: str) -> str:
-        for own, theirs in (inside or {}).items():
-            name = name.replace(own, theirs)
-        own = next((each for each in parts if name.startswith(each)), "")
-        return parts.get(own, "") + name.removeprefix(own)
-
-    return Layout(released, **more)
-
-
 def match_state(
     module: nn.Module, state: Mapping[str, Tensor], layout: Layout, file: str | Path
 ) -> dict[str, Tensor]:
     """A released state under the module's own names, ready for `load_state_dict`.
 
     Where the file's names have one prefix more (a Lightning module's "model.", say), it is dropped.
-    The module's values do not matter: it may be on "meta".
-
-    Raises:
-        InputError: names that are missing or unexpected, tensors of another shape or kind, a
-            constant with another value; the message lists them.
+    The module's values do not matter: it may be on "meta". An `InputError` lists names that are
+    missing or unexpected, tensors of another shape or kind, constants with another value.
     """
     own = module.state_dict()
     wanted = {layout.released(name): name for name in own}
@@ -298,7 +274,7 @@ def match_state(
 
 
 def _without_prefix(
-    state: Mapping[str, Tensor], wanted: Mapping[str, str], file: str | Path
+    state: Mapping[str, Tensor], wanted: Iterable[str], file: str | Path
 ) -> Mapping[str, Tensor]:
     """The state with the prefix dropped under which it has the most of the wanted names."""
     here = sum(name in wanted for name in state)
@@ -315,3 +291,42 @@ def _without_prefix(
 def _listed(kind: str, names: Sequence[str]) -> str:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return f"{kind}: {', '.join(names[:SHOWN])}{more}"
+
+
+class FromFiles(nn.Module):
+    """A published model that released files fill, those of the names `weights`.
+
+    A subclass is made with random weights from a path and its options, and gives its `layout`.
+    """
+
+    weights: Sequence[str] = WEIGHTS
+
+    def layout(self, state: Mapping[str, Tensor]) -> Layout:
+        """How a file that holds `state` names what the model holds."""
+        raise NotImplementedError
+
+    def matched(self, path: str | Path) -> Iterator[tuple[nn.Module, dict[str, Tensor]]]:
+        """Parts of the model, each with its state from the released files."""
+        state = read_state(path, self.weights)
+        yield self, match_state(self, state, self.layout(state), path)
+
+    @classmethod
+    def load(cls, path: str | Path, device: str | torch.device = "cpu", **options: Any) -> Self:
+        """Read the released files: frozen, on the device; `InputError` lists what does not fit."""
+        model = cls(path, **options)
+        for module, state in model.matched(path):
+            module.load_state_dict(state)
+        return freeze(model).to(device)
+
+    @classmethod
+    def check(cls, path: str | Path, **options: Any) -> None:
+        """All of `load` except the model, with its errors: what a run may say before it starts."""
+        with torch.device("meta"):
+            model = cls(path, **options)
+        for _ in model.matched(path):
+            pass
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device

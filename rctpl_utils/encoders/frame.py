@@ -85,10 +85,7 @@ def cosine_maps(dense: Tensor, embeddings: Tensor) -> Tensor:
 
 
 def on_film(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Maps (n, h, w) on the padded square to the film's native H x W pixels: (n, H, W).
-
-    Bilinear resampling to the square's pixels; then the padding is cut away.
-    """
+    """Maps (n, h, w) on the padded square, bilinear, on the film's own H x W pixels: (n, H, W)."""
     height, width = size
     side = max(size)
     square = functional.interpolate(

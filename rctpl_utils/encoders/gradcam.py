@@ -20,25 +20,18 @@ def gradcam_maps(encoder: Encoder, images: Tensor, class_embeddings: Tensor) -> 
     its cells, the map is ReLU(sum_k a_k A^k). pytorch-grad-cam stretches it to [0, 1] and resizes
     it to the input; where no channel speaks for the class it is zero everywhere. The trunk below
     that layer runs once an image and without a graph, the head above it once a pair of image and
-    class; no weight receives a gradient.
-
-    Args:
-        images: (n, C, S, S), preprocessed.
-        class_embeddings: E^C, (L, d).
-
-    Returns:
-        (n, L, S, S) float32 in [0, 1].
+    class; no weight receives a gradient. Preprocessed images (n, C, S, S) and E^C (L, d) to (n, L,
+    S, S) float32.
     """
     count, classes = len(images), len(class_embeddings)
     maps = np.empty((count, classes, *images.shape[-2:]), np.float32)
     step = max(PAIRS // classes, 1)
     scorer = _ConceptScorer(encoder.image_module, class_embeddings.detach())
 
-    def start_graph(_module: nn.Module, _inputs: tuple, output: Tensor) -> Tensor:
-        """The graph begins at this layer's map, which is repeated once a class."""
-        return output.detach().repeat_interleave(classes, dim=0).requires_grad_()
-
-    cut = encoder.saliency_layer.register_forward_hook(start_graph)
+    # the graph begins at this layer's map, which is repeated once a class
+    cut = encoder.saliency_layer.register_forward_hook(
+        lambda _module, _inputs, map_: map_.detach().repeat_interleave(classes, 0).requires_grad_()
+    )
     cam = GradCAM(scorer, [encoder.saliency_layer])  # its hooks come after `cut`, so see its output
     try:
         starts = range(0, count, step)

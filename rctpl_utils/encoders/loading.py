@@ -1,24 +1,18 @@
-"""From a profile, or from the notes in a prompt file, to the frozen encoder.
-
-What cannot be opened raises an InputError: files that are absent, damaged, or of another model.
-"""
+"""From a profile, or from a prompt file's notes, to the frozen encoder; else an InputError."""
 
 import os
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from rctpl_utils.encoders.base import Encoder
-from rctpl_utils.encoders.biovil import BioViL
-from rctpl_utils.encoders.medclip import MedCLIP
+from rctpl_utils.encoders.published import BioViL, MedCLIP
 from rctpl_utils.encoders.standin import StandIn
-from rctpl_utils.encoders.two_towers import Published
 from rctpl_utils.errors import InputError
 from rctpl_utils.workspace import Workspace
 
 STANDIN = "standin"  # pre-trained in the run; the others are read from a checkpoint
-_PUBLISHED: dict[str, tuple[type[Published], dict[str, Any]]] = {
+_PUBLISHED = {
     "medclip-resnet50": (MedCLIP, {"tower": "resnet50"}),
     "medclip-vit": (MedCLIP, {"tower": "vit"}),
     "biovil": (BioViL, {}),
@@ -47,9 +41,8 @@ def open_encoder(kind: str, path: str | Path, device: str | torch.device = "cpu"
 def check_checkpoint(kind: str, path: str | Path) -> None:
     """Raise what `open_encoder` would, without building the model: a few seconds."""
     if kind not in _PUBLISHED:
-        raise InputError(
-            f"the encoder {kind!r} has no checkpoint", f"Choose one of: {', '.join(_PUBLISHED)}."
-        )
+        problem = f"the encoder {kind!r} has no checkpoint"
+        raise InputError(problem, f"Choose one of: {', '.join(_PUBLISHED)}.")
     made, options = _PUBLISHED[kind]
     made.check(path, **options)
 

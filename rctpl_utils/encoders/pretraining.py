@@ -1,29 +1,38 @@
 """Pre-training the stand-in on image-report pairs with semantic matching (MedCLIP's objective).
 
 This is not part of RC-TPL: the paper takes a pre-trained MedCLIP. It exists since MedCLIP's weights
-cannot be shipped; it makes an encoder of the same kind, from the same kind of data.
+cannot be shipped; it makes an encoder of the same kind, from the same kind of data. All randomness
+of a step comes from (seed, step), so a training that was killed goes on from its checkpoint as if
+nothing had happened.
 
-All randomness of a step comes from (seed, step), so a training that was killed goes on from its
-checkpoint as if nothing had happened.
+What a text says, or an image shows, is a label vector: for each concept one entry for its presence,
+two for its side and three for its zone; then one for each visual attribute; a last entry says
+"nothing found". Absent concepts count negatively. Cosines of such vectors are the soft targets of
+MedCLIP's semantic matching (Wang et al. 2022, section 3.3), extended from labels to places so that
+a sentence about a left lung matches left lungs best.
 """
 
 import math
 import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
 from rctpl_utils.datasets import ChestXrayDataset
-from rctpl_utils.encoders.precision import autocast
+from rctpl_utils.encoders.base import autocast
 from rctpl_utils.encoders.standin import DIMENSION, ImageTower, square_of, standardize
 from rctpl_utils.files import atomic_path
 from rctpl_utils.profiles import Pretraining
 from rctpl_utils.scoring import aggregate
+from rctpl_utils.vocabulary import TRAINING_CONCEPTS, prompt_name, split_location, with_parents
 
 TARGET_TEMPERATURE = 0.1  # of the soft targets
 TEXTS_PER_IMAGE = 3
@@ -31,6 +40,129 @@ WEIGHT_DECAY = 1e-2
 WARM_UP = 0.05  # of the steps
 RECORDS = 40  # rows of the learning curve
 CHECKPOINT_SECONDS = 60.0
+PLACES = ("left", "right", "upper", "middle", "lower")
+_ZONES_IN = {
+    "upper": ("apex", "upper"),
+    "middle": ("middle", "hilum", "perihilar"),
+    "lower": ("lower", "base", "costophrenic", "retrocardiac"),
+}
+ZONES = {zone: place for place, zones in _ZONES_IN.items() for zone in zones}
+PLACE_WEIGHT = 0.5
+ENTRIES = 1 + len(PLACES)  # a concept's entries: presence, then places
+# How findings look and spread: `simulation.pretraining_data` alone makes sentences of it.
+ATTRIBUTES = (
+    "hazy", "patchy", "dense", "streaky", "reticular", "linear", "round", "fluid", "lucent",
+    "mild", "gross", "bilateral", "peripheral", "central",
+)  # fmt: skip
+ATTRIBUTE_WEIGHT = 0.7
+WIDTH = len(TRAINING_CONCEPTS) * ENTRIES + len(ATTRIBUTES) + 1
+ATTRIBUTE_ENTRIES = np.arange(WIDTH) >= len(TRAINING_CONCEPTS) * ENTRIES
+ATTRIBUTE_ENTRIES[-1] = False
+Row = dict[str, float]  # of a learning curve
+
+
+def label_vector(findings: Sequence[tuple[str, str | None, str]]) -> np.ndarray:
+    """(concept, location, positive) triplets to one label vector, (WIDTH,) float32."""
+    vector = np.zeros(WIDTH, np.float32)
+    for concept, _, positive in findings:
+        if positive == "absent":
+            vector[TRAINING_CONCEPTS.index(concept) * ENTRIES] = -1
+    present = [(concept, place) for concept, place, positive in findings if positive == "present"]
+    for concept, location in present:
+        _mark(vector, concept, *(split_location(location) if location else (None, None)))
+    vector[-1] = float(not present)
+    return vector
+
+
+def attribute_vector(
+    concept: str, side: str | None, zone: str | None, attributes: Iterable[str]
+) -> np.ndarray:
+    """What a sentence about looks says: its concept at side and zone, `ATTRIBUTES`; (WIDTH,)."""
+    vector = np.zeros(WIDTH, np.float32)
+    _mark(vector, concept, side, zone)
+    for each in attributes:
+        vector[len(TRAINING_CONCEPTS) * ENTRIES + ATTRIBUTES.index(each)] = ATTRIBUTE_WEIGHT
+    return vector
+
+
+def _mark(vector: np.ndarray, concept: str, side: str | None, zone: str | None) -> None:
+    sides = ("left", "right") if side == "bilateral" else (side,)
+    places = [PLACES.index(p) for p in (*sides, ZONES.get(zone)) if p in PLACES]
+    for each in with_parents([concept]):
+        start = TRAINING_CONCEPTS.index(each) * ENTRIES
+        vector[start] = 1
+        for place in places:
+            vector[start + 1 + place] = PLACE_WEIGHT
+
+
+@dataclass(frozen=True)
+class TextBank:
+    """Distinct texts of the training reports."""
+
+    texts: list[str]
+    vectors: np.ndarray  # what each text says, (n, WIDTH)
+    rows: list[np.ndarray]  # for each report, of all its texts (the whole report first)
+    finding_rows: list[np.ndarray]  # for each report, of its texts that name a present finding
+    report_vectors: np.ndarray  # what each report says, (reports, WIDTH)
+
+
+def build_text_bank(
+    report_ids: list[str], report_texts: list[str], triplets: pd.DataFrame
+) -> TextBank:
+    """Whole reports, their sentences with a concept, and one phrase a triplet.
+
+    No knowledge description is among them: the encoder meets those for the first time when the
+    prompts are trained, as MedCLIP does.
+    """
+    known = triplets[triplets["concept"].isin(TRAINING_CONCEPTS)]
+    groups = dict(iter(known.groupby("report_id", sort=False)))
+    index: dict[tuple[str, bytes], int] = {}
+    vectors, rows, finding_rows, report_vectors = [], [], [], []
+
+    def add(text: str, vector: np.ndarray) -> int:
+        row = index.setdefault((text, vector.tobytes()), len(index))
+        if row == len(vectors):
+            vectors.append(vector)
+        return row
+
+    for report_id, text in zip(report_ids, report_texts, strict=True):
+        group = groups.get(report_id)
+        whole = label_vector(_findings(group))
+        report_vectors.append(whole)
+        mine = [add(text, whole)]
+        if group is not None:
+            for sentence, part in group.groupby("sentence", sort=False):
+                mine.append(add(str(sentence), label_vector(_findings(part))))
+            for concept, location, positive in dict.fromkeys(_findings(group)):
+                if positive != "uncertain":
+                    name = prompt_name(concept)
+                    placed = f"{name}, {location}" if location else name
+                    phrase = f"no {name}" if positive == "absent" else placed
+                    mine.append(add(phrase, label_vector([(concept, location, positive)])))
+        rows.append(np.array(list(dict.fromkeys(mine))))
+        finding_rows.append(np.array([r for r in rows[-1] if (vectors[r][:-1] > 0).any()], int))
+    texts = [text for text, _ in index]
+    return TextBank(texts, np.stack(vectors), rows, finding_rows, np.stack(report_vectors))
+
+
+def training_texts(bank: TextBank, impressions: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """All texts that anything learns from, in one order: the bank's, then the impressions.
+
+    And for each report the row of its impression, of the whole report where that is empty.
+    """
+    texts, rows = list(bank.texts), []
+    for own, impression in zip(bank.rows, impressions, strict=True):
+        rows.append(len(texts) if impression else own[0])
+        if impression:
+            texts.append(impression)
+    return texts, np.array(rows)
+
+
+def _findings(group: pd.DataFrame | None) -> list[tuple[str, str | None, str]]:
+    if group is None:
+        return []
+    locations = group["location"].astype(object).where(group["location"].notna(), None)
+    return list(zip(group["concept"], locations, group["positive"], strict=True))
 
 
 @dataclass(frozen=True)
@@ -62,7 +194,7 @@ class Pairs:
 
     images: np.ndarray  # (n, S, S) uint8
     reports: np.ndarray  # (n,), row of the image's report
-    image_vectors: np.ndarray  # what each image shows, (n, WIDTH) (`pretraining_texts`)
+    image_vectors: np.ndarray  # what each image shows, (n, WIDTH)
     pooled: np.ndarray  # the texts before the projection, which MiniLM gives once, (t, W) float16
     vectors: np.ndarray  # what each text says, (t, WIDTH)
     texts: TextLists  # of each report
@@ -94,88 +226,108 @@ def pretrain(
     seed: int,
     device: torch.device,
     checkpoint: Path | None = None,
-) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
-    """Train the image tower and the text projection.
+) -> tuple[dict[str, Tensor], list[Row]]:
+    """Train the image tower and the text projection (`fit`).
 
     To the learned weights by their names in `StandIn`, on the CPU, and the learning curve: views,
-    seconds, global_loss, local_loss. A training that may be killed keeps its state in `checkpoint`,
-    which is deleted at the end.
+    seconds, global_loss, local_loss.
     """
     torch.manual_seed(seed)
     data = _Data(pairs, device)
     model = Learned(pairs.pooled.shape[1])
     spread_texts(model.text["projection"], pairs.pooled.astype(np.float32))
     model.to(device).train()
-    fused = device.type == "cuda"
-    optimizer = torch.optim.AdamW(
-        model.parameters(), settings.learning_rate, weight_decay=WEIGHT_DECAY, fused=fused
-    )
     steps = math.ceil(settings.views / settings.batch_size)
-    state = Progress(model, optimizer, checkpoint)
-    done, history = state.restore(device)
-    row_every, sums, begun, saved = max(steps // RECORDS, 1), [], time.perf_counter(), 0.0
+    row_every, both = max(steps // RECORDS, 1), []
+
+    def loss(step: int) -> Tensor:
+        found = data.losses(model, settings, np.random.default_rng([seed, step]))
+        both.append(found.detach())
+        return found[0] + settings.local_weight * found[1]
+
+    def look(step: int, _history: Sequence[Row]) -> Row | None:
+        if step % row_every and step < steps:
+            return None
+        means = torch.stack(both).mean(dim=0).tolist()
+        both.clear()
+        return dict(zip(("global_loss", "local_loss"), means, strict=True))
+
+    history = fit(
+        model, loss, settings.learning_rate,
+        lambda step, _: rate_at(step, steps) if step < steps else None,
+        look, settings.batch_size, settings.views, device, checkpoint, f"stand-in {seed}",
+    )  # fmt: skip
+    names = ("views", "seconds", "global_loss", "local_loss")
+    curve = [{name: row[name] for name in names} for row in history]
+    for row in curve:  # the last step may go beyond
+        row["views"] = min(row["views"], settings.views)
+    return {name: value.detach().cpu() for name, value in model.state_dict().items()}, curve
+
+
+def fit(
+    module: nn.Module,
+    loss: Callable[[int], Tensor],
+    rate: float,
+    share: Callable[[int, Sequence[Row]], float | None],
+    look: Callable[[int, Sequence[Row]], Row | None],
+    size: int,
+    views: int,
+    device: torch.device,
+    checkpoint: Path | None,
+    label: str,
+) -> list[Row]:
+    """AdamW, step after step, with a curve and a checkpoint.
+
+    `module` is all that learns and all that a checkpoint keeps. From the step's number, `loss`
+    gives a scalar; from it and the curve, `share` the share of `rate` (None at the end) and `look`
+    what a row holds besides (None where no row is due). `size` views are in a step; `views` and
+    `label` are for the progress bar. `checkpoint`, the state of a training that may be killed, is
+    deleted at the end. Returns rows of views, the mean loss since the last row, seconds, and what
+    `look` gives.
+    """
+    learning = [each for each in module.parameters() if each.requires_grad]
+    optimizer = torch.optim.AdamW(
+        learning, rate, weight_decay=WEIGHT_DECAY, fused=device.type == "cuda"
+    )
+    step, history = 0, []
+    if checkpoint is not None and checkpoint.exists():
+        stored = torch.load(checkpoint, map_location=device, weights_only=True)
+        module.load_state_dict(stored["model"])
+        optimizer.load_state_dict(stored["optimizer"])
+        step, history = stored["step"], stored["history"]
     earlier = history[-1]["seconds"] if history else 0.0
-    with tqdm(total=settings.views, initial=min(done * settings.batch_size, settings.views),
-              desc=f"stand-in {seed}", unit="view", mininterval=2) as bar:  # fmt: skip
-        for step in range(done, steps):
+    begun, saved, losses = time.perf_counter(), 0.0, []
+    with tqdm(total=views, initial=step * size, desc=label, unit="view", mininterval=2) as bar:
+        while (factor := share(step, history)) is not None:
             for group in optimizer.param_groups:
-                group["lr"] = settings.learning_rate * rate_at(step, steps)
-            both = data.losses(model, settings, np.random.default_rng([seed, step]))
+                group["lr"] = rate * factor
+            value = loss(step)
             optimizer.zero_grad(set_to_none=True)
-            (both[0] + settings.local_weight * both[1]).backward()
+            value.backward()
             optimizer.step()
-            sums.append(both.detach())
-            bar.update(min(settings.batch_size, settings.views - step * settings.batch_size))
-            seconds = earlier + time.perf_counter() - begun
-            if (step + 1) % row_every == 0 or step + 1 == steps:
-                means = torch.stack(sums).mean(dim=0).tolist()
-                sums = []
-                names = {"global_loss": means[0], "local_loss": means[1]}
-                views = min((step + 1) * settings.batch_size, settings.views)
-                history.append({"views": views, "seconds": round(seconds, 1), **names})
-                bar.set_postfix(loss=f"{sum(means):.3f}")
-                if seconds - saved > CHECKPOINT_SECONDS:  # at rows of the curve: no sum is lost
-                    state.store(step + 1, history)
-                    saved = seconds
-    state.remove()
-    weights = {name: value.detach().cpu() for name, value in model.state_dict().items()}
-    return weights, history
+            losses.append(value.detach())
+            step += 1
+            bar.update(size)
+            if (more := look(step, history)) is None:
+                continue
+            seconds = round(earlier + time.perf_counter() - begun, 1)
+            mean = torch.stack(losses).mean().item()
+            history.append({"views": step * size, "loss": mean, "seconds": seconds, **more})
+            losses = []
+            if checkpoint is not None and seconds - saved > CHECKPOINT_SECONDS:
+                # at rows of the curve, so that no sum is lost
+                state = {"model": module.state_dict(), "optimizer": optimizer.state_dict()}
+                store(checkpoint, state | {"step": step, "history": history})
+                saved = seconds
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
+    return history
 
 
-@dataclass(frozen=True)
-class Progress:
-    """A training's state on disk; nothing is kept where `path` is None."""
-
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    path: Path | None
-
-    def restore(self, device: torch.device) -> tuple[int, list[dict[str, float]]]:
-        """The number of steps done and the curve so far; 0 and an empty one from the start."""
-        if self.path is None or not self.path.exists():
-            return 0, []
-        stored = torch.load(self.path, map_location=device, weights_only=True)
-        self.model.load_state_dict(stored["model"])
-        self.optimizer.load_state_dict(stored["optimizer"])
-        return stored["step"], stored["history"]
-
-    def store(self, step: int, history: list[dict[str, float]]) -> None:
-        """Write everything that the next step depends on, atomically."""
-        if self.path is None:
-            return
-        state = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "step": step,
-            "history": history,
-        }
-        with atomic_path(self.path) as temporary:
-            torch.save(state, temporary)
-
-    def remove(self) -> None:
-        """Forget the state of a finished training."""
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
+def store(checkpoint: Path, state: dict[str, Any]) -> None:
+    """Write everything that the next step depends on, atomically."""
+    with atomic_path(checkpoint) as temporary:
+        torch.save(state, temporary)
 
 
 def rate_at(step: int, steps: int) -> float:
@@ -231,10 +383,7 @@ class _Data:
 
 
 def balanced_chances(vectors: np.ndarray) -> np.ndarray:
-    """How often to draw each image: more often, the rarer its rarest entry (square root).
-
-    From what each shows or its report says, (n, WIDTH), to (n,), summing to one.
-    """
+    """How often to draw each of n: more often, the rarer its rarest entry (square root); sum 1."""
     said = vectors > 0
     rarity = np.where(said, 1 / np.maximum(said.sum(axis=0), 1), 0).max(axis=1)
     return np.sqrt(rarity) / np.sqrt(rarity).sum()
@@ -254,10 +403,7 @@ def spread_texts(projection: nn.Linear, pooled: np.ndarray) -> None:
 
 
 def semantic_matching(logits: Tensor, targets: Tensor) -> Tensor:
-    """Soft cross-entropy in both directions (MedCLIP, Eq. 5 and 6).
-
-    Of scaled cosines of B images and T texts and label similarities over their temperature, (B, T).
-    """
+    """Soft cross-entropy in both directions, of (B, T) scaled cosines (MedCLIP, Eq. 5 and 6)."""
     by_image = -(targets.softmax(dim=1) * logits.log_softmax(dim=1)).sum(dim=1).mean()
     by_text = -(targets.softmax(dim=0) * logits.log_softmax(dim=0)).sum(dim=0).mean()
     return (by_image + by_text) / 2

@@ -83,14 +83,15 @@ def add_file(folder: Path, name: str, weights: Mapping[str, Tensor], notes: Mapp
              answer: Callable[[Path], np.ndarray]) -> None:  # fmt: skip
     """Add a model to a release, or replace it: the file first, then the manifest that names it.
 
-    Args:
-        weights: matrices are stored in half precision.
-        notes: kind, seed, views, seconds, curve, ...
-        answer: from the written file to what its model answers to the probe.
+    `notes` has kind, seed, views, seconds, curve and more; `answer` gives from the written file
+    what its model answers to the probe. Matrices are stored in half precision.
     """
-    path = folder / name
+    path, stored = folder / name, {}
+    for key, value in weights.items():
+        value = value.detach().cpu().contiguous()
+        stored[key] = value.half() if value.is_floating_point() and value.ndim >= 2 else value
     with atomic_path(path) as temporary:
-        save_file({key: _half(value) for key, value in weights.items()}, temporary)
+        save_file(stored, temporary)
     _note(path, notes, probe=[round(float(value), 5) for value in answer(path)])
 
 
@@ -139,8 +140,3 @@ def probe_films(side: int) -> Tensor:
     films = torch.stack([torch.sin(5 * across) * down, torch.cos(7 * down + across)])
     films = (films - films.mean(dim=(1, 2), keepdim=True)) / films.std(dim=(1, 2), keepdim=True)
     return films[:, None]
-
-
-def _half(value: Tensor) -> Tensor:
-    value = value.detach().cpu().contiguous()
-    return value.half() if value.is_floating_point() and value.ndim >= 2 else value

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rctpl_utils.encoders.base import ImageFeatures, freeze, known_hash
-from rctpl_utils.encoders.precision import evaluation
+from rctpl_utils.encoders.base import ImageFeatures, TwoTowers, check_pixels, evaluation, freeze
 from rctpl_utils.encoders.release import (
     check_probe,
     fit,
@@ -20,7 +19,6 @@ from rctpl_utils.encoders.release import (
     released_file,
 )
 from rctpl_utils.encoders.text_tower import TextTower, minilm_folder
-from rctpl_utils.encoders.two_towers import TwoTowers, check_pixels
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import hash_of, sha256_file
 
@@ -55,8 +53,8 @@ class Residual(nn.Module):
 class ImageTower(nn.Module):
     """Enc_I: a gray image (n, 1, S, S) to features; the map has a cell every 8 pixels.
 
-    The cell vectors share one linear layer without bias. The global vector is that layer applied
-    to the mean plus the maximum over cells, so that a small lesion is not averaged away.
+    The global vector is the projection of the mean plus the maximum over cells, so that a small
+    lesion is not averaged away.
     """
 
     def __init__(self) -> None:
@@ -122,12 +120,8 @@ class StandIn(TwoTowers):
         tower = TextTower.minilm(DIMENSION)
         super().__init__(tower, ImageTower().to(memory_format=torch.channels_last))
         self.image_size = image_size
+        self.preprocessing = (image_size, "standardize")
         self.logit_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
-
-    @property
-    def image_key(self) -> str:
-        """A hash of all that decides an image's features."""
-        return hash_of(known_hash(self.image), self.image_size, "standardize")
 
     @property
     def pooled_key(self) -> str:
@@ -140,10 +134,7 @@ class StandIn(TwoTowers):
         return self.image.widen
 
     def preprocess(self, pixels: np.ndarray) -> Tensor:
-        """Pad to a square, resize to S, standardize the image by its own mean and deviation.
-
-        (H, W) floats in [0, 1] (else InputError) to (1, S, S) float32.
-        """
+        """Pad to a square, resize to S, standardize by its own mean and deviation: (1, S, S)."""
         check_pixels(pixels)
         square = square_of(pixels.astype(np.float32), self.image_size)
         return standardize(torch.from_numpy(square)[None, None])[0]
@@ -157,16 +148,10 @@ class StandIn(TwoTowers):
 
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "cpu") -> "StandIn":
-        """Read a stand-in's file, verified by the manifest beside it: frozen and ready.
-
-        Raises:
-            InputError: an absent, damaged or altered file, weights of another shape, another
-                MiniLM, weights that were made for other code.
-        """
+        """Read a stand-in's file, verified by the manifest beside it (InputError): frozen."""
         path = released_file(Path(path).name, Path(path).parent)
         check_minilm()
-        notes = manifest(path.parent)["files"][path.name]
-        model = cls.assemble(path, notes["image_size"])
+        model = cls.assemble(path, manifest(path.parent)["files"][path.name]["image_size"])
         check_probe(path.name, model.probe(), path.parent)
         return model.to(device)
 

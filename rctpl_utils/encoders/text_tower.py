@@ -12,7 +12,7 @@ from transformers import BertConfig, BertModel, BertTokenizerFast
 from rctpl_utils.encoders.base import freeze, known_hash
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import hash_of, read_json
-from rctpl_utils.given_files import opened
+from rctpl_utils.given_files import naming, opened
 
 LAST = (-1,)
 TEXT_FILES = ("config.json", "vocab.txt")
@@ -77,14 +77,14 @@ class TextTower(nn.Module):
         )
         return {key: tokens[key].to(self.device) for key in ("input_ids", "attention_mask")}
 
+    def forward(self, texts: Sequence[str]) -> Tensor:
+        """Texts to (n, d) unit vectors."""
+        return self.project(self.pooled(texts))
+
     def pooled(self, texts: Sequence[str]) -> Tensor:
         """Texts to (n, W): the pooled hidden states, before the projection."""
         tokens = self.tokenize(texts)
         return self.pool(tokens["attention_mask"], input_ids=tokens["input_ids"])
-
-    def forward(self, texts: Sequence[str]) -> Tensor:
-        """Texts to (n, d) unit vectors."""
-        return self.project(self.pooled(texts))
 
     def project(self, pooled: Tensor) -> Tensor:
         """(n, W) to (n, d) unit vectors."""
@@ -100,23 +100,16 @@ class TextTower(nn.Module):
             context = context.expand(len(names), *context.shape)  # (L, M, W)
         tokens = self.tokenize(names)
         lengths = tokens["attention_mask"].sum(dim=1)
-        order = lengths.argsort(stable=True)
-        halves = [half for half in order.chunk(2) if len(half)]
-        parts = [
-            self._pooled_prompt(
-                context[half],
-                tokens["input_ids"][half, : lengths[half].max()],
-                tokens["attention_mask"][half, : lengths[half].max()],
-            )
-            for half in halves
-        ]
+        order, parts = lengths.argsort(stable=True), []
+        for half in order.chunk(2):
+            if len(half):
+                ids, seen = (tokens[key][half, : lengths[half].max()] for key in tokens)
+                words = self.bert.get_input_embeddings()(ids)  # (L', T, W)
+                words = torch.cat([words[:, :1], context[half], words[:, 1:]], dim=1)
+                ones = seen[:, :1].expand(-1, 1 + context.shape[1])
+                mask = torch.cat([ones, seen[:, 1:]], dim=1)  # (L', M + T)
+                parts.append(self.pool(mask, inputs_embeds=words))
         return self.project(torch.cat(parts)[order.argsort()])
-
-    def _pooled_prompt(self, context: Tensor, ids: Tensor, seen: Tensor) -> Tensor:
-        words = self.bert.get_input_embeddings()(ids)  # (L, T, W)
-        embedded = torch.cat([words[:, :1], context, words[:, 1:]], dim=1)  # (L, M + T, W)
-        mask = torch.cat([seen[:, :1].expand(-1, 1 + context.shape[1]), seen[:, 1:]], dim=1)
-        return self.pool(mask, inputs_embeds=embedded)
 
     def pool(self, mask: Tensor, **inputs: Tensor) -> Tensor:
         """BERT and the pooling: ids (n, T) or embeddings (n, T, W), with their mask, to (n, W)."""
@@ -154,28 +147,23 @@ def untrained_bert(folder: str | Path) -> tuple[BertModel, BertTokenizerFast]:
     vocabulary is cased (EmilyAlsentzer/clinicalBERT, issue 26). A file that is absent or damaged
     raises an InputError.
     """
-    folder = Path(folder)
-    for name in TEXT_FILES:
-        if not (folder / name).is_file():
-            raise InputError("the text model's file is missing", "Download it.", file=folder / name)
-    with opened(folder / TEXT_FILES[0]), opened(folder / TEXT_FILES[1]) as stream:
+    config_file, vocabulary = files = [Path(folder) / name for name in TEXT_FILES]
+    for file in files:
+        if not file.is_file():
+            raise InputError("the text model's file is missing", "Download it.", file=file)
+    with opened(config_file), opened(vocabulary) as stream:
         words = stream.read().decode(errors="replace").split()
     if lacking := [word for word in SPECIAL if word not in words]:
         problem = f"no BERT's vocabulary: it lacks {', '.join(lacking)}"
-        raise InputError(problem, "Download vocab.txt again.", file=folder / "vocab.txt")
-    try:
-        config = BertConfig.from_dict(read_json(folder / "config.json"))
+        raise InputError(problem, "Download vocab.txt again.", file=vocabulary)
+    again = "Download config.json and vocab.txt again."
+    with naming(Path(folder), "not a BERT's configuration and vocabulary", again):
+        config = BertConfig.from_dict(read_json(config_file))
         tokenizer = BertTokenizerFast.from_pretrained(folder)
         bert, size = BertModel(config, add_pooling_layer=False), int(config.vocab_size)
-    except Exception as error:  # damaged files raise many kinds, not all of them documented
-        raise InputError(
-            f"not a BERT's configuration and vocabulary ({error})",
-            "Download config.json and vocab.txt again.",
-            file=folder,
-        ) from error
     if len(tokenizer) > size:
         problem = f"{len(tokenizer)} words, where config.json says {size}"
-        raise InputError(problem, "Download the two files of one model.", file=folder / "vocab.txt")
+        raise InputError(problem, "Download the two files of one model.", file=vocabulary)
     return bert, tokenizer
 
 

@@ -14,17 +14,18 @@ import numpy as np
 import pandas as pd
 
 from rctpl_utils.datasets import open_dataset
-from rctpl_utils.encoders.features import TEXT_BATCH
-from rctpl_utils.encoders.pretraining import Pairs, TextLists, load_images
-from rctpl_utils.encoders.pretraining_texts import (
+from rctpl_utils.encoders.features import TEXT_BATCH, word_states
+from rctpl_utils.encoders.pretraining import (
     ATTRIBUTE_ENTRIES,
     WIDTH,
+    Pairs,
+    TextLists,
     attribute_vector,
     build_text_bank,
+    load_images,
     training_texts,
 )
 from rctpl_utils.encoders.text_tower import TextTower
-from rctpl_utils.encoders.word_states import word_states
 from rctpl_utils.simulation.manifest import DRAWN_TABLE
 from rctpl_utils.text.reports import Report
 

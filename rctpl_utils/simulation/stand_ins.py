@@ -19,9 +19,8 @@ from rctpl_utils.baselines.miniatures import train_miniatures
 from rctpl_utils.baselines.prompt_learners import learn_prompt_learners, release_prompt_learners
 from rctpl_utils.baselines.supervised import load_references
 from rctpl_utils.code_hash import code_of
-from rctpl_utils.encoders.base import Encoder
+from rctpl_utils.encoders.base import Encoder, describe_device
 from rctpl_utils.encoders.loading import load_encoders
-from rctpl_utils.encoders.precision import describe_device
 from rctpl_utils.encoders.pretraining import Pairs, pretrain
 from rctpl_utils.encoders.release import (
     MANIFEST,

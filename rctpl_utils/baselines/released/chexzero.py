@@ -22,11 +22,11 @@ from torch.nn import functional
 from transformers import CLIPTokenizer
 
 from rctpl_utils.baselines.base import CLASSIFY, RETRIEVE
-from rctpl_utils.baselines.released.base import FromCheckpoint, eight_bits, renamed
-from rctpl_utils.encoders.checkpoint import Layout
+from rctpl_utils.encoders.checkpoint import FromFiles, Layout, released_names
 from rctpl_utils.encoders.frame import Frame
+from rctpl_utils.encoders.published import eight_bits
 from rctpl_utils.errors import InputError
-from rctpl_utils.given_files import opened
+from rctpl_utils.given_files import naming, opened
 
 TOKENIZER_FILES = ("vocab.json", "merges.txt")  # of openai/clip-vit-base-patch32
 TEMPLATES = ("{}", "no {}")
@@ -112,13 +112,13 @@ class CLIP(nn.Module):
         return x[torch.arange(len(ids), device=ids.device), ends] @ self.text_projection
 
 
-class CheXzero(FromCheckpoint):
+class CheXzero(FromFiles):
     """See the module; the protocol is `ReleasedModel`."""
 
     name = "CheXzero"
     published = frozenset({CLASSIFY, RETRIEVE})
     frame = Frame("square")
-    weights = "best_64_5e-05_original_22000_0.864.pt"
+    weights = released_names("best_64_5e-05_original_22000_0.864.pt")
 
     def __init__(self, folder: str | Path) -> None:
         """A model without values; `folder` holds CLIP's `vocab.json` and `merges.txt`."""
@@ -128,7 +128,7 @@ class CheXzero(FromCheckpoint):
 
     def layout(self, state: Mapping[str, Tensor]) -> Layout:
         """What openai/CLIP's `clip/model.py` calls the tensors, where torch's layer says else."""
-        return renamed(
+        return Layout(
             {"clip.": ""},
             {
                 ".layers.": ".resblocks.", ".self_attn.": ".attn.", ".linear1.": ".mlp.c_fc.",
@@ -206,11 +206,7 @@ def _tokenizer(folder: Path) -> CLIPTokenizer:
             )
         with opened(folder / name):  # no page or pointer in its place
             pass
-    try:
+    with naming(folder, "not CLIP's vocabulary and merges", "Download both again."):
         tokenizer = CLIPTokenizer.from_pretrained(folder)
-    except Exception as error:  # its Rust part raises bare `Exception`
-        raise InputError(
-            f"not CLIP's vocabulary and merges ({error})", "Download both again.", file=folder
-        ) from error
     tokenizer.padding_side = "right"
     return tokenizer

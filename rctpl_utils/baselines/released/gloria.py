@@ -27,12 +27,10 @@ from torch.nn import functional
 from transformers import BertModel, BertTokenizerFast
 
 from rctpl_utils.baselines.base import CLASSIFY, GROUND, RETRIEVE
-from rctpl_utils.baselines.released.base import FromCheckpoint, eight_bits, position_ids, renamed
-from rctpl_utils.encoders.checkpoint import Layout
+from rctpl_utils.encoders.checkpoint import FromFiles, Layout, released_names
 from rctpl_utils.encoders.frame import Frame
-from rctpl_utils.encoders.medclip import FOLDER
-from rctpl_utils.encoders.text_tower import untrained_bert
-from rctpl_utils.encoders.two_towers import resnet50_trunk
+from rctpl_utils.encoders.published import FOLDER, eight_bits, resnet50_trunk
+from rctpl_utils.encoders.text_tower import position_ids, untrained_bert
 from rctpl_utils.text.knowledge import ensemble
 from rctpl_utils.vocabulary import prompt_name
 
@@ -136,20 +134,13 @@ def best_word(words: Tensor, regions: Tensor) -> Tensor:
     return SHARP_WORDS * cosines.amax(dim=1)
 
 
-class ImageVectors(NamedTuple):
-    """Before normalization: global (n, 768), regions (n, 361, 768)."""
-
-    film: Tensor
-    regions: Tensor
-
-
-class GLoRIA(FromCheckpoint):
+class GLoRIA(FromFiles):
     """See the module; the protocol is `ReleasedModel`."""
 
     name = "GLoRIA"
     published = frozenset({CLASSIFY, GROUND, RETRIEVE})
     frame = Frame("square", CROP / SQUARE)
-    weights = "chexpert_resnet50.ckpt"
+    weights = released_names("chexpert_resnet50.ckpt")
 
     def __init__(self, folder: str | Path) -> None:
         """A model with random weights; `folder` holds `bioclinicalbert/`, its configuration."""
@@ -163,18 +154,17 @@ class GLoRIA(FromCheckpoint):
 
     def layout(self, state: Mapping[str, Tensor]) -> Layout:
         """How `PretrainModel.state_dict` names what the model holds."""
-        text, image = "gloria.text_encoder.model.", "gloria.img_encoder."
-        return renamed(
-            {"bert.": text, "trunk.": f"{image}model.", "": image},  # the rest: both embedders
-            unused=(rf"{re.escape(text)}pooler\.dense\.(weight|bias)",),
-            constants={rf"{re.escape(text)}embeddings\.position_ids": position_ids(self.bert)},
+        text, image = r"gloria\.text_encoder\.model\.", "gloria.img_encoder."
+        return Layout(  # the last part: both embedders
+            {"bert.": "gloria.text_encoder.model.", "trunk.": f"{image}model.", "": image},
+            unused=(rf"{text}pooler\.dense\.(weight|bias)",),
+            constants={rf"{text}embeddings\.position_ids": position_ids(self.bert)},
         )
 
     def preprocess(self, pixels: np.ndarray) -> Tensor:
         """The longer side to 256 (area), black to a square, its center of 224; to [-1, 1].
 
-        As `process_img` of `gloria_model.py` with `norm: half`. Pixels (H, W), float, in [0, 1],
-        else an `InputError`; to (1, 224, 224) float32.
+        As `process_img` of `gloria_model.py` with `norm: half`.
         """
         gray = eight_bits(pixels)
         ratio = SQUARE / max(gray.shape)
@@ -187,25 +177,28 @@ class GLoRIA(FromCheckpoint):
         seen = torch.from_numpy(square[edge : edge + CROP, edge : edge + CROP])
         return (seen[None].float() / 255 - 0.5) / 0.5
 
-    def image_vectors(self, films: Tensor) -> ImageVectors:
-        """Films (n, 1, 224, 224) to the joint space."""
+    def image_vectors(self, films: Tensor) -> tuple[Tensor, Tensor]:
+        """Films (n, 1, 224, 224) to global (n, 768) and regions (n, 361, 768), not normalized."""
         images = films.to(self.device).expand(-1, 3, -1, -1)
         x = functional.interpolate(images, size=(SEEN, SEEN), mode="bilinear", align_corners=True)
         for name, stage in self.trunk.named_children():
             x = stage(x)
             if name == "layer3":
                 regions = self.local_embedder(x).flatten(2).transpose(1, 2)
-        return ImageVectors(self.global_embedder(x.mean(dim=(2, 3))), regions)
+        return self.global_embedder(x.mean(dim=(2, 3))), regions
 
     @torch.no_grad()
     def classify(self, films: Tensor, concepts: Sequence[str]) -> Tensor:
         """Similarity of each film and each concept's best prompt: (n, L)."""
-        images = self.image_vectors(films)
+        whole, regions = self.image_vectors(films)
         columns = []
         for concept in concepts:
             if concept not in self._prompts:
                 self._prompts[concept] = self._read(ensemble(concept))
-            scores = [_similarity(images, caption) for caption in self._prompts[concept]]
+            scores = []
+            for caption in self._prompts[concept]:
+                cosine = functional.cosine_similarity(whole, caption.sentence[None], dim=-1)
+                scores.append((cosine + best_word(caption.compared, regions)) / 2)
             columns.append(torch.stack(scores).amax(dim=0))
         return torch.stack(columns, dim=1)
 
@@ -213,14 +206,14 @@ class GLoRIA(FromCheckpoint):
     def ground(self, films: Tensor, concept: str) -> Tensor:
         """The mean attention of the words of the concept's name: (n, 19, 19)."""
         (caption,) = self._read([prompt_name(concept)])
-        maps = look(caption.trained, self.image_vectors(films).regions)[:, 1:]  # without [CLS]
+        maps = look(caption.trained, self.image_vectors(films)[1])[:, 1:]  # without [CLS]
         side = round(maps.shape[2] ** 0.5)
         return maps.mean(dim=1).unflatten(1, (side, side))
 
     @torch.no_grad()
     def embed_images(self, films: Tensor) -> Tensor:
         """Global vectors: (n, 768), unit length."""
-        return functional.normalize(self.image_vectors(films).film, dim=-1)
+        return functional.normalize(self.image_vectors(films)[0], dim=-1)
 
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
@@ -230,9 +223,3 @@ class GLoRIA(FromCheckpoint):
 
     def _read(self, texts: Sequence[str]) -> list[Caption]:
         return read_captions(self.bert, self._tokenizer, texts)
-
-
-def _similarity(images: ImageVectors, caption: Caption) -> Tensor:
-    """The mean of the global cosine and the local similarity: (n,)."""
-    cosine = functional.cosine_similarity(images.film, caption.sentence[None], dim=-1)
-    return (cosine + best_word(caption.compared, images.regions)) / 2
