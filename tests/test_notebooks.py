@@ -6,20 +6,12 @@ from pathlib import Path
 
 import pytest
 from test_course import CHAPTERS, cells, opened
+from toy_project import PARAMETERS
 
 from rctpl_utils.run.execution import check_parameters
 from rctpl_utils.run.schedule import number_of
 from rctpl_utils.workspace import PROJECT
 
-PARAMETERS = {
-    "profile": "embedded",
-    "output": None,
-    "data_root": None,
-    "checkpoint": None,
-    "device": "auto",
-    "skip_bad": False,
-    "allow_partial": False,
-}
 # What a notebook's code calls or reads, and the notebooks that make it.
 READS = {
     "run_reports": {"00"},

@@ -128,7 +128,8 @@ def test_what_cannot_work_is_refused_before_anything_runs(project, capsys, monke
 
 
 def test_a_notebook_with_other_parameters_is_refused_before_anything_runs(project, capsys):
-    write_notebook(project, "02_third", THIRD, device="gadget = 1")
+    notebook = project / "02_third.ipynb"
+    notebook.write_text(notebook.read_text().replace("device = ", "gadget = "))
     assert start(project) == 2
     message = capsys.readouterr().err
     assert "does not know 'device', has 'gadget', which the runner does not set" in message
@@ -146,6 +147,10 @@ def test_only_and_from_and_force_choose(project, in_process, capsys):
     capsys.readouterr()
     assert start(project, "--only", "02_third", "--only", "0", "--force") == 0
     assert statuses(capsys.readouterr().out) == {"00_first": "done", "02_third": "done"}
+    write_notebook(project, "01_second", "1 / 0")
+    assert start(project) == 1
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["01_second", "failed"] in rows  # without what it took and made before
 
 
 def test_a_change_of_the_package_makes_all_run_again(project, in_process, capsys, monkeypatch):

@@ -16,13 +16,9 @@ from rctpl_utils.files import WRITES
 from rctpl_utils.run import command as runner
 from rctpl_utils.run.execution import NotebookFailure
 
-PARAMETERS = """profile = "embedded"
-output = None
-data_root = None
-checkpoint = None
-skip_bad = False
-allow_partial = False
-"""
+# A notebook's parameters cell
+PARAMETERS = {"profile": "embedded", "output": None, "data_root": None, "checkpoint": None}
+PARAMETERS |= {"device": "auto", "skip_bad": False, "allow_partial": False}
 FIRST = """from pathlib import Path
 from rctpl_utils.files import write_text
 write_text(Path(output) / "figures" / profile / "first.csv", "a,b\\n1,2\\n")
@@ -42,12 +38,11 @@ sys.exit(start(pathlib.Path(sys.argv[1])))
 """
 
 
-def write_notebook(
-    folder: Path, name: str, *cells: str, device: str = 'device = "auto"', **rctpl: object
-) -> Path:
+def write_notebook(folder: Path, name: str, *cells: str, **rctpl: object) -> Path:
     """A notebook whose metadata hold `needs` and `alone`, where given."""
-    parameters = new_code_cell(PARAMETERS + device, metadata={"tags": ["parameters"]})
-    cells = [new_markdown_cell("# Title"), parameters, *map(new_code_cell, cells)]
+    lines = "\n".join(f"{each} = {value!r}" for each, value in PARAMETERS.items())
+    tagged = new_code_cell(lines, metadata={"tags": ["parameters"]})
+    cells = [new_markdown_cell("# Title"), tagged, *map(new_code_cell, cells)]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     notebook = new_notebook(cells=cells, metadata={"kernelspec": kernel, "rctpl": rctpl})
     path = folder / f"{name}.ipynb"

@@ -142,6 +142,7 @@ def _run_and_tell(
         if not step.selected and not step.fresh:
             state = "not up to date" if step.marker else "not run yet in this folder"
             print(f"note: {step.notebook.stem} is {state}; leave out --only or --from to run it")
+    # On a processor with two cores or more two notebooks at a time; on an accelerator one
     jobs = 2 if workspace.device.type == "cpu" and schedule.available_cores() > 1 else 1
     start = time.perf_counter()
     failures, peak = run_steps(workspace, steps, parameters, options.jobs or jobs)
