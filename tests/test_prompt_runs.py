@@ -8,9 +8,8 @@ import torch
 
 from rctpl_utils.profiles import PromptLearning
 from rctpl_utils.prompts import variants
-from rctpl_utils.prompts.corpus import TextCorpus
 from rctpl_utils.prompts.prompts import Prompts
-from rctpl_utils.prompts.training import Learned
+from rctpl_utils.prompts.training import Learned, TextCorpus
 from rctpl_utils.scoring import ClassEmbeddings
 from rctpl_utils.workspace import Workspace
 

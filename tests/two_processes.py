@@ -13,8 +13,7 @@ from torch.nn import functional
 from rctpl_utils.encoders import features
 from rctpl_utils.encoders.parallel_training import processes
 from rctpl_utils.profiles import PromptLearning
-from rctpl_utils.prompts.corpus import TextCorpus
-from rctpl_utils.prompts.training import Learned, learn_prompts
+from rctpl_utils.prompts.training import Learned, TextCorpus, learn_prompts
 
 CONCEPTS = ("Edema", "Pneumothorax", "Fracture")
 SETTINGS = PromptLearning(context_length=4, epochs=1, batch_size=7, learning_rate=3e-3)

@@ -30,7 +30,7 @@ from rctpl_utils.encoders.features import image_features
 from rctpl_utils.encoders.release import add_plain, released_file
 from rctpl_utils.evaluation.metrics import macro_auc
 from rctpl_utils.files import atomic_path, hash_of, read_json
-from rctpl_utils.prompts.corpus import TextCorpus
+from rctpl_utils.prompts.training import TextCorpus
 from rctpl_utils.text.reports import Report
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS
 from rctpl_utils.workspace import Workspace

@@ -25,8 +25,12 @@ from rctpl_utils.datasets.chexpert import COMPETITION
 from rctpl_utils.encoders.base import Encoder, ImageFeatures
 from rctpl_utils.errors import InputError
 from rctpl_utils.profiles import PromptLearnerTraining
-from rctpl_utils.prompts.corpus import TextCorpus
-from rctpl_utils.prompts.training import embed_classes, initial_context, shuffled_batches
+from rctpl_utils.prompts.training import (
+    TextCorpus,
+    embed_classes,
+    initial_context,
+    shuffled_batches,
+)
 from rctpl_utils.scoring import similarity_maps
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS, prompt_name
 

@@ -36,9 +36,7 @@ from rctpl_utils.evaluation.metrics import macro_aucs, patient_weights, resample
 from rctpl_utils.evaluation.table1 import film_features, score_runs
 from rctpl_utils.files import hash_of
 from rctpl_utils.prompts import handwritten, training
-from rctpl_utils.prompts.corpus import TextCorpus
 from rctpl_utils.prompts.corpus_building import build_corpus
-from rctpl_utils.prompts.methods import Embedder, Method
 from rctpl_utils.prompts.prompts import Prompts
 from rctpl_utils.prompts.training import (
     BRANCHES,
@@ -47,9 +45,11 @@ from rctpl_utils.prompts.training import (
     MeanOfSteps,
     NearestTo,
     Regularizer,
+    TextCorpus,
     learn_prompts,
 )
 from rctpl_utils.prompts.variants import learn_all
+from rctpl_utils.prompts.zero_shot import Embedder, Method
 from rctpl_utils.scoring import IMAGE_TEMPERATURE, ClassEmbeddings
 from rctpl_utils.text.reports import Report
 from rctpl_utils.vocabulary import CONCEPTS, TRAINING_CONCEPTS

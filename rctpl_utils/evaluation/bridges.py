@@ -23,9 +23,8 @@ from rctpl_utils.evaluation.bootstrap_samples import Draws
 from rctpl_utils.evaluation.metrics import named_interval
 from rctpl_utils.evaluation.results import data_note, write_csv
 from rctpl_utils.plots import COLUMN_WIDTH, TEXT, caption, save_figure
-from rctpl_utils.prompts.corpus import TextCorpus
 from rctpl_utils.prompts.prompts import Prompts
-from rctpl_utils.prompts.training import BRANCHES, word_context
+from rctpl_utils.prompts.training import BRANCHES, TextCorpus, word_context
 from rctpl_utils.prompts.variants import UNTRAINED, WRITTEN, untrained
 from rctpl_utils.text.reports import Report
 from rctpl_utils.workspace import Workspace

@@ -19,7 +19,7 @@ from rctpl_utils.encoders.features import ImageFeatureFile
 from rctpl_utils.encoders.frame import cosine_maps, frame_of, on_squares
 from rctpl_utils.encoders.gradcam import gradcam_maps
 from rctpl_utils.encoders.standin import pad_to_square
-from rctpl_utils.prompts.methods import Embedder, Method
+from rctpl_utils.prompts.zero_shot import Embedder, Method
 from rctpl_utils.scoring import ClassEmbeddings
 
 # Centers (across, down) of the right and left lung and the mean deviation of a lung's pixels, as

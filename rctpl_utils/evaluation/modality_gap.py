@@ -14,8 +14,8 @@ from rctpl_utils.encoders.features import image_features
 from rctpl_utils.evaluation.results import data_note
 from rctpl_utils.plots import COLUMN_WIDTH, TEXT, caption, save_figure
 from rctpl_utils.prompts import handwritten
-from rctpl_utils.prompts.corpus import TextCorpus
 from rctpl_utils.prompts.prompts import Prompts
+from rctpl_utils.prompts.training import TextCorpus
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS
 from rctpl_utils.workspace import Workspace
 

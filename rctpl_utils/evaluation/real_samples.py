@@ -28,7 +28,7 @@ from rctpl_utils.evaluation.metrics import (
 )
 from rctpl_utils.evaluation.results import write_csv
 from rctpl_utils.evaluation.table1 import film_features, score_runs
-from rctpl_utils.prompts.methods import Method
+from rctpl_utils.prompts.zero_shot import Method
 from rctpl_utils.workspace import PROJECT, Workspace
 
 SAMPLES = PROJECT.parent / "shared" / "data"

@@ -27,8 +27,7 @@ from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.encoders.features import text_features
 from rctpl_utils.errors import InputError
 from rctpl_utils.evaluation.table1 import by_encoder, film_features, score_runs
-from rctpl_utils.prompts.methods import Embedder, Method
-from rctpl_utils.prompts.zero_shot import BranchScores
+from rctpl_utils.prompts.zero_shot import BranchScores, Embedder, Method
 from rctpl_utils.scoring import ClassEmbeddings, report_scores
 from rctpl_utils.text.reports import MIMIC, Report, quotable_sources, run_reports
 from rctpl_utils.vocabulary import with_parents

@@ -9,12 +9,11 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "corpus": ["TextCorpus"],
         "encode": ["load_corpora"],
-        "methods": ["Method"],
         "model": ["RCTPL"],
         "prompts": ["Prompts"],
-        "training": ["learn_prompts"],
+        "training": ["TextCorpus", "learn_prompts"],
         "variants": ["learn_rctpl", "learn_rctpl_plus", "load_prompts", "table1_methods"],
+        "zero_shot": ["Method"],
     },
 )

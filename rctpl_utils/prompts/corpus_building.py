@@ -8,7 +8,7 @@ import pandas as pd
 
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.encoders.features import text_features
-from rctpl_utils.prompts.corpus import TextCorpus
+from rctpl_utils.prompts.training import TextCorpus
 from rctpl_utils.text.knowledge import Knowledge, describe_triplets
 from rctpl_utils.text.reports import Report
 from rctpl_utils.text.triplets import report_labels

@@ -15,10 +15,15 @@ from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.encoders.loading import encoder_notes
 from rctpl_utils.files import hash_of
 from rctpl_utils.prompts import handwritten, training
-from rctpl_utils.prompts.corpus import TextCorpus
-from rctpl_utils.prompts.methods import Method
 from rctpl_utils.prompts.prompts import Prompts
-from rctpl_utils.prompts.training import BRANCHES, Learned, initial_contexts, learn_prompts
+from rctpl_utils.prompts.training import (
+    BRANCHES,
+    Learned,
+    TextCorpus,
+    initial_contexts,
+    learn_prompts,
+)
+from rctpl_utils.prompts.zero_shot import Method
 from rctpl_utils.scoring import report_ranking_loss
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS
 from rctpl_utils.workspace import Workspace

@@ -1,6 +1,7 @@
-"""Zero-shot scores of images from class embeddings (paper 3.4), in batches of cached features."""
+"""Zero-shot scores of images from class embeddings (paper 3.4), and the methods of a table."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,17 @@ from rctpl_utils.scoring import (
     fuse,
     report_scores,
 )
+
+Embedder = Callable[[Sequence[str]], ClassEmbeddings]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of Table 1, under the name that the table prints; run k belongs to encoder k."""
+
+    name: str
+    embedders: tuple[Embedder, ...]
+    branch: str = "both"  # or "report", "concept"
 
 
 class BranchScores(NamedTuple):
