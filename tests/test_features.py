@@ -17,7 +17,6 @@ from rctpl_utils.encoders.features import (
     IMAGE_BATCH,
     TEXT_BATCH,
     TEXT_SHARD,
-    Plan,
     ShardStore,
     checksum,
     image_features,
@@ -128,7 +127,7 @@ def test_texts_are_batched_by_length_as_one_process_always_did(tmp_path):
 # --- shards
 
 ORDER = np.array([5, 0, 9, 3, 7, 1, 8, 2, 6, 4])  # 3 shards of two batches of two, the last short
-PLAN = Plan(ORDER, 2, 2)
+SIZE = {"batch": 2, "shard": 2}
 
 
 class Maker:
@@ -147,7 +146,7 @@ class Maker:
 
 def make(folder, maker):
     paths = [folder / "a-g.npy", folder / "a-d.npy"]
-    return make_arrays(paths, PLAN, maker, label="making", unit="row")
+    return make_arrays(paths, ORDER, maker, **SIZE, label="making", unit="row")
 
 
 def right(arrays):
@@ -262,7 +261,7 @@ def test_a_disk_that_forgets_is_told(tmp_path, monkeypatch):
 
 def test_no_row_is_refused(tmp_path):
     with pytest.raises(InputError, match="at least one"):
-        make_arrays([tmp_path / "a.npy"], Plan(np.array([], int), 2, 2), Maker(), label="", unit="")
+        make_arrays([tmp_path / "a.npy"], np.array([], int), Maker(), **SIZE, label="", unit="")
 
 
 def test_the_checksum_is_sha256_of_rows_type_shape_and_bytes():
@@ -280,22 +279,22 @@ def test_another_plan_changes_no_value_and_takes_up_no_shard(tmp_path, batch, sh
     with pytest.raises(KeyboardInterrupt):
         make(tmp_path, Maker(fails_at=6))  # leaves two shards of four rows
     maker = Maker()
-    plan = Plan(ORDER, batch, shard)
-    right(make_arrays(paths, plan, maker, label="making", unit="row"))
+    size = {"batch": batch, "shard": shard}
+    right(make_arrays(paths, ORDER, maker, **size, label="making", unit="row"))
     assert maker.asked == ORDER.tolist() and max(maker.sizes) <= batch
-    shards = [plan.rows(k).tolist() for k in range(len(plan))]  # every row once, in its order
-    assert [row for rows in shards for row in rows] == ORDER.tolist()
+    shards = ShardStore(paths, ORDER, batch * shard).shards
+    assert np.concatenate(shards).tolist() == ORDER.tolist()  # every row once, in its order
     assert all(0 < len(rows) <= batch * shard for rows in shards)
 
 
 def test_memory_holds_one_shard_whatever_the_corpus(tmp_path):
     width, peaks = 4096, []
     for count in (16, 256):
-        plan = Plan(np.arange(count), 4, 1)
         tracemalloc.start()
         make_arrays(
-            [tmp_path / f"{count}.npy"], plan,
-            lambda rows: (np.repeat(rows[:, None], width, 1).astype("f4"),), label="", unit="",
+            [tmp_path / f"{count}.npy"], np.arange(count),
+            lambda rows: (np.repeat(rows[:, None], width, 1).astype("f4"),),
+            batch=4, shard=1, label="", unit="",
         )  # fmt: skip
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()

@@ -35,6 +35,7 @@ from rctpl_utils.encoders.loading import (
 from rctpl_utils.encoders.published import (
     IMAGE_WEIGHTS,
     SWIN_NAMES,
+    eight_bits,
     relative_position_index,
     stretched,
 )
@@ -232,6 +233,7 @@ def test_medclips_preprocessing_is_the_published_one(models, shape):
     found = models["medclip-vit"].model.preprocess(pixels.astype(np.float32) / 255)
     assert found.shape == (1, 224, 224) and found.dtype == torch.float32
     assert torch.equal(found, wanted)
+    assert eight_bits(np.array([[0, 0.5, 0.999, 1]])).tolist() == [[0, 128, 255, 255]]
 
 
 def test_biovils_preprocessing_by_hand(biovil):

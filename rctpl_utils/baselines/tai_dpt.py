@@ -30,7 +30,7 @@ from torch import Tensor
 
 from rctpl_utils.baselines.prompt_learning import PromptModel, PromptSettings
 from rctpl_utils.encoders.base import Encoder, ImageFeatures, per_encoder
-from rctpl_utils.encoders.features import Plan, make_arrays, text_features
+from rctpl_utils.encoders.features import make_arrays, text_features
 from rctpl_utils.encoders.text_tower import MAX_TOKENS, TextTower
 from rctpl_utils.files import hash_of
 from rctpl_utils.prompts.training import TextBatch, TextCorpus, batch_losses
@@ -122,9 +122,9 @@ def _read_tokens(group: list[Encoder], texts: Sequence[str], folder: Path) -> li
             made.append(padded)
         return *made, seen.sum(dim=1).cpu().numpy()
 
-    plan = Plan(order, TOKEN_BATCH, TOKEN_SHARD)
+    size = {"batch": TOKEN_BATCH, "shard": TOKEN_SHARD}
     paths.append(folder / f"tokens-{hash_of(stems)[:20]}-counts.npy")
-    return make_arrays(paths, plan, encode, label="encoding tokens", unit="text")
+    return make_arrays(paths, order, encode, **size, label="encoding tokens", unit="text")
 
 
 def token_corpora(

@@ -24,7 +24,6 @@ from rctpl_utils.encoders.base import evaluation, known_hash
 from rctpl_utils.encoders.features import (
     IMAGE_BATCH,
     IMAGE_SHARD,
-    Plan,
     WordFile,
     file_stamps,
     gather,
@@ -67,8 +66,10 @@ def backbone_maps(encoder: StandIn, dataset: ChestXrayDataset, folder: Path) -> 
         batch = torch.stack([encoder.preprocess(dataset.pixels(i)) for i in rows.tolist()])
         return (backbone(encoder, batch).float().cpu().numpy().astype(np.float16),)
 
-    plan = Plan(np.arange(len(dataset)), IMAGE_BATCH, IMAGE_SHARD)
-    (maps,) = make_arrays([path], plan, encode, label=f"lower layers, {dataset.name}", unit="image")
+    (maps,) = make_arrays(
+        [path], np.arange(len(dataset)), encode, batch=IMAGE_BATCH, shard=IMAGE_SHARD,
+        label=f"lower layers, {dataset.name}", unit="image",
+    )  # fmt: skip
     return maps
 
 

@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from rctpl_utils.datasets.base import ChestXrayDataset
 from rctpl_utils.encoders.base import Encoder, ImageFeatures, autocast, fast_dtype
-from rctpl_utils.encoders.parallel_training import Processes, processes
+from rctpl_utils.encoders.parallel_training import processes
 from rctpl_utils.encoders.text_tower import MAX_TOKENS, TextTower, masked_mean
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import atomic_path, hash_of, read_json, write_json
@@ -74,8 +74,10 @@ def image_features(encoder: Encoder, dataset: ChestXrayDataset, folder: Path) ->
         whole, dense = (array.float().cpu().numpy() for array in encoder.encode_image(batch))
         return whole, dense.astype(np.float16)
 
-    plan = Plan(np.arange(len(dataset)), IMAGE_BATCH, IMAGE_SHARD)
-    arrays = make_arrays(paths, plan, encode, label=f"encoding {dataset.name}", unit="image")
+    arrays = make_arrays(
+        paths, np.arange(len(dataset)), encode, batch=IMAGE_BATCH, shard=IMAGE_SHARD,
+        label=f"encoding {dataset.name}", unit="image",
+    )  # fmt: skip
     return ImageFeatureFile(*arrays)
 
 
@@ -97,12 +99,17 @@ def text_features(encoder: Encoder, texts: Sequence[str], folder: Path) -> np.nd
     if not texts:
         return np.empty((0, encoder.dimension), np.float32)
     order = np.array(sorted(range(len(texts)), key=lambda i: (len(texts[i]), i)), int)
-    plan = Plan(order, TEXT_BATCH, TEXT_SHARD)
+    size = {"batch": TEXT_BATCH, "shard": TEXT_SHARD}
 
     def made(name: str, key: str, label: str, make: Callable[[np.ndarray], Tensor]) -> np.ndarray:
         path = folder / f"{name}-{hash_of(key, list(texts))[:20]}.npy"
         (array,) = make_arrays(
-            [path], plan, lambda rows: (make(rows).cpu().numpy(),), label=label, unit="text"
+            [path],
+            order,
+            lambda rows: (make(rows).cpu().numpy(),),
+            **size,
+            label=label,
+            unit="text",
         )
         return array
 
@@ -199,9 +206,9 @@ def word_states(
         full[:, :longest] = found * seen.unsqueeze(-1).numpy()
         return (full,)
 
-    plan = Plan(np.argsort(lengths, kind="stable"), TEXT_BATCH, WORD_SHARD)
-    paths = [folder / f"words-{key}.npy"]
-    (states,) = make_arrays(paths, plan, encode, label="reading words", unit="text")
+    order, paths = np.argsort(lengths, kind="stable"), [folder / f"words-{key}.npy"]
+    size = {"batch": TEXT_BATCH, "shard": WORD_SHARD}
+    (states,) = make_arrays(paths, order, encode, **size, label="reading words", unit="text")
     return WordFile(states, ids, lengths), hidden
 
 
@@ -224,46 +231,31 @@ def _tokens(tower: TextTower, texts: Sequence[str]) -> tuple[np.ndarray, np.ndar
     return ids, lengths, special
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What is made in which pieces; it never depends on the number of processes."""
-
-    order: np.ndarray  # all n row numbers, in the order in which they are made
-    batch: int  # rows that are made in one call
-    shard: int  # batches in a shard
-
-    def __len__(self) -> int:
-        """Number of shards."""
-        return -(-len(self.order) // (self.batch * self.shard))
-
-    def rows(self, index: int) -> np.ndarray:
-        """The rows of one shard."""
-        size = self.batch * self.shard
-        return self.order[index * size : (index + 1) * size]
-
-
 def make_arrays(
     paths: Sequence[Path],
-    plan: Plan,
+    order: np.ndarray,
     make: Callable[[np.ndarray], Arrays],
     *,
+    batch: int,
+    shard: int,
     label: str,
     unit: str,
 ) -> list[np.memmap]:
     """Arrays that are made once, shard by shard, by all processes together.
 
     `paths` has one `.npy` file an array; their names must change with all that decides the values.
-    `make` gives the arrays' rows of some row numbers; the same rows must give the same bytes. The
-    arrays are memory-mapped, read-only. An `InputError` tells of no row, or of a disk that does not
-    keep what is written.
+    `make` gives the arrays' rows of some row numbers; the same rows must give the same bytes. It is
+    called with all row numbers in their `order`, a `batch` at a time, `shard` batches in a shard,
+    whatever the number of processes. The arrays are memory-mapped, read-only. An `InputError` tells
+    of no row, or of a disk that does not keep what is written.
 
     A group's first process takes the lock for all and every member starts when it has it, so that
     the members see the same files. The system frees a lock however its process ends; its file stays
     behind. A process alone locks and writes nothing where the arrays are whole.
     """
-    if not len(plan.order):
+    if not len(order):
         raise InputError(f"nothing to do ({label})", "Give at least one input.", file=paths[0])
-    store, group = ShardStore(paths, plan), processes()
+    store, group = ShardStore(paths, order, batch * shard), processes()
     if group.count == 1 and store.whole():
         return store.open()
     if group.first:
@@ -271,37 +263,35 @@ def make_arrays(
     with FileLock(store.lock) if group.first else nullcontext():
         group.wait()
         if not store.whole():
-            _make_missing(store, group, make, {"desc": label, "unit": unit})
+            missing = [index for index in range(len(store.shards)) if store.read(index) is None]
+            group.wait()  # all have seen the same list before anyone shortens it
+            mine = group.share(missing)
+            rows = sum(len(store.shards[index]) for index in mine)
+            quiet = {} if group.first else {"disable": True}
+            with tqdm(total=rows, desc=label, unit=unit, **quiet) as bar:
+                for index in mine:
+                    parts = []
+                    for part in _pieces(store.shards[index], batch):
+                        parts.append(make(part))
+                        bar.update(len(part))
+                    store.write(index, tuple(map(np.concatenate, zip(*parts, strict=True))))
+            group.wait()
+            if group.first:
+                store.assemble()
+            group.wait()
     return store.open()
 
 
-def _make_missing(
-    store: "ShardStore", group: Processes, make: Callable[[np.ndarray], Arrays], bar: dict[str, str]
-) -> None:
-    missing = [index for index in range(len(store.plan)) if store.read(index) is None]
-    group.wait()  # all have seen the same list before anyone shortens it
-    mine = {index: store.plan.rows(index) for index in group.share(missing)}
-    quiet = {} if group.first else {"disable": True}
-    with tqdm(total=sum(map(len, mine.values())), **bar, **quiet) as progress:
-        for index, rows in mine.items():
-            parts = []
-            for start in range(0, len(rows), store.plan.batch):
-                batch = rows[start : start + store.plan.batch]
-                parts.append(make(batch))
-                progress.update(len(batch))
-            store.write(index, tuple(map(np.concatenate, zip(*parts, strict=True))))
-    group.wait()
-    if group.first:
-        store.assemble()
-    group.wait()
+def _pieces(rows: np.ndarray, size: int) -> list[np.ndarray]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
 class ShardStore:
     """The files of one or more arrays with the same n rows."""
 
-    def __init__(self, paths: Sequence[Path], plan: Plan) -> None:
-        """`paths`: the finished `.npy` files, one an array."""
-        self.paths, self.plan = tuple(paths), plan
+    def __init__(self, paths: Sequence[Path], order: np.ndarray, size: int) -> None:
+        """`paths`: the finished `.npy` files, one an array; `size`: rows in a shard."""
+        self.paths, self.count, self.shards = tuple(paths), len(order), _pieces(order, size)
         self.ledger = paths[0].with_suffix(".json")  # the shards' checksums
         self.folder = paths[0].with_suffix(".shards")  # those not part of the finished files yet
         self.lock = paths[0].with_suffix(".lock")  # held by who makes the arrays; may stay behind
@@ -317,7 +307,7 @@ class ShardStore:
             return False
         stamp = tuple((path, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
         if stamp not in _whole:
-            if any(self._finished(index) is None for index in range(len(self.plan))):
+            if any(self._finished(index) is None for index in range(len(self.shards))):
                 return False
             _whole.add(stamp)
         return True
@@ -330,22 +320,22 @@ class ShardStore:
                 wanted = (stored.metadata() or {}).get("sha256")
         except (OSError, SafetensorError):  # absent, or its header is damaged
             return self._finished(index)
-        fits = checksum(self.plan.rows(index), arrays) == wanted
+        fits = checksum(self.shards[index], arrays) == wanted
         return arrays if fits else self._finished(index)
 
     def write(self, index: int, arrays: Arrays) -> None:
         """Keep a shard in a file of its own."""
         with atomic_path(self._shard(index)) as temporary:
             named = {str(k): np.ascontiguousarray(array) for k, array in enumerate(arrays)}
-            save_file(named, temporary, {"sha256": checksum(self.plan.rows(index), arrays)})
+            save_file(named, temporary, {"sha256": checksum(self.shards[index], arrays)})
 
     def assemble(self) -> None:
         """Put all shards into the finished files, one at a time; their own files then go."""
         sums, files = [], []
         with ExitStack() as stack:
             temporary = [stack.enter_context(atomic_path(path)) for path in self.paths]
-            for index in range(len(self.plan)):
-                rows, arrays = self.plan.rows(index), self.read(index)
+            for index in range(len(self.shards)):
+                rows, arrays = self.shards[index], self.read(index)
                 if arrays is None:
                     raise InputError(
                         "a shard does not hold what was just written",
@@ -356,7 +346,7 @@ class ShardStore:
                 sums.append(checksum(rows, arrays))
                 files = files or [
                     np.lib.format.open_memmap(
-                        path, "w+", array.dtype, (len(self.plan.order), *array.shape[1:])
+                        path, "w+", array.dtype, (self.count, *array.shape[1:])
                     )
                     for path, array in zip(temporary, arrays, strict=True)
                 ]
@@ -375,10 +365,10 @@ class ShardStore:
         """A shard's rows in the finished files, if they fit the ledger."""
         try:
             wanted = read_json(self.ledger)["sha256"][index]
-            arrays = tuple(file[self.plan.rows(index)] for file in self.open())
+            arrays = tuple(file[self.shards[index]] for file in self.open())
         except (OSError, ValueError, LookupError, TypeError):  # absent, truncated or no array
             return None
-        return arrays if checksum(self.plan.rows(index), arrays) == wanted else None
+        return arrays if checksum(self.shards[index], arrays) == wanted else None
 
 
 def checksum(rows: np.ndarray, arrays: Arrays) -> str:
