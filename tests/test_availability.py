@@ -11,8 +11,7 @@ from partial_root import write_checkpoint, write_root
 from tiny_world import write
 
 from rctpl_utils.datasets import availability, open_dataset
-from rctpl_utils.datasets.counts import count
-from rctpl_utils.datasets.official import OFFICIAL
+from rctpl_utils.datasets.official import OFFICIAL, count
 from rctpl_utils.datasets.splits import open_split
 from rctpl_utils.errors import InputError
 from rctpl_utils.evaluation.bootstrap_samples import load_draws, save_draws

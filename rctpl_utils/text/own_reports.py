@@ -6,9 +6,8 @@ breaks, in quotes; if wanted `split`, as in a table of films (`datasets.own_film
 
 from pathlib import Path
 
-from rctpl_utils.datasets.own_films import CONTRACT, own_cure, with_split
-from rctpl_utils.datasets.screening import Screen, Skipped
-from rctpl_utils.datasets.tables import read_table
+from rctpl_utils.datasets.own_films import CONTRACT, check_split, own_cure
+from rctpl_utils.datasets.tables import Screen, Skipped
 from rctpl_utils.text.reports import Report
 from rctpl_utils.text.sections import parse_sections
 
@@ -28,18 +27,17 @@ def read_reports(
     """
     file, screen = Path(file), Screen(skip_bad)
     with own_cure():
-        names = (*_COLUMNS, "split")
-        table = read_table(file, _COLUMNS, dtype=dict.fromkeys(names, "str"))
-        table = screen.blank(table, _COLUMNS, file)
-        table = screen.duplicates(table, ["report"], file)
-        given = "split" in table.columns
-        table = with_split(table, screen, file)
+        dtype = dict.fromkeys((*_COLUMNS, "split"), "str")
+        table = screen.read(file, _COLUMNS, cure=CONTRACT, dtype=dtype)
+        table.named(*_COLUMNS)
+        table.distinct("report")
+        given = "split" in table.rows.columns
+        check_split(table)
     if not given:
-        table["split"] = table["split"].replace("test", "train")
-    parts = table["text"].map(parse_sections)
-    silent = [not any(each) for each in parts]
-    problem = "a text with neither findings nor impression"
-    table = screen.rows(table.assign(parts=parts), silent, problem, CONTRACT, file)
+        table.rows = table.rows.assign(split=table["split"].replace("test", "train"))
+    table.rows = table.rows.assign(parts=table["text"].map(parse_sections))
+    silent = [not any(each) for each in table["parts"]]
+    table.refuse(silent, "a text with neither findings nor impression")
     if skipped is not None:
         skipped += screen.skipped
     rows = table[["report", "patient", "parts", "split"]].itertuples(index=False)

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from rctpl_utils.datasets.screening import Screen, Skipped
-from rctpl_utils.datasets.tables import read_table
+from rctpl_utils.datasets.tables import Screen, Skipped, read_table
 from rctpl_utils.errors import InputError
 from rctpl_utils.given_files import child
 from rctpl_utils.text.sections import parse_sections
@@ -136,10 +135,10 @@ def _read_report(path: Path, split: str) -> Report:
 
 def _splits(path: Path, screen: Screen) -> Mapping[str, str]:
     """Study identifier ("sNNNNNNNN") -> split."""
-    table = read_table(path, ["study_id", "subject_id", "split"], dtype="str")
-    table = screen.blank(table, ["study_id", "subject_id"], path)
+    columns = ["study_id", "subject_id", "split"]
+    table = screen.read(path, columns, cure="Fix the table.", dtype="str")
+    table.named("study_id", "subject_id")
     for column in ("study_id", "subject_id"):
-        elsewhere = table.groupby(column)["split"].transform("first") != table["split"]
-        problem = f"a {column} that is in two splits"
-        table = screen.rows(table, elsewhere, problem, "Fix the table.", path, whole=column)
+        elsewhere = table.rows.groupby(column)["split"].transform("first") != table["split"]
+        table.refuse(elsewhere, f"a {column} that is in two splits", whole=column)
     return dict(zip("s" + table["study_id"], table["split"], strict=True))
