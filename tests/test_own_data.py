@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from tiny_world import table_of_cases
 from weights import save_stand_in
 
 from rctpl_utils.datasets.base import ChestXrayDataset
@@ -53,6 +54,14 @@ def table(tmp_path) -> pd.DataFrame:
     return films_table(tmp_path)
 
 
+@pytest.fixture
+def reports() -> pd.DataFrame:
+    text = "INDICATION: cough.\n\nFINDINGS: Small left pleural effusion, no edema.\n\nIMPRESSION: "
+    splits = np.repeat(["train", "validation", "test"], 2)
+    rows = [(f"r{k}", f"0{k // 2}", f"{text}Cardiomegaly {k}.", splits[k]) for k in range(6)]
+    return pd.DataFrame(rows, columns=["report", "patient", "text", "split"])
+
+
 def written(table: pd.DataFrame, folder: Path, name: str = "own.csv") -> Path:
     table.to_csv(folder / name, index=False)
     return folder / name
@@ -80,27 +89,20 @@ def test_it_is_a_data_set_like_the_others(table, tmp_path):
     assert np.isnan(read_films(file, "validation").records["Mass"][0])
 
 
-@pytest.mark.parametrize(
-    ("column", "row", "value", "message"),
-    [
-        ("Edema", 3, "maybe", "no number in Edema"),
-        ("Edema", 4, -1, "a label of 'Edema' that is not 1, 0 or empty"),
-        ("patient", 2, None, "a blank image or patient"),
-        ("image", 5, "../x.png", "a path that leaves"),
-        ("image", 6, "films/none.png", "the image file is missing"),
-        ("image", 7, "./films/0.png", "the same image as in an earlier row"),
-        ("split", 8, "dev", "a split that is none of train, validation, test"),
-        ("split", 4, "test", "a patient who is in another split too"),
-        ("patient", 1, "1.2E+07", "an identifier that a spreadsheet rounded"),
-    ],
-)
-def test_a_bad_row_is_named_or_left_out(column, row, value, message, table, tmp_path):
-    table = table.astype(object)
-    table.loc[row - 1, column] = value
-    file = written(table, tmp_path)
-    refused(read_films, file, f"row {row}: {message}")
-    kept = [read_films(file, split, skip_bad=True) for split in ("validation", "test")]
-    assert all(each.skipped for each in kept) and 5 <= sum(map(len, kept)) < len(table)
+@pytest.mark.parametrize(("kind", "column", "row", "value", "reason"), table_of_cases("own_rows"))
+def test_a_bad_row_is_named_or_left_out(kind, column, row, value, reason, table, reports, tmp_path):
+    own = (table if kind == "films" else reports).astype(object)
+    own.loc[int(row) - 1, column] = value or None
+    file = written(own, tmp_path)
+    if kind == "films":
+        refused(read_films, file, f"row {row}: {reason}")
+        kept = [read_films(file, split, skip_bad=True) for split in ("validation", "test")]
+        assert all(each.skipped for each in kept) and 5 <= sum(map(len, kept)) < len(table)
+        return
+    refused(read_reports, file, f"row {row}: {reason}")
+    skipped: list = []
+    assert len(read_reports(file, skip_bad=True, skipped=skipped)) < 6
+    assert [each.row for each in skipped] == [int(row)]
 
 
 @pytest.mark.parametrize(
@@ -218,14 +220,6 @@ def test_real_films_in_an_own_table_are_those_of_their_own_layout(
 # --- reports
 
 
-@pytest.fixture
-def reports() -> pd.DataFrame:
-    text = "INDICATION: cough.\n\nFINDINGS: Small left pleural effusion, no edema.\n\nIMPRESSION: "
-    splits = np.repeat(["train", "validation", "test"], 2)
-    rows = [(f"r{k}", f"0{k // 2}", f"{text}Cardiomegaly {k}.", splits[k]) for k in range(6)]
-    return pd.DataFrame(rows, columns=["report", "patient", "text", "split"])
-
-
 def test_reports_become_triplets(reports, tmp_path):
     found = read_reports(written(reports, tmp_path))
     assert [each.split for each in found][::2] == ["train", "validate", "test"]
@@ -242,25 +236,6 @@ def test_without_a_split_reports_are_for_training_and_validation(reports, tmp_pa
     names = [f"{k}" for k in range(60)]
     found = read_reports(written(many.assign(report=names, patient=names), tmp_path))
     assert {each.split for each in found} == {"train", "validate"}
-
-
-@pytest.mark.parametrize(
-    ("column", "row", "value", "message"),
-    [
-        ("report", 2, "r0", "the same report as in an earlier row"),
-        ("text", 3, None, "a blank report or patient or text"),
-        ("text", 4, "INDICATION: cough.", "a text with neither findings nor impression"),
-        ("split", 6, "validation", "a patient who is in another split too"),
-        ("split", 1, "validate", "a split that is none of train, validation, test"),
-    ],
-)
-def test_a_bad_report_is_named_or_left_out(column, row, value, message, reports, tmp_path):
-    reports.loc[row - 1, column] = value
-    file = written(reports, tmp_path)
-    refused(read_reports, file, f"row {row}: {message}")
-    skipped: list = []
-    kept = read_reports(file, skip_bad=True, skipped=skipped)
-    assert len(kept) < 6 and [each.row for each in skipped] == [row]
 
 
 # --- a folder of films, a new concept

@@ -34,23 +34,16 @@ DATASETS: dict[str, tuple[str, tuple[str, ...], Callable[..., ChestXrayDataset]]
 def open_dataset(
     name: str, data_root: str | Path, split: str, **options: bool | int
 ) -> ChestXrayDataset:
-    """Open one split of one data set; tables are read and checked now, images when asked for.
-
-    Args:
-        name: a key of `DATASETS`.
-        data_root: the folder that holds the data sets' folders.
-        split: "validation" or "test"; "train" for mimic-cxr only.
-        options: those of `Screen`, `allow_partial` (leave out, and count, images whose file is
-            missing) and `skip_bad` (leave out, count and list bad rows and images; decodes every
-            image once); for CheXpert `per_class`, the size of 5x200.
+    """Open a split of a key of `DATASETS`; tables are read and checked now, images when asked for.
 
     Each image listed must be there; whether the lists are the official ones in full is for
-    `official.require_complete`, since simulated and sample data are smaller.
+    `official.require_complete`, since simulated and sample data are smaller. `allow_partial` leaves
+    out, and counts, images whose file is missing; `skip_bad` leaves out, counts and lists bad rows
+    and images (and decodes every image once); for CheXpert `per_class` is the size of 5x200.
 
     Raises:
         InputError: an unknown name or split, an absent folder; a file or column that is missing, a
-            label, number or path that is none, a duplicate, a patient on both sides of the split:
-            with the file, the row where there is one, and what to do.
+            label, number or path that is none, a duplicate, a patient on both sides of the split.
     """
     if name not in DATASETS:
         known = ", ".join(DATASETS)

@@ -53,14 +53,10 @@ class TableMasks:
 class ChestXrayDataset:
     """One split of one data set; images and masks are decoded when asked for.
 
-    Attributes:
-        name: as given to `open_dataset`.
-        split: "train", "validation" or "test".
-        concepts: canonical names of the findings that this set labels.
-        records: one row an image, index 0..n-1: image_id, patient_id, path, then one column a
-            concept: 1.0 present, 0.0 absent, NaN unknown.
-        left_out: why and how many images of the official tables are not in `records`.
-        skipped: with `skip_bad`, each bad row or image that was left out, with its reason.
+    `concepts` are canonical names of the findings that it labels. `records` has one row an image,
+    index 0..n-1: image_id, patient_id, path, then one column a concept: 1.0 present, 0.0 absent,
+    NaN unknown. `left_out` says why and how many images of the official tables are not there, and
+    `skipped` each bad row or image that was left out with `skip_bad`.
     """
 
     def __init__(

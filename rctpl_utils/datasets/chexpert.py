@@ -1,9 +1,9 @@
-"""Frontal images labeled by CheXpert's labeler: CheXpert, CheXpert-5x200 made from it, MIMIC-CXR.
+"""Frontal images with CheXpert's labels: CheXpert, CheXpert-5x200 made from it, MIMIC-CXR-JPG.
 
-In CheXpert (Irvin et al., AAAI 2019) labels are 1, 0, -1 (uncertain) and blank (not mentioned).
-Uncertain becomes NaN, which leaves the image out of that concept's scores (the paper's U-Ignore);
-blank becomes 0.0, as in the field's evaluations. torchxrayvision's `CheX_Dataset` turns both into
-NaN, so it cannot be used here.
+CheXpert (Irvin et al., AAAI 2019) and MIMIC-CXR (Johnson et al. 2019) say 1, 0, -1 (uncertain) or
+blank (not mentioned). Uncertain becomes NaN, which leaves the image out of that concept's scores
+(the paper's U-Ignore); blank becomes 0.0, as in the field's evaluations. torchxrayvision makes both
+NaN. `docs/data/` has the layouts.
 
 CheXpert-5x200 (Huang et al., GLoRIA, ICCV 2021) was never released as a list: 200 frontal images
 for each of five findings, positive for that one and not positive for the four others. Uncertain
@@ -11,17 +11,6 @@ disqualifies, as in GLoRIA's own script (marshuang80/gloria, `preprocess_dataset
 also wants the eight other labels to be 0, and draws at random without a seed; we follow the
 description, and take the lowest patient numbers, each patient once before any twice, so that
 everybody gets the same images.
-
-Layout: `CheXpert-v1.0[-small]/{train,valid}.csv`, images in
-`{train,valid}/patientNNNNN/studyN/viewN_frontal.jpg`. The full set comes in four archives:
-"CheXpert-v1.0 batch 1 (validate & csv)" has the tables and `valid/`, "... batch 2 (train 1)" and so
-on have the training patients, without `train/` above them.
-
-MIMIC-CXR-JPG (Johnson et al. 2019) has the same labels and an official split: `files/pNN/pNNNNNNNN/
-sNNNNNNNN/<dicom_id>.jpg`, `mimic-cxr-2.0.0-split.csv.gz`, `-metadata.csv.gz`, `-chexpert.csv.gz`;
-`reports.read_mimic_reports` reads the texts beside them. torchxrayvision's `MIMIC_Dataset` is not
-used: it makes uncertain and blank NaN, keeps PA views and one image a patient by default, and knows
-no split.
 """
 
 from pathlib import Path

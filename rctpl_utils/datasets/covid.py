@@ -1,19 +1,13 @@
-"""Two data sets with COVID-19; torchxrayvision has no class for either.
+"""Two data sets with COVID-19; `docs/data/` has their layouts, torchxrayvision no class for either.
 
-COVIDx CXR-3 (Pavlova et al. 2022): is it COVID-19, and if not, is it another pneumonia?
-`train.txt`, `test.txt`, `train/`, `test/`. The lists have no header: patient, file, label, source.
-In those of two classes (CXR-3 as on Kaggle, "3B") the label is positive or negative; in those of
-three ("3A") it is normal, pneumonia or COVID-19, as in the simulated set. "Pneumonia" means
-pneumonia of another cause: 0.0 for COVID-19.
+COVIDx CXR-3 (Pavlova et al. 2022): is it COVID-19, and if not, is it another pneumonia? A line of
+its lists is patient, file, label, source. Those of two classes ("3B") say positive or negative,
+those of three ("3A") normal, pneumonia (of another cause: 0.0 for COVID-19) or COVID-19.
 
-COVID Rural (Desai et al. 2020, TCIA COVID-19-AR): films with opacities outlined. The annotations
-are those of haimingt/opacity_segmentation_covid_chest_X_ray: 221 films, of which 193 have a mask;
-three more JPEGs lie there without an annotation and are left out. All patients had COVID-19; a film
-without an outlined opacity gets NaN, for it is not known whether it shows the disease. Layout (in
-that repository below `covid_rural_annot/`): `jpgs/*.jpg`, `jpgs/jsons/*.json` (labelme, in a frame
-that the file states; both lungs are outlined too and left out), `pngs_masks/*.png` (0/1; preferred
-where there is one). 20 % of the patients (by a hash) are validation, the rest test; the patient is
-the file name up to "_".
+COVID Rural (Desai et al. 2020, TCIA COVID-19-AR): all patients had COVID-19, and a film without an
+outlined opacity gets NaN, for it is not known whether it shows the disease. Masks (0/1) go before
+outlines (labelme, in a frame that the file states; the lungs are outlined too). 20 % of the
+patients, the file names up to "_", are validation (by a hash), the rest test.
 """
 
 import re

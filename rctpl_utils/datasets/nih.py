@@ -1,28 +1,10 @@
-"""Films of NIH ChestX-ray14, and the two challenges on some of them, which come as DICOM.
+"""Films of NIH ChestX-ray14, and two challenges on some of them, which come as DICOM.
 
-torchxrayvision's readers are not used; a test each holds its labels, boxes and one mask to ours.
-
-ChestX-ray14 (Wang et al., CVPR 2017): 14 text-mined labels, 984 boxes, official test list.
-`images_001..012/images/*.png` (or one `images/`), `Data_Entry_2017[_v2020].csv`, `test_list.txt`,
-`BBox_List_2017[_Official_NIH].csv` (boxes in pixels of the 1024 x 1024 originals). `NIH_Dataset`
-wants all images in one folder, by default drops AP views and repeated patients, takes any text that
-contains a label's name, does not notice missing files, and re-seeds NumPy's global generator.
-
-RSNA Pneumonia Detection Challenge (Shih et al., Radiology: AI 2019): `stage_2_train_images/
-<patientId>.dcm`, `stage_2_train_labels.csv` (one row a box, in the DICOM's own pixels).
-`RSNA_Pneumonia_Dataset` keeps PA views only by default, leaves MONOCHROME1 inverted, takes boxes to
-refer to 1024 pixels, and reports each label twice (Pneumonia and Lung Opacity).
-
-SIIM-ACR Pneumothorax Segmentation (2019): `dicom-images-train/<study>/<series>/<image>.dcm`,
-`train-rle.csv` (the second column's name begins with a space; several rows an image are one mask in
-parts); or the second stage's `stage_2_train.csv`, with the first one's test images in
-`dicom-images-test/`. `SIIM_Pneumothorax_Dataset` keeps only the last of an image's run lengths and
-counts the image once for each, tells negatives by the exact text "-1", takes 1024 pixels for
-granted, and remembers the first folder it saw for all later ones.
-
-Labels of the challenges' test images were not published, or came later: 20 % of the patients (by a
-hash) are validation, the rest test. There an image is a patient, and a film with a bad row of its
-annotation goes as a whole.
+ChestX-ray14 (Wang et al., CVPR 2017) has text-mined labels, boxes and an official test list; RSNA
+Pneumonia Detection (Shih et al., Radiology: AI 2019) a box a row; SIIM-ACR Pneumothorax (2019) run
+lengths, several rows of which are one mask. `docs/data/` has their layouts, and says why readers of
+torchxrayvision are not used; tests hold its labels, boxes and a mask to ours. In the challenges an
+image is a patient, 20 % of them (by a hash) are validation, and a bad row takes its film along.
 """
 
 from functools import partial

@@ -22,21 +22,14 @@ MANIFEST = "manifest.json"  # of the embedded world, in its data root
 
 @dataclass(frozen=True)
 class Official:
-    """A data set as its owners distribute it.
-
-    Attributes:
-        counts: what `count` finds in a complete release, and `source` where they were read.
-        licence: terms in short, and where they were read.
-        apply: where to get it.
-        tree: the layout below the data set's folder.
-    """
+    """A data set as its owners distribute it."""
 
     title: str
-    counts: dict[str, int]
-    source: str
-    licence: str
-    apply: str
-    tree: tuple[str, ...]
+    counts: dict[str, int]  # what `count` finds in a complete release
+    source: str  # where the counts were read
+    licence: str  # terms in short, and where they were read
+    apply: str  # where to get it
+    tree: tuple[str, ...]  # the layout below the data set's folder
 
 
 _FACTS = read_json(PACKAGE_DATA / "official.json")["data_sets"]

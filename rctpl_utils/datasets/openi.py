@@ -1,19 +1,11 @@
 """Open-I: the Indiana University chest X-ray reports, whose MeSH codes are a human gold standard.
 
-Source: Demner-Fushman et al., "Preparing a collection of radiology examinations for distribution
-and retrieval", JAMIA 2016; reports under CC BY-NC-ND 4.0, read from the archive that the
-torchxrayvision package carries. Coders read the whole report and assigned codes such as
-"Opacity/lung/base/left/patchy": a heading, then qualifiers. Codes name what is present only: for a
-film's labels, parents included, what is not coded counts as absent, and a report with the code
-"No Indexing" as unknown. torchxrayvision's `Openi_Dataset` is not used: its labels are substrings
-of the machine's codes, and it parses XML with entities.
-
-Views in the DICOM headers are noisy, and a third are blank. A film counts as frontal where the
-header says AP or PA, or is blank and its authors' view by t-SNE is PA, and t-SNE does not say
-lateral.
-
-Layout of the films: `NLMCXR_png/*.png`. Not in the paper's tables. A report is a patient; by a hash
-20 % are validation, the rest test.
+Demner-Fushman et al., "Preparing a collection of radiology examinations for distribution and
+retrieval", JAMIA 2016; reports (CC BY-NC-ND 4.0), headers and views by t-SNE are read from what
+torchxrayvision carries. Codes, as "Opacity/lung/base/left/patchy", a heading and qualifiers, name
+what is present only: what is not coded counts as absent, a report coded "No Indexing" as
+unknown. `docs/data/openi.md` says why that package's class is not used, and what is frontal.
+A report is a patient; by a hash 20 % are validation, the rest test.
 """
 
 import tarfile
