@@ -10,6 +10,7 @@ image is a patient, 20 % of them (by a hash) are validation, and a bad row takes
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from rctpl_utils.datasets.base import ChestXrayDataset, TableMasks
@@ -75,10 +76,13 @@ def _entries(table: CheckedTable) -> pd.DataFrame:
         if unknown:
             problem = f"the label {unknown[0]!r} is not one of ChestX-ray14's"
             table.refuse(table["Finding Labels"].fillna("") == text, problem, UNCHANGED)
-    of = table["Finding Labels"].map(shown)
-    labels = {name: [float(name in each) for each in of] for name in CHESTXRAY14_CONCEPTS}
-    identifiers = {"image_id": table["Image Index"], "patient_id": table["Patient ID"]}
-    return pd.DataFrame(identifiers | labels).reset_index(drop=True)
+    codes, texts = pd.factorize(table["Finding Labels"])
+    labels = [[float(name in shown[text]) for name in CHESTXRAY14_CONCEPTS] for text in texts]
+    labels = np.reshape(labels, (-1, len(CHESTXRAY14_CONCEPTS)))[codes]
+    records = pd.DataFrame(labels, columns=list(CHESTXRAY14_CONCEPTS))
+    records.insert(0, "image_id", table["Image Index"].to_numpy())
+    records.insert(1, "patient_id", table["Patient ID"].to_numpy())
+    return records
 
 
 def _in_split(
