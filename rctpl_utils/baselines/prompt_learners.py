@@ -22,9 +22,13 @@ from rctpl_utils.baselines.prompt_learning import Judge, PromptModel, learn, sto
 from rctpl_utils.baselines.tai_dpt import TaIDPT, token_corpora
 from rctpl_utils.code_hash import code_of, kept
 from rctpl_utils.datasets import DATASETS, ChestXrayDataset
-from rctpl_utils.datasets.availability import REPORTS, can_run_on_training_films, has_training_films
 from rctpl_utils.datasets.chexpert import open_mimic_cxr
-from rctpl_utils.datasets.splits import open_split
+from rctpl_utils.datasets.splits import (
+    REPORTS,
+    can_run_on_training_films,
+    has_training_films,
+    open_split,
+)
 from rctpl_utils.encoders.base import Encoder, per_encoder
 from rctpl_utils.encoders.features import image_features
 from rctpl_utils.encoders.release import add_plain, released_file

@@ -45,12 +45,8 @@ def read_films(
     file, screen = Path(file), Screen(skip_bad)
     with own_cure():
         columns = list(read_table(file, _NAMED).columns)
-        how = {
-            "cure": CONTRACT,
-            "whole": "image",
-            "dtype": dict.fromkeys((*_NAMED, "split"), "str"),
-        }
-        table = screen.read(file, columns, **how)
+        dtype = dict.fromkeys((*_NAMED, "split"), "str")
+        table = screen.read(file, columns, cure=CONTRACT, whole="image", dtype=dtype)
         concepts = tuple(each for each in columns if each not in (*_NAMED, "split"))
         _check_names(concepts, known, file)
         table.named(*_NAMED)
