@@ -1,4 +1,4 @@
-"""Decoding of radiographs, against values computed by hand."""
+"""The image files that the simulation writes: read back, conformant, the same every time."""
 
 import shutil
 from pathlib import Path
