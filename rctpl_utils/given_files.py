@@ -30,12 +30,10 @@ _KINDS = (
     (b"bzh", "a bzip2 archive", _UNPACK),
     (b"\x28\xb5\x2f\xfd", "a zstd archive", _UNPACK),
 )
-_BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"))
-_BOMS += ((codecs.BOM_UTF16_BE, "utf-16-be"),)
 
 
 @contextmanager
-def naming(path: Path, problem: str, cure: str) -> Iterator[None]:
+def naming(path: str | Path, problem: str, cure: str) -> Iterator[None]:
     """Turn whatever the block raises into an `InputError` that names the file.
 
     Damaged bytes make decoders raise many kinds of errors, not all of them documented.
@@ -121,7 +119,9 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         head = raw.read(256)
         raw.seek(0)
         if head.startswith(_ZIP):
-            with _unpacked(raw, path) as stream:
+            with naming(path, "the archive does not open", AGAIN):
+                stream = _only_file(zipfile.ZipFile(raw), path)
+            with stream:
                 yield stream
             return
         if kind := mistaken(head):
@@ -129,22 +129,16 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         yield gzip.GzipFile(fileobj=raw) if head.startswith(_GZIP) else raw
 
 
-def _unpacked(raw: BinaryIO, path: Path) -> IO[bytes]:
-    """The one file of an archive."""
-    with naming(path, "the archive does not open", AGAIN):
-        archive = zipfile.ZipFile(raw)
-        return archive.open(_member(archive, path))
-
-
-def _member(archive: zipfile.ZipFile, path: Path) -> str:
+def _only_file(archive: zipfile.ZipFile, path: Path) -> IO[bytes]:
+    """The one file of an archive, or the one that is named as it is."""
     members = [name for name in archive.namelist() if not name.endswith("/")]
     members = [name for name in members if not any(map(is_leftover, name.split("/")))]
     if "[Content_Types].xml" in members:
         raise InputError("it is an Excel workbook", "Save it as CSV (UTF-8).", file=path)
     own = [name for name in members if name.split("/")[-1] == path.stem]
-    if len(members) == 1 or len(own) == 1:
-        return (own or members)[0]
-    raise InputError(f"an archive of {len(members)} files", _UNPACK, file=path)
+    if len(members) != 1 and len(own) != 1:
+        raise InputError(f"an archive of {len(members)} files", _UNPACK, file=path)
+    return archive.open((own or members)[0])
 
 
 def as_utf8(content: bytes) -> bytes:
@@ -152,8 +146,8 @@ def as_utf8(content: bytes) -> bytes:
 
     UTF-16, as Windows saves, is told by its mark, or by the zeros beside a first ASCII letter.
     """
-    for mark, encoding in _BOMS:
-        if content.startswith(mark):
+    for encoding in ("utf-8", "utf-16-le", "utf-16-be"):
+        if content.startswith("\ufeff".encode(encoding)):
             return content.decode(encoding).lstrip("\ufeff").encode()
     zeros = [each == 0 for each in content[:2]]
     if sum(zeros) == 1:

@@ -12,7 +12,11 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import ExplicitVRLittleEndian
 
+from rctpl_utils.files import read_json
+
 RAMP = np.array([[0, 819, 1638], [2457, 3276, 4095]])
+EXPECTED = np.array([[0, 0.2, 0.4], [0.6, 0.8, 1.0]])
+CASES = read_json(Path(__file__).parent / "cases" / "dicom_films.json")
 
 
 def film(stored: np.ndarray = RAMP, **attributes: object) -> Dataset:
@@ -50,6 +54,24 @@ def lut(entries: list[int] | np.ndarray, bits: int, first: int = 0, *, packed: b
     item, count = Dataset(), len(entries)
     item.add_new("LUTDescriptor", "US", [count % 2**16, first % 2**16, bits])
     item.add_new("LUTData", "OW", np.asarray(entries).astype("u1" if packed else "<u2").tobytes())
+    return [item]
+
+
+def as_described(case: dict) -> Dataset:
+    """A film of `cases/dicom_films.json`: its attributes, tables among them, and stored values."""
+    given = dict(case.get("given", {}))
+    for name in {name for name in given if name.endswith("Sequence")}:
+        given[name] = [item for each in given[name] for item in _table(**each)]
+    return film(np.array(case.get("stored", RAMP)), **given)
+
+
+def _table(entries: list | dict | None = None, count: int = 0, **how: object) -> list[Dataset]:
+    if entries is None:
+        return [Dataset()]
+    if isinstance(entries, dict):
+        entries = np.linspace(entries["from"], entries["to"], entries["count"]).round()
+    (item,) = lut(entries, **how)
+    item.LUTDescriptor = [count or item.LUTDescriptor[0], *item.LUTDescriptor[1:]]
     return [item]
 
 

@@ -10,9 +10,8 @@ import torch
 from partial_root import write_checkpoint, write_root
 from tiny_world import write
 
-from rctpl_utils.datasets import availability, open_dataset
-from rctpl_utils.datasets.counts import count
-from rctpl_utils.datasets.official import OFFICIAL
+from rctpl_utils.datasets import open_dataset, splits
+from rctpl_utils.datasets.official import OFFICIAL, count
 from rctpl_utils.datasets.splits import open_split
 from rctpl_utils.errors import InputError
 from rctpl_utils.evaluation.bootstrap_samples import load_draws, save_draws
@@ -54,13 +53,13 @@ def opened(data, profile: Profile = PROFILES["paper"], **options: bool) -> Works
 def test_a_data_set_is_there_when_its_folder_is(root, capsys):
     workspace = opened(root)
     names = ("chexpert", "rsna", "siim", "covidx")
-    assert availability.present(workspace, names) == ("rsna", "covidx")
-    assert availability.absent(workspace, names) == ("chexpert", "siim")
-    assert availability.can_run(workspace, "Table 2", "rsna")
+    assert splits.present(workspace, names) == ("rsna", "covidx")
+    assert splits.absent(workspace, names) == ("chexpert", "siim")
+    assert splits.can_run(workspace, "Table 2", "rsna")
     assert capsys.readouterr().out == ""
-    assert not availability.can_run(workspace, "Figure 9", "rsna", "siim", "chexpert5x200")
+    assert not splits.can_run(workspace, "Figure 9", "rsna", "siim", "chexpert5x200")
     assert capsys.readouterr().out == "Figure 9: not run, data sets siim, chexpert5x200 absent.\n"
-    assert availability.absence(["siim"]) == "data set siim absent"
+    assert splits.absence(["siim"]) == "data set siim absent"
     table = dataset_table(opened(root, allow_partial=True), None)
     assert table["note"]["siim", "test"] == "not found"
     assert table["images"]["siim", "test"] == 0 and table["images"]["covidx", "test"] == 12
@@ -68,17 +67,17 @@ def test_a_data_set_is_there_when_its_folder_is(root, capsys):
 
 def test_the_embedded_world_lacks_nothing_and_reports_are_always_needed(tmp_path):
     workspace = Workspace.open("smoke", output=tmp_path, device="cpu")  # nothing is written yet
-    assert availability.absent(workspace, OFFICIAL) == ()
-    availability.require_reports(workspace)
+    assert splits.absent(workspace, OFFICIAL) == ()
+    splits.require_reports(workspace)
     with pytest.raises(InputError, match="mimic-cxr: data set 'mimic-cxr' is absent"):
-        availability.require_reports(opened(tmp_path / "nothing"))
+        splits.require_reports(opened(tmp_path / "nothing"))
 
 
 def test_reports_without_films_are_enough_but_for_what_shows_films(data, capsys):
-    assert availability.can_run_on_training_films(opened(data), "Figure 1")
+    assert splits.can_run_on_training_films(opened(data), "Figure 1")
     for film in data.glob("mimic-cxr/files/*/*/*/*.jpg"):
         film.unlink()
-    assert not availability.can_run_on_training_films(opened(data), "Figure 1")
+    assert not splits.can_run_on_training_films(opened(data), "Figure 1")
     assert capsys.readouterr().out == "Figure 1: not run, no film of MIMIC-CXR is there.\n"
     finding = check_dataset("mimic-cxr", data)
     assert finding.state == "partial" and finding.usable == ("mimic-cxr",)

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from rctpl_utils.datasets import Radiographs
+from rctpl_utils.datasets import ChestXrayDataset
 from rctpl_utils.encoders.features import ImageFeatureFile
 from rctpl_utils.evaluation import consistency, table1
 from rctpl_utils.evaluation.bootstrap_samples import load_draws
@@ -75,7 +75,7 @@ def test_sets_and_seeds_are_measured_and_written(tmp_path, monkeypatch):
         "image_id": [f"f{k}" for k in range(40)], "patient_id": [f"p{k}" for k in range(40)],
         "path": "", "Edema": np.arange(40) % 2, "Mass": 1 - np.arange(40) % 2, "Fracture": 0,
     })  # fmt: skip
-    dataset = Radiographs("chexpert", "validation", ("Edema", "Mass", "Fracture"), records)
+    dataset = ChestXrayDataset("chexpert", "validation", ("Edema", "Mass", "Fracture"), records)
     features = np.random.default_rng(1).normal(size=(40, 8)).astype(np.float32)
     features[:, 0] += 3 * records["Edema"]
     features[:, 1] += 3 * records["Mass"]

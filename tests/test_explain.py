@@ -1,6 +1,7 @@
 """Explanations and their calibration against counts, ratios and places found by hand."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.metrics import roc_auc_score
 
-from rctpl_utils.datasets import Radiographs
+from rctpl_utils.datasets.base import ChestXrayDataset, TableMasks
+from rctpl_utils.datasets.masks import box_mask
 from rctpl_utils.encoders.features import ImageFeatureFile
 from rctpl_utils.encoders.frame import on_film
 from rctpl_utils.encoders.standin import StandIn
@@ -257,7 +259,7 @@ def test_bad_requests(model: RCTPL):
         explain(model, np.full((8, 8), 2.0, np.float32))
 
 
-def films(split: str, corners: list[tuple[int, int]], masks: bool = True) -> Radiographs:
+def films(split: str, corners: list[tuple[int, int]], masks: bool = True) -> ChestXrayDataset:
     """Films of 64 pixels with an Edema of 8 x 8 pixels each, at the given (row, column)."""
     records = pd.DataFrame(
         {
@@ -268,14 +270,10 @@ def films(split: str, corners: list[tuple[int, int]], masks: bool = True) -> Rad
         }
     )
 
-    def draw(record: pd.Series, size: tuple[int, int]) -> np.ndarray:
-        mask = np.zeros((64, 64), bool)
-        row, column = corners[int(record["image_id"][1:])]
-        mask[row : row + 8, column : column + 8] = True
-        return mask
-
-    readers = {"masks": {"Edema": draw}, "annotated": {"Edema": np.ones(len(corners), bool)}}
-    return Radiographs("some", split, ("Edema",), records, **(readers if masks else {}))
+    boxes = pd.DataFrame([(column, row, 8, 8) for row, column in corners])
+    drawn = TableMasks(Path("boxes.csv"), records["image_id"], boxes, box_mask)
+    masks = {"Edema": drawn} if masks else {}
+    return ChestXrayDataset("some", split, ("Edema",), records, masks=masks)
 
 
 def test_places_against_drawn_lesions(model: RCTPL, tmp_path, monkeypatch):

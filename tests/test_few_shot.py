@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from rctpl_utils.baselines.few_shot import draw_films, draw_table, few_shot_films, film_labels
-from rctpl_utils.datasets import Radiographs
+from rctpl_utils.datasets import ChestXrayDataset
 from rctpl_utils.encoders.features import image_features
 from rctpl_utils.errors import InputError
 
@@ -73,7 +73,7 @@ def films(tmp_path):
     studies = [f"s{number // 2}" for number in range(12)]
     records = {"image_id": names, "patient_id": studies, "path": paths, "study": studies}
     records["Edema"] = 0.0
-    return Radiographs("mimic-cxr", "train", ("Edema",), pd.DataFrame(records))
+    return ChestXrayDataset("mimic-cxr", "train", ("Edema",), pd.DataFrame(records))
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from rctpl_utils.datasets import Radiographs
+from rctpl_utils.datasets import ChestXrayDataset
 from rctpl_utils.encoders.features import ImageFeatureFile
 from rctpl_utils.evaluation import floors
 from rctpl_utils.evaluation.classification import Classification
@@ -52,14 +52,14 @@ class Toy:
 
 
 @pytest.fixture
-def dataset(monkeypatch) -> Radiographs:
+def dataset(monkeypatch) -> ChestXrayDataset:
     """Films whose features are normal noise: no vector can tell what they show."""
     generator = np.random.default_rng(0)
     records = pd.DataFrame({
         "image_id": [f"f{k}" for k in range(COUNT)], "patient_id": [f"p{k}" for k in range(COUNT)],
         "path": "", "Edema": np.arange(COUNT) % 2, "Mass": np.arange(COUNT) % 3 == 0,
     })  # fmt: skip
-    found = Radiographs("chexpert", "test", ("Edema", "Mass"), records)
+    found = ChestXrayDataset("chexpert", "test", ("Edema", "Mass"), records)
     features = generator.normal(size=(COUNT, WIDTH)).astype(np.float32)
     file = ImageFeatureFile(features, np.zeros((COUNT, 1, 1, WIDTH), np.float16))
     monkeypatch.setattr(floors, "image_features", lambda *_: file)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from matplotlib.path import Path as Outline
 from scipy import ndimage
+from tiny_world import table_of_cases
 
 from rctpl_utils.datasets.masks import (
     box_mask,
@@ -79,21 +80,14 @@ def test_torchxrayvision_keeps_the_last_of_several_rows():
     assert (xrv_mask(rows) == decode_runs(rows[1], (1024, 1024))).all()
 
 
-@pytest.mark.parametrize(
-    ("runs", "problem"),
-    [
-        ("3", "pairs"),
-        ("1 2 3", "pairs"),
-        ("", "pairs"),
-        ("1 x", "not numbers"),
-        ("-3 2", "non-negative"),
-        ("0 7", "ends at pixel 7 of an image of 6"),
-        ("5 1 0 1", "ends at pixel 7"),
-    ],
-)
-def test_bad_run_lengths(runs, problem):
-    with pytest.raises(InputError, match=rf"train-rle\.csv, row 4: .*{problem}"):
-        decode_runs(runs, (2, 3), file="train-rle.csv", row=4)
+@pytest.mark.parametrize(("what", "annotation", "problem"), table_of_cases("bad_annotations"))
+def test_bad_run_lengths_and_boxes(what, annotation, problem):
+    place = {"file": "table.csv", "row": 4}
+    with pytest.raises(InputError, match=rf"table\.csv, row 4: .*{problem}"):
+        if what == "runs":
+            decode_runs(annotation, (2, 3), **place)
+        else:
+            box_mask(tuple(map(float, annotation.split())), (4, 4), **place)
 
 
 boxes = st.tuples(*[st.floats(0, 1)] * 4)
@@ -143,24 +137,6 @@ def test_boxes_cover_the_mask_tightly(mask):
     for x, y, w, h in found:
         part = mask[y : y + h, x : x + w]
         assert part[0].any() and part[-1].any() and part[:, 0].any() and part[:, -1].any()
-
-
-@pytest.mark.parametrize(
-    "box",
-    [
-        (-1, 0, 2, 2),
-        (0, -0.1, 2, 2),
-        (2, 0, 3, 1),
-        (0, 3, 1, 2),
-        (0, 0, 0, 1),
-        (0, 0, 1, -1),
-        (float("nan"), 0, 1, 1),
-        (0, 0, float("inf"), 1),
-    ],
-)
-def test_bad_boxes(box):
-    with pytest.raises(InputError, match=r"boxes\.csv, row 3: the box .*4 x 4 image"):
-        box_mask(box, (4, 4), file="boxes.csv", row=3)
 
 
 def test_polygon_by_hand():

@@ -10,18 +10,20 @@ import torchxrayvision as xrv
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from tiny_world import refused
+from tiny_world import refused, table_of_cases
 
 from rctpl_utils.datasets import open_dataset
-from rctpl_utils.datasets.counts import count
+from rctpl_utils.datasets.official import count
 from rctpl_utils.datasets.openi import (
+    CONCEPTS,
     OpenIReport,
     mesh_findings,
     openi_archive,
     parse_openi,
+    read_labels,
     read_openi,
+    read_views,
 )
-from rctpl_utils.datasets.openi_films import CONCEPTS, read_labels, read_views
 from rctpl_utils.errors import InputError
 from rctpl_utils.vocabulary import CONCEPTS as VOCABULARY
 
@@ -33,10 +35,6 @@ XML = """<?xml version="1.0" encoding="utf-8"?>
 <AbstractText Label="IMPRESSION"/></Abstract></Article></MedlineCitation>
 <MeSH><major>Opacity/lung/base/left/mild</major><automatic>opacity</automatic></MeSH>
 </eCitation>"""
-
-
-def report(*codes):
-    return OpenIReport("CXR1", "", "", "", "", codes)
 
 
 def archive_of(path, members):
@@ -80,14 +78,12 @@ def test_a_bad_archive_is_refused(tmp_path):
         read_openi(archive_of(tmp_path / "r.tgz", {"1.txt": whole}))
 
 
-def test_an_entity_bomb_is_refused():
-    bomb = b'<!DOCTYPE x [<!ENTITY a "aaaa">]><eCitation><uId id="CXR1"/>&a;</eCitation>'
-    with pytest.raises(InputError, match=r"bomb\.xml"):
-        parse_openi(bomb, "bomb.xml")
+BOMB = b'<!DOCTYPE x [<!ENTITY a "aaaa">]><eCitation><uId id="CXR1"/>&a;</eCitation>'
+NAMELESS = b'<eCitation><uId id=""/></eCitation>'
 
 
-@pytest.mark.parametrize("xml", [b"<eCitation/>", b'<eCitation><uId id=""/></eCitation>', b""])
-def test_a_report_without_identifier_is_refused(xml):
+@pytest.mark.parametrize("xml", [BOMB, b"<eCitation/>", NAMELESS, b""])
+def test_an_entity_bomb_and_a_report_without_identifier_are_refused(xml):
     with pytest.raises(InputError, match=r"x\.xml"):
         parse_openi(xml, "x.xml")
 
@@ -102,29 +98,15 @@ def test_any_bytes_give_a_report_or_an_input_error(data):
         assert parsed.uid
 
 
-@pytest.mark.parametrize(
-    ("code", "expected"),
-    [
-        ("Opacity/lung/base/left/mild", [("Lung Opacity", "left", "base", "mild")]),
-        ("Pleural Effusion/bilateral/small", [("Pleural Effusion", "bilateral", None, "small")]),
-        ("Pleural Effusion/right/left", [("Pleural Effusion", "bilateral", None, None)]),
-        ("Cardiac Shadow/enlarged", [("Cardiomegaly", None, None, None)]),
-        ("Cardiac Shadow/borderline", []),
-        (
-            "Hydropneumothorax/right",
-            [("Pneumothorax", "right", None, None), ("Pleural Effusion", "right", None, None)],
-        ),
-        ("Cicatrix/lung/apex/right", [("Fibrosis", "right", "apex", None)]),
-        ("Cicatrix/pleura/left", [("Pleural Other", "left", None, None)]),
-        ("Density/breast", []),
-        ("normal", []),
-        ("Spine/degenerative", []),
-    ],
-)
-def test_codes_become_findings(code, expected):
-    found = mesh_findings(report(code))
-    assert [(f.concept, f.side, f.zone, f.severity) for f in found] == expected
-    assert all(f.code == code for f in found)
+def test_codes_become_findings():
+    expected: dict[str, list] = {}
+    for code, *finding in table_of_cases("mesh_codes"):
+        found = [tuple(cell or None for cell in finding)] if any(finding) else []
+        expected[code] = expected.get(code, []) + found
+    for code in expected:
+        found = mesh_findings(OpenIReport("CXR1", "", "", "", "", (code,)))
+        assert [(f.concept, f.side, f.zone, f.severity) for f in found] == expected[code]
+        assert all(f.code == code for f in found)
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from tiny_world import table_of_cases
 from weights import save_stand_in
 
 from rctpl_utils.datasets.base import ChestXrayDataset
-from rctpl_utils.datasets.chestxray14 import open_chestxray14
+from rctpl_utils.datasets.nih import open_chestxray14, open_rsna
 from rctpl_utils.datasets.own_films import read_films
-from rctpl_utils.datasets.rsna import open_rsna
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.encoders.features import image_features
 from rctpl_utils.errors import InputError
@@ -40,25 +40,26 @@ NEW = {"Heart Failure": {"text": "a heart that fails", "attributes": ["large hea
 
 def films_table(folder: Path, count: int = 8) -> pd.DataFrame:
     """Small random films of two a patient in a folder, and a table that keeps the contract."""
-    rng = np.random.default_rng(0)
+    rng, rows = np.random.default_rng(0), []
     (folder / "films").mkdir(parents=True, exist_ok=True)
     for k in range(count):
-        pixels = rng.integers(0, 256, (40, 36)).astype(np.uint8)
-        Image.fromarray(pixels).save(folder / "films" / f"{k}.png")
-    return pd.DataFrame(
-        {
-            "image": [f"films/{k}.png" for k in range(count)],
-            "patient": [f"00{k // 2}" for k in range(count)],
-            "split": ["validation" if k < count // 2 else "test" for k in range(count)],
-            "Edema": [k % 2 for k in range(count)],
-            "Mass": [1 - k % 2 if k else None for k in range(count)],
-        }
-    )
+        name, split = f"films/{k}.png", "validation" if k < count // 2 else "test"
+        Image.fromarray(rng.integers(0, 256, (40, 36)).astype(np.uint8)).save(folder / name)
+        rows.append((name, f"00{k // 2}", split, k % 2, 1 - k % 2 if k else None))
+    return pd.DataFrame(rows, columns=["image", "patient", "split", "Edema", "Mass"])
 
 
 @pytest.fixture
 def table(tmp_path) -> pd.DataFrame:
     return films_table(tmp_path)
+
+
+@pytest.fixture
+def reports() -> pd.DataFrame:
+    text = "INDICATION: cough.\n\nFINDINGS: Small left pleural effusion, no edema.\n\nIMPRESSION: "
+    splits = np.repeat(["train", "validation", "test"], 2)
+    rows = [(f"r{k}", f"0{k // 2}", f"{text}Cardiomegaly {k}.", splits[k]) for k in range(6)]
+    return pd.DataFrame(rows, columns=["report", "patient", "text", "split"])
 
 
 def written(table: pd.DataFrame, folder: Path, name: str = "own.csv") -> Path:
@@ -88,29 +89,20 @@ def test_it_is_a_data_set_like_the_others(table, tmp_path):
     assert np.isnan(read_films(file, "validation").records["Mass"][0])
 
 
-def bad_rows() -> dict:
-    def put(column, row, value):
-        return lambda t: t.assign(**{column: [*t[column][:row], value, *t[column][row + 1 :]]})
-
-    return {
-        "row 3: no number in Edema": put("Edema", 2, "maybe"),
-        "row 4: a label of 'Edema' that is not 1, 0 or empty": put("Edema", 3, -1),
-        "row 2: a blank image or patient": put("patient", 1, None),
-        "row 5: a path that leaves": put("image", 4, "../x.png"),
-        "row 6: the image file is missing": put("image", 5, "films/none.png"),
-        "row 7: the same image as in an earlier row": put("image", 6, "./films/0.png"),
-        "row 8: a split that is none of train, validation, test": put("split", 7, "dev"),
-        "row 4: a patient who is in another split too": put("split", 3, "test"),
-        "row 1: an identifier that a spreadsheet rounded": put("patient", 0, "1.2E+07"),
-    }
-
-
-@pytest.mark.parametrize("message", bad_rows())
-def test_a_bad_row_is_named_or_left_out(message, table, tmp_path):
-    file = written(bad_rows()[message](table.astype(object)), tmp_path)
-    refused(read_films, file, message)
-    kept = [read_films(file, split, skip_bad=True) for split in ("validation", "test")]
-    assert all(each.skipped for each in kept) and 5 <= sum(map(len, kept)) < len(table)
+@pytest.mark.parametrize(("kind", "column", "row", "value", "reason"), table_of_cases("own_rows"))
+def test_a_bad_row_is_named_or_left_out(kind, column, row, value, reason, table, reports, tmp_path):
+    own = (table if kind == "films" else reports).astype(object)
+    own.loc[int(row) - 1, column] = value or None
+    file = written(own, tmp_path)
+    if kind == "films":
+        refused(read_films, file, f"row {row}: {reason}")
+        kept = [read_films(file, split, skip_bad=True) for split in ("validation", "test")]
+        assert all(each.skipped for each in kept) and 5 <= sum(map(len, kept)) < len(table)
+        return
+    refused(read_reports, file, f"row {row}: {reason}")
+    skipped: list = []
+    assert len(read_reports(file, skip_bad=True, skipped=skipped)) < 6
+    assert [each.row for each in skipped] == [int(row)]
 
 
 @pytest.mark.parametrize(
@@ -202,16 +194,14 @@ def test_real_films_in_an_own_table_are_those_of_their_own_layout(
     folder, opener, tmp_path, encoder
 ):
     """The table lies beside links to the samples' films, under names of its own."""
-    parents = Path(__file__).resolve().parents
-    places = (parent / "shared" / "data" / folder for parent in parents)
-    root = next((place for place in places if place.is_dir()), None)
+    places = (parent / "shared" / "data" / folder for parent in Path(__file__).resolve().parents)
+    root = next(filter(Path.is_dir, places), None)
     if root is None:
         pytest.skip(f"no shared/data/{folder} beside the project")
     official = opener(root, "test", allow_partial=True).sample(60)
-    names = []
-    for k, path in enumerate(official.records["path"]):
-        names.append(f"{k}{Path(path).suffix}")
-        (tmp_path / names[-1]).symlink_to(path)
+    names = [f"{k}{Path(path).suffix}" for k, path in enumerate(official.records["path"])]
+    for name, path in zip(names, official.records["path"], strict=True):
+        (tmp_path / name).symlink_to(path)
     table = official.records[list(official.concepts)].astype("Int64")
     table.insert(0, "image", names)
     table.insert(1, "patient", official.records["patient_id"])
@@ -230,19 +220,6 @@ def test_real_films_in_an_own_table_are_those_of_their_own_layout(
 # --- reports
 
 
-@pytest.fixture
-def reports() -> pd.DataFrame:
-    text = "INDICATION: cough.\n\nFINDINGS: Small left pleural effusion, no edema.\n\nIMPRESSION: "
-    return pd.DataFrame(
-        {
-            "report": [f"r{k}" for k in range(6)],
-            "patient": [f"0{k // 2}" for k in range(6)],
-            "text": [f"{text}Cardiomegaly {k}." for k in range(6)],
-            "split": ["train", "train", "validation", "validation", "test", "test"],
-        }
-    )
-
-
 def test_reports_become_triplets(reports, tmp_path):
     found = read_reports(written(reports, tmp_path))
     assert [each.split for each in found][::2] == ["train", "validate", "test"]
@@ -259,25 +236,6 @@ def test_without_a_split_reports_are_for_training_and_validation(reports, tmp_pa
     names = [f"{k}" for k in range(60)]
     found = read_reports(written(many.assign(report=names, patient=names), tmp_path))
     assert {each.split for each in found} == {"train", "validate"}
-
-
-@pytest.mark.parametrize(
-    ("column", "row", "value", "message"),
-    [
-        ("report", 1, "r0", "row 2: the same report as in an earlier row"),
-        ("text", 2, None, "row 3: a blank report or patient or text"),
-        ("text", 3, "INDICATION: cough.", "row 4: a text with neither findings nor impression"),
-        ("split", 5, "validation", "row 6: a patient who is in another split too"),
-        ("split", 0, "validate", "row 1: a split that is none of train, validation, test"),
-    ],
-)
-def test_a_bad_report_is_named_or_left_out(column, row, value, message, reports, tmp_path):
-    reports.loc[row, column] = value
-    file = written(reports, tmp_path)
-    refused(read_reports, file, message)
-    skipped: list = []
-    kept = read_reports(file, skip_bad=True, skipped=skipped)
-    assert len(kept) < 6 and [each.row for each in skipped] == [row + 1]
 
 
 # --- a folder of films, a new concept
@@ -318,22 +276,18 @@ def test_a_folder_becomes_a_table_and_a_page_each(prompts, tmp_path, capsys):
     )
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--output", "films/pages"], "the pages would lie among the pictures"),
-        (["--output", "out", "--concepts", "Happiness"], "'Happiness' is no concept"),
-    ],
-)
 def test_a_request_for_a_folder_is_refused_as_a_whole(
-    options, message, prompts, table, tmp_path, monkeypatch, capsys
+    prompts, table, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    assert main(["films", "--prompts", str(prompts), *options]) == 2
-    assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
     (tmp_path / "empty").mkdir()
-    assert main(["empty", "--prompts", str(prompts), "--output", "out"]) == 2
-    assert "no picture there" in capsys.readouterr().err
+    for request, message in (
+        ("films --output films/pages", "the pages would lie among the pictures"),
+        ("films --output out --concepts Happiness", "'Happiness' is no concept"),
+        ("empty --output out", "no picture there"),
+    ):
+        assert main([*request.split(), "--prompts", str(prompts)]) == 2
+        assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_a_new_concept_is_asked_for_by_its_looks(prompts, encoder):

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 from scipy.stats import spearmanr
 
-from rctpl_utils.datasets.base import Radiographs
+from rctpl_utils.datasets.base import ChestXrayDataset, TableMasks
 from rctpl_utils.encoders.base import state_hash
 from rctpl_utils.errors import InputError
 from rctpl_utils.evaluation.prompt_maps import (
@@ -44,15 +44,21 @@ def made(
 ) -> Boxed:
     """A split whose masks are given a concept, the same for all its films."""
     records = pd.DataFrame({"image_id": images, "patient_id": images, "path": path})
-    readers = {name: (lambda _record, _size, m=mask: m) for name, mask in (masks or {}).items()}
-    annotated = {name: np.array(column) for name, column in drawn.items()}
-    split = Radiographs("made", "test", CONCEPTS, records, masks=readers, annotated=annotated)
+
+    def draw(name: str, _size: tuple[int, int], **_place: object) -> np.ndarray:
+        return masks[name]
+
+    of = {}
+    for name, column in drawn.items():
+        shown = records["image_id"][np.array(column, bool)]
+        of[name] = TableMasks(Path("made.csv"), shown, pd.Series(name, shown.index), draw)
+    split = ChestXrayDataset("made", "test", CONCEPTS, records, masks=of)
     return Boxed.of(split)
 
 
 @pytest.fixture
 def film(tmp_path: Path) -> str:
-    """A film's file; the masks of these tests do not depend on it."""
+    """The file of a film of 8 x 8 pixels."""
     path = tmp_path / "film.png"
     Image.new("L", (8, 8)).save(path)
     return str(path)
@@ -122,6 +128,7 @@ def test_a_map_covers_the_padded_square(film):
     """A film of 4 x 8 pixels: of 4 x 4 cells over the square, rows 1 and 2 lie on the film."""
     mask = np.zeros((4, 8), bool)
     mask[0, :2] = True
+    Image.new("L", (8, 4)).save(film)
     boxed = made({"Mass": [True, True]}, ["a", "b"], {"Mass": mask}, film)
     cells = torch.zeros(1, 2, 1, 4, 4)
     cells[0, 0, 0, 1, 0] = 1  # pixels 0 and 1 of the film's 4 rows

@@ -5,17 +5,17 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from rctpl_utils.datasets.base import Radiographs
+from rctpl_utils.datasets.base import ChestXrayDataset
 from rctpl_utils.datasets.questions import QUESTIONS, Question
 from rctpl_utils.evaluation import ablations, table1
 
 NORMAL, PNEUMONIA = QUESTIONS["covidx-normal"], QUESTIONS["covidx-pneumonia"]
 
 
-def films(**labels) -> Radiographs:
+def films(**labels) -> ChestXrayDataset:
     names = [f"film-{k}" for k in range(len(next(iter(labels.values()))))]
     records = pd.DataFrame({"image_id": names, "patient_id": names, "path": names, **labels})
-    return Radiographs("covidx", "test", tuple(labels), records)
+    return ChestXrayDataset("covidx", "test", tuple(labels), records)
 
 
 THREE_KINDS = films(

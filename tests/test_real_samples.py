@@ -10,10 +10,11 @@ import torchxrayvision as xrv
 from scipy.ndimage import binary_dilation
 from tiny_world import FIVE, refused
 
-from rctpl_utils.datasets import open_dataset, rsna
+from rctpl_utils.datasets import open_dataset
 from rctpl_utils.datasets.chexpert import read_chexpert, select_5x200
-from rctpl_utils.datasets.counts import require_complete
-from rctpl_utils.datasets.masks import check_box
+from rctpl_utils.datasets.masks import box_mask
+from rctpl_utils.datasets.nih import RSNA_BOX
+from rctpl_utils.datasets.official import require_complete
 from rctpl_utils.datasets.openi import xrv_file
 from rctpl_utils.errors import InputError
 from rctpl_utils.run.doctor import examine
@@ -56,10 +57,10 @@ def test_official_boxes_and_runs_lie_inside():
     table = pd.read_csv(xrv_file("BBox_List_2017.csv.gz"))
     boxes = [tuple(row) for row in table[["Bbox [x", "y", "w", "h]"]].itertuples(index=False)]
     table = pd.read_csv(xrv_file("kaggle_stage_2_train_labels.csv.zip")).dropna()
-    boxes += [tuple(row) for row in table[rsna.BOX_COLUMNS].itertuples(index=False)]
+    boxes += [tuple(row) for row in table[RSNA_BOX].itertuples(index=False)]
     assert len(boxes) == 984 + 9_555
     for box in boxes:
-        check_box(box, (1024, 1024))
+        box_mask(box, (1024, 1024))
     runs = pd.read_csv(xrv_file("siim-pneumothorax-train-rle.csv.gz"), dtype=str)
     positive = runs[runs[" EncodedPixels"].str.strip() != "-1"][" EncodedPixels"]
     assert max(sum(map(int, text.split())) for text in positive) <= 1024 * 1024

@@ -1,6 +1,7 @@
 """The evaluation on real samples, on stand-ins for them with known answers."""
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from rctpl_utils.datasets import Radiographs
+from rctpl_utils.datasets.base import ChestXrayDataset, TableMasks
 from rctpl_utils.encoders.features import ImageFeatureFile
 from rctpl_utils.evaluation import table1
 from rctpl_utils.evaluation.real_samples import (
@@ -25,7 +26,7 @@ from rctpl_utils.scoring import ClassEmbeddings
 COUNT, SIDE = 40, 16
 
 
-def mask_of(record: pd.Series, size: tuple[int, int]) -> np.ndarray:
+def mask_of(_image: str, size: tuple[int, int], **_place: object) -> np.ndarray:
     mask = np.zeros(size, bool)
     mask[:8, :8] = True
     return mask
@@ -44,9 +45,10 @@ def sample(monkeypatch):
             "Mass": 0.0,
         }
     )
-    dataset = Radiographs(
+    names = records["image_id"][labels]
+    dataset = ChestXrayDataset(
         "rsna", "test", ("Pneumonia", "Mass"), records,
-        masks={"Pneumonia": mask_of}, annotated={"Pneumonia": labels},
+        masks={"Pneumonia": TableMasks(Path("boxes.csv"), names, names, mask_of)},
     )  # fmt: skip
     monkeypatch.setattr("rctpl_utils.datasets.base.image_size", lambda path: (SIDE, SIDE))
     generator = np.random.default_rng(0)

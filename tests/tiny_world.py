@@ -1,5 +1,6 @@
 """A few random films in every layout, and ways to spoil them, for the tests of the data sets."""
 
+import csv
 import gzip
 from pathlib import Path
 from types import SimpleNamespace
@@ -126,6 +127,21 @@ def write_mimic(data_root: Path) -> Path:
 def _write(root: Path, name: str, text: str) -> None:
     packed = gzip.compress(text.encode(), mtime=0)
     (root / f"mimic-cxr-2.0.0-{name}.csv.gz").write_bytes(packed)
+
+
+def table_of_cases(name: str) -> list[tuple[str, ...]]:
+    """The rows of `cases/<name>.csv`; a line end is written as \\n there."""
+    with (Path(__file__).parent / "cases" / f"{name}.csv").open(newline="") as stream:
+        return [tuple(cell.replace("\\n", "\n") for cell in row) for row in csv.reader(stream)][1:]
+
+
+def foreign_files() -> list[tuple[bytes, str, str]]:
+    """What people have in place of a file; what is said of it as a table or list, as an image."""
+    files = []
+    for text, zeros, as_table, as_image in table_of_cases("foreign_files"):
+        start = text.encode().decode("unicode_escape").encode("latin-1")
+        files.append((start + bytes(int(zeros or 0)), as_table, as_image))
+    return files
 
 
 def edit(file: Path, old: str, new: str) -> None:

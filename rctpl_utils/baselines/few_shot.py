@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from rctpl_utils.datasets.base import ChestXrayDataset, Radiographs
+from rctpl_utils.datasets.base import ChestXrayDataset
 from rctpl_utils.encoders.base import Encoder, ImageFeatures
 from rctpl_utils.encoders.features import ImageFeatureFile, image_features
 from rctpl_utils.errors import InputError
@@ -121,7 +121,7 @@ def few_shot_films(
     `film_labels`, `folder` is the feature cache, `draws` and the result are by shots.
     """
     pool = np.unique(np.concatenate([draw.rows for draw in draws.values()]))
-    chosen = Radiographs(
+    chosen = ChestXrayDataset(
         dataset.name, dataset.split, dataset.concepts, dataset.records.iloc[pool]
     )  # what is not drawn is never encoded
     encoded = image_features(encoder, chosen, folder)

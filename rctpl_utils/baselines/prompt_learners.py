@@ -22,9 +22,13 @@ from rctpl_utils.baselines.prompt_learning import Judge, PromptModel, learn, sto
 from rctpl_utils.baselines.tai_dpt import TaIDPT, token_corpora
 from rctpl_utils.code_hash import code_of, kept
 from rctpl_utils.datasets import DATASETS, ChestXrayDataset
-from rctpl_utils.datasets.availability import REPORTS, can_run_on_training_films, has_training_films
-from rctpl_utils.datasets.mimic_cxr import list_mimic_cxr
-from rctpl_utils.datasets.splits import open_split
+from rctpl_utils.datasets.chexpert import open_mimic_cxr
+from rctpl_utils.datasets.splits import (
+    REPORTS,
+    can_run_on_training_films,
+    has_training_films,
+    open_split,
+)
 from rctpl_utils.encoders.base import Encoder, per_encoder
 from rctpl_utils.encoders.features import image_features
 from rctpl_utils.encoders.release import add_plain, released_file
@@ -109,7 +113,7 @@ def drawn_films(
         films = open_split(workspace, "mimic-cxr", "train")
     else:
         root = workspace.data_root / DATASETS[REPORTS][0]
-        films = list_mimic_cxr(root, "train", skip_bad=workspace.skip_bad)
+        films = open_mimic_cxr(root, "train", by_tables=True, skip_bad=workspace.skip_bad)
     labels = film_labels(films, triplets, TRAINING_CONCEPTS)
     draws = {
         (shots, seed): draw_films(labels, TRAINING_CONCEPTS, shots, seed)

@@ -7,22 +7,18 @@ column of Table 1 asks of them. No method is known here.
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from rctpl_utils.datasets.base import ChestXrayDataset, Radiographs
-from rctpl_utils.datasets.chestxray14 import open_chestxray14
-from rctpl_utils.datasets.chexpert import open_chexpert, open_chexpert5x200
-from rctpl_utils.datasets.covid_rural import open_covid_rural
-from rctpl_utils.datasets.covidx import open_covidx
-from rctpl_utils.datasets.mimic_cxr import open_mimic_cxr
-from rctpl_utils.datasets.openi_films import open_openi
-from rctpl_utils.datasets.rsna import open_rsna
-from rctpl_utils.datasets.siim import open_siim
+from rctpl_utils.datasets.base import ChestXrayDataset
+from rctpl_utils.datasets.chexpert import open_chexpert, open_chexpert5x200, open_mimic_cxr
+from rctpl_utils.datasets.covid import open_covid_rural, open_covidx
+from rctpl_utils.datasets.nih import open_chestxray14, open_rsna, open_siim
+from rctpl_utils.datasets.openi import open_openi
 from rctpl_utils.errors import InputError
 
-__all__ = ["DATASETS", "ChestXrayDataset", "Radiographs", "open_dataset", "present_datasets"]
+__all__ = ["DATASETS", "ChestXrayDataset", "open_dataset", "present_datasets"]
 
 _HELD_OUT = ("validation", "test")
 # name -> (folder below the data root, splits, function that opens it)
-DATASETS: dict[str, tuple[str, tuple[str, ...], Callable[..., Radiographs]]] = {
+DATASETS: dict[str, tuple[str, tuple[str, ...], Callable[..., ChestXrayDataset]]] = {
     "chestxray14": ("chestxray14", _HELD_OUT, open_chestxray14),
     "chexpert": ("chexpert", _HELD_OUT, open_chexpert),
     "chexpert5x200": ("chexpert", _HELD_OUT, open_chexpert5x200),
@@ -38,23 +34,16 @@ DATASETS: dict[str, tuple[str, tuple[str, ...], Callable[..., Radiographs]]] = {
 def open_dataset(
     name: str, data_root: str | Path, split: str, **options: bool | int
 ) -> ChestXrayDataset:
-    """Open one split of one data set; tables are read and checked now, images when asked for.
-
-    Args:
-        name: a key of `DATASETS`.
-        data_root: the folder that holds the data sets' folders.
-        split: "validation" or "test"; "train" for mimic-cxr only.
-        options: those of `Screen`, `allow_partial` (leave out, and count, images whose file is
-            missing) and `skip_bad` (leave out, count and list bad rows and images; decodes every
-            image once); for CheXpert `per_class`, the size of 5x200.
+    """Open a split of a key of `DATASETS`; tables are read and checked now, images when asked for.
 
     Each image listed must be there; whether the lists are the official ones in full is for
-    `counts.require_complete`, since simulated and sample data are smaller.
+    `official.require_complete`, since simulated and sample data are smaller. `allow_partial` leaves
+    out, and counts, images whose file is missing; `skip_bad` leaves out, counts and lists bad rows
+    and images (and decodes every image once); for CheXpert `per_class` is the size of 5x200.
 
     Raises:
         InputError: an unknown name or split, an absent folder; a file or column that is missing, a
-            label, number or path that is none, a duplicate, a patient on both sides of the split:
-            with the file, the row where there is one, and what to do.
+            label, number or path that is none, a duplicate, a patient on both sides of the split.
     """
     if name not in DATASETS:
         known = ", ".join(DATASETS)

@@ -1,7 +1,7 @@
 """What every data set looks like to the rest of the project: records, pixels, masks."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from functools import cache
@@ -14,14 +14,12 @@ import pandas as pd
 from tqdm import tqdm
 
 from rctpl_utils.datasets.images import image_size, read_image
-from rctpl_utils.datasets.screening import Screen, Skipped
+from rctpl_utils.datasets.tables import Screen, Skipped
 from rctpl_utils.errors import InputError
 
 BAD = "bad input, listed in skipped"  # a reason to be left out
 MISSING = "image file missing"  # another; with `allow_partial`
 BEYOND = "beyond the number asked for"  # another
-
-MaskReader = Callable[[pd.Series, tuple[int, int]], np.ndarray]  # record, image size -> its mask
 
 
 class TableMasks:
@@ -32,36 +30,33 @@ class TableMasks:
     """
 
     def __init__(
-        self, file: Path, images: pd.Series, annotations: Iterable[Any], draw: Callable
+        self, file: Path, images: pd.Series, annotations: pd.DataFrame | pd.Series, draw: Callable
     ) -> None:
         self.file, self.draw = file, draw
         self.rows: dict[str, list[tuple[int, Any]]] = {}  # image -> (row from 1, annotation)
-        for image, row, annotation in zip(images, images.index, annotations, strict=True):
+        each = zip(images, images.index, annotations.to_numpy().tolist(), strict=True)
+        for image, row, annotation in each:
             self.rows.setdefault(image, []).append((int(row) + 1, annotation))
 
     def drawn(self, images: pd.Series) -> np.ndarray:
         """Which of `images` have a row: bool (n,)."""
         return images.isin(self.rows.keys()).to_numpy()
 
-    def __call__(self, record: pd.Series, size: tuple[int, int]) -> np.ndarray:
-        """The mask of one record: bool, `size` = (H, W) of its image."""
+    def __call__(self, image: str, size: tuple[int, int]) -> np.ndarray:
+        """The mask of one image: bool, `size` = (H, W)."""
         mask = np.zeros(size, dtype=bool)
-        for row, annotation in self.rows.get(record["image_id"], []):
+        for row, annotation in self.rows.get(image, []):
             mask |= self.draw(annotation, size, file=self.file, row=row)
         return mask
 
 
-class Radiographs:
+class ChestXrayDataset:
     """One split of one data set; images and masks are decoded when asked for.
 
-    Attributes:
-        name: as given to `open_dataset`.
-        split: "train", "validation" or "test".
-        concepts: canonical names of the findings that this set labels.
-        records: one row an image, index 0..n-1: image_id, patient_id, path, then one column a
-            concept: 1.0 present, 0.0 absent, NaN unknown.
-        left_out: why and how many images of the official tables are not in `records`.
-        skipped: with `skip_bad`, each bad row or image that was left out, with its reason.
+    `concepts` are canonical names of the findings that it labels. `records` has one row an image,
+    index 0..n-1: image_id, patient_id, path, then one column a concept: 1.0 present, 0.0 absent,
+    NaN unknown. `left_out` says why and how many images of the official tables are not there, and
+    `skipped` each bad row or image that was left out with `skip_bad`.
     """
 
     def __init__(
@@ -71,45 +66,33 @@ class Radiographs:
         concepts: tuple[str, ...],
         records: pd.DataFrame,
         *,
-        masks: Mapping[str, MaskReader] | None = None,
-        annotated: Mapping[str, np.ndarray] | None = None,
+        masks: Mapping[str, TableMasks] | None = None,
         left_out: Mapping[str, int] | None = None,
         screen: Screen | None = None,
     ) -> None:
-        """Hold the table and the readers.
+        """Hold the table and what draws the masks of a concept.
 
-        Args:
-            masks: concept -> what draws its mask.
-            annotated: concept -> bool (n,), the images for which that mask is not empty; by default
-                those that the readers, `TableMasks`, have a row for.
-            left_out: further reasons, with counts.
-            screen: what was done about bad rows, and is to be done about bad images; by default
-                these raise when they are asked for.
+        `left_out` has further reasons, with counts; `screen` says what was done about bad rows, and
+        is to be done about bad images: by default these raise when they are asked for.
 
         Raises:
             InputError: no image is left.
         """
-        screen = screen or Screen()
-        masks = dict(masks or {})
-        if annotated is None:
-            annotated = {name: reader.drawn(records["image_id"]) for name, reader in masks.items()}
-        usable = _usable_films(screen, records, masks, annotated)
-        records = records[usable]
-        if not len(records):
+        screen, self._masks = screen or Screen(), masks or {}
+        usable = _usable_films(screen, records, self._masks)
+        if not usable.any():
             cure = "Choose another split, or check the official lists under the data root."
             raise InputError(f"data set {name!r} has no image in its {split} split", cure)
         self.name, self.split, self.concepts = name, split, concepts
-        self.records = records.reset_index(drop=True)
+        self.records = records[usable].reset_index(drop=True)
         self.skipped = tuple(screen.skipped)
         reasons = {**(left_out or {}), MISSING: screen.missing, BAD: len(self.skipped)}
         self.left_out = {reason: count for reason, count in reasons.items() if count}
-        self._masks = masks
-        self._annotated = {concept: drawn[usable] for concept, drawn in annotated.items()}
 
     @property
     def has_masks(self) -> bool:
         """Whether any lesion of this split is drawn in."""
-        return any(drawn.any() for drawn in self._annotated.values())
+        return any(self.annotated(concept).any() for concept in self._masks)
 
     def __len__(self) -> int:
         """Number of images."""
@@ -133,15 +116,15 @@ class Radiographs:
             known = ", ".join(self._masks) or "no concept"
             problem = f"data set {self.name!r} has no masks for {concept!r}"
             raise InputError(problem, f"It has them for {known}.")
-        record = self.records.iloc[index]
-        return self._masks[concept](record, image_size(record["path"]))
+        image, path = self.records[["image_id", "path"]].iloc[index]
+        return self._masks[concept](image, image_size(path))
 
     def annotated(self, concept: str) -> np.ndarray:
         """Which images have a drawn lesion of `concept`: bool (n,)."""
-        none = np.zeros(len(self), dtype=bool)
-        return np.asarray(self._annotated.get(concept, none), dtype=bool)
+        of = self._masks.get(concept)
+        return np.zeros(len(self), bool) if of is None else of.drawn(self.records["image_id"])
 
-    def sample(self, count: int) -> "Radiographs":
+    def sample(self, count: int) -> "ChestXrayDataset":
         """At most `count` of the images: those whose identifiers come first by SHA-256.
 
         So a smaller sample is part of a larger one, and neither labels nor the table's order take
@@ -154,18 +137,11 @@ class Radiographs:
         part = copy(self)
         part.records = self.records.iloc[rows].reset_index(drop=True)
         part.left_out = {**self.left_out, BEYOND: len(self) - count}
-        part._annotated = {concept: drawn[rows] for concept, drawn in self._annotated.items()}
         return part
 
 
-ChestXrayDataset = Radiographs  # the name by which the other rooms ask for one
-
-
 def _usable_films(
-    screen: Screen,
-    records: pd.DataFrame,
-    masks: Mapping[str, MaskReader],
-    annotated: Mapping[str, np.ndarray],
+    screen: Screen, records: pd.DataFrame, masks: Mapping[str, TableMasks]
 ) -> np.ndarray:
     """Which records are usable: bool (n,). An image that lost a row of its annotation is not.
 
@@ -173,11 +149,12 @@ def _usable_films(
     in a process), so that those which cannot be are known now; without it nothing is read, and a
     bad one raises when it is asked for.
     """
-    usable = ~records["image_id"].astype("str").isin(screen.images).to_numpy()
+    images, paths = records["image_id"], records["path"].map(str)
+    usable = ~images.astype("str").isin(screen.images).to_numpy()
     if not screen.skip_bad:
         return usable
     rows = np.flatnonzero(usable)
-    files = [str(path) for path in records["path"].iloc[rows]]
+    files = paths.iloc[rows].tolist()
     with ThreadPoolExecutor() as pool:  # decoders work outside Python's lock
         found = pool.map(_image_problem, files)
         bar = tqdm(found, desc="checking images", total=len(files), unit="image")
@@ -185,14 +162,15 @@ def _usable_films(
             if problem is not None:
                 screen.skipped.append(problem)
                 usable[row] = False
-    for concept, reader in masks.items():
-        for row in np.flatnonzero(usable & annotated[concept]):
-            record = records.iloc[row]
-            usable[row] = screen.attempt(reader, record, image_size(record["path"])) is not None
+    for of in masks.values():
+        for row in np.flatnonzero(usable & of.drawn(images)):
+            drawn = screen.attempt(of, images.iloc[row], image_size(paths.iloc[row]))
+            usable[row] = drawn is not None
     return usable
 
 
 def _image_problem(path: str) -> Skipped | None:
+    """Why an image cannot be decoded; a file that was replaced is looked at again."""
     try:
         status = os.stat(path)
     except OSError as error:
@@ -201,8 +179,7 @@ def _image_problem(path: str) -> Skipped | None:
 
 
 @cache
-def _decoding_problem(path: str, size: int, changed: int) -> Skipped | None:
-    """Why the image cannot be decoded; size and time of change tell a replaced file."""
+def _decoding_problem(path: str, _size: int, _changed: int) -> Skipped | None:
     try:
         read_image(path)
     except InputError as error:

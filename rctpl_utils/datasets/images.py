@@ -10,10 +10,18 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pydicom
 from PIL import Image, ImageOps
 
-from rctpl_utils.datasets.dicom import dicom_size, is_dicom, read_dicom
-from rctpl_utils.datasets.gray import AGAIN, CONVERT, stored_range, to_unit
+from rctpl_utils.datasets.dicom import (
+    AGAIN,
+    CONVERT,
+    dicom_size,
+    is_dicom,
+    read_dicom,
+    stored_range,
+    to_unit,
+)
 from rctpl_utils.errors import InputError
 from rctpl_utils.given_files import naming
 
@@ -24,6 +32,12 @@ _ORIENTATION, _ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)  # EXIF: height and width are 
 _PHOTOMETRIC, _WHITE_IS_ZERO = 0x0106, 0  # TIFF; Pillow minds it up to 8 bits
 _BITS, _PLANES, _SAMPLES, _SIGNED = 0x0102, 0x011C, 0x0153, (2,)  # TIFF
 DIMMEST = 64  # of 255: color of 16 bits, of which a quarter is used, holds fewer bits than it says
+# a picture that may mislead
+COLORFUL = 8  # mean difference between a pixel's color channels, of 255; a gray JPEG stays below 2
+FEWEST_GRAYS = 16
+MOST_CLIPPED = 0.5
+EVEN = 0.02  # gray values of a row of a border differ by less
+LEAST_INSIDE = 0.9  # share of the picture
 _OTHERS = {  # first bytes, in lower case, of what people have in place of an image
     b"<": "a web page (HTML or XML)",
     b"version https://git-lfs": "a pointer of Git LFS, not the file itself",
@@ -104,35 +118,33 @@ def _gray(image: Image.Image, path: Path) -> np.ndarray:
     _refuse_torn(image, path)
     how = str([each[::3] for each in image.tile])  # decoders and their arguments
     halved = image.mode in COLOR and re.search(";16|65535", how)  # Pillow keeps the upper 8 bits
-    netpbm = image.format == "PPM"
     spread = image.mode == "I" and "ppm" in how  # by Pillow, from the stated white to 65535
+    most = {"1": 1, "L": 8, "I": 16 if image.format == "PPM" else 32}  # bits of a mode
     _on_its_side(image, path)
     tags = image.tag_v2 if image.format == "TIFF" else {}
     white_is_zero = tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
     if image.mode in COLOR and tags.get(_PLANES) == 2 and max(tags[_BITS]) > 8:
         raise InputError("color of 16 bits in planes, which is not supported", CONVERT, file=path)
     image.load()
-    _refuse_transparency(image, path)
+    opaque = (255, 255)
+    if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != opaque:
+        problem = "transparent pixels, whose gray value is not defined"
+        raise InputError(problem, "Flatten it onto black and save it as grayscale.", file=path)
     image = ImageOps.exif_transpose(image)
     if image.mode in COLOR:
         image = image.convert("RGB").convert("L")
     values = np.asarray(image)
     if image.mode == "L" and tags.get(_SAMPLES) == _SIGNED:
         values = values.view(np.int8)
-    low, high = (0, 65535) if spread else _range(values, image.mode, 16 if netpbm else 32)
+    if spread or image.mode == "F":
+        low, high = 0, 65535 if spread else 1
+    else:
+        low, high = stored_range(values, 16 if image.mode.startswith("I;16") else most[image.mode])
     if not (values.min() >= 0 and values.max() <= high) or (halved and values.max() < DIMMEST):
         problem = f"gray values from {values.min():g} to {values.max():g}: white is not defined"
         raise InputError(problem, CONVERT, file=path)
     gray = to_unit(values, low, high)
     return 1 - gray if white_is_zero and image.mode not in {"1", "L"} else gray
-
-
-def _range(values: np.ndarray, mode: str, most: int) -> tuple[int, int]:
-    if mode == "F":
-        return 0, 1
-    if mode.startswith("I;16"):
-        return stored_range(values, 16)
-    return stored_range(values, {"1": 1, "L": 8, "I": most}[mode])
 
 
 def _refuse_torn(image: Image.Image, path: Path) -> None:
@@ -145,9 +157,33 @@ def _refuse_torn(image: Image.Image, path: Path) -> None:
         raise InputError("it ends in zero bytes, a download that did not end", AGAIN, file=path)
 
 
-def _refuse_transparency(image: Image.Image, path: Path) -> None:
-    if not image.has_transparency_data:
-        return
-    if image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
-        problem = "transparent pixels, whose gray value is not defined"
-        raise InputError(problem, "Flatten it onto black and save it as grayscale.", file=path)
+def film_notes(path: Path, pixels: np.ndarray) -> list[str]:
+    """What a file itself tells against its use as a digital chest film; said, not refused.
+
+    `pixels` are those that `read_image` made of it.
+    """
+    colorful = raw = False
+    if is_dicom(path):
+        header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+        raw = header.get("PresentationIntentType") == "FOR PROCESSING"
+    else:
+        with opened(path) as image:
+            colors = (
+                np.asarray(image.convert("RGB")) if image.mode in COLOR else np.zeros((1, 1, 3))
+            )
+            colorful = np.ptp(colors, axis=2).mean() > COLORFUL
+    inside = 1.0  # the share within the outermost rows and columns that are not even
+    for axis in (0, 1):
+        uneven = np.flatnonzero(np.ptp(pixels, axis=axis) > EVEN)
+        inside *= (uneven[-1] - uneven[0] + 1) / pixels.shape[1 - axis] if len(uneven) else 1
+    grays, clipped = len(np.unique(pixels)), float(np.mean((pixels == 0) | (pixels == 1)))
+    found = {
+        "a picture in color, perhaps a photograph of a film: perspective, glare and what lies "
+        "around the film are taken for the film": colorful,
+        "raw detector values (FOR PROCESSING): use the image FOR PRESENTATION": raw,
+        f"{clipped:.0%} of the picture are pure black or white: see the window, or how it was "
+        "exported": clipped > MOST_CLIPPED,
+        f"only {grays} gray values: see the window, or how it was exported": grays < FEWEST_GRAYS,
+        f"{1 - inside:.0%} of the picture are an even border: crop it": inside < LEAST_INSIDE,
+    }
+    return [note for note, holds in found.items() if holds]

@@ -23,31 +23,22 @@ def box_mask(
     """The mask (H, W) = `size` of a box: pixels whose centers lie inside, at least one.
 
     The box is in pixels of a square image of side `frame` (ChestX-ray14's: 1024, whatever the size
-    of the copies at hand), by default of an image of `size`. `place` is for errors (`check_box`).
+    of the copies at hand), by default of an image of `size`. One without extent, or that leaves the
+    image, is an `InputError` with the table's `file` and `row` of `place`.
     """
-    height, width = (frame, frame) if frame else size
-    check_box(box, (height, width), **place)
-    down, right = size[0] / height, size[1] / width
-    columns = _pixel_span(box[0] * right, box[2] * right, size[1])
-    rows = _pixel_span(box[1] * down, box[3] * down, size[0])
-    mask = np.zeros(size, dtype=bool)
-    mask[rows, columns] = True
-    return mask
-
-
-def check_box(box: Box, size: tuple[int, int], **place: Any) -> None:
-    """Refuse a box without extent or one that leaves an image of `size` (height, width).
-
-    The `InputError` has the table's `file` and `row` of `place`.
-    """
-    x, y, width, height = box
+    (x, y, width, height), (tall, wide) = box, (frame, frame) if frame else size
     slack = 1e-3  # pixels: annotations are rounded decimals
     inside = x >= -slack and y >= -slack
-    inside = inside and x + width <= size[1] + slack and y + height <= size[0] + slack
+    inside = inside and x + width <= wide + slack and y + height <= tall + slack
     if not (inside and width > 0 and height > 0):  # false for NaN too
         numbers = ", ".join(f"{value:g}" for value in box)
-        problem = f"the box ({numbers}) is empty or outside the {size[1]} x {size[0]} image"
+        problem = f"the box ({numbers}) is empty or outside the {wide} x {tall} image"
         raise InputError(problem, "Correct or remove this row.", **place)
+    down, right = size[0] / tall, size[1] / wide
+    mask = np.zeros(size, dtype=bool)
+    rows = _pixel_span(y * down, height * down, size[0])
+    mask[rows, _pixel_span(x * right, width * right, size[1])] = True
+    return mask
 
 
 def mask_boxes(mask: np.ndarray, *, smallest: int = 1) -> list[tuple[int, int, int, int]]:

@@ -1,125 +1,121 @@
-"""What the official releases hold, under which terms, and where to apply for them.
+"""What the official releases hold, under which terms, and whether a folder holds it all.
 
-Facts only, each with its source; `counts` compares them with a folder, `docs/data/` has a card for
-each data set. A licence marked "not verified" could not be read at its owner's site when this was
-written: its text there is what counts.
-
-Counts marked (table) were counted in the official tables that torchxrayvision 1.5.7 packages; a
-test counts them again.
+`data/official.json` states the facts, each with its source; `docs/data/` has a card for each data
+set. `open_dataset` checks that every image that a table lists is there, always; here the tables are
+held to the official ones in full, for the doctor and a run on real data. The embedded world, whose
+`manifest.json` states how small it is, is not held to the official numbers.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
+
+from rctpl_utils.datasets import chexpert, covid, nih, openi
+from rctpl_utils.datasets.masks import NO_RUNS
+from rctpl_utils.datasets.tables import find_files, read_lines, read_table
+from rctpl_utils.errors import InputError
+from rctpl_utils.files import read_json
+from rctpl_utils.given_files import child, naming
+from rctpl_utils.workspace import PACKAGE_DATA
+
+MANIFEST = "manifest.json"  # of the embedded world, in its data root
 
 
 @dataclass(frozen=True)
 class Official:
-    """A data set as its owners distribute it.
-
-    Attributes:
-        counts: what `counts.count` finds in a complete release, and `source` where they were read.
-        licence: terms in short, and where they were read.
-        apply: where to get it.
-        tree: the layout below the data set's folder.
-    """
+    """A data set as its owners distribute it."""
 
     title: str
-    counts: dict[str, int]
-    source: str
-    licence: str
-    apply: str
-    tree: tuple[str, ...]
+    counts: dict[str, int]  # what `count` finds in a complete release
+    source: str  # where the counts were read
+    licence: str  # terms in short, and where they were read
+    apply: str  # where to get it
+    tree: tuple[str, ...]  # the layout below the data set's folder
 
 
-OFFICIAL: dict[str, Official] = {
-    "chestxray14": Official(
-        title="NIH ChestX-ray14",
-        counts={"images": 112_120, "test images": 25_596, "boxes": 984, "boxed images": 880},
-        source="(table); the length of test_list.txt: Wang et al.'s release notes, not verified",
-        licence=(
-            "no restriction of use; link to the site, cite Wang et al. (CVPR 2017), acknowledge "
-            "the NIH Clinical Center (Google Cloud's page of the data set)"
-        ),
-        apply="https://nihcc.app.box.com/v/ChestXray-NIHCC (no application)",
-        tree=(
-            "images_001/images/*.png ... images_012/images/*.png (or images/*.png)",
-            "Data_Entry_2017_v2020.csv (or Data_Entry_2017.csv)",
-            "test_list.txt",
-            "BBox_List_2017.csv",
-        ),
-    ),
-    "chexpert": Official(
-        title="CheXpert",
-        counts={"training images": 223_414, "validation images": 234},
-        source="(table) for train.csv; the mirror danjacobellis/chexpert (223,414 and 234 rows)",
-        licence="Stanford's research use agreement, accepted on registration; not verified",
-        apply="https://stanfordmlgroup.github.io/competitions/chexpert/ (registration)",
-        tree=(
-            "CheXpert-v1.0-small/ (or CheXpert-v1.0/)",
-            "  train.csv, valid.csv",
-            "  {train,valid}/patientNNNNN/studyN/viewN_frontal.jpg",
-        ),
-    ),
-    "covidx": Official(
-        title="COVIDx CXR-3",
-        counts={"training images": 29_986, "test images": 400},
-        source="Pavlova et al. 2022 (arXiv 2206.03671): 30,386 images; 29,986 are for training",
-        licence="a compilation, each part under its own licence; not verified",
-        apply="https://www.kaggle.com/datasets/andyczhao/covidx-cxr2 (its CXR-3 version; account)",
-        tree=("train.txt, test.txt (patient file label source)", "train/*.png, test/*.png"),
-    ),
-    "rsna": Official(
-        title="RSNA Pneumonia Detection Challenge 2018",
-        counts={"rows": 30_227, "images": 26_684, "positive images": 6_012, "boxes": 9_555},
-        source="(table)",
-        licence=(
-            "academic and other use, commercial included, with attribution (rsna.org's page of the "
-            "challenge); Kaggle's rules for the same files were not verified"
-        ),
-        apply="https://www.kaggle.com/c/rsna-pneumonia-detection-challenge (account)",
-        tree=("stage_2_train_images/<patientId>.dcm", "stage_2_train_labels.csv"),
-    ),
-    "siim": Official(
-        title="SIIM-ACR Pneumothorax Segmentation 2019",
-        counts={
-            "rows": 12_954,
-            "images": 12_047,
-            "positive images": 2_669,
-            "images with several rows": 624,
-        },
-        source="(table)",
-        licence="the challenge's rules; not verified",
-        apply="https://www.kaggle.com/c/siim-acr-pneumothorax-segmentation (account)",
-        tree=("dicom-images-train/<study>/<series>/<image>.dcm", "train-rle.csv"),
-    ),
-    "covid-rural": Official(
-        title="COVID Rural (TCIA COVID-19-AR with outlined opacities)",
-        counts={"films": 224, "outlined films": 221, "masks": 193},
-        source="the file listing of haimingt/opacity_segmentation_covid_chest_X_ray at 066d40b",
-        licence=(
-            "films: CC BY 4.0 (stated by users of the TCIA collection, doi "
-            "10.7937/TCIA.2020.PY71-5978); annotations: the repository states none"
-        ),
-        apply="https://github.com/haimingt/opacity_segmentation_covid_chest_X_ray (no application)",
-        tree=("jpgs/*.jpg", "jpgs/jsons/*.json", "pngs_masks/*.png"),
-    ),
-    "mimic-cxr": Official(
-        title="MIMIC-CXR (reports) and MIMIC-CXR-JPG",
-        counts={"images": 377_110, "reports": 227_835},
-        source="Johnson et al., Scientific Data 2019 (PMC6908718): 377,110 images, 227,835 studies",
-        licence="PhysioNet's credentialed health data licence: training, a data use agreement",
-        apply="https://physionet.org/content/mimic-cxr/ and .../mimic-cxr-jpg/ (credentialing)",
-        tree=(
-            "files/pNN/pNNNNNNNN/sNNNNNNNN.txt (reports)",
-            "files/pNN/pNNNNNNNN/sNNNNNNNN/<dicom_id>.jpg",
-            "mimic-cxr-2.0.0-{split,metadata,chexpert}.csv.gz",
-        ),
-    ),
-    "openi": Official(
-        title="Open-I (Indiana University), not in the paper's tables",
-        counts={"images": 7_470},
-        source="torchxrayvision's documentation of `Openi_Dataset`",
-        licence="CC BY-NC-ND 4.0 (the licenseURL of the reports' XML files)",
-        apply="https://openi.nlm.nih.gov/faq (no application)",
-        tree=("NLMCXR_png/*.png",),
-    ),
-}
+_FACTS = read_json(PACKAGE_DATA / "official.json")["data_sets"]
+OFFICIAL = {name: Official(**facts) for name, facts in _FACTS.items()}
+
+
+def read_world(data_root: str | Path) -> dict | None:
+    """The manifest of the embedded world in a data root; None where the data are real.
+
+    Its "size" tells how many films a class its CheXpert-5x200 has. Another JSON is an `InputError`.
+    """
+    path = Path(data_root) / MANIFEST
+    if not path.is_file():
+        return None
+    cure = "Make the embedded world anew, or remove this file."
+    with naming(path, "not a JSON file", cure):
+        manifest = read_json(path)
+    size = manifest.get("size") if isinstance(manifest, dict) else None
+    if not isinstance(size, dict) or "chexpert_5x200" not in size:
+        raise InputError("not the manifest of an embedded world", cure, file=path)
+    return manifest
+
+
+def require_complete_root(data_root: str | Path, *, allow_partial: bool = False) -> None:
+    """Hold every data set that is there to its official numbers; an embedded world to none."""
+    if read_world(data_root) is None:
+        for name in OFFICIAL:
+            root = Path(data_root) / name
+            if root.is_dir():
+                require_complete(name, root, allow_partial=allow_partial)
+
+
+def require_complete(name: str, root: Path, *, allow_partial: bool = False) -> None:
+    """Refuse tables that are not the official ones in full: what is there, and what should be.
+
+    With `allow_partial` only a table that cannot be read is refused.
+    """
+    found, official = count(name, root), OFFICIAL[name].counts
+    differing = [f"{key} {found[key]:,} of {n:,}" for key, n in official.items() if found[key] != n]
+    if differing and not allow_partial:
+        cure = "Complete the download, or accept a partial data set (--allow-partial)."
+        problem = f"not the official release: {', '.join(differing)}"
+        raise InputError(problem, cure, file=root)
+
+
+def count(name: str, root: Path) -> dict[str, int]:
+    """What the tables of a data set in `OFFICIAL` hold, under the names of its `counts`."""
+    return dict(zip(OFFICIAL[name].counts, _counted(name, root), strict=True))
+
+
+def _counted(name: str, root: Path) -> tuple[int, ...]:
+    match name:
+        case "chestxray14":
+            entries = read_table(child(root, *nih.ENTRY_TABLES), ["Image Index"])
+            path = child(root, *nih.BOX_TABLES)
+            boxes = read_table(path, ["Image Index"]) if path.is_file() else entries.head(0)
+            listed = read_lines(child(root, nih.TEST_LIST))
+            return len(entries), len(listed), len(boxes), boxes["Image Index"].nunique()
+        case "chexpert":
+            home = chexpert.find_home(root)
+            parts = (read_table(child(home, f"{part}.csv"), ["Path"]) for part in chexpert.PARTS)
+            return tuple(map(len, parts))
+        case "covidx":
+            return tuple(len(read_lines(child(root, f"{part}.txt"))) for part in ("train", "test"))
+        case "rsna":
+            table = read_table(child(root, nih.RSNA_TABLE), ["patientId", "Target"])
+            boxed = table[table["Target"] == 1]
+            positive = boxed["patientId"].nunique()
+            return len(table), table["patientId"].nunique(), positive, len(boxed)
+        case "siim":
+            columns = ["ImageId", "EncodedPixels"]
+            table = read_table(child(root, *nih.SIIM_TABLES), columns, dtype="str")
+            images = table["ImageId"].value_counts()
+            positive = table.loc[table["EncodedPixels"].str.strip() != NO_RUNS, "ImageId"].nunique()
+            return len(table), len(images), positive, int((images > 1).sum())
+        case "covid-rural":
+            home = covid.find_rural(root)
+            kinds = {
+                covid.FILMS: ".jpg",
+                covid.OUTLINES: ".json",
+                covid.MASKS: ".png",
+            }
+            return tuple(len(find_files([home / name], (kind,))) for name, kind in kinds.items())
+        case "mimic-cxr":
+            table = read_table(child(root, chexpert.SPLIT_TABLE), ["dicom_id"])
+            return len(table), sum(1 for _ in root.glob("files/p*/p*/s*.txt"))
+        case "openi":
+            return (len(find_files([child(root, openi.IMAGE_FOLDER)], (".png",))),)
+    raise ValueError(name)

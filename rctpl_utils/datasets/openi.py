@@ -1,25 +1,35 @@
 """Open-I: the Indiana University chest X-ray reports, whose MeSH codes are a human gold standard.
 
-Source: Demner-Fushman et al., "Preparing a collection of radiology examinations for distribution
-and retrieval", JAMIA 2016; reports under CC BY-NC-ND 4.0, read from the archive that the
-torchxrayvision package carries. Coders read the whole report and assigned codes such as
-"Opacity/lung/base/left/patchy": a heading, then qualifiers. Codes name what is present only.
+Demner-Fushman et al., "Preparing a collection of radiology examinations for distribution and
+retrieval", JAMIA 2016; reports (CC BY-NC-ND 4.0), headers and views by t-SNE are read from what
+torchxrayvision carries. Codes, as "Opacity/lung/base/left/patchy", a heading and qualifiers, name
+what is present only: what is not coded counts as absent, a report coded "No Indexing" as
+unknown. `docs/data/openi.md` says why that package's class is not used, and what is frontal.
+A report is a patient; by a hash 20 % are validation, the rest test.
 """
 
 import tarfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from xml.etree.ElementTree import ParseError
 
-from defusedxml import DefusedXmlException
+import pandas as pd
 from defusedxml.ElementTree import fromstring
 
+from rctpl_utils.datasets.base import ChestXrayDataset
+from rctpl_utils.datasets.tables import Screen, find_files, hash_split, locate, read_table
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import read_json
+from rctpl_utils.given_files import child, naming
+from rctpl_utils.vocabulary import CONCEPTS as VOCABULARY
+from rctpl_utils.vocabulary import with_parents
 from rctpl_utils.workspace import PACKAGE_DATA
+
+IMAGE_FOLDER = "NLMCXR_png"
+HEADERS, TSNE_VIEWS = "nlmcxr_dicom_metadata.csv.gz", "nlmcxr_tsne_pa.csv.gz"
+CONCEPTS = tuple(concept for concept in VOCABULARY if concept != "COVID-19")
+NOT_CODED = "No Indexing"
 
 
 @dataclass(frozen=True)
@@ -56,7 +66,15 @@ def read_openi(archive: str | Path) -> list[OpenIReport]:
     Raises:
         InputError: no report in it, a damaged archive or a damaged report (named).
     """
-    reports = [parse_openi(data, member) for member, data in _members(Path(archive))]
+    reports = []
+    with (
+        naming(archive, "the archive is damaged", "Fetch it again."),
+        tarfile.open(archive) as members,
+    ):
+        for member in members:
+            if member.isfile() and member.name.endswith(".xml"):
+                data = members.extractfile(member).read()
+                reports.append(parse_openi(data, f"{archive}!{member.name}"))
     if not reports:
         raise InputError("no Open-I report (*.xml) in it", "Point to NLMCXR_reports.", file=archive)
     return sorted(reports, key=lambda report: (len(report.uid), report.uid))
@@ -68,15 +86,13 @@ def parse_openi(data: bytes, member: str) -> OpenIReport:
     Raises:
         InputError: XML that is truncated or declares entities, or no report identifier.
     """
-    try:
+    again = "Fetch the file again."
+    with naming(member, "this is no whole Open-I report", again):
         root = fromstring(data)
-    except (ParseError, DefusedXmlException, ValueError) as error:
-        problem = f"this is no whole Open-I report ({error})"
-        raise InputError(problem, "Fetch the file again.", file=member) from error
     identifier = root.find("uId")
     uid = "" if identifier is None else identifier.get("id", "")
     if not uid:
-        raise InputError("the report has no <uId id=...>", "Fetch the file again.", file=member)
+        raise InputError("the report has no <uId id=...>", again, file=member)
     texts = root.iter("AbstractText")
     sections = {text.get("Label", "").upper(): _clean("".join(text.itertext())) for text in texts}
     return OpenIReport(
@@ -98,42 +114,17 @@ def mesh_findings(report: OpenIReport) -> list[MeshFinding]:
     found = []
     for code in report.mesh:
         heading, *qualifiers = (part.strip() for part in code.split("/"))
-        side = _side(qualifiers)
+        sides = {side for side in ("left", "right", "bilateral") if side in qualifiers}
+        side = "bilateral" if len(sides) > 1 else next(iter(sides), None)
         zone = next((places[word] for word in qualifiers if word in places), None)
         severity = next((word for word in severities if word in qualifiers), None)
         found += [
             MeshFinding(rule["concept"], side, zone, severity, code)
             for rule in rules.get(heading, ())
-            if _applies(rule, qualifiers)
+            if ("any_of" not in rule or not set(rule["any_of"]).isdisjoint(qualifiers))
+            and set(rule.get("none_of", ())).isdisjoint(qualifiers)
         ]
     return found
-
-
-def _members(source: Path) -> Iterator[tuple[str, bytes]]:
-    try:
-        with tarfile.open(source) as archive:
-            for member in archive:
-                if member.isfile() and member.name.endswith(".xml"):
-                    stream = archive.extractfile(member)
-                    assert stream is not None  # a regular file always has one
-                    yield f"{source}!{member.name}", stream.read()
-    except (tarfile.TarError, EOFError, OSError) as error:
-        problem = f"the archive is damaged ({error})"
-        raise InputError(problem, "Fetch it again.", file=source) from error
-
-
-def _clean(text: str | None) -> str:
-    return " ".join((text or "").split())
-
-
-def _side(qualifiers: list[str]) -> str | None:
-    sides = {side for side in ("left", "right", "bilateral") if side in qualifiers}
-    return "bilateral" if len(sides) > 1 else next(iter(sides), None)
-
-
-def _applies(rule: dict, qualifiers: list[str]) -> bool:
-    wanted, unwanted, found = rule.get("any_of"), rule.get("none_of", ()), set(qualifiers)
-    return (wanted is None or not found.isdisjoint(wanted)) and found.isdisjoint(unwanted)
 
 
 @cache
@@ -142,7 +133,11 @@ def _mesh_rules() -> tuple[dict[str, list[dict]], dict[str, str], tuple[str, ...
     rules: dict[str, list[dict]] = {}
     for rule in raw["rules"]:
         rules.setdefault(rule["heading"], []).append(rule)
-    return rules, raw["zones"], tuple(raw["severities"])
+    return rules, raw["zones"], raw["severities"]
+
+
+def _clean(text: str | None) -> str:
+    return " ".join((text or "").split())
 
 
 def xrv_file(name: str) -> Path:
@@ -155,3 +150,48 @@ def xrv_file(name: str) -> Path:
         problem, cure = "torchxrayvision does not carry this file", "Install torchxrayvision 1.5.7."
         raise InputError(problem, cure, file=path)
     return path
+
+
+# --- films
+
+
+def open_openi(root: Path, split: str, **options: bool) -> ChestXrayDataset:
+    """Open "validation" (20 % of the reports) or "test" (80 %), frontal films only.
+
+    `records` also has `report` ("CXRn").
+    """
+    screen, folder = Screen(**options), child(root, IMAGE_FOLDER)
+    if not folder.is_dir():
+        raise InputError("no images", f"Put {IMAGE_FOLDER}/ there.", file=folder)
+    views = read_views()
+    views["patient_id"] = views["image_id"].str.split("_").str[0]
+    views = views[hash_split(views["patient_id"]) == split]
+    films = views.loc[views["frontal"], ["image_id", "patient_id"]].reset_index(drop=True)
+    films = locate(films, find_files([folder], (".png",), screen), ".png")
+    films["report"] = films["patient_id"]
+    labels = read_labels().reindex(films["report"]).reset_index(drop=True)
+    records = screen.present(pd.concat([films, labels], axis=1), folder)
+    left_out = {"not known to be a frontal view": int((~views["frontal"]).sum())}
+    return ChestXrayDataset("openi", split, CONCEPTS, records, left_out=left_out, screen=screen)
+
+
+def read_views() -> pd.DataFrame:
+    """Every image of the DICOM header table: image_id, and whether it is known to be frontal."""
+    headers = read_table(xrv_file(HEADERS), ["imageid", "View Position"], dtype="str")
+    tsne = read_table(xrv_file(TSNE_VIEWS), ["imageid", "tsne-view"], dtype="str")
+    guess = headers["imageid"].map(tsne.set_index("imageid")["tsne-view"])
+    said = headers["View Position"]
+    frontal = (said.isin(["AP", "PA"]) | (said.isna() & (guess == "PA"))) & (guess != "L")
+    return pd.DataFrame({"image_id": headers["imageid"], "frontal": frontal.astype(bool)})
+
+
+@cache  # parsing takes seconds, and every split asks
+def read_labels() -> pd.DataFrame:
+    """One row a report, index "CXRn": 1.0, 0.0, or NaN where it was not coded."""
+    reports = read_openi(openi_archive())
+    rows = {}
+    for report in reports:
+        present = with_parents(finding.concept for finding in mesh_findings(report))
+        known = NOT_CODED not in report.mesh
+        rows[report.uid] = [float(c in present) if known else float("nan") for c in CONCEPTS]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=list(CONCEPTS))

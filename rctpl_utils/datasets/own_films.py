@@ -11,11 +11,8 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 
-import pandas as pd
-
-from rctpl_utils.datasets.base import Radiographs
-from rctpl_utils.datasets.screening import Screen, Skipped
-from rctpl_utils.datasets.tables import hash_split, read_table
+from rctpl_utils.datasets.base import ChestXrayDataset
+from rctpl_utils.datasets.tables import CheckedTable, Screen, Skipped, hash_split, read_table
 from rctpl_utils.errors import InputError
 from rctpl_utils.given_files import existing
 from rctpl_utils.vocabulary import CONCEPTS
@@ -31,7 +28,7 @@ def read_films(
     *,
     known: Sequence[str] = CONCEPTS,
     skip_bad: bool = False,
-) -> Radiographs:
+) -> ChestXrayDataset:
     """Read one split of a table of films; the films themselves are decoded when asked for.
 
     The data set is named after the file and has the concepts in the order of its columns, whose
@@ -48,29 +45,40 @@ def read_films(
     file, screen = Path(file), Screen(skip_bad)
     with own_cure():
         columns = list(read_table(file, _NAMED).columns)
-        table = read_table(file, columns, dtype=dict.fromkeys((*_NAMED, "split"), "str"))
+        dtype = dict.fromkeys((*_NAMED, "split"), "str")
+        table = screen.read(file, columns, cure=CONTRACT, whole="image", dtype=dtype)
         concepts = tuple(each for each in columns if each not in (*_NAMED, "split"))
         _check_names(concepts, known, file)
-        table = screen.blank(table, _NAMED, file)
-        table = _with_paths(screen.outside(table, "image", file), screen, file)
-        table = _with_labels(table, concepts, screen, file)
-        table = with_split(table, screen, file)
-        table = table[table["split"] == split]
-        table = table.rename(columns={"image": "image_id", "patient": "patient_id"})
-        records = table[["image_id", "patient_id", "path", *concepts]]
-        return Radiographs(file.stem, split, concepts, records, screen=screen)
+        table.named(*_NAMED)
+        table.inside("image")
+        names = table["image"].map(lambda name: PurePosixPath(name).as_posix())
+        paths = [existing(str(file.parent / name)) for name in names]
+        table.rows = table.rows.assign(image=names, path=paths)
+        table.distinct("image")
+        cure = "Check the path: it is relative to the table."
+        table.refuse(table["path"].isna(), "the image file is missing", cure)
+        cure = "Leave the cell empty where it is unknown or uncertain."
+        for concept in concepts:
+            table.numbers(concept)
+            wrong = ~(table[concept].isna() | table[concept].isin([0, 1]))
+            table.refuse(wrong, f"a label of {concept!r} that is not 1, 0 or empty", cure)
+        check_split(table)
+        records = table.rows[table["split"] == split]
+        records = records.rename(columns={"image": "image_id", "patient": "patient_id"})
+        records = records[["image_id", "patient_id", "path", *concepts]]
+        return ChestXrayDataset(file.stem, split, concepts, records, screen=screen)
 
 
-def with_split(table: pd.DataFrame, screen: Screen, file: Path) -> pd.DataFrame:
-    """The table with a sound column `split`; by a hash of `patient` where it has none."""
-    if "split" not in table.columns:
-        return table.assign(split=hash_split(table["patient"]))
+def check_split(table: CheckedTable) -> None:
+    """Give the table a sound column `split`; by a hash of `patient` where it has none."""
+    if "split" not in table.rows.columns:
+        table.rows = table.rows.assign(split=hash_split(table["patient"]))
+        return
     problem = f"a split that is none of {', '.join(SPLITS)}"
-    table = screen.rows(table, ~table["split"].isin(SPLITS), problem, CONTRACT, file)
-    elsewhere = table.groupby("patient")["split"].transform("first") != table["split"]
+    table.refuse(~table["split"].isin(SPLITS), problem)
+    elsewhere = table.rows.groupby("patient")["split"].transform("first") != table["split"]
     cure = "Move all rows of a patient to one split."
-    problem = "a patient who is in another split too"
-    return screen.rows(table, elsewhere, problem, cure, file, whole="patient")
+    table.refuse(elsewhere, "a patient who is in another split too", cure, whole="patient")
 
 
 @contextmanager
@@ -89,29 +97,8 @@ def _check_names(concepts: Sequence[str], known: Sequence[str], file: Path) -> N
     """Refuse a column that names no concept, and say which one it may mean."""
     spelled = {name.casefold(): name for name in known}
     for name in concepts:
-        if name in known:
-            continue
-        near = get_close_matches(name.casefold(), spelled, n=1)
-        meant = f"; the nearest name is {spelled[near[0]]!r}" if near else ""
-        cure = f"Rename or delete it. Known are: {', '.join(known)}."
-        raise InputError(f"the column {name!r} names no concept{meant}", cure, file=file)
-
-
-def _with_paths(table: pd.DataFrame, screen: Screen, file: Path) -> pd.DataFrame:
-    names = table["image"].map(lambda name: PurePosixPath(name).as_posix())
-    paths = [existing(str(file.parent / name)) for name in names]
-    table = screen.duplicates(table.assign(image=names, path=paths), ["image"], file)
-    problem, cure = "the image file is missing", "Check the path: it is relative to the table."
-    return screen.rows(table, table["path"].isna(), problem, cure, file)
-
-
-def _with_labels(
-    table: pd.DataFrame, concepts: Sequence[str], screen: Screen, file: Path
-) -> pd.DataFrame:
-    cure = "Leave the cell empty where it is unknown or uncertain."
-    for concept in concepts:
-        table = screen.numbers(table, [concept], file, whole="image")
-        wrong = ~(table[concept].isna() | table[concept].isin([0, 1]))
-        problem = f"a label of {concept!r} that is not 1, 0 or empty"
-        table = screen.rows(table, wrong, problem, cure, file)
-    return table
+        if name not in known:
+            near = get_close_matches(name.casefold(), spelled, n=1)
+            meant = f"; the nearest name is {spelled[near[0]]!r}" if near else ""
+            cure = f"Rename or delete it. Known are: {', '.join(known)}."
+            raise InputError(f"the column {name!r} names no concept{meant}", cure, file=file)

@@ -15,9 +15,8 @@ from tqdm import tqdm
 
 from rctpl_utils.code_hash import code_of
 from rctpl_utils.datasets import ChestXrayDataset
-from rctpl_utils.datasets.availability import present
 from rctpl_utils.datasets.questions import QUESTIONS
-from rctpl_utils.datasets.splits import open_split
+from rctpl_utils.datasets.splits import open_split, present
 from rctpl_utils.encoders.base import Encoder, per_encoder
 from rctpl_utils.encoders.features import ImageFeatureFile
 from rctpl_utils.encoders.frame import cosine_maps, frame_of

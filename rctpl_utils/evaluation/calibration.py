@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from rctpl_utils.datasets.availability import present
-from rctpl_utils.datasets.splits import open_split
+from rctpl_utils.datasets.splits import open_split, present
 from rctpl_utils.encoders.features import IMAGE_BATCH, ImageFeatureFile, image_features
 from rctpl_utils.errors import InputError
 from rctpl_utils.evaluation.domain import Domain, file_descriptors

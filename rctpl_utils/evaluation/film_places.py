@@ -11,8 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from rctpl_utils.datasets import ChestXrayDataset
-from rctpl_utils.datasets.availability import can_run
-from rctpl_utils.datasets.splits import open_split
+from rctpl_utils.datasets.splits import can_run, open_split
 from rctpl_utils.encoders.features import image_features
 from rctpl_utils.encoders.frame import frame_of, on_film, on_square
 from rctpl_utils.errors import InputError

@@ -7,9 +7,8 @@ import numpy as np
 import pandas as pd
 
 from rctpl_utils.datasets import ChestXrayDataset
-from rctpl_utils.datasets.availability import can_run
 from rctpl_utils.datasets.questions import QUESTIONS, Question
-from rctpl_utils.datasets.splits import open_split
+from rctpl_utils.datasets.splits import can_run, open_split
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.encoders.features import ImageFeatureFile, image_features
 from rctpl_utils.evaluation.classification import Classification, Split, evaluate

@@ -1,15 +1,14 @@
 """Radiology reports in MIMIC-CXR's layout or a table, and which are used (paper 3.1.1, 4.1.1)."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from rctpl_utils.datasets.own_films import CONTRACT, own_cure, with_split
-from rctpl_utils.datasets.screening import Screen, Skipped
-from rctpl_utils.datasets.tables import read_table
+from rctpl_utils.datasets.own_films import CONTRACT, check_split, own_cure
+from rctpl_utils.datasets.tables import Screen, Skipped, read_table
 from rctpl_utils.errors import InputError
 from rctpl_utils.given_files import child
 from rctpl_utils.text.sections import parse_sections
@@ -142,6 +141,17 @@ def _read_report(path: Path, split: str) -> Report:
     return Report(path.stem, path.parent.name, findings, impression, split)
 
 
+def _splits(path: Path, screen: Screen) -> Mapping[str, str]:
+    """Study identifier ("sNNNNNNNN") -> split."""
+    columns = ["study_id", "subject_id", "split"]
+    table = screen.read(path, columns, cure="Fix the table.", dtype="str")
+    table.named("study_id", "subject_id")
+    for column in ("study_id", "subject_id"):
+        elsewhere = table.rows.groupby(column)["split"].transform("first") != table["split"]
+        table.refuse(elsewhere, f"a {column} that is in two splits", whole=column)
+    return dict(zip("s" + table["study_id"], table["split"], strict=True))
+
+
 def read_reports(
     file: str | Path, *, skip_bad: bool = False, skipped: list[Skipped] | None = None
 ) -> list[Report]:
@@ -157,17 +167,17 @@ def read_reports(
     """
     file, screen, columns = Path(file), Screen(skip_bad), ("report", "patient", "text")
     with own_cure():
-        table = read_table(file, columns, dtype=dict.fromkeys((*columns, "split"), "str"))
-        table = screen.blank(table, columns, file)
-        table = screen.duplicates(table, ["report"], file)
-        given = "split" in table.columns
-        table = with_split(table, screen, file)
+        dtype = dict.fromkeys((*columns, "split"), "str")
+        table = screen.read(file, columns, cure=CONTRACT, dtype=dtype)
+        table.named(*columns)
+        table.distinct("report")
+        given = "split" in table.rows.columns
+        check_split(table)
     if not given:
-        table["split"] = table["split"].replace("test", "train")
-    parts = table["text"].map(parse_sections)
-    silent = [not any(each) for each in parts]
-    problem = "a text with neither findings nor impression"
-    table = screen.rows(table.assign(parts=parts), silent, problem, CONTRACT, file)
+        table.rows = table.rows.assign(split=table["split"].replace("test", "train"))
+    table.rows = table.rows.assign(parts=table["text"].map(parse_sections))
+    silent = [not any(each) for each in table["parts"]]
+    table.refuse(silent, "a text with neither findings nor impression")
     if skipped is not None:
         skipped += screen.skipped
     rows = table[["report", "patient", "parts", "split"]].itertuples(index=False)
