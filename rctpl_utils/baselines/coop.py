@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rctpl_utils.baselines.few_shot import FilmBatch, LabeledFilms
-from rctpl_utils.baselines.prompt_learning import PromptModel, PromptSettings, logit_scale
+from rctpl_utils.baselines.prompt_learning import LabeledFilms, PromptModel, logit_scale
 from rctpl_utils.encoders.base import ImageFeatures
 from rctpl_utils.scoring import report_scores, similarity_maps
 from rctpl_utils.vocabulary import prompt_name
@@ -43,16 +42,16 @@ class CoOp(PromptModel):
     """
 
     method = "CoOp"
-    settings = PromptSettings(batch_size=32, learning_rate=1e-2)
+    batch_size, learning_rate = 32, 1e-2
     contexts = ("context",)
 
-    def loss(self, batch: FilmBatch) -> Tensor:
+    def loss(self, batch: tuple[ImageFeatures, Tensor]) -> Tensor:
         """The cross-entropy of Eq. 3, its target spread over the present classes."""
-        scores = report_scores(batch.features.global_features, *self.encoded(self.concepts))
-        return names_cross_entropy(logit_scale(self.encoder) * scores, batch.labels)
+        films, labels = batch
+        scores = logit_scale(self.encoder) * self.scores(films, self.concepts)
+        return names_cross_entropy(scores, labels)
 
-    @torch.no_grad()
-    def classify(self, films: ImageFeatures, concepts: Sequence[str]) -> Tensor:
+    def scores(self, films: ImageFeatures, concepts: Sequence[str]) -> Tensor:
         """Cosines (n, L), the logits of Eq. 3 without 1 / tau."""
         return report_scores(films.global_features, *self.encoded(concepts))
 
@@ -90,7 +89,7 @@ class CoCoOp(PromptModel):
     """
 
     method = "CoCoOp"
-    settings = PromptSettings(batch_size=8, learning_rate=3e-3)
+    batch_size, learning_rate = 8, 3e-3
     contexts, length = ("context",), 4
 
     def begin(self, generator: torch.Generator) -> None:
@@ -115,13 +114,13 @@ class CoCoOp(PromptModel):
         embedded = self.encoder.encode_prompts(each, list(names) * len(contexts))
         return embedded.unflatten(0, (-1, count))
 
-    def loss(self, batch: FilmBatch) -> Tensor:
+    def loss(self, batch: tuple[ImageFeatures, Tensor]) -> Tensor:
         """The cross-entropy of Eq. 3, its target spread over the present classes."""
-        features = batch.features.global_features
+        features, labels = batch[0].global_features, batch[1]
         names = [prompt_name(concept) for concept in self.concepts]
         embedded = self.prompted(self.activations(features), names)
         scores = torch.einsum("nd,nld->nl", features, embedded)
-        return names_cross_entropy(logit_scale(self.encoder) * scores, batch.labels)
+        return names_cross_entropy(logit_scale(self.encoder) * scores, labels)
 
     @torch.no_grad()
     def settle(self, data: LabeledFilms) -> None:
@@ -154,8 +153,7 @@ class CoCoOp(PromptModel):
         bent = torch.einsum("nh,hld->nld", away.square(), curvature)
         return functional.normalize(middle + moved + bent, dim=-1)
 
-    @torch.no_grad()
-    def classify(self, films: ImageFeatures, concepts: Sequence[str]) -> Tensor:
+    def scores(self, films: ImageFeatures, concepts: Sequence[str]) -> Tensor:
         """Cosines (n, L), the logits of Eq. 3 without 1 / tau."""
         features = films.global_features
         return torch.einsum("nd,nld->nl", features, self.conditioned(features, concepts))
@@ -198,29 +196,22 @@ class DualCoOp(PromptModel):
     """
 
     method = "DualCoOp"
-    settings = PromptSettings(batch_size=32, learning_rate=1e-2)
+    batch_size, learning_rate = 32, 1e-2
     contexts = ("positive", "negative")
 
-    def loss(self, batch: FilmBatch) -> Tensor:
+    def loss(self, batch: tuple[ImageFeatures, Tensor]) -> Tensor:
         """The asymmetric loss, summed over a film's known labels, averaged over films."""
-        return asymmetric_loss(self._log_odds(batch.features, self.concepts), batch.labels)
+        films, labels = batch
+        return asymmetric_loss(self.scores(films, self.concepts), labels)
 
-    @torch.no_grad()
-    def classify(self, films: ImageFeatures, concepts: Sequence[str]) -> Tensor:
+    def scores(self, films: ImageFeatures, concepts: Sequence[str]) -> Tensor:
         """log p / (1 - p): (n, L)."""
-        return self._log_odds(films, concepts)
-
-    def _log_odds(self, films: ImageFeatures, concepts: Sequence[str]) -> Tensor:
-        margin = region_margin(films.dense_features, *self.encoded(concepts))
+        positive, negative = self.encoded(concepts)  # (L, d)
+        regions = films.dense_features.flatten(1, 2)  # (n, R, d)
+        agreeing = similarity_maps(regions, positive)  # (n, R, L)
+        weights = (REGION_SCALE * agreeing).softmax(dim=1)
+        margin = (weights * (agreeing - similarity_maps(regions, negative))).sum(dim=1)  # S+ - S-
         return logit_scale(self.encoder) * margin
-
-
-def region_margin(dense_features: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-    """S+ - S- of n films (n, h, w, d) and L classes, embedded in both contexts (L, d): (n, L)."""
-    regions = dense_features.flatten(1, 2)  # (n, R, d)
-    agreeing = similarity_maps(regions, positive)  # (n, R, L)
-    weights = (REGION_SCALE * agreeing).softmax(dim=1)
-    return (weights * (agreeing - similarity_maps(regions, negative))).sum(dim=1)
 
 
 def asymmetric_loss(logits: Tensor, labels: Tensor) -> Tensor:

@@ -13,15 +13,14 @@ import pandas as pd
 import torch
 
 from rctpl_utils.baselines import training
-from rctpl_utils.baselines.contrastive import BioViL, CheXzero, ConVIRT, MedCLIPViT
+from rctpl_utils.baselines.contrastive import BioViL, CheXzero, ConVIRT, MedCLIPViT, MedPromptViT
 from rctpl_utils.baselines.gloria import GLoRIA
-from rctpl_utils.baselines.medprompt import MedPromptViT
-from rctpl_utils.baselines.model import Baseline, MakeBaseline, Reader, Setup
+from rctpl_utils.baselines.model import Baseline, Reader, Setup
 from rctpl_utils.baselines.queries import MedKLIP, MeDSLIP
-from rctpl_utils.baselines.training import Trained, Validation, file_stem
 from rctpl_utils.baselines.training_data import backbone_maps, build_material
 from rctpl_utils.code_hash import code_of
 from rctpl_utils.datasets.splits import open_split
+from rctpl_utils.encoders.base import freeze
 from rctpl_utils.encoders.precision import describe_device
 from rctpl_utils.encoders.release import (
     add_file,
@@ -37,7 +36,7 @@ from rctpl_utils.files import hash_of
 from rctpl_utils.text.reports import Report
 from rctpl_utils.workspace import Workspace
 
-MINIATURES: tuple[MakeBaseline, ...] = (
+MINIATURES: tuple[type[Baseline], ...] = (
     ConVIRT, GLoRIA, MedCLIPViT, BioViL, CheXzero, MedKLIP, MedPromptViT, MeDSLIP,
 )  # fmt: skip
 _PROBED = ("Edema", "Pneumothorax")
@@ -69,43 +68,53 @@ def _train_seed(
     reports: Sequence[Report],
     triplets: pd.DataFrame,
 ) -> None:
+    """Train each baseline that is missing or out of date, the first seed's at every rate."""
     settings, device, folder = workspace.profile.baselines, workspace.device, workspace.weights
     material = build_material(workspace, encoder, reports, triplets, settings.films)
     setup = Setup.of(material, Reader(encoder.text))
     held_out = open_split(workspace, "mimic-cxr", "validation")
-    validation = Validation.of(held_out, backbone_maps(encoder, held_out, workspace.features))
-    key, parts = hash_of(material.key, settings), workspace.build / "checkpoints"
+    maps = backbone_maps(encoder, held_out, workspace.features)
+    labels = held_out.records[list(held_out.concepts)].to_numpy(float)
+    validation = training.Validation(maps, labels, held_out.concepts)
+    key = hash_of(material.key, settings)
     if device.type == "cuda":
         material = material.on(device)
     first = workspace.profile.seeds[0]
     for make in MINIATURES:
-        name, rates = weights_name(make, seed), None
-        own = hash_of(key, seed, code_of(make, training))
+        name, own = weights_name(make, seed), hash_of(key, seed, code_of(make, training))
         if is_current(folder, name, own):
             continue
-        given = material, setup, validation, settings
-        if seed == first:
-            rate, rates, run = training.train_best_rate(make, *given, seed, device, parts)
-        else:
-            rate = manifest(folder)["files"][weights_name(make, first)]["rate"]
-            part = parts / f"{name}-{own[:12]}.part"
-            run = training.train(make, *given, rate, seed, device, part)
-        notes = run_notes(run, setup) | {
+        rates = settings.rates
+        if seed != first:
+            rates = [manifest(folder)["files"][weights_name(make, first)]["rate"]]
+        tried = []
+        for rate in rates:
+            part = workspace.build / "checkpoints" / f"{name}-{own[:12]}-{rate:g}.part"
+            given = material, setup, validation, settings, rate
+            tried.append((training.train(make, *given, seed, device, part), rate))
+        run, rate = max(tried, key=lambda each: each[0].auc)  # of equals the first
+        notes = notes_of(run, setup) | {
             "method": make.name, "seed": seed, "rate": rate, "key": own,
             "device": describe_device(device), "settings": settings,
         }  # fmt: skip
-        add_miniature(folder, make, encoder, run.model, notes | ({"rates": rates} if rates else {}))
+        if seed == first:
+            notes["rates"] = [{"learning_rate": rate, "auc": each.auc} for each, rate in tried]
+        state = run.model.state_dict().items()
+        needed = {k: v.cpu().contiguous() for k, v in state if not k.startswith(make.training_only)}
+        add_file(
+            folder, name, needed, notes,
+            lambda path: probe(assemble(make, encoder, path, notes), notes),  # noqa: B023
+        )  # fmt: skip
 
 
-def run_notes(run: Trained, setup: Setup) -> dict[str, Any]:
+def notes_of(run: training.Trained, setup: Setup) -> dict[str, Any]:
     """What a manifest says of a trained baseline, and what is needed to build it again."""
-    last = run.history[run.kept]
     return {
         "kind": "baseline",
-        "views": last["views"],
+        "views": run.history[run.kept]["views"],
         "seconds": run.history[-1]["seconds"],
         "parameters": sum(each.numel() for each in run.model.parameters()),
-        "validation_auc": round(last["auc"], 4),
+        "validation_auc": round(run.auc, 4),
         "plateau": run.plateau,
         "kept_look": run.kept,
         "curve": run.history,
@@ -116,30 +125,7 @@ def run_notes(run: Trained, setup: Setup) -> dict[str, Any]:
     }
 
 
-def add_miniature(
-    folder: Path,
-    make: MakeBaseline,
-    encoder: StandIn,
-    model: Baseline,
-    notes: Mapping[str, Any],
-) -> None:
-    """Write a trained baseline into a folder of weights: what inference needs of it."""
-    add_file(
-        folder, weights_name(make, notes["seed"]), state_of(model), notes,
-        lambda path: probe(assemble(make, encoder, path, notes), notes),
-    )  # fmt: skip
-
-
-def state_of(model: Baseline) -> dict[str, torch.Tensor]:
-    """What inference needs of a trained baseline: all but the layers of `training_only`."""
-    return {
-        name: value.cpu().contiguous()
-        for name, value in model.state_dict().items()
-        if not name.startswith(model.training_only)
-    }
-
-
-def load_miniature(make: MakeBaseline, encoder: StandIn, seed: int, folder: Path) -> Baseline:
+def load_miniature(make: type[Baseline], encoder: StandIn, seed: int, folder: Path) -> Baseline:
     """A trained baseline, verified, frozen, on the encoder's device.
 
     An `InputError` tells of a file that is absent, damaged, of another architecture or other code.
@@ -152,7 +138,7 @@ def load_miniature(make: MakeBaseline, encoder: StandIn, seed: int, folder: Path
 
 
 def assemble(
-    make: MakeBaseline, encoder: StandIn, path: Path, notes: Mapping[str, Any]
+    make: type[Baseline], encoder: StandIn, path: Path, notes: Mapping[str, Any]
 ) -> Baseline:
     """A baseline of the shape that notes tell, with a file's weights (or `InputError`), frozen."""
     width = encoder.context_width
@@ -162,7 +148,7 @@ def assemble(
     model = make(Setup(notes["channels"], tuple(notes["grid"]), *blank, reader, *names))
     unused = {k: v for k, v in model.state_dict().items() if k.startswith(make.training_only)}
     fit(model, read_weights(path) | unused, path)
-    return model.eval().requires_grad_(False)
+    return freeze(model)
 
 
 def probe(model: Baseline, notes: Mapping[str, Any]) -> np.ndarray:
@@ -188,9 +174,7 @@ def miniature_runs(workspace: Workspace) -> dict[str, dict[str, Any]]:
         runs[make.name] = {
             "name": make.name,
             "unit": "views",
-            "parameters": notes[0]["parameters"],
-            "rate": notes[0]["rate"],
-            "rates": notes[0]["rates"],
+            **{each: notes[0][each] for each in ("parameters", "rate", "rates")},
             "plateau": [each["plateau"] for each in notes],
             "kept": [each["validation_auc"] for each in notes],
             "history": [{"seed": each["seed"], **row} for each in notes for row in each["curve"]],
@@ -198,6 +182,6 @@ def miniature_runs(workspace: Workspace) -> dict[str, dict[str, Any]]:
     return runs
 
 
-def weights_name(make: MakeBaseline, seed: int) -> str:
+def weights_name(make: type[Baseline], seed: int) -> str:
     """The file of a seed's baseline."""
-    return f"{file_stem(make.name)}-{seed}.safetensors"
+    return f"{make.name.lower()}-{seed}.safetensors"

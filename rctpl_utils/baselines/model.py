@@ -1,6 +1,6 @@
 """What the baselines train: small image and text models on frozen features, the same for all."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -52,9 +52,9 @@ class Reader:
 class Setup:
     """What a baseline is built from.
 
-    `channels`, c, and `grid` (h, w) are the frozen backbone's map's, `mean` and `deviation` (W,)
-    the training reports' pooled word states', `reader` the frozen text model; `concepts` (L) and
-    `places` (P) are the names that supervision uses.
+    `channels`, c, and `grid` (h, w) are those of the frozen backbone's maps, `mean` and `deviation`
+    (W,) those of the training reports' pooled word states, `reader` is the frozen text model;
+    `concepts` (L) and `places` (P) are the names that supervision uses.
     """
 
     channels: int
@@ -177,7 +177,7 @@ class Baseline(nn.Module):
 
     def text_vectors(self, words: Words) -> Tensor:
         """Texts to unit vectors, here of the projected mean word: (B, d)."""
-        return functional.normalize(self.text(words.pooled()), dim=-1)
+        return unit(self.text(words.pooled()))
 
     def film_vectors(self, films: Tensor) -> tuple[Tensor, Tensor]:
         """Whole films, as maps (n, h, w, c), to unit vectors: (n, d), (n, h * w, d)."""
@@ -186,7 +186,7 @@ class Baseline(nn.Module):
     def class_vectors(self, concepts: Sequence[str]) -> Tensor:
         """One unit vector a class: the mean over `PHRASES` (Radford et al. 2021, 3.1.4): (L, d)."""
         each = [self.text_vectors(self.read_names(concepts, phrase)) for phrase in PHRASES]
-        return functional.normalize(torch.stack(each).mean(dim=0), dim=-1)
+        return unit(torch.stack(each).mean(dim=0))
 
     @torch.no_grad()
     def classify(self, films: Tensor, concepts: Sequence[str]) -> Tensor:
@@ -231,8 +231,7 @@ class TransformerBaseline(Baseline):
 
     def image_vectors(self, cells: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
         """The projected class token (B, d) and patches (B, T, d)."""
-        head = getattr(self, self.head)
-        tokens = functional.normalize(head(self.image(cells, places)), dim=-1)
+        tokens = unit(getattr(self, self.head)(self.image(cells, places)))
         return tokens[:, 0], tokens[:, 1:]
 
     def film_vectors(self, films: Tensor) -> tuple[Tensor, Tensor]:
@@ -247,12 +246,14 @@ class TransformerBaseline(Baseline):
         numbers = numbers.reshape(height // 2, 2, width // 2, 2).permute(1, 3, 0, 2).reshape(4, -1)
         cells = films.flatten(1, 2).float()[:, numbers].flatten(0, 1)
         whole, local = self.image_vectors(cells, numbers.repeat(count, 1))
-        whole = functional.normalize(whole.unflatten(0, (-1, 4)).mean(dim=1), dim=-1)
+        whole = unit(whole.unflatten(0, (-1, 4)).mean(dim=1))
         order = numbers.flatten().argsort()
         return whole, local.unflatten(0, (-1, 4)).flatten(1, 2)[:, order]
 
 
-MakeBaseline = Callable[[Setup], Baseline]
+def unit(vectors: Tensor) -> Tensor:
+    """Vectors (..., d) of length one."""
+    return functional.normalize(vectors, dim=-1)
 
 
 def symmetric_loss(logits: Tensor, by_image: float = 0.5) -> Tensor:

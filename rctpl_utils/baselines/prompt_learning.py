@@ -1,4 +1,4 @@
-"""What the prompt learners beside RC-TPL share: one base, one set of options, one training loop.
+"""What the prompt learners beside RC-TPL share: one base, one kind of films, one training loop.
 
 TaI-DPT, CoOp, CoCoOp and DualCoOp learn context vectors for the same frozen encoder as RC-TPL.
 Their losses and scores are their own; optimizer (AdamW, where the four papers use SGD), order of
@@ -7,6 +7,7 @@ learns from differ: each learns until the AUC on validation films has stopped im
 best state is kept. A class name ends the prompt without CLIP's full stop, as in RC-TPL's Eq. 2.
 """
 
+import hashlib
 import itertools
 import time
 from abc import ABC, abstractmethod
@@ -15,14 +16,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from rctpl_utils.baselines.base import CLASSIFY
-from rctpl_utils.baselines.few_shot import LabeledFilms
 from rctpl_utils.datasets.chexpert import COMPETITION
 from rctpl_utils.encoders.base import Encoder, ImageFeatures
+from rctpl_utils.encoders.features import ImageFeatureFile
 from rctpl_utils.errors import InputError
 from rctpl_utils.profiles import PromptLearnerTraining
 from rctpl_utils.prompts.corpus import TextCorpus
@@ -34,11 +36,30 @@ CLIP_SCALE = 100.0  # the largest inverse temperature that CLIP allows itself (R
 
 
 @dataclass(frozen=True)
-class PromptSettings:
-    """Reports or films a step, and AdamW's rate: constant, as a run's end is not known before."""
+class LabeledFilms:
+    """n films as cached features of the frozen encoder."""
 
-    batch_size: int
-    learning_rate: float
+    features: ImageFeatureFile
+    labels: np.ndarray  # (n, L): 1 present, 0 absent, NaN unknown
+    concepts: tuple[str, ...]  # the L names
+    shots: int  # films a class
+
+    def __len__(self) -> int:
+        """Number of films."""
+        return len(self.features)
+
+    @property
+    def key(self) -> str:
+        """A hash of features, labels and names."""
+        digest = hashlib.sha256(repr((self.concepts, self.shots)).encode())
+        for array in (self.features.global_features, self.features.dense_features, self.labels):
+            digest.update(np.ascontiguousarray(array))
+        return digest.hexdigest()
+
+    def batch(self, rows: np.ndarray, device: torch.device) -> tuple[ImageFeatures, Tensor]:
+        """The named films and their labels (B, L)."""
+        labels = torch.from_numpy(self.labels[rows].astype(np.float32)).to(device)
+        return self.features.batch(rows, device), labels
 
 
 Judge = Callable[["PromptModel"], float]  # validation AUC of a model, higher is better
@@ -57,9 +78,11 @@ class PromptModel(nn.Module, ABC):
     """
 
     method: str
-    settings: PromptSettings
+    batch_size: int  # reports or films a step
+    learning_rate: float  # AdamW's: constant, as a run's end is not known before
     contexts: tuple[str, ...]  # the names of its contexts
     length = 16  # M of each
+    pointing = 0  # the context whose cosines with cells are the map
     published = frozenset({CLASSIFY})
 
     def __init__(
@@ -106,13 +129,19 @@ class PromptModel(nn.Module, ABC):
         """The method's objective on a batch of its examples: a scalar."""
 
     @abstractmethod
+    def scores(self, films: ImageFeatures, concepts: Sequence[str]) -> Tensor:
+        """Scores (n, L), differentiable."""
+
+    @torch.no_grad()
     def classify(self, films: ImageFeatures, concepts: Sequence[str]) -> Tensor:
         """Scores (n, L)."""
+        return self.scores(films, concepts)
 
     @torch.no_grad()
     def ground(self, films: ImageFeatures, concept: str) -> Tensor:
-        """The cosine of each cell in the first context, an extension: (n, h, w)."""
-        return similarity_maps(films.dense_features, self.encoded([concept])[0])[..., 0]
+        """The cosine of each cell in the context `pointing`, an extension: (n, h, w)."""
+        embedded = self.encoded([concept])[self.pointing]
+        return similarity_maps(films.dense_features, embedded)[..., 0]
 
     def settle(self, data: Any) -> None:
         """Take from the examples what scoring needs besides the learned tensors; mostly nothing."""
@@ -133,12 +162,8 @@ class PromptModel(nn.Module, ABC):
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Class scores of sentences: (m, 5)."""
-        return self.score_texts(texts, COMPETITION)
-
-    def score_texts(self, texts: Sequence[str], concepts: Sequence[str]) -> Tensor:
-        """`classify` for sentences: (m, L)."""
         encoded = encoded_texts(self.encoder, tuple(texts))
-        return self.classify(ImageFeatures(encoded, encoded[:, None, None]), concepts)
+        return self.classify(ImageFeatures(encoded, encoded[:, None, None]), COMPETITION)
 
     def train(self, mode: bool = True) -> "PromptModel":
         """Switch between learning and evaluation; forget what was encoded."""
@@ -176,7 +201,6 @@ def logit_scale(encoder: Encoder) -> float:
 def learn(
     model: PromptModel,
     data: TextCorpus | LabeledFilms,
-    settings: PromptSettings,
     limits: PromptLearnerTraining,
     seed: int,
     judge: Judge,
@@ -188,12 +212,10 @@ def learn(
     the start, loss (step 0 has none), and validation_auc where the films were looked at.
     """
     generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=model.learning_rate)
     start, best = time.perf_counter(), _looked(model, data, judge)
     history = [{"step": 0, "seconds": 0.0, "validation_auc": best[0]}]
-    passes = (
-        shuffled_batches(len(data), settings.batch_size, generator) for _ in itertools.count()
-    )
+    passes = (shuffled_batches(len(data), model.batch_size, generator) for _ in itertools.count())
     batches = itertools.islice(itertools.chain.from_iterable(passes), limits.steps)
     for step, rows in enumerate(
         tqdm(batches, total=limits.steps, desc=f"{model.name}, seed {seed}", unit="step"), start=1

@@ -1,11 +1,11 @@
 """The supervised reference of Tables 1 to 5: a small network that learned from labels.
 
-It is not zero-shot: it starts from the frozen encoder's image model and is trained on the labels of
-the training films and of the validation films of Table 1's test sets (so it knows each hospital's
-style, and COVID-19). Its logits are its rows in Tables 1 and 5, its class activation maps those in
-Tables 2 to 4. It shows which concepts are hard to see. It is no strict bound: it can be worse than
-the frozen encoder on a rare class. It is for the stand-in only, whose size it shares: a run with
-another encoder leaves the rows out.
+Not zero-shot: from the frozen encoder's image model it is trained on the labels of the training
+films and of the validation films of Table 1's test sets (so it knows each hospital's style, and
+COVID-19). Its logits are its rows in Tables 1 and 5, its class activation maps those in Tables 2 to
+4. It shows which concepts are hard to see, but is no strict bound: it can be worse than the frozen
+encoder on a rare class. It is for the stand-in only, whose size it shares; beside another encoder
+its rows are left out.
 """
 
 import math
@@ -21,12 +21,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rctpl_utils.baselines import training
+from rctpl_utils.baselines.training_data import in_batches
 from rctpl_utils.code_hash import code_of
 from rctpl_utils.datasets import ChestXrayDataset
 from rctpl_utils.datasets.availability import present
 from rctpl_utils.datasets.chexpert import COMPETITION
 from rctpl_utils.datasets.splits import open_split
-from rctpl_utils.encoders.base import Encoder
+from rctpl_utils.encoders.base import Encoder, freeze
 from rctpl_utils.encoders.features import file_stamps
 from rctpl_utils.encoders.precision import autocast, describe_device
 from rctpl_utils.encoders.pretraining import RECORDS, augment, load_images, rate_at
@@ -77,74 +78,51 @@ class SupervisedBound:
     @torch.no_grad()
     def scores(self, dataset: ChestXrayDataset, concepts: Sequence[str]) -> np.ndarray:
         """Logits of a data set's films for L concepts: (n, L)."""
-        parts = []
-        for rows in torch.arange(len(dataset)).split(BATCH):
-            films = [self.encoder.preprocess(dataset.pixels(row)) for row in rows.tolist()]
-            parts.append(self.network(torch.stack(films).to(self.encoder.device)))
-        columns = [CONCEPTS.index(concept) for concept in concepts]
-        return torch.cat(parts).cpu().numpy()[:, columns]
 
-    def maps(self, films: Films) -> Tensor:
-        """`activation_map` of what a table of grounding asks for."""
-        return self.activation_map(films.images, films.concept)
+        def logits(rows: np.ndarray) -> Tensor:
+            films = [self.encoder.preprocess(dataset.pixels(row)) for row in rows.tolist()]
+            return self.network(torch.stack(films).to(self.encoder.device))
+
+        columns = [CONCEPTS.index(concept) for concept in concepts]
+        return in_batches(logits, len(dataset), BATCH)[:, columns]
 
     @torch.no_grad()
-    def activation_map(self, images: Tensor, concept: str) -> Tensor:
+    def activation_map(self, films: Films) -> Tensor:
         """What each cell adds to a concept's logit (class activation map, Zhou et al. 2016).
 
         The head has a weight for the cells' mean and one for their maximum; their sum is taken.
-        Preprocessed images (n, 1, S, S) to (n, S / 8, S / 8).
+        Films (n, 1, S, S) to (n, S / 8, S / 8).
         """
-        batch = images.to(self.encoder.device, memory_format=torch.channels_last)
-        weight = self.network.head.weight[CONCEPTS.index(concept)].unflatten(0, (2, -1)).sum(dim=0)
-        return self.network.tower.cells(batch).float() @ weight
-
-
-@dataclass(frozen=True)
-class LabeledImages:
-    """Films (n, S, S) uint8 with labels (n, 21): 1, 0, or NaN where unknown.
-
-    The first `training` are MIMIC-CXR's; the others are validation films.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-    training: int
-
-    @property
-    def chances(self) -> np.ndarray:
-        """Half of a batch from either kind, however few films one has: (n,), sum one."""
-        other = len(self.images) - self.training
-        kinds = [np.full(count, 0.5 / count) for count in (self.training, other) if count]
-        chances = np.concatenate(kinds)
-        return chances / chances.sum()
+        images = films.images.to(self.encoder.device, memory_format=torch.channels_last)
+        weight = self.network.head.weight[CONCEPTS.index(films.concept)]
+        return self.network.tower.cells(images).float() @ weight.unflatten(0, (2, -1)).sum(dim=0)
 
 
 def train_reference(
     tower: ImageTower,
-    films: LabeledImages,
+    images: np.ndarray,
+    labels: np.ndarray,
+    chances: np.ndarray,
     settings: ReferenceTraining,
     seed: int,
     device: torch.device,
     checkpoint: Path | None = None,
 ) -> tuple[LabelNetwork, list[dict[str, float]]]:
-    """Train on labels: binary cross-entropy, unknown labels masked (`training.fit`).
+    """Train on films (n, S, S) uint8 with labels (n, 21): binary cross-entropy, NaN masked.
 
-    `tower`, where training starts, is left as it is; a training that may be killed keeps its state
-    in `checkpoint`. Returns the frozen network, and rows of views, loss and seconds.
+    `tower`, where training starts, is left as it is. The rest, and the curve, as `training.fit`
+    has it; the network is returned frozen.
     """
     torch.manual_seed(seed)
     network = LabelNetwork(tower).to(device).train()
     steps, size = math.ceil(settings.views / settings.batch_size), settings.batch_size
-    up_to, every = np.cumsum(films.chances), max(steps // RECORDS, 1)
-    images = torch.from_numpy(films.images)
-    images = images.to(device) if device.type == "cuda" else images
+    every = max(steps // RECORDS, 1)
+    films = torch.from_numpy(images)
+    films = films.to(device) if device.type == "cuda" else films
 
-    def loss(step: int) -> Tensor:
-        generator = np.random.default_rng([seed, step])
-        rows = np.minimum(np.searchsorted(up_to, generator.random(size)), len(up_to) - 1)
-        target = torch.from_numpy(films.labels[rows].astype(np.float32)).to(device)
-        batch = images[torch.from_numpy(rows).to(images.device)].to(device)
+    def loss(rows: np.ndarray, generator: np.random.Generator) -> Tensor:
+        target = torch.from_numpy(labels[rows].astype(np.float32)).to(device)
+        batch = films[torch.from_numpy(rows).to(films.device)].to(device)
         with autocast(device):
             logits = network(augment(batch, generator))
         return functional.binary_cross_entropy_with_logits(
@@ -152,32 +130,31 @@ def train_reference(
         )
 
     history = training.fit(
-        network, loss, settings.learning_rate,
+        network, loss, chances, seed, size, settings.learning_rate,
         lambda step, _: rate_at(step, steps) if step < steps else None,
         lambda step, _: None if step % every and step < steps else {},
-        size, steps * size, device, checkpoint, f"supervised reference {seed}",
+        steps * size, device, checkpoint, f"supervised reference {seed}",
     )  # fmt: skip
-    return network.eval().requires_grad_(False), history
+    return freeze(network), history
 
 
-def labeled_images(workspace: Workspace, size: int, triplets: pd.DataFrame) -> LabeledImages:
-    """The training films, labeled by triplets, then the validation films of Table 1's test sets.
+def labeled_films(
+    sets: Sequence[ChestXrayDataset], triplets: pd.DataFrame, size: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Films of S = `size` pixels (n, S, S) uint8, labels (n, 21) and chances to be drawn (n,).
 
-    `size` is S, of the image tower in pixels.
+    The first set is MIMIC-CXR's training films, labeled by triplets: reports tell all concepts, the
+    CheXpert table only thirteen. The others are validation films. Half of a batch is of either
+    kind, however few films one has.
     """
-    training, *others = _labeled_sets(workspace)
-    # reports tell all concepts, the CheXpert table only thirteen
+    training, *others = sets
     by_report = report_labels(triplets, list(training.records["study"].unique()), CONCEPTS)
     labels = [by_report.loc[training.records["study"]].to_numpy(np.float32)]
     labels += [s.records.reindex(columns=list(CONCEPTS)).to_numpy(np.float32) for s in others]
-    images = [load_images(each, np.arange(len(each)), size) for each in (training, *others)]
-    return LabeledImages(np.concatenate(images), np.concatenate(labels), len(training))
-
-
-def _labeled_sets(workspace: Workspace) -> list[ChestXrayDataset]:
-    names = present(workspace, TABLE1_DATASETS)
-    others = [open_split(workspace, name, "validation") for name in names]
-    return [open_split(workspace, "mimic-cxr", "train"), *others]
+    images = [load_images(each, np.arange(len(each)), size) for each in sets]
+    counts = [len(training), sum(map(len, others))]
+    chances = np.concatenate([np.full(count, 0.5 / count) for count in counts if count])
+    return np.concatenate(images), np.concatenate(labels), chances / chances.sum()
 
 
 def load_references(
@@ -213,23 +190,25 @@ def train_references(
 ) -> None:
     """Train the reference of every seed of the profile that is missing or out of date."""
     settings, device, films = workspace.profile.reference, workspace.device, None
-    stamps = [file_stamps(each) for each in _labeled_sets(workspace)]
+    sets = [open_split(workspace, "mimic-cxr", "train")]
+    names = present(workspace, TABLE1_DATASETS)
+    sets += [open_split(workspace, name, "validation") for name in names]
     records = triplets[["report_id", "concept", "positive"]].to_csv(index=False)
-    key = hash_of(stamps, records, settings, code_of(train_reference))
+    key = hash_of([file_stamps(each) for each in sets], records, settings, code_of(train_reference))
     for seed, encoder in zip(workspace.profile.seeds, encoders, strict=True):
         own, name = hash_of(key, seed, encoder.image_key), reference_name(seed)
         if is_current(workspace.weights, name, own):
             continue
-        films = films or labeled_images(workspace, encoder.image_size, triplets)
+        films = films or labeled_films(sets, triplets, encoder.image_size)
         part = workspace.build / "checkpoints" / f"{name}-{own[:12]}.part"
-        network, curve = train_reference(encoder.image, films, settings, seed, device, part)
+        network, curve = train_reference(encoder.image, *films, settings, seed, device, part)
         notes = {
             "kind": "supervised reference",
             "seed": seed,
             "key": own,
             "image_size": encoder.image_size,
-            "trained_on": f"{films.training} labeled training films and "
-            f"{len(films.images) - films.training} validation films",
+            "trained_on": f"{len(sets[0])} labeled training films and "
+            f"{sum(map(len, sets[1:]))} validation films",
             "settings": settings,
             "views": curve[-1]["views"],
             "seconds": curve[-1]["seconds"],
@@ -246,7 +225,7 @@ def assemble_reference(path: Path) -> LabelNetwork:
     """A file's weights in a frozen label network on the CPU; `InputError` if they do not fit."""
     network = LabelNetwork(ImageTower())
     fit(network, read_weights(path), path)
-    return network.eval().requires_grad_(False)
+    return freeze(network)
 
 
 @torch.no_grad()
@@ -267,7 +246,8 @@ def reference_scorers(references: Sequence[SupervisedBound]) -> dict[str, list[S
 
 def reference_grounders(references: Sequence[SupervisedBound]) -> list[Grounder]:
     """For Tables 2 to 4: class activation maps of the labels' networks."""
-    return [Grounder(SUPERVISED, tuple(each.maps for each in references))] if references else []
+    makers = tuple(each.activation_map for each in references)
+    return [Grounder(SUPERVISED, makers)] if makers else []
 
 
 def reference_pairs(

@@ -28,22 +28,16 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from rctpl_utils.baselines.prompt_learning import PromptModel, PromptSettings
+from rctpl_utils.baselines.prompt_learning import PromptModel
 from rctpl_utils.encoders.base import Encoder, ImageFeatures, per_encoder
 from rctpl_utils.encoders.features import text_features
 from rctpl_utils.encoders.shards import Plan, make_arrays
-from rctpl_utils.encoders.text_tower import MAX_TOKENS, TextTower
+from rctpl_utils.encoders.text_tower import MAX_TOKENS
 from rctpl_utils.files import hash_of
 from rctpl_utils.prompts.corpus import TextBatch, TextCorpus
 from rctpl_utils.prompts.training import batch_losses
 from rctpl_utils.prompts.zero_shot import branch_scores
-from rctpl_utils.scoring import (
-    IMAGE_TEMPERATURE,
-    TEXT_TEMPERATURE,
-    ClassEmbeddings,
-    fuse,
-    similarity_maps,
-)
+from rctpl_utils.scoring import IMAGE_TEMPERATURE, TEXT_TEMPERATURE, ClassEmbeddings, fuse
 from rctpl_utils.text.reports import Report
 from rctpl_utils.text.triplets import report_labels
 
@@ -55,37 +49,20 @@ class TaIDPT(PromptModel):
     """Two contexts; scores are the mean of both branches' cosines, as RC-TPL's."""
 
     method = "TaI-DPT"
-    settings = PromptSettings(batch_size=512, learning_rate=1e-2)
+    batch_size, learning_rate = 512, 1e-2
     contexts = ("whole", "local")
-
-    def encode(self, names: Sequence[str]) -> ClassEmbeddings:
-        """G and L: two (L, d)."""
-        return ClassEmbeddings(*super().encode(names))
+    pointing = 1
 
     def loss(self, batch: TextBatch) -> Tensor:
         """Both ranking losses; the batch's descriptions are tokens (`token_corpora`)."""
         batch = dataclasses.replace(batch, descriptions=batch.descriptions.float())
-        embedded = self.encoded(self.concepts)._asdict()
+        embedded = ClassEmbeddings(*self.encoded(self.concepts))._asdict()
         return sum(batch_losses(batch, embedded, TEXT_TEMPERATURE, MARGIN).values())
 
-    @torch.no_grad()
-    def classify(self, films: ImageFeatures, concepts: Sequence[str]) -> Tensor:
+    def scores(self, films: ImageFeatures, concepts: Sequence[str]) -> Tensor:
         """(p + p') / 2: (n, L)."""
-        return fuse(*branch_scores(films, self.encoded(concepts), IMAGE_TEMPERATURE))
-
-    @torch.no_grad()
-    def ground(self, films: ImageFeatures, concept: str) -> Tensor:
-        """P of the image's cells: (n, h, w)."""
-        return similarity_maps(films.dense_features, self.encoded([concept]).concept)[..., 0]
-
-
-@torch.no_grad()
-def token_states(text: TextTower, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Each token's state as the tower pools it: (n, T, W), and which are no padding, (n, T)."""
-    tokens = text.tokenize(texts)
-    states = text.bert(**tokens, output_hidden_states=True).hidden_states
-    pooled = torch.stack([states[layer] for layer in text.layers]).mean(dim=0)
-    return pooled, tokens["attention_mask"].bool()
+        embedded = ClassEmbeddings(*self.encoded(concepts))
+        return fuse(*branch_scores(films, embedded, IMAGE_TEMPERATURE))
 
 
 def token_features(
@@ -113,9 +90,14 @@ def _read_tokens(group: list[Encoder], texts: Sequence[str], folder: Path) -> li
     paths = [folder / f"tokens-{stem}-states.npy" for stem in stems]
     order = np.array(sorted(range(len(texts)), key=lambda i: (len(texts[i]), i)), int)
 
+    tower = group[0].text
+
     @torch.no_grad()
     def encode(rows: np.ndarray) -> tuple[np.ndarray, ...]:
-        states, seen = token_states(group[0].text, [texts[i] for i in rows.tolist()])
+        tokens = tower.tokenize([texts[i] for i in rows.tolist()])
+        seen = tokens["attention_mask"].bool()
+        layers = tower.bert(**tokens, output_hidden_states=True).hidden_states
+        states = torch.stack([layers[layer] for layer in tower.layers]).mean(dim=0)  # as it pools
         made = []
         for encoder in group:
             projected = encoder.text.project(states) * seen.unsqueeze(-1)
