@@ -12,15 +12,22 @@ from torch import nn
 from torch.nn import functional
 from transformers import BertConfig, BertModel
 
-from rctpl_utils.baselines.coop import (
+from rctpl_utils.baselines.learners import (
     CoCoOp,
     CoOp,
     DualCoOp,
+    TaIDPT,
     asymmetric_loss,
+    logit_scale,
     names_cross_entropy,
 )
-from rctpl_utils.baselines.prompt_learning import LabeledFilms, learn, logit_scale, stop
-from rctpl_utils.baselines.tai_dpt import TaIDPT, token_corpora, token_features
+from rctpl_utils.baselines.prompt_learners import (
+    LabeledFilms,
+    learn,
+    stop,
+    token_corpora,
+    token_features,
+)
 from rctpl_utils.datasets.chexpert import COMPETITION
 from rctpl_utils.encoders.base import ImageFeatures, freeze
 from rctpl_utils.encoders.features import ImageFeatureFile
@@ -76,7 +83,7 @@ def toy_films(seed, count=64, width=WIDTH):
     dense = functional.normalize(dense, dim=-1)
     whole = functional.normalize(dense.mean(dim=(1, 2)), dim=-1)
     features = ImageFeatureFile(whole.numpy(), dense.half().numpy())
-    return LabeledFilms(features, labels, CONCEPTS, count // 2)
+    return LabeledFilms(features, labels)
 
 
 def everything(films):
@@ -110,7 +117,7 @@ class Judge:
 
 def learn_on(encoder, kind, data, size=64, rate=3e-2, seed=0, limits=LIMITS, judge=None):
     """A model that has learned to its end, and its history."""
-    model = kind(encoder, seed, CONCEPTS, getattr(data, "shots", None))
+    model = kind(encoder, seed, CONCEPTS, None if kind is TaIDPT else 32)
     model.batch_size, model.learning_rate = size, rate
     return model, learn(model, data, limits, seed, judge or Judge())
 

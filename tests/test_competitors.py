@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from rctpl_utils.baselines import registry
+from rctpl_utils.baselines import registry, released
 from rctpl_utils.baselines.base import CLASSIFY, GROUND
 from rctpl_utils.baselines.registry import (
     Competitor,
@@ -155,7 +155,7 @@ def test_released_checkpoints_that_are_there_become_rows(monkeypatch, tmp_path):
         def preprocess(self, pixels):
             return torch.full((3,), float(pixels.mean()))
 
-    monkeypatch.setattr(registry, "load_released", lambda name, *_: Released())
+    monkeypatch.setattr(released, "load_released", lambda name, *_: Released())
     (tmp_path / "weights" / "gloria").mkdir(parents=True)
     workspace = SimpleNamespace(data_root=tmp_path, device=torch.device("cpu"))
     (row,) = registry.load_checkpoints(workspace)

@@ -100,10 +100,10 @@ def test_drawn_films_carry_their_own_features_and_labels(encoder, films, triplet
     everything = image_features(encoder, films, tmp_path / "all")
     for seed in (0, 1):
         draws = {shots: draw_films(labels, concepts, shots, seed) for shots in (1, 2)}
-        drawn = few_shot_films(encoder, films, labels, concepts, tmp_path, draws)
+        drawn = few_shot_films(encoder, films, labels, tmp_path, draws)
         for shots, part in drawn.items():
             rows = draws[shots]
-            assert part.shots == shots and part.concepts == concepts and len(part) == len(rows)
+            assert len(part) == len(rows)
             assert np.array_equal(part.labels, labels[rows])
             whole, dense = everything.global_features[rows], everything.dense_features[rows]
             assert np.allclose(part.features.global_features, whole, atol=1e-5)
@@ -119,5 +119,5 @@ def test_only_drawn_films_are_opened(encoder, films, triplets, tmp_path):
     draws = {shots: draw_films(labels, ("Mass",), shots, 0) for shots in (1, 2)}
     for row in set(range(len(films))) - set(draws[2].tolist()):
         Path(films.records["path"][row]).unlink()
-    found = few_shot_films(encoder, films, labels, ("Mass",), tmp_path, draws)
+    found = few_shot_films(encoder, films, labels, tmp_path, draws)
     assert {shots: len(part) for shots, part in found.items()} == {1: 1, 2: 2}

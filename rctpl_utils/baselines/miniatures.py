@@ -20,17 +20,9 @@ from rctpl_utils.baselines.queries import MedKLIP, MeDSLIP
 from rctpl_utils.baselines.training_data import backbone_maps, build_material
 from rctpl_utils.code_hash import code_of
 from rctpl_utils.datasets.splits import open_split
+from rctpl_utils.encoders import release
 from rctpl_utils.encoders.base import freeze
 from rctpl_utils.encoders.precision import describe_device
-from rctpl_utils.encoders.release import (
-    add_file,
-    check_probe,
-    fit,
-    is_current,
-    manifest,
-    read_weights,
-    released_file,
-)
 from rctpl_utils.encoders.standin import StandIn
 from rctpl_utils.files import hash_of
 from rctpl_utils.text.reports import Report
@@ -82,11 +74,11 @@ def _train_seed(
     first = workspace.profile.seeds[0]
     for make in MINIATURES:
         name, own = weights_name(make, seed), hash_of(key, seed, code_of(make, training))
-        if is_current(folder, name, own):
+        if release.is_current(folder, name, own):
             continue
         rates = settings.rates
         if seed != first:
-            rates = [manifest(folder)["files"][weights_name(make, first)]["rate"]]
+            rates = [release.manifest(folder)["files"][weights_name(make, first)]["rate"]]
         tried = []
         for rate in rates:
             part = workspace.build / "checkpoints" / f"{name}-{own[:12]}-{rate:g}.part"
@@ -101,7 +93,7 @@ def _train_seed(
             notes["rates"] = [{"learning_rate": rate, "auc": each.auc} for each, rate in tried]
         state = run.model.state_dict().items()
         needed = {k: v.cpu().contiguous() for k, v in state if not k.startswith(make.training_only)}
-        add_file(
+        release.add_file(
             folder, name, needed, notes,
             lambda path: probe(assemble(make, encoder, path, notes), notes),  # noqa: B023
         )  # fmt: skip
@@ -130,10 +122,10 @@ def load_miniature(make: type[Baseline], encoder: StandIn, seed: int, folder: Pa
 
     An `InputError` tells of a file that is absent, damaged, of another architecture or other code.
     """
-    path = released_file(weights_name(make, seed), folder)
-    notes = manifest(folder)["files"][path.name]
+    path = release.released_file(weights_name(make, seed), folder)
+    notes = release.manifest(folder)["files"][path.name]
     model = assemble(make, encoder, path, notes)
-    check_probe(path.name, probe(model, notes), folder)
+    release.check_probe(path.name, probe(model, notes), folder)
     return model.to(encoder.device)
 
 
@@ -147,7 +139,7 @@ def assemble(
     reader = Reader(encoder.text)
     model = make(Setup(notes["channels"], tuple(notes["grid"]), *blank, reader, *names))
     unused = {k: v for k, v in model.state_dict().items() if k.startswith(make.training_only)}
-    fit(model, read_weights(path) | unused, path)
+    release.fit(model, release.read_weights(path) | unused, path)
     return freeze(model)
 
 
@@ -168,7 +160,7 @@ def miniature_runs(workspace: Workspace) -> dict[str, dict[str, Any]]:
     AUC of the first seed's run with it), plateau and kept (one a seed), and history (seed, views,
     tokens, loss, auc, seconds).
     """
-    files, runs = manifest(workspace.weights)["files"], {}
+    files, runs = release.manifest(workspace.weights)["files"], {}
     for make in MINIATURES:
         notes = [files[weights_name(make, seed)] for seed in workspace.profile.seeds]
         runs[make.name] = {

@@ -22,10 +22,7 @@ _kept: dict[tuple[str, tuple[str, ...]], Words] = {}
 
 
 class Reader:
-    """The frozen text model for class prompts and sentences that come up at test time.
-
-    All models and seeds ask for the same ones and share their BERT, so the last batches are kept.
-    """
+    """The frozen text model at test time; all models and seeds share what it has read last."""
 
     def __init__(self, tower: TextTower) -> None:
         self.tower = tower
@@ -50,20 +47,15 @@ class Reader:
 
 @dataclass(frozen=True)
 class Setup:
-    """What a baseline is built from.
+    """What a baseline is built from."""
 
-    `channels`, c, and `grid` (h, w) are those of the frozen backbone's maps, `mean` and `deviation`
-    (W,) those of the training reports' pooled word states, `reader` is the frozen text model;
-    `concepts` (L) and `places` (P) are the names that supervision uses.
-    """
-
-    channels: int
-    grid: tuple[int, int]
-    mean: Tensor
-    deviation: Tensor
-    reader: Reader
-    concepts: tuple[str, ...]
-    places: tuple[str, ...]
+    channels: int  # c, of the frozen backbone's maps
+    grid: tuple[int, int]  # (h, w), theirs
+    mean: Tensor  # (W,), of the training reports' pooled word states
+    deviation: Tensor  # (W,), theirs
+    reader: Reader  # the frozen text model
+    concepts: tuple[str, ...]  # the L names that supervision uses
+    places: tuple[str, ...]  # the P names
 
     @classmethod
     def of(cls, material: Material, reader: Reader) -> "Setup":
@@ -97,18 +89,14 @@ class PatchTransformer(nn.Module):
 
     def __init__(self, setup: Setup) -> None:
         super().__init__()
-        height, width = setup.grid
-        self.enter = nn.Sequential(
-            nn.LayerNorm(setup.channels), nn.Linear(setup.channels, WIDTH // 2)
-        )
-        self.position = nn.Parameter(0.02 * torch.randn(height * width, WIDTH // 2))
-        self.first = nn.Parameter(0.02 * torch.randn(WIDTH // 2))
-        layer = nn.TransformerEncoderLayer(
-            WIDTH // 2, HEADS, WIDTH, dropout=0.0, activation="gelu", batch_first=True,
-            norm_first=True,
-        )  # fmt: skip
+        (height, width), channels, half = setup.grid, setup.channels, WIDTH // 2
+        self.enter = nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, half))
+        self.position = nn.Parameter(0.02 * torch.randn(height * width, half))
+        self.first = nn.Parameter(0.02 * torch.randn(half))
+        how = {"dropout": 0.0, "activation": "gelu", "batch_first": True, "norm_first": True}
+        layer = nn.TransformerEncoderLayer(half, HEADS, WIDTH, **how)
         self.layers = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
-        self.leave = nn.Sequential(nn.LayerNorm(WIDTH // 2), nn.Linear(WIDTH // 2, WIDTH))
+        self.leave = nn.Sequential(nn.LayerNorm(half), nn.Linear(half, WIDTH))
 
     def forward(self, cells: Tensor, places: Tensor) -> Tensor:
         """Cells (B, T, c) to (B, 1 + T, WIDTH), the class token first."""
@@ -124,10 +112,8 @@ class TextTop(nn.Module):
         super().__init__()
         self.register_buffer("mean", setup.mean)
         self.register_buffer("deviation", setup.deviation)
-        width = len(setup.mean)
-        self.adapter = nn.Sequential(
-            nn.Linear(width, width // 2), nn.GELU(), nn.Linear(width // 2, width)
-        )
+        width, half = len(setup.mean), len(setup.mean) // 2
+        self.adapter = nn.Sequential(nn.Linear(width, half), nn.GELU(), nn.Linear(half, width))
         self.projection = nn.Linear(width, dimension, bias=False)
 
     def adapt(self, states: Tensor) -> Tensor:
@@ -143,14 +129,12 @@ class TextTop(nn.Module):
 class Baseline(nn.Module):
     """A method: what it trains, its loss, its inference (`base.ZeroShotModel` over maps).
 
-    Subclasses set `name` and `published` (and `training_only`, the names of layers that inference
-    does not need), define `loss` and whatever of the rest differs from a dual encoder with cosine
-    scores: `image_vectors`, `text_vectors`, `class_vectors`.
+    Subclasses define `loss` and what differs from a dual encoder with cosine scores.
     """
 
     name: str
     published: frozenset[str]
-    training_only: tuple[str, ...] = ()
+    training_only: tuple[str, ...] = ()  # how names of layers begin that inference does not need
 
     def __init__(self, setup: Setup) -> None:
         super().__init__()
@@ -235,11 +219,10 @@ class TransformerBaseline(Baseline):
         return tokens[:, 0], tokens[:, 1:]
 
     def film_vectors(self, films: Tensor) -> tuple[Tensor, Tensor]:
-        """A whole film as four views of a quarter of its cells, each like those of training.
+        """A whole film as four views of a quarter of its cells, each like those of `draw_batch`.
 
         Attention was learned among so many cells; among four times as many it would be another
-        function, and a dearer one. Each view has one cell of every 2 x 2 block (`draw_batch`); the
-        film's vector is the mean of its views'.
+        function, and a dearer one. The film's vector is the mean of its views'.
         """
         count, height, width, _ = films.shape
         numbers = torch.arange(height * width, device=films.device)

@@ -15,16 +15,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from rctpl_utils.baselines import released
 from rctpl_utils.baselines.base import GROUND, RETRIEVE, ZeroShotModel
 from rctpl_utils.baselines.miniatures import MINIATURES, load_miniature
-from rctpl_utils.baselines.prompt_learners import learners
-from rctpl_utils.baselines.released import (
-    NO_PUBLIC_WEIGHTS,
-    PUBLIC,
-    ReleasedModel,
-    is_provided,
-    load_released,
-)
+from rctpl_utils.baselines.prompt_learners import learners_of
 from rctpl_utils.baselines.training_data import backbone_maps, in_batches
 from rctpl_utils.datasets.availability import has_training_films
 from rctpl_utils.datasets.base import ChestXrayDataset
@@ -48,17 +42,13 @@ FilmReader = Callable[[ChestXrayDataset], Read]
 
 @dataclass(frozen=True)
 class Competitor:
-    """A method, named as in the tables, with its trained models and what each reads of a data set.
-
-    There is a model, and a reader, a seed. `labeled` images a class were learned from (0:
-    zero-shot). `frame` is the part of a film that its maps cover; None for the padded square.
-    """
+    """A method, named as in the tables, with a trained model a seed and what each reads."""
 
     name: str
     models: tuple[ZeroShotModel, ...]
     films: tuple[FilmReader, ...]
-    labeled: int = 0
-    frame: Frame | None = None
+    labeled: int = 0  # images a class that it learned from; 0: zero-shot
+    frame: Frame | None = None  # the part of a film that its maps cover; None: the padded square
 
     def runs(self) -> Iterator[tuple[ZeroShotModel, FilmReader]]:
         """Each seed's model with what it reads."""
@@ -87,9 +77,9 @@ def load_competitors(workspace: Workspace, encoders: Sequence[Encoder]) -> list[
 def load_checkpoints(workspace: Workspace) -> list[Competitor]:
     """The baselines whose released weights the user has put below the data root."""
     rows = []
-    for name in PUBLIC:
-        if is_provided(name, workspace.data_root):
-            model = load_released(name, workspace.data_root, workspace.device)
+    for name in released.PUBLIC:
+        if released.is_provided(name, workspace.data_root):
+            model = released.load_released(name, workspace.data_root, workspace.device)
             films = (partial(_preprocessed, model),)
             rows.append(Competitor(model.name, (model,), films, frame=model.frame))
     return rows
@@ -99,8 +89,10 @@ def why_absent(workspace: Workspace) -> dict[str, str]:
     """By name, why a baseline has no row of ours; empty where all are trained here."""
     if workspace.profile.baselines is not None:
         return {}
-    absent = [name for name in PUBLIC if not is_provided(name, workspace.data_root)]
-    reasons = dict.fromkeys(NO_PUBLIC_WEIGHTS, "no public weights")
+    absent = [
+        name for name in released.PUBLIC if not released.is_provided(name, workspace.data_root)
+    ]
+    reasons = dict.fromkeys(released.NO_PUBLIC_WEIGHTS, "no public weights")
     return reasons | dict.fromkeys(absent, "weights not there")
 
 
@@ -111,7 +103,7 @@ def load_prompt_learners(workspace: Workspace, encoders: Sequence[Encoder]) -> l
     films = per_encoder(encoders, lambda each: partial(_features, workspace, each))
     packaged = workspace.profile.weights == "package"
     rows = []
-    for each in learners(workspace):
+    for each in learners_of(workspace):
         models = []
         for seed, encoder in zip(workspace.profile.seeds, encoders, strict=True):
             name = each.file(seed)
@@ -127,7 +119,7 @@ def _backbone_maps(workspace: Workspace, encoder: StandIn, dataset: ChestXrayDat
     return lambda rows: torch.from_numpy(np.array(maps[rows])).to(workspace.device)
 
 
-def _preprocessed(model: ReleasedModel, dataset: ChestXrayDataset) -> Read:
+def _preprocessed(model: released.ReleasedModel, dataset: ChestXrayDataset) -> Read:
     def read(rows: np.ndarray) -> Tensor:
         films = [model.preprocess(dataset.pixels(row)) for row in rows]
         return torch.stack(films).to(model.device)

@@ -27,19 +27,11 @@ from rctpl_utils.datasets import ChestXrayDataset
 from rctpl_utils.datasets.availability import present
 from rctpl_utils.datasets.chexpert import COMPETITION
 from rctpl_utils.datasets.splits import open_split
+from rctpl_utils.encoders import release
 from rctpl_utils.encoders.base import Encoder, freeze
 from rctpl_utils.encoders.features import file_stamps
 from rctpl_utils.encoders.precision import autocast, describe_device
 from rctpl_utils.encoders.pretraining import RECORDS, augment, load_images, rate_at
-from rctpl_utils.encoders.release import (
-    add_file,
-    check_probe,
-    fit,
-    is_current,
-    probe_films,
-    read_weights,
-    released_file,
-)
 from rctpl_utils.encoders.standin import ImageTower, StandIn
 from rctpl_utils.evaluation.grounding_methods import Films, Grounder
 from rctpl_utils.evaluation.retrieval import Pair, standardized, unit
@@ -179,9 +171,9 @@ def load_reference(encoder: StandIn, seed: int, folder: Path) -> SupervisedBound
 
     An `InputError` tells of a file that is absent, damaged, of another architecture or other code.
     """
-    path = released_file(reference_name(seed), folder)
+    path = release.released_file(reference_name(seed), folder)
     network = assemble_reference(path)
-    check_probe(path.name, probe_reference(network, encoder.image_size), folder)
+    release.check_probe(path.name, probe_reference(network, encoder.image_size), folder)
     return SupervisedBound(encoder, network.to(encoder.device))
 
 
@@ -197,7 +189,7 @@ def train_references(
     key = hash_of([file_stamps(each) for each in sets], records, settings, code_of(train_reference))
     for seed, encoder in zip(workspace.profile.seeds, encoders, strict=True):
         own, name = hash_of(key, seed, encoder.image_key), reference_name(seed)
-        if is_current(workspace.weights, name, own):
+        if release.is_current(workspace.weights, name, own):
             continue
         films = films or labeled_films(sets, triplets, encoder.image_size)
         part = workspace.build / "checkpoints" / f"{name}-{own[:12]}.part"
@@ -215,7 +207,7 @@ def train_references(
             "device": describe_device(device),
             "curve": curve,
         }
-        add_file(
+        release.add_file(
             workspace.weights, name, network.state_dict(), notes,
             lambda path: probe_reference(assemble_reference(path), notes["image_size"]),  # noqa: B023
         )  # fmt: skip
@@ -224,14 +216,14 @@ def train_references(
 def assemble_reference(path: Path) -> LabelNetwork:
     """A file's weights in a frozen label network on the CPU; `InputError` if they do not fit."""
     network = LabelNetwork(ImageTower())
-    fit(network, read_weights(path), path)
+    release.fit(network, release.read_weights(path), path)
     return freeze(network)
 
 
 @torch.no_grad()
 def probe_reference(network: LabelNetwork, side: int) -> np.ndarray:
     """Some logits of two made-up films: (6,)."""
-    return network(probe_films(side))[:, :3].flatten().numpy()
+    return network(release.probe_films(side))[:, :3].flatten().numpy()
 
 
 def reference_name(seed: int) -> str:

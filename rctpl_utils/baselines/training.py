@@ -37,16 +37,12 @@ class Validation(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """A trained baseline, frozen.
-
-    `history` has rows of views, tokens, loss, auc (on the validation films), seconds; `kept` is the
-    row whose model this is; `plateau`: whether the AUC stopped improving before the limit of views.
-    """
+    """A trained baseline, frozen."""
 
     model: Baseline
-    history: list[Row]
-    plateau: bool
-    kept: int
+    history: list[Row]  # views, tokens, loss, auc (on the validation films), seconds
+    plateau: bool  # whether the AUC stopped improving before the limit of views
+    kept: int  # the row whose model this is
 
     @property
     def auc(self) -> float:

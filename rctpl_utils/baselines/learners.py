@@ -1,29 +1,223 @@
-"""CoOp, CoCoOp and DualCoOp: contexts learned from a few labeled films (not zero-shot).
+"""TaI-DPT, CoOp, CoCoOp and DualCoOp: contexts learned for the same frozen encoder as RC-TPL's.
 
-For all three, frozen encoder, classes, initial deviation and optimizer are RC-TPL's; the labels are
-an advantage, and said so in the row's name. Left out: class-specific contexts, which no unseen
-class could use; augmentation, since features are cached; SGD and fixed epochs, for the shared loop
-and its end. Grounding by cosines of cells is our extension.
+Their losses and scores are their own. The same for all are encoder, classes, initial deviation, the
+optimizer (AdamW, where the four papers use SGD), the order of the data and the rule that ends a run
+(`prompt_learners.learn`), so that only the objective and what it learns from differ. A class name
+ends the prompt without CLIP's full stop, as in RC-TPL's Eq. 2.
+
+CoOp, CoCoOp and DualCoOp learn from labeled films, which is an advantage, and said so in a row's
+name. Left out for all three: class-specific contexts, which no unseen class could use;
+augmentation, since features are cached. Grounding by cosines of cells is our extension.
 """
 
-from collections.abc import Sequence
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rctpl_utils.baselines.prompt_learning import LabeledFilms, PromptModel, logit_scale
-from rctpl_utils.encoders.base import ImageFeatures
-from rctpl_utils.scoring import report_scores, similarity_maps
-from rctpl_utils.vocabulary import prompt_name
+from rctpl_utils.baselines.base import CLASSIFY
+from rctpl_utils.datasets.chexpert import COMPETITION
+from rctpl_utils.encoders.base import Encoder, ImageFeatures
+from rctpl_utils.errors import InputError
+from rctpl_utils.prompts.corpus import TextBatch
+from rctpl_utils.prompts.training import batch_losses, embed_classes, initial_context
+from rctpl_utils.prompts.zero_shot import branch_scores
+from rctpl_utils.scoring import (
+    IMAGE_TEMPERATURE,
+    TEXT_TEMPERATURE,
+    ClassEmbeddings,
+    fuse,
+    report_scores,
+    similarity_maps,
+)
+from rctpl_utils.vocabulary import TRAINING_CONCEPTS, prompt_name
 
+CLIP_SCALE = 100.0  # the largest inverse temperature that CLIP allows itself (Radford et al. 2021)
+MARGIN = 1.0  # TaI-DPT: m; the scale of 4 is `training.SCORE_SCALE`
 REDUCTION = 16  # CoCoOp: d over the bottleneck's width
 REACH = 2.0  # CoCoOp: standard deviations from the middle to the outer points of a parabola
 LEAST_REACH = 0.02  # for units that no training film moves; few films elsewhere do
 REGION_SCALE = 20.0  # DualCoOp: 1 / tau_s
 FOCUS_PRESENT, FOCUS_ABSENT, CLIP = 1.0, 2.0, 0.05  # DualCoOp: g+, g-, c
 _TINY = 1e-8  # the least probability whose logarithm is taken
+
+
+class PromptModel(nn.Module, ABC):
+    """Learned tensors beside a frozen encoder; the protocol is `baselines.base.ZeroShotModel`.
+
+    The encoder is no part of the state. Learned prompts leave the embeddings of films and sentences
+    as they are, so that retrieval, published for none of the four, goes by class scores: a named
+    extension, the same as RC-TPL's, over the five names of CheXpert-5x200. A sentence is a film
+    with one region.
+
+    In evaluation mode what `encode` gives is kept for each list of names until `train`, `eval` or
+    `load` is called.
+    """
+
+    method: str
+    batch_size: int  # reports or films a step
+    learning_rate: float  # AdamW's: constant, as a run's end is not known before
+    contexts: tuple[str, ...]  # the names of its contexts
+    length = 16  # M of each
+    pointing = 0  # the context whose cosines with cells are the map
+    published = frozenset({CLASSIFY})
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        seed: int,
+        concepts: Sequence[str] = TRAINING_CONCEPTS,
+        shots: int | None = None,
+    ) -> None:
+        """Hold what does not learn, then begin with what does, drawn with `seed`.
+
+        `concepts` are the L columns of the labels that `loss` gets; `shots`, labeled films a class,
+        are for the name: None where no label of a film was used.
+        """
+        super().__init__()
+        object.__setattr__(self, "encoder", encoder)  # past nn.Module: not a part that learns
+        self.concepts, self.shots = tuple(concepts), shots
+        self._kept: dict[tuple[str, ...], tuple[Tensor, ...]] = {}
+        self.begin(torch.Generator().manual_seed(seed))
+
+    @property
+    def name(self) -> str:
+        """As the tables print it; what used labels says so."""
+        if self.shots is None:
+            return self.method
+        return f"{self.method}, {self.shots} label{'s' * (self.shots > 1)} a class"
+
+    def begin(self, generator: torch.Generator) -> None:
+        """Make the tensors that learn: contexts (M, W) from N(0, 0.02^2), as in all four papers."""
+        for name in self.contexts:
+            context = initial_context(self.length, self.encoder.context_width, generator)
+            setattr(self, name, nn.Parameter(context.to(self.encoder.device)))
+
+    def encode(self, names: Sequence[str]) -> tuple[Tensor, ...]:
+        """What scores need of L class names as prompts spell them; differentiable.
+
+        Here each context's class embeddings (L, d).
+        """
+        contexts = {name: getattr(self, name) for name in self.contexts}
+        return tuple(embed_classes(self.encoder, contexts, list(names)).values())
+
+    @abstractmethod
+    def loss(self, batch: Any) -> Tensor:
+        """The method's objective on a batch of its examples: a scalar."""
+
+    @abstractmethod
+    def scores(self, films: ImageFeatures, concepts: Sequence[str]) -> Tensor:
+        """Scores (n, L), differentiable."""
+
+    @torch.no_grad()
+    def classify(self, films: ImageFeatures, concepts: Sequence[str]) -> Tensor:
+        """Scores (n, L)."""
+        return self.scores(films, concepts)
+
+    @torch.no_grad()
+    def ground(self, films: ImageFeatures, concept: str) -> Tensor:
+        """The cosine of each cell in the context `pointing`, an extension: (n, h, w)."""
+        embedded = self.encoded([concept])[self.pointing]
+        return similarity_maps(films.dense_features, embedded)[..., 0]
+
+    def settle(self, data: Any) -> None:
+        """Take from the examples what scoring needs besides the learned tensors; mostly nothing."""
+
+    def encoded(self, concepts: Sequence[str]) -> tuple[Tensor, ...]:
+        """`encode` of the concepts' prompt names; kept in evaluation mode."""
+        key = tuple(concepts)
+        if not self.training and key in self._kept:
+            return self._kept[key]
+        encoded = self.encode([prompt_name(concept) for concept in key])
+        if not self.training:
+            self._kept[key] = encoded
+        return encoded
+
+    def embed_images(self, films: ImageFeatures) -> Tensor:
+        """Class scores of films, an extension, as RC-TPL's: (n, 5)."""
+        return self.classify(films, COMPETITION)
+
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Class scores of sentences: (m, 5)."""
+        encoded = encoded_texts(self.encoder, tuple(texts))
+        return self.classify(ImageFeatures(encoded, encoded[:, None, None]), COMPETITION)
+
+    def train(self, mode: bool = True) -> "PromptModel":
+        """Switch between learning and evaluation; forget what was encoded."""
+        self._kept.clear()
+        return super().train(mode)
+
+    def state(self) -> dict[str, Tensor]:
+        """The learned tensors, on the CPU, as safetensors takes them."""
+        return {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
+
+    def load(self, state: Mapping[str, Tensor]) -> "PromptModel":
+        """Take learned tensors over (`InputError` at other names or shapes), for evaluation."""
+        try:
+            self.load_state_dict(state)
+        except RuntimeError as error:
+            raise InputError(
+                f"tensors of another prompt learner ({str(error).splitlines()[1].strip()})",
+                "Delete the file that they come from and learn again.",
+            ) from error
+        return self.eval()
+
+
+@lru_cache(maxsize=512)  # a thousand sentences in batches, for each of three encoders
+def encoded_texts(encoder: Encoder, texts: tuple[str, ...]) -> Tensor:
+    """`Encoder.encode_text` of sentences, remembered: all models ask for the same ones."""
+    return encoder.encode_text(texts)
+
+
+def logit_scale(encoder: Encoder) -> float:
+    """1 / tau of the encoder's own pre-training; CLIP's limit of 100 where it is not known."""
+    learned = getattr(encoder, "logit_scale", None)
+    return CLIP_SCALE if learned is None else min(learned.exp().item(), CLIP_SCALE)
+
+
+class TaIDPT(PromptModel):
+    """RC-TPL's direct parent: two contexts from captions alone, no image, no label (CVPR 2023).
+
+    Guo, Dong, Ji, Bai, Guo and Zuo, Texts as Images in Prompt Tuning for Multi-Label Image
+    Recognition. A caption stands for an image: h is its global feature, H its token features. With
+    G_i and L_i the embeddings of class i in the global and in the local context,
+
+        p_i = <h, G_i>,    P_ij = <H_j, L_i>,    p'_i = sum_j softmax_j(P_ij / tau_s) P_ij
+        L = sum over present i and absent j of max(0, m - p_i + p_j)   +   the same with p'
+
+    and at test an image's global feature and dense map take the places of h and H.
+
+    Kept (`trainers/Caption_distill_double.py`, `trainers/utils.py`): M = 16; all tokens of a
+    caption, its first and last included and padding masked, projected like the global feature;
+    m = 1 on cosines times 4, summed over pairs and averaged over captions; tau_s = 1/50 for tokens
+    and 1/40 for image cells; batches of 512; the mean of the two branches at test. Changed: classes
+    of a caption are nouns there, the labels of a report's triplets here, as RC-TPL's; a token's
+    state is the one that the encoder pools. Against RC-TPL only the local features (tokens in place
+    of knowledge-rich descriptions), M and the number of steps differ. Grounding by the local
+    branch's cosine map and retrieval by class scores are our extensions.
+    """
+
+    method = "TaI-DPT"
+    batch_size, learning_rate = 512, 1e-2
+    contexts = ("whole", "local")
+    pointing = 1
+
+    def loss(self, batch: TextBatch) -> Tensor:
+        """Both ranking losses; the batch's descriptions are tokens."""
+        batch = dataclasses.replace(batch, descriptions=batch.descriptions.float())
+        embedded = ClassEmbeddings(*self.encoded(self.concepts))._asdict()
+        return sum(batch_losses(batch, embedded, TEXT_TEMPERATURE, MARGIN).values())
+
+    def scores(self, films: ImageFeatures, concepts: Sequence[str]) -> Tensor:
+        """(p + p') / 2: (n, L)."""
+        embedded = ClassEmbeddings(*self.encoded(concepts))
+        return fuse(*branch_scores(films, embedded, IMAGE_TEMPERATURE))
 
 
 class CoOp(PromptModel):
@@ -123,7 +317,7 @@ class CoCoOp(PromptModel):
         return names_cross_entropy(logit_scale(self.encoder) * scores, labels)
 
     @torch.no_grad()
-    def settle(self, data: LabeledFilms) -> None:
+    def settle(self, data: Any) -> None:
         """Place the parabolas where the training films are, by their global features (n, d)."""
         features = torch.from_numpy(np.array(data.features.global_features))
         seen = self.activations(features.to(self.encoder.device))
