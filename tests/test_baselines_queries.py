@@ -107,13 +107,6 @@ def test_exist_loss_masks_what_is_not_stated(rng):
     assert exist_loss(found, torch.full_like(found, NAN)).item() == 0
 
 
-def test_exist_loss_is_their_cross_entropy_of_two_outputs():
-    pairs = torch.randn(6, 2, generator=torch.Generator().manual_seed(0))
-    labels = torch.tensor([0, 1, 1, 0, 1, 0])
-    theirs = torch.nn.functional.cross_entropy(pairs, labels)
-    torch.testing.assert_close(exist_loss(pairs[:, 1] - pairs[:, 0], labels.float()), theirs)
-
-
 def test_contrast_loss_is_one_positive_against_the_drawn_negatives(rng):
     logits = rng.normal(size=(4, 12))
     named = rng.random((4, 12)) < 0.3

@@ -1,7 +1,8 @@
 """ConVIRT, MedCLIP-ViT, BioViL, CheXzero, MedPrompt-ViT: contrast of whole films and whole texts.
 
 Films, reports, frozen lower layers and text model, views and learning rates are the same for all;
-left out for all is training of the lower layers and of the text model.
+left out for all is training of the lower layers and of the text model. What is not `published` is
+our extension: maps are cosines of cells, MedPrompt-ViT retrieves by its first stage's model.
 """
 
 from collections.abc import Sequence
@@ -49,8 +50,7 @@ class ConVIRT(Baseline):
         l_i(v -> u) = -log exp(<v_i, u_i> / tau) / sum_k exp(<v_i, u_k> / tau).
 
     Kept: loss and weights, the random sentence, mean pooling, a two-layer head on each side.
-    Left out: augmentation (the view's random cells take its place). Grounding by cosines of cells
-    is our extension.
+    Left out: augmentation (the view's random cells take its place).
     """
 
     name = "ConVIRT"
@@ -96,7 +96,7 @@ class MedCLIPViT(TransformerBaseline):
     Kept: tau learned from 0.07 on, texts drawn apart from films, a small vision transformer whose
     mean token is projected without a bias, mean-pooled text. Changed: label vectors say presence
     and place of each concept (`pretraining_texts`); Swin's windows are plain attention. Left out:
-    films without reports, the augmented second text. Grounding by cosines is our extension.
+    films without reports, the augmented second text.
     """
 
     name = "MedCLIP-ViT"
@@ -205,7 +205,7 @@ class CheXzero(TransformerBaseline):
     Kept: the impression as text (the whole report where it has none), a vision transformer's class
     token, the learned temperature, the pair of prompts. Changed: text is the frozen model's mean
     word rather than the last token's state. Left out: CLIP's weights as a start, SGD, averaging of
-    checkpoints. Grounding by cosines of patches is our extension.
+    checkpoints.
     """
 
     name = "CheXzero"
@@ -240,15 +240,13 @@ class MedPromptViT(TransformerBaseline):
 
     with y(x) the class that the pre-trained model gives to the film: no label of a person enters.
 
-    There is no public code. The abstract's 86,016 parameters are 16 x 768 + 768 x 48 + 48 x 768,
-    from which M = 16 and the net's two layers are inferred; how y(x) was made is our reading. Kept:
-    both losses, the generator's form, unseen classes by their names. Ours: no prompt passes through
-    cached word states, so context and film shift the mean word state of the class's name, of which
-    the mean over M shifted context vectors is one vector v + h(x), and g is the text model's
-    trained top (prompts in feature space). Both stages run side by side on the same views: the
-    prompt loss moves the generator alone, its y(x) come from the current model with hand-written
-    phrases. Grounding by cosines of cells and retrieval by the first stage's model are our
-    extensions.
+    There is no public code: M = 16 and the net's two layers are inferred from the abstract's 86,016
+    parameters (16 x 768 + 768 x 48 + 48 x 768), and how y(x) was made is our reading. Kept: both
+    losses, the generator's form, unseen classes by their names. Ours: prompts in feature space, as
+    none passes through cached word states: the mean word state of the name is shifted by v + h(x),
+    the mean over M shifted context vectors, and g is the text model's trained top. Both stages run
+    side by side on the same views: the prompt loss moves the generator alone, y(x) come from the
+    current model with hand-written phrases.
     """
 
     name = "MedPrompt-ViT"
@@ -258,11 +256,9 @@ class MedPromptViT(TransformerBaseline):
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
         width = len(setup.mean)
-        narrow = width // BOTTLENECK
+        layers = nn.Linear(DIMENSION, width // BOTTLENECK), nn.Linear(width // BOTTLENECK, width)
         self.context = nn.Parameter(torch.zeros(width))  # v
-        self.net = nn.Sequential(  # h
-            nn.Linear(DIMENSION, narrow), nn.ReLU(), nn.Linear(narrow, width)
-        )
+        self.net = nn.Sequential(layers[0], nn.ReLU(), layers[1])  # h
         nn.init.zeros_(self.net[-1].weight)  # so that the prompt starts as the class's name
         nn.init.zeros_(self.net[-1].bias)
         self.register_buffer("names", self.read_names(setup.concepts).pooled())

@@ -1,18 +1,17 @@
 """TaI-DPT, CoOp, CoCoOp and DualCoOp: contexts learned for the same frozen encoder as RC-TPL's.
 
-Their losses and scores are their own. The same for all are encoder, classes, initial deviation, the
-optimizer (AdamW, where the four papers use SGD), the order of the data and the rule that ends a run
-(`prompt_learners.learn`), so that only the objective and what it learns from differ. A class name
-ends the prompt without CLIP's full stop, as in RC-TPL's Eq. 2.
-
-CoOp, CoCoOp and DualCoOp learn from labeled films, which is an advantage, and said so in a row's
-name. Left out for all three: class-specific contexts, which no unseen class could use;
-augmentation, since features are cached. Grounding by cosines of cells is our extension.
+Losses and scores are their own; encoder, classes, initial deviation, the order of the data, the
+optimizer (AdamW for SGD) and the end of a run (a plateau for fixed epochs, `prompt_learners.learn`)
+are the same for all, so that only the objective and what it learns from differ. A class name ends
+the prompt without CLIP's full stop, as in RC-TPL's Eq. 2. CoOp, CoCoOp and DualCoOp learn from
+labeled films, an advantage that their rows' names tell. Left out for these: class-specific
+contexts, which no unseen class could use; augmentation, since features are cached. Grounding (by
+cosines of cells, TaI-DPT's in the local branch) and retrieval are our extensions.
 """
 
-import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -51,13 +50,9 @@ _TINY = 1e-8  # the least probability whose logarithm is taken
 class PromptModel(nn.Module, ABC):
     """Learned tensors beside a frozen encoder; the protocol is `baselines.base.ZeroShotModel`.
 
-    The encoder is no part of the state. Learned prompts leave the embeddings of films and sentences
-    as they are, so that retrieval, published for none of the four, goes by class scores: a named
-    extension, the same as RC-TPL's, over the five names of CheXpert-5x200. A sentence is a film
-    with one region.
-
-    In evaluation mode what `encode` gives is kept for each list of names until `train`, `eval` or
-    `load` is called.
+    Learned prompts leave the embeddings of films and sentences as they are, so that retrieval,
+    published for none of the four, goes by class scores: a named extension, the same as RC-TPL's,
+    over the five names of CheXpert-5x200. A sentence is a film with one region.
     """
 
     method: str
@@ -75,10 +70,9 @@ class PromptModel(nn.Module, ABC):
         concepts: Sequence[str] = TRAINING_CONCEPTS,
         shots: int | None = None,
     ) -> None:
-        """Hold what does not learn, then begin with what does, drawn with `seed`.
+        """Make what learns with `seed`, for the L columns of the labels that `loss` gets.
 
-        `concepts` are the L columns of the labels that `loss` gets; `shots`, labeled films a class,
-        are for the name: None where no label of a film was used.
+        `shots`, labeled films a class, are for the name: None where no label of a film was used.
         """
         super().__init__()
         object.__setattr__(self, "encoder", encoder)  # past nn.Module: not a part that learns
@@ -100,10 +94,7 @@ class PromptModel(nn.Module, ABC):
             setattr(self, name, nn.Parameter(context.to(self.encoder.device)))
 
     def encode(self, names: Sequence[str]) -> tuple[Tensor, ...]:
-        """What scores need of L class names as prompts spell them; differentiable.
-
-        Here each context's class embeddings (L, d).
-        """
+        """What scores need of L class names in prompts, here each context's embeddings (L, d)."""
         contexts = {name: getattr(self, name) for name in self.contexts}
         return tuple(embed_classes(self.encoder, contexts, list(names)).values())
 
@@ -130,7 +121,7 @@ class PromptModel(nn.Module, ABC):
         """Take from the examples what scoring needs besides the learned tensors; mostly nothing."""
 
     def encoded(self, concepts: Sequence[str]) -> tuple[Tensor, ...]:
-        """`encode` of the concepts' prompt names; kept in evaluation mode."""
+        """`encode` of the concepts' prompt names; kept in evaluation mode (see `train`)."""
         key = tuple(concepts)
         if not self.training and key in self._kept:
             return self._kept[key]
@@ -199,8 +190,7 @@ class TaIDPT(PromptModel):
     and 1/40 for image cells; batches of 512; the mean of the two branches at test. Changed: classes
     of a caption are nouns there, the labels of a report's triplets here, as RC-TPL's; a token's
     state is the one that the encoder pools. Against RC-TPL only the local features (tokens in place
-    of knowledge-rich descriptions), M and the number of steps differ. Grounding by the local
-    branch's cosine map and retrieval by class scores are our extensions.
+    of knowledge-rich descriptions), M and the number of steps differ.
     """
 
     method = "TaI-DPT"
@@ -210,7 +200,7 @@ class TaIDPT(PromptModel):
 
     def loss(self, batch: TextBatch) -> Tensor:
         """Both ranking losses; the batch's descriptions are tokens."""
-        batch = dataclasses.replace(batch, descriptions=batch.descriptions.float())
+        batch = replace(batch, descriptions=batch.descriptions.float())
         embedded = ClassEmbeddings(*self.encoded(self.concepts))._asdict()
         return sum(batch_losses(batch, embedded, TEXT_TEMPERATURE, MARGIN).values())
 
@@ -325,11 +315,7 @@ class CoCoOp(PromptModel):
         self.reach.copy_((REACH * seen.std(dim=0, correction=0)).clamp(min=LEAST_REACH))
 
     def encode(self, names: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
-        """The parabolas' values in the middle (L, d), slopes and curvatures, both (d / 16, L, d).
-
-        Raises:
-            ValueError: neither learned nor loaded.
-        """
+        """The parabolas' middles (L, d), slopes and curvatures, both (d / 16, L, d)."""
         if not self.reach.any():
             raise ValueError("CoCoOp scores films after it has learned")
         steps = self.reach.diag()

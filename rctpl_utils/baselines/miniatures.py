@@ -42,8 +42,8 @@ def train_miniatures(
 ) -> dict[str, dict[str, Any]]:
     """The runs of the eight baselines by name; those that a profile trains are trained first.
 
-    There is one encoder a seed, and no run in a profile whose rows come from published checkpoints.
-    An `InputError` tells of released weights that are absent or damaged.
+    No run in a profile whose rows come from published checkpoints. An `InputError` tells of
+    released weights that are absent or damaged.
     """
     if workspace.profile.baselines is None:
         return {}
@@ -95,7 +95,7 @@ def _train_seed(
         needed = {k: v.cpu().contiguous() for k, v in state if not k.startswith(make.training_only)}
         release.add_file(
             folder, name, needed, notes,
-            lambda path: probe(assemble(make, encoder, path, notes), notes),  # noqa: B023
+            lambda path: read_miniature(make, encoder, path, notes)[1],  # noqa: B023
         )  # fmt: skip
 
 
@@ -118,39 +118,32 @@ def notes_of(run: training.Trained, setup: Setup) -> dict[str, Any]:
 
 
 def load_miniature(make: type[Baseline], encoder: StandIn, seed: int, folder: Path) -> Baseline:
-    """A trained baseline, verified, frozen, on the encoder's device.
-
-    An `InputError` tells of a file that is absent, damaged, of another architecture or other code.
-    """
+    """A trained baseline, verified (else an `InputError`), frozen, on the encoder's device."""
     path = release.released_file(weights_name(make, seed), folder)
     notes = release.manifest(folder)["files"][path.name]
-    model = assemble(make, encoder, path, notes)
-    release.check_probe(path.name, probe(model, notes), folder)
+    model, answer = read_miniature(make, encoder, path, notes)
+    release.check_probe(path.name, answer, folder)
     return model.to(encoder.device)
 
 
-def assemble(
+def read_miniature(
     make: type[Baseline], encoder: StandIn, path: Path, notes: Mapping[str, Any]
-) -> Baseline:
-    """A baseline of the shape that notes tell, with a file's weights (or `InputError`), frozen."""
-    width = encoder.context_width
+) -> tuple[Baseline, np.ndarray]:
+    """A file's frozen baseline, of the shape that notes tell, else an `InputError`; and its answer
+    to a probe of two made-up maps: scores of two concepts and cells of a map, (8,).
+    """
+    width, grid = encoder.context_width, tuple(notes["grid"])
     blank = torch.zeros(width), torch.ones(width)  # the files have the real ones
     names = tuple(notes["concepts"]), tuple(notes["places"])
-    reader = Reader(encoder.text)
-    model = make(Setup(notes["channels"], tuple(notes["grid"]), *blank, reader, *names))
+    model = make(Setup(notes["channels"], grid, *blank, Reader(encoder.text), *names))
     unused = {k: v for k, v in model.state_dict().items() if k.startswith(make.training_only)}
     release.fit(model, release.read_weights(path) | unused, path)
-    return freeze(model)
-
-
-def probe(model: Baseline, notes: Mapping[str, Any]) -> np.ndarray:
-    """What a baseline answers to two made-up maps: scores of two concepts and a map, (8,)."""
-    height, width = notes["grid"]
-    line = torch.linspace(0, 3, height * width * notes["channels"])
-    maps = torch.stack([torch.sin(line), torch.cos(5 * line)]).reshape(2, height, width, -1)
-    scores = model.classify(maps.relu(), _PROBED)
-    cells = model.ground(maps.relu(), _PROBED[0])[:, 1, :2]
-    return torch.cat([scores.flatten(), cells.flatten()]).float().cpu().numpy()
+    line = torch.linspace(0, 3, notes["channels"] * grid[0] * grid[1])
+    maps = torch.stack([torch.sin(line), torch.cos(5 * line)]).reshape(2, *grid, -1).relu()
+    scores = freeze(model).classify(maps, _PROBED)
+    cells = model.ground(maps, _PROBED[0])[:, 1, :2]
+    answer = torch.cat([scores.flatten(), cells.flatten()]).float()
+    return model, answer.cpu().numpy()
 
 
 def miniature_runs(workspace: Workspace) -> dict[str, dict[str, Any]]:

@@ -146,11 +146,6 @@ class Baseline(nn.Module):
         """The learned inverse temperature, at most 100 (CLIP; Radford et al. 2021, 2.5)."""
         return self.logit_scale.exp().clamp(max=100)
 
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.logit_scale.device
-
     def loss(self, batch: Batch) -> Tensor:
         """The method's objective on a batch of views, a scalar."""
         raise NotImplementedError
@@ -195,7 +190,8 @@ class Baseline(nn.Module):
 
     def read(self, texts: Sequence[str]) -> Words:
         """Word states of the frozen text model, on this model's device."""
-        return Words(*(each.to(self.device) for each in self.setup.reader.words(texts)))
+        words = self.setup.reader.words(texts)
+        return Words(*(each.to(self.logit_scale.device) for each in words))
 
     def read_names(self, concepts: Sequence[str], phrase: str = "{}") -> Words:
         """`read` of the concepts' prompt names in a phrase."""

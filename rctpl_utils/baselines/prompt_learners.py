@@ -107,9 +107,8 @@ def learn_prompt_learners(
 ) -> tuple[dict[str, dict[str, Any]], pd.DataFrame]:
     """Learn all of them for every seed, each on its own encoder; or read the released ones.
 
-    `reports` are those that RC-TPL learns from, `triplets` those of all reports. Returns the runs
-    by name (history, rate, unit, stops), and how many labeled films were drawn; none where no film
-    of MIMIC-CXR is there.
+    `reports` are those that RC-TPL learns from, `triplets` those of all reports. To the runs by
+    name and how many labeled films were drawn; none where no film of MIMIC-CXR is there.
     """
     if not can_run_on_training_films(workspace, "Prompt learners"):
         return {}, pd.DataFrame(columns=["shots", "seed", "concept", "drawn"])
@@ -332,7 +331,6 @@ def _read_tokens(group: list[Encoder], texts: Sequence[str], folder: Path) -> li
     stems = [hash_of("tokens", each.text_key, list(texts))[:20] for each in group]
     paths = [folder / f"tokens-{stem}-states.npy" for stem in stems]
     order = np.array(sorted(range(len(texts)), key=lambda i: (len(texts[i]), i)), int)
-
     tower = group[0].text
 
     @torch.no_grad()
@@ -365,12 +363,11 @@ def token_corpora(
 
     Only reports with a present concept are taken apart into tokens; the others have no loss.
     """
-    texts = list(dict.fromkeys(report.text for report in reports))
-    place = {text: row for row, text in enumerate(texts)}
     labels = report_labels(triplets, [report.report_id for report in reports], concepts)
     labels = labels.to_numpy(np.float32)
     positive = (labels == 1).any(axis=1)
-    rows = np.array([place[report.text] for report in reports])[positive]
+    codes, texts = pd.factorize(np.array([report.text for report in reports], object))
+    rows, texts = codes[positive], texts.tolist()
     used, own = np.unique(rows, return_inverse=True)
     tokens = token_features(encoders, [texts[row] for row in used], folder)
 
@@ -389,10 +386,8 @@ def token_corpora(
 def release_prompt_learners(workspace: Workspace) -> None:
     """Put what `learn_prompt_learners` learned here into the run's folder of weights."""
     for each in learners_of(workspace):
-        about = {
-            "kind": "prompt learner", "method": each.kind.method,
-            "labels_a_class": each.shots or 0,
-        }  # fmt: skip
+        about = {"kind": "prompt learner", "method": each.kind.method}
+        about["labels_a_class"] = each.shots or 0
         add_plain(workspace.weights, workspace.prompts / each.record, about)
         for seed in workspace.profile.seeds:
             path = workspace.prompts / each.file(seed)

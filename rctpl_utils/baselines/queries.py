@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rctpl_utils.baselines.base import CLASSIFY, GROUND
-from rctpl_utils.baselines.model import HEADS, WIDTH, Baseline, ConvTop, Setup
+from rctpl_utils.baselines.model import HEADS, WIDTH, Baseline, ConvTop, Setup, unit
 from rctpl_utils.baselines.training_data import Batch, all_cells
 from rctpl_utils.text.knowledge import describe
 
@@ -30,10 +30,7 @@ class QueryLayer(nn.Module):
     def forward(
         self, queries: Tensor, cells: Tensor, blocked: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Queries (B, Q, d), cells (B, T, d): queries, and the heads' mean attention (B, Q, T).
-
-        `blocked` (Q, Q): which query does not see which.
-        """
+        """Queries (B, Q, d), cells (B, T, d): queries, and the heads' mean attention (B, Q, T)."""
         normed = self.norms[0](queries)
         heard, _ = self.among(normed, normed, normed, attn_mask=blocked, need_weights=False)
         queries = queries + heard
@@ -77,10 +74,10 @@ class QueryDecoder(nn.Module):
 class QueryBaseline(Baseline):
     """A method that asks a film about concepts by their descriptions.
 
-    Subclasses define `loss` and `answers`. Retrieval is an extension of ours: neither method has a
-    joint embedding. A film's vector is its exist logits over the L training concepts, standardized
-    by running means of training; a sentence's holds the cosines of its frozen text state and each
-    description's, less the mean of all descriptions. Such cosines do not know negation.
+    Retrieval is an extension of ours: neither method has a joint embedding. A film's vector is its
+    exist logits over the L training concepts, standardized by running means of training; a
+    sentence's holds the cosines of its frozen text state and each description's, less the mean of
+    all descriptions. Such cosines do not know negation.
     """
 
     published = frozenset({CLASSIFY, GROUND})
@@ -125,13 +122,12 @@ class QueryBaseline(Baseline):
         """See the class: (n, L)."""
         scores = self.classify(films, self.setup.concepts)
         spread = (self.standard.running_var + self.standard.eps).sqrt()
-        return functional.normalize((scores - self.standard.running_mean) / spread, dim=1)
+        return unit((scores - self.standard.running_mean) / spread)
 
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """See the class: (m, L)."""
-        own = functional.normalize(self.book - self.book.mean(dim=0), dim=1)
-        return functional.normalize(self.states(texts) @ own.T, dim=1)
+        return unit(self.states(texts) @ unit(self.book - self.book.mean(dim=0)).T)
 
     def _asked(self, films: Tensor, concepts: Sequence[str]) -> tuple[Tensor, Tensor]:
         known = self.setup.concepts

@@ -64,24 +64,20 @@ def load_competitors(workspace: Workspace, encoders: Sequence[Encoder]) -> list[
     if workspace.profile.baselines is None:
         return [*load_checkpoints(workspace), *load_prompt_learners(workspace, encoders)]
     films = tuple(partial(_backbone_maps, workspace, each) for each in encoders)
-    runs = list(zip(encoders, workspace.profile.seeds, strict=True))
-    rows = [
-        Competitor(
-            make.name, tuple(load_miniature(make, *run, workspace.weights) for run in runs), films
-        )
-        for make in MINIATURES
-    ]
+    runs, rows = list(zip(encoders, workspace.profile.seeds, strict=True)), []
+    for make in MINIATURES:
+        models = tuple(load_miniature(make, *run, workspace.weights) for run in runs)
+        rows.append(Competitor(make.name, models, films))
     return [*rows, *load_prompt_learners(workspace, encoders)]
 
 
 def load_checkpoints(workspace: Workspace) -> list[Competitor]:
     """The baselines whose released weights the user has put below the data root."""
-    rows = []
-    for name in released.PUBLIC:
-        if released.is_provided(name, workspace.data_root):
-            model = released.load_released(name, workspace.data_root, workspace.device)
-            films = (partial(_preprocessed, model),)
-            rows.append(Competitor(model.name, (model,), films, frame=model.frame))
+    rows, root = [], workspace.data_root
+    for name in (each for each in released.PUBLIC if released.is_provided(each, root)):
+        model = released.load_released(name, root, workspace.device)
+        films = (partial(_preprocessed, model),)
+        rows.append(Competitor(model.name, (model,), films, frame=model.frame))
     return rows
 
 
@@ -89,9 +85,8 @@ def why_absent(workspace: Workspace) -> dict[str, str]:
     """By name, why a baseline has no row of ours; empty where all are trained here."""
     if workspace.profile.baselines is not None:
         return {}
-    absent = [
-        name for name in released.PUBLIC if not released.is_provided(name, workspace.data_root)
-    ]
+    root = workspace.data_root
+    absent = [each for each in released.PUBLIC if not released.is_provided(each, root)]
     reasons = dict.fromkeys(released.NO_PUBLIC_WEIGHTS, "no public weights")
     return reasons | dict.fromkeys(absent, "weights not there")
 

@@ -154,7 +154,7 @@ def load_references(
 ) -> tuple[SupervisedBound, ...]:
     """The reference of each seed, trained first where a profile says so; none beside a checkpoint.
 
-    One encoder a seed. An `InputError` tells of weights that are absent, damaged or of other code.
+    An `InputError` tells of weights that are absent, damaged, of other code or architecture.
     """
     if not all(isinstance(each, StandIn) for each in encoders):
         return ()
@@ -167,13 +167,10 @@ def load_references(
 
 
 def load_reference(encoder: StandIn, seed: int, folder: Path) -> SupervisedBound:
-    """One seed's reference, verified, frozen, on the encoder's device.
-
-    An `InputError` tells of a file that is absent, damaged, of another architecture or other code.
-    """
+    """One seed's reference, verified, frozen, on the encoder's device."""
     path = release.released_file(reference_name(seed), folder)
-    network = assemble_reference(path)
-    release.check_probe(path.name, probe_reference(network, encoder.image_size), folder)
+    network, answer = read_reference(path, encoder.image_size)
+    release.check_probe(path.name, answer, folder)
     return SupervisedBound(encoder, network.to(encoder.device))
 
 
@@ -209,21 +206,17 @@ def train_references(
         }
         release.add_file(
             workspace.weights, name, network.state_dict(), notes,
-            lambda path: probe_reference(assemble_reference(path), notes["image_size"]),  # noqa: B023
+            lambda path: read_reference(path, notes["image_size"])[1],  # noqa: B023
         )  # fmt: skip
 
 
-def assemble_reference(path: Path) -> LabelNetwork:
-    """A file's weights in a frozen label network on the CPU; `InputError` if they do not fit."""
+@torch.no_grad()
+def read_reference(path: Path, side: int) -> tuple[LabelNetwork, np.ndarray]:
+    """A file's frozen network (`InputError` if it does not fit), and some logits of a probe."""
     network = LabelNetwork(ImageTower())
     release.fit(network, release.read_weights(path), path)
-    return freeze(network)
-
-
-@torch.no_grad()
-def probe_reference(network: LabelNetwork, side: int) -> np.ndarray:
-    """Some logits of two made-up films: (6,)."""
-    return network(release.probe_films(side))[:, :3].flatten().numpy()
+    answer = freeze(network)(release.probe_films(side))
+    return network, answer[:, :3].flatten().numpy()
 
 
 def reference_name(seed: int) -> str:

@@ -1,10 +1,10 @@
 """One loop for all that trains on films: the same batches, seeds, schedule and grid of rates.
 
 A baseline trains at a constant rate (after a warm-up) until its AUC on validation films has stopped
-improving, then cools down to a rate of zero; the model at the end stays. Where that is worse than
-an earlier look by more than looks differ by chance, the method has overfitted, and the model of the
-best look stays (`kept_look`). All randomness of a step comes from (seed, step), so that a training
-that was killed goes on from its checkpoint as if nothing had happened.
+improving, then cools down to a rate of zero; the model at the end stays, or that of an earlier look
+where it is better by more than looks differ by chance: the method has overfitted (`kept_look`). All
+randomness of a step comes from (seed, step), so that a killed training goes on as if nothing had
+happened.
 """
 
 import time
