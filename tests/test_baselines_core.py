@@ -28,7 +28,6 @@ from rctpl_utils.encoders.release import manifest
 from rctpl_utils.encoders.standin import StandIn
 from rctpl_utils.encoders.word_states import MASKED_SHARE, word_states
 from rctpl_utils.profiles import BaselineTraining
-from rctpl_utils.text.triplets import report_labels
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS
 
 QUICK = BaselineTraining(
@@ -147,9 +146,8 @@ def test_what_is_not_mentioned_is_not_stated():
         ("b", "Edema", None, "absent"),
         ("b", "Edema", None, "present"),
     ]
-    triplets = pd.DataFrame(said, columns=COLUMNS)
-    labels = report_labels(triplets, ["a", "b"], TRAINING_CONCEPTS).to_numpy(np.float32)
-    found = pd.DataFrame(stated_labels(triplets, ["a", "b"], labels), ["a", "b"], TRAINING_CONCEPTS)
+    triplets = pd.DataFrame([*said, ("z", "Mass", None, "absent")], columns=COLUMNS)
+    found = pd.DataFrame(stated_labels(triplets, ["a", "b"]), ["a", "b"], TRAINING_CONCEPTS)
     assert found.loc["a", ["Edema", "Lung Opacity", "Pneumothorax"]].tolist() == [1, 1, 0]
     assert np.isnan(found.loc["a", ["Mass", "Hernia"]]).all()
     assert found.loc["b", "Edema"] == 1 and np.isnan(found.loc["b", "Pneumothorax"])

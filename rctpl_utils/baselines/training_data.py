@@ -192,7 +192,6 @@ def build_material(
     dataset = open_split(workspace, "mimic-cxr", "train").sample(most)
     rows = dataset.records["study"].map({name: row for row, name in enumerate(identifiers)})
     kept = np.flatnonzero(rows.notna())
-    labels = report_labels(triplets, identifiers, TRAINING_CONCEPTS).to_numpy(np.float32)
     positions, places = stated_places(triplets, identifiers)
     return Material(
         maps=np.asarray(backbone_maps(encoder, dataset, workspace.features))[kept],
@@ -203,7 +202,7 @@ def build_material(
         sentences=[each[1:] if len(each) > 1 else each for each in bank.rows],
         text_vectors=np.concatenate([bank.vectors, own]),
         report_vectors=bank.report_vectors,
-        stated=stated_labels(triplets, identifiers, labels),
+        stated=stated_labels(triplets, identifiers),
         positions=positions,
         concepts=TRAINING_CONCEPTS,
         places=places,
@@ -212,17 +211,12 @@ def build_material(
     )
 
 
-def stated_labels(
-    triplets: pd.DataFrame, report_ids: Sequence[str], labels: np.ndarray
-) -> np.ndarray:
+def stated_labels(triplets: pd.DataFrame, report_ids: Sequence[str]) -> np.ndarray:
     """Labels (R, L) with NaN where a concept is not mentioned (MedKLIP's third class)."""
-    merged = merge_mentions(triplets).reset_index(name="positive")
-    said = merged[(merged["positive"] == "absent") & merged["concept"].isin(TRAINING_CONCEPTS)]
-    rows = pd.Index(report_ids).get_indexer(said["report_id"])
-    columns = pd.Index(TRAINING_CONCEPTS).get_indexer(said["concept"])
-    denied = np.zeros(labels.shape, bool)
-    denied[rows[rows >= 0], columns[rows >= 0]] = True
-    return np.where((labels == 1) | ((labels == 0) & denied), labels, np.nan).astype(np.float32)
+    labels = report_labels(triplets, report_ids, TRAINING_CONCEPTS)
+    denied = merge_mentions(triplets).eq("absent").unstack(fill_value=False)
+    denied = denied.reindex(labels.index, columns=labels.columns, fill_value=False)
+    return labels.where((labels == 1) | ((labels == 0) & denied)).to_numpy(np.float32)
 
 
 def stated_places(
