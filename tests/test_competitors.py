@@ -25,6 +25,7 @@ from rctpl_utils.errors import InputError
 from rctpl_utils.evaluation.results import data_note, intervals_note, table_note
 from rctpl_utils.evaluation.retrieval import standardized, unit
 from rctpl_utils.evaluation.retrieval_sides import Side
+from rctpl_utils.evaluation.table1 import SUPERVISED
 from rctpl_utils.files import write_json
 from rctpl_utils.profiles import get_profile
 from rctpl_utils.prompts.prompts import Prompts
@@ -137,6 +138,25 @@ def test_retrieval_vectors_follow_the_order_of_the_sides(monkeypatch):
     assert first.sentences == pytest.approx(unit(standardized(vectors)), abs=1e-5)
     assert (first.sentences == second.sentences).all()
     assert published([COMPETITOR]) == {"model": False}
+
+
+def test_references_are_a_row_more_in_each_table(monkeypatch):
+    """Retrieval compares a film's logits with the class that its sentence is given."""
+    logits = FILMS[:, [0, 1, 2, 0, 1]]
+    reference = SimpleNamespace(
+        scores=lambda dataset, concepts: logits[:, : len(concepts)], activation_map=len
+    )
+    monkeypatch.setattr(registry, "open_split", lambda *_: Films())
+    assert list(scorers([COMPETITOR], [reference])) == ["model", SUPERVISED]
+    *_, row = grounders([COMPETITOR], [reference])
+    assert (row.name, row.makers, row.native) == (SUPERVISED, (len,), False)
+    order = np.random.default_rng(1).permutation(len(FILMS))[:50]
+    images = Side(pd.DataFrame({"item_id": [NAMES[k] for k in order]}), [], {})
+    shown = pd.DataFrame({"sentence": ["a", "b"], "concept": ["Edema", "Atelectasis"]})
+    given = images, Side(shown, [], {}), [reference]
+    (pair,) = retrieval_pairs(None, [], *given)[SUPERVISED]
+    assert pair.images == pytest.approx(unit(standardized(logits[order])))
+    assert pair.sentences.argmax(axis=1).tolist() == [3, 0]
 
 
 def test_a_profile_with_its_own_training_lacks_no_baseline(tmp_path):

@@ -1,7 +1,8 @@
 """All competitors of a run, and their rows of Tables 1 to 5: scores, heat maps, retrieval vectors.
 
 The paper's baselines are trained here on the stand-in or read from released checkpoints; the prompt
-learners stand on RC-TPL's own encoders.
+learners stand on RC-TPL's own encoders. The supervised references, where there are any, are a row
+more in each table.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,9 +20,11 @@ from rctpl_utils.baselines import released
 from rctpl_utils.baselines.base import GROUND, RETRIEVE, ZeroShotModel
 from rctpl_utils.baselines.miniatures import MINIATURES, load_miniature
 from rctpl_utils.baselines.prompt_learners import learners_of
+from rctpl_utils.baselines.supervised import SupervisedBound
 from rctpl_utils.baselines.training_data import backbone_maps, in_batches
 from rctpl_utils.datasets.availability import has_training_films
 from rctpl_utils.datasets.base import ChestXrayDataset
+from rctpl_utils.datasets.chexpert import COMPETITION
 from rctpl_utils.datasets.images import image_size
 from rctpl_utils.datasets.splits import open_split
 from rctpl_utils.encoders.base import Encoder, per_encoder
@@ -32,7 +35,7 @@ from rctpl_utils.encoders.standin import StandIn
 from rctpl_utils.evaluation.grounding_methods import Films, Grounder
 from rctpl_utils.evaluation.retrieval import Pair, standardized, unit
 from rctpl_utils.evaluation.retrieval_sides import DATASET, Side
-from rctpl_utils.evaluation.table1 import Scorer
+from rctpl_utils.evaluation.table1 import SUPERVISED, Scorer
 from rctpl_utils.workspace import Workspace
 
 BATCH = 32  # films or sentences at once
@@ -133,9 +136,12 @@ def _opened(films: FilmReader, dataset: ChestXrayDataset) -> Read:
     return films(dataset)
 
 
-def scorers(competitors: Sequence[Competitor]) -> dict[str, list[Scorer]]:
+def scorers(
+    competitors: Sequence[Competitor], references: Sequence[SupervisedBound] = ()
+) -> dict[str, list[Scorer]]:
     """For Table 1: by name, one function a seed from a data set to scores (n, L)."""
-    return {each.name: [partial(_scores, *run) for run in each.runs()] for each in competitors}
+    rows = {each.name: [partial(_scores, *run) for run in each.runs()] for each in competitors}
+    return rows | ({SUPERVISED: [each.scores for each in references]} if references else {})
 
 
 def _scores(
@@ -145,16 +151,17 @@ def _scores(
     return in_batches(lambda rows: model.classify(read(rows), asked), len(dataset), BATCH)
 
 
-def grounders(competitors: Sequence[Competitor]) -> list[Grounder]:
-    """For Tables 2 to 4: one row a competitor."""
-    return [
-        Grounder(
-            each.name,
-            tuple(partial(_maps, each.frame, *run) for run in each.runs()),
-            native=each.published(GROUND),
-        )
-        for each in competitors
-    ]
+def grounders(
+    competitors: Sequence[Competitor], references: Sequence[SupervisedBound] = ()
+) -> list[Grounder]:
+    """For Tables 2 to 4: one row a competitor, one of the references' class activation maps."""
+    rows = []
+    for each in competitors:
+        makers = tuple(partial(_maps, each.frame, *run) for run in each.runs())
+        rows.append(Grounder(each.name, makers, native=each.published(GROUND)))
+    if references:
+        rows.append(Grounder(SUPERVISED, tuple(each.activation_map for each in references)))
+    return rows
 
 
 def _maps(frame: Frame | None, model: ZeroShotModel, films: FilmReader, asked: Films) -> Tensor:
@@ -166,11 +173,17 @@ def _maps(frame: Frame | None, model: ZeroShotModel, films: FilmReader, asked: F
 
 
 def retrieval_pairs(
-    workspace: Workspace, competitors: Sequence[Competitor], images: Side, sentences: Side
+    workspace: Workspace,
+    competitors: Sequence[Competitor],
+    images: Side,
+    sentences: Side,
+    references: Sequence[SupervisedBound] = (),
 ) -> dict[str, list[Pair]]:
     """For Table 5: each competitor's own vectors of the same films and sentences, one pair a seed.
 
-    They are standardized over the pool as all rows of the table are.
+    They are standardized over the pool as all rows of the table are. The references' are a film's
+    logits for the five classes and each sentence's own class, which is given, not guessed: what is
+    bounded is how well films are told apart.
     """
     dataset = open_split(workspace, DATASET, "test")
     places = pd.Index(dataset.records["image_id"]).get_indexer(images.records["item_id"])
@@ -182,7 +195,12 @@ def retrieval_pairs(
         said = in_batches(lambda rows: model.embed_texts(list(texts[rows])), len(texts), BATCH)
         return Pair(unit(standardized(seen)), unit(standardized(said[codes])))
 
-    return {each.name: [pair(*run) for run in each.runs()] for each in competitors}
+    rows = {each.name: [pair(*run) for run in each.runs()] for each in competitors}
+    if references:
+        classes = unit(standardized(np.eye(len(COMPETITION))[sentences.classes]))
+        logits = [each.scores(dataset, COMPETITION)[places] for each in references]
+        rows[SUPERVISED] = [Pair(unit(standardized(each)), classes) for each in logits]
+    return rows
 
 
 def published(competitors: Sequence[Competitor]) -> Mapping[str, bool]:

@@ -25,7 +25,6 @@ from rctpl_utils.baselines.training_data import in_batches
 from rctpl_utils.code_hash import code_of
 from rctpl_utils.datasets import ChestXrayDataset
 from rctpl_utils.datasets.availability import present
-from rctpl_utils.datasets.chexpert import COMPETITION
 from rctpl_utils.datasets.splits import open_split
 from rctpl_utils.encoders import release
 from rctpl_utils.encoders.base import Encoder, freeze
@@ -33,10 +32,8 @@ from rctpl_utils.encoders.features import file_stamps
 from rctpl_utils.encoders.precision import autocast, describe_device
 from rctpl_utils.encoders.pretraining import RECORDS, augment, load_images, rate_at
 from rctpl_utils.encoders.standin import ImageTower, StandIn
-from rctpl_utils.evaluation.grounding_methods import Films, Grounder
-from rctpl_utils.evaluation.retrieval import Pair, standardized, unit
-from rctpl_utils.evaluation.retrieval_sides import DATASET, Side
-from rctpl_utils.evaluation.table1 import SUPERVISED, TABLE1_DATASETS, Scorer
+from rctpl_utils.evaluation.grounding_methods import Films
+from rctpl_utils.evaluation.table1 import TABLE1_DATASETS
 from rctpl_utils.files import hash_of
 from rctpl_utils.profiles import ReferenceTraining
 from rctpl_utils.text.triplets import report_labels
@@ -222,30 +219,3 @@ def read_reference(path: Path, side: int) -> tuple[LabelNetwork, np.ndarray]:
 def reference_name(seed: int) -> str:
     """The file of a seed's reference."""
     return f"reference-{seed}.safetensors"
-
-
-def reference_scorers(references: Sequence[SupervisedBound]) -> dict[str, list[Scorer]]:
-    """For Table 1: one function a seed; no row without references."""
-    return {SUPERVISED: [each.scores for each in references]} if references else {}
-
-
-def reference_grounders(references: Sequence[SupervisedBound]) -> list[Grounder]:
-    """For Tables 2 to 4: class activation maps of the labels' networks."""
-    makers = tuple(each.activation_map for each in references)
-    return [Grounder(SUPERVISED, makers)] if makers else []
-
-
-def reference_pairs(
-    workspace: Workspace, references: Sequence[SupervisedBound], images: Side, sentences: Side
-) -> dict[str, list[Pair]]:
-    """For Table 5: a film's logits for the five classes against each sentence's own class.
-
-    The sentences' classes are given, not guessed: what is bounded is how well films are told apart.
-    """
-    if not references:
-        return {}
-    dataset = open_split(workspace, DATASET, "test")
-    places = pd.Index(dataset.records["image_id"]).get_indexer(images.records["item_id"])
-    classes = unit(standardized(np.eye(len(COMPETITION))[sentences.classes]))
-    logits = (each.scores(dataset, COMPETITION)[places] for each in references)
-    return {SUPERVISED: [Pair(unit(standardized(each)), classes) for each in logits]}
