@@ -45,6 +45,12 @@ ON_FILMS = (CoOp, CoCoOp, DualCoOp)
 LIMITS = PromptLearnerTraining(steps=40, every=40, patience=3)
 WET = ["Both lungs are wet.", "The lungs are congested and full of fluid on both sides."]
 AIR = ["Air in the pleural space.", "The lung has come off the wall of the chest."]
+SAID = [*WET, *AIR, "All is well.", WET[0]]  # by reports; the last text comes twice
+REPORTS = [Report(f"s{k}", f"p{k}", text, "", "train") for k, text in enumerate(SAID)]
+FOUND = [(f"s{k}", CONCEPTS[k in (2, 3)], None, "present") for k in (0, 1, 2, 3, 5)]
+OTHERS = [("s4", "Edema", None, "absent"), ("s3", "Edema", None, "uncertain")]
+COLUMNS = ["report_id", "concept", "location", "positive"]
+TRIPLETS = pd.DataFrame(FOUND + OTHERS, columns=COLUMNS)
 
 
 @pytest.fixture(scope="module")
@@ -130,23 +136,9 @@ def learned(tiny):
 
 
 @pytest.fixture(scope="module")
-def reports():
-    """The last text comes twice."""
-    texts = [*WET, *AIR, "All is well.", WET[0]]
-    return [Report(f"s{k}", f"p{k}", text, "", "train") for k, text in enumerate(texts)]
-
-
-@pytest.fixture(scope="module")
-def triplets():
-    rows = [(f"s{k}", CONCEPTS[k in (2, 3)], None, "present") for k in (0, 1, 2, 3, 5)]
-    rows += [("s4", "Edema", None, "absent"), ("s3", "Edema", None, "uncertain")]
-    return pd.DataFrame(rows, columns=["report_id", "concept", "location", "positive"])
-
-
-@pytest.fixture(scope="module")
-def corpus(tiny, reports, triplets, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tokens")
-    (made,) = token_corpora((tiny,), reports, triplets, CONCEPTS, folder)
+def corpus(tiny, tmp_path_factory):
+    given = REPORTS, TRIPLETS, CONCEPTS, tmp_path_factory.mktemp("tokens")
+    (made,) = token_corpora((tiny,), *given)
     return made
 
 
@@ -177,16 +169,14 @@ def test_the_cross_entropy_over_names_is_its_formula():
     target = torch.arange(12) % 5  # with one present class it is CoOp's own
     own = functional.cross_entropy(logits, target)
     assert torch.allclose(names_cross_entropy(logits, torch.eye(5)[target]), own)
-
-
-def test_films_without_a_target_leave_a_loss_of_zero_with_a_gradient():
-    logits = torch.randn(2, 3, requires_grad=True)
-    loss = names_cross_entropy(logits, torch.tensor([[0, 0, 0], [math.nan] * 3]))
+    logits.requires_grad_()  # films without a target leave a loss of zero, with a gradient
+    loss = names_cross_entropy(logits[:2], torch.tensor([[0] * 5, [math.nan] * 5]))
     loss.backward()
-    assert loss == 0 and torch.equal(logits.grad, torch.zeros(2, 3))
+    assert loss == 0 and torch.equal(logits.grad, torch.zeros(12, 5))
 
 
-def test_the_asymmetric_loss_is_its_formula():
+def test_the_asymmetric_loss_is_its_formula_and_its_focus_has_no_gradient():
+    """d/dz of -w log p with w = 1 - p held fixed is -(1 - p)^2."""
     generator = torch.Generator().manual_seed(2)
     logits = 4 * torch.randn(10, 6, generator=generator)
     labels = random_labels(10, 6, generator)
@@ -199,23 +189,19 @@ def test_the_asymmetric_loss_is_its_formula():
             shifted = max(p - 0.05, 0)
             total -= shifted**2 * math.log(1 - shifted)
     assert asymmetric_loss(logits, labels).item() == pytest.approx(total / 10, rel=1e-4)
-
-
-def test_the_asymmetric_losses_focus_has_no_gradient():
-    """d/dz of -w log p with w = 1 - p held fixed is -(1 - p)^2."""
     logit = torch.tensor([[0.3]], requires_grad=True)
     asymmetric_loss(logit, torch.ones(1, 1)).backward()
     assert logit.grad.item() == pytest.approx(-((1 - torch.tensor(0.3).sigmoid().item()) ** 2))
 
 
-def test_tai_dpts_loss_is_its_formula_over_tokens(tiny, reports, corpus):
+def test_tai_dpts_loss_is_its_formula_over_tokens(tiny, corpus):
     """Each caption alone, so without padding; loops over tokens and over pairs of classes."""
     model = TaIDPT(tiny, 0, CONCEPTS)
     whole, local = (each.detach() for each in model.encoded(CONCEPTS))
     labels = {0: [1, 0], 1: [1, 0], 2: [0, 1], 3: [None, 1], 5: [1, 0]}  # 4: no present class
     losses = []
     for number, label in labels.items():
-        text = reports[number].text
+        text = SAID[number]
         states, feature = own_tokens(tiny.text, text), tiny.encode_text([text])[0]
         branches = [[4 * float(feature @ each) for each in whole], []]
         for each in local:
@@ -252,8 +238,8 @@ def test_tokens_are_those_of_each_text_alone_and_made_once(tiny, tmp_path, monke
     assert np.array_equal(states, again[0]) and np.array_equal(counts, again[1])
 
 
-def test_reports_and_labels_are_those_of_rc_tpl(tiny, reports, triplets, corpus, tmp_path):
-    ours = build_corpus(tiny, reports, triplets, CONCEPTS, tmp_path)
+def test_reports_and_labels_are_those_of_rc_tpl(tiny, corpus, tmp_path):
+    ours = build_corpus(tiny, REPORTS, TRIPLETS, CONCEPTS, tmp_path)
     assert np.array_equal(corpus.labels, ours.labels, equal_nan=True)
     assert np.allclose(corpus.report_features, ours.report_features, atol=1e-6)
 
@@ -366,28 +352,35 @@ def test_scores_of_one_film_do_not_depend_on_the_others(learned, unseen):
         assert torch.allclose(alone[0], model.classify(unseen, CONCEPTS)[3], atol=1e-4)
 
 
-def test_coops_scores_are_cosines_with_the_global_feature(tiny, learned, unseen):
+def test_coops_scores_are_cosines_and_retrieval_goes_by_them(tiny, learned, unseen):
     model = learned[CoOp][0]
     scores = unseen.global_features @ tiny.encode_prompts(model.context, NAMES).T
     assert torch.allclose(model.classify(unseen, CONCEPTS), scores, atol=1e-5)
     assert logit_scale(tiny) == pytest.approx(10)
+    images, texts = model.embed_images(unseen), model.embed_texts(WET)
+    assert images.shape == (64, 5) and texts.shape == (2, 5)
+    assert torch.equal(images, model.classify(unseen, COMPETITION))
+    scores = tiny.encode_text(WET) @ model.encoded(COMPETITION)[0].T
+    assert torch.allclose(texts, scores, atol=1e-5)
 
 
+@torch.no_grad()
 def test_cocoop_shifts_every_context_vector_by_the_films_own_bias(tiny, learned, unseen):
+    """Parabolas go through their points; a map is the cosine with the film's own embedding."""
     model, features = learned[CoCoOp][0], unseen.global_features[:3]
     embedded = model.prompted(model.activations(features), NAMES)
     for film, feature in enumerate(features):
         context = model.context + model.expand(torch.relu(model.squeeze(feature)))
         assert torch.allclose(embedded[film], tiny.encode_prompts(context, NAMES), atol=1e-5)
-
-
-def test_cocoops_parabolas_go_through_their_points(learned):
-    model, _ = learned[CoCoOp]
     middle, slope, curvature = model.encoded(CONCEPTS)
     for sign in (-1, 1):
         for unit, step in enumerate(model.reach.diag()):
             exact = model.prompted((model.middle + sign * step)[None], NAMES)[0]
             assert torch.allclose(middle + sign * slope[unit] + curvature[unit], exact, atol=1e-4)
+    own = model.conditioned(unseen.global_features, ["Edema"])[5, 0]
+    found, cell = model.ground(unseen, "Edema"), unseen.dense_features[5, 1, 0]
+    assert found.shape == (64, 2, 2)
+    assert found[5, 1, 0] == pytest.approx(float(cell @ own), abs=1e-5)
 
 
 @torch.no_grad()
@@ -430,20 +423,3 @@ def test_maps_find_the_cell_that_films_differ_in(learned, unseen):
         assert maps.shape == (64, 2, 2, 2)
         more = maps[films, :, :, finding] - maps[films, :, :, 1 - finding]
         assert (more.flatten(1).argmax(dim=1) == 0).float().mean() > 0.6  # one cell of four
-
-
-def test_cocoops_map_is_the_cosine_with_the_films_own_embedding(learned, unseen):
-    model = learned[CoCoOp][0]
-    own = model.conditioned(unseen.global_features, ["Edema"])[5, 0]
-    found, cell = model.ground(unseen, "Edema"), unseen.dense_features[5, 1, 0]
-    assert found.shape == (64, 2, 2)
-    assert found[5, 1, 0] == pytest.approx(float(cell @ own), abs=1e-5)
-
-
-def test_retrieval_goes_by_class_scores(tiny, learned, unseen):
-    model = learned[CoOp][0]
-    images, texts = model.embed_images(unseen), model.embed_texts(WET)
-    assert images.shape == (64, 5) and texts.shape == (2, 5)
-    assert torch.allclose(images, model.classify(unseen, COMPETITION))
-    scores = tiny.encode_text(WET) @ model.encoded(COMPETITION)[0].T
-    assert torch.allclose(texts, scores, atol=1e-5)
