@@ -63,7 +63,8 @@ def test_the_encoder_is_the_backbone_and_its_last_two_layers(encoder):
     assert torch.allclose(dense, encoder.encode_image(batch).dense_features, atol=2e-2)
 
 
-def test_word_states_are_the_towers_own_whatever_the_batch(encoder, tmp_path):
+def test_word_states_are_the_towers_own_whatever_the_batch(encoder, tmp_path, monkeypatch):
+    """Means are those of each text alone, in the order asked for."""
     file, hidden = word_states(encoder.text, TEXTS, tmp_path)
     assert not hidden.any()
     for row, text in enumerate(TEXTS):
@@ -78,10 +79,6 @@ def test_word_states_are_the_towers_own_whatever_the_batch(encoder, tmp_path):
     assert both.seen.sum(dim=1).tolist() == file.lengths[[1, 2]].tolist()
     read = Reader(encoder.text).words(TEXTS[:1])
     assert torch.allclose(read.pooled(), file.batch(np.array([0]), CPU).pooled(), atol=2e-2)
-
-
-def test_means_are_those_of_each_text_alone_in_the_order_asked_for(encoder, tmp_path, monkeypatch):
-    file, _ = word_states(encoder.text, TEXTS, tmp_path)
     monkeypatch.setattr("rctpl_utils.encoders.word_states.TEXT_BATCH", 2)  # of three texts
     found = file.means(np.array([2, 0, 1]))
     assert found.dtype == np.float32
