@@ -20,15 +20,9 @@ from toy_baselines import (
 
 from rctpl_utils.baselines import model as base_model
 from rctpl_utils.baselines.base import GROUND
-from rctpl_utils.baselines.contrastive import (
-    BioViL,
-    CheXzero,
-    ConVIRT,
-    MedCLIPViT,
-    MedPromptViT,
-    unpaired_rows,
-)
+from rctpl_utils.baselines.contrastive import BioViL, CheXzero, ConVIRT, MedCLIPViT, unpaired_rows
 from rctpl_utils.baselines.gloria import GLoRIA
+from rctpl_utils.baselines.medprompt import MedPromptViT
 from rctpl_utils.baselines.miniatures import MINIATURES
 from rctpl_utils.baselines.model import Setup
 from rctpl_utils.baselines.queries import MedKLIP, MeDSLIP

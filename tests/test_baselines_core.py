@@ -23,10 +23,10 @@ from rctpl_utils.baselines.training import (
     validation_auc,
 )
 from rctpl_utils.baselines.training_data import all_cells, backbone, stated_labels, stated_places
+from rctpl_utils.encoders.features import MASKED_SHARE, word_states
 from rctpl_utils.encoders.pretraining import Progress
 from rctpl_utils.encoders.release import manifest
 from rctpl_utils.encoders.standin import StandIn
-from rctpl_utils.encoders.word_states import MASKED_SHARE, word_states
 from rctpl_utils.profiles import BaselineTraining
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS
 

@@ -12,22 +12,10 @@ from torch import nn
 from torch.nn import functional
 from transformers import BertConfig, BertModel
 
-from rctpl_utils.baselines.learners import (
-    CoCoOp,
-    CoOp,
-    DualCoOp,
-    TaIDPT,
-    asymmetric_loss,
-    logit_scale,
-    names_cross_entropy,
-)
-from rctpl_utils.baselines.prompt_learners import (
-    LabeledFilms,
-    learn,
-    stop,
-    token_corpora,
-    token_features,
-)
+from rctpl_utils.baselines.coop import CoCoOp, CoOp, DualCoOp, asymmetric_loss, names_cross_entropy
+from rctpl_utils.baselines.prompt_learners import LabeledFilms, learn, stop, token_corpora
+from rctpl_utils.baselines.prompt_learning import logit_scale
+from rctpl_utils.baselines.tai_dpt import TaIDPT, token_features
 from rctpl_utils.datasets.chexpert import COMPETITION
 from rctpl_utils.encoders.base import ImageFeatures, freeze
 from rctpl_utils.encoders.features import ImageFeatureFile

@@ -10,15 +10,9 @@ import torch
 from PIL import Image
 
 from rctpl_utils.baselines import registry, released
+from rctpl_utils.baselines.adapters import grounders, published, retrieval_pairs, scorers
 from rctpl_utils.baselines.base import CLASSIFY, GROUND
-from rctpl_utils.baselines.registry import (
-    Competitor,
-    grounders,
-    published,
-    retrieval_pairs,
-    scorers,
-    why_absent,
-)
+from rctpl_utils.baselines.registry import Competitor, why_absent
 from rctpl_utils.baselines.report import cost_file, curve, rate_table, save_costs, save_curves
 from rctpl_utils.encoders.frame import Frame
 from rctpl_utils.errors import InputError

@@ -14,7 +14,7 @@ from rctpl_utils.baselines.prompt_learners import (
     few_shot_films,
     film_labels,
 )
-from rctpl_utils.datasets import Radiographs
+from rctpl_utils.datasets import ChestXrayDataset
 from rctpl_utils.encoders.features import image_features
 from rctpl_utils.errors import InputError
 
@@ -67,7 +67,7 @@ def films(tmp_path):
         Image.fromarray(generator.integers(0, 255, (64, 64), np.uint8)).save(path)
         rows.append((f"film{k}", f"s{k // 2}", path, f"s{k // 2}", 0.0))
     columns = ["image_id", "patient_id", "path", "study", "Edema"]
-    return Radiographs("mimic-cxr", "train", ("Edema",), pd.DataFrame(rows, columns=columns))
+    return ChestXrayDataset("mimic-cxr", "train", ("Edema",), pd.DataFrame(rows, columns=columns))
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import torch
 
 from rctpl_utils.baselines.training import Validation
 from rctpl_utils.baselines.training_data import Batch, Material, draw_batch
-from rctpl_utils.encoders.word_states import WordFile, Words
+from rctpl_utils.encoders.features import WordFile, Words
 
 CONCEPTS = ("Edema", "Pneumothorax")
 PLACES = ("left apex", "right base")

@@ -24,8 +24,7 @@ from rctpl_utils.baselines.base import CLASSIFY
 from rctpl_utils.datasets.chexpert import COMPETITION
 from rctpl_utils.encoders.base import Encoder, ImageFeatures
 from rctpl_utils.errors import InputError
-from rctpl_utils.prompts.corpus import TextBatch
-from rctpl_utils.prompts.training import batch_losses, embed_classes, initial_context
+from rctpl_utils.prompts.training import TextBatch, batch_losses, embed_classes, initial_context
 from rctpl_utils.prompts.zero_shot import branch_scores
 from rctpl_utils.scoring import (
     IMAGE_TEMPERATURE,

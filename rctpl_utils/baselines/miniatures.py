@@ -13,16 +13,16 @@ import pandas as pd
 import torch
 
 from rctpl_utils.baselines import training
-from rctpl_utils.baselines.contrastive import BioViL, CheXzero, ConVIRT, MedCLIPViT, MedPromptViT
+from rctpl_utils.baselines.contrastive import BioViL, CheXzero, ConVIRT, MedCLIPViT
 from rctpl_utils.baselines.gloria import GLoRIA
+from rctpl_utils.baselines.medprompt import MedPromptViT
 from rctpl_utils.baselines.model import Baseline, Reader, Setup
 from rctpl_utils.baselines.queries import MedKLIP, MeDSLIP
 from rctpl_utils.baselines.training_data import backbone_maps, build_material
 from rctpl_utils.code_hash import code_of
 from rctpl_utils.datasets.splits import open_split
 from rctpl_utils.encoders import release
-from rctpl_utils.encoders.base import freeze
-from rctpl_utils.encoders.precision import describe_device
+from rctpl_utils.encoders.base import describe_device, freeze
 from rctpl_utils.encoders.standin import StandIn
 from rctpl_utils.files import hash_of
 from rctpl_utils.text.reports import Report

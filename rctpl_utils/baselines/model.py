@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rctpl_utils.baselines.training_data import Batch, Material, all_cells
+from rctpl_utils.encoders.features import Words
 from rctpl_utils.encoders.text_tower import TextTower
-from rctpl_utils.encoders.word_states import Words
 from rctpl_utils.vocabulary import prompt_name
 
 WIDTH = 192  # of an image model's cells

@@ -20,23 +20,29 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from rctpl_utils.baselines.learners import CoCoOp, CoOp, DualCoOp, PromptModel, TaIDPT
+from rctpl_utils.baselines.coop import CoCoOp, CoOp, DualCoOp
+from rctpl_utils.baselines.prompt_learning import PromptModel
+from rctpl_utils.baselines.tai_dpt import TaIDPT
 from rctpl_utils.code_hash import code_of, kept
-from rctpl_utils.datasets import DATASETS, ChestXrayDataset, Radiographs
-from rctpl_utils.datasets.availability import REPORTS, can_run_on_training_films
+from rctpl_utils.datasets import DATASETS, ChestXrayDataset
+from rctpl_utils.datasets.availability import REPORTS
 from rctpl_utils.datasets.mimic_cxr import list_mimic_cxr
-from rctpl_utils.datasets.splits import open_split
+from rctpl_utils.datasets.splits import can_run_on_training_films, open_split
 from rctpl_utils.encoders.base import Encoder, ImageFeatures, per_encoder
-from rctpl_utils.encoders.features import ImageFeatureFile, image_features, text_features
+from rctpl_utils.encoders.features import (
+    ImageFeatureFile,
+    image_features,
+    make_arrays,
+    text_features,
+)
 from rctpl_utils.encoders.release import add_plain, released_file
-from rctpl_utils.encoders.shards import Plan, make_arrays
 from rctpl_utils.encoders.text_tower import MAX_TOKENS
 from rctpl_utils.errors import InputError
 from rctpl_utils.evaluation.metrics import macro_auc
 from rctpl_utils.files import atomic_path, hash_of, read_json
 from rctpl_utils.profiles import PromptLearnerTraining
-from rctpl_utils.prompts.corpus import TextCorpus
-from rctpl_utils.prompts.training import shuffled_batches
+from rctpl_utils.prompts.training import TextCorpus, shuffled_batches
+from rctpl_utils.simulation.anatomy import Plan
 from rctpl_utils.text.reports import Report
 from rctpl_utils.text.triplets import report_labels
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS
@@ -297,7 +303,7 @@ def few_shot_films(
     """
     pool = np.unique(np.concatenate(list(draws.values())))
     records = dataset.records.iloc[pool]
-    chosen = Radiographs(dataset.name, dataset.split, dataset.concepts, records)
+    chosen = ChestXrayDataset(dataset.name, dataset.split, dataset.concepts, records)
     encoded = image_features(encoder, chosen, folder)
     films = {}
     for shots, rows in draws.items():

@@ -22,11 +22,10 @@ from rctpl_utils.baselines.miniatures import MINIATURES, load_miniature
 from rctpl_utils.baselines.prompt_learners import learners_of
 from rctpl_utils.baselines.supervised import SupervisedBound
 from rctpl_utils.baselines.training_data import backbone_maps, in_batches
-from rctpl_utils.datasets.availability import has_training_films
 from rctpl_utils.datasets.base import ChestXrayDataset
 from rctpl_utils.datasets.chexpert import COMPETITION
 from rctpl_utils.datasets.images import image_size
-from rctpl_utils.datasets.splits import open_split
+from rctpl_utils.datasets.splits import has_training_films, open_split
 from rctpl_utils.encoders.base import Encoder, per_encoder
 from rctpl_utils.encoders.features import image_features
 from rctpl_utils.encoders.frame import Frame, on_squares

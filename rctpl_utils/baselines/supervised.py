@@ -24,12 +24,10 @@ from rctpl_utils.baselines import training
 from rctpl_utils.baselines.training_data import in_batches
 from rctpl_utils.code_hash import code_of
 from rctpl_utils.datasets import ChestXrayDataset
-from rctpl_utils.datasets.availability import present
-from rctpl_utils.datasets.splits import open_split
+from rctpl_utils.datasets.splits import open_split, present
 from rctpl_utils.encoders import release
-from rctpl_utils.encoders.base import Encoder, freeze
+from rctpl_utils.encoders.base import Encoder, autocast, describe_device, freeze
 from rctpl_utils.encoders.features import file_stamps
-from rctpl_utils.encoders.precision import autocast, describe_device
 from rctpl_utils.encoders.pretraining import RECORDS, augment, load_images, rate_at
 from rctpl_utils.encoders.standin import ImageTower, StandIn
 from rctpl_utils.evaluation.grounding_methods import Films

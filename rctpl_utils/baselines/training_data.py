@@ -18,15 +18,26 @@ from torch import Tensor
 
 from rctpl_utils.datasets.base import ChestXrayDataset
 from rctpl_utils.datasets.splits import open_split
-from rctpl_utils.encoders.base import known_hash
-from rctpl_utils.encoders.features import IMAGE_BATCH, IMAGE_SHARD, file_stamps
-from rctpl_utils.encoders.precision import evaluation
-from rctpl_utils.encoders.pretraining import TextLists, balanced_chances
-from rctpl_utils.encoders.pretraining_texts import build_text_bank, training_texts
-from rctpl_utils.encoders.shards import Plan, make_arrays
+from rctpl_utils.encoders.base import evaluation, known_hash
+from rctpl_utils.encoders.features import (
+    IMAGE_BATCH,
+    IMAGE_SHARD,
+    WordFile,
+    Words,
+    file_stamps,
+    gather,
+    make_arrays,
+    word_states,
+)
+from rctpl_utils.encoders.pretraining import (
+    TextLists,
+    balanced_chances,
+    build_text_bank,
+    training_texts,
+)
 from rctpl_utils.encoders.standin import StandIn, with_detail
-from rctpl_utils.encoders.word_states import WordFile, Words, gather, word_states
 from rctpl_utils.files import hash_of
+from rctpl_utils.simulation.anatomy import Plan
 from rctpl_utils.text.reports import Report
 from rctpl_utils.text.triplets import merge_mentions, report_labels
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS
