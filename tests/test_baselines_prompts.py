@@ -1,6 +1,7 @@
 """TaI-DPT, CoOp, CoCoOp, DualCoOp: losses against literal versions, learning, state, extensions."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,17 +12,23 @@ from torch import nn
 from torch.nn import functional
 from transformers import BertConfig, BertModel
 
-from rctpl_utils.baselines.coop import (
+from rctpl_utils.baselines.learners import (
     CoCoOp,
     CoOp,
     DualCoOp,
+    TaIDPT,
     asymmetric_loss,
+    logit_scale,
     names_cross_entropy,
-    region_margin,
 )
-from rctpl_utils.baselines.few_shot import LabeledFilms
-from rctpl_utils.baselines.prompt_learning import PromptSettings, learn, logit_scale, stop
-from rctpl_utils.baselines.tai_dpt import TaIDPT, token_corpora, token_features
+from rctpl_utils.baselines.prompt_learners import (
+    LabeledFilms,
+    learn,
+    stop,
+    token_corpora,
+    token_features,
+)
+from rctpl_utils.datasets.chexpert import COMPETITION
 from rctpl_utils.encoders.base import ImageFeatures, freeze
 from rctpl_utils.encoders.features import ImageFeatureFile
 from rctpl_utils.encoders.text_tower import TextTower
@@ -31,46 +38,39 @@ from rctpl_utils.prompts.corpus_building import build_corpus
 from rctpl_utils.text.reports import Report
 
 CONCEPTS = ("Edema", "Pneumothorax")
+NAMES = ["edema", "pneumothorax"]  # as prompts have them
 CPU = torch.device("cpu")
 WIDTH = 64  # d, and W
 ON_FILMS = (CoOp, CoCoOp, DualCoOp)
-SETTINGS = PromptSettings(batch_size=64, learning_rate=3e-2)
 LIMITS = PromptLearnerTraining(steps=40, every=40, patience=3)
-TEXTS = {
-    "Edema": ["Both lungs are wet.", "The lungs are congested and full of fluid on both sides."],
-    "Pneumothorax": ["Air in the pleural space.", "The lung has come off the wall of the chest."],
-}
-
-
-class Tiny:
-    """A text tower of two random layers: what the learners use of an encoder, and fast."""
-
-    def __init__(self, tokenizer):
-        torch.manual_seed(0)
-        config = BertConfig(
-            hidden_size=WIDTH,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            intermediate_size=2 * WIDTH,
-            initializer_range=0.2,
-        )
-        bert = BertModel(config, add_pooling_layer=False)
-        self.text = freeze(TextTower(bert, tokenizer, nn.Linear(WIDTH, WIDTH, bias=False)))
-        self.dimension = self.context_width = WIDTH
-        self.device, self.text_key = CPU, "tiny"
-        self.logit_scale = torch.tensor(10.0).log()
-
-    @torch.no_grad()
-    def encode_text(self, texts):
-        return self.text(texts)
-
-    def encode_prompts(self, context, names):
-        return self.text.prompt(context, names)
+WET = ["Both lungs are wet.", "The lungs are congested and full of fluid on both sides."]
+AIR = ["Air in the pleural space.", "The lung has come off the wall of the chest."]
+SAID = [*WET, *AIR, "All is well.", WET[0]]  # by reports; the last text comes twice
+REPORTS = [Report(f"s{k}", f"p{k}", text, "", "train") for k, text in enumerate(SAID)]
+FOUND = [(f"s{k}", CONCEPTS[k in (2, 3)], None, "present") for k in (0, 1, 2, 3, 5)]
+OTHERS = [("s4", "Edema", None, "absent"), ("s3", "Edema", None, "uncertain")]
+COLUMNS = ["report_id", "concept", "location", "positive"]
+TRIPLETS = pd.DataFrame(FOUND + OTHERS, columns=COLUMNS)
 
 
 @pytest.fixture(scope="module")
 def tiny(encoder):
-    return Tiny(encoder.text.tokenizer)
+    """A text tower of two random layers: what the learners use of an encoder, and fast."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": WIDTH, "intermediate_size": 2 * WIDTH, "initializer_range": 0.2}
+    config = BertConfig(num_hidden_layers=2, num_attention_heads=2, **sizes)
+    bert = BertModel(config, add_pooling_layer=False)
+    projection = nn.Linear(WIDTH, WIDTH, bias=False)
+    text = freeze(TextTower(bert, encoder.text.tokenizer, projection))
+
+    class Tiny(SimpleNamespace):
+        __hash__ = object.__hash__
+
+    return Tiny(
+        text=text, dimension=WIDTH, context_width=WIDTH, device=CPU, text_key="tiny",
+        logit_scale=torch.tensor(10.0).log(), encode_text=torch.no_grad()(text),
+        encode_prompts=text.prompt,
+    )  # fmt: skip
 
 
 def random_labels(count, classes, generator):
@@ -89,26 +89,30 @@ def toy_films(seed, count=64, width=WIDTH):
     dense = functional.normalize(dense, dim=-1)
     whole = functional.normalize(dense.mean(dim=(1, 2)), dim=-1)
     features = ImageFeatureFile(whole.numpy(), dense.half().numpy())
-    return LabeledFilms(features, labels, CONCEPTS, count // 2)
-
-
-def right(model, films):
-    """The share of films whose finding is the likelier of the two."""
-    scores = model.classify(everything(films).features, films.concepts)
-    scale = 1 if isinstance(model, DualCoOp) else logit_scale(model.encoder)
-    likely = (scale * scores).softmax(dim=1).argmax(dim=1).numpy()
-    return (likely == films.labels.argmax(axis=1)).mean()
+    return LabeledFilms(features, labels)
 
 
 def everything(films):
     return films.batch(np.arange(len(films)), CPU)
 
 
+@pytest.fixture(scope="module")
+def unseen():
+    """Features of films that no model learned from."""
+    return everything(toy_films(1))[0]
+
+
+def right(model, films):
+    """The share of films whose finding is the likelier of the two."""
+    scores = model.classify(films, CONCEPTS)
+    return (scores.argmax(dim=1) == torch.arange(len(scores)) % 2).float().mean()
+
+
 class Judge:
     """Tells the values that it was given, one a look; then ever better ones."""
 
     def __init__(self, *values):
-        self.values, self.states = list(values), []
+        self.values, self.states = values, []
 
     def __call__(self, model):
         assert not model.training
@@ -117,11 +121,11 @@ class Judge:
         return self.values[looks - 1] if looks <= len(self.values) else float(looks)
 
 
-def learn_on(encoder, kind, data, settings=SETTINGS, seed=0, limits=LIMITS):
-    """A model that has taken all its steps, and its history."""
-    shots = getattr(data, "shots", None)
-    model = kind(encoder, seed, CONCEPTS, shots)
-    return model, learn(model, data, settings, limits, seed, Judge())
+def learn_on(encoder, kind, data, size=64, rate=3e-2, seed=0, limits=LIMITS, judge=None):
+    """A model that has learned to its end, and its history."""
+    model = kind(encoder, seed, CONCEPTS, None if kind is TaIDPT else 32)
+    model.batch_size, model.learning_rate = size, rate
+    return model, learn(model, data, limits, seed, judge or Judge())
 
 
 @pytest.fixture(scope="module")
@@ -132,35 +136,17 @@ def learned(tiny):
 
 
 @pytest.fixture(scope="module")
-def reports():
-    made = [
-        Report(f"s{number}", f"p{number}", text, "", "train")
-        for number, text in enumerate(TEXTS["Edema"] + TEXTS["Pneumothorax"] + ["All is well."])
-    ]
-    return [*made, Report("s9", "p9", TEXTS["Edema"][0], "", "train")]  # a text that comes twice
-
-
-@pytest.fixture(scope="module")
-def triplets():
-    said = {
-        "s0": CONCEPTS[0],
-        "s1": CONCEPTS[0],
-        "s2": CONCEPTS[1],
-        "s3": CONCEPTS[1],
-        "s9": "Edema",
-    }
-    rows = [(key, said[key], None, "present") for key in said] + [
-        ("s4", "Edema", None, "absent"),
-        ("s3", "Edema", None, "uncertain"),
-    ]
-    return pd.DataFrame(rows, columns=["report_id", "concept", "location", "positive"])
-
-
-@pytest.fixture(scope="module")
-def corpus(tiny, reports, triplets, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tokens")
-    (made,) = token_corpora((tiny,), reports, triplets, CONCEPTS, folder)
+def corpus(tiny, tmp_path_factory):
+    given = REPORTS, TRIPLETS, CONCEPTS, tmp_path_factory.mktemp("tokens")
+    (made,) = token_corpora((tiny,), *given)
     return made
+
+
+@torch.no_grad()
+def own_tokens(tower, text):
+    """A text's token features, read alone, so without padding."""
+    hidden = tower.bert(**tower.tokenize([text])).last_hidden_state[0]
+    return functional.normalize(tower.projection(hidden), dim=-1)
 
 
 # losses against literal versions
@@ -173,33 +159,24 @@ def test_the_cross_entropy_over_names_is_its_formula():
     labels[3] = 0  # no finding: no target
     labels[4] = math.nan
     terms = []
-    for film in range(12):
-        known = [i for i in range(5) if not math.isnan(labels[film, i])]
-        present = [i for i in known if labels[film, i] == 1]
+    for logit, label in zip(logits.tolist(), labels.tolist(), strict=True):
+        total = sum(math.exp(z) for z, y in zip(logit, label, strict=True) if not math.isnan(y))
+        present = [math.exp(z) for z, y in zip(logit, label, strict=True) if y == 1]
         if present:
-            total = sum(math.exp(logits[film, i]) for i in known)
-            terms.append(
-                -sum(math.log(math.exp(logits[film, i]) / total) for i in present) / len(present)
-            )
+            terms.append(-np.mean([math.log(each / total) for each in present]))
     assert len(terms) < 11
     assert names_cross_entropy(logits, labels).item() == pytest.approx(np.mean(terms), rel=1e-5)
-
-
-def test_with_one_present_class_it_is_coops_own():
-    logits = torch.randn(6, 4, generator=torch.Generator().manual_seed(1))
-    target = torch.tensor([0, 3, 1, 1, 2, 0])
+    target = torch.arange(12) % 5  # with one present class it is CoOp's own
     own = functional.cross_entropy(logits, target)
-    assert torch.allclose(names_cross_entropy(logits, torch.eye(4)[target]), own)
-
-
-def test_films_without_a_target_leave_a_loss_of_zero_with_a_gradient():
-    logits = torch.randn(2, 3, requires_grad=True)
-    loss = names_cross_entropy(logits, torch.tensor([[0, 0, 0], [math.nan] * 3]))
+    assert torch.allclose(names_cross_entropy(logits, torch.eye(5)[target]), own)
+    logits.requires_grad_()  # films without a target leave a loss of zero, with a gradient
+    loss = names_cross_entropy(logits[:2], torch.tensor([[0] * 5, [math.nan] * 5]))
     loss.backward()
-    assert loss == 0 and torch.equal(logits.grad, torch.zeros(2, 3))
+    assert loss == 0 and torch.equal(logits.grad, torch.zeros(12, 5))
 
 
-def test_the_asymmetric_loss_is_its_formula():
+def test_the_asymmetric_loss_is_its_formula_and_its_focus_has_no_gradient():
+    """d/dz of -w log p with w = 1 - p held fixed is -(1 - p)^2."""
     generator = torch.Generator().manual_seed(2)
     logits = 4 * torch.randn(10, 6, generator=generator)
     labels = random_labels(10, 6, generator)
@@ -212,58 +189,30 @@ def test_the_asymmetric_loss_is_its_formula():
             shifted = max(p - 0.05, 0)
             total -= shifted**2 * math.log(1 - shifted)
     assert asymmetric_loss(logits, labels).item() == pytest.approx(total / 10, rel=1e-4)
-
-
-def test_the_asymmetric_losses_focus_has_no_gradient():
-    """d/dz of -w log p with w = 1 - p held fixed is -(1 - p)^2."""
     logit = torch.tensor([[0.3]], requires_grad=True)
     asymmetric_loss(logit, torch.ones(1, 1)).backward()
     assert logit.grad.item() == pytest.approx(-((1 - torch.tensor(0.3).sigmoid().item()) ** 2))
 
 
-def test_dualcoops_classes_weigh_regions_by_the_positive_context():
-    generator = torch.Generator().manual_seed(3)
-    dense, positive, negative = (
-        functional.normalize(torch.randn(*shape, generator=generator), dim=-1)
-        for shape in ((3, 2, 4, 16), (5, 16), (5, 16))
-    )
-    for film in range(3):
-        cells = dense[film].reshape(-1, 16).numpy()
-        for i in range(5):
-            agreeing = [float(cell @ positive[i].numpy()) for cell in cells]
-            weights = [math.exp(20 * value) for value in agreeing]
-            margin = sum(
-                weight / sum(weights) * (value - float(cell @ negative[i].numpy()))
-                for weight, value, cell in zip(weights, agreeing, cells, strict=True)
-            )
-            found = region_margin(dense, positive, negative)[film, i].item()
-            assert found == pytest.approx(margin, abs=1e-5)
-
-
-def test_tai_dpts_loss_is_its_formula_over_tokens(tiny, reports, corpus):
+def test_tai_dpts_loss_is_its_formula_over_tokens(tiny, corpus):
     """Each caption alone, so without padding; loops over tokens and over pairs of classes."""
     model = TaIDPT(tiny, 0, CONCEPTS)
     whole, local = (each.detach() for each in model.encoded(CONCEPTS))
-    labels = [[1, 0], [1, 0], [0, 1], [None, 1], [1, 0]]
-    kept = [0, 1, 2, 3, 5]  # "All is well." has no present class
+    labels = {0: [1, 0], 1: [1, 0], 2: [0, 1], 3: [None, 1], 5: [1, 0]}  # 4: no present class
     losses = []
-    for number, label in zip(kept, labels, strict=True):
-        tokens = tiny.text.tokenize([reports[number].text])
-        hidden = tiny.text.bert(**tokens).last_hidden_state[0]
-        states = functional.normalize(tiny.text.projection(hidden), dim=-1)
-        feature = tiny.encode_text([reports[number].text])[0]
-        scores = {"global": [], "local": []}
-        for i in range(2):
-            scores["global"].append(4 * float(feature @ whole[i]))
-            cosines = [float(state @ local[i]) for state in states]
-            weights = np.exp(50 * np.array(cosines))
-            scores["local"].append(4 * float(np.dot(weights / weights.sum(), cosines)))
+    for number, label in labels.items():
+        text = SAID[number]
+        states, feature = own_tokens(tiny.text, text), tiny.encode_text([text])[0]
+        branches = [[4 * float(feature @ each) for each in whole], []]
+        for each in local:
+            cosines = np.array([float(state @ each) for state in states])
+            weights = np.exp(50 * cosines)
+            branches[1].append(4 * float(weights / weights.sum() @ cosines))
         losses.append(
             sum(
-                max(0.0, 1 - branch[i] + branch[j])
-                for branch in scores.values()
-                for i in range(2)
-                for j in range(2)
+                max(0.0, 1 - scores[i] + scores[j])
+                for scores in branches
+                for i, j in ((0, 1), (1, 0))
                 if label[i] == 1 and label[j] == 0
             )
         )
@@ -274,29 +223,23 @@ def test_tai_dpts_loss_is_its_formula_over_tokens(tiny, reports, corpus):
 # tokens of reports
 
 
-def test_tokens_are_those_of_each_text_alone_and_padding_is_zero(tiny, tmp_path):
-    texts = ["mass", *TEXTS["Edema"], "a " * 100]
+def test_tokens_are_those_of_each_text_alone_and_made_once(tiny, tmp_path, monkeypatch):
+    texts = ["mass", *WET, "a " * 100]
     states, counts = token_features((tiny,), texts, tmp_path)[tiny]
     assert states.shape == (4, 77, WIDTH) and states.dtype == np.float16
     for text, found, count in zip(texts, states, counts, strict=True):
-        tokens = tiny.text.tokenize([text])
-        hidden = tiny.text.bert(**tokens).last_hidden_state[0]
-        alone = functional.normalize(tiny.text.projection(hidden), dim=-1)
+        alone = own_tokens(tiny.text, text)
         assert count == len(alone)
-        assert np.allclose(found[:count], alone.detach(), atol=2e-3)
+        assert np.allclose(found[:count], alone, atol=2e-3)
         assert not found[count:].any()
     assert counts[-1] == 77
-
-
-def test_tokens_are_made_once(tiny, tmp_path, monkeypatch):
-    states, counts = token_features((tiny,), TEXTS["Edema"], tmp_path)[tiny]
-    monkeypatch.setattr("rctpl_utils.baselines.tai_dpt.token_states", None)
-    again = token_features((tiny,), TEXTS["Edema"], tmp_path)[tiny]
+    monkeypatch.setattr(TextTower, "tokenize", None)
+    again = token_features((tiny,), texts, tmp_path)[tiny]
     assert np.array_equal(states, again[0]) and np.array_equal(counts, again[1])
 
 
-def test_reports_and_labels_are_those_of_rc_tpl(tiny, reports, triplets, corpus, tmp_path):
-    ours = build_corpus(tiny, reports, triplets, CONCEPTS, tmp_path)
+def test_reports_and_labels_are_those_of_rc_tpl(tiny, corpus, tmp_path):
+    ours = build_corpus(tiny, REPORTS, TRIPLETS, CONCEPTS, tmp_path)
     assert np.array_equal(corpus.labels, ours.labels, equal_nan=True)
     assert np.allclose(corpus.report_features, ours.report_features, atol=1e-6)
 
@@ -315,67 +258,63 @@ def test_gradient_reaches_the_learned_tensors_only(tiny, corpus, kind):
     assert set(model.state()) - set(learned) <= {"middle", "reach"}, "the encoder is no part of it"
 
 
-def test_two_contexts_or_one_of_the_published_lengths(tiny):
-    sizes = {CoOp: {"context": 16}, CoCoOp: {"context": 4}, TaIDPT: {"whole": 16, "local": 16}}
-    sizes[DualCoOp] = {"positive": 16, "negative": 16}
-    for kind, contexts in sizes.items():
-        state = kind(tiny, 0).state()
-        assert all(state[name].shape == (count, WIDTH) for name, count in contexts.items())
-        first, second = kind(tiny, 0).state(), kind(tiny, 1).state()
-        assert all(torch.equal(state[name], first[name]) for name in state)
-        assert not any(torch.equal(state[name], second[name]) for name in contexts)
+@pytest.mark.parametrize("kind, contexts", [
+    (CoOp, {"context": 16}), (CoCoOp, {"context": 4}), (TaIDPT, {"whole": 16, "local": 16}),
+    (DualCoOp, {"positive": 16, "negative": 16}),
+])  # fmt: skip
+def test_two_contexts_or_one_of_the_published_lengths(tiny, kind, contexts):
+    first, again, second = (kind(tiny, seed).state() for seed in (0, 0, 1))
+    assert all(first[name].shape == (count, WIDTH) for name, count in contexts.items())
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not any(torch.equal(first[name], second[name]) for name in contexts)
 
 
 @pytest.mark.parametrize("kind", ON_FILMS)
-def test_it_learns_from_films(tiny, learned, kind):
+def test_it_learns_from_films_and_survives_a_file(tiny, learned, unseen, kind, tmp_path):
     model, history = learned[kind]
     beginner = kind(tiny, 0, CONCEPTS)
-    if kind is CoCoOp:
-        beginner.settle(toy_films(0))
-    unseen = toy_films(1)
+    beginner.settle(toy_films(0))
     assert right(beginner.eval(), unseen) < 0.75
     assert right(model, unseen) > 0.85
     assert [row["step"] for row in history] == list(range(LIMITS.steps + 1))
     assert history[-1]["loss"] < 0.6 * history[1]["loss"]
     assert model.name.endswith("32 labels a class") and model.published == {"classify"}
+    save_file(model.state(), tmp_path / "learned.safetensors")
+    copy = kind(tiny, 9, CONCEPTS, 32).load(load_file(tmp_path / "learned.safetensors"))
+    assert torch.equal(copy.classify(unseen, CONCEPTS), model.classify(unseen, CONCEPTS))
+    assert copy.name == model.name and not copy.training
 
 
-def test_a_run_ends_on_its_plateau_and_keeps_the_best_state(tiny):
-    limits = PromptLearnerTraining(steps=40, every=2, patience=3)
-    model, judge = CoOp(tiny, 0, CONCEPTS), Judge(0.5, 0.6, 0.7, 0.7, 0.65, 0.6)
-    history = learn(model, toy_films(0), SETTINGS, limits, 0, judge)
-    assert [row["step"] for row in history if "validation_auc" in row] == [0, 2, 4, 6, 8, 10]
-    ended = stop(history, limits)  # of equals the earlier one is the best
-    assert ended == {"steps": 10, "best_step": 4, "validation_auc": 0.7, "plateau": True}
-    assert torch.equal(model.context, judge.states[2]["context"]) and not model.training
-    assert not torch.equal(model.context, judge.states[-1]["context"])
+@pytest.mark.parametrize("steps, every, patience, values, looks, end", [
+    (40, 2, 3, (0.5, 0.6, 0.7, 0.7, 0.65, 0.6), [0, 2, 4, 6, 8, 10], (10, 4, 0.7, True)),
+    (5, 2, 3, (), [0, 2, 4, 5], (5, 5, 4.0, False)),  # meets its limit, on no plateau
+    (40, 1, 2, (0.9, 0.8, 0.7), [0, 1, 2], (2, 0, 0.9, True)),  # steps that only harm are undone
+])  # fmt: skip
+def test_a_run_ends_on_its_plateau_or_limit_and_keeps_the_best_state(
+    tiny, steps, every, patience, values, looks, end
+):
+    """Of equal looks the earlier one is the best."""
+    limits = PromptLearnerTraining(steps=steps, every=every, patience=patience)
+    judge = Judge(*values)
+    model, history = learn_on(tiny, CoOp, toy_films(0), limits=limits, judge=judge)
+    assert [row["step"] for row in history if "validation_auc" in row] == looks
+    ended = dict(zip(("steps", "best_step", "validation_auc", "plateau"), end, strict=True))
+    assert stop(history, limits) == ended and not model.training
+    same = [torch.equal(model.context, each["context"]) for each in judge.states]
+    assert [looks[k] for k, kept in enumerate(same) if kept] == [ended["best_step"]]
 
 
-def test_a_run_that_meets_its_limit_has_no_plateau(tiny):
-    limits = PromptLearnerTraining(steps=5, every=2, patience=3)
-    model = CoOp(tiny, 0, CONCEPTS)
-    history = learn(model, toy_films(0), SETTINGS, limits, 0, Judge())
-    assert [row["step"] for row in history if "validation_auc" in row] == [0, 2, 4, 5]
-    assert stop(history, limits) == {
-        "steps": 5, "best_step": 5, "validation_auc": 4.0, "plateau": False
-    }  # fmt: skip
-
-
-def test_steps_that_only_harm_are_undone(tiny):
-    limits = PromptLearnerTraining(steps=40, every=1, patience=2)
-    model, judge = CoOp(tiny, 0, CONCEPTS), Judge(0.9, 0.8, 0.7)
-    history = learn(model, toy_films(0), SETTINGS, limits, 0, judge)
-    assert stop(history, limits)["best_step"] == 0 and len(history) == 3
-    assert torch.equal(model.context, CoOp(tiny, 0, CONCEPTS).context)
-
-
-def test_tai_dpt_learns_from_captions_and_sees_films(tiny, corpus):
+def test_tai_dpt_learns_from_captions_and_sees_films(tiny, corpus, unseen):
     limits = PromptLearnerTraining(steps=30, every=30)
-    model, history = learn_on(tiny, TaIDPT, corpus, PromptSettings(8, 1e-2), limits=limits)
+    model, history = learn_on(tiny, TaIDPT, corpus, 8, 1e-2, limits=limits)
     assert history[-1]["loss"] < 0.8 * history[1]["loss"] and model.name == "TaI-DPT"
     texts = ["The lungs are wet on both sides.", "There is air in the pleural space."]
-    scores = model.score_texts(texts, CONCEPTS)
+    shown = tiny.encode_text(texts)
+    scores = model.classify(ImageFeatures(shown, shown[:, None, None]), CONCEPTS)
     assert (scores.argmax(dim=1) == torch.arange(2)).all(), "paraphrases of the two findings"
+    local = model.encoded(["Edema"])[1][0].detach()
+    found = model.ground(unseen, "Edema")
+    assert found[5, 1, 0] == pytest.approx(float(unseen.dense_features[5, 1, 0] @ local), abs=1e-5)
 
 
 def test_names_say_how_many_labels_were_used(tiny):
@@ -391,80 +330,70 @@ def test_a_seed_repeats_itself(tiny, learned):
     assert not torch.equal(other.context, again.context)
 
 
-@pytest.mark.parametrize("kind", ON_FILMS)
-def test_learned_tensors_survive_a_file(tiny, learned, kind, tmp_path):
-    model, _ = learned[kind]
-    save_file(model.state(), tmp_path / "learned.safetensors")
-    copy = kind(tiny, 9, CONCEPTS, 32).load(load_file(tmp_path / "learned.safetensors"))
-    films = everything(toy_films(1)).features
-    assert torch.equal(copy.classify(films, CONCEPTS), model.classify(films, CONCEPTS))
-    assert copy.name == model.name and not copy.training
-
-
 def test_tensors_of_another_learner_are_refused(tiny, learned):
     with pytest.raises(InputError, match="another prompt learner"):
         CoOp(tiny, 0).load(learned[DualCoOp][0].state())
 
 
-def test_what_was_encoded_is_forgotten_when_tensors_change(tiny, learned):
+def test_what_was_encoded_is_forgotten_when_tensors_change(tiny, learned, unseen):
     model = CoOp(tiny, 0, CONCEPTS).eval()
-    films = everything(toy_films(1)).features
-    before = model.classify(films, CONCEPTS)
+    before = model.classify(unseen, CONCEPTS)
     assert model.encoded(CONCEPTS)[0] is model.encoded(CONCEPTS)[0], "encoded once"
-    after = model.load(learned[CoOp][0].state()).classify(films, CONCEPTS)
+    after = model.load(learned[CoOp][0].state()).classify(unseen, CONCEPTS)
     assert not torch.allclose(before, after)
 
 
 # scores
 
 
-def test_scores_of_one_film_do_not_depend_on_the_others(learned):
-    films = everything(toy_films(1)).features
+def test_scores_of_one_film_do_not_depend_on_the_others(learned, unseen):
     for model, _ in learned.values():
-        alone = model.classify(ImageFeatures(*(each[3:4] for each in films)), CONCEPTS)
-        assert torch.allclose(alone[0], model.classify(films, CONCEPTS)[3], atol=1e-4)
+        alone = model.classify(ImageFeatures(*(each[3:4] for each in unseen)), CONCEPTS)
+        assert torch.allclose(alone[0], model.classify(unseen, CONCEPTS)[3], atol=1e-4)
 
 
-def test_coops_scores_are_cosines_with_the_global_feature(tiny, learned):
-    model, films = learned[CoOp][0], everything(toy_films(1)).features
-    embedded = tiny.encode_prompts(model.context, ["edema", "pneumothorax"])
-    assert torch.allclose(
-        model.classify(films, CONCEPTS), films.global_features @ embedded.T, atol=1e-5
-    )
+def test_coops_scores_are_cosines_and_retrieval_goes_by_them(tiny, learned, unseen):
+    model = learned[CoOp][0]
+    scores = unseen.global_features @ tiny.encode_prompts(model.context, NAMES).T
+    assert torch.allclose(model.classify(unseen, CONCEPTS), scores, atol=1e-5)
     assert logit_scale(tiny) == pytest.approx(10)
+    images, texts = model.embed_images(unseen), model.embed_texts(WET)
+    assert images.shape == (64, 5) and texts.shape == (2, 5)
+    assert torch.equal(images, model.classify(unseen, COMPETITION))
+    scores = tiny.encode_text(WET) @ model.encoded(COMPETITION)[0].T
+    assert torch.allclose(texts, scores, atol=1e-5)
 
 
-def test_cocoop_shifts_every_context_vector_by_the_films_own_bias(tiny, learned):
-    model, films = learned[CoCoOp][0], everything(toy_films(1)).features
-    embedded = model.prompted(model.activations(films.global_features[:3]), ["edema", "mass"])
-    for film in range(3):
-        squeezed = torch.relu(model.squeeze(films.global_features[film]))
-        context = model.context + model.expand(squeezed)
-        own = tiny.encode_prompts(context, ["edema", "mass"])
-        assert torch.allclose(embedded[film], own, atol=1e-5)
-
-
-def test_cocoops_parabolas_go_through_their_points(learned):
-    model, _ = learned[CoCoOp]
+@torch.no_grad()
+def test_cocoop_shifts_every_context_vector_by_the_films_own_bias(tiny, learned, unseen):
+    """Parabolas go through their points; a map is the cosine with the film's own embedding."""
+    model, features = learned[CoCoOp][0], unseen.global_features[:3]
+    embedded = model.prompted(model.activations(features), NAMES)
+    for film, feature in enumerate(features):
+        context = model.context + model.expand(torch.relu(model.squeeze(feature)))
+        assert torch.allclose(embedded[film], tiny.encode_prompts(context, NAMES), atol=1e-5)
     middle, slope, curvature = model.encoded(CONCEPTS)
     for sign in (-1, 1):
-        for unit in range(len(model.reach)):
-            point = model.middle + sign * model.reach * torch.eye(len(model.reach))[unit]
-            exact = model.prompted(point[None], ["edema", "pneumothorax"])[0]
-            found = middle + sign * slope[unit] + curvature[unit]
-            assert torch.allclose(found, exact, atol=1e-4)
+        for unit, step in enumerate(model.reach.diag()):
+            exact = model.prompted((model.middle + sign * step)[None], NAMES)[0]
+            assert torch.allclose(middle + sign * slope[unit] + curvature[unit], exact, atol=1e-4)
+    own = model.conditioned(unseen.global_features, ["Edema"])[5, 0]
+    found, cell = model.ground(unseen, "Edema"), unseen.dense_features[5, 1, 0]
+    assert found.shape == (64, 2, 2)
+    assert found[5, 1, 0] == pytest.approx(float(cell @ own), abs=1e-5)
 
 
+@torch.no_grad()
 def test_cocoops_parabolas_stand_for_the_text_encoder(encoder):
     """MiniLM, films that it did not learn from: errors are small beside what the shift does."""
     films = toy_films(0, width=encoder.dimension)
     limits = PromptLearnerTraining(steps=8, every=8)
-    model, _ = learn_on(encoder, CoCoOp, films, PromptSettings(2, 3e-3), limits=limits)
-    shown = everything(toy_films(1, 16, encoder.dimension)).features
-    whole, names = shown.global_features, ["edema", "pneumothorax"]
-    with torch.no_grad():
-        own = model.prompted(model.activations(whole), names)
-        fixed = model.prompted(model.middle[None], names).expand_as(own)
+    with torch.enable_grad():
+        model, _ = learn_on(encoder, CoCoOp, films, 2, 3e-3, limits=limits)
+    shown, _ = everything(toy_films(1, 16, encoder.dimension))
+    whole = shown.global_features
+    own = model.prompted(model.activations(whole), NAMES)
+    fixed = model.prompted(model.middle[None], NAMES).expand_as(own)
     exact, unshifted = (torch.einsum("nd,nld->nl", whole, each) for each in (own, fixed))
     found = model.classify(shown, CONCEPTS)
     assert (found - exact).abs().mean() < 0.1 * (unshifted - exact).abs().mean()
@@ -472,46 +401,25 @@ def test_cocoops_parabolas_stand_for_the_text_encoder(encoder):
     assert (found - exact).abs().max() < 5e-3
 
 
-def test_cocoop_that_has_not_learned_does_not_score(tiny):
-    films = everything(toy_films(1)).features
+def test_cocoop_that_has_not_learned_does_not_score(tiny, unseen):
     with pytest.raises(ValueError, match="after it has learned"):
-        CoCoOp(tiny, 0).classify(films, CONCEPTS)
+        CoCoOp(tiny, 0).classify(unseen, CONCEPTS)
 
 
-def test_dualcoops_scores_are_log_odds_and_rank_as_its_probability(tiny, learned):
-    model, films = learned[DualCoOp][0], everything(toy_films(1)).features
+def test_dualcoops_scores_are_log_odds_and_rank_as_its_probability(tiny, learned, unseen):
+    model = learned[DualCoOp][0]
     positive, negative = model.encoded(CONCEPTS)
-    cells = films.dense_features.flatten(1, 2)
+    cells = unseen.dense_features.flatten(1, 2)
     weights = (20 * cells @ positive.T).softmax(dim=1)
     pair = torch.stack([(weights * (cells @ each.T)).sum(dim=1) for each in (positive, negative)])
     p = (logit_scale(tiny) * pair).softmax(dim=0)[0]
-    assert torch.allclose(model.classify(films, CONCEPTS).sigmoid(), p, atol=1e-4)
+    assert torch.allclose(model.classify(unseen, CONCEPTS).sigmoid(), p, atol=1e-4)
 
 
-def test_maps_find_the_cell_that_films_differ_in(learned):
-    films = toy_films(1)
+def test_maps_find_the_cell_that_films_differ_in(learned, unseen):
+    finding, films = torch.arange(64) % 2, torch.arange(64)
     for kind in (CoOp, DualCoOp):
-        shown = everything(films).features
-        maps = torch.stack([learned[kind][0].ground(shown, c) for c in CONCEPTS], dim=-1)
+        maps = torch.stack([learned[kind][0].ground(unseen, c) for c in CONCEPTS], dim=-1)
         assert maps.shape == (64, 2, 2, 2)
-        own = maps[torch.arange(64), :, :, films.labels.argmax(axis=1)].flatten(1)
-        other = maps[torch.arange(64), :, :, films.labels.argmin(axis=1)].flatten(1)
-        assert ((own - other).argmax(dim=1) == 0).float().mean() > 0.6  # one cell of four
-
-
-def test_cocoops_map_is_the_cosine_with_the_films_own_embedding(learned):
-    model, films = learned[CoCoOp][0], everything(toy_films(1)).features
-    own = model.conditioned(films.global_features, ["Edema"])[:, 0]
-    found = model.ground(films, "Edema")
-    assert found.shape == (64, 2, 2)
-    assert found[5, 1, 0] == pytest.approx(float(films.dense_features[5, 1, 0] @ own[5]), abs=1e-5)
-
-
-def test_retrieval_goes_by_class_scores(tiny, learned):
-    model, films = learned[CoOp][0], everything(toy_films(1)).features
-    names = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
-    images, texts = model.embed_images(films), model.embed_texts(TEXTS["Edema"])
-    assert images.shape == (64, 5) and texts.shape == (2, 5)
-    assert torch.allclose(images, model.classify(films, names))
-    scores = tiny.encode_text(TEXTS["Edema"]) @ model.encoded(names)[0].T
-    assert torch.allclose(texts, scores, atol=1e-5)
+        more = maps[films, :, :, finding] - maps[films, :, :, 1 - finding]
+        assert (more.flatten(1).argmax(dim=1) == 0).float().mean() > 0.6  # one cell of four

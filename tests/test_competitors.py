@@ -9,23 +9,23 @@ import pytest
 import torch
 from PIL import Image
 
-from rctpl_utils.baselines import adapters as module
-from rctpl_utils.baselines import registry
-from rctpl_utils.baselines.adapters import (
+from rctpl_utils.baselines import registry, released
+from rctpl_utils.baselines.base import CLASSIFY, GROUND
+from rctpl_utils.baselines.registry import (
     Competitor,
     grounders,
     published,
     retrieval_pairs,
     scorers,
+    why_absent,
 )
-from rctpl_utils.baselines.base import CLASSIFY, GROUND
-from rctpl_utils.baselines.registry import why_absent
 from rctpl_utils.baselines.report import cost_file, curve, rate_table, save_costs, save_curves
 from rctpl_utils.encoders.frame import Frame
 from rctpl_utils.errors import InputError
 from rctpl_utils.evaluation.results import data_note, intervals_note, table_note
 from rctpl_utils.evaluation.retrieval import standardized, unit
 from rctpl_utils.evaluation.retrieval_sides import Side
+from rctpl_utils.evaluation.table1 import SUPERVISED
 from rctpl_utils.files import write_json
 from rctpl_utils.profiles import get_profile
 from rctpl_utils.prompts.prompts import Prompts
@@ -34,13 +34,14 @@ from rctpl_utils.reporting.tables import save_grounding_tables, save_table1, sav
 from rctpl_utils.workspace import Workspace
 
 FILMS = np.random.default_rng(0).normal(size=(300, 3)).astype(np.float32)  # more than a batch
+NAMES = [f"film{k:03d}" for k in range(len(FILMS))]
+ASKED = ("Edema", "Mass")
 
 
 class Model:
     """Scores are a film's own numbers; its map points at the cell that the first number names."""
 
-    name = "model"
-    published = frozenset({CLASSIFY})
+    name, published = "model", frozenset({CLASSIFY})
 
     def classify(self, films, concepts):
         return films[:, : len(concepts)]
@@ -58,73 +59,67 @@ class Model:
 
 
 class Films:
-    """A data set of which only the order and the concepts matter."""
+    """A data set of which only the order and the paths matter."""
 
-    def __init__(self, concepts, names=None, paths=None):
-        self.concepts = concepts
-        names = names or [f"film{k:03d}" for k in range(len(FILMS))]
+    def __init__(self, names=NAMES, paths=None):
         self.records = pd.DataFrame({"image_id": names, "path": paths or names})
 
     def __len__(self):
         return len(self.records)
 
 
-def read(dataset):
-    return lambda rows: torch.from_numpy(FILMS[rows])
+def reader(numbers):
+    return lambda dataset: lambda rows: torch.from_numpy(np.array(numbers, np.float32)[rows])
 
 
-COMPETITOR = Competitor("model", (Model(), Model()), (read, read))
+def asked_of(dataset, rows):
+    return SimpleNamespace(dataset=dataset, rows=np.array(rows), concept="Edema")
 
 
-def test_scores_are_the_models_own_a_run_a_seed():
-    found = scorers([COMPETITOR])["model"]
-    assert len(found) == 2
-    dataset = Films(("Edema", "Mass"))
-    assert found[0](dataset, dataset.concepts) == pytest.approx(FILMS[:, :2])
+COMPETITOR = Competitor("model", (Model(), Model()), (reader(FILMS),) * 2)
+
+
+@pytest.fixture
+def smoke(tmp_path):
+    return Workspace.open("smoke", output=tmp_path, device="cpu")
 
 
 def test_a_data_set_is_opened_once_for_all_models_and_seeds():
-    opened, dataset = [], Films(("Edema", "Mass"))
+    opened, dataset = [], Films()
 
     def noted(asked):
         opened.append(asked)
-        return read(asked)
+        return reader(FILMS)(asked)
 
     competitors = [Competitor(name, (Model(), Model()), (noted, noted)) for name in "ab"]
-    for run in [run for runs in scorers(competitors).values() for run in runs]:
-        assert run(dataset, dataset.concepts) == pytest.approx(FILMS[:, :2])
-    asked = SimpleNamespace(dataset=dataset, rows=np.array([0, 2]), concept="Edema")
+    found = scorers(competitors)
+    assert list(found) == ["a", "b"]
+    for run in [*found["a"], *found["b"]]:
+        assert run(dataset, ASKED) == pytest.approx(FILMS[:, :2])
     for row in grounders(competitors):
-        assert all(len(maker(asked)) == 2 for maker in row.makers)
+        assert [len(maker(asked_of(dataset, [0, 2]))) for maker in row.makers] == [2, 2]
     assert opened == [dataset]
-    scorers(competitors)["a"][0](Films(("Edema", "Mass")), dataset.concepts)
+    found["a"][0](Films(), ASKED)
     assert len(opened) == 2
 
 
 def test_maps_say_whether_they_are_the_methods_own():
-    (row,) = grounders([COMPETITOR])
-    assert row.name == "model" and len(row.makers) == 2 and not row.native
-    asked = SimpleNamespace(dataset=Films(("Edema",)), rows=np.array([0, 2]), concept="Edema")
-    films = np.array([[3, 0, 0], [0, 0, 0], [1, 0, 0]], np.float32)
-    maker = grounders(
-        [Competitor("m", (Model(),), (lambda d: lambda r: torch.from_numpy(films[r]),))]
-    )
-    assert maker[0].makers[0](asked).flatten(1).argmax(dim=1).tolist() == [3, 1]
+    films = reader([[3, 0, 0], [0, 0, 0], [1, 0, 0]])
+    (row,) = grounders([Competitor("m", (Model(),), (films,))])
+    assert row.name == "m" and len(row.makers) == 1 and not row.native
+    maps = row.makers[0](asked_of(Films(), [0, 2]))
+    assert maps.flatten(1).argmax(dim=1).tolist() == [3, 1]
     grounds = Model()
     grounds.published = frozenset({GROUND})
-    assert grounders([Competitor("m", (grounds,), (read,))])[0].native
+    assert grounders([Competitor("m", (grounds,), (films,))])[0].native
 
 
 def test_a_map_of_the_whole_film_is_set_into_the_padded_square(tmp_path):
     path = tmp_path / "wide.png"
     Image.fromarray(np.zeros((40, 80), np.uint8)).save(path)
-    dataset = Films(("Edema",), ["wide"], [str(path)])
-    films = np.array([[3, 0, 0]], np.float32)  # the lower right quarter of the film
-    competitor = Competitor(
-        "m", (Model(),), (lambda d: lambda r: torch.from_numpy(films[r]),), frame=Frame("film")
-    )
-    asked = SimpleNamespace(dataset=dataset, rows=np.array([0]), concept="Edema")
-    placed = grounders([competitor])[0].makers[0](asked)[0]
+    films = reader([[3, 0, 0]])  # the lower right quarter of the film
+    (row,) = grounders([Competitor("m", (Model(),), (films,), frame=Frame("film"))])
+    placed = row.makers[0](asked_of(Films(["wide"], [str(path)]), [0]))[0]
     side = len(placed)
     down, across = np.unravel_index(int(placed.argmax()), placed.shape)
     assert 0.5 < down / side < 0.75 and across / side > 0.5  # the film fills the middle half
@@ -132,18 +127,36 @@ def test_a_map_of_the_whole_film_is_set_into_the_padded_square(tmp_path):
 
 
 def test_retrieval_vectors_follow_the_order_of_the_sides(monkeypatch):
-    names = [f"film{k:03d}" for k in range(len(FILMS))]
-    monkeypatch.setattr(module, "open_split", lambda *_: Films(("Edema",), names))
+    monkeypatch.setattr(registry, "open_split", lambda *_: Films())
     order = np.random.default_rng(1).permutation(len(FILMS))[:50]
-    images = Side(pd.DataFrame({"item_id": [names[k] for k in order]}), np.empty(0), {})
+    images = Side(pd.DataFrame({"item_id": [NAMES[k] for k in order]}), [], {})
     said = ["an edema", "no", "an edema", "a mass at a base"]
-    sentences = Side(pd.DataFrame({"sentence": said}), np.empty(0), {})
+    sentences = Side(pd.DataFrame({"sentence": said}), [], {})
     (first, second) = retrieval_pairs(None, [COMPETITOR], images, sentences)["model"]
     assert first.images == pytest.approx(unit(standardized(FILMS[order])), abs=1e-5)
     vectors = np.array([[len(t), t.count("a"), 1.0] for t in said], np.float32)
     assert first.sentences == pytest.approx(unit(standardized(vectors)), abs=1e-5)
     assert (first.sentences == second.sentences).all()
     assert published([COMPETITOR]) == {"model": False}
+
+
+def test_references_are_a_row_more_in_each_table(monkeypatch):
+    """Retrieval compares a film's logits with the class that its sentence is given."""
+    logits = FILMS[:, [0, 1, 2, 0, 1]]
+    reference = SimpleNamespace(
+        scores=lambda dataset, concepts: logits[:, : len(concepts)], activation_map=len
+    )
+    monkeypatch.setattr(registry, "open_split", lambda *_: Films())
+    assert list(scorers([COMPETITOR], [reference])) == ["model", SUPERVISED]
+    *_, row = grounders([COMPETITOR], [reference])
+    assert (row.name, row.makers, row.native) == (SUPERVISED, (len,), False)
+    order = np.random.default_rng(1).permutation(len(FILMS))[:50]
+    images = Side(pd.DataFrame({"item_id": [NAMES[k] for k in order]}), [], {})
+    shown = pd.DataFrame({"sentence": ["a", "b"], "concept": ["Edema", "Atelectasis"]})
+    given = images, Side(shown, [], {}), [reference]
+    (pair,) = retrieval_pairs(None, [], *given)[SUPERVISED]
+    assert pair.images == pytest.approx(unit(standardized(logits[order])))
+    assert pair.sentences.argmax(axis=1).tolist() == [3, 0]
 
 
 def test_a_profile_with_its_own_training_lacks_no_baseline(tmp_path):
@@ -154,8 +167,26 @@ def test_a_profile_with_its_own_training_lacks_no_baseline(tmp_path):
     assert found["CheXzero"] == "weights not there" and "GLoRIA" not in found
 
 
-def test_captions_say_what_the_baselines_are_where_this_run_trained_them(tmp_path):
-    smoke = Workspace.open("smoke", output=tmp_path, device="cpu")
+def test_released_checkpoints_that_are_there_become_rows(monkeypatch, tmp_path):
+    class Released(Model):
+        name, device = "GLoRIA", torch.device("cpu")
+        frame = Frame("square", 0.875)
+
+        def preprocess(self, pixels):
+            return torch.full((3,), float(pixels.mean()))
+
+    monkeypatch.setattr(released, "load_released", lambda name, *_: Released())
+    (tmp_path / "weights" / "gloria").mkdir(parents=True)
+    workspace = SimpleNamespace(data_root=tmp_path, device=torch.device("cpu"))
+    (row,) = registry.load_checkpoints(workspace)
+    assert (row.name, row.frame, len(row.models)) == ("GLoRIA", Released.frame, 1)
+    dataset = Films([f"f{k}" for k in range(5)])
+    dataset.pixels = lambda index: np.full((2, 2), index / 10)
+    scores = scorers([row])["GLoRIA"][0](dataset, ASKED)
+    assert scores == pytest.approx(np.repeat(np.arange(5)[:, None] / 10, 2, axis=1))
+
+
+def test_captions_say_what_the_baselines_are_where_this_run_trained_them(smoke):
     released = SimpleNamespace(profile=replace(smoke.profile, baselines=None))
     assert table_note(released) == f"{data_note(smoke)} {intervals_note(smoke)}"
     real = SimpleNamespace(profile=replace(smoke.profile, world=None))
@@ -167,12 +198,11 @@ def test_captions_say_what_the_baselines_are_where_this_run_trained_them(tmp_pat
     save_grounding_tables(smoke, {})
     save_table5(smoke, None)
     for number in range(1, 6):
-        for kind in ("md", "tex"):
-            shown = said if kind == "md" else said.replace("%", "\\%")
+        for kind, shown in (("md", said), ("tex", said.replace("%", "\\%"))):
             assert shown in (smoke.figures / f"table{number}.{kind}").read_text(encoding="utf-8")
 
 
-def test_rates_and_curves_show_what_was_kept():
+def test_rates_and_curves_show_what_was_kept(smoke):
     run = {
         "unit": "views",
         "rate": 1e-3,
@@ -183,13 +213,9 @@ def test_rates_and_curves_show_what_was_kept():
     assert table.loc["a"].tolist() == [0.7, 0.6] and list(table.index) == ["a"]
     (line,) = curve({"a": run}, "a").axes[0].lines
     assert line.get_xdata().tolist() == [64, 128, 192]
-    assert curve({}, "a") is None
-
-
-def test_without_runs_there_is_nothing_to_show(tmp_path):
-    workspace = Workspace.open("smoke", output=tmp_path, device="cpu")
-    assert rate_table({}).empty and save_curves(workspace, {}, "baseline_curves") is None
-    assert not list(workspace.figures.iterdir())
+    assert curve({}, "a") is None and rate_table({}).empty
+    assert save_curves(smoke, {}, "baseline_curves") is None
+    assert not list(smoke.figures.iterdir())
 
 
 def a_run(seconds: float, parameters: int, **seen: int) -> dict:
@@ -202,46 +228,44 @@ def a_run(seconds: float, parameters: int, **seen: int) -> dict:
     return {"parameters": parameters, "history": history}
 
 
-@pytest.mark.parametrize(
-    "order", [("baselines", "prompt_learners"), ("prompt_learners", "baselines")]
-)
-def test_costs_are_whole_whichever_notebook_ran_first(tmp_path, order):
-    workspace = Workspace.open("smoke", output=tmp_path, device="cpu")
+@pytest.mark.parametrize("first, second", [(0, 1), (1, 0)])
+def test_costs_are_whole_whichever_notebook_ran_first(smoke, first, second):
     for variant, seconds in (("rc-tpl", 4.0), ("rc-tpl-plus", 5.0)):
-        for seed in workspace.profile.seeds:
-            path = workspace.prompts / f"{variant}-{seed}.safetensors"
+        for seed in smoke.profile.seeds:
+            path = smoke.prompts / f"{variant}-{seed}.safetensors"
             Prompts(torch.zeros(2, 3), torch.zeros(2, 3), {}).save(path)
             curve = {"history": [{"seconds": 1}, {"seconds": seconds}]}
             write_json(path.with_suffix(".history.json"), curve)
-    given = {
-        "baselines": ({"ConVIRT": a_run(1.0, 7, views=64, tokens=9)},),
-        "prompt_learners": ({"TaI-DPT": a_run(2.0, 5), "CoOp, 4": a_run(3.0, 6)}, {"CoOp, 4": 4}),
-    }
-    first, second = order
-    save_costs(workspace, first, *given[first])
-    before = cost_file(workspace, first).read_bytes()
+    learners = {"TaI-DPT": a_run(2.0, 5), "CoOp, 4": a_run(3.0, 6)}
+    given = [
+        ("baselines", {"ConVIRT": a_run(1.0, 7, views=64, tokens=9)}),
+        ("prompt_learners", learners, {"CoOp, 4": 4}),
+    ]
+    save_costs(smoke, *given[first])
+    before = cost_file(smoke, given[first][0]).read_bytes()
     with pytest.raises(InputError, match=r"Run notebook 04[bc] first"):
-        training_costs(workspace)
-    save_costs(workspace, second, *given[second])
-    assert cost_file(workspace, first).read_bytes() == before
-    costs = training_costs(workspace)
+        training_costs(smoke)
+    save_costs(smoke, *given[second])
+    assert cost_file(smoke, given[first][0]).read_bytes() == before
+    costs = training_costs(smoke)
     assert list(costs.index) == ["ConVIRT", "TaI-DPT", "CoOp, 4", "RC-TPL", "RC-TPL+"]
     assert costs["seconds"].tolist() == [2.5, 4.5, 6.5, 4.0, 5.0]
     assert costs["parameters"].tolist() == [7, 5, 6, 12, 12]
     assert costs["labeled images a class"].tolist() == [0, 0, 4, 0, 0]
     assert costs.loc["ConVIRT", ["views", "tokens"]].tolist() == [64, 9]
-    save_costs(workspace, "baselines", {})  # a profile that trains none
-    assert list(training_costs(workspace).index) == ["TaI-DPT", "CoOp, 4", "RC-TPL", "RC-TPL+"]
+    save_costs(smoke, "baselines", {})  # a profile that trains none
+    assert list(training_costs(smoke).index) == ["TaI-DPT", "CoOp, 4", "RC-TPL", "RC-TPL+"]
 
 
 def test_the_map_of_methods_groups_and_averages():
     costs = pd.DataFrame(
         {"labeled images a class": [0, 0, 16]}, index=["GLoRIA", "TaI-DPT", "CoOp, 16"]
     )
-    names = ["class names", "GLoRIA", "TaI-DPT", "CoOp, 16"]
-    assert [_group(name, costs) for name in names] == [
-        "written by hand", "films with reports", "learned from text alone", "labeled films",
-    ]  # fmt: skip
+    groups = {
+        "class names": "written by hand", "GLoRIA": "films with reports",
+        "TaI-DPT": "learned from text alone", "CoOp, 16": "labeled films",
+    }  # fmt: skip
+    assert {name: _group(name, costs) for name in groups} == groups
     draws = {
         ("a", "m", "auc"): np.array([0.6, 0.5, 0.7]),
         ("b", "m", "auc"): np.array([0.8, 0.8, 0.8]),
@@ -251,22 +275,3 @@ def test_the_map_of_methods_groups_and_averages():
     assert found["value"] == pytest.approx(0.7)
     assert found["ci_low"] == pytest.approx(0.6525) and found["ci_high"] == pytest.approx(0.7475)
     assert np.isnan(_mean_over_sets(draws, "x", "auc")["value"])
-
-
-def test_released_checkpoints_that_are_there_become_rows(monkeypatch, tmp_path):
-    class Released(Model):
-        name, device = "GLoRIA", torch.device("cpu")
-        frame = Frame("square", 0.875)
-
-        def preprocess(self, pixels):
-            return torch.full((3,), float(pixels.mean()))
-
-    monkeypatch.setattr(registry, "load_released", lambda name, *_: Released())
-    (tmp_path / "weights" / "gloria").mkdir(parents=True)
-    workspace = SimpleNamespace(data_root=tmp_path, device=torch.device("cpu"))
-    (row,) = registry.load_checkpoints(workspace)
-    assert (row.name, row.frame, len(row.models)) == ("GLoRIA", Released.frame, 1)
-    dataset = Films(("Edema", "Mass"), [f"f{k}" for k in range(5)])
-    dataset.pixels = lambda index: np.full((2, 2), index / 10)
-    scores = scorers([row])["GLoRIA"][0](dataset, dataset.concepts)
-    assert scores == pytest.approx(np.repeat(np.arange(5)[:, None] / 10, 2, axis=1))

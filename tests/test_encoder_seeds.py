@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from rctpl_utils.baselines.adapters import Competitor, scorers
-from rctpl_utils.baselines.tai_dpt import token_features
+from rctpl_utils.baselines.prompt_learners import token_features
+from rctpl_utils.baselines.registry import Competitor, scorers
 from rctpl_utils.encoders.base import per_encoder
 from rctpl_utils.encoders.features import ImageFeatureFile, text_features
 from rctpl_utils.encoders.standin import StandIn

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from rctpl_utils import datasets
-from rctpl_utils.baselines.adapters import Competitor, grounders, scorers
+from rctpl_utils.baselines.registry import Competitor, grounders, scorers
 from rctpl_utils.datasets.base import ChestXrayDataset
 from rctpl_utils.datasets.questions import Question
 from rctpl_utils.evaluation import table1

@@ -8,7 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from rctpl_utils.baselines.few_shot import draw_films, draw_table, few_shot_films, film_labels
+from rctpl_utils.baselines.prompt_learners import (
+    draw_films,
+    draw_table,
+    few_shot_films,
+    film_labels,
+)
 from rctpl_utils.datasets import ChestXrayDataset
 from rctpl_utils.encoders.features import image_features
 from rctpl_utils.errors import InputError
@@ -20,38 +25,29 @@ CONCEPTS = ("Edema", "Mass", "Hernia")
 def labels():
     generator = np.random.default_rng(3)
     drawn = (generator.random((80, 3)) < 0.3).astype(np.float32)
-    drawn[:, 2] = 0
-    drawn[[7, 31], 2] = 1  # two films only
     drawn[generator.random((80, 3)) < 0.1] = np.nan
-    drawn[[7, 31], 2] = 1
+    drawn[:, 2] = np.isin(np.arange(80), [7, 31])  # two films only
     return drawn
 
 
 def test_as_many_films_a_class_as_asked_for(labels):
-    draw = draw_films(labels, CONCEPTS, 4, 0)
-    shown = (labels[draw.rows] == 1).sum(axis=0)
-    assert draw.drawn == {"Edema": 4, "Mass": 4, "Hernia": 2}  # all the hernias there are
+    rows = draw_films(labels, CONCEPTS, 4, 0)
+    counts = draw_table(labels, CONCEPTS, (1, 4), (0, 7)).set_index(["shots", "seed", "concept"])
+    assert counts.loc[(4, 7), "drawn"].tolist() == [4, 4, 2]  # all the hernias there are
+    assert counts.loc[(1, 0), "drawn"].tolist() == [1, 1, 1] and len(counts) == 12
+    shown = (labels[rows] == 1).sum(axis=0)
     assert (shown >= [4, 4, 2]).all() and shown[2] == 2
-    assert len(draw.rows) <= 10 and np.array_equal(draw.rows, np.unique(draw.rows))
-    assert (labels[draw.rows] == 1).any(axis=1).all(), "a film was drawn for no class"
+    assert len(rows) <= 10 and np.array_equal(rows, np.unique(rows))
+    assert (labels[rows] == 1).any(axis=1).all(), "a film was drawn for no class"
+    both = np.ones((1, 2), np.float32)  # a film may serve several classes
+    assert draw_films(both, CONCEPTS[:2], 1, 0).tolist() == [0]
 
 
-def test_a_film_may_serve_several_classes():
-    both = np.ones((1, 2), np.float32)
-    draw = draw_films(both, CONCEPTS[:2], 1, 0)
-    assert draw.rows.tolist() == [0] and draw.drawn == {"Edema": 1, "Mass": 1}
-
-
-def test_a_seed_repeats_itself_and_others_differ(labels):
-    first, again, other = (draw_films(labels, CONCEPTS, 4, seed).rows for seed in (0, 0, 1))
-    assert np.array_equal(first, again)
-    assert not np.array_equal(first, other)
-
-
-def test_draws_nest_and_classes_do_not_depend_on_each_other(labels):
-    few, more = (draw_films(labels, CONCEPTS, shots, 0).rows for shots in (1, 4))
-    assert set(few) < set(more)
-    alone = draw_films(labels[:, :1], CONCEPTS[:1], 4, 0).rows
+def test_draws_repeat_and_nest_and_classes_do_not_depend_on_each_other(labels):
+    more, again, other = (draw_films(labels, CONCEPTS, 4, seed) for seed in (0, 0, 1))
+    assert np.array_equal(more, again) and not np.array_equal(more, other)
+    assert set(draw_films(labels, CONCEPTS, 1, 0)) < set(more)
+    alone = draw_films(labels[:, :1], CONCEPTS[:1], 4, 0)
     assert len(alone) == 4 and set(alone) <= set(more)
 
 
@@ -65,15 +61,13 @@ def test_nothing_to_draw_is_refused(labels):
 @pytest.fixture
 def films(tmp_path):
     """Twelve random films of six studies."""
-    generator, paths = np.random.default_rng(0), []
-    for number in range(12):
-        paths.append(str(tmp_path / f"{number}.png"))
-        Image.fromarray(generator.integers(0, 255, (64, 64), np.uint8)).save(paths[-1])
-    names = [f"film{number}" for number in range(12)]
-    studies = [f"s{number // 2}" for number in range(12)]
-    records = {"image_id": names, "patient_id": studies, "path": paths, "study": studies}
-    records["Edema"] = 0.0
-    return ChestXrayDataset("mimic-cxr", "train", ("Edema",), pd.DataFrame(records))
+    generator, rows = np.random.default_rng(0), []
+    for k in range(12):
+        path = str(tmp_path / f"{k}.png")
+        Image.fromarray(generator.integers(0, 255, (64, 64), np.uint8)).save(path)
+        rows.append((f"film{k}", f"s{k // 2}", path, f"s{k // 2}", 0.0))
+    columns = ["image_id", "patient_id", "path", "study", "Edema"]
+    return ChestXrayDataset("mimic-cxr", "train", ("Edema",), pd.DataFrame(rows, columns=columns))
 
 
 @pytest.fixture
@@ -90,7 +84,7 @@ def triplets():
 
 def test_labels_are_those_of_the_films_reports(films, triplets):
     labels = film_labels(films, triplets, ("Edema", "Mass", "Lung Opacity"))
-    assert labels.dtype == np.float32 and labels.shape == (12, 3)
+    assert labels.dtype == np.float32
     of_studies = [[1, 0, 1], [0, 0, 0], [np.nan, 0, np.nan], [0, 1, 1], [1, 0, 1], [0, 0, 0]]
     assert np.array_equal(labels, np.repeat(of_studies, 2, axis=0), equal_nan=True)
 
@@ -98,38 +92,27 @@ def test_labels_are_those_of_the_films_reports(films, triplets):
 def test_drawn_films_carry_their_own_features_and_labels(encoder, films, triplets, tmp_path):
     concepts = ("Edema", "Mass")
     labels = film_labels(films, triplets, concepts)
-    everything = image_features(encoder, films, tmp_path)
-    draws = {(k, s): draw_films(labels, concepts, k, s) for k in (1, 2) for s in (0, 1)}
-    drawn = {
-        (k, s): few_shot_films(encoder, films, labels, concepts, tmp_path, {k: draws[k, s]})[k]
-        for k, s in draws
-    }
-    for (shots, seed), part in drawn.items():
-        rows = draws[shots, seed].rows
-        assert part.shots == shots and part.concepts == concepts
-        assert np.array_equal(part.labels, labels[rows])
-        whole, dense = everything.global_features[rows], everything.dense_features[rows]
-        assert np.allclose(part.features.global_features, whole, atol=1e-5)
-        assert np.allclose(part.features.dense_features, dense, atol=2e-3)  # float16
-    counts = draw_table(draws).set_index(["shots", "seed", "concept"])["drawn"]
-    assert counts[2, 1, "Mass"] == 2 and counts[1, 0, "Edema"] == 1 and len(counts) == 8
+    everything = image_features(encoder, films, tmp_path / "all")
+    for seed in (0, 1):
+        draws = {shots: draw_films(labels, concepts, shots, seed) for shots in (1, 2)}
+        drawn = few_shot_films(encoder, films, labels, tmp_path, draws)
+        for shots, part in drawn.items():
+            rows = draws[shots]
+            assert len(part) == len(rows)
+            assert np.array_equal(part.labels, labels[rows])
+            whole, dense = everything.global_features[rows], everything.dense_features[rows]
+            assert np.allclose(part.features.global_features, whole, atol=1e-5)
+            assert np.allclose(part.features.dense_features, dense, atol=2e-3)  # float16
+    found, of = part.batch(np.array([1, 0]), torch.device("cpu"))
+    assert found.dense_features.dtype == of.dtype == torch.float32
+    assert found.dense_features.shape == (2, 8, 8, encoder.dimension)
+    assert np.array_equal(of.numpy(), part.labels[[1, 0]])
 
 
 def test_only_drawn_films_are_opened(encoder, films, triplets, tmp_path):
     labels = film_labels(films, triplets, ("Mass",))
     draws = {shots: draw_films(labels, ("Mass",), shots, 0) for shots in (1, 2)}
-    for row in set(range(len(films))) - set(draws[2].rows.tolist()):
+    for row in set(range(len(films))) - set(draws[2].tolist()):
         Path(films.records["path"][row]).unlink()
-    found = few_shot_films(encoder, films, labels, ("Mass",), tmp_path, draws)
+    found = few_shot_films(encoder, films, labels, tmp_path, draws)
     assert {shots: len(part) for shots, part in found.items()} == {1: 1, 2: 2}
-
-
-def test_a_batch_is_float32_with_its_labels(encoder, films, triplets, tmp_path):
-    labels = film_labels(films, triplets, ("Edema",))
-    draws = {4: draw_films(labels, ("Edema",), 4, 0)}
-    (part,) = few_shot_films(encoder, films, labels, ("Edema",), tmp_path, draws).values()
-    assert len(part) == 4
-    batch = part.batch(np.array([2, 0]), torch.device("cpu"))
-    assert batch.features.dense_features.dtype == batch.labels.dtype == torch.float32
-    assert batch.features.dense_features.shape == (2, 8, 8, encoder.dimension)
-    assert np.array_equal(batch.labels.numpy(), part.labels[[2, 0]])

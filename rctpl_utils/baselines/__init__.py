@@ -10,8 +10,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "miniatures": ["train_miniatures"],
-        "prompt_learners": ["learn_prompt_learners", "load_prompt_learners"],
-        "registry": ["load_competitors"],
+        "prompt_learners": ["learn_prompt_learners"],
+        "registry": ["load_competitors", "load_prompt_learners"],
         "supervised": ["load_references"],
     },
 )

@@ -14,27 +14,19 @@ class ZeroShotModel(Protocol):
     `films` is a batch of what the model reads: the frozen backbone's maps (n, h, w, c) for the
     baselines trained here, `ImageFeatures` for prompt learners on the frozen encoder, preprocessed
     images (n, C, S, S) for released checkpoints.
-
-    Attributes:
-        name: as the tables print it.
-        published: abilities of the published method; the others are named extensions of ours.
     """
 
-    name: str
-    published: frozenset[str]
+    name: str  # as the tables print it
+    published: frozenset[str]  # abilities of the published method; others are our extensions
 
     def classify(self, films: Any, concepts: Sequence[str]) -> Tensor:
         """Scores for L concepts by their canonical names, seen in training or not: (n, L)."""
-        ...
 
     def ground(self, films: Any, concept: str) -> Tensor:
         """Where a concept is, larger = more likely there: (n, h, w)."""
-        ...
 
     def embed_images(self, films: Any) -> Tensor:
         """Image vectors for retrieval, to be compared by cosine: (n, v)."""
-        ...
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Sentence vectors in the space of `embed_images`: (m, v)."""
-        ...

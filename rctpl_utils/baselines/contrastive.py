@@ -1,7 +1,8 @@
-"""ConVIRT, MedCLIP-ViT, BioViL and CheXzero: contrast of whole films and whole texts.
+"""ConVIRT, MedCLIP-ViT, BioViL, CheXzero, MedPrompt-ViT: contrast of whole films and whole texts.
 
 Films, reports, frozen lower layers and text model, views and learning rates are the same for all;
-left out for all is training of the lower layers and of the text model.
+left out for all is training of the lower layers and of the text model. What is not `published` is
+our extension: maps are cosines of cells, MedPrompt-ViT retrieves by its first stage's model.
 """
 
 from collections.abc import Sequence
@@ -10,8 +11,10 @@ import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional
 
+from rctpl_utils.baselines import model
 from rctpl_utils.baselines.base import CLASSIFY, GROUND, RETRIEVE
 from rctpl_utils.baselines.model import (
     DIMENSION,
@@ -26,6 +29,7 @@ from rctpl_utils.baselines.model import (
 from rctpl_utils.baselines.training_data import Batch
 from rctpl_utils.encoders.features import Words
 from rctpl_utils.encoders.pretraining import semantic_matching
+from rctpl_utils.evaluation.retrieval import unit
 
 TEMPERATURE = 0.1  # tau of ConVIRT
 IMAGE_WEIGHT = 0.75  # lambda of ConVIRT
@@ -33,6 +37,7 @@ MASKED_WEIGHT = 0.1  # lambda of BioViL
 GUESSED = 8  # texts with hidden words a step
 NARROW = 64  # dimensions through which hidden words are guessed
 SMOOTHING = 1.5 / 15  # the Gaussian's deviation in film widths
+BOTTLENECK = 16  # MedPrompt's hidden layer is so many times narrower than its output: 768 -> 48
 
 
 class ConVIRT(Baseline):
@@ -45,8 +50,7 @@ class ConVIRT(Baseline):
         l_i(v -> u) = -log exp(<v_i, u_i> / tau) / sum_k exp(<v_i, u_k> / tau).
 
     Kept: loss and weights, the random sentence, mean pooling, a two-layer head on each side.
-    Left out: augmentation (the view's random cells take its place). Grounding by cosines of cells
-    is our extension.
+    Left out: augmentation (the view's random cells take its place).
     """
 
     name = "ConVIRT"
@@ -63,24 +67,18 @@ class ConVIRT(Baseline):
 
     def loss(self, batch: Batch) -> Tensor:
         """The weighted bidirectional InfoNCE."""
-        words = batch.material.words.batch(batch.sentence_rows(), batch.device)
+        text = self.text_vectors(batch.words(batch.sentence_rows()))
         image, _ = self.image_vectors(batch.cells, batch.places)
-        return convirt_loss(image, self.text_vectors(words))
+        return symmetric_loss(image @ text.T / TEMPERATURE, IMAGE_WEIGHT)
 
     def image_vectors(self, cells: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
         """The head on the cells' mean (B, d) and on each cell (B, T, d)."""
         features = self.image(cells, places)
-        both = (self.image_head(features.mean(dim=1)), self.image_head(features))
-        return tuple(functional.normalize(each, dim=-1) for each in both)
+        return unit(self.image_head(features.mean(dim=1))), unit(self.image_head(features))
 
     def text_vectors(self, words: Words) -> Tensor:
         """The head on the text's mean word (B, d)."""
-        return functional.normalize(self.text_head(self.text(words.pooled())), dim=-1)
-
-
-def convirt_loss(image: Tensor, text: Tensor) -> Tensor:
-    """The loss of B matching unit vectors (B, d) each (Zhang et al., Eq. 2 to 4)."""
-    return symmetric_loss(image @ text.T / TEMPERATURE, IMAGE_WEIGHT)
+        return unit(self.text_head(self.text(words.pooled())))
 
 
 class MedCLIPViT(TransformerBaseline):
@@ -98,7 +96,7 @@ class MedCLIPViT(TransformerBaseline):
     Kept: tau learned from 0.07 on, texts drawn apart from films, a small vision transformer whose
     mean token is projected without a bias, mean-pooled text. Changed: label vectors say presence
     and place of each concept (`pretraining`); Swin's windows are plain attention. Left out:
-    films without reports, the augmented second text. Grounding by cosines is our extension.
+    films without reports, the augmented second text.
     """
 
     name = "MedCLIP-ViT"
@@ -106,27 +104,24 @@ class MedCLIPViT(TransformerBaseline):
 
     def loss(self, batch: Batch) -> Tensor:
         """Soft cross-entropies, both ways, with as many texts as films."""
-        material = batch.material
         rows = unpaired_rows(batch)
-        seen, said = (
-            torch.from_numpy(each).to(batch.device)
-            for each in (material.report_vectors[batch.reports], material.text_vectors[rows])
-        )
+        seen = batch.tensor(batch.material.report_vectors[batch.reports])
+        said = batch.tensor(batch.material.text_vectors[rows])
         image, _ = self.image_vectors(batch.cells, batch.places)
-        text = self.text_vectors(material.words.batch(rows, batch.device))
+        text = self.text_vectors(batch.words(rows))
         return semantic_matching(self.scale * image @ text.T, seen @ said.T)
 
     def image_vectors(self, cells: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
         """The projected mean of the patches (B, d), and each of them (B, T, d)."""
         patches = self.projection(self.image(cells, places)[:, 1:])  # without the class token
-        return tuple(functional.normalize(each, dim=-1) for each in (patches.mean(1), patches))
+        return unit(patches.mean(1)), unit(patches)
 
 
 def unpaired_rows(batch: Batch) -> np.ndarray:
     """As many random sentences as films, of reports drawn as films are, but apart from them."""
     material, generator = batch.material, batch.generator
     films = generator.choice(len(material.maps), len(batch.reports), p=material.chances)
-    return batch._replace(reports=material.reports[films]).sentence_rows()
+    return material.draw_sentences(material.reports[films], generator)
 
 
 class BioViL(Baseline):
@@ -169,43 +164,33 @@ class BioViL(Baseline):
         )
 
     def loss(self, batch: Batch) -> Tensor:
-        """Global alignment and masked words."""
+        """Global alignment and masked words (no loss where none is hidden)."""
         material = batch.material
-        words = material.words.batch(material.whole[batch.reports], batch.device)
+        text = self.text_vectors(batch.words(material.whole[batch.reports]))
         image, _ = self.image_vectors(batch.cells, batch.places)
-        aligned = symmetric_loss(self.scale * image @ self.text_vectors(words).T)
         rows = batch.generator.choice(len(material.masked_words), GUESSED)
-        words = material.masked.batch(rows, batch.device)
-        hidden = torch.from_numpy(material.masked_words[rows, : words.ids.shape[1]])
-        hidden = hidden.to(batch.device)
+        words = batch.words(rows, masked=True)
+        hidden = batch.tensor(material.masked_words[rows, : words.ids.shape[1]])
         logits = self.guess(self.text.adapt(words.states[hidden]))
-        return aligned + MASKED_WEIGHT * masked_words_loss(logits, words.ids[hidden])
+        missed = functional.cross_entropy(logits, words.ids[hidden], reduction="sum")
+        missed = missed / max(len(logits), 1)
+        return symmetric_loss(self.scale * image @ text.T) + MASKED_WEIGHT * missed
 
     def image_vectors(self, cells: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
         """The mean of the projected patches (B, d), and each of them (B, T, d)."""
         patches = self.image_head(self.image(cells, places))
-        return tuple(functional.normalize(each, dim=-1) for each in (patches.mean(1), patches))
+        return unit(patches.mean(1)), unit(patches)
 
     def text_vectors(self, words: Words) -> Tensor:
         """The head on the text's [CLS] state (B, d)."""
-        return functional.normalize(self.text_head(self.text(words.states[:, 0])), dim=-1)
+        return unit(self.text_head(self.text(words.states[:, 0])))
 
     @torch.no_grad()
     def ground(self, films: Tensor, concept: str) -> Tensor:
-        """The smoothed cosine of each patch and the class: (n, h, w)."""
-        return smoothed(super().ground(films, concept))
-
-
-def smoothed(maps: Tensor) -> Tensor:
-    """Maps (n, h, w) under a Gaussian of `SMOOTHING` of their height and width."""
-    deviations = (0, SMOOTHING * maps.shape[1], SMOOTHING * maps.shape[2])
-    return torch.from_numpy(gaussian_filter(maps.cpu().numpy(), deviations)).to(maps.device)
-
-
-def masked_words_loss(logits: Tensor, ids: Tensor) -> Tensor:
-    """Mean cross-entropy of m hidden words, (m, vocabulary) and (m,); zero if none is hidden."""
-    total = functional.cross_entropy(logits, ids, reduction="sum")
-    return total / max(len(ids), 1)
+        """The cosine of each patch and the class under a Gaussian: (n, h, w)."""
+        maps = super().ground(films, concept)
+        deviations = (0, SMOOTHING * maps.shape[1], SMOOTHING * maps.shape[2])
+        return torch.from_numpy(gaussian_filter(maps.cpu().numpy(), deviations)).to(maps.device)
 
 
 class CheXzero(TransformerBaseline):
@@ -220,7 +205,7 @@ class CheXzero(TransformerBaseline):
     Kept: the impression as text (the whole report where it has none), a vision transformer's class
     token, the learned temperature, the pair of prompts. Changed: text is the frozen model's mean
     word rather than the last token's state. Left out: CLIP's weights as a start, SGD, averaging of
-    checkpoints. Grounding by cosines of patches is our extension.
+    checkpoints.
     """
 
     name = "CheXzero"
@@ -228,22 +213,90 @@ class CheXzero(TransformerBaseline):
 
     def loss(self, batch: Batch) -> Tensor:
         """CLIP's symmetric cross-entropy."""
-        material = batch.material
-        words = material.words.batch(material.impressions[batch.reports], batch.device)
+        text = self.text_vectors(batch.words(batch.material.impressions[batch.reports]))
         image, _ = self.image_vectors(batch.cells, batch.places)
-        return symmetric_loss(self.scale * image @ self.text_vectors(words).T)
+        return symmetric_loss(self.scale * image @ text.T)
 
     @torch.no_grad()
     def classify(self, films: Tensor, concepts: Sequence[str]) -> Tensor:
         """The probability of each class against its absence: (n, L)."""
         image = self.film_vectors(films)[0]
-        positive, negative = (
+        pair = [
             image @ self.text_vectors(self.read_names(concepts, phrase)).T
             for phrase in ("{}", "no {}")
-        )
-        return pair_probability(positive, negative)
+        ]
+        return torch.stack(pair).softmax(dim=0)[0]
 
 
-def pair_probability(positive: Tensor, negative: Tensor) -> Tensor:
-    """The softmax over a pair of cosines, its first part; any shape."""
-    return torch.stack([positive, negative]).softmax(dim=0)[0]
+class MedPromptViT(TransformerBaseline):
+    """Weakly supervised prompt learning (Zheng et al., 2024, arXiv:2402.03783).
+
+    First a ViT and a text model are pre-trained by contrast of films and texts. Then, both frozen,
+    a prompt generator makes a prompt of class i for film x: M context vectors v_m, shifted by a
+    net h of the film, and the class's name c_i (CoCoOp's form; Zhou et al., CVPR 2022, Eq. 3):
+
+        t_i(x) = [v_1 + h(x), ..., v_M + h(x), c_i],    p(i | x) = softmax_i(<x, g(t_i(x))> / tau),
+        L = symmetric InfoNCE(films, sentences)  and then  L = -log p(y(x) | x),
+
+    with y(x) the class that the pre-trained model gives to the film: no label of a person enters.
+
+    There is no public code: M = 16 and the net's two layers are inferred from the abstract's 86,016
+    parameters (16 x 768 + 768 x 48 + 48 x 768), and how y(x) was made is our reading. Kept: both
+    losses, the generator's form, unseen classes by their names. Ours: prompts in feature space, as
+    none passes through cached word states: the mean word state of the name is shifted by v + h(x),
+    the mean over M shifted context vectors, and g is the text model's trained top. Both stages run
+    side by side on the same views: the prompt loss moves the generator alone, y(x) come from the
+    current model with hand-written phrases.
+    """
+
+    name = "MedPrompt-ViT"
+    published = frozenset({CLASSIFY})
+    head = "image_head"
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        width = len(setup.mean)
+        layers = nn.Linear(DIMENSION, width // BOTTLENECK), nn.Linear(width // BOTTLENECK, width)
+        self.context = nn.Parameter(torch.zeros(width))  # v
+        self.net = nn.Sequential(layers[0], nn.ReLU(), layers[1])  # h
+        nn.init.zeros_(self.net[-1].weight)  # so that the prompt starts as the class's name
+        nn.init.zeros_(self.net[-1].bias)
+        self.register_buffer("names", self.read_names(setup.concepts).pooled())
+        phrases = [self.read_names(setup.concepts, each).pooled() for each in model.PHRASES]
+        self.register_buffer("phrases", torch.stack(phrases))
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Both stages' losses."""
+        text = self.text_vectors(batch.words(batch.sentence_rows()))
+        image, _ = self.image_vectors(batch.cells, batch.places)
+        contrast = symmetric_loss(self.scale * image @ text.T)
+        image = image.detach()
+        with torch.no_grad():
+            written = unit(unit(self.text(self.phrases)).mean(dim=0))
+            guess = (image @ written.T).argmax(dim=1)
+        logits = self.scale.detach() * self._prompted(image, self.names)
+        return contrast + functional.cross_entropy(logits, guess)
+
+    def prompts(self, image: Tensor, names: Tensor) -> Tensor:
+        """Each film's class vectors: films (B, d) and names' states (L, W) to (B, L, d).
+
+        The text model is taken as it is: gradients reach context and net only.
+        """
+        shift = self.text.deviation * (self.context + self.net(image))
+        top = {name: each.detach() for name, each in self.text.named_parameters()}
+        return unit(functional_call(self.text, top, (names + shift.unsqueeze(1),)))
+
+    @torch.no_grad()
+    def classify(self, films: Tensor, concepts: Sequence[str]) -> Tensor:
+        """Cosines of films, as maps (n, h, w, c), and their prompts: (n, L)."""
+        return self._prompted(self.film_vectors(films)[0], self.read_names(concepts).pooled())
+
+    @torch.no_grad()
+    def ground(self, films: Tensor, concept: str) -> Tensor:
+        """The cosine of each cell and the film's prompt: (n, h, w)."""
+        image, local = self.film_vectors(films)
+        prompt = self.prompts(image, self.read_names([concept]).pooled())
+        return (local @ prompt.transpose(1, 2)).reshape(films.shape[:3])
+
+    def _prompted(self, image: Tensor, names: Tensor) -> Tensor:
+        return (self.prompts(image, names) @ image.unsqueeze(2)).squeeze(2)

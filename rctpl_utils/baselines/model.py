@@ -1,6 +1,6 @@
 """What the baselines train: small image and text models on frozen features, the same for all."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,10 +22,7 @@ _kept: dict[tuple[str, tuple[str, ...]], Words] = {}
 
 
 class Reader:
-    """The frozen text model for class prompts and sentences that come up at test time.
-
-    All models and seeds ask for the same ones and share their BERT, so the last batches are kept.
-    """
+    """The frozen text model at test time; all models and seeds share what it has read last."""
 
     def __init__(self, tower: TextTower) -> None:
         self.tower = tower
@@ -50,20 +47,15 @@ class Reader:
 
 @dataclass(frozen=True)
 class Setup:
-    """What a baseline is built from.
+    """What a baseline is built from."""
 
-    `channels`, c, and `grid` (h, w) are the frozen backbone's map's, `mean` and `deviation` (W,)
-    the training reports' pooled word states', `reader` the frozen text model; `concepts` (L) and
-    `places` (P) are the names that supervision uses.
-    """
-
-    channels: int
-    grid: tuple[int, int]
-    mean: Tensor
-    deviation: Tensor
-    reader: Reader
-    concepts: tuple[str, ...]
-    places: tuple[str, ...]
+    channels: int  # c, of the frozen backbone's maps
+    grid: tuple[int, int]  # (h, w), theirs
+    mean: Tensor  # (W,), of the training reports' pooled word states
+    deviation: Tensor  # (W,), theirs
+    reader: Reader  # the frozen text model
+    concepts: tuple[str, ...]  # the L names that supervision uses
+    places: tuple[str, ...]  # the P names
 
     @classmethod
     def of(cls, material: Material, reader: Reader) -> "Setup":
@@ -97,18 +89,14 @@ class PatchTransformer(nn.Module):
 
     def __init__(self, setup: Setup) -> None:
         super().__init__()
-        height, width = setup.grid
-        self.enter = nn.Sequential(
-            nn.LayerNorm(setup.channels), nn.Linear(setup.channels, WIDTH // 2)
-        )
-        self.position = nn.Parameter(0.02 * torch.randn(height * width, WIDTH // 2))
-        self.first = nn.Parameter(0.02 * torch.randn(WIDTH // 2))
-        layer = nn.TransformerEncoderLayer(
-            WIDTH // 2, HEADS, WIDTH, dropout=0.0, activation="gelu", batch_first=True,
-            norm_first=True,
-        )  # fmt: skip
+        (height, width), channels, half = setup.grid, setup.channels, WIDTH // 2
+        self.enter = nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, half))
+        self.position = nn.Parameter(0.02 * torch.randn(height * width, half))
+        self.first = nn.Parameter(0.02 * torch.randn(half))
+        how = {"dropout": 0.0, "activation": "gelu", "batch_first": True, "norm_first": True}
+        layer = nn.TransformerEncoderLayer(half, HEADS, WIDTH, **how)
         self.layers = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
-        self.leave = nn.Sequential(nn.LayerNorm(WIDTH // 2), nn.Linear(WIDTH // 2, WIDTH))
+        self.leave = nn.Sequential(nn.LayerNorm(half), nn.Linear(half, WIDTH))
 
     def forward(self, cells: Tensor, places: Tensor) -> Tensor:
         """Cells (B, T, c) to (B, 1 + T, WIDTH), the class token first."""
@@ -124,10 +112,8 @@ class TextTop(nn.Module):
         super().__init__()
         self.register_buffer("mean", setup.mean)
         self.register_buffer("deviation", setup.deviation)
-        width = len(setup.mean)
-        self.adapter = nn.Sequential(
-            nn.Linear(width, width // 2), nn.GELU(), nn.Linear(width // 2, width)
-        )
+        width, half = len(setup.mean), len(setup.mean) // 2
+        self.adapter = nn.Sequential(nn.Linear(width, half), nn.GELU(), nn.Linear(half, width))
         self.projection = nn.Linear(width, dimension, bias=False)
 
     def adapt(self, states: Tensor) -> Tensor:
@@ -143,14 +129,12 @@ class TextTop(nn.Module):
 class Baseline(nn.Module):
     """A method: what it trains, its loss, its inference (`base.ZeroShotModel` over maps).
 
-    Subclasses set `name` and `published` (and `training_only`, the names of layers that inference
-    does not need), define `loss` and whatever of the rest differs from a dual encoder with cosine
-    scores: `image_vectors`, `text_vectors`, `class_vectors`.
+    Subclasses define `loss` and what differs from a dual encoder with cosine scores.
     """
 
     name: str
     published: frozenset[str]
-    training_only: tuple[str, ...] = ()
+    training_only: tuple[str, ...] = ()  # how names of layers begin that inference does not need
 
     def __init__(self, setup: Setup) -> None:
         super().__init__()
@@ -162,11 +146,6 @@ class Baseline(nn.Module):
         """The learned inverse temperature, at most 100 (CLIP; Radford et al. 2021, 2.5)."""
         return self.logit_scale.exp().clamp(max=100)
 
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.logit_scale.device
-
     def loss(self, batch: Batch) -> Tensor:
         """The method's objective on a batch of views, a scalar."""
         raise NotImplementedError
@@ -177,7 +156,7 @@ class Baseline(nn.Module):
 
     def text_vectors(self, words: Words) -> Tensor:
         """Texts to unit vectors, here of the projected mean word: (B, d)."""
-        return functional.normalize(self.text(words.pooled()), dim=-1)
+        return unit(self.text(words.pooled()))
 
     def film_vectors(self, films: Tensor) -> tuple[Tensor, Tensor]:
         """Whole films, as maps (n, h, w, c), to unit vectors: (n, d), (n, h * w, d)."""
@@ -186,7 +165,7 @@ class Baseline(nn.Module):
     def class_vectors(self, concepts: Sequence[str]) -> Tensor:
         """One unit vector a class: the mean over `PHRASES` (Radford et al. 2021, 3.1.4): (L, d)."""
         each = [self.text_vectors(self.read_names(concepts, phrase)) for phrase in PHRASES]
-        return functional.normalize(torch.stack(each).mean(dim=0), dim=-1)
+        return unit(torch.stack(each).mean(dim=0))
 
     @torch.no_grad()
     def classify(self, films: Tensor, concepts: Sequence[str]) -> Tensor:
@@ -211,7 +190,8 @@ class Baseline(nn.Module):
 
     def read(self, texts: Sequence[str]) -> Words:
         """Word states of the frozen text model, on this model's device."""
-        return Words(*(each.to(self.device) for each in self.setup.reader.words(texts)))
+        words = self.setup.reader.words(texts)
+        return Words(*(each.to(self.logit_scale.device) for each in words))
 
     def read_names(self, concepts: Sequence[str], phrase: str = "{}") -> Words:
         """`read` of the concepts' prompt names in a phrase."""
@@ -231,28 +211,28 @@ class TransformerBaseline(Baseline):
 
     def image_vectors(self, cells: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
         """The projected class token (B, d) and patches (B, T, d)."""
-        head = getattr(self, self.head)
-        tokens = functional.normalize(head(self.image(cells, places)), dim=-1)
+        tokens = unit(getattr(self, self.head)(self.image(cells, places)))
         return tokens[:, 0], tokens[:, 1:]
 
     def film_vectors(self, films: Tensor) -> tuple[Tensor, Tensor]:
-        """A whole film as four views of a quarter of its cells, each like those of training.
+        """A whole film as four views of a quarter of its cells, each like those of `draw_batch`.
 
         Attention was learned among so many cells; among four times as many it would be another
-        function, and a dearer one. Each view has one cell of every 2 x 2 block (`draw_batch`); the
-        film's vector is the mean of its views'.
+        function, and a dearer one. The film's vector is the mean of its views'.
         """
         count, height, width, _ = films.shape
         numbers = torch.arange(height * width, device=films.device)
         numbers = numbers.reshape(height // 2, 2, width // 2, 2).permute(1, 3, 0, 2).reshape(4, -1)
         cells = films.flatten(1, 2).float()[:, numbers].flatten(0, 1)
         whole, local = self.image_vectors(cells, numbers.repeat(count, 1))
-        whole = functional.normalize(whole.unflatten(0, (-1, 4)).mean(dim=1), dim=-1)
+        whole = unit(whole.unflatten(0, (-1, 4)).mean(dim=1))
         order = numbers.flatten().argsort()
         return whole, local.unflatten(0, (-1, 4)).flatten(1, 2)[:, order]
 
 
-MakeBaseline = Callable[[Setup], Baseline]
+def unit(vectors: Tensor) -> Tensor:
+    """Vectors (..., d) of length one."""
+    return functional.normalize(vectors, dim=-1)
 
 
 def symmetric_loss(logits: Tensor, by_image: float = 0.5) -> Tensor:

@@ -10,6 +10,7 @@ from torch.nn import functional
 from rctpl_utils.baselines.base import CLASSIFY, GROUND
 from rctpl_utils.baselines.model import HEADS, WIDTH, Baseline, ConvTop, Setup
 from rctpl_utils.baselines.training_data import Batch, all_cells
+from rctpl_utils.evaluation.retrieval import unit
 from rctpl_utils.text.knowledge import describe
 
 LAYERS = 2  # of the decoder; theirs has 4, with 4 heads each as here
@@ -30,10 +31,7 @@ class QueryLayer(nn.Module):
     def forward(
         self, queries: Tensor, cells: Tensor, blocked: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Queries (B, Q, d), cells (B, T, d): queries, and the heads' mean attention (B, Q, T).
-
-        `blocked` (Q, Q): which query does not see which.
-        """
+        """Queries (B, Q, d), cells (B, T, d): queries, and the heads' mean attention (B, Q, T)."""
         normed = self.norms[0](queries)
         heard, _ = self.among(normed, normed, normed, attn_mask=blocked, need_weights=False)
         queries = queries + heard
@@ -77,10 +75,10 @@ class QueryDecoder(nn.Module):
 class QueryBaseline(Baseline):
     """A method that asks a film about concepts by their descriptions.
 
-    Subclasses define `loss` and `ask`. Retrieval is an extension of ours: neither method has a
-    joint embedding. A film's vector is its exist logits over the L training concepts, standardized
-    by running means of training; a sentence's holds the cosines of its frozen text state and each
-    description's, less the mean of all descriptions. Such cosines do not know negation.
+    Retrieval is an extension of ours: neither method has a joint embedding. A film's vector is its
+    exist logits over the L training concepts, standardized by running means of training; a
+    sentence's holds the cosines of its frozen text state and each description's, less the mean of
+    all descriptions. Such cosines do not know negation.
     """
 
     published = frozenset({CLASSIFY, GROUND})
@@ -100,9 +98,15 @@ class QueryBaseline(Baseline):
         """Frozen text states, standardized: (m, W)."""
         return (self.read(texts).pooled() - self.mean) / self.deviation
 
-    def ask(self, cells: Tensor, places: Tensor, book: Tensor) -> tuple[Tensor, Tensor]:
-        """Cells (B, T, c), descriptions' states (Q, W): exist logits (B, Q), maps (B, Q, T)."""
+    def answers(self, cells: Tensor, places: Tensor, book: Tensor) -> tuple[Tensor, Tensor]:
+        """Cells (B, T, c), descriptions' states (Q, W): answers (B, Q, d), attention (B, Q, T)."""
         raise NotImplementedError
+
+    def exist_logits(self, answers: Tensor) -> Tensor:
+        """Whether concepts exist, by the answers of those of training; their means run along."""
+        logits = self.exist(answers).squeeze(-1)
+        self.standard(logits.detach())
+        return logits
 
     @torch.no_grad()
     def classify(self, films: Tensor, concepts: Sequence[str]) -> Tensor:
@@ -119,21 +123,20 @@ class QueryBaseline(Baseline):
         """See the class: (n, L)."""
         scores = self.classify(films, self.setup.concepts)
         spread = (self.standard.running_var + self.standard.eps).sqrt()
-        return functional.normalize((scores - self.standard.running_mean) / spread, dim=1)
+        return unit((scores - self.standard.running_mean) / spread)
 
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """See the class: (m, L)."""
-        own = functional.normalize(self.book - self.book.mean(dim=0), dim=1)
-        return functional.normalize(self.states(texts) @ own.T, dim=1)
+        return unit(self.states(texts) @ unit(self.book - self.book.mean(dim=0)).T)
 
     def _asked(self, films: Tensor, concepts: Sequence[str]) -> tuple[Tensor, Tensor]:
         known = self.setup.concepts
         unseen = [each for each in dict.fromkeys(concepts) if each not in known]
         added = [self.states([describe(each) for each in unseen])] if unseen else []
-        logits, maps = self.ask(*all_cells(films), torch.cat([self.book, *added]))
+        answers, maps = self.answers(*all_cells(films), torch.cat([self.book, *added]))
         columns = [(*known, *unseen).index(each) for each in concepts]
-        return logits[:, columns], maps[:, columns]
+        return self.exist(answers).squeeze(-1)[:, columns], maps[:, columns]
 
 
 def inner(answers: Tensor, states: Tensor) -> Tensor:
@@ -176,6 +179,28 @@ def draw_positive(named: np.ndarray, generator: np.random.Generator) -> np.ndarr
     return keys == keys.max(axis=1, keepdims=True)
 
 
+def prototype_loss(
+    answers: Tensor,
+    others: Tensor,
+    named: np.ndarray,
+    generator: np.random.Generator,
+    single: bool = False,
+) -> Tensor:
+    """ProtoCL of one stream; an inner product with a mean is the mean of inner products.
+
+    Answers (B, Q, d); `others`, W times the text states of the other stream's K names, (K, d);
+    `named` (B, Q, K) bool, what the report names together. `single`: a random one of what is named
+    in place of the prototype, as MedKLIP has it.
+    """
+    rows = named.any(axis=2)
+    positives = draw_positive(named[rows], generator) if single else named[rows]
+    negatives = draw_negatives(named[rows], generator)
+    rows, positives, negatives = (
+        torch.from_numpy(each).to(answers.device) for each in (rows, positives, negatives)
+    )
+    return contrast_loss(inner(answers[rows], others.T), positives, negatives)
+
+
 class MedKLIP(QueryBaseline):
     """Medical knowledge enhanced language-image pre-training (Wu et al., ICCV 2023).
 
@@ -207,28 +232,15 @@ class MedKLIP(QueryBaseline):
     def loss(self, batch: Batch) -> Tensor:
         """Existence and position."""
         answers, _ = self.answers(batch.cells, batch.places, self.book)
-        logits = self.exist(answers).squeeze(-1)
-        self.standard(logits.detach())  # its running means
-        stated = torch.from_numpy(batch.material.stated[batch.reports]).to(batch.device)
-        positions = batch.material.positions[batch.reports]
-        located = positions.any(axis=2)
-        named = positions[located]
-        positives = draw_positive(named, batch.generator)
-        negatives = draw_negatives(named, batch.generator)
-        return exist_loss(logits, stated) + contrast_loss(
-            inner(answers[torch.from_numpy(located).to(batch.device)], self.where(self.spots).T),
-            torch.from_numpy(positives).to(batch.device),
-            torch.from_numpy(negatives).to(batch.device),
+        stated = batch.tensor(batch.material.stated[batch.reports])
+        named = batch.material.positions[batch.reports]
+        return exist_loss(self.exist_logits(answers), stated) + prototype_loss(
+            answers, self.where(self.spots), named, batch.generator, single=True
         )
 
     def answers(self, cells: Tensor, places: Tensor, book: Tensor) -> tuple[Tensor, Tensor]:
-        """The decoder's answers (B, Q, d) and attention (B, Q, T)."""
+        """See `QueryBaseline.answers`."""
         return self.decoder(self.enter(book), self.image(cells, places), len(self.book))
-
-    def ask(self, cells: Tensor, places: Tensor, book: Tensor) -> tuple[Tensor, Tensor]:
-        """See `QueryBaseline.ask`."""
-        answers, attention = self.answers(cells, places, book)
-        return self.exist(answers).squeeze(-1), attention
 
 
 class MeDSLIP(QueryBaseline):
@@ -271,32 +283,28 @@ class MeDSLIP(QueryBaseline):
         """The five terms."""
         x = self.enter_mask(batch.cells)
         mask = self.mask(x)
-        concepts, _ = self._stream(mask * x, batch.places, self.book)
+        concepts, _ = self._pathology(mask * x, batch.places, self.book)
         there = self.anatomy((1 - mask) * x, batch.places)
         places, _ = self.anatomy_decoder(self.enter(self.spots), there, len(self.spots))
-        logits = self.exist(concepts).squeeze(-1)
-        self.standard(logits.detach())  # its running means
-        positions = batch.material.positions[batch.reports]
-        stated = torch.from_numpy(batch.material.stated[batch.reports]).to(batch.device)
-        pairs = pair_labels(stated, torch.from_numpy(positions).to(batch.device))
-        generator = batch.generator
+        stated = batch.tensor(batch.material.stated[batch.reports])
+        named = batch.material.positions[batch.reports]
+        pairs = pair_labels(stated, batch.tensor(named))
+        draws = batch.generator
         return (
-            exist_loss(logits, stated)
+            exist_loss(self.exist_logits(concepts), stated)
             + exist_loss(self.exist_there(places).squeeze(-1), place_labels(pairs))
-            + prototype_loss(concepts, self.where(self.spots), positions, generator)
-            + prototype_loss(places, self.what(self.book), positions.swapaxes(1, 2), generator)
+            + prototype_loss(concepts, self.where(self.spots), named, draws)
+            + prototype_loss(places, self.what(self.book), named.swapaxes(1, 2), draws)
             + exist_loss(inner(concepts, places.transpose(1, 2)), pairs)
         )
 
-    def ask(self, cells: Tensor, places: Tensor, book: Tensor) -> tuple[Tensor, Tensor]:
-        """See `QueryBaseline.ask`."""
+    def answers(self, cells: Tensor, places: Tensor, book: Tensor) -> tuple[Tensor, Tensor]:
+        """See `QueryBaseline.answers`: those of the pathology stream."""
         x = self.enter_mask(cells)
-        answers, attention = self._stream(self.mask(x) * x, places, book)
-        return self.exist(answers).squeeze(-1), attention
+        return self._pathology(self.mask(x) * x, places, book)
 
-    def _stream(self, cells: Tensor, places: Tensor, book: Tensor) -> tuple[Tensor, Tensor]:
-        seen = self.pathology(cells, places)
-        return self.pathology_decoder(self.enter(book), seen, len(self.book))
+    def _pathology(self, x: Tensor, places: Tensor, book: Tensor) -> tuple[Tensor, Tensor]:
+        return self.pathology_decoder(self.enter(book), self.pathology(x, places), len(self.book))
 
 
 def pair_labels(stated: Tensor, positions: Tensor) -> Tensor:
@@ -313,20 +321,3 @@ def place_labels(pairs: Tensor) -> Tensor:
     """Whether anything is at each place: (B, L, P) to (B, P), NaN where nothing is told."""
     told = ~pairs.isnan().all(dim=1)
     return (pairs == 1).any(dim=1).float().masked_fill(~told, torch.nan)
-
-
-def prototype_loss(
-    answers: Tensor, others: Tensor, named: np.ndarray, generator: np.random.Generator
-) -> Tensor:
-    """ProtoCL of one stream; an inner product with a mean is the mean of inner products.
-
-    Answers (B, Q, d); `others`, W times the text states of the other stream's K names, (K, d);
-    `named` (B, Q, K) bool, what the report names together.
-    """
-    rows = named.any(axis=2)
-    negatives = draw_negatives(named[rows], generator)
-    positives, negatives = (
-        torch.from_numpy(each).to(answers.device) for each in (named[rows], negatives)
-    )
-    chosen = answers[torch.from_numpy(rows).to(answers.device)]
-    return contrast_loss(inner(chosen, others.T), positives, negatives)

@@ -6,6 +6,7 @@ The two may run at the same time, so each writes its costs to a file of its own;
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -19,7 +20,8 @@ from rctpl_utils.workspace import Workspace
 
 COSTS = {"baselines": "04b", "prompt_learners": "04c"}  # a file's part, and who writes it
 COLUMNS = ("method", "parameters", "views", "tokens", "labeled images a class", "seconds")
-Run = Mapping[str, object]  # what is kept of a method's training: history, rate, rates
+PANELS = 4  # side by side
+Run = Mapping[str, Any]  # what is kept of a method's training: history, rate, rates
 
 
 def curve(runs: Mapping[str, Run], name: str) -> Figure | None:
@@ -34,21 +36,15 @@ def curve(runs: Mapping[str, Run], name: str) -> Figure | None:
 
 
 def save_curves(workspace: Workspace, runs: Mapping[str, Run], stem: str) -> Figure | None:
-    """Draw training loss against what was seen, one panel a method; nothing without runs.
-
-    `stem` is `baseline_curves` or `prompt_learner_curves`, saved as PNG and PDF.
-    """
+    """Draw all training losses, one panel a method, and save `stem`; nothing without runs."""
     if not runs:
         return None
-    columns = 4
-    lines = -(-len(runs) // columns)
-    figure, axes = plt.subplots(
-        lines, columns, figsize=(COLUMN_WIDTH, 1.35 * lines + 0.4), layout="constrained",
-        squeeze=False,
-    )  # fmt: skip
+    lines = -(-len(runs) // PANELS)
+    size = (COLUMN_WIDTH, 1.35 * lines + 0.4)
+    figure, axes = plt.subplots(lines, PANELS, figsize=size, layout="constrained", squeeze=False)
     for axis, (name, run) in zip(axes.flat, runs.items(), strict=False):
         _draw(axis, name, run)
-    for axis in list(axes.flat)[len(runs) :]:
+    for axis in axes.flat[len(runs) :]:
         axis.axis("off")
     for line in axes:
         line[0].set_ylabel("training loss", fontsize=TEXT)
@@ -64,9 +60,8 @@ def _draw(axis: Axes, name: str, run: Run) -> None:
     history, unit = pd.DataFrame(run["history"]), run["unit"]
     colors = sns.color_palette("colorblind")
     for color, (seed, part) in zip(colors, history.groupby("seed"), strict=False):
-        axis.plot(
-            part[unit], part["loss"], color=color, lw=1, marker=".", ms=3, label=f"seed {seed}"
-        )
+        how = {"color": color, "lw": 1, "marker": ".", "ms": 3, "label": f"seed {seed}"}
+        axis.plot(part[unit], part["loss"], **how)
     axis.set_title(f"{name}\nlearning rate {run['rate']:g}", fontsize=TEXT)
     axis.tick_params(labelsize=TEXT)
     axis.set_xlabel("film views" if unit == "views" else "steps", fontsize=TEXT)
@@ -77,6 +72,13 @@ def rate_table(runs: Mapping[str, Run]) -> pd.DataFrame:
     rows = [{"method": name, **rate} for name, run in runs.items() for rate in run["rates"]]
     table = pd.DataFrame(rows, columns=["method", "learning_rate", "auc"])
     return table.pivot(index="method", columns="learning_rate", values="auc")
+
+
+def stop_table(runs: Mapping[str, Run]) -> pd.DataFrame:
+    """Where each prompt learner's run ended, by `prompt_learners.stop`."""
+    columns = ["method", "seed", "steps", "best_step", "validation_auc", "plateau"]
+    rows = [{"method": name, **each} for name, run in runs.items() for each in run["stops"]]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def cost_file(workspace: Workspace, part: str) -> Path:
@@ -90,28 +92,18 @@ def save_costs(
     runs: Mapping[str, Run],
     labeled: Mapping[str, int] | None = None,
 ) -> pd.DataFrame:
-    """Write what each method learned from and how long one seed took; return it by method.
+    """Write, for a part of `COSTS`, what methods learned from and how long a seed took; return it.
 
-    The file of `part` (of `COSTS`) is written anew, the others are left alone. `labeled` counts the
-    labeled images a class of methods that used labels. No runs leave an empty table. Seconds a seed
-    are by the clock on this machine, with the threads of this notebook and perhaps another beside
-    it (features of frozen layers cached, their own cost not in it).
+    `labeled` counts the labeled images a class of methods that used labels. Seconds are by the
+    clock on this machine, with the threads of this notebook and perhaps another beside it
+    (features of frozen layers cached, their own cost not in it).
     """
-    rows = [_cost(name, run, (labeled or {}).get(name, 0)) for name, run in runs.items()]
+    rows = []
+    for name, run in runs.items():
+        last = pd.DataFrame(run["history"]).groupby("seed").last()
+        seen = [int(last[each].mean()) if each in last else 0 for each in ("views", "tokens")]
+        images = (labeled or {}).get(name, 0)
+        rows.append((name, run["parameters"], *seen, images, last["seconds"].mean()))
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     write_csv(cost_file(workspace, part), table)
     return table.set_index("method")
-
-
-def _cost(name: str, run: Run, labeled: int) -> dict[str, object]:
-    last = pd.DataFrame(run["history"]).groupby("seed").last()
-    seen = {
-        column: int(last[column].mean()) if column in last else 0 for column in ("views", "tokens")
-    }
-    return {
-        "method": name,
-        "parameters": run["parameters"],
-        **seen,
-        "labeled images a class": labeled,
-        "seconds": last["seconds"].mean(),
-    }

@@ -1,17 +1,15 @@
 """What the baselines learn from: the training films with what their reports say, in every form.
 
-One object serves all of them, so that none sees a film, a report or a label that another does not.
-All stand on the same frozen lower layers, those of the stand-in (pre-trained by MedCLIP's objective
-on the same films), so that a difference between them is one of objective and head; a baseline
-trains what stands above. Every film's map below it is computed once.
+One object serves all, so that none sees a film, a report or a label that another does not. All
+stand on the stand-in's frozen lower layers (pre-trained by MedCLIP's objective on the same films),
+whose maps are computed once: a difference between them is one of objective and head.
 """
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -25,6 +23,7 @@ from rctpl_utils.encoders.features import (
     IMAGE_BATCH,
     IMAGE_SHARD,
     WordFile,
+    Words,
     file_stamps,
     gather,
     make_arrays,
@@ -73,39 +72,30 @@ def backbone_maps(encoder: StandIn, dataset: ChestXrayDataset, folder: Path) -> 
     return maps
 
 
+def in_batches(answer: Callable[[np.ndarray], Tensor], count: int, size: int) -> np.ndarray:
+    """What `answer` gives for rows 0 to `count`, asked `size` at a time: float32."""
+    parts = [answer(np.arange(k, min(k + size, count))) for k in range(0, count, size)]
+    return torch.cat(parts).float().cpu().numpy()
+
+
 @dataclass(frozen=True)
 class Material:
-    """n training films, R reports, t texts, L concepts, P places.
+    """n training films, R reports, t texts, L concepts, P places."""
 
-    Attributes:
-        maps: the frozen backbone's maps, (n, h, w, c), in memory, on disk or on a device.
-        reports: (n,) each film's report.
-        words: word states of the t texts.
-        whole, impressions: (R,) the text of each report, and of its impression alone (the whole
-            report where it has none).
-        sentences: for each report, its sentences and phrases that name a concept; never empty.
-        text_vectors: what each text says, (t, V) (`encoders.pretraining`).
-        report_vectors: the same of each report, (R, V).
-        stated: (R, L): 1 present, 0 absent, NaN uncertain or unmentioned.
-        positions: (R, L, P) bool: the places that a report names for a present concept.
-        concepts: the L names; `places`: the P names.
-        masked, masked_words: texts of which words were hidden, and which words, (m, 77).
-    """
-
-    maps: np.ndarray | Tensor
-    reports: np.ndarray
-    words: WordFile
-    whole: np.ndarray
-    impressions: np.ndarray
-    sentences: Sequence[np.ndarray]
-    text_vectors: np.ndarray
-    report_vectors: np.ndarray
-    stated: np.ndarray
-    positions: np.ndarray
+    maps: np.ndarray | Tensor  # the frozen backbone's, (n, h, w, c): memory, disk or device
+    reports: np.ndarray  # (n,), each film's report
+    words: WordFile  # word states of the texts
+    whole: np.ndarray  # (R,), each report's text
+    impressions: np.ndarray  # (R,), that of its impression alone (`whole` where it has none)
+    sentences: Sequence[np.ndarray]  # each report's that name a concept, phrases too; never empty
+    text_vectors: np.ndarray  # what each text says, (t, V) (`encoders.pretraining`)
+    report_vectors: np.ndarray  # what each report says, (R, V)
+    stated: np.ndarray  # (R, L): 1 present, 0 absent, NaN uncertain or unmentioned
+    positions: np.ndarray  # (R, L, P) bool: where a report places a present concept
     concepts: tuple[str, ...]
     places: tuple[str, ...]
-    masked: WordFile
-    masked_words: np.ndarray
+    masked: WordFile  # texts of which words were hidden
+    masked_words: np.ndarray  # (m, 77) bool, which ones
 
     @cached_property
     def chances(self) -> np.ndarray:
@@ -113,18 +103,17 @@ class Material:
         return balanced_chances(self.report_vectors[self.reports])
 
     @cached_property
-    def sentence_lists(self) -> TextLists:
-        """`sentences` as one table."""
+    def _lists(self) -> TextLists:
         return TextLists.of(list(self.sentences))
+
+    def draw_sentences(self, reports: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """A random sentence of each of B reports: (B,) rows of the words."""
+        return self._lists.draw(reports, 1, generator)
 
     def on(self, device: torch.device) -> "Material":
         """The same, with maps and texts held by the device: for training on an accelerator."""
-        return replace(
-            self,
-            maps=torch.from_numpy(np.asarray(self.maps)).to(device),
-            words=self.words.on(device),
-            masked=self.masked.on(device),
-        )
+        maps = torch.from_numpy(np.asarray(self.maps)).to(device)
+        return replace(self, maps=maps, words=self.words.on(device), masked=self.masked.on(device))
 
     @cached_property
     def key(self) -> str:
@@ -140,28 +129,30 @@ class Material:
         return digest.hexdigest()
 
 
-class Batch(NamedTuple):
-    """B films of which T cells are seen.
+@dataclass(frozen=True)
+class Batch:
+    """B films of which T cells are seen."""
 
-    `cells` (B, T, c), `places` (B, T) the cells' numbers in the map, `films` (B,) and `reports`
-    (B,) rows of the material; `generator` draws texts.
-    """
-
-    cells: Tensor
-    places: Tensor
-    films: np.ndarray
-    reports: np.ndarray
+    cells: Tensor  # (B, T, c)
+    places: Tensor  # (B, T), the cells' numbers in the map
+    reports: np.ndarray  # (B,), rows of the material
     material: Material
-    generator: np.random.Generator
-
-    @property
-    def device(self) -> torch.device:
-        """Where the tensors are."""
-        return self.cells.device
+    generator: np.random.Generator  # draws texts
+    tokens: list[int] = field(default_factory=list)  # how many were read, a text batch each
 
     def sentence_rows(self) -> np.ndarray:
         """One random sentence of each film's report: (B,) rows of the words."""
-        return self.material.sentence_lists.draw(self.reports, 1, self.generator)
+        return self.material.draw_sentences(self.reports, self.generator)
+
+    def words(self, rows: np.ndarray, masked: bool = False) -> Words:
+        """Word states of some texts, or of those of which words were hidden."""
+        file = self.material.masked if masked else self.material.words
+        self.tokens.append(int(file.lengths[rows].sum()))
+        return file.batch(rows, self.cells.device)
+
+    def tensor(self, array: np.ndarray) -> Tensor:
+        """An array where the cells are."""
+        return torch.from_numpy(array).to(self.cells.device)
 
 
 def draw_batch(
@@ -173,22 +164,14 @@ def draw_batch(
     varies the view as an augmentation does.
     """
     height, width = material.maps.shape[1:3]
-    down = np.arange(0, height, 2)[:, None] + generator.integers(
-        0, 2, (len(films), height // 2, width // 2)
-    )
-    across = np.arange(0, width, 2)[None, :] + generator.integers(
-        0, 2, (len(films), height // 2, width // 2)
-    )
+    blocks = len(films), height // 2, width // 2
+    down = np.arange(0, height, 2)[:, None] + generator.integers(0, 2, blocks)
+    across = np.arange(0, width, 2)[None, :] + generator.integers(0, 2, blocks)
     places = (down * width + across).reshape(len(films), -1)
     flat = material.maps.reshape(len(material.maps), height * width, -1)
-    return Batch(
-        gather(flat, films[:, None], places).to(device).float(),
-        torch.from_numpy(places).to(device),
-        films,
-        material.reports[films],
-        material,
-        generator,
-    )
+    cells = gather(flat, films[:, None], places).to(device).float()
+    numbers = torch.from_numpy(places).to(device)
+    return Batch(cells, numbers, material.reports[films], material, generator)
 
 
 def all_cells(maps: Tensor) -> tuple[Tensor, Tensor]:
@@ -205,11 +188,9 @@ def build_material(
     triplets: pd.DataFrame,
     most: int,
 ) -> Material:
-    """The training films of MIMIC-CXR and their reports, with features cached.
+    """The training films of MIMIC-CXR, and those of the reports that are for training.
 
-    At most `most` films take part, drawn by a hash of their names where there are more. The
-    encoder's frozen lower layers and text tower are shared by all. Of all reports, those of the
-    training split are used.
+    At most `most` films take part, drawn by a hash of their names where there are more.
     """
     training = [report for report in reports if report.split == "train"]
     identifiers = [report.report_id for report in training]
@@ -223,7 +204,6 @@ def build_material(
     dataset = open_split(workspace, "mimic-cxr", "train").sample(most)
     rows = dataset.records["study"].map({name: row for row, name in enumerate(identifiers)})
     kept = np.flatnonzero(rows.notna())
-    labels = report_labels(triplets, identifiers, TRAINING_CONCEPTS).to_numpy(np.float32)
     positions, places = stated_places(triplets, identifiers)
     return Material(
         maps=np.asarray(backbone_maps(encoder, dataset, workspace.features))[kept],
@@ -234,7 +214,7 @@ def build_material(
         sentences=[each[1:] if len(each) > 1 else each for each in bank.rows],
         text_vectors=np.concatenate([bank.vectors, own]),
         report_vectors=bank.report_vectors,
-        stated=stated_labels(triplets, identifiers, labels),
+        stated=stated_labels(triplets, identifiers),
         positions=positions,
         concepts=TRAINING_CONCEPTS,
         places=places,
@@ -243,17 +223,12 @@ def build_material(
     )
 
 
-def stated_labels(
-    triplets: pd.DataFrame, report_ids: Sequence[str], labels: np.ndarray
-) -> np.ndarray:
+def stated_labels(triplets: pd.DataFrame, report_ids: Sequence[str]) -> np.ndarray:
     """Labels (R, L) with NaN where a concept is not mentioned (MedKLIP's third class)."""
-    merged = merge_mentions(triplets).reset_index(name="positive")
-    said = merged[(merged["positive"] == "absent") & merged["concept"].isin(TRAINING_CONCEPTS)]
-    rows = pd.Index(report_ids).get_indexer(said["report_id"])
-    columns = pd.Index(TRAINING_CONCEPTS).get_indexer(said["concept"])
-    denied = np.zeros(labels.shape, bool)
-    denied[rows[rows >= 0], columns[rows >= 0]] = True
-    return np.where((labels == 1) | ((labels == 0) & denied), labels, np.nan).astype(np.float32)
+    labels = report_labels(triplets, report_ids, TRAINING_CONCEPTS)
+    denied = merge_mentions(triplets).eq("absent").unstack(fill_value=False)
+    denied = denied.reindex(labels.index, columns=labels.columns, fill_value=False)
+    return labels.where((labels == 1) | ((labels == 0) & denied)).to_numpy(np.float32)
 
 
 def stated_places(
