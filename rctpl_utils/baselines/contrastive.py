@@ -25,11 +25,11 @@ from rctpl_utils.baselines.model import (
     TextTop,
     TransformerBaseline,
     symmetric_loss,
+    unit,
 )
 from rctpl_utils.baselines.training_data import Batch
 from rctpl_utils.encoders.features import Words
 from rctpl_utils.encoders.pretraining import semantic_matching
-from rctpl_utils.evaluation.retrieval import unit
 
 TEMPERATURE = 0.1  # tau of ConVIRT
 IMAGE_WEIGHT = 0.75  # lambda of ConVIRT

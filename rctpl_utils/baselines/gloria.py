@@ -14,10 +14,10 @@ from rctpl_utils.baselines.model import (
     Setup,
     TextTop,
     symmetric_loss,
+    unit,
 )
 from rctpl_utils.baselines.training_data import Batch, all_cells
 from rctpl_utils.encoders.features import Words
-from rctpl_utils.evaluation.retrieval import unit
 
 ATTENTION, AGGREGATION, CONTRAST = 4.0, 5.0, 10.0  # the inverse temperatures of their code
 

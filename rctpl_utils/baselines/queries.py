@@ -8,9 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rctpl_utils.baselines.base import CLASSIFY, GROUND
-from rctpl_utils.baselines.model import HEADS, WIDTH, Baseline, ConvTop, Setup
+from rctpl_utils.baselines.model import HEADS, WIDTH, Baseline, ConvTop, Setup, unit
 from rctpl_utils.baselines.training_data import Batch, all_cells
-from rctpl_utils.evaluation.retrieval import unit
 from rctpl_utils.text.knowledge import describe
 
 LAYERS = 2  # of the decoder; theirs has 4, with 4 heads each as here
