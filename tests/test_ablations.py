@@ -8,15 +8,17 @@ import pandas as pd
 import pytest
 import torch
 
-from rctpl_utils.evaluation.ablation_arms import (
+from rctpl_utils.evaluation.ablations import (
     LENGTHS,
     REFERENCE,
+    arm_corpus,
     factors,
+    make_trials,
     training_arms,
     uncertain_as_present,
+    with_pooling,
     without,
 )
-from rctpl_utils.evaluation.ablations import arm_corpus, make_trials, with_pooling
 from rctpl_utils.profiles import PROFILES, PromptLearning
 from rctpl_utils.prompts.prompts import Prompts
 from rctpl_utils.reporting.ablation_report import (

@@ -9,10 +9,19 @@ import torch
 from torch.nn.functional import normalize
 
 from rctpl_utils.encoders.features import ImageFeatureFile
-from rctpl_utils.evaluation.ablation_arms import PLUS, RCTPL, bridge_arms, own_labels
-from rctpl_utils.evaluation.ablations import _joined, _regularizer
-from rctpl_utils.evaluation.bridges import SHARPNESS, bridge_trials, memory_reader, wide_bridges
-from rctpl_utils.evaluation.modality_gap import energy, gap_table
+from rctpl_utils.evaluation.ablations import joined, pull_of
+from rctpl_utils.evaluation.bridges import (
+    PLUS,
+    RCTPL,
+    SHARPNESS,
+    bridge_arms,
+    bridge_trials,
+    energy,
+    gap_table,
+    memory_reader,
+    own_labels,
+    wide_bridges,
+)
 from rctpl_utils.profiles import PromptLearning
 from rctpl_utils.prompts import anchors, training
 from rctpl_utils.prompts.corpus import TextCorpus
@@ -73,7 +82,7 @@ def test_the_arm_rctpl_plus_is_what_notebook_04_learns(encoder, monkeypatch):
     arm = ARMS[PLUS]
     assert (given["start"], given["ranking"]) == (arm.start, arm.ranking)
     embedded = {b: normalize(torch.randn(20, encoder.dimension), dim=-1) for b in training.BRANCHES}
-    pulled = _regularizer(encoder, arm)(embedded)
+    pulled = pull_of(encoder, arm)(embedded)
     assert torch.equal(given["regularizer"](embedded), pulled)
 
 
@@ -216,9 +225,9 @@ def test_a_branch_that_an_arm_does_not_train_comes_from_its_base():
     base = Prompts(torch.ones(2, 3), torch.ones(2, 3), {})
     run = Prompts(torch.zeros(2, 3), torch.zeros(2, 3), {"seed": "0"})
     for branch, other in (("report", "concept"), ("concept", "report")):
-        joined = _joined(base, run, replace(ARMS[PLUS], branches=(branch,)))
-        assert getattr(joined, branch) is getattr(run, branch)
-        assert getattr(joined, other) is getattr(base, other) and joined.metadata is run.metadata
+        found = joined(run, base, replace(ARMS[PLUS], branches=(branch,)))
+        assert getattr(found, branch) is getattr(run, branch)
+        assert getattr(found, other) is getattr(base, other) and found.metadata is run.metadata
 
 
 def test_the_wide_table_keeps_the_order_of_arms_and_measures():

@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from rctpl_utils.evaluation.classification import Split, compare, evaluate
 from rctpl_utils.evaluation.metrics import holm, patient_weights
 from rctpl_utils.evaluation.results import (
     NOT_RUN,
@@ -14,6 +13,7 @@ from rctpl_utils.evaluation.results import (
     with_reported,
     write_table,
 )
+from rctpl_utils.evaluation.table1 import Split, compare, evaluate
 from rctpl_utils.reporting.tables import verdict
 
 

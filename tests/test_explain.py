@@ -18,17 +18,18 @@ from rctpl_utils.encoders.frame import on_film
 from rctpl_utils.encoders.standin import StandIn
 from rctpl_utils.errors import InputError
 from rctpl_utils.evaluation import film_places
-from rctpl_utils.evaluation.calibration import Calibration, stratified_auc
-from rctpl_utils.evaluation.explain import explain, warning
-from rctpl_utils.evaluation.film_places import Place, check_places, place, place_on_film, region
-from rctpl_utils.evaluation.likelihood_ratio import (
+from rctpl_utils.evaluation.calibration import (
     CANNOT_TELL,
     NO_EVIDENCE,
     NOT_CALIBRATED,
+    Calibration,
     ConceptCalibration,
     count_films,
     likelihood_ratio,
+    stratified_auc,
 )
+from rctpl_utils.evaluation.explain import explain, warning
+from rctpl_utils.evaluation.film_places import Place, check_places, place, place_on_film, region
 from rctpl_utils.plots import TEXT
 from rctpl_utils.prompts.model import RCTPL
 from rctpl_utils.prompts.prompts import Prompts
@@ -179,7 +180,7 @@ def test_a_flipped_map_flips_the_side(cells: np.ndarray):
     assume(min(abs(share - bound) for bound in (0.25, 0.75)) > 0.02)
     assume(min(abs(center - bound) for bound in (0.42, 0.60)) > 0.02)
     one, other = (
-        place_on_film(torch.from_numpy(each.copy()), size) for each in (cells, cells[:, ::-1])
+        place_on_film(torch.from_numpy(each.copy()), size)[0] for each in (cells, cells[:, ::-1])
     )
     assert other == Place(SWAPPED[one.side], one.zone)
 
@@ -188,7 +189,7 @@ def test_padding_is_no_place_on_the_film():
     cells = torch.zeros(8, 8)
     cells[4, 0] = 9.0  # on the black beside a narrow film
     cells[1, 5] = 1.0  # on it, at 5.5 of 8 across: its left half ends at 4
-    assert place_on_film(cells, (80, 40)) == Place("left", "upper")
+    assert place_on_film(cells, (80, 40))[0] == Place("left", "upper")
 
 
 def test_region_lies_above_three_quarters_of_the_way_to_the_maximum():

@@ -12,7 +12,6 @@ import torch
 from rctpl_utils.datasets import Radiographs
 from rctpl_utils.encoders.features import ImageFeatureFile
 from rctpl_utils.evaluation import floors
-from rctpl_utils.evaluation.classification import Classification
 from rctpl_utils.evaluation.floors import (
     KINDS,
     VECTORS,
@@ -24,6 +23,7 @@ from rctpl_utils.evaluation.floors import (
     with_pointing_floor,
 )
 from rctpl_utils.evaluation.grounding import Grounding
+from rctpl_utils.evaluation.table1 import Classification
 
 COUNT, WIDTH = 200, 16
 WORKSPACE = SimpleNamespace(features=None, profile=SimpleNamespace(bootstrap=1000))
@@ -127,7 +127,7 @@ def test_the_floor_of_pointing_is_the_share_of_hits(dataset, monkeypatch):
     def hits(encoder, data, file, concept, drawn):
         return np.where(drawn[:, :1] > 0, [1, 1, 0, 0], 0)
 
-    monkeypatch.setattr(floors, "pointing_hits", hits)
+    monkeypatch.setattr(floors, "pointing_of", hits)
     rows = pd.DataFrame([{"dataset": "rsna", "method": "RC-TPL", "metric": "pointing_game"}])
     outcome = Grounding(rows, {}, np.arange(4), {}, {})
     found = with_pointing_floor(WORKSPACE, (Toy(), Toy()), outcome)

@@ -14,10 +14,17 @@ import torchxrayvision
 from rctpl_utils.datasets.masks import resize_mask
 from rctpl_utils.encoders.features import ImageFeatureFile
 from rctpl_utils.encoders.frame import on_film
-from rctpl_utils.evaluation import grounding, grounding_methods
-from rctpl_utils.evaluation.grounding import best_threshold, ground, resample
-from rctpl_utils.evaluation.grounding_methods import Films, Grounder, lung_centers, mean_mask
-from rctpl_utils.evaluation.heat_maps import stretch
+from rctpl_utils.evaluation import grounding
+from rctpl_utils.evaluation.grounding import (
+    Films,
+    Grounder,
+    best_threshold,
+    ground,
+    lung_centers,
+    mean_mask,
+    resample,
+)
+from rctpl_utils.evaluation.grounding_metrics import stretch
 from rctpl_utils.evaluation.metrics import patient_weights
 from rctpl_utils.scoring import ClassEmbeddings
 from rctpl_utils.simulation.anatomy import split_lungs, square
@@ -72,7 +79,7 @@ def outcome(encoder):
         empty = ImageFeatureFile(np.zeros((12, 4), np.float32), np.zeros((12, 8, 8, 4), np.float16))
         patch.setattr(grounding, "image_features", lambda *_: empty)
         workspace = SimpleNamespace(profile=SimpleNamespace(bootstrap=100), features=None)
-        random = grounding_methods.floors(mean_mask(Squares(), "Pneumonia"), (0, 1))
+        random = grounding.floors(mean_mask(Squares(), "Pneumonia"), (0, 1))
         rows = [Grounder("truth", (truth, truth)), Grounder("constant", (constant,)), *random]
         return ground(workspace, (encoder, encoder), "rsna", rows)
 
@@ -135,7 +142,7 @@ def test_one_threshold_serves_the_whole_set(outcome):
 def test_random_maps_repeat_and_differ_by_film_and_seed(encoder):
     empty = ImageFeatureFile(np.zeros((12, 4), np.float32), np.zeros((12, 8, 8, 4), np.float16))
     films = Films(encoder, Squares(), empty, np.array([0, 1]), "Pneumonia")
-    (first, second) = grounding_methods.floors(np.zeros((4, 4)), (0, 1))[0].makers
+    (first, second) = grounding.floors(np.zeros((4, 4)), (0, 1))[0].makers
     assert torch.equal(first(films), first(films))
     assert not torch.equal(first(films)[0], first(films)[1])
     assert not torch.equal(first(films), second(films))
@@ -164,7 +171,7 @@ def test_a_class_is_embedded_once_for_all_batches(encoder):
         vectors = torch.nn.functional.one_hot(torch.tensor([1]), 4).float()
         return ClassEmbeddings(vectors, vectors)
 
-    maker = grounding_methods.dense_similarity(embedder)
+    maker = grounding.dense_similarity(embedder)
     dense = np.random.default_rng(0).random((12, 8, 8, 4)).astype(np.float16)
     file = ImageFeatureFile(np.zeros((12, 4), np.float32), dense)
     for rows in ([0, 1], [2]):
@@ -192,12 +199,8 @@ def test_the_lung_centers_are_those_of_real_outlines():
                 places = [np.argwhere(lung)[:, ::-1] / 256 for lung in pair]
                 centers.append([each.mean(axis=0) for each in places])
                 spreads.append([each.std(axis=0) for each in places])
-    assert np.mean(centers, axis=0) == pytest.approx(
-        np.array(grounding_methods.LUNG_CENTERS), abs=0.01
-    )
-    assert np.mean(spreads, axis=(0, 1)) == pytest.approx(
-        np.array(grounding_methods.LUNG_SPREAD), abs=0.01
-    )
+    assert np.mean(centers, axis=0) == pytest.approx(np.array(grounding.LUNG_CENTERS), abs=0.01)
+    assert np.mean(spreads, axis=(0, 1)) == pytest.approx(np.array(grounding.LUNG_SPREAD), abs=0.01)
 
 
 def test_the_lung_prior_peaks_in_both_lungs():

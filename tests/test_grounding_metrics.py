@@ -13,15 +13,14 @@ from rctpl_utils.evaluation.grounding_metrics import (
     IOU,
     THRESHOLDS,
     Lesions,
-    PixelCounts,
     dice,
     levels,
+    peak,
     pixel_counts,
-    pointing_hit,
     pointing_hits,
     region_counts,
+    stretch,
 )
-from rctpl_utils.evaluation.heat_maps import peak, stretch
 
 MASK = np.zeros((8, 10), bool)
 MASK[2:5, 3:7] = True
@@ -34,12 +33,16 @@ def heat_at(*places, size=(8, 10)):
     return heat
 
 
+def pointing_hit(heat, mask):
+    return pointing_hits(heat[None], mask)[0]
+
+
 def pixels_of(heat, mask):
-    return PixelCounts(*pixel_counts(heat[None], mask)[0])
+    return pixel_counts(heat[None], mask)[0]
 
 
 def regions_of(region, mask, iou=IOU):
-    return region_counts(region, Lesions.of(mask), iou)
+    return region_counts(region, Lesions(mask), iou)
 
 
 def test_the_pointing_game_by_hand():

@@ -13,14 +13,19 @@ from scipy.stats import zscore
 
 from rctpl_utils.datasets.chexpert import COMPETITION
 from rctpl_utils.errors import InputError
-from rctpl_utils.evaluation import retrieval, retrieval_sides
-from rctpl_utils.evaluation.retrieval import RANKS, precisions, retrieve, standardized, top, unit
-from rctpl_utils.evaluation.retrieval_sides import (
+from rctpl_utils.evaluation import retrieval
+from rctpl_utils.evaluation.retrieval import (
+    RANKS,
     Side,
     equal_share,
+    precisions,
+    retrieve,
     select_sentences,
     sentence_counts,
     single_concept_sentences,
+    standardized,
+    top,
+    unit,
 )
 from rctpl_utils.profiles import get_profile
 from rctpl_utils.prompts.methods import Method
@@ -315,8 +320,8 @@ def test_a_sentence_is_its_own_only_region(encoder, tmp_path):
     ]
     pool = select_sentences(small_candidates(), 2)
     workspace = SimpleNamespace(features=tmp_path)
-    classes = retrieval_sides.embed_classes(methods)
-    scored = retrieval_sides.sentence_side(workspace, (encoder,), methods, classes, pool)
+    classes = retrieval.embed_classes(methods)
+    scored = retrieval.sentence_side(workspace, (encoder,), methods, classes, pool)
     assert scored.records["item_id"].tolist() == sorted(pool["sentence_id"])
     text = encoder.encode_text(scored.records["sentence"].tolist())
     np.testing.assert_allclose(scored.embeddings[0], text, atol=1e-5)

@@ -14,9 +14,8 @@ from rctpl_utils.datasets.base import ChestXrayDataset
 from rctpl_utils.datasets.images import image_size
 from rctpl_utils.datasets.splits import open_split
 from rctpl_utils.encoders.frame import Frame, on_squares
-from rctpl_utils.evaluation.grounding_methods import Films, Grounder, MapMaker
-from rctpl_utils.evaluation.retrieval import Pair, standardized, unit
-from rctpl_utils.evaluation.retrieval_sides import DATASET, Side
+from rctpl_utils.evaluation.grounding import Films, Grounder, MapMaker
+from rctpl_utils.evaluation.retrieval import DATASET, Pair, Side, standardized, unit
 from rctpl_utils.evaluation.table1 import Scorer
 from rctpl_utils.workspace import Workspace
 

@@ -40,9 +40,8 @@ from rctpl_utils.encoders.release import (
     released_file,
 )
 from rctpl_utils.encoders.standin import ImageTower, StandIn
-from rctpl_utils.evaluation.grounding_methods import Films, Grounder
-from rctpl_utils.evaluation.retrieval import Pair, standardized, unit
-from rctpl_utils.evaluation.retrieval_sides import DATASET, Side
+from rctpl_utils.evaluation.grounding import Films, Grounder
+from rctpl_utils.evaluation.retrieval import DATASET, Pair, Side, standardized, unit
 from rctpl_utils.evaluation.table1 import SUPERVISED, TABLE1_DATASETS, Scorer
 from rctpl_utils.files import hash_of
 from rctpl_utils.profiles import ReferenceTraining

@@ -1,4 +1,7 @@
-"""The ablations' arms, three seeds each: learned, then scored on films (paper 4.3.1, 4.3.2)."""
+"""The ablations' arms, three seeds each: learned, then scored on films (paper 4.3.1, 4.3.2).
+
+What is trained and compared is Figure 4's, and beyond the paper.
+"""
 
 import math
 import re
@@ -9,56 +12,148 @@ from functools import cache, partial
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from rctpl_utils.code_hash import code_of
-from rctpl_utils.datasets import ChestXrayDataset
 from rctpl_utils.datasets.availability import present
 from rctpl_utils.datasets.questions import QUESTIONS
 from rctpl_utils.datasets.splits import open_split
 from rctpl_utils.encoders.base import Encoder, per_encoder
 from rctpl_utils.encoders.features import ImageFeatureFile
-from rctpl_utils.encoders.frame import cosine_maps, frame_of
-from rctpl_utils.evaluation.ablation_arms import (
-    CLS_POOLED,
-    POOLING_REPORTS,
-    REFERENCE,
-    Arm,
-    factors,
-)
-from rctpl_utils.evaluation.bootstrap_samples import Draws
-from rctpl_utils.evaluation.grounding import BATCH, GROUNDING_DATASETS
-from rctpl_utils.evaluation.grounding_methods import Films
-from rctpl_utils.evaluation.grounding_metrics import points_into
+from rctpl_utils.evaluation.grounding import GROUNDING_DATASETS, pointing_of_runs
 from rctpl_utils.evaluation.metrics import macro_aucs, patient_weights, resampled_means, scorable
+from rctpl_utils.evaluation.results import Draws
 from rctpl_utils.evaluation.table1 import film_features, score_runs
 from rctpl_utils.files import hash_of
+from rctpl_utils.profiles import PromptLearning
 from rctpl_utils.prompts import anchors, training
+from rctpl_utils.prompts.anchors import Anchors
 from rctpl_utils.prompts.corpus import TextCorpus
-from rctpl_utils.prompts.corpus_building import build_corpus
-from rctpl_utils.prompts.methods import Embedder, Method
+from rctpl_utils.prompts.corpus_building import Labeler, build_corpus
+from rctpl_utils.prompts.methods import Embedder
 from rctpl_utils.prompts.prompts import Prompts
 from rctpl_utils.prompts.training import (
     BRANCHES,
-    Keeper,
     Learned,
     MeanOfSteps,
     NearestTo,
+    Ranking,
     Regularizer,
     learn_prompts,
 )
 from rctpl_utils.prompts.variants import learn_all
-from rctpl_utils.scoring import IMAGE_TEMPERATURE, ClassEmbeddings
+from rctpl_utils.scoring import (
+    IMAGE_TEMPERATURE,
+    TEXT_TEMPERATURE,
+    ClassEmbeddings,
+    ranking_loss,
+)
 from rctpl_utils.text.reports import Report
+from rctpl_utils.text.triplets import report_labels
 from rctpl_utils.vocabulary import CONCEPTS, TRAINING_CONCEPTS
 from rctpl_utils.workspace import Workspace
 
 CLASSIFIED = ("chexpert", "covidx-normal", "covidx-pneumonia")
 GROUNDED = "covid-rural"
+LENGTHS = (1, 2, 4, 8, 12, 16, 24, 32)  # M
+REFERENCE = "M=12"
+CLS_POOLED = "pooling: [CLS]"
+REPORT_COUNTS = (100, 300, 1000)
+POOLING_REPORTS = 300  # [CLS] features have to be encoded anew: a sample is enough
+# The paper's five settings (4.3.2), and the knowledge base as one clause; all but one say where.
+KNOWLEDGE = {
+    "knowledge: none": ("none", True),
+    "knowledge: general": ("general", True),
+    "knowledge: llm": ("llm", True),
+    "knowledge: kb as one clause": ("clause", True),
+    "knowledge: kb without location": ("kb", False),
+    "knowledge: kb with location": ("kb", True),
+}
 Runs = dict[int, Prompts]  # prompts by seed
 Reader = Callable[[Encoder], ImageFeatureFile]  # an encoder's features of a data set's films
+
+
+def without(positive: str) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    """Leave the mentions of one kind out, as if the report were silent: a negative label."""
+    return lambda triplets: triplets[triplets["positive"] != positive]
+
+
+def uncertain_as_present(triplets: pd.DataFrame) -> pd.DataFrame:
+    """Take hedged findings for present ones."""
+    return triplets.assign(positive=triplets["positive"].replace("uncertain", "present"))
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One training setting; the defaults are RC-TPL's.
+
+    The branch that an arm does not train is that of its `base`, with the same seed: what touches
+    descriptions only leaves the report branch as it is.
+    """
+
+    label: str  # names the arm in tables and files
+    settings: PromptLearning
+    branches: tuple[str, ...] = ("report", "concept")
+    knowledge: str = "kb"
+    with_location: bool = True
+    mentions: Callable[[pd.DataFrame], pd.DataFrame] | None = None  # changes the triplets first
+    reports: int | None = None  # how many training reports; None for all
+    temperature: float = TEXT_TEMPERATURE  # tau_c in training
+    pooling: str = "mean"  # of the text encoder
+    described_absent: bool = True  # whether H holds the descriptions of absent triplets
+    labeled: Labeler = report_labels  # from triplets to labels
+    start: str = "gaussian"  # as `learn_prompts` takes it, as `ranking`
+    ranking: Ranking = ranking_loss
+    pull: tuple[float, tuple[str, ...]] | None = None  # its strength and branches
+    anchor: Anchors = anchors.class_anchors  # what a person writes: where to
+    kept: str = "last"  # of a run's contexts; or "mean" of steps, "nearest" to the names
+    base: str = REFERENCE
+    unseen: str = "name"  # or "looks" (`Prompts.embed`)
+    source: str = ""  # where the idea is from
+
+
+def training_arms(settings: PromptLearning, available: int) -> list[Arm]:
+    """All settings that are trained, the reference first. Counts of reports that exceed `available`
+    are left out; M in `settings` is replaced.
+    """
+    lengths = sorted(LENGTHS, key=lambda length: f"M={length}" != REFERENCE)
+    standard = replace(settings, context_length=12)
+    own = ("concept",)
+    few = min(POOLING_REPORTS, available)
+    return [
+        *(Arm(f"M={m}", replace(settings, context_length=m)) for m in lengths),
+        *(
+            Arm(label, standard, own, source, located)
+            for label, (source, located) in KNOWLEDGE.items()
+            if (source, located) != ("kb", True)
+        ),
+        Arm("negated: out", standard, own, mentions=without("absent")),
+        Arm("uncertain: positive", standard, mentions=uncertain_as_present),
+        Arm("uncertain: negative", standard, mentions=without("uncertain")),
+        Arm("training tau: 1/10", standard, own, temperature=1 / 10),
+        Arm("training tau: 1/200", standard, own, temperature=1 / 200),
+        *(Arm(f"reports: {n}", standard, reports=n) for n in REPORT_COUNTS if n < available),
+        Arm(CLS_POOLED, standard, reports=few, pooling="cls"),
+    ]
+
+
+def factors(available: int) -> dict[str, tuple[str, ...]]:
+    """What is compared with what: factor -> labels, the reference's own first; it carries one label
+    a factor, so that a table reads by itself.
+    """
+    counts = [f"reports: {count}" for count in REPORT_COUNTS if count < available]
+    return {
+        "prompt length M": (REFERENCE, *(f"M={m}" for m in LENGTHS if f"M={m}" != REFERENCE)),
+        "branch": ("M=12, both branches", "M=12, report branch", "M=12, concept branch"),
+        "knowledge": ("knowledge: kb with location", *list(KNOWLEDGE)[:-1]),
+        "negated descriptions": ("negated: in", "negated: out"),
+        "uncertain mentions": ("uncertain: neither", "uncertain: positive", "uncertain: negative"),
+        "tau_c in training": ("training tau: 1/50", "training tau: 1/10", "training tau: 1/200"),
+        "tau_c at test": ("test tau: 1/40", "test tau: 1/5", "test tau: 1/10", "test tau: 1/160"),
+        "training reports": ("reports: all", *counts),
+        "pooling": ("pooling: mean", CLS_POOLED),
+        "unseen disease": ("asked by name", "asked by looks"),
+    }
 
 
 @dataclass(frozen=True)
@@ -99,7 +194,7 @@ def learn_arms(
         settings = replace(arm.settings, epochs=max(round(steps / batches), 1))
         runs, curves = _learn(workspace, towers, corpora, replace(arm, settings=settings))
         learned[arm.label] = {
-            seed: run if len(arm.branches) == 2 else _joined(learned[arm.base][seed], run, arm)
+            seed: run if len(arm.branches) == 2 else joined(run, learned[arm.base][seed], arm)
             for seed, run in runs.items()
         }
         last = curves.groupby("seed", as_index=False)["seconds"].last()
@@ -140,12 +235,15 @@ def with_pooling(encoder: Encoder, pooling: str) -> Encoder:
     return other
 
 
+def joined(run: Prompts, base: Prompts, arm: Arm) -> Prompts:
+    """A run of an arm, with the branches that it does not train from its base."""
+    return replace(run, **{b: getattr(base, b) for b in BRANCHES if b not in arm.branches})
+
+
 def make_trials(
     encoders: Sequence[Encoder], learned: Mapping[str, Runs], available: int
 ) -> dict[str, Trial]:
-    """Everything that `ablation_arms.factors` names, ready to be scored (`available` training
-    reports).
-    """
+    """Everything that `factors` names, ready to be scored (`available` training reports)."""
     trials = {}
     for label, runs in learned.items():
         pooling = "cls" if label == CLS_POOLED else "mean"
@@ -169,27 +267,19 @@ def asked(encoders: Sequence[Encoder], runs: Iterable[Prompts]) -> Trial:
     return Trial(tuple(partial(run.embed, each) for each, run in zip(encoders, runs, strict=True)))
 
 
-def _joined(base: Prompts, run: Prompts, arm: Arm) -> Prompts:
-    return replace(run, **{b: getattr(base, b) for b in BRANCHES if b not in arm.branches})
-
-
 def _learn(
     workspace: Workspace, encoders: Sequence[Encoder], corpora: Sequence[TextCorpus], arm: Arm
 ) -> tuple[Runs, pd.DataFrame]:
     def learner(encoder: Encoder, corpus: TextCorpus, seed: int) -> Learned:
-        return learn_prompts(
-            encoder,
-            corpus,
-            TRAINING_CONCEPTS,
-            arm.settings,
-            seed,
-            branches=arm.branches,
-            temperature=arm.temperature,
-            regularizer=_regularizer(encoder, arm),
-            ranking=arm.ranking,
-            start=arm.start,
-            keeper=_keeper(encoder, arm),
-        )
+        options = {
+            "branches": arm.branches, "temperature": arm.temperature, "ranking": arm.ranking,
+            "start": arm.start, "regularizer": pull_of(encoder, arm),
+        }  # fmt: skip
+        if arm.kept == "mean":
+            options["keeper"] = MeanOfSteps()
+        elif arm.kept == "nearest":
+            options["keeper"] = NearestTo(anchors.names(encoder, TRAINING_CONCEPTS))
+        return learn_prompts(encoder, corpus, TRAINING_CONCEPTS, arm.settings, seed, **options)
 
     label = arm.label.replace("+", " plus").lower()
     name = "ablation-" + re.sub(r"[^a-z0-9]+", "-", label).strip("-")
@@ -199,17 +289,11 @@ def _learn(
     return learn_all(workspace, encoders, name, corpora, learner, key, arm.unseen)
 
 
-def _regularizer(encoder: Encoder, arm: Arm) -> Regularizer | None:
+def pull_of(encoder: Encoder, arm: Arm) -> Regularizer | None:
+    """What pulls an arm's class embeddings to its anchors, if it has a pull."""
     if arm.pull is None:
         return None
     return anchors.pull_towards(arm.anchor(encoder, TRAINING_CONCEPTS), *arm.pull)
-
-
-def _keeper(encoder: Encoder, arm: Arm) -> Keeper | None:
-    if arm.kept == "last":
-        return None
-    nearest = arm.kept == "nearest"
-    return NearestTo(anchors.names(encoder, TRAINING_CONCEPTS)) if nearest else MeanOfSteps()
 
 
 def score_trials(
@@ -229,19 +313,20 @@ def score_trials(
     distinct = list(dict.fromkeys(trials.values()))
     once = cache(_asked_once)  # trials that differ in their branch only share embedders
     shared = [replace(each, embedders=tuple(map(once, each.embedders))) for each in distinct]
-    found: Draws = {}
-    for metric, measure, names in (
-        ("auc", _auc, classified),
-        ("pointing_game", _pointing, grounded),
-    ):
-        for name in present(workspace, names):
-            if metric == "auc" and not _can_ask(workspace, name, split):
-                continue
-            values = measure(workspace, encoders, name, shared, split)
-            for trial, runs in zip(distinct, values, strict=True):
-                labels = [label for label, each in trials.items() if each is trial]
-                found |= {(name, label, metric): runs for label in labels}
-    return found
+    measured = {}  # data set, metric -> (seeds, 1 + R) a trial
+    for name in present(workspace, classified):
+        question = QUESTIONS[name]
+        if question.can_ask(open_split(workspace, question.dataset, split)):
+            measured[name, "auc"] = _auc(workspace, encoders, name, shared, split)
+    for name in present(workspace, grounded):
+        measured[name, "pointing_game"] = _pointing(workspace, encoders, name, shared, split)
+    return {
+        (name, label, metric): runs
+        for (name, metric), values in measured.items()
+        for trial, runs in zip(distinct, values, strict=True)
+        for label, each in trials.items()
+        if each is trial
+    }
 
 
 def _asked_once(embedder: Embedder) -> Embedder:
@@ -253,11 +338,6 @@ def _asked_once(embedder: Embedder) -> Embedder:
         return ClassEmbeddings(*(part[rows] for part in everything()))
 
     return chosen
-
-
-def _can_ask(workspace: Workspace, column: str, split: str) -> bool:
-    question = QUESTIONS[column]
-    return question.can_ask(open_split(workspace, question.dataset, split))
 
 
 def _auc(
@@ -296,55 +376,3 @@ def _pointing(
     patients = dataset.records["patient_id"][dataset.annotated(concept)]
     weights = patient_weights(patients, workspace.profile.bootstrap)
     return [resampled_means(each, weights) for each in hits]
-
-
-def pointing_of_runs(
-    encoders: Sequence[Encoder],
-    dataset: ChestXrayDataset,
-    films: Reader,
-    concept: str,
-    trials: Sequence[Trial | Method],
-) -> list[np.ndarray]:
-    """The pointing game of every run, each on its own encoder's maps: (seeds, n) a trial."""
-    found: dict[tuple[int, int], np.ndarray] = {}  # trial, seed
-    for encoder in dict.fromkeys(encoders):
-        runs = [
-            (t, k) for t, trial in enumerate(trials) for k in range(len(trial.embedders))
-            if encoders[k] is encoder
-        ]  # fmt: skip
-        embeddings = torch.cat([_pointer(trials[t], k, concept) for t, k in runs])
-        hits = pointing_hits(encoder, dataset, films(encoder), concept, embeddings)
-        found |= dict(zip(runs, hits, strict=True))
-    return [
-        np.stack([found[t, k] for k in range(len(trial.embedders))])
-        for t, trial in enumerate(trials)
-    ]
-
-
-def _pointer(trial: Trial | Method, seed: int, concept: str) -> Tensor:
-    branch = "report" if trial.branch == "report" else "concept"
-    return getattr(trial.embedders[seed]([concept]), branch)
-
-
-@torch.no_grad()
-def pointing_hits(
-    encoder: Encoder,
-    dataset: ChestXrayDataset,
-    file: ImageFeatureFile,
-    concept: str,
-    embeddings: Tensor,
-) -> np.ndarray:
-    """Whether each class embedding's cosine map points into the lesion of each drawn film:
-    embeddings (K, d) of one concept by K methods or seeds to (K, n) of 0 and 1.
-    """
-    rows = np.flatnonzero(dataset.annotated(concept))
-    hits = np.zeros((len(embeddings), len(rows)))
-    with tqdm(total=len(rows), desc=f"pointing on {dataset.name}", unit="film") as bar:
-        for start in range(0, len(rows), BATCH):
-            films = Films(encoder, dataset, file, rows[start : start + BATCH], concept)
-            maps = cosine_maps(films.features.dense_features, embeddings).cpu()
-            for k, row in enumerate(films.rows):
-                mask = dataset.mask(row, concept)
-                hits[:, start + k] = points_into(maps[k], mask, frame_of(encoder))
-                bar.update()
-    return hits

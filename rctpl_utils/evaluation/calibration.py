@@ -1,7 +1,7 @@
 """How sure one may be of a score: what films of the validation splits with such scores showed.
 
 A cosine says little to a person. A calibration holds it, concept by concept, against labeled
-validation films only; it belongs to one set of prompts and one image encoder.
+validation films only, counted and graded; it belongs to one set of prompts and one image encoder.
 """
 
 from collections.abc import Mapping
@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from scipy.stats import binomtest
 from torch import Tensor
 from tqdm import tqdm
 
@@ -19,10 +20,10 @@ from rctpl_utils.datasets.splits import open_split
 from rctpl_utils.encoders.features import IMAGE_BATCH, ImageFeatureFile, image_features
 from rctpl_utils.errors import InputError
 from rctpl_utils.evaluation.domain import Domain, file_descriptors
-from rctpl_utils.evaluation.heat_maps import scale_of
-from rctpl_utils.evaluation.likelihood_ratio import ConceptCalibration, count_films
+from rctpl_utils.evaluation.grounding_metrics import scale_of
 from rctpl_utils.evaluation.metrics import (
     BOOTSTRAP_SEED,
+    best_f1_threshold,
     interval,
     patient_weights,
     scorable,
@@ -43,6 +44,90 @@ SOURCES: Mapping[str, tuple[str, ...] | None] = {
     "rsna": None,
     "covidx": ("COVID-19",),
 }
+# Where films are counted: quantiles of all scores, finer at the top, where findings are.
+LEVELS = (*np.linspace(0, 0.95, 39), 0.96, 0.97, 0.98, 0.985, 0.99, 0.995)
+
+CANNOT_TELL = "this model cannot tell this concept"
+NO_EVIDENCE = "no evidence"
+NOT_CALIBRATED = "not calibrated"
+# Bounds of the likelihood ratio. Jaeschke, Guyatt and Sackett 1994, JAMA 271:703-707: above 10
+# large, 5 to 10 moderate, 2 to 5 small, below 2 rarely important changes of probability. We hold
+# the lower end of its interval against them, so that a handful of films is no strong evidence.
+_BOUNDS = ((10.0, "strong"), (5.0, "moderate"), (2.0, "weak"))
+GRADES = (*(grade for _, grade in _BOUNDS), NO_EVIDENCE, CANNOT_TELL, NOT_CALIBRATED)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a score means, measured on validation films; each ratio with its 95 % interval.
+
+    `CANNOT_TELL` is the grade when the AUC's interval reaches down to 0.5; else `_BOUNDS` against
+    `ratio_low`, the low end of how many times as often films with the concept score as high (at
+    least `cut`, see `ConceptCalibration.judge`) as those without.
+    """
+
+    grade: str  # one of `GRADES`
+    found: bool  # whether the score reaches the threshold
+    threshold: float  # the score with the best F1
+    percentile: float  # at least this share of the films without the concept score lower
+    cut: float
+    likelihood_ratio: float
+    ratio_low: float
+    ratio_high: float
+    as_high: int  # films that score as high
+    as_high_present: int  # how many of them show it
+    ppv: float  # that share, at the validation films' prevalence
+    ppv_low: float
+    ppv_high: float
+    prevalence: float  # the share of validation films that show it
+    films: int  # validation films
+    auc: float
+    auc_low: float
+    auc_high: float
+
+
+@dataclass(frozen=True)
+class ConceptCalibration:
+    """One concept's validation films, from the data sets `sources`, counted at K cuts of the score.
+
+    `cuts` ascend from the lowest score of all; `present` and `absent` count films with and without
+    the concept that score at least each; `threshold`, the cut with the best F1; the AUC with a 95 %
+    bootstrap interval over patients.
+    """
+
+    sources: tuple[str, ...]
+    cuts: tuple[float, ...]
+    present: tuple[int, ...]
+    absent: tuple[int, ...]
+    threshold: float
+    auc: float
+    auc_low: float
+    auc_high: float
+
+    def judge(self, score: float) -> Evidence:
+        """The evidence of a score: that of the most telling cut that it reaches.
+
+        Every reached cut is a true statement ("the film scores at least ..."). The one with the
+        highest lower end of the likelihood ratio's interval is taken, so that evidence never falls
+        when the score rises and the films above it become few.
+        """
+        reached = max(int(np.searchsorted(self.cuts, score, side="right")), 1)
+        counts = list(zip(self.present, self.absent, strict=True))[:reached]
+        with_it, without = counts[0]
+        ratios = [likelihood_ratio(here, with_it, other, without) for here, other in counts]
+        at = max(range(reached), key=lambda k: ratios[k][1])
+        grade = CANNOT_TELL
+        if self.auc_low > 0.5:
+            reaches = (grade for bound, grade in _BOUNDS if ratios[at][1] >= bound)
+            grade = next(reaches, NO_EVIDENCE)
+        present, films = counts[at][0], with_it + without
+        as_high = sum(counts[at])
+        share = binomtest(present, as_high).proportion_ci(method="wilson")
+        return Evidence(
+            grade, bool(score >= self.threshold), self.threshold, 1 - counts[-1][1] / without,
+            self.cuts[at], *ratios[at], as_high, present, present / as_high, float(share.low),
+            float(share.high), with_it / films, films, self.auc, self.auc_low, self.auc_high,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -140,18 +225,23 @@ def calibrate(workspace: Workspace, model: RCTPL) -> Calibration:
         features = image_features(model.encoder, dataset, workspace.features)
         embeddings = model.prompts.embed(model.encoder, concepts)
         scores = score_images(features, {"model": embeddings})["model"].both
-        resamples = workspace.profile.bootstrap
-        weights = patient_weights(dataset.records["patient_id"], resamples, generator)
+        ids = dataset.records["patient_id"]
+        weights = patient_weights(ids, workspace.profile.bootstrap, generator)
         cosines.append(_cosines(features, embeddings.concept))
         films.append(file_descriptors(features, model.encoder))
-        patients += [f"{name} {patient}" for patient in dataset.records["patient_id"]]
+        patients += [f"{name} {patient}" for patient in ids]
         for k, concept in enumerate(concepts):
             labels = dataset.records[concept].to_numpy(float)
             parts.setdefault(concept, []).append((name, labels, scores[:, k], weights))
-    concepts = {name: _calibrate_concept(of) for name, of in parts.items()}
+    found = {}
+    for concept, of in parts.items():
+        if usable := [part for part in of if scorable(part[1])]:
+            sources, labels, scores, _ = zip(*usable, strict=True)
+            auc = interval(stratified_auc([part[1:] for part in usable]))
+            films_of = (np.concatenate(labels), np.concatenate(scores))
+            found[concept] = count_films(*films_of, sources, auc)
     return Calibration(
-        model.prompts.metadata["key"], model.encoder.image_key, data_note(workspace),
-        {name: found for name, found in concepts.items() if found is not None},
+        model.prompts.metadata["key"], model.encoder.image_key, data_note(workspace), found,
         scale_of(np.concatenate(cosines)) if cosines else None,
         Domain.fit(np.concatenate(films), patients) if films else None,
     )  # fmt: skip
@@ -167,17 +257,6 @@ def _cosines(file: ImageFeatureFile, embeddings: Tensor) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _calibrate_concept(
-    parts: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]],
-) -> ConceptCalibration | None:
-    usable = [part for part in parts if scorable(part[1])]
-    if not usable:
-        return None
-    auc = interval(stratified_auc([part[1:] for part in usable]))
-    labels, scores = (np.concatenate([part[k] for part in usable]) for k in (1, 2))
-    return count_films(labels, scores, tuple(part[0] for part in usable), auc)
-
-
 def stratified_auc(parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> np.ndarray:
     """The share of (present, absent) pairs in the right order, within a data set only: (1 + R,). A
     part a data set: labels (n,), scores (n,), weights (1 + R, n).
@@ -188,3 +267,32 @@ def stratified_auc(parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> np
         right = right + np.nan_to_num(weighted_auc(labels, scores, weights)) * present * absent
         pairs = pairs + present * absent
     return np.divide(right, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
+
+
+def count_films(
+    labels: np.ndarray,
+    scores: np.ndarray,
+    sources: tuple[str, ...],
+    auc: tuple[float, float, float],
+) -> ConceptCalibration:
+    """Count films at the cuts; labels 1, 0 or NaN (left out), scores, both (n,)."""
+    scores, present = scores[~np.isnan(labels)].astype(float), labels[~np.isnan(labels)] == 1
+    threshold = best_f1_threshold(present.astype(float), scores)
+    cuts = np.union1d(np.quantile(scores, LEVELS, method="lower"), [threshold])
+    above = scores >= cuts[:, None]
+    counts = ((above & kind).sum(axis=1).tolist() for kind in (present, ~present))
+    return ConceptCalibration(sources, tuple(cuts.tolist()), *map(tuple, counts), threshold, *auc)
+
+
+def likelihood_ratio(
+    present: int, all_present: int, absent: int, all_absent: int
+) -> tuple[float, float, float]:
+    """P(as high | present) / P(as high | absent) with its 95 % interval, that of Simel, Samsa and
+    Matchar 1991 (J Clin Epidemiol 44:763-770), on counts raised by one half (totals by one), so
+    that an empty cell leaves the ratio finite.
+    """
+    with_it, total_with = present + 0.5, all_present + 1
+    without, total_without = absent + 0.5, all_absent + 1
+    ratio = (with_it / total_with) / (without / total_without)
+    error = np.sqrt(1 / with_it - 1 / total_with + 1 / without - 1 / total_without)
+    return ratio, float(ratio * np.exp(-1.96 * error)), float(ratio * np.exp(1.96 * error))

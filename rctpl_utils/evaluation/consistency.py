@@ -10,7 +10,7 @@ plain cosines mostly show; centered ones, less the films' and the texts' means, 
 of several classes counts in each, which blurs the classes and makes the test stricter.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -18,25 +18,16 @@ import pandas as pd
 from rctpl_utils.datasets.availability import present
 from rctpl_utils.datasets.splits import open_split
 from rctpl_utils.encoders.base import Encoder
-from rctpl_utils.evaluation.bootstrap_samples import Draws, save_draws
-from rctpl_utils.evaluation.metrics import named_interval, patient_weights
-from rctpl_utils.evaluation.results import write_csv
+from rctpl_utils.evaluation.metrics import patient_weights, tidy_row
+from rctpl_utils.evaluation.results import COLUMNS, save_draws, write_csv
 from rctpl_utils.evaluation.table1 import film_features
 from rctpl_utils.prompts import handwritten
-from rctpl_utils.scoring import ClassEmbeddings
 from rctpl_utils.workspace import Workspace
 
 DATASETS = ("chestxray14", "chexpert")
-TEXTS: dict[str, Callable[[Encoder, Sequence[str]], ClassEmbeddings]] = {
-    "class names": handwritten.class_names,
-    "descriptions": handwritten.descriptions,
-}
+TEXTS = {"class names": handwritten.class_names, "descriptions": handwritten.descriptions}
 KINDS = {"cosine": False, "centered_cosine": True}  # metric -> whether both sides are centered
 OWN, OTHERS, NEAREST = "own class", "other classes", "nearest is the own class"
-_BOUNDS = (-1, 1)
-_COLUMNS = (
-    "dataset", "method", "metric", "value", "ci_low", "ci_high", "seeds", "n", "classes",
-)  # fmt: skip
 
 
 def class_cosines(
@@ -48,8 +39,7 @@ def class_cosines(
     Films (n, d), labels (n, L), 1 where present, texts (L, d), weights (R, n). `centered` takes the
     mean over all films of the resample, and over all texts, away.
     """
-    films, weights = films.astype(np.float64), weights.astype(np.float64)
-    texts = texts.astype(np.float64)
+    films, texts, weights = (each.astype(np.float64) for each in (films, texts, weights))
     pool = 0.0
     if centered:
         pool = weights @ films / weights.sum(axis=1, keepdims=True)
@@ -81,39 +71,30 @@ def measure_consistency(workspace: Workspace, encoders: Sequence[Encoder]) -> pd
     """
     rows, draws = [], {}
     for name in present(workspace, DATASETS):
-        found, films, classes = _series(workspace, encoders, name)
-        draws |= found
-        for key, series in found.items():
-            about = dict(zip(("dataset", "method", "metric"), key, strict=True))
-            count = {"seeds": len(series), "n": films, "classes": classes}
-            bounds = (0, 1) if key[1].endswith(NEAREST) else _BOUNDS
-            rows.append({**about, **named_interval(series, bounds), **count})
-    table = pd.DataFrame(rows, columns=list(_COLUMNS))
+        dataset = open_split(workspace, name, "validation")
+        read = film_features(workspace, dataset)
+        labels = dataset.records[list(dataset.concepts)].to_numpy(float)
+        shown = np.flatnonzero((labels == 1).any(axis=0))
+        concepts = [dataset.concepts[k] for k in shown]
+        weights = patient_weights(dataset.records["patient_id"], workspace.profile.bootstrap)
+        found: dict[tuple[str, str, str], list[np.ndarray]] = {}
+        for encoder in dict.fromkeys(encoders):  # a checkpoint is one for all seeds
+            films = np.asarray(read(encoder).global_features)
+            for texts, embed in TEXTS.items():
+                vectors = embed(encoder, concepts).report.cpu().numpy()
+                for metric, centered in KINDS.items():
+                    cosines = class_cosines(films, labels[:, shown], vectors, weights, centered)
+                    for what, values in agreement(cosines).items():
+                        found.setdefault((name, f"{texts}, {what}", metric), []).append(values)
+        for key, runs in found.items():
+            draws[key] = np.stack(runs)
+            within = (0, 1) if key[1].endswith(NEAREST) else (-1, 1)
+            count = {"n": len(dataset), "classes": len(concepts)}
+            rows.append(tidy_row(key, draws[key], within, **count))
+    table = pd.DataFrame(rows, columns=[*COLUMNS[:-2], "classes"])
     save_draws(workspace.results, "consistency", draws)
     write_csv(workspace.figures / "consistency.csv", table)
     return table
-
-
-def _series(workspace: Workspace, encoders: Sequence[Encoder], name: str) -> tuple[Draws, int, int]:
-    """A data set's draws, (K, 1 + R) each; its numbers of films and of classes that films have."""
-    dataset = open_split(workspace, name, "validation")
-    read = film_features(workspace, dataset)
-    labels = dataset.records[list(dataset.concepts)].to_numpy(float)
-    shown = np.flatnonzero((labels == 1).any(axis=0))
-    concepts = [dataset.concepts[k] for k in shown]
-    patients = dataset.records["patient_id"]
-    weights = patient_weights(patients, workspace.profile.bootstrap)
-    found: dict[tuple[str, str, str], list[np.ndarray]] = {}
-    for encoder in dict.fromkeys(encoders):  # a checkpoint is one for all seeds
-        films = np.asarray(read(encoder).global_features)
-        for texts, embed in TEXTS.items():
-            vectors = embed(encoder, concepts).report.cpu().numpy()
-            for metric, centered in KINDS.items():
-                cosines = class_cosines(films, labels[:, shown], vectors, weights, centered)
-                for what, values in agreement(cosines).items():
-                    found.setdefault((name, f"{texts}, {what}", metric), []).append(values)
-    stacked = {key: np.stack(values) for key, values in found.items()}
-    return stacked, len(dataset), len(concepts)
 
 
 def _units(vectors: np.ndarray) -> np.ndarray:

@@ -30,20 +30,19 @@ def descriptors(features: ImageFeatures) -> np.ndarray:
 
 def file_descriptors(file: ImageFeatureFile, encoder: Encoder) -> np.ndarray:
     """Those of a data set's cached features."""
-    starts = range(0, len(file), IMAGE_BATCH)
-    parts = (file.batch(slice(start, start + IMAGE_BATCH), encoder.device) for start in starts)
-    return np.concatenate([descriptors(part) for part in parts])
+    rows = (slice(start, start + IMAGE_BATCH) for start in range(0, len(file), IMAGE_BATCH))
+    return np.concatenate([descriptors(file.batch(part, encoder.device)) for part in rows])
 
 
 @torch.no_grad()
 def described(encoder: Encoder, images: Sequence[np.ndarray]) -> np.ndarray:
     """Those of pictures, float (H, W) in [0, 1]."""
-    batches = (images[k : k + IMAGE_BATCH] for k in range(0, len(images), IMAGE_BATCH))
-    stacked = (
-        torch.stack([encoder.preprocess(np.ascontiguousarray(each)) for each in batch])
-        for batch in batches
-    )
-    return np.concatenate([descriptors(encoder.encode_image(batch)) for batch in stacked])
+    parts = []
+    for start in range(0, len(images), IMAGE_BATCH):
+        part = map(np.ascontiguousarray, images[start : start + IMAGE_BATCH])
+        batch = torch.stack([encoder.preprocess(each) for each in part])
+        parts.append(descriptors(encoder.encode_image(batch)))
+    return np.concatenate(parts)
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,10 @@ import pandas as pd
 import torch
 
 from rctpl_utils import __version__
-from rctpl_utils.encoders.base import ImageFeatures
 from rctpl_utils.encoders.frame import cosine_maps, frame_of, on_square
-from rctpl_utils.evaluation.calibration import Calibration
+from rctpl_utils.evaluation.calibration import GRADES, NOT_CALIBRATED, Calibration, Evidence
 from rctpl_utils.evaluation.domain import KEPT, descriptors
-from rctpl_utils.evaluation.film_places import Place, peak_on_film, place_on_film
-from rctpl_utils.evaluation.likelihood_ratio import (
-    GRADES,
-    NOT_CALIBRATED,
-    ConceptCalibration,
-    Evidence,
-)
+from rctpl_utils.evaluation.film_places import Place, place_on_film
 from rctpl_utils.profiles import PROFILES
 from rctpl_utils.prompts.model import RCTPL
 from rctpl_utils.prompts.zero_shot import branch_scores
@@ -50,7 +43,7 @@ class Finding:
 
     @property
     def grade(self) -> str:
-        """The evidence in words, one of `likelihood_ratio.GRADES`."""
+        """The evidence in words, one of `calibration.GRADES`."""
         return self.evidence.grade if self.evidence else NOT_CALIBRATED
 
     @property
@@ -90,11 +83,8 @@ class Explanation:
             f"the picture's features lie at {self.distance:.2f} times the distance within which "
             f"{KEPT:.0%} of validation films lie."
         )
-        return (
-            f"OUT OF DOMAIN: {where} Its scores say nothing."
-            if self.outside
-            else f"Domain: {where}"
-        )
+        outside = f"OUT OF DOMAIN: {where} Its scores say nothing."
+        return outside if self.outside else f"Domain: {where}"
 
     def as_record(self) -> dict[str, Any]:
         """Everything as JSON-like values, `found` and `grade` included."""
@@ -153,39 +143,40 @@ def explain(
     scores = torch.stack([fuse(report, concept), report, concept])[:, 0].T.cpu().double().tolist()
     maps = cosine_maps(features.dense_features, embeddings.concept)[0].cpu()
     maps = on_square(maps, image.shape, frame_of(model.encoder))
-    known, scale, distance = _calibrated(calibration, features)
+    known, scale, distance = {}, None, None
+    if calibration is not None:
+        known, scale = calibration.concepts, calibration.scale
+        if calibration.domain:
+            distance = float(calibration.domain.distance(descriptors(features))[0])
+            known = known if distance <= 1 else {}  # out of domain a score says nothing
     findings = [
         Finding(
             name,
             *three,
             known[name].judge(three[0]) if name in known else None,
-            place_on_film(cells, image.shape),
-            peak_on_film(cells, image.shape),
+            *place_on_film(cells, image.shape),
             cells.numpy(),
             f"{name} refers to {own[name]['text']}." if name in own else knowledge.describe(name),
             own.get(name) or knowledge.records.get(name, {}),
         )
         for name, three, cells in zip(concepts, scores, maps, strict=True)
     ]
-    return Explanation(
-        tuple(sorted(findings, key=_rank)),
-        image.shape,
-        warning(model.prompts.metadata),
-        _provenance(model, calibration, source),
-        distance,
-        scale,
-    )
 
+    def rank(finding: Finding) -> tuple[int, float, float]:
+        ratio = finding.evidence.ratio_low if finding.evidence else 0.0
+        return GRADES.index(finding.grade), -ratio, -finding.score
 
-def _calibrated(
-    of: Calibration | None, features: ImageFeatures
-) -> tuple[Mapping[str, ConceptCalibration], tuple[float, float] | None, float | None]:
-    """What tells how sure one may be of a picture's scores: nothing where it is out of domain."""
-    if of is None:
-        return {}, None, None
-    distance = float(of.domain.distance(descriptors(features))[0]) if of.domain else None
-    inside = distance is None or distance <= 1
-    return of.concepts if inside else {}, of.scale, distance
+    metadata = model.prompts.metadata
+    noted = ("variant", "seed", "profile", "version", "key", "encoder")
+    provenance = {
+        "package_version": __version__,
+        **{f"prompts_{name}": metadata.get(name, "unknown") for name in noted},
+        "image_key": model.encoder.image_key,
+        "knowledge": source,
+        "calibration": calibration.data if calibration else "none",
+    }
+    findings = tuple(sorted(findings, key=rank))
+    return Explanation(findings, image.shape, warning(metadata), provenance, distance, scale)
 
 
 def warning(metadata: Mapping[str, str]) -> str:
@@ -195,21 +186,3 @@ def warning(metadata: Mapping[str, str]) -> str:
     if profile is not None:
         trained = f"Trained on {'simulated' if profile.simulated else 'real'} radiographs."
     return f"Research and teaching only. {trained} Not a medical device."
-
-
-def _rank(finding: Finding) -> tuple[int, float, float]:
-    ratio = finding.evidence.ratio_low if finding.evidence else 0.0
-    return GRADES.index(finding.grade), -ratio, -finding.score
-
-
-def _provenance(model: RCTPL, calibration: Calibration | None, source: str) -> dict[str, str]:
-    metadata = model.prompts.metadata
-    names = ("variant", "seed", "profile", "version", "key", "encoder")
-    made_on = calibration.data if calibration else "none"
-    return {
-        "package_version": __version__,
-        **{f"prompts_{name}": metadata.get(name, "unknown") for name in names},
-        "image_key": model.encoder.image_key,
-        "knowledge": source,
-        "calibration": made_on,
-    }

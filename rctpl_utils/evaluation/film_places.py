@@ -17,8 +17,13 @@ from rctpl_utils.encoders.features import image_features
 from rctpl_utils.encoders.frame import frame_of, on_film, on_square
 from rctpl_utils.errors import InputError
 from rctpl_utils.evaluation.calibration import Calibration
-from rctpl_utils.evaluation.heat_maps import peak
-from rctpl_utils.evaluation.metrics import interval, patient_weights, resampled_means
+from rctpl_utils.evaluation.grounding_metrics import peak
+from rctpl_utils.evaluation.metrics import (
+    interval,
+    named_interval,
+    patient_weights,
+    resampled_means,
+)
 from rctpl_utils.prompts.model import RCTPL
 from rctpl_utils.prompts.zero_shot import score_images
 from rctpl_utils.workspace import Workspace
@@ -32,6 +37,7 @@ ONE_SIDE = 0.75  # more than this share of a region on one half of the film: tha
 # ChestX-ray14 validation films the boxes of upper, middle and lower zone divide there.
 ZONES = {"upper": 0.0, "middle": 0.42, "lower": 0.60}
 FRAME = 128  # pixels of a film's longer side when a place is read off its map
+FEWEST = 10  # lesions of a concept below which it gets no row of its own
 
 
 @dataclass(frozen=True)
@@ -71,25 +77,14 @@ def region(heat: np.ndarray) -> tuple[np.ndarray, float]:
     return np.clip(heat - level, 0, None), level
 
 
-def place_on_film(cells: Tensor, size: tuple[int, int]) -> Place | None:
-    """Side and zone of a cell map's region on a film of that size."""
-    return place(region(_small(cells, size))[0])
-
-
-def peak_on_film(cells: Tensor, size: tuple[int, int]) -> tuple[float, float]:
-    """Where a cell map is highest on a film of that size: (down, across), shares of both."""
-    heat = _small(cells, size)
-    down, across = peak(heat)
-    return (down + 0.5) / heat.shape[0], (across + 0.5) / heat.shape[1]
-
-
-def _small(cells: Tensor, size: tuple[int, int]) -> np.ndarray:
-    """The cell map on the film, its longer side FRAME pixels."""
+def place_on_film(cells: Tensor, size: tuple[int, int]) -> tuple[Place | None, tuple[float, float]]:
+    """Side and zone of a cell map's region on a film of that size, and where the map is highest,
+    (down, across) as shares of both.
+    """
     height, width = (max(1, round(FRAME * length / max(size))) for length in size)
-    return on_film(cells[None], (height, width))[0].numpy()
-
-
-FEWEST = 10  # lesions of a concept below which it gets no row of its own
+    heat = on_film(cells[None], (height, width))[0].numpy()
+    down, across = peak(heat)
+    return place(region(heat)[0]), ((down + 0.5) / height, (across + 0.5) / width)
 
 
 def check_places(
@@ -115,19 +110,27 @@ def check_places(
             "Choose one with boxes or masks: chestxray14, rsna, siim.",
         )
     films = _found_places(workspace, model, calibration, test)
-    usual = _drawn_places(held_out).groupby("concept")[["side", "zone"]].agg(_most_frequent)
+    places = _drawn_places(held_out).groupby("concept")[["side", "zone"]]
+    usual = places.agg(lambda values: values.value_counts().index[0])  # the most frequent
     films = films[films["concept"].isin(usual.index)]
     groups = [(concept, of) for concept, of in films.groupby("concept") if len(of) >= FEWEST]
     if films["concept"].nunique() > 1:
         groups.append(("all", films))
-    return pd.DataFrame(
-        [
-            {"dataset": name, "concept": concept, "aspect": aspect,
-             **_agreement(workspace, of, aspect, of["concept"].map(usual[aspect])), "n": len(of)}
-            for concept, of in groups
-            for aspect in ("side", "zone")
-        ]
-    )  # fmt: skip
+    rows = []
+    for concept, of in groups:
+        weights = patient_weights(of["patient_id"], workspace.profile.bootstrap)
+        for aspect in ("side", "zone"):
+            right, guessed = (
+                resampled_means((each == of[aspect]).to_numpy(float), weights)
+                for each in (of[f"found_{aspect}"], of["concept"].map(usual[aspect]))
+            )
+            gain, low, high = interval(right - guessed)
+            rows.append({
+                "dataset": name, "concept": concept, "aspect": aspect, **named_interval(right),
+                "guess": float(guessed[0]), "gain": gain, "gain_low": low, "gain_high": high,
+                "n": len(of),
+            })  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 def _found_places(
@@ -147,8 +150,8 @@ def _found_places(
         dense = features.batch(slice(film.row, film.row + 1), model.encoder.device).dense_features
         cells = (dense[0] @ embeddings.concept[k]).cpu()
         cells = on_square(cells[None], film.size, frame_of(model.encoder))[0]
-        found = place_on_film(cells, film.size)
-        rows.append({**film._asdict(), **{f"found_{k}": v for k, v in asdict(found).items()}})
+        found = asdict(place_on_film(cells, film.size)[0])
+        rows.append(film._asdict() | {f"found_{k}": v for k, v in found.items()})
     return pd.DataFrame(rows, columns=[*drawn.columns, "found_side", "found_zone"])
 
 
@@ -162,20 +165,3 @@ def _drawn_places(dataset: ChestXrayDataset) -> pd.DataFrame:
             about = {"row": row, "patient_id": patient, "size": mask.shape, "concept": concept}
             rows.append(about | asdict(place(mask)))
     return pd.DataFrame(rows)
-
-
-def _agreement(
-    workspace: Workspace, films: pd.DataFrame, aspect: str, guess: pd.Series
-) -> dict[str, float]:
-    weights = patient_weights(films["patient_id"], workspace.profile.bootstrap)
-    right, guessed = (
-        resampled_means((each == films[aspect]).to_numpy(float), weights)
-        for each in (films[f"found_{aspect}"], guess)
-    )
-    share, gain = interval(right), interval(right - guessed)
-    names = ("value", "ci_low", "ci_high", "guess", "gain", "gain_low", "gain_high")
-    return dict(zip(names, (*share, float(guessed[0]), *gain), strict=True))
-
-
-def _most_frequent(values: pd.Series) -> str:
-    return values.value_counts().index[0]

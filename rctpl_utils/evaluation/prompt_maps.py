@@ -17,6 +17,7 @@ Of `prompt_maps_draws` (chestxray14, pointing_game) these belong together, for M
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from typing import NamedTuple
 
 import numpy as np
@@ -32,22 +33,13 @@ from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.encoders.features import IMAGE_BATCH, image_features
 from rctpl_utils.encoders.frame import Frame, cosine_maps, frame_of
 from rctpl_utils.errors import InputError
-from rctpl_utils.evaluation.bootstrap_samples import Draws, save_draws
 from rctpl_utils.evaluation.grounding_metrics import points_into
-from rctpl_utils.evaluation.metrics import (
-    named_interval,
-    paired_p_value,
-    patient_weights,
-    resampled_means,
-)
-from rctpl_utils.evaluation.results import write_csv
+from rctpl_utils.evaluation.metrics import paired_test, patient_weights, resampled_means, tidy_row
+from rctpl_utils.evaluation.results import COLUMNS, Draws, save_draws, write_csv
 from rctpl_utils.prompts.prompts import Prompts
 from rctpl_utils.workspace import Workspace
 
 DATASET = "chestxray14"  # the test set in which films have boxes of several concepts
-_COLUMNS = (
-    "dataset", "method", "metric", "value", "ci_low", "ci_high", "seeds", "n", "native",
-)  # fmt: skip
 NAMES = {"rc-tpl": "RC-TPL", "rc-tpl-plus": "RC-TPL+"}
 COMPARISONS = {  # the other map -> the own map in the same boxes
     "map of another concept": "own map (films with two concepts)",
@@ -84,9 +76,8 @@ class Boxed:
         order = np.argsort(dataset.records["image_id"].to_numpy(str), kind="stable")
         rows = order[drawn[order].any(axis=1)]
         kept = np.flatnonzero(drawn.any(axis=0))
-        return cls(
-            dataset, rows, tuple(dataset.concepts[k] for k in kept), drawn[np.ix_(rows, kept)]
-        )
+        concepts = tuple(dataset.concepts[k] for k in kept)
+        return cls(dataset, rows, concepts, drawn[np.ix_(rows, kept)])
 
     @property
     def patients(self) -> pd.Series:
@@ -103,9 +94,7 @@ def concept_pairs(drawn: np.ndarray) -> list[Case]:
     return [
         Case(film, concept, film, other)
         for film, line in enumerate(drawn)
-        for concept in np.flatnonzero(line)
-        for other in np.flatnonzero(line)
-        if concept != other
+        for concept, other in permutations(np.flatnonzero(line), 2)
     ]
 
 
@@ -155,16 +144,16 @@ def compare_maps(
     series (see the module), none where the data set is absent. InputError: no film has boxes of two
     concepts, or no concept boxes in two patients.
     """
-    if not can_run(workspace, "Maps of other concepts and films", DATASET):
-        return _save(workspace, [], {})
-    boxed = Boxed.of(open_split(workspace, DATASET, "test"))
-    weights = patient_weights(boxed.patients, workspace.profile.bootstrap)
-    pairs = (concept_pairs(boxed.drawn), film_pairs(boxed.drawn, boxed.patients))
-    if not all(pairs):
-        raise InputError("too few boxes for a comparison", "Use a larger test split.")
     rows, draws = [], {}
-    for variant, name in NAMES.items():
-        runs = list(zip(encoders, prompts[variant].values(), strict=True))
+    there = can_run(workspace, "Maps of other concepts and films", DATASET)
+    if there:
+        boxed = Boxed.of(open_split(workspace, DATASET, "test"))
+        weights = patient_weights(boxed.patients, workspace.profile.bootstrap)
+        pairs = (concept_pairs(boxed.drawn), film_pairs(boxed.drawn, boxed.patients))
+        if not all(pairs):
+            raise InputError("too few boxes for a comparison", "Use a larger test split.")
+    for variant, name in NAMES.items() if there else ():
+        runs = zip(encoders, prompts[variant].values(), strict=True)
         maps = torch.stack([
             cell_maps(workspace, encoder, boxed, each.embed(encoder, boxed.concepts).concept)
             for encoder, each in runs
@@ -173,18 +162,11 @@ def compare_maps(
             drawn = weights[:, [case.film for case in cases]]  # (1 + R, C)
             measured = hits(boxed, cases, maps, frame_of(encoders[0]))
             for kind, found in zip((own, other), measured, strict=True):
-                share = resampled_means(found, drawn)  # (K, 1 + R)
                 key = (DATASET, f"{name}, {kind}", "pointing_game")
-                draws[key] = share
-                about = dict(zip(("dataset", "method", "metric"), key, strict=True))
-                count = {"seeds": len(runs), "n": len(cases), "native": kind == own}
-                rows.append({**about, **named_interval(share), **count})
-    return _save(workspace, rows, draws)
-
-
-def _save(workspace: Workspace, rows: list[dict], draws: Draws) -> pd.DataFrame:
+                draws[key] = resampled_means(found, drawn)  # (K, 1 + R)
+                rows.append(tidy_row(key, draws[key], n=len(cases), native=kind == own))
     save_draws(workspace.results, "prompt_maps", draws)
-    table = pd.DataFrame(rows, columns=list(_COLUMNS))
+    table = pd.DataFrame(rows, columns=list(COLUMNS[:-1]))
     write_csv(workspace.figures / "prompt_maps.csv", table)
     return table
 
@@ -193,13 +175,9 @@ def map_differences(draws: Draws) -> pd.DataFrame:
     """Own map minus other map, paired: difference with interval and p-value, one row a pair; none
     where the data set is absent.
     """
-    if not draws:
-        return pd.DataFrame()
     rows = []
-    for name in NAMES.values():
+    for name in NAMES.values() if draws else ():
         for other, own in COMPARISONS.items():
-            first, second = (draws[DATASET, f"{name}, {k}", "pointing_game"] for k in (own, other))
-            about = {"method": name, "own map against": other}
-            tested = {"p_value": paired_p_value(first - second)}
-            rows.append({**about, **named_interval(first - second, None), **tested})
+            pair = (draws[DATASET, f"{name}, {kind}", "pointing_game"] for kind in (own, other))
+            rows.append({"method": name, "own map against": other, **paired_test(*pair)})
     return pd.DataFrame(rows)

@@ -19,10 +19,15 @@ from tqdm import tqdm
 
 from rctpl_utils.datasets.splits import open_split
 from rctpl_utils.encoders.base import Encoder
-from rctpl_utils.encoders.frame import Frame, cosine_maps, frame_of, on_square
+from rctpl_utils.encoders.frame import cosine_maps, frame_of, on_square
 from rctpl_utils.encoders.gradcam import gradcam_maps
 from rctpl_utils.evaluation.grounding_metrics import points_into
-from rctpl_utils.evaluation.metrics import named_interval, patient_weights, resampled_means
+from rctpl_utils.evaluation.metrics import (
+    interval,
+    named_interval,
+    patient_weights,
+    resampled_means,
+)
 from rctpl_utils.evaluation.prompt_maps import DATASET, Boxed
 from rctpl_utils.prompts.handwritten import NONSENSE
 from rctpl_utils.prompts.prompts import Prompts
@@ -36,13 +41,9 @@ SHUFFLED, NO_WORD = "another class's name", "a nonsense word"
 
 @dataclass(frozen=True)
 class Sanity:
-    """What `check_saliency` found.
+    """What `check_saliency` found."""
 
-    A row is a kind of map and change: map, kind ("weights" or "prompt"), change, metric
-    ("similarity" or "pointing_game"), value, ci_low, ci_high, n.
-    """
-
-    rows: pd.DataFrame
+    rows: pd.DataFrame  # map, kind ("weights", "prompt"), change, metric, value, ci_low, ci_high, n
     verdict: str  # whether each kind of map points better for the own name than for others
     changes: tuple[str, ...]  # their names, in order, "unchanged" first
     maps: dict[str, np.ndarray]  # by kind: cell maps of the first film, (changes, h, w)
@@ -57,21 +58,21 @@ def blocks(module: nn.Module) -> dict[str, nn.Module]:
     Each child with parameters is a block; a list of layers (children that have children themselves,
     as a ResNet's or a Swin's stages) counts child by child, wherever in the module it stands.
     """
+
+    def is_list(child: nn.Module) -> bool:
+        parts = list(child.children())
+        ordered = isinstance(child, nn.Sequential | nn.ModuleList)
+        return ordered and bool(parts) and all(list(part.children()) for part in parts)
+
     found = {}
     for name, child in module.named_children():
-        if _is_list(child):
+        if is_list(child):
             found |= {f"{name}.{k}": part for k, part in child.named_children()}
-        elif any(_is_list(part) for part in child.modules()):
+        elif any(is_list(part) for part in child.modules()):
             found |= {f"{name}.{k}": part for k, part in blocks(child).items()}
         elif any(True for _ in child.parameters()):
             found[name] = child
     return found
-
-
-def _is_list(module: nn.Module) -> bool:
-    parts = list(module.children())
-    ordered = isinstance(module, nn.Sequential | nn.ModuleList)
-    return ordered and bool(parts) and all(list(part.children()) for part in parts)
 
 
 def randomize(module: nn.Module) -> None:
@@ -146,63 +147,46 @@ def check_saliency(workspace: Workspace, encoder: Encoder, prompts: Prompts) -> 
     pixels = [boxed.dataset.pixels(int(boxed.rows[film])) for film in films]
     masks = [boxed.mask(film, k) for film, k in zip(films, concepts, strict=True)]
     images = torch.stack([encoder.preprocess(each) for each in pixels])
-    maps = {
-        kind: _maps_under_changes(make, encoder, prompts, images, boxed.concepts, concepts)
-        for kind, make in MAKERS.items()
-    }  # kind -> (kind of change, change) -> one array (n, h, w) a draw
     weights = patient_weights(boxed.patients.iloc[films], workspace.profile.bootstrap)
-    draws = _measure(maps, masks, weights, frame_of(encoder))
+    frame, draws, first = frame_of(encoder), {}, {}
+
+    def points(drawn: np.ndarray) -> np.ndarray:
+        cells = torch.from_numpy(drawn)[:, None]
+        hits = [points_into(*each, frame)[0] for each in zip(cells, masks, strict=True)]
+        return np.array(hits, float)
+
+    for kind, make in MAKERS.items():
+        changed = maps_under_changes(make, encoder, prompts, images, boxed.concepts, concepts)
+        original = changed["prompt", UNCHANGED][0]
+        for (of, change), drawn in changed.items():
+            similarity = np.mean([rank_correlation(original, each) for each in drawn], axis=0)
+            pointing = np.mean([points(each) for each in drawn], axis=0)
+            draws[kind, of, change, "similarity"] = resampled_means(similarity, weights)
+            draws[kind, of, change, "pointing_game"] = resampled_means(pointing, weights)
+        cells = torch.from_numpy(np.stack([drawn[0][0] for drawn in changed.values()]))
+        first[kind] = on_square(cells, masks[0].shape, frame).numpy()
+    names = ("map", "kind", "change", "metric")
+    rows = [
+        {**dict(zip(names, key, strict=True)), **named_interval(series), "n": len(masks)}
+        for key, series in draws.items()
+    ]
     return Sanity(
-        rows=_rows(draws, len(masks)),
-        verdict=" ".join(_verdict(kind, draws) for kind in maps),
-        changes=tuple(change for _, change in maps["cosine map"]),
-        maps={
-            kind: _placed([d[0][0] for d in each.values()], masks[0].shape, frame_of(encoder))
-            for kind, each in maps.items()
-        },
+        rows=pd.DataFrame(rows),
+        verdict=" ".join(_verdict(kind, draws) for kind in MAKERS),
+        changes=tuple(change for _, change in changed),
+        maps=first,
         pixels=pixels[0],
         mask=masks[0],
         concept=boxed.concepts[concepts[0]],
     )
 
 
-Draws = dict[tuple[str, str, str, str], np.ndarray]  # map, kind, change, metric: (1 + R,)
-
-
-def _measure(
-    maps: dict[str, dict[tuple[str, str], list[np.ndarray]]],
-    masks: list[np.ndarray],
-    weights: np.ndarray,
-    frame: Frame | None,
-) -> Draws:
-    """Both metrics in the sample and in every resample; `weights` (1 + R, n) of the films."""
-    draws = {}
-    for kind, changed in maps.items():
-        original = changed["prompt", UNCHANGED][0]
-        for (of, change), drawn in changed.items():
-            films_values = {
-                "similarity": np.mean([rank_correlation(original, m) for m in drawn], axis=0),
-                "pointing_game": np.mean([_hits(m, masks, frame) for m in drawn], axis=0),
-            }
-            for metric, values in films_values.items():
-                draws[kind, of, change, metric] = resampled_means(values, weights)
-    return draws
-
-
-def _rows(draws: Draws, films: int) -> pd.DataFrame:
-    names = ("map", "kind", "change", "metric")
-    return pd.DataFrame([
-        {**dict(zip(names, key, strict=True)), **named_interval(series), "n": films}
-        for key, series in draws.items()
-    ])  # fmt: skip
-
-
-def _verdict(kind: str, draws: Draws) -> str:
+def _verdict(kind: str, draws: dict[tuple[str, str, str, str], np.ndarray]) -> str:
     """Passes where the own name points better than either other word, intervals above zero."""
     own, *others = (
         draws[kind, "prompt", change, "pointing_game"] for change in (UNCHANGED, SHUFFLED, NO_WORD)
     )
-    passes = all(named_interval(own - other)["ci_low"] > 0 for other in others)
+    passes = all(interval(own - other)[1] > 0 for other in others)
     said = "passes" if passes else "FAILS"
     return (
         f"{kind} {said}: points into {own[0]:.2f} of the boxes for the own name, "
@@ -210,7 +194,7 @@ def _verdict(kind: str, draws: Draws) -> str:
     )
 
 
-def _maps_under_changes(
+def maps_under_changes(
     make: Callable[[Encoder, Tensor, Tensor], np.ndarray],
     encoder: Encoder,
     prompts: Prompts,
@@ -233,13 +217,3 @@ def _maps_under_changes(
         nonsense = encoder.encode_prompts(prompts.concept, NONSENSE[: len(names)])
     found["prompt", NO_WORD] = [make(encoder, images, nonsense)[films, concepts]]
     return found
-
-
-def _placed(maps: list[np.ndarray], size: tuple[int, int], frame: Frame | None) -> np.ndarray:
-    return on_square(torch.from_numpy(np.stack(maps)), size, frame).numpy()
-
-
-def _hits(maps: np.ndarray, masks: list[np.ndarray], frame: Frame | None) -> np.ndarray:
-    cells = torch.from_numpy(maps)[:, None]
-    hits = [points_into(*each, frame)[0] for each in zip(cells, masks, strict=True)]
-    return np.array(hits, float)
