@@ -33,7 +33,7 @@ from rctpl_utils.encoders.loading import check_checkpoint, open_encoder
 from rctpl_utils.errors import InputError
 from rctpl_utils.evaluation.ablations import with_pooling
 from rctpl_utils.evaluation.grounding_metrics import peak
-from rctpl_utils.evaluation.saliency_sanity import blocks
+from rctpl_utils.evaluation.prompt_maps import blocks
 from rctpl_utils.prompts.model import RCTPL
 from rctpl_utils.prompts.prompts import Prompts
 

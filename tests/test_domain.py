@@ -9,11 +9,18 @@ from sklearn.covariance import LedoitWolf
 
 from rctpl_utils.encoders.base import ImageFeatures
 from rctpl_utils.errors import InputError
-from rctpl_utils.evaluation.calibration import NOT_CALIBRATED, Calibration, ConceptCalibration
-from rctpl_utils.evaluation.domain import KEPT, Domain, described, descriptors
+from rctpl_utils.evaluation.calibration import (
+    KEPT,
+    NOT_CALIBRATED,
+    Calibration,
+    ConceptCalibration,
+    Domain,
+    described,
+    descriptors,
+)
 from rctpl_utils.evaluation.explain import explain
 from rctpl_utils.evaluation.grounding_metrics import on_scale, scale_of, stretch
-from rctpl_utils.evaluation.saliency_sanity import NO_WORD, SHUFFLED, UNCHANGED, _verdict
+from rctpl_utils.evaluation.prompt_maps import NO_WORD, SHUFFLED, UNCHANGED, _verdict
 from rctpl_utils.prompts.model import RCTPL
 from rctpl_utils.prompts.prompts import Prompts
 from rctpl_utils.reporting.explain_figure import draw_explanation, nothing_shown, shown_findings

@@ -17,7 +17,6 @@ from rctpl_utils.encoders.features import ImageFeatureFile
 from rctpl_utils.encoders.frame import on_film
 from rctpl_utils.encoders.standin import StandIn
 from rctpl_utils.errors import InputError
-from rctpl_utils.evaluation import film_places
 from rctpl_utils.evaluation.calibration import (
     CANNOT_TELL,
     NO_EVIDENCE,
@@ -28,8 +27,15 @@ from rctpl_utils.evaluation.calibration import (
     likelihood_ratio,
     stratified_auc,
 )
-from rctpl_utils.evaluation.explain import explain, warning
-from rctpl_utils.evaluation.film_places import Place, check_places, place, place_on_film, region
+from rctpl_utils.evaluation.explain import (
+    Place,
+    check_places,
+    explain,
+    place,
+    place_on_film,
+    region,
+    warning,
+)
 from rctpl_utils.plots import TEXT
 from rctpl_utils.prompts.model import RCTPL
 from rctpl_utils.prompts.prompts import Prompts
@@ -285,12 +291,13 @@ def test_places_against_drawn_lesions(model: RCTPL, tmp_path, monkeypatch):
     test = films("test", [(2, 2)] * 6 + [(50, 50)] * 4)
     held_out = films("validation", [(50, 50)] * 2 + [(2, 2)])
     splits = {"test": test, "validation": held_out}
-    monkeypatch.setattr(film_places, "open_split", lambda w, name, split: splits[split])
+    module = "rctpl_utils.evaluation.explain"
+    monkeypatch.setattr(f"{module}.open_split", lambda w, name, split: splits[split])
     target = model.prompts.embed(model.encoder, ["Edema"]).concept[0].numpy()
     dense = np.zeros((10, 8, 8, len(target)), np.float16)
     dense[:, 0:2, 0:2] = target
     features = ImageFeatureFile(np.tile(target, (10, 1)).astype(np.float32), dense)
-    monkeypatch.setattr(film_places, "image_features", lambda *_: features)
+    monkeypatch.setattr(f"{module}.image_features", lambda *_: features)
     workspace = Workspace.open("smoke", output=tmp_path, device="cpu")
     everything = calibration_for(model, Edema=calibrated(threshold=-1.0))
     table = check_places(workspace, model, everything, "some").set_index("aspect")

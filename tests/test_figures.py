@@ -17,8 +17,8 @@ from rctpl_utils.baselines.report import save_curves
 from rctpl_utils.datasets.chexpert import COMPETITION
 from rctpl_utils.evaluation.bridges import figure_bridges, gap_figure
 from rctpl_utils.evaluation.grounding_metrics import THRESHOLDS
+from rctpl_utils.evaluation.prompt_maps import Sanity
 from rctpl_utils.evaluation.results import save_draws
-from rctpl_utils.evaluation.saliency_sanity import Sanity
 from rctpl_utils.evaluation.table1 import SUPERVISED
 from rctpl_utils.prompts.prompts import Prompts
 from rctpl_utils.reporting import map_figures, method_figures, retrieval_examples

@@ -85,10 +85,8 @@ def uncertain_as_present(triplets: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Arm:
-    """One training setting; the defaults are RC-TPL's.
-
-    The branch that an arm does not train is that of its `base`, with the same seed: what touches
-    descriptions only leaves the report branch as it is.
+    """One training setting; the defaults are RC-TPL's. A branch that it does not train is that of
+    its `base`, with the same seed.
     """
 
     label: str  # names the arm in tables and files
@@ -113,9 +111,7 @@ class Arm:
 
 
 def training_arms(settings: PromptLearning, available: int) -> list[Arm]:
-    """All settings that are trained, the reference first. Counts of reports that exceed `available`
-    are left out; M in `settings` is replaced.
-    """
+    """All settings that are trained, the reference first; M in `settings` is replaced."""
     lengths = sorted(LENGTHS, key=lambda length: f"M={length}" != REFERENCE)
     standard = replace(settings, context_length=12)
     own = ("concept",)
@@ -138,9 +134,7 @@ def training_arms(settings: PromptLearning, available: int) -> list[Arm]:
 
 
 def factors(available: int) -> dict[str, tuple[str, ...]]:
-    """What is compared with what: factor -> labels, the reference's own first; it carries one label
-    a factor, so that a table reads by itself.
-    """
+    """What is compared with what: factor -> labels, the reference's own first."""
     counts = [f"reports: {count}" for count in REPORT_COUNTS if count < available]
     return {
         "prompt length M": (REFERENCE, *(f"M={m}" for m in LENGTHS if f"M={m}" != REFERENCE)),
@@ -158,15 +152,14 @@ def factors(available: int) -> dict[str, tuple[str, ...]]:
 
 @dataclass(frozen=True)
 class Trial:
-    """What is scored on films: prompts with a way to ask. Run k of `embedders` belongs to encoder
-    k; `branch` is "report", "concept" or "both"; `temperature` is tau_c at test time; `reader`
-    changes how a film's features are read.
+    """What is scored on films: prompts with a way to ask; run k of `embedders` belongs to encoder
+    k.
     """
 
     embedders: tuple[Embedder, ...]
-    branch: str = "both"
-    temperature: float = IMAGE_TEMPERATURE
-    reader: Callable[[Reader], Reader] = lambda films: films
+    branch: str = "both"  # or "report", "concept"
+    temperature: float = IMAGE_TEMPERATURE  # tau_c at test time
+    reader: Callable[[Reader], Reader] = lambda films: films  # changes how films are read
 
 
 def learn_arms(
@@ -178,9 +171,8 @@ def learn_arms(
 ) -> tuple[dict[str, Runs], pd.DataFrame]:
     """Train every arm for as many steps as the first, or read those that are current.
 
-    Encoders are one a seed; `reports` those of the training split that enter prompt learning,
-    `triplets` those of all reports; an arm's base comes before it. Gives prompts by arm and seed,
-    and the seconds a run took: seed, seconds, label.
+    Encoders are one a seed; `reports` those that prompts learn from, `triplets` those of all; an
+    arm's base comes before it. Gives prompts by arm and seed; label, seed and seconds of each run.
     """
     learned: dict[str, Runs] = {}
     seconds, steps = [], 0
@@ -224,10 +216,7 @@ def arm_corpus(
 
 
 def with_pooling(encoder: Encoder, pooling: str) -> Encoder:
-    """The encoder as it is for "mean", or a copy that takes [CLS] for "cls", its projection as
-    trained. "mean" is the encoder's own pooling: for one that takes [CLS] itself (BioViL) both are
-    the same.
-    """
+    """The encoder as it is for "mean", its own pooling, or a copy that takes [CLS] for "cls"."""
     if pooling != "cls" or encoder.text.pooling == "cls":
         return encoder
     other = deepcopy(encoder)
@@ -304,11 +293,8 @@ def score_trials(
     classified: Sequence[str] = CLASSIFIED,
     grounded: Sequence[str] = (GROUNDED,),
 ) -> Draws:
-    """Macro AUC and the pointing game, in the sample and in every resample.
-
-    Run k of a trial meets the films of encoder k. Absent data sets have no draws, nor have columns
-    whose labels cannot tell (`Question.can_ask`); trials that are the same object under several
-    labels are scored once.
+    """Macro AUC and the pointing game, in the sample and in every resample: run k of a trial on the
+    films of encoder k. Absent data sets have no draws, nor have columns whose labels cannot tell.
     """
     distinct = list(dict.fromkeys(trials.values()))
     once = cache(_asked_once)  # trials that differ in their branch only share embedders

@@ -67,65 +67,48 @@ def own_labels(
 
 
 def bridge_arms(settings: PromptLearning) -> list[Arm]:
-    """What may keep prompts that learn from text on the image: RC-TPL changed in one thing, RC-TPL+
-    without one.
-    """
+    """RC-TPL changed in one thing an arm, RC-TPL+ without one."""
     both, own = ("report", "concept"), ("concept",)
     paper = Arm(RCTPL, settings, source="the paper", base=RCTPL)
     plus = Arm(
         PLUS, settings, described_absent=False, start="words", ranking=report_ranking_loss,
         pull=(PULL, own), base=PLUS, unseen="looks", source="all of the above",
     )  # fmt: skip
-    less = replace(plus, source="")
+    slower = replace(settings, learning_rate=settings.learning_rate / 10)
+    changed = (
+        ("start: words", "CoOp, Zhou 2022", dict(start="words")),
+        ("rate: a tenth", "fewer, smaller steps", dict(settings=slower)),
+        ("H: present findings only", "labels and H agree",
+         dict(branches=own, described_absent=False)),
+        ("labels: own mentions only", "labels and H agree", dict(labeled=own_labels)),
+        ("pull to the ensemble", "prompt ensembles, Radford 2021",
+         dict(pull=(20.0, both), anchor=anchors.whole_ensemble)),
+        ("pull to names, both branches", "KgCoOp, Yao 2023",
+         dict(pull=(20.0, both), anchor=anchors.names)),
+        ("pull to a pruned ensemble", "BiomedCoOp, Koleilat 2025",
+         dict(pull=(20.0, both), anchor=anchors.pruned_ensemble)),
+        ("names mapped onto descriptions", "ProText, Khattak 2025",
+         dict(pull=(1.0, both), anchor=anchors.descriptions, ranking=no_ranking)),
+        ("start: names", "the names' own words", dict(start="names")),
+        ("mean of all steps", "Polyak and Juditsky 1992", dict(kept="mean")),
+        ("step nearest to names", "stop by cosine", dict(kept="nearest")),
+        ("rank reports within a class", "what AUC measures", dict(ranking=report_ranking_loss)),
+    )  # fmt: skip
+    lacking = {
+        "start: random": dict(start="gaussian"),
+        "rank classes": dict(ranking=ranking_loss),
+        "no pull": dict(branches=own, pull=None),
+        "pull 0.3": dict(branches=own, pull=(0.3, own)),
+        "pull 30": dict(branches=own, pull=(30.0, own)),
+        "pull on both": dict(branches=("report",), pull=(PULL, ("report",))),
+        "H: absent too": dict(branches=own, described_absent=True),
+    }
     return [
         paper,
-        replace(paper, label="start: words", start="words", source="CoOp, Zhou 2022"),
-        replace(
-            paper, label="rate: a tenth", source="fewer, smaller steps",
-            settings=replace(settings, learning_rate=settings.learning_rate / 10),
-        ),
-        replace(
-            paper, label="H: present findings only", branches=own, described_absent=False,
-            source="labels and H agree",
-        ),
-        replace(
-            paper, label="labels: own mentions only", labeled=own_labels,
-            source="labels and H agree",
-        ),
-        replace(
-            paper, label="pull to the ensemble", pull=(20.0, both),
-            anchor=anchors.whole_ensemble, source="prompt ensembles, Radford 2021",
-        ),
-        replace(
-            paper, label="pull to names, both branches", pull=(20.0, both), anchor=anchors.names,
-            source="KgCoOp, Yao 2023",
-        ),
-        replace(
-            paper, label="pull to a pruned ensemble", pull=(20.0, both),
-            anchor=anchors.pruned_ensemble, source="BiomedCoOp, Koleilat 2025",
-        ),
-        replace(
-            paper, label="names mapped onto descriptions", pull=(1.0, both),
-            anchor=anchors.descriptions, ranking=no_ranking, source="ProText, Khattak 2025",
-        ),
-        replace(paper, label="start: names", start="names", source="the names' own words"),
-        replace(paper, label="mean of all steps", kept="mean", source="Polyak and Juditsky 1992"),
-        replace(paper, label="step nearest to names", kept="nearest", source="stop by cosine"),
-        replace(
-            paper, label="rank reports within a class", ranking=report_ranking_loss,
-            source="what AUC measures",
-        ),
+        *(replace(paper, label=name, source=of, **change) for name, of, change in changed),
         plus,
-        replace(less, label="RC-TPL+, start: random", start="gaussian"),
-        replace(less, label="RC-TPL+, rank classes", ranking=ranking_loss),
-        replace(less, label="RC-TPL+, no pull", branches=own, pull=None),
-        replace(less, label="RC-TPL+, pull 0.3", branches=own, pull=(0.3, own)),
-        replace(less, label="RC-TPL+, pull 30", branches=own, pull=(30.0, own)),
-        replace(
-            less, label="RC-TPL+, pull on both", branches=("report",), pull=(PULL, ("report",)),
-        ),
-        replace(less, label="RC-TPL+, H: absent too", branches=own, described_absent=True),
-    ]  # fmt: skip
+        *(replace(plus, label=f"{PLUS}, {name}", source="", **c) for name, c in lacking.items()),
+    ]
 
 
 def learn_bridges(
@@ -142,9 +125,7 @@ def learn_bridges(
 def bridge_trials(
     encoders: Sequence[Encoder], learned: Mapping[str, Runs], corpora: Sequence[TextCorpus]
 ) -> dict[str, Trial]:
-    """All rows, written prompts first; the memory holds the training `corpora`, one an encoder (a
-    seed).
-    """
+    """All rows, written prompts first; the memory holds the `corpora`, one an encoder (a seed)."""
     drawn = [untrained(seed, run) for seed, run in learned[RCTPL].items()]
     length = len(drawn[0].report)
     words = [
@@ -190,9 +171,7 @@ def memory_reader(corpora: Mapping[Encoder, TextCorpus]) -> Callable[[Reader], R
 def save_bridges(
     workspace: Workspace, encoders: Sequence[Encoder], trials: Mapping[str, Trial]
 ) -> pd.DataFrame:
-    """Score all rows on validation films; write `bridges.csv`: arm, source, dataset, metric, value
-    with interval, seeds.
-    """
+    """Score all rows on validation films and write `bridges.csv`."""
     draws = score_trials(workspace, encoders, trials, "validation", tuple(QUESTIONS), GROUNDED)
     sources = {arm.label: arm.source for arm in bridge_arms(workspace.profile.ablations)}
     order = {label: k for k, label in enumerate(trials)}
@@ -281,8 +260,8 @@ def class_vectors(
 
 
 def energy(vectors: np.ndarray, cells: np.ndarray, count: int = DIRECTIONS) -> float:
-    """The share of the squared length of vectors (L, d), without their mean, in the main directions
-    of the centered cells (n, d).
+    """The share of the centered vectors' (L, d) squared length in the main directions of cells (n,
+    d).
     """
     main = np.linalg.svd(cells - cells.mean(axis=0), full_matrices=False)[2][:count]  # (count, d)
     centered = vectors - vectors.mean(axis=0)

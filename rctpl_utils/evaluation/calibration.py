@@ -2,24 +2,32 @@
 
 A cosine says little to a person. A calibration holds it, concept by concept, against labeled
 validation films only, counted and graded; it belongs to one set of prompts and one image encoder.
+
+It also tells whether a film is like those films, by its dense map: global features of real and
+simulated films are alike. A film is described by mean and deviation of each dimension over its
+cells, its distance is Mahalanobis' from all validation films (Lee et al., NeurIPS 2018), in units
+of a limit that 99 % of them keep.
 """
 
-from collections.abc import Mapping
+import base64
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from safetensors.numpy import load, save
 from scipy.stats import binomtest
-from torch import Tensor
+from sklearn.covariance import LedoitWolf
+from sklearn.model_selection import GroupKFold
 from tqdm import tqdm
 
 from rctpl_utils.datasets.availability import present
 from rctpl_utils.datasets.splits import open_split
+from rctpl_utils.encoders.base import Encoder, ImageFeatures
 from rctpl_utils.encoders.features import IMAGE_BATCH, ImageFeatureFile, image_features
 from rctpl_utils.errors import InputError
-from rctpl_utils.evaluation.domain import Domain, file_descriptors
 from rctpl_utils.evaluation.grounding_metrics import scale_of
 from rctpl_utils.evaluation.metrics import (
     BOOTSTRAP_SEED,
@@ -44,6 +52,8 @@ SOURCES: Mapping[str, tuple[str, ...] | None] = {
     "rsna": None,
     "covidx": ("COVID-19",),
 }
+FOLDS = 5
+KEPT = 0.99  # the share of validation films within the limit
 # Where films are counted: quantiles of all scores, finer at the top, where findings are.
 LEVELS = (*np.linspace(0, 0.95, 39), 0.96, 0.97, 0.98, 0.985, 0.99, 0.995)
 
@@ -61,9 +71,8 @@ GRADES = (*(grade for _, grade in _BOUNDS), NO_EVIDENCE, CANNOT_TELL, NOT_CALIBR
 class Evidence:
     """What a score means, measured on validation films; each ratio with its 95 % interval.
 
-    `CANNOT_TELL` is the grade when the AUC's interval reaches down to 0.5; else `_BOUNDS` against
-    `ratio_low`, the low end of how many times as often films with the concept score as high (at
-    least `cut`, see `ConceptCalibration.judge`) as those without.
+    The grade is `CANNOT_TELL` when the AUC's interval reaches down to 0.5; else `_BOUNDS` against
+    `ratio_low`. The ratio: how many times as often films with the concept score at least `cut`.
     """
 
     grade: str  # one of `GRADES`
@@ -88,14 +97,11 @@ class Evidence:
 
 @dataclass(frozen=True)
 class ConceptCalibration:
-    """One concept's validation films, from the data sets `sources`, counted at K cuts of the score.
-
-    `cuts` ascend from the lowest score of all; `present` and `absent` count films with and without
-    the concept that score at least each; `threshold`, the cut with the best F1; the AUC with a 95 %
-    bootstrap interval over patients.
+    """One concept's validation films, counted at K ascending cuts: `present` and `absent`, those
+    with and without it, score at least as high. `threshold`: the cut with the best F1.
     """
 
-    sources: tuple[str, ...]
+    sources: tuple[str, ...]  # their data sets
     cuts: tuple[float, ...]
     present: tuple[int, ...]
     absent: tuple[int, ...]
@@ -107,9 +113,8 @@ class ConceptCalibration:
     def judge(self, score: float) -> Evidence:
         """The evidence of a score: that of the most telling cut that it reaches.
 
-        Every reached cut is a true statement ("the film scores at least ..."). The one with the
-        highest lower end of the likelihood ratio's interval is taken, so that evidence never falls
-        when the score rises and the films above it become few.
+        Every reached cut is a true statement ("at least ..."). That with the highest lower end of
+        the ratio's interval is taken, so that evidence never falls when the score rises.
         """
         reached = max(int(np.searchsorted(self.cuts, score, side="right")), 1)
         counts = list(zip(self.present, self.absent, strict=True))[:reached]
@@ -130,19 +135,79 @@ class ConceptCalibration:
         )  # fmt: skip
 
 
+def descriptors(features: ImageFeatures) -> np.ndarray:
+    """Mean and deviation of the dense map over its cells: (n, 2 d)."""
+    cells = features.dense_features.flatten(1, 2).double()
+    return torch.cat([cells.mean(dim=1), cells.std(dim=1)], dim=1).cpu().numpy()
+
+
+def file_descriptors(file: ImageFeatureFile, encoder: Encoder) -> np.ndarray:
+    """Those of a data set's cached features."""
+    rows = (slice(start, start + IMAGE_BATCH) for start in range(0, len(file), IMAGE_BATCH))
+    return np.concatenate([descriptors(file.batch(part, encoder.device)) for part in rows])
+
+
+@torch.no_grad()
+def described(encoder: Encoder, images: Sequence[np.ndarray]) -> np.ndarray:
+    """Those of pictures, float (H, W) in [0, 1]."""
+    parts = []
+    for start in range(0, len(images), IMAGE_BATCH):
+        part = map(np.ascontiguousarray, images[start : start + IMAGE_BATCH])
+        batch = torch.stack([encoder.preprocess(each) for each in part])
+        parts.append(descriptors(encoder.encode_image(batch)))
+    return np.concatenate(parts)
+
+
+@dataclass(frozen=True)
+class Domain:
+    """Where validation films lie: their mean (2 d,), the inverse of their shrunk covariance (Ledoit
+    and Wolf 2004), the distance within which `KEPT` lie, each measured from other patients' films.
+    """
+
+    center: np.ndarray
+    precision: np.ndarray
+    limit: float
+
+    @classmethod
+    def fit(cls, films: np.ndarray, patients: Sequence[str]) -> "Domain":
+        """Of validation films (n, 2 d) and their patients, `FOLDS` or more."""
+        held_out = np.empty(len(films))
+        for rest, fold in GroupKFold(FOLDS).split(films, groups=list(patients)):
+            held_out[fold] = LedoitWolf().fit(films[rest]).mahalanobis(films[fold])
+        whole = LedoitWolf().fit(films)
+        return cls(whole.location_, whole.precision_, float(np.quantile(held_out, KEPT) ** 0.5))
+
+    def distance(self, films: np.ndarray) -> np.ndarray:
+        """Distances of films (n, 2 d) in units of the limit, (n,): above 1 is out of the domain."""
+        away = films - self.center
+        return np.sqrt(np.einsum("ni,ij,nj->n", away, self.precision, away)) / self.limit
+
+    def as_text(self) -> str:
+        """For a JSON file: safetensors in base64."""
+        arrays = {"center": self.center, "precision": self.precision}
+        packed = {name: np.ascontiguousarray(each, np.float32) for name, each in arrays.items()}
+        return base64.b64encode(save(packed | {"limit": np.array([self.limit])})).decode()
+
+    @classmethod
+    def from_text(cls, text: str) -> "Domain":
+        """What `as_text` wrote; ValueError: it is damaged."""
+        try:
+            arrays = load(base64.b64decode(text, validate=True))
+            return cls(arrays["center"], arrays["precision"], float(arrays["limit"][0]))
+        except Exception as error:  # safetensors' own errors share no base but Exception
+            raise ValueError(f"the domain is damaged: {error}") from error
+
+
 @dataclass(frozen=True)
 class Calibration:
-    """The calibrated `concepts` of one set of prompts with one image encoder, by their keys.
-    `data`: what the films were, in a sentence; `scale`: the cosines between which heat maps are
-    drawn; `domain`: where the films lie; both None without validation films.
-    """
+    """The calibrated `concepts` of one set of prompts with one image encoder, by their keys."""
 
     prompts_key: str
     image_key: str
-    data: str
+    data: str  # what the films were, in a sentence
     concepts: Mapping[str, ConceptCalibration]
-    scale: tuple[float, float] | None = None
-    domain: Domain | None = None
+    scale: tuple[float, float] | None = None  # cosines between which heat maps are drawn
+    domain: Domain | None = None  # where the films lie
 
     def table(self) -> pd.DataFrame:
         """One row a concept: its films and how well scores tell it apart, best first."""
@@ -193,9 +258,7 @@ class Calibration:
             ) from error
 
     def check(self, prompts_key: str | None, image_key: str) -> None:
-        """Refuse (InputError) scores of other prompts or of another image encoder: their keys
-        differ.
-        """
+        """Refuse (InputError) scores of other prompts or of another image encoder."""
         if (self.prompts_key, self.image_key) != (prompts_key, image_key):
             raise InputError(
                 "this calibration belongs to other prompts or to another encoder",
@@ -212,11 +275,10 @@ def calibration_path(prompts: str | Path) -> Path:
 def calibrate(workspace: Workspace, model: RCTPL) -> Calibration:
     """Calibrate all concepts that the validation films of `SOURCES` label; films are pooled.
 
-    The same films tell the heat maps' scale, and which pictures are unlike them. Absent data sets
-    calibrate nothing. A film counts once; the AUC compares films of the same data set only
-    (`stratified_auc`): to tell one hospital's films from another's is no merit.
+    A film counts once; the AUC compares films of the same data set only (`stratified_auc`): to tell
+    one hospital's films from another's is no merit.
     """
-    parts: dict[str, list[tuple[str, np.ndarray, np.ndarray, np.ndarray]]] = {}
+    parts: dict[str, list[tuple]] = {}  # concept -> data set, labels, scores, weights
     cosines, films, patients = [], [], []
     generator = np.random.default_rng(BOOTSTRAP_SEED)
     for name in tqdm(present(workspace, SOURCES), desc="calibrating", unit="data set"):
@@ -227,39 +289,32 @@ def calibrate(workspace: Workspace, model: RCTPL) -> Calibration:
         scores = score_images(features, {"model": embeddings})["model"].both
         ids = dataset.records["patient_id"]
         weights = patient_weights(ids, workspace.profile.bootstrap, generator)
-        cosines.append(_cosines(features, embeddings.concept))
-        films.append(file_descriptors(features, model.encoder))
+        for start in range(0, len(features), IMAGE_BATCH):
+            batch = features.batch(slice(start, start + IMAGE_BATCH), model.encoder.device)
+            films.append(descriptors(batch))
+            found = similarity_maps(batch.dense_features.flatten(1, 2), embeddings.concept)
+            cosines.append(found.half().flatten().cpu().numpy())  # as the cells are
         patients += [f"{name} {patient}" for patient in ids]
         for k, concept in enumerate(concepts):
             labels = dataset.records[concept].to_numpy(float)
             parts.setdefault(concept, []).append((name, labels, scores[:, k], weights))
-    found = {}
+    calibrated = {}
     for concept, of in parts.items():
         if usable := [part for part in of if scorable(part[1])]:
             sources, labels, scores, _ = zip(*usable, strict=True)
             auc = interval(stratified_auc([part[1:] for part in usable]))
             films_of = (np.concatenate(labels), np.concatenate(scores))
-            found[concept] = count_films(*films_of, sources, auc)
+            calibrated[concept] = count_films(*films_of, sources, auc)
     return Calibration(
-        model.prompts.metadata["key"], model.encoder.image_key, data_note(workspace), found,
+        model.prompts.metadata["key"], model.encoder.image_key, data_note(workspace), calibrated,
         scale_of(np.concatenate(cosines)) if cosines else None,
         Domain.fit(np.concatenate(films), patients) if films else None,
     )  # fmt: skip
 
 
-def _cosines(file: ImageFeatureFile, embeddings: Tensor) -> np.ndarray:
-    """Of all cells of all films with all concepts, flat, in half precision as the cells are."""
-    parts = []
-    for start in range(0, len(file), IMAGE_BATCH):
-        batch = file.batch(slice(start, start + IMAGE_BATCH), embeddings.device)
-        cosines = similarity_maps(batch.dense_features.flatten(1, 2), embeddings)
-        parts.append(cosines.half().flatten().cpu().numpy())
-    return np.concatenate(parts)
-
-
 def stratified_auc(parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> np.ndarray:
-    """The share of (present, absent) pairs in the right order, within a data set only: (1 + R,). A
-    part a data set: labels (n,), scores (n,), weights (1 + R, n).
+    """The share of (present, absent) pairs in the right order, within a data set only: (1 + R,),
+    from labels (n,), scores (n,) and weights (1 + R, n) of each.
     """
     right = pairs = 0.0
     for labels, scores, weights in parts:
@@ -287,9 +342,8 @@ def count_films(
 def likelihood_ratio(
     present: int, all_present: int, absent: int, all_absent: int
 ) -> tuple[float, float, float]:
-    """P(as high | present) / P(as high | absent) with its 95 % interval, that of Simel, Samsa and
-    Matchar 1991 (J Clin Epidemiol 44:763-770), on counts raised by one half (totals by one), so
-    that an empty cell leaves the ratio finite.
+    """P(as high | present) / P(as high | absent) with the 95 % interval of Simel, Samsa and Matchar
+    1991 (J Clin Epidemiol 44:763-770), on counts raised by one half (totals by one): it is finite.
     """
     with_it, total_with = present + 0.5, all_present + 1
     without, total_without = absent + 0.5, all_absent + 1

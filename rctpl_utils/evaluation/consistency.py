@@ -33,8 +33,8 @@ OWN, OTHERS, NEAREST = "own class", "other classes", "nearest is the own class"
 def class_cosines(
     films: np.ndarray, labels: np.ndarray, texts: np.ndarray, weights: np.ndarray, centered: bool
 ) -> np.ndarray:
-    """Cosine of the mean image feature of class i's films with text j, in every resample: (R, L,
-    L), NaN where a class has no film in a resample, or nothing is left of a vector.
+    """Cosine of the mean feature of class i's films with text j, in every resample: (R, L, L); NaN
+    where a class has no film in it.
 
     Films (n, d), labels (n, L), 1 where present, texts (L, d), weights (R, n). `centered` takes the
     mean over all films of the resample, and over all texts, away.
@@ -54,9 +54,8 @@ def class_cosines(
 
 
 def agreement(cosines: np.ndarray) -> dict[str, np.ndarray]:
-    """Of (R, L, L), L > 1: the mean cosine with the own text, with others', and the share of
-    classes nearest to their own, (R,) each; rows of NaN are left out, NaN where a resample has no
-    class.
+    """Of (R, L, L): the mean cosine with the own text, with others', and the share of classes
+    nearest to their own, (R,) each; classes of NaN are left out.
     """
     classes = cosines.shape[1]
     own = np.einsum("rii->ri", cosines)
@@ -66,9 +65,7 @@ def agreement(cosines: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def measure_consistency(workspace: Workspace, encoders: Sequence[Encoder]) -> pd.DataFrame:
-    """Measure all sets that are there, an encoder a seed; write consistency.csv (a method is texts
-    and what is counted; n films) and the draws that the ledger tests.
-    """
+    """Measure all sets that are there, an encoder a seed; write consistency.csv and the draws."""
     rows, draws = [], {}
     for name in present(workspace, DATASETS):
         dataset = open_split(workspace, name, "validation")

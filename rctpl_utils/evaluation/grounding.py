@@ -91,7 +91,7 @@ MapMaker = Callable[[Films], Tensor]  # films to maps of cells, (n, h, w), on th
 @dataclass(frozen=True)
 class Grounder:
     """A row of Tables 2 to 4: a maker a seed (the films of run k come with encoder k); `native`:
-    whether the paper's method grounds so, false for controls and extensions.
+    whether the paper's method grounds so.
     """
 
     name: str
@@ -100,8 +100,8 @@ class Grounder:
 
 
 def floors(prior: np.ndarray, seeds: Sequence[int]) -> list[Grounder]:
-    """What any method must beat: maps that never look at the film, a random one a seed, and two
-    priors, one of them the validation films' `mean_mask`, (h, w).
+    """What any method must beat: maps that never look at the film, a random one a seed and two
+    priors.
     """
 
     def constant(cells: np.ndarray) -> MapMaker:
@@ -176,8 +176,8 @@ def gradcam(embedder: Embedder) -> MapMaker:
 def table_grounders(
     methods: Sequence[Method], prior: np.ndarray, seeds: Sequence[int]
 ) -> list[Grounder]:
-    """The rows of Tables 2 to 4 that we can run, floors first, then those of Table 1; RC-TPL's
-    fused row gives way to its concept branch, and stands for Grad-CAM as well.
+    """The rows of Tables 2 to 4, floors first, then those of Table 1; RC-TPL's fused row gives way
+    to its concept branch, and stands for Grad-CAM as well.
     """
     rows = floors(prior, seeds)
     for method in methods:
@@ -208,9 +208,8 @@ class Measured:
 
 @dataclass(frozen=True)
 class Grounding:
-    """The outcome on one data set: tidy rows, draws of every metric in the sample and in every
-    resample, which films have a lesion drawn, (n,), and for each method what its runs did on them,
-    and each run's validation threshold.
+    """The outcome on one data set: tidy rows, their draws, which films have a lesion drawn, (n,),
+    and for each method what its runs did on them, and each run's validation threshold.
     """
 
     rows: pd.DataFrame
@@ -223,9 +222,7 @@ class Grounding:
 def ground(
     workspace: Workspace, encoders: Sequence[Encoder], name: str, methods: Sequence[Grounder]
 ) -> Grounding:
-    """Ground a data set of `GROUNDING_DATASETS` with all methods, an encoder a seed, and evaluate
-    them.
-    """
+    """Ground a data set of `GROUNDING_DATASETS` with all methods, an encoder a seed."""
     concept, _ = GROUNDING_DATASETS[name]
     held_out, test = (open_split(workspace, name, split) for split in ("validation", "test"))
     validation = measure(workspace, encoders, held_out, concept, methods)
@@ -255,9 +252,7 @@ def measure(
     methods: Sequence[Grounder],
     thresholds: dict[str, list[float]] | None = None,
 ) -> dict[str, list[Measured]]:
-    """Make and measure the heat maps of all films with a lesion, a batch at a time; regions are
-    counted at `thresholds` only, one a run.
-    """
+    """Measure the heat maps of all films with a lesion; regions at `thresholds` only, one a run."""
     files = {each: image_features(each, dataset, workspace.features) for each in encoders}
     films = np.flatnonzero(dataset.annotated(concept))
     runs = [
@@ -292,8 +287,8 @@ def measure(
 def film_heats(
     maps: Sequence[Tensor], size: tuple[int, int]
 ) -> Iterator[tuple[list[int], np.ndarray]]:
-    """Stretched heat maps on one film of `size` (H, W), `HELD` pixels at a time, maps (h, w) of one
-    grid together: which of the maps, and these (n, H, W) in [0, 1].
+    """Stretched heat maps on one film of `size`, `HELD` pixels at a time, cell maps of one grid
+    together: which of the maps, and these (n, H, W) in [0, 1].
     """
     grids: dict[tuple[int, ...], list[int]] = {}
     for which, cells in enumerate(maps):
@@ -312,8 +307,8 @@ def best_threshold(run: Measured) -> int:
 
 
 def resample(run: Measured, threshold: int, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Every metric of one run in the sample and in every resample, (1 + R,) each; `threshold` is a
-    position in `THRESHOLDS`. A method that marks no region at all has precision 0.
+    """Every metric of one run in the sample and in every resample, (1 + R,) each; `threshold`: a
+    place in `THRESHOLDS`. A method that marks no region at all has precision 0.
     """
     films = weights.sum(axis=1)
     hit, false, missed = (weights @ run.pixels[:, :, threshold]).T
@@ -367,8 +362,8 @@ def pointing_of(
     concept: str,
     embeddings: Tensor,
 ) -> np.ndarray:
-    """Whether each class embedding's cosine map points into the lesion of each drawn film:
-    embeddings (K, d) of one concept by K methods or seeds to (K, n) of 0 and 1.
+    """Whether the cosine maps of K class embeddings (K, d) point into the lesion of each drawn
+    film: (K, n) of 0 and 1.
     """
     rows = np.flatnonzero(dataset.annotated(concept))
     hits = np.zeros((len(embeddings), len(rows)))

@@ -17,9 +17,8 @@ SCALE_ENDS = (0.5, 0.999)
 
 
 def stretch(maps: Tensor) -> Tensor:
-    """Each map, (n, H, W), to [0, 1] by its own minimum and maximum; a constant map becomes zero.
-    So one threshold serves a data set; but a weak map looks sure, so figures show `on_scale` beside
-    it.
+    """Each map, (n, H, W), to [0, 1] by its own ends, a constant one to zero: one threshold serves
+    a data set, but a weak map looks sure.
     """
     low, high = (end(dim=(1, 2), keepdim=True) for end in (maps.amin, maps.amax))
     # in place, since films are large; a constant map is zero before it is divided
@@ -27,9 +26,7 @@ def stretch(maps: Tensor) -> Tensor:
 
 
 def scale_of(cosines: np.ndarray) -> tuple[float, float]:
-    """The ends of a fixed scale, on which a weak map looks weak and films can be compared; from the
-    cosines of validation films' cells, any shape.
-    """
+    """The ends of a fixed scale, on which a weak map looks weak, from validation films' cosines."""
     low, high = np.quantile(cosines, SCALE_ENDS)
     return float(low), float(high)
 
@@ -63,9 +60,7 @@ def points_into(maps: Tensor, mask: np.ndarray, frame: Frame | None) -> np.ndarr
 
 
 def pixel_counts(heats: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Hit, false and missed pixels of n maps (n, H, W) of one film at every threshold, in one pass:
-    (n, 3, T) int64.
-    """
+    """Hit, false and missed pixels of n maps (n, H, W) of a film at every threshold: (n, 3, T)."""
     bins = len(THRESHOLDS) + 1
     places = levels(heats).reshape(len(heats), -1) + np.uint8(bins) * mask.ravel()  # below 100
     counts = np.stack([np.bincount(each, minlength=2 * bins) for each in places])
@@ -77,8 +72,7 @@ def pixel_counts(heats: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 def levels(heats: np.ndarray) -> np.ndarray:
     """How many of `THRESHOLDS` each pixel reaches: uint8, in any shape. They are multiples of the
-    first, so a quotient tells; only pixels so close to one that rounding could decide are looked
-    up.
+    first, so a quotient tells; only pixels very close to one are looked up.
     """
     low, high = (
         (heats * np.asarray(slack / THRESHOLDS[0], heats.dtype)).astype(np.uint8)
@@ -97,8 +91,8 @@ def dice(counts: np.ndarray) -> np.ndarray:
 
 
 class Lesions:
-    """A mask's lesions (8-connected), labeled once for all predictions on its film: flat `pixels`
-    (m,), each one's lesion in `numbers` (m,) from 0, the lesions' `areas` (K,).
+    """A mask's lesions (8-connected), labeled once for all predictions on its film: flat `pixels`,
+    each one's lesion in `numbers`, from 0, and the lesions' `areas`.
     """
 
     def __init__(self, mask: np.ndarray) -> None:
@@ -116,9 +110,8 @@ def components(region: np.ndarray) -> tuple[np.ndarray, int]:
 def region_counts(
     region: np.ndarray, lesions: Lesions, iou: float = IOU
 ) -> tuple[int, int, int, int]:
-    """How many regions (8-connected components of a prediction) are right and wrong, how many
-    lesions found and missed: right, or found, is what overlaps one of the other kind with
-    intersection over union >= `iou`.
+    """How many regions (8-connected) are right and wrong, how many lesions found and missed: those
+    that overlap one of the other kind with intersection over union >= `iou` are right, or found.
     """
     labels, predicted = components(region)
     labels, drawn = labels.ravel(), len(lesions.areas)

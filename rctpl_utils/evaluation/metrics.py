@@ -16,9 +16,8 @@ FEW = 10  # resamples in a tail below which counting them is too coarse
 def patient_weights(
     patients: pd.Series, resamples: int, generator: np.random.Generator | None = None
 ) -> np.ndarray:
-    """How often each image is drawn when patients are drawn with replacement: (1 + resamples, n)
-    float32 in Fortran order, as `weighted_auc` likes it, first the sample itself, all ones. By
-    default methods meet the same resamples.
+    """How often each image is drawn when patients are drawn with replacement, by default the same
+    for all methods: (1 + resamples, n) float32 in Fortran order, first the sample itself, all ones.
     """
     generator = generator or np.random.default_rng(BOOTSTRAP_SEED)
     codes, unique = pd.factorize(patients)
@@ -35,11 +34,8 @@ def resampled_means(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def weighted_auc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The area under the ROC curve of one class in every resample; ties count one half: (R,), NaN
-    where a resample lacks one of the two labels.
-
-    Labels (n,), 1, 0 or NaN (left out); scores (n,); weights (R, n). Sums of whole numbers are
-    exact.
+    """The area under the ROC curve of one class in every resample, ties one half: (R,), NaN where
+    one lacks a label. Labels (n,), 1, 0 or NaN (left out); scores (n,); weights (R, n).
     """
     positives, negatives = (np.flatnonzero(labels == value) for value in (1, 0))
     steps, own = np.unique(scores[positives], return_inverse=True)  # K distinct scores
@@ -78,8 +74,8 @@ def macro_aucs(
 def weighted_accuracy(
     labels: np.ndarray, scores: np.ndarray, threshold: float | np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
-    """The share of known labels on the right side of a threshold in every resample: (n,) to (R,),
-    or (n, L) and L thresholds to (R, L).
+    """The share of known labels on the right side of a threshold in every resample: (R,), or (R,
+    L).
     """
     known = ~np.isnan(labels)
     right = ((scores >= threshold) == (labels == 1)) & known
@@ -88,8 +84,8 @@ def weighted_accuracy(
 
 def best_f1_threshold(labels: np.ndarray, scores: np.ndarray) -> float:
     """The score, the lowest of equals, with the best F1; on a test set an oracle. As in MedKLIP's
-    test script F1 comes from precision and recall, so that rounding decides ties as there.
-    ValueError: no positive label.
+    test script F1 comes from precision and recall: rounding decides ties as there. ValueError: no
+    positive label.
     """
     known = ~np.isnan(labels)
     positive, scores = labels[known] == 1, scores[known]
@@ -141,9 +137,7 @@ def interval(
 
 
 def variances(series: np.ndarray) -> tuple[float, float, float]:
-    """Of (K, 1 + R), K > 1 runs: their mean in the sample, and its variance over patients and over
-    seeds; resamples that are not finite in all runs are left out.
-    """
+    """Of (K, 1 + R), K > 1: the mean in the sample, and its variance over patients and over seeds."""
     runs, resampled = series[:, 0], series[:, 1:].mean(axis=0)
     resampled = resampled[np.isfinite(resampled)]
     patients = resampled.var(ddof=1) if len(resampled) > 1 else 0.0
@@ -181,9 +175,7 @@ def paired_test(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
 
 
 def paired_p_value(differences: np.ndarray) -> float:
-    """Two-sided p-value of "the difference is zero" (Efron and Tibshirani 1993, chapter 16), of
-    A minus B run by run on the same resamples.
-    """
+    """Two-sided p-value of "the difference is zero" (Efron and Tibshirani 1993, chapter 16)."""
     return min(tail_p_value(differences), tail_p_value(-differences))
 
 

@@ -16,7 +16,7 @@ from rctpl_utils.datasets.covidx import open_covidx
 from rctpl_utils.datasets.questions import COVID
 from rctpl_utils.datasets.rsna import open_rsna
 from rctpl_utils.encoders.base import Encoder
-from rctpl_utils.evaluation.domain import Domain, file_descriptors
+from rctpl_utils.evaluation.calibration import Domain, file_descriptors
 from rctpl_utils.evaluation.grounding import lung_centers, pointing_of_runs
 from rctpl_utils.evaluation.grounding_metrics import points_into
 from rctpl_utils.evaluation.metrics import macro_aucs, patient_weights, resampled_means, tidy_row
@@ -83,9 +83,7 @@ def sample_pointing(
     methods: Sequence[Method],
     samples: Mapping[str, ChestXrayDataset],
 ) -> pd.DataFrame:
-    """The pointing game on the real films with boxes, beside two floors that see no film. A random
-    point hits with the share of the film that boxes cover.
-    """
+    """The pointing game on the real films with boxes, beside two floors that see no film."""
     name, concept = GROUNDED
     if name not in samples:
         return pd.DataFrame()

@@ -89,9 +89,7 @@ def load_draws(folder: Path, name: str) -> Draws:
 
 
 def reported_table1() -> pd.DataFrame:
-    """The paper's Table 1 as rows: dataset, method, metric, reported. Its ACC is MedKLIP's, at the
-    threshold with the best F1 on the test set: `acc_oracle`.
-    """
+    """The paper's Table 1: dataset, method, metric, reported; its ACC is MedKLIP's `acc_oracle`."""
     rows = _reported("table1_zero_shot_classification")
     cell = rows.pop("metric").str.rsplit("_", n=1, expand=True)
     rows = rows.assign(dataset=cell[0], metric=cell[1].replace({"acc": "acc_oracle"}))
@@ -101,9 +99,7 @@ def reported_table1() -> pd.DataFrame:
 
 
 def reported_grounding() -> pd.DataFrame:
-    """The paper's Tables 2 to 4 as rows: dataset, method, metric, reported. Its recall and
-    precision are detection's ("region"), its Dice is the maximal one ("oracle").
-    """
+    """Its Tables 2 to 4; recall and precision are detection's ("region"), Dice the maximal one."""
     metrics = {"recall": "region_recall", "precision": "region_precision", "dice": "dice_oracle"}
     parts = [
         _reported(f"table{number}_grounding_{file}").assign(dataset=dataset)
@@ -115,7 +111,7 @@ def reported_grounding() -> pd.DataFrame:
 
 
 def reported_retrieval() -> pd.DataFrame:
-    """The paper's Table 5 as rows: dataset, method, metric (precision_at_K), reported."""
+    """Its Table 5."""
     rows = _reported("table5_retrieval_chexpert5x200").assign(dataset="chexpert5x200")
     rows["metric"] = rows["metric"].str.replace("p_at_", "precision_at_")
     return rows
@@ -127,17 +123,15 @@ def _reported(name: str) -> pd.DataFrame:
 
 
 def with_absent(rows: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:
-    """Add what was not run: empty rows of the absent `names`, as many as one data set that is there
-    has.
-    """
+    """Add empty rows of the absent `names`, as many as one data set that is there has."""
     kinds = rows[["method", "metric", *({"native"} & set(rows.columns))]].drop_duplicates()
     parts = [rows, *(kinds.assign(dataset=name) for name in names)]
     return pd.concat(parts, ignore_index=True) if len(parts) > 1 else rows
 
 
 def with_reported(rows: pd.DataFrame, reported: pd.DataFrame) -> pd.DataFrame:
-    """Put the paper's numbers beside ours, shown, never compared as a rerun: they are on real data
-    with real weights. What we did not run stays, with empty values.
+    """Put the paper's numbers, on real data with real weights, beside ours; what we did not run
+    stays.
     """
     joined = rows.merge(reported, on=["dataset", "method", "metric"], how="outer", sort=False)
     order = {name: k for k, name in enumerate(dict.fromkeys([*BASELINES, *rows["method"]]))}

@@ -76,7 +76,6 @@ def single_concept_sentences(
 ) -> pd.DataFrame:
     """The sentences about exactly one of the five findings (see the module), best candidates first.
 
-    Triplets: report_id, sentence, concept, positive, start; of other reports they are left out.
     `sources`: report_id -> where it may be quoted from; empty for real MIMIC-CXR, which must not be
     quoted. `held_out`: the report is in the validation or test split; `templated`: we wrote it.
     """
@@ -115,9 +114,8 @@ def _key(rows: pd.DataFrame) -> pd.Series:
 
 
 def select_sentences(candidates: pd.DataFrame, size: int) -> pd.DataFrame:
-    """The pool: `size` of the `candidates` a class, distinct ones first, then the same again:
-    `turn` is 1 for a sentence's first time, 2 for its second. InputError: a class has no sentence
-    at all.
+    """The pool: `size` of the `candidates` a class, distinct ones first (`turn` 1), then the same
+    again (2, ...). InputError: a class has no sentence at all.
     """
     distinct = candidates[~_key(candidates).duplicated()]
     chosen = []
@@ -137,7 +135,7 @@ def select_sentences(candidates: pd.DataFrame, size: int) -> pd.DataFrame:
 
 def equal_share(pool: pd.DataFrame) -> np.ndarray:
     """Which distinct sentences of a pool to keep, bool (m,), so that the five classes have equally
-    many: the first of each, best first or in the order of identifiers, as many as the rarest has.
+    many: the first of each, as many as the rarest has.
     """
     first = pool["turn"] == 1
     turn = pool[first].groupby("concept").cumcount()
@@ -146,9 +144,8 @@ def equal_share(pool: pd.DataFrame) -> np.ndarray:
 
 
 def sentence_counts(candidates: pd.DataFrame, pool: pd.DataFrame) -> pd.DataFrame:
-    """Where the pool's sentences come from, one row a class and their sum: all; distinct; of these
-    from held-out reports, and those whose words a training report has too; from training reports;
-    templated; then repeats, and how often one sentence stands in the pool at most.
+    """Where the pool's sentences come from, one row a class and their sum; and how often one
+    sentence stands in the pool at most.
     """
     learned = set(_key(candidates[~candidates["held_out"]]))
     first = pool[pool["turn"] == 1]
@@ -292,9 +289,8 @@ def represent(images: Side, sentences: Side) -> dict[str, list[Pair]]:
 
 
 def top(queries: np.ndarray, candidates: np.ndarray, count: int = max(RANKS)) -> np.ndarray:
-    """The best `count` candidates (m, v) of each query (n, v) by cosine, best first: (n, count).
-    Ties go to the lower index, the order of identifiers. Memory grows with `QUERY_BLOCK` times m.
-    InputError: fewer candidates than that.
+    """The best `count` candidates (m, v) of each query (n, v) by cosine, best first: (n, count);
+    ties to the lower index. InputError: fewer candidates than that.
     """
     if len(candidates) < count:
         problem = f"{len(candidates)} candidates, but the first {count} are asked for"
@@ -312,9 +308,7 @@ def top(queries: np.ndarray, candidates: np.ndarray, count: int = max(RANKS)) ->
 def precisions(
     found: np.ndarray, query_classes: np.ndarray, candidate_classes: np.ndarray
 ) -> np.ndarray:
-    """Precision@K of each query for each K of `RANKS`, (n, ranks): the share of its class among its
-    first K; `found` (n, at least 10) from `top`.
-    """
+    """Precision@K of each query for each K of `RANKS`, (n, ranks); `found` is from `top`."""
     right = candidate_classes[found] == query_classes[:, None]
     return np.stack([right[:, :rank].mean(axis=1) for rank in RANKS], axis=1)
 
@@ -330,9 +324,7 @@ def chance(query_classes: np.ndarray, candidate_classes: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Retrieval:
-    """The outcome: tidy rows, values by method, metric and seed, and each method's metrics in the
-    sample and in every resample.
-    """
+    """The outcome: tidy rows, values by seed, and the draws behind the intervals."""
 
     rows: pd.DataFrame
     per_seed: pd.DataFrame
@@ -348,8 +340,7 @@ def retrieve(
     """Precision@K of all rows in both directions, with 95 % intervals.
 
     A resample draws the queries' patients (a sentence's is its report's), repeats of a sentence
-    together; what is searched stays whole. `others`: rows with vectors of their own, one pair a
-    seed.
+    together; what is searched stays whole. `others`: rows with vectors of their own.
     """
     generator = np.random.default_rng(BOOTSTRAP_SEED)
     pairs = represent(images, sentences) | dict(others or {})
@@ -379,8 +370,8 @@ def retrieve(
 
 
 def _resampled(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Weighted means over the queries, (n, ranks) and (1 + R, n) to (1 + R, ranks): hits are summed
-    as whole numbers, so that no order of summation shows in the last digit.
+    """Weighted means over the queries, (n, ranks) to (1 + R, ranks); hits are summed as whole
+    numbers, so that no order of summation shows in the last digit.
     """
     hits = np.rint(values * RANKS)
     return weights.astype(np.float64) @ hits / weights.sum(axis=1, keepdims=True) / RANKS

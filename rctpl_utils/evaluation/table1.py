@@ -52,7 +52,7 @@ class Split:
 @dataclass(frozen=True)
 class Classification:
     """The outcome on one data set: tidy macro `rows`, AUC by `concept` likewise in `per_class`,
-    values by seed, and each method's macro metrics in the sample and in every resample.
+    values by seed, and the macro metrics' draws.
     """
 
     rows: pd.DataFrame
@@ -71,9 +71,8 @@ def classify(
 ) -> dict[str, Classification]:
     """Score a data set's test and validation images with all methods and evaluate them.
 
-    Class embeddings of run k meet the films of encoder k; `columns` of `QUESTIONS` that ask for the
-    same classes get an outcome each; `others`: rows that are no class embeddings, a function a
-    seed.
+    `columns` of `QUESTIONS` that ask for the same classes get an outcome each; `others`: rows that
+    are no class embeddings, a function a seed.
     """
     opened = {split: open_split(workspace, name, split) for split in SPLITS}
     test = opened["test"]
@@ -109,9 +108,8 @@ def evaluate(
     validation: Split,
     weights: np.ndarray,
 ) -> Classification:
-    """AUC, accuracy at the oracle threshold and at the validation threshold, for each method;
-    `weights` (1 + R, n). A class without both labels in either split is left out of the macro
-    averages.
+    """AUC, accuracy at the oracle's and at the validation threshold, for each method. A class
+    without both labels in either split is left out of the macro averages.
     """
     pairs = zip(test.labels.T, validation.labels.T, strict=True)
     columns = [k for k, pair in enumerate(pairs) if all(map(scorable, pair))]
@@ -166,9 +164,7 @@ def compare(outcome: Classification, method: str, others: list[str]) -> pd.DataF
 
 
 def answerable(workspace: Workspace) -> dict[str, list[str]]:
-    """The columns that can be filled, by data set; what cannot is said in a line (COVIDx's lists of
-    two classes do not tell pneumonia from normal films).
-    """
+    """The columns that can be filled, by data set; what cannot is said in a line."""
     found: dict[str, list[str]] = {}
     for column, question in QUESTIONS.items():
         if not can_run(workspace, f"Table 1, {column}", question.dataset):
@@ -183,10 +179,9 @@ def answerable(workspace: Workspace) -> dict[str, list[str]]:
 def by_encoder(
     encoders: Sequence[Encoder], methods: Iterable[Method]
 ) -> dict[Encoder, list[Embedder]]:
-    """Which class embeddings meet which encoder's films: run k of every method encoder k's.
-
-    In the methods' order: the columns of a product decide the last bits of its entries. ValueError:
-    a method with more runs than there are encoders.
+    """Which class embeddings meet which encoder's films: run k of every method encoder k's. In the
+    methods' order: the columns of a product decide the last bits of its entries. ValueError: a
+    method with more runs than there are encoders.
     """
     found: dict[Encoder, dict[Embedder, None]] = {encoder: {} for encoder in encoders}
     for method in methods:
@@ -213,9 +208,7 @@ def score_runs(
     embed: Callable[[Embedder], ClassEmbeddings],
     temperature: float = IMAGE_TEMPERATURE,
 ) -> dict[Embedder, BranchScores]:
-    """Score n films by every run of the methods, each on its own encoder's features: for each run
-    the branch scores, (n, L), of the classes that `embed` gives.
-    """
+    """Score films by every run of the methods, on its own encoder's features: (n, L) a branch."""
     scored: dict[Embedder, BranchScores] = {}
     for encoder, embedders in by_encoder(encoders, methods).items():
         embedded = {each: embed(each) for each in embedders}
