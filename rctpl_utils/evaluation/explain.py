@@ -73,7 +73,7 @@ class Place:
 
 
 def place(weights: np.ndarray) -> Place | None:
-    """Side and zone of a region, a mask or weights (H, W) >= 0; None where nothing belongs to it."""
+    """Side and zone of a region, a mask or weights (H, W) >= 0; None where it is empty."""
     weights = np.asarray(weights, float)
     total = weights.sum()
     if total == 0:

@@ -137,7 +137,7 @@ def interval(
 
 
 def variances(series: np.ndarray) -> tuple[float, float, float]:
-    """Of (K, 1 + R), K > 1: the mean in the sample, and its variance over patients and over seeds."""
+    """Of (K, 1 + R), K > 1: the mean in the sample, its variance over patients and over seeds."""
     runs, resampled = series[:, 0], series[:, 1:].mean(axis=0)
     resampled = resampled[np.isfinite(resampled)]
     patients = resampled.var(ddof=1) if len(resampled) > 1 else 0.0
