@@ -1,5 +1,6 @@
 """Which maps are compared in which box, what counts as a hit, and which films are shown."""
 
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -39,26 +40,21 @@ boxes = st.tuples(st.integers(1, 8), st.integers(1, 4)).flatmap(
 )
 
 
-def made(
-    drawn: dict[str, list[bool]],
-    images: list[str],
-    masks: dict[str, np.ndarray] | None = None,
-    path: str = "unread.png",
-) -> Boxed:
+def made(drawn, images, masks=None, path="unread.png") -> Boxed:
     """A split whose masks are given a concept, the same for all its films."""
     records = pd.DataFrame({"image_id": images, "patient_id": images, "path": path})
     readers = {name: (lambda _record, _size, m=mask: m) for name, mask in (masks or {}).items()}
     annotated = {name: np.array(column) for name, column in drawn.items()}
-    split = Radiographs("made", "test", CONCEPTS, records, masks=readers, annotated=annotated)
-    return Boxed.of(split)
+    return Boxed.of(
+        Radiographs("made", "test", CONCEPTS, records, masks=readers, annotated=annotated)
+    )
 
 
 @pytest.fixture
 def film(tmp_path: Path) -> str:
     """A film's file; the masks of these tests do not depend on it."""
-    path = tmp_path / "film.png"
-    Image.new("L", (8, 8)).save(path)
-    return str(path)
+    Image.new("L", (8, 8)).save(tmp_path / "film.png")
+    return str(tmp_path / "film.png")
 
 
 def test_boxed_films_are_in_the_order_of_their_identifiers():
@@ -74,15 +70,11 @@ def test_a_split_without_boxes_is_refused():
         made({}, ["a"])
 
 
-def test_concept_pairs_by_hand():
+def test_pairs_by_hand():
+    """Films 0 and 1 are of one patient, so both look at film 3; film 3 looks at film 0."""
     drawn = np.array([[True, False, True], [False, True, False]])
     assert concept_pairs(drawn) == [Case(0, 0, 0, 2), Case(0, 2, 0, 0)]
-
-
-def test_film_pairs_by_hand():
-    """Films 0 and 1 are of one patient, so both look at film 3; film 3 looks at film 0."""
-    drawn = np.array([[True], [True], [False], [True]])
-    cases = film_pairs(drawn, pd.Series(["p", "p", "q", "r"]))
+    cases = film_pairs(np.array([[True], [True], [False], [True]]), pd.Series(list("ppqr")))
     assert [(case.film, case.other_film) for case in cases] == [(0, 3), (1, 3), (3, 0)]
 
 
@@ -111,8 +103,8 @@ def test_film_pairs_show_the_concept_in_another_patient(drawn, data):
 
 def test_hits_by_hand(film):
     """Mass lies top left, nodule bottom right; the maps of run 0 know it, those of run 1 do not."""
-    masks = {"Mass": np.zeros((8, 8), bool), "Nodule": np.zeros((8, 8), bool)}
-    masks["Mass"][:4, :4] = masks["Nodule"][4:, 4:] = True
+    corner = np.kron([[1, 0], [0, 0]], np.ones((4, 4))).astype(bool)
+    masks = {"Mass": corner, "Nodule": corner[::-1, ::-1]}
     boxed = made({"Mass": [True], "Nodule": [True]}, ["a"], masks, film)
     top, bottom = torch.tensor([[1.0, 0.0], [0.0, 0.2]]), torch.tensor([[0.0, 0.3], [0.1, 0.9]])
     runs = torch.stack([torch.stack([top, bottom]), torch.full((2, 2, 2), 0.5)])[:, None]
@@ -135,11 +127,9 @@ def test_a_map_covers_the_padded_square(film):
 
 def test_differences_are_paired():
     draws = {}
-    for name in NAMES.values():
-        for other, own in COMPARISONS.items():
-            base = np.linspace(0.1, 0.5, 101)
-            draws[DATASET, f"{name}, {other}", "pointing_game"] = base
-            draws[DATASET, f"{name}, {own}", "pointing_game"] = base + 0.25
+    for name, pair in product(NAMES.values(), COMPARISONS.items()):
+        for gain, kind in zip((0, 0.25), pair, strict=True):  # the other map, the own map
+            draws[DATASET, f"{name}, {kind}", "pointing_game"] = np.linspace(0.1, 0.5, 101) + gain
     table = map_differences(draws)
     assert len(table) == 4
     np.testing.assert_allclose(table[["value", "ci_low", "ci_high"]], 0.25)
@@ -153,11 +143,8 @@ def test_the_films_of_figures_5_and_6_follow_their_rules():
     assert first_films(boxed, 0, 2) == [0, 1]
     assert first_films(boxed, 1, 5) == [0, 2]
     assert second_concept(boxed) == "Edema"
-
-
-def test_equally_boxed_films_come_in_order_of_identifiers():
-    boxed = made({"Mass": [True, True, True]}, ["b", "c", "a"])
-    assert most_boxed_films(boxed, 2) == [0, 1]
+    equals = made({"Mass": [True, True, True]}, ["b", "c", "a"])
+    assert most_boxed_films(equals, 2) == [0, 1], "in order of identifiers"
 
 
 def test_the_sample_is_spread_evenly():
