@@ -20,6 +20,9 @@ from rctpl_utils.evaluation.prompt_maps import (
     COMPARISONS,
     DATASET,
     NAMES,
+    NO_WORD,
+    SHUFFLED,
+    UNCHANGED,
     Boxed,
     Case,
     blocks,
@@ -30,6 +33,7 @@ from rctpl_utils.evaluation.prompt_maps import (
     map_differences,
     rank_correlation,
     sample_boxes,
+    verdict,
 )
 from rctpl_utils.reporting.map_figures import first_films, most_boxed_films, second_concept
 from rctpl_utils.reporting.method_figures import region, side_of
@@ -194,3 +198,15 @@ def test_a_region_is_the_part_around_the_peak():
     assert np.array_equal(region(heat), wanted)
     assert side_of(heat) == "right"  # the left half of a film is the patient's right
     assert side_of(heat[:, ::-1]) == "left"
+
+
+@pytest.mark.parametrize(("own", "said"), [(0.6, "passes"), (0.3, "FAILS")])
+def test_a_map_passes_where_its_own_name_points_better_than_other_words(own, said):
+    noise = np.random.default_rng(0).normal(0, 0.02, 200)
+    values = {UNCHANGED: own, SHUFFLED: 0.25, NO_WORD: 0.3}
+    draws = {
+        ("Grad-CAM", "prompt", change, "pointing_game"): np.r_[value, value + noise[::sign]]
+        for sign, (change, value) in zip((1, -1, -1), values.items(), strict=True)
+    }
+    found = verdict("Grad-CAM", draws)
+    assert found.startswith(f"Grad-CAM {said}:") and f"{own:.2f} of the boxes" in found

@@ -8,9 +8,8 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
+from toy_films import feature_file, radiographs
 
-from rctpl_utils.datasets import Radiographs
-from rctpl_utils.encoders.features import ImageFeatureFile
 from rctpl_utils.evaluation import table1
 from rctpl_utils.evaluation.real_samples import (
     open_samples,
@@ -25,38 +24,26 @@ from rctpl_utils.scoring import ClassEmbeddings
 COUNT, SIDE = 40, 16
 
 
-def mask_of(record: pd.Series, size: tuple[int, int]) -> np.ndarray:
-    mask = np.zeros(size, bool)
-    mask[:8, :8] = True
-    return mask
-
-
 @pytest.fixture
 def sample(monkeypatch):
     """Forty films, half with pneumonia; the first feature says which, its first cell where."""
     labels = np.arange(COUNT) % 2 == 0
-    records = pd.DataFrame(
-        {
-            "image_id": [f"f{k}" for k in range(COUNT)],
-            "patient_id": [f"p{k // 2}" for k in range(COUNT)],
-            "path": "",
-            "Pneumonia": labels.astype(float),
-            "Mass": 0.0,
-        }
+    corner = np.kron([[1, 0], [0, 0]], np.ones((SIDE // 2, SIDE // 2))).astype(bool)
+    dataset = radiographs(
+        {"Pneumonia": labels.astype(float), "Mass": [0.0] * COUNT},
+        "rsna",
+        [f"p{k // 2}" for k in range(COUNT)],
+        masks={"Pneumonia": lambda record, size: corner},
+        annotated={"Pneumonia": labels},
     )
-    dataset = Radiographs(
-        "rsna", "test", ("Pneumonia", "Mass"), records,
-        masks={"Pneumonia": mask_of}, annotated={"Pneumonia": labels},
-    )  # fmt: skip
     monkeypatch.setattr("rctpl_utils.datasets.base.image_size", lambda path: (SIDE, SIDE))
-    generator = np.random.default_rng(0)
-    features = generator.normal(size=(COUNT, 4)).astype(np.float32)
+    features = np.random.default_rng(0).normal(size=(COUNT, 4))
     features[:, 0] += 2 * labels
-    dense = np.zeros((COUNT, 4, 4, 4), np.float16)
+    dense = np.zeros((COUNT, 4, 4, 4))
     dense[:, 0, 0, 0] = 1
-    file = ImageFeatureFile(features, dense)
+    file = feature_file(features, dense)
     monkeypatch.setattr(table1, "image_features", lambda *_: file)
-    return dataset, features
+    return dataset, file.global_features
 
 
 def method(direction: int) -> Method:
@@ -68,8 +55,7 @@ def method(direction: int) -> Method:
     return Method("toy", (embedder, lambda concepts: embedder(concepts)), "report")
 
 
-def workspace() -> SimpleNamespace:
-    return SimpleNamespace(features=None, profile=SimpleNamespace(bootstrap=50))
+WORKSPACE = SimpleNamespace(features=None, profile=SimpleNamespace(bootstrap=50))
 
 
 def test_a_class_without_enough_films_is_not_scored(sample):
@@ -78,7 +64,7 @@ def test_a_class_without_enough_films_is_not_scored(sample):
 
 def test_the_auc_is_scikit_learns(encoder, sample):
     dataset, features = sample
-    rows = sample_auc(workspace(), (encoder, encoder), [method(0)], {"rsna-mini": dataset})
+    rows = sample_auc(WORKSPACE, (encoder, encoder), [method(0)], {"rsna-mini": dataset})
     expected = roc_auc_score(dataset.records["Pneumonia"], features[:, 0])
     assert rows["value"].tolist() == [pytest.approx(expected)]
     assert rows["seeds"].iloc[0] == 2 and rows["n"].iloc[0] == COUNT
@@ -88,7 +74,7 @@ def test_the_auc_is_scikit_learns(encoder, sample):
 def test_the_pointing_game_and_its_floors(encoder, sample):
     """A map that peaks in the box hits, and a constant one misses."""
     methods = [method(0), replace(method(1), name="constant")]
-    rows = sample_pointing(workspace(), (encoder, encoder), methods, {"rsna-mini": sample[0]})
+    rows = sample_pointing(WORKSPACE, (encoder, encoder), methods, {"rsna-mini": sample[0]})
     values = rows.set_index("method")["value"]
     assert values["random point"] == pytest.approx(0.25)  # 8 x 8 of 16 x 16 pixels
     assert (values["toy"], values["constant"]) == (1, 0)
@@ -97,8 +83,8 @@ def test_the_pointing_game_and_its_floors(encoder, sample):
 
 def test_without_samples_there_is_nothing(tmp_path, encoder):
     assert open_samples(tmp_path) == {}
-    assert sample_auc(workspace(), (encoder, encoder), [method(0)], {}).empty
-    assert sample_pointing(workspace(), (encoder, encoder), [method(0)], {}).empty
+    assert sample_auc(WORKSPACE, (encoder, encoder), [method(0)], {}).empty
+    assert sample_pointing(WORKSPACE, (encoder, encoder), [method(0)], {}).empty
 
 
 def test_a_result_that_this_run_did_not_make_does_not_stay(tmp_path, capsys):

@@ -332,7 +332,7 @@ def check_saliency(workspace: Workspace, encoder: Encoder, prompts: Prompts) -> 
     ]
     return Sanity(
         rows=pd.DataFrame(rows),
-        verdict=" ".join(_verdict(kind, draws) for kind in MAKERS),
+        verdict=" ".join(verdict(kind, draws) for kind in MAKERS),
         changes=tuple(change for _, change in changed),
         maps=first,
         pixels=pixels[0],
@@ -341,7 +341,7 @@ def check_saliency(workspace: Workspace, encoder: Encoder, prompts: Prompts) -> 
     )
 
 
-def _verdict(kind: str, draws: dict[tuple[str, str, str, str], np.ndarray]) -> str:
+def verdict(kind: str, draws: dict[tuple[str, str, str, str], np.ndarray]) -> str:
     """Passes where the own name points better than either other word, intervals above zero."""
     own, *others = (
         draws[kind, "prompt", change, "pointing_game"] for change in (UNCHANGED, SHUFFLED, NO_WORD)
