@@ -285,9 +285,7 @@ def made(encoder, tmp_path):
 
     def corpus_of(label, **changes):
         arm = replace(arms[label], **changes)
-        return ablations.arm_corpus(
-            SimpleNamespace(features=tmp_path), encoder, reports, triplets(), arm
-        )
+        return ablations.arm_corpus(workspace, encoder, reports, triplets(), arm)
 
     return corpus_of
 
