@@ -5,14 +5,8 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from rctpl_utils.evaluation import results
 from rctpl_utils.evaluation.metrics import holm, patient_weights
-from rctpl_utils.evaluation.results import (
-    NOT_RUN,
-    reported_table1,
-    wide_table,
-    with_reported,
-    write_table,
-)
 from rctpl_utils.evaluation.table1 import Split, compare, evaluate
 from rctpl_utils.reporting.tables import verdict
 
@@ -68,13 +62,13 @@ def test_the_papers_numbers_stand_beside_ours_and_missing_rows_say_so(tmp_path):
             "ci_low": [0.4], "ci_high": [0.6], "seeds": [3], "n": [10], "native": [True],
         }
     )  # fmt: skip
-    assert len(reported_table1()) == 9 * 5 * 2, "nine methods in five columns"
-    table = with_reported(rows, reported_table1())
+    assert len(results.reported_table1()) == 9 * 5 * 2, "nine methods in five columns"
+    table = results.with_reported(rows, results.reported_table1())
     own = table[(table["method"] == "RC-TPL") & (table["dataset"] == "rsna")]
     assert sorted(own["reported"]) == [0.8072, 0.8888]
-    wide = wide_table(table)
+    wide = results.wide_table(table)
     assert wide.loc["RC-TPL", ("rsna", "auc")] == "0.500 [0.400, 0.600]"
-    assert wide.loc["GLoRIA", ("rsna", "auc")] == NOT_RUN
+    assert wide.loc["GLoRIA", ("rsna", "auc")] == results.NOT_RUN
     assert wide.loc["GLoRIA", ("rsna", "auc reported")] == "0.7145"
-    markdown, tex = write_table(tmp_path / "t", wide, "95 % of all")
+    markdown, tex = results.write_table(tmp_path / "t", wide, "95 % of all")
     assert "| GLoRIA | " in markdown.read_text() and "95 \\% of all" in tex.read_text()

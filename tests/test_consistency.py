@@ -9,14 +9,7 @@ import torch
 from toy_films import feature_file, radiographs
 
 from rctpl_utils.evaluation import consistency, table1
-from rctpl_utils.evaluation.consistency import (
-    NEAREST,
-    OTHERS,
-    OWN,
-    agreement,
-    class_cosines,
-    measure_consistency,
-)
+from rctpl_utils.evaluation.consistency import NEAREST, OTHERS, OWN, agreement, class_cosines
 from rctpl_utils.evaluation.results import load_draws
 from rctpl_utils.scoring import ClassEmbeddings
 
@@ -85,7 +78,7 @@ def test_sets_and_seeds_are_measured_and_written(tmp_path, monkeypatch):
     workspace = SimpleNamespace(
         features=None, profile=SimpleNamespace(bootstrap=50), results=tmp_path, figures=tmp_path
     )
-    table = measure_consistency(workspace, ("right", "swapped"))
+    table = consistency.measure_consistency(workspace, ("right", "swapped"))
     draws = load_draws(tmp_path, "consistency")
     own = draws["chexpert", f"class names, {OWN}", "centered_cosine"]
     assert own.shape == (2, 51)

@@ -19,19 +19,14 @@ from rctpl_utils.encoders.base import ImageFeatures
 from rctpl_utils.encoders.frame import on_film
 from rctpl_utils.encoders.standin import StandIn
 from rctpl_utils.errors import InputError
+from rctpl_utils.evaluation import calibration
 from rctpl_utils.evaluation.calibration import (
     CANNOT_TELL,
-    KEPT,
     NO_EVIDENCE,
     NOT_CALIBRATED,
     Calibration,
     ConceptCalibration,
     Domain,
-    count_films,
-    described,
-    descriptors,
-    likelihood_ratio,
-    stratified_auc,
 )
 from rctpl_utils.evaluation.explain import (
     Place,
@@ -46,12 +41,8 @@ from rctpl_utils.evaluation.grounding_metrics import on_scale, scale_of, stretch
 from rctpl_utils.plots import TEXT
 from rctpl_utils.prompts.model import RCTPL
 from rctpl_utils.prompts.prompts import Prompts
-from rctpl_utils.reporting.explain_figure import (
-    draw_explanation,
-    film_map,
-    nothing_shown,
-    shown_findings,
-)
+from rctpl_utils.reporting import explain_figure
+from rctpl_utils.reporting.explain_figure import draw_explanation, shown_findings
 from rctpl_utils.text.knowledge import describe
 from rctpl_utils.workspace import Workspace
 
@@ -89,7 +80,9 @@ def names(films: np.ndarray) -> list[str]:
 
 def test_ratio_and_interval_by_hand():
     # 40.5 / 101 over 20.5 / 401; error sqrt(1/40.5 - 1/101 + 1/20.5 - 1/401) = 0.24717
-    assert likelihood_ratio(40, 100, 20, 400) == pytest.approx((7.8437, 4.832, 12.732), abs=5e-3)
+    assert calibration.likelihood_ratio(40, 100, 20, 400) == pytest.approx(
+        (7.8437, 4.832, 12.732), abs=5e-3
+    )
 
 
 def test_judge_counts_percentile_and_ppv_by_hand():
@@ -134,7 +127,7 @@ def test_grades(changes, score, grade):
 )
 def test_counts_equal_a_plain_count(scores: np.ndarray, marks: list[float]):
     labels = np.array([0.0, 1.0, *marks[2:]])
-    found = count_films(labels, scores, ("any",), (0.5, 0.5, 0.5))
+    found = calibration.count_films(labels, scores, ("any",), (0.5, 0.5, 0.5))
     for k, cut in enumerate(found.cuts):
         assert found.present[k] == sum(scores[labels == 1] >= cut)
         assert found.absent[k] == sum(scores[labels == 0] >= cut)
@@ -150,7 +143,7 @@ def test_auc_compares_films_of_one_set_only():
         parts.append((labels, rng.random(count) + shift, np.ones((1, count), np.float32)))
     pairs = [(part[0] == 1).sum() * (part[0] == 0).sum() for part in parts]
     expected = np.average([roc_auc_score(*part[:2]) for part in parts], weights=pairs)
-    assert stratified_auc(parts)[0] == pytest.approx(expected)
+    assert calibration.stratified_auc(parts)[0] == pytest.approx(expected)
 
 
 # --- domain ---
@@ -169,7 +162,7 @@ def domain(films: np.ndarray) -> Domain:
 
 def test_a_film_is_described_by_mean_and_deviation_over_its_cells():
     cells = torch.tensor([[[[1.0, 0.0], [3.0, 0.0]], [[5.0, 4.0], [7.0, 0.0]]]])  # (1, 2, 2, 2)
-    found = descriptors(ImageFeatures(torch.zeros(1, 2), cells))
+    found = calibration.descriptors(ImageFeatures(torch.zeros(1, 2), cells))
     assert found[0] == pytest.approx([4.0, 1.0, (20 / 3) ** 0.5, 2.0])
 
 
@@ -178,7 +171,7 @@ def test_distances_are_scipys_and_one_film_in_a_hundred_is_beyond_the_limit(film
     expected = [mahalanobis(film, films.mean(axis=0), inverse) for film in films[:20]]
     assert domain.distance(films[:20]) * domain.limit == pytest.approx(expected)
     others = np.random.default_rng(1).normal(size=(20000, 3)) * [1.0, 2.0, 0.5] + [5.0, 0.0, -1.0]
-    assert (domain.distance(others) > 1).mean() == pytest.approx(1 - KEPT, abs=0.01)
+    assert (domain.distance(others) > 1).mean() == pytest.approx(1 - calibration.KEPT, abs=0.01)
     assert domain.distance(np.array([[5.0, 20.0, -1.0]]))[0] > 2
 
 
@@ -204,7 +197,7 @@ def test_a_domain_survives_its_text(films, domain):
 def seen(model: RCTPL, noise: np.ndarray) -> Calibration:
     """Of a model that has seen noise of one kind, and finds edema in everything."""
     edema = ConceptCalibration(("x",), (-1.0, -0.9), (50, 45), (90, 1), -0.9, 0.9, 0.8, 0.95)
-    domain = Domain.fit(described(model.encoder, list(noise)), names(noise))
+    domain = Domain.fit(calibration.described(model.encoder, list(noise)), names(noise))
     return Calibration(
         "k1", model.encoder.image_key, "Noise.", {"Edema": edema}, (-0.25, 0.75), domain
     )
@@ -218,7 +211,7 @@ def test_a_calibration_survives_its_file(model, tmp_path):
     assert plain.table().loc["Edema", "films"] == 500
     again = Calibration.load(of.save(path))
     assert (again.scale, again.concepts) == (of.scale, of.concepts)
-    films = described(model.encoder, list(noise))
+    films = calibration.described(model.encoder, list(noise))
     assert again.domain.distance(films) == pytest.approx(of.domain.distance(films), rel=1e-3)
     for damaged, said in (
         (path.read_text().replace(of.domain.as_text(), "AAAA"), "domain is damaged"),
@@ -352,7 +345,7 @@ def test_scores_and_maps_are_the_models_own(model: RCTPL):
         assert finding.sentence == describe(name)
         assert finding.record["source"]
         assert (finding.grade, finding.found) == (NOT_CALIBRATED, False)
-        assert film_map(finding, image.shape).shape == image.shape
+        assert explain_figure.film_map(finding, image.shape).shape == image.shape
     assert explanation.size == (64, 48) and "simulated" in explanation.warning
     assert explanation.distance is None and not explanation.outside
     assert "not measured" in explanation.domain_note
@@ -392,7 +385,7 @@ def test_a_picture_out_of_domain_gets_no_evidence(model):
     assert shown_findings(inside) and not shown_findings(outside)
     assert outside.findings[0].grade == NOT_CALIBRATED and not outside.findings[0].found
     assert outside.domain_note.startswith("OUT OF DOMAIN")
-    assert nothing_shown(outside) == outside.domain_note
+    assert explain_figure.nothing_shown(outside) == outside.domain_note
     assert outside.as_record()["outside"] and not inside.as_record()["outside"]
     assert inside.scale == (-0.25, 0.75)
     texts = [text.get_text() for text in draw_explanation(noise[60], inside).findobj(Text)]

@@ -9,17 +9,15 @@ from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
 from rctpl_utils.encoders.frame import on_film
+from rctpl_utils.evaluation import grounding_metrics
 from rctpl_utils.evaluation.grounding_metrics import (
     IOU,
     THRESHOLDS,
     Lesions,
     dice,
-    levels,
-    peak,
     pixel_counts,
     pointing_hits,
     region_counts,
-    stretch,
 )
 
 MASK = np.zeros((8, 10), bool)
@@ -85,7 +83,9 @@ NEAR = [
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_levels_count_thresholds_on_either_side_of_each(dtype):
     heat = np.array([0, 1, 1e-9, 0.019999, 0.979999, *NEAR, *THRESHOLDS], dtype)
-    assert levels(heat).tolist() == [int((each >= THRESHOLDS).sum()) for each in heat]
+    assert grounding_metrics.levels(heat).tolist() == [
+        int((each >= THRESHOLDS).sum()) for each in heat
+    ]
 
 
 SOME = arrays(np.float32, (3, 5, 7), elements=st.sampled_from([0, 0.25, 0.5, 1, *NEAR]))
@@ -121,11 +121,13 @@ def test_a_map_lands_where_its_cells_were_on_a_padded_film(size, place):
     cells = torch.zeros(1, 4, 4)
     cells[0, 2, 1] = 1  # center at (62.5 %, 37.5 %) of the padded square: (50, 30) less 20
     film = on_film(cells, size)[0].numpy()
-    assert film.shape == size and np.abs(np.subtract(peak(film), place)).max() <= 1
+    assert (
+        film.shape == size and np.abs(np.subtract(grounding_metrics.peak(film), place)).max() <= 1
+    )
 
 
 def test_stretch_uses_the_whole_range_and_flattens_constants():
     maps = torch.tensor([[[0.2, 0.4], [0.3, 0.25]], [[0.7, 0.7], [0.7, 0.7]]])
-    found, spread = stretch(maps), maps[0].max() - maps[0].min()
+    found, spread = grounding_metrics.stretch(maps), maps[0].max() - maps[0].min()
     assert torch.equal(found[0], (maps[0] - maps[0].min()) / spread)
     assert found[0].min() == 0 and found[0].max() == pytest.approx(1) and (found[1] == 0).all()

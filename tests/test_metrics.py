@@ -12,18 +12,8 @@ from scipy.stats import norm, ttest_1samp
 from scipy.stats import t as student
 from sklearn.metrics import accuracy_score, precision_recall_curve, roc_auc_score
 
-from rctpl_utils.evaluation.metrics import (
-    best_f1_threshold,
-    interval,
-    macro_auc,
-    paired_p_value,
-    patient_weights,
-    scorable,
-    tail_p_value,
-    variances,
-    weighted_accuracy,
-    weighted_auc,
-)
+from rctpl_utils.evaluation import metrics
+from rctpl_utils.evaluation.metrics import interval, paired_p_value, patient_weights
 
 LABELS = arrays(float, 9, elements=st.sampled_from([0.0, 1.0, np.nan]))
 SCORES = arrays(np.float32, 9, elements=st.sampled_from([-1.0, 0.0, 0.25, 0.5, 2.0]))
@@ -36,7 +26,7 @@ SCORES = arrays(np.float32, 9, elements=st.sampled_from([-1.0, 0.0, 0.25, 0.5, 2
     st.sampled_from("CF"),
 )
 def test_weighted_auc_is_the_literal_one_bit_by_bit(labels, scores, weights, layout):
-    found = weighted_auc(labels, scores, np.asarray(weights, order=layout))
+    found = metrics.weighted_auc(labels, scores, np.asarray(weights, order=layout))
     for row, value in zip(weights.astype(float), found, strict=True):
         wins = pairs = 0.0
         for i, j in itertools.product(np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)):
@@ -50,7 +40,7 @@ def test_accuracy_is_scikit_learns_of_each_class():
     labels = generator.choice([0, 1, np.nan], (40, 3))
     scores, cuts = generator.random((40, 3)), np.array([0.2, 0.5, 0.8])
     weights = generator.integers(0, 3, (5, 40)).astype(np.float32)
-    found = weighted_accuracy(labels, scores, cuts, weights)
+    found = metrics.weighted_accuracy(labels, scores, cuts, weights)
     assert found.shape == (5, 3)
     for (r, k), value in np.ndenumerate(found):
         known = ~np.isnan(labels[:, k])
@@ -63,12 +53,12 @@ def test_best_f1_threshold_is_that_of_scikit_learns_curve(labels, scores):
     known = ~np.isnan(labels)
     if not (labels == 1).any():
         with pytest.raises(ValueError, match="positive"):
-            best_f1_threshold(labels, scores)
+            metrics.best_f1_threshold(labels, scores)
         return
     precision, recall, thresholds = precision_recall_curve(labels[known] == 1, scores[known])
     total = precision + recall
     f1 = np.divide(2 * precision * recall, total, out=np.zeros_like(total), where=total > 0)
-    assert best_f1_threshold(labels, scores) == thresholds[np.argmax(f1[:-1])]
+    assert metrics.best_f1_threshold(labels, scores) == thresholds[np.argmax(f1[:-1])]
 
 
 def test_patients_are_drawn_whole():
@@ -89,11 +79,11 @@ def test_interval_and_p_value():
 def test_several_runs_by_hand():
     runs = np.array([[0.5, 0.4, 0.6], [0.6, 0.5, 0.7], [0.7, 0.6, 0.8]])
     patients, seeds = np.var([0.5, 0.7], ddof=1), 0.01 / 3
-    assert variances(runs) == pytest.approx((0.6, patients, seeds))
+    assert metrics.variances(runs) == pytest.approx((0.6, patients, seeds))
     reach = np.sqrt(norm.isf(0.025) ** 2 * patients + student.isf(0.025, 2) ** 2 * seeds)
     assert interval(runs, None) == pytest.approx((0.6, 0.6 - reach, 0.6 + reach))
     assert interval(runs) == pytest.approx((0.6, max(0.6 - reach, 0), min(0.6 + reach, 1)))
-    assert tail_p_value(-runs) == 1
+    assert metrics.tail_p_value(-runs) == 1
 
 
 def test_one_source_of_chance_alone_is_its_textbook_test():
@@ -163,7 +153,7 @@ def test_the_interval_covers_the_truth(patients, seeds, noise):
 
 @pytest.mark.parametrize(("labels", "found"), [([0, 1, np.nan], True), ([0, np.nan], False)])
 def test_scorable(labels, found):
-    assert scorable(np.array(labels)) == found
+    assert metrics.scorable(np.array(labels)) == found
 
 
 def test_the_macro_auc_leaves_out_classes_without_both_labels():
@@ -171,4 +161,4 @@ def test_the_macro_auc_leaves_out_classes_without_both_labels():
     scores = np.array([[0.9, 1, 0.2], [0.1, 2, 9.0], [0.4, 3, 0.5], [0.6, 4, 0.8]])
     known = ~np.isnan(labels)
     aucs = [roc_auc_score(labels[known[:, k], k], scores[known[:, k], k]) for k in (0, 2)]
-    assert macro_auc(labels, scores) == pytest.approx(np.mean(aucs))
+    assert metrics.macro_auc(labels, scores) == pytest.approx(np.mean(aucs))

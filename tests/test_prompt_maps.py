@@ -16,26 +16,9 @@ from scipy.stats import spearmanr
 from rctpl_utils.datasets.base import Radiographs
 from rctpl_utils.encoders.base import state_hash
 from rctpl_utils.errors import InputError
-from rctpl_utils.evaluation.prompt_maps import (
-    COMPARISONS,
-    DATASET,
-    NAMES,
-    NO_WORD,
-    SHUFFLED,
-    UNCHANGED,
-    Boxed,
-    Case,
-    blocks,
-    cascade,
-    concept_pairs,
-    film_pairs,
-    hits,
-    map_differences,
-    rank_correlation,
-    sample_boxes,
-    verdict,
-)
-from rctpl_utils.reporting.map_figures import first_films, most_boxed_films, second_concept
+from rctpl_utils.evaluation import prompt_maps
+from rctpl_utils.evaluation.prompt_maps import Boxed, Case, concept_pairs, film_pairs, hits
+from rctpl_utils.reporting import map_figures
 from rctpl_utils.reporting.method_figures import region, side_of
 
 CONCEPTS = ("Edema", "Mass", "Nodule")
@@ -131,10 +114,12 @@ def test_a_map_covers_the_padded_square(film):
 
 def test_differences_are_paired():
     draws = {}
-    for name, pair in product(NAMES.values(), COMPARISONS.items()):
+    for name, pair in product(prompt_maps.NAMES.values(), prompt_maps.COMPARISONS.items()):
         for gain, kind in zip((0, 0.25), pair, strict=True):  # the other map, the own map
-            draws[DATASET, f"{name}, {kind}", "pointing_game"] = np.linspace(0.1, 0.5, 101) + gain
-    table = map_differences(draws)
+            draws[prompt_maps.DATASET, f"{name}, {kind}", "pointing_game"] = (
+                np.linspace(0.1, 0.5, 101) + gain
+            )
+    table = prompt_maps.map_differences(draws)
     assert len(table) == 4
     np.testing.assert_allclose(table[["value", "ci_low", "ci_high"]], 0.25)
     np.testing.assert_allclose(table["p_value"], 2 / 101)
@@ -143,27 +128,27 @@ def test_differences_are_paired():
 def test_the_films_of_figures_5_and_6_follow_their_rules():
     drawn = {"Edema": [True, True, True], "Mass": [False, True, True], "Nodule": [False, False, 1]}
     boxed = made(drawn, ["b", "c", "a"])  # in order of identifiers: a (3), b (1), c (2 concepts)
-    assert most_boxed_films(boxed, 2) == [0, 2]
-    assert first_films(boxed, 0, 2) == [0, 1]
-    assert first_films(boxed, 1, 5) == [0, 2]
-    assert second_concept(boxed) == "Edema"
+    assert map_figures.most_boxed_films(boxed, 2) == [0, 2]
+    assert map_figures.first_films(boxed, 0, 2) == [0, 1]
+    assert map_figures.first_films(boxed, 1, 5) == [0, 2]
+    assert map_figures.second_concept(boxed) == "Edema"
     equals = made({"Mass": [True, True, True]}, ["b", "c", "a"])
-    assert most_boxed_films(equals, 2) == [0, 1], "in order of identifiers"
+    assert map_figures.most_boxed_films(equals, 2) == [0, 1], "in order of identifiers"
 
 
 def test_the_sample_is_spread_evenly():
     boxed = made({"Edema": [False] * 4 + [True] * 5, "Mass": [True] * 9}, list("abcdefghi"))
-    films, concepts = sample_boxes(boxed, 3)
+    films, concepts = prompt_maps.sample_boxes(boxed, 3)
     assert films.tolist() == [0, 4, 8]
     assert [boxed.concepts[k] for k in concepts] == ["Mass", "Edema", "Edema"]
-    assert len(sample_boxes(boxed, 100)[0]) == 9
+    assert len(prompt_maps.sample_boxes(boxed, 100)[0]) == 9
 
 
 @given(
     arrays.arrays(float, (2, 3, 5), elements=st.integers(0, 4).map(float))
 )  # few values, so that there are ties and constant maps
 def test_rank_correlation_is_scipys(pair):
-    got = rank_correlation(pair[0], pair[1])
+    got = prompt_maps.rank_correlation(pair[0], pair[1])
     for first, second, value in zip(*pair, got, strict=True):
         if np.ptp(first) == 0 or np.ptp(second) == 0:
             assert value == 0
@@ -175,10 +160,10 @@ def test_the_cascade_randomizes_from_the_last_layer_to_the_first(encoder):
     before = state_hash(encoder)
     generator = torch.random.get_rng_state()
     order = ["projection", "widen", "stages.2", "stages.1", "stages.0", "stem"]
-    own, done = blocks(encoder.image_module), []
-    for name, changed in cascade(encoder, seed=0):
+    own, done = prompt_maps.blocks(encoder.image_module), []
+    for name, changed in prompt_maps.cascade(encoder, seed=0):
         done.append(name)
-        theirs = blocks(changed.image_module)
+        theirs = prompt_maps.blocks(changed.image_module)
         differ = [each for each in own if state_hash(own[each]) != state_hash(theirs[each])]
         assert sorted(differ) == sorted(done)
         assert state_hash(changed.text) == state_hash(encoder.text)
@@ -203,10 +188,10 @@ def test_a_region_is_the_part_around_the_peak():
 @pytest.mark.parametrize(("own", "said"), [(0.6, "passes"), (0.3, "FAILS")])
 def test_a_map_passes_where_its_own_name_points_better_than_other_words(own, said):
     noise = np.random.default_rng(0).normal(0, 0.02, 200)
-    values = {UNCHANGED: own, SHUFFLED: 0.25, NO_WORD: 0.3}
+    values = {prompt_maps.UNCHANGED: own, prompt_maps.SHUFFLED: 0.25, prompt_maps.NO_WORD: 0.3}
     draws = {
         ("Grad-CAM", "prompt", change, "pointing_game"): np.r_[value, value + noise[::sign]]
         for sign, (change, value) in zip((1, -1, -1), values.items(), strict=True)
     }
-    found = verdict("Grad-CAM", draws)
+    found = prompt_maps.verdict("Grad-CAM", draws)
     assert found.startswith(f"Grad-CAM {said}:") and f"{own:.2f} of the boxes" in found

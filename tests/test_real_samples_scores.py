@@ -10,14 +10,8 @@ import torch
 from sklearn.metrics import roc_auc_score
 from toy_films import feature_file, radiographs
 
-from rctpl_utils.evaluation import table1
-from rctpl_utils.evaluation.real_samples import (
-    open_samples,
-    sample_auc,
-    sample_pointing,
-    save_samples,
-    scored_concepts,
-)
+from rctpl_utils.evaluation import real_samples, table1
+from rctpl_utils.evaluation.real_samples import sample_auc, sample_pointing, save_samples
 from rctpl_utils.prompts.methods import Method
 from rctpl_utils.scoring import ClassEmbeddings
 
@@ -59,7 +53,7 @@ WORKSPACE = SimpleNamespace(features=None, profile=SimpleNamespace(bootstrap=50)
 
 
 def test_a_class_without_enough_films_is_not_scored(sample):
-    assert scored_concepts(sample[0]) == ("Pneumonia",)
+    assert real_samples.scored_concepts(sample[0]) == ("Pneumonia",)
 
 
 def test_the_auc_is_scikit_learns(encoder, sample):
@@ -82,7 +76,7 @@ def test_the_pointing_game_and_its_floors(encoder, sample):
 
 
 def test_without_samples_there_is_nothing(tmp_path, encoder):
-    assert open_samples(tmp_path) == {}
+    assert real_samples.open_samples(tmp_path) == {}
     assert sample_auc(WORKSPACE, (encoder, encoder), [method(0)], {}).empty
     assert sample_pointing(WORKSPACE, (encoder, encoder), [method(0)], {}).empty
 

@@ -18,12 +18,9 @@ from rctpl_utils.evaluation import retrieval
 from rctpl_utils.evaluation.retrieval import (
     RANKS,
     Side,
-    equal_share,
     precisions,
     retrieve,
     select_sentences,
-    sentence_counts,
-    single_concept_sentences,
     standardized,
     top,
     unit,
@@ -45,7 +42,7 @@ def select(rows, sources: dict | None = None, **splits: str) -> pd.DataFrame:
     columns = ["report_id", "start", "sentence", "concept", "positive"]
     listed = [Report(name, f"p-{name}", "", "", split) for name, split in splits.items()]
     sources = pd.Series(sources or {}, dtype=str)
-    return single_concept_sentences(pd.DataFrame(rows, columns=columns), listed, sources)
+    return retrieval.single_concept_sentences(pd.DataFrame(rows, columns=columns), listed, sources)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +126,7 @@ def test_a_class_repeats_its_sentences_only_when_they_run_out():
 def test_counts_and_equal_shares_of_the_pool():
     candidates = small_candidates()
     pool = select_sentences(candidates, 3)
-    table = sentence_counts(candidates, pool)
+    table = retrieval.sentence_counts(candidates, pool)
     expected = {  # sentences, distinct, held out, also in training, training, templated, repeats
         EDEMA: [3, 2, 1, 1, 1, 1, 1, 2],
         EFFUSION: [3, 3, 1, 0, 2, 1, 0, 1],
@@ -138,8 +135,16 @@ def test_counts_and_equal_shares_of_the_pool():
         "all": [15, 8, 3, 1, 5, 3, 7, 3],
     }
     assert table.loc[list(expected)].to_numpy().tolist() == list(expected.values())
-    assert pool["sentence_id"][equal_share(pool)].tolist() == ["a-6", "b-7", "c-8", "a-0", "a-3"]
-    assert not equal_share(pool[pool["concept"] != EDEMA]).any()  # no edema, so nothing of any
+    assert pool["sentence_id"][retrieval.equal_share(pool)].tolist() == [
+        "a-6",
+        "b-7",
+        "c-8",
+        "a-0",
+        "a-3",
+    ]
+    assert not retrieval.equal_share(
+        pool[pool["concept"] != EDEMA]
+    ).any()  # no edema, so nothing of any
 
 
 # --- ranking and precision ---

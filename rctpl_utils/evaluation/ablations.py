@@ -42,12 +42,7 @@ from rctpl_utils.prompts.training import (
     learn_prompts,
 )
 from rctpl_utils.prompts.variants import learn_all
-from rctpl_utils.scoring import (
-    IMAGE_TEMPERATURE,
-    TEXT_TEMPERATURE,
-    ClassEmbeddings,
-    ranking_loss,
-)
+from rctpl_utils.scoring import IMAGE_TEMPERATURE, TEXT_TEMPERATURE, ClassEmbeddings, ranking_loss
 from rctpl_utils.text.reports import Report
 from rctpl_utils.text.triplets import report_labels
 from rctpl_utils.vocabulary import CONCEPTS, TRAINING_CONCEPTS
@@ -195,11 +190,7 @@ def learn_arms(
 
 
 def arm_corpus(
-    workspace: Workspace,
-    encoder: Encoder,
-    reports: list[Report],
-    triplets: pd.DataFrame,
-    arm: Arm,
+    workspace: Workspace, encoder: Encoder, reports: list[Report], triplets: pd.DataFrame, arm: Arm
 ) -> TextCorpus:
     """The training corpus of one arm; smaller samples are parts of larger ones."""
     if arm.mentions is not None:

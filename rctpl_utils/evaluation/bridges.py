@@ -112,10 +112,7 @@ def bridge_arms(settings: PromptLearning) -> list[Arm]:
 
 
 def learn_bridges(
-    workspace: Workspace,
-    encoders: Sequence[Encoder],
-    reports: list[Report],
-    triplets: pd.DataFrame,
+    workspace: Workspace, encoders: Sequence[Encoder], reports: list[Report], triplets: pd.DataFrame
 ) -> dict[str, Runs]:
     """Train every arm with every seed, or read those that are current: arm -> seed -> prompts."""
     arms = bridge_arms(workspace.profile.ablations)

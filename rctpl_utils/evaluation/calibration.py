@@ -28,15 +28,8 @@ from rctpl_utils.datasets.splits import open_split
 from rctpl_utils.encoders.base import Encoder, ImageFeatures
 from rctpl_utils.encoders.features import IMAGE_BATCH, ImageFeatureFile, image_features
 from rctpl_utils.errors import InputError
+from rctpl_utils.evaluation import metrics
 from rctpl_utils.evaluation.grounding_metrics import scale_of
-from rctpl_utils.evaluation.metrics import (
-    BOOTSTRAP_SEED,
-    best_f1_threshold,
-    interval,
-    patient_weights,
-    scorable,
-    weighted_auc,
-)
 from rctpl_utils.evaluation.results import data_note
 from rctpl_utils.files import read_json, write_json
 from rctpl_utils.prompts.model import RCTPL
@@ -280,7 +273,7 @@ def calibrate(workspace: Workspace, model: RCTPL) -> Calibration:
     """
     parts: dict[str, list[tuple]] = {}  # concept -> data set, labels, scores, weights
     cosines, films, patients = [], [], []
-    generator = np.random.default_rng(BOOTSTRAP_SEED)
+    generator = np.random.default_rng(metrics.BOOTSTRAP_SEED)
     for name in tqdm(present(workspace, SOURCES), desc="calibrating", unit="data set"):
         dataset = open_split(workspace, name, "validation")
         concepts = SOURCES[name] or dataset.concepts
@@ -288,7 +281,7 @@ def calibrate(workspace: Workspace, model: RCTPL) -> Calibration:
         embeddings = model.prompts.embed(model.encoder, concepts)
         scores = score_images(features, {"model": embeddings})["model"].both
         ids = dataset.records["patient_id"]
-        weights = patient_weights(ids, workspace.profile.bootstrap, generator)
+        weights = metrics.patient_weights(ids, workspace.profile.bootstrap, generator)
         for start in range(0, len(features), IMAGE_BATCH):
             batch = features.batch(slice(start, start + IMAGE_BATCH), model.encoder.device)
             films.append(descriptors(batch))
@@ -300,9 +293,9 @@ def calibrate(workspace: Workspace, model: RCTPL) -> Calibration:
             parts.setdefault(concept, []).append((name, labels, scores[:, k], weights))
     calibrated = {}
     for concept, of in parts.items():
-        if usable := [part for part in of if scorable(part[1])]:
+        if usable := [part for part in of if metrics.scorable(part[1])]:
             sources, labels, scores, _ = zip(*usable, strict=True)
-            auc = interval(stratified_auc([part[1:] for part in usable]))
+            auc = metrics.interval(stratified_auc([part[1:] for part in usable]))
             films_of = (np.concatenate(labels), np.concatenate(scores))
             calibrated[concept] = count_films(*films_of, sources, auc)
     return Calibration(
@@ -319,7 +312,8 @@ def stratified_auc(parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> np
     right = pairs = 0.0
     for labels, scores, weights in parts:
         present, absent = ((weights * (labels == k)).sum(axis=1, dtype=float) for k in (1, 0))
-        right = right + np.nan_to_num(weighted_auc(labels, scores, weights)) * present * absent
+        share = np.nan_to_num(metrics.weighted_auc(labels, scores, weights))
+        right = right + share * present * absent
         pairs = pairs + present * absent
     return np.divide(right, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
 
@@ -332,7 +326,7 @@ def count_films(
 ) -> ConceptCalibration:
     """Count films at the cuts; labels 1, 0 or NaN (left out), scores, both (n,)."""
     scores, present = scores[~np.isnan(labels)].astype(float), labels[~np.isnan(labels)] == 1
-    threshold = best_f1_threshold(present.astype(float), scores)
+    threshold = metrics.best_f1_threshold(present.astype(float), scores)
     cuts = np.union1d(np.quantile(scores, LEVELS, method="lower"), [threshold])
     above = scores >= cuts[:, None]
     counts = ((above & kind).sum(axis=1).tolist() for kind in (present, ~present))

@@ -21,6 +21,7 @@ from rctpl_utils.datasets.splits import open_split
 from rctpl_utils.encoders.features import image_features
 from rctpl_utils.encoders.frame import cosine_maps, frame_of, on_film, on_square
 from rctpl_utils.errors import InputError
+from rctpl_utils.evaluation import metrics
 from rctpl_utils.evaluation.calibration import (
     GRADES,
     KEPT,
@@ -30,12 +31,6 @@ from rctpl_utils.evaluation.calibration import (
     descriptors,
 )
 from rctpl_utils.evaluation.grounding_metrics import peak
-from rctpl_utils.evaluation.metrics import (
-    interval,
-    named_interval,
-    patient_weights,
-    resampled_means,
-)
 from rctpl_utils.profiles import PROFILES
 from rctpl_utils.prompts.model import RCTPL
 from rctpl_utils.prompts.zero_shot import branch_scores, score_images
@@ -285,17 +280,17 @@ def check_places(
         groups.append(("all", films))
     rows = []
     for concept, of in groups:
-        weights = patient_weights(of["patient_id"], workspace.profile.bootstrap)
+        weights = metrics.patient_weights(of["patient_id"], workspace.profile.bootstrap)
         for aspect in ("side", "zone"):
             right, guessed = (
-                resampled_means((each == of[aspect]).to_numpy(float), weights)
+                metrics.resampled_means((each == of[aspect]).to_numpy(float), weights)
                 for each in (of[f"found_{aspect}"], of["concept"].map(usual[aspect]))
             )
-            gain, low, high = interval(right - guessed)
+            gain, low, high = metrics.interval(right - guessed)
             rows.append({
-                "dataset": name, "concept": concept, "aspect": aspect, **named_interval(right),
-                "guess": float(guessed[0]), "gain": gain, "gain_low": low, "gain_high": high,
-                "n": len(of),
+                "dataset": name, "concept": concept, "aspect": aspect,
+                **metrics.named_interval(right), "guess": float(guessed[0]),
+                "gain": gain, "gain_low": low, "gain_high": high, "n": len(of),
             })  # fmt: skip
     return pd.DataFrame(rows)
 

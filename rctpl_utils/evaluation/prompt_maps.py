@@ -42,15 +42,8 @@ from rctpl_utils.encoders.features import IMAGE_BATCH, image_features
 from rctpl_utils.encoders.frame import Frame, cosine_maps, frame_of, on_square
 from rctpl_utils.encoders.gradcam import gradcam_maps
 from rctpl_utils.errors import InputError
+from rctpl_utils.evaluation import metrics
 from rctpl_utils.evaluation.grounding_metrics import points_into
-from rctpl_utils.evaluation.metrics import (
-    interval,
-    named_interval,
-    paired_test,
-    patient_weights,
-    resampled_means,
-    tidy_row,
-)
 from rctpl_utils.evaluation.results import COLUMNS, Draws, save_draws, write_csv
 from rctpl_utils.prompts.handwritten import NONSENSE
 from rctpl_utils.prompts.prompts import Prompts
@@ -157,9 +150,7 @@ def hits(
 
 
 def compare_maps(
-    workspace: Workspace,
-    encoders: Sequence[Encoder],
-    prompts: Mapping[str, Mapping[int, Prompts]],
+    workspace: Workspace, encoders: Sequence[Encoder], prompts: Mapping[str, Mapping[int, Prompts]]
 ) -> pd.DataFrame:
     """Measure both comparisons, seed by seed; write `prompt_maps.csv` and the draws. InputError: no
     film has boxes of two concepts, or no concept boxes in two patients.
@@ -168,7 +159,7 @@ def compare_maps(
     there = can_run(workspace, "Maps of other concepts and films", DATASET)
     if there:
         boxed = Boxed.of(open_split(workspace, DATASET, "test"))
-        weights = patient_weights(boxed.patients, workspace.profile.bootstrap)
+        weights = metrics.patient_weights(boxed.patients, workspace.profile.bootstrap)
         pairs = (concept_pairs(boxed.drawn), film_pairs(boxed.drawn, boxed.patients))
         if not all(pairs):
             raise InputError("too few boxes for a comparison", "Use a larger test split.")
@@ -183,8 +174,8 @@ def compare_maps(
             measured = hits(boxed, cases, maps, frame_of(encoders[0]))
             for kind, found in zip((own, other), measured, strict=True):
                 key = (DATASET, f"{name}, {kind}", "pointing_game")
-                draws[key] = resampled_means(found, drawn)  # (K, 1 + R)
-                rows.append(tidy_row(key, draws[key], n=len(cases), native=kind == own))
+                draws[key] = metrics.resampled_means(found, drawn)  # (K, 1 + R)
+                rows.append(metrics.tidy_row(key, draws[key], n=len(cases), native=kind == own))
     save_draws(workspace.results, "prompt_maps", draws)
     table = pd.DataFrame(rows, columns=list(COLUMNS[:-1]))
     write_csv(workspace.figures / "prompt_maps.csv", table)
@@ -197,7 +188,7 @@ def map_differences(draws: Draws) -> pd.DataFrame:
     for name in NAMES.values() if draws else ():
         for other, own in COMPARISONS.items():
             pair = (draws[DATASET, f"{name}, {kind}", "pointing_game"] for kind in (own, other))
-            rows.append({"method": name, "own map against": other, **paired_test(*pair)})
+            rows.append({"method": name, "own map against": other, **metrics.paired_test(*pair)})
     return pd.DataFrame(rows)
 
 
@@ -307,7 +298,7 @@ def check_saliency(workspace: Workspace, encoder: Encoder, prompts: Prompts) -> 
     pixels = [boxed.dataset.pixels(int(boxed.rows[film])) for film in films]
     masks = [boxed.mask(film, k) for film, k in zip(films, concepts, strict=True)]
     images = torch.stack([encoder.preprocess(each) for each in pixels])
-    weights = patient_weights(boxed.patients.iloc[films], workspace.profile.bootstrap)
+    weights = metrics.patient_weights(boxed.patients.iloc[films], workspace.profile.bootstrap)
     frame, draws, first = frame_of(encoder), {}, {}
 
     def points(drawn: np.ndarray) -> np.ndarray:
@@ -321,13 +312,13 @@ def check_saliency(workspace: Workspace, encoder: Encoder, prompts: Prompts) -> 
         for (of, change), drawn in changed.items():
             similarity = np.mean([rank_correlation(original, each) for each in drawn], axis=0)
             pointing = np.mean([points(each) for each in drawn], axis=0)
-            draws[kind, of, change, "similarity"] = resampled_means(similarity, weights)
-            draws[kind, of, change, "pointing_game"] = resampled_means(pointing, weights)
+            draws[kind, of, change, "similarity"] = metrics.resampled_means(similarity, weights)
+            draws[kind, of, change, "pointing_game"] = metrics.resampled_means(pointing, weights)
         cells = torch.from_numpy(np.stack([drawn[0][0] for drawn in changed.values()]))
         first[kind] = on_square(cells, masks[0].shape, frame).numpy()
     names = ("map", "kind", "change", "metric")
     rows = [
-        {**dict(zip(names, key, strict=True)), **named_interval(series), "n": len(masks)}
+        {**dict(zip(names, key, strict=True)), **metrics.named_interval(series), "n": len(masks)}
         for key, series in draws.items()
     ]
     return Sanity(
@@ -346,7 +337,7 @@ def verdict(kind: str, draws: dict[tuple[str, str, str, str], np.ndarray]) -> st
     own, *others = (
         draws[kind, "prompt", change, "pointing_game"] for change in (UNCHANGED, SHUFFLED, NO_WORD)
     )
-    passes = all(interval(own - other)[1] > 0 for other in others)
+    passes = all(metrics.interval(own - other)[1] > 0 for other in others)
     said = "passes" if passes else "FAILS"
     return (
         f"{kind} {said}: points into {own[0]:.2f} of the boxes for the own name, "

@@ -102,11 +102,9 @@ def reported_grounding() -> pd.DataFrame:
     """Its Tables 2 to 4; recall and precision are detection's ("region"), Dice the maximal one."""
     metrics = {"recall": "region_recall", "precision": "region_precision", "dice": "dice_oracle"}
     parts = [
-        _reported(f"table{number}_grounding_{file}").assign(dataset=dataset)
-        for number, file, dataset in (
-            (2, "rsna", "rsna"), (3, "siim", "siim"), (4, "covid_rural", "covid-rural"),
-        )
-    ]  # fmt: skip
+        _reported(f"table{number}_grounding_{name.replace('-', '_')}").assign(dataset=name)
+        for number, name in enumerate(("rsna", "siim", "covid-rural"), start=2)
+    ]
     return pd.concat(parts, ignore_index=True).replace({"metric": metrics})
 
 

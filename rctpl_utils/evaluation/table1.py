@@ -13,16 +13,7 @@ from rctpl_utils.datasets.questions import QUESTIONS
 from rctpl_utils.datasets.splits import open_split
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.encoders.features import ImageFeatureFile, image_features
-from rctpl_utils.evaluation.metrics import (
-    best_f1_threshold,
-    macro_auc,
-    named_interval,
-    paired_test,
-    patient_weights,
-    scorable,
-    weighted_accuracy,
-    weighted_auc,
-)
+from rctpl_utils.evaluation import metrics
 from rctpl_utils.evaluation.results import Draws
 from rctpl_utils.prompts.methods import Embedder, Method
 from rctpl_utils.prompts.zero_shot import BranchScores, score_images
@@ -84,7 +75,7 @@ def classify(
         raw[split] = by_method(methods, scored)
         for label, runs in (others or {}).items():
             raw[split][label] = [run(dataset, asked) for run in runs]
-    weights = patient_weights(test.records["patient_id"], workspace.profile.bootstrap)
+    weights = metrics.patient_weights(test.records["patient_id"], workspace.profile.bootstrap)
     found = {}
     for column in columns:
         question, splits = QUESTIONS[column], []
@@ -102,31 +93,27 @@ def classify(
 
 
 def evaluate(
-    dataset: str,
-    concepts: tuple[str, ...],
-    test: Split,
-    validation: Split,
-    weights: np.ndarray,
+    dataset: str, concepts: tuple[str, ...], test: Split, validation: Split, weights: np.ndarray
 ) -> Classification:
     """AUC, accuracy at the oracle's and at the validation threshold, for each method. A class
     without both labels in either split is left out of the macro averages.
     """
     pairs = zip(test.labels.T, validation.labels.T, strict=True)
-    columns = [k for k, pair in enumerate(pairs) if all(map(scorable, pair))]
+    columns = [k for k, pair in enumerate(pairs) if all(map(metrics.scorable, pair))]
     rows, per_class, per_seed, draws = [], [], [], {}
     for method, runs in test.scores.items():
         base = {"dataset": dataset, "method": method, "seeds": len(runs), "n": len(test.labels)}
         by_metric = _resample(test, validation, method, columns, weights)  # metric -> (seeds, R, L)
         for metric, values in by_metric.items():
             macro = values.mean(axis=2)
-            rows.append({**base, "metric": metric, **named_interval(macro)})
+            rows.append({**base, "metric": metric, **metrics.named_interval(macro)})
             per_seed += [
                 {"dataset": dataset, "method": method, "metric": metric, "seed": s, "value": v}
                 for s, v in enumerate(values[:, 0].mean(axis=1))
             ]
             draws[dataset, method, metric] = macro
         per_class += [
-            {**base, "concept": concepts[k], "metric": "auc", **named_interval(each)}
+            {**base, "concept": concepts[k], "metric": "auc", **metrics.named_interval(each)}
             for k, each in zip(columns, np.moveaxis(by_metric["auc"], 2, 0), strict=True)
         ]
     return Classification(*map(pd.DataFrame, (rows, per_class, per_seed)), draws)
@@ -139,7 +126,8 @@ def _resample(
     found: dict[str, list] = {"auc": [], "acc_oracle": [], "acc_validation": []}
     for run, held_out in zip(test.scores[method], validation.scores[method], strict=True):
         scores = run[:, columns]
-        aucs = [weighted_auc(*each, weights) for each in zip(labels.T, scores.T, strict=True)]
+        pairs = zip(labels.T, scores.T, strict=True)
+        aucs = [metrics.weighted_auc(*each, weights) for each in pairs]
         found["auc"].append(np.stack(aucs, axis=1))  # (R, L)
         chosen_on = {
             "acc_oracle": (labels, scores),
@@ -147,8 +135,8 @@ def _resample(
         }
         for metric, (known, scored) in chosen_on.items():
             pairs = zip(known.T, scored.T, strict=True)
-            thresholds = np.array([best_f1_threshold(*each) for each in pairs])
-            found[metric].append(weighted_accuracy(labels, scores, thresholds, weights))
+            thresholds = np.array([metrics.best_f1_threshold(*each) for each in pairs])
+            found[metric].append(metrics.weighted_accuracy(labels, scores, thresholds, weights))
     return {metric: np.stack(values) for metric, values in found.items()}
 
 
@@ -158,7 +146,7 @@ def compare(outcome: Classification, method: str, others: list[str]) -> pd.DataF
     own = draws[dataset, method, "auc"]
     return pd.DataFrame([
         {"dataset": dataset, "method": method, "against": other,
-         **paired_test(own, draws[dataset, other, "auc"])}
+         **metrics.paired_test(own, draws[dataset, other, "auc"])}
         for other in others
     ])  # fmt: skip
 
@@ -235,8 +223,8 @@ def temperature_sensitivity(
     embeddings = {method.name: method.embedders[0](films.concepts) for method in methods}
     table = {}
     for inverse in INVERSE_TEMPERATURES:
-        scored = score_images(features, embeddings, 1 / inverse)
-        table[inverse] = {name: macro_auc(labels, each.concept) for name, each in scored.items()}
+        scored = score_images(features, embeddings, 1 / inverse).items()
+        table[inverse] = {name: metrics.macro_auc(labels, each.concept) for name, each in scored}
     return pd.DataFrame(table).rename_axis(columns="1 / tau_c")
 
 
@@ -246,7 +234,7 @@ def quick_auc(dataset: ChestXrayDataset, scores: BranchScores) -> pd.DataFrame:
     labels = dataset.records[names].to_numpy(float)
     branches = {name: getattr(scores, name) for name in ("report", "concept", "both")}
     table = {
-        name: [weighted_auc(*each, ones)[0] for each in zip(labels.T, array.T, strict=True)]
+        name: [metrics.weighted_auc(*each, ones)[0] for each in zip(labels.T, array.T, strict=True)]
         for name, array in branches.items()
     }
     frame = pd.DataFrame(table, index=names)
