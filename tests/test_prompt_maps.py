@@ -57,10 +57,8 @@ def test_a_split_without_boxes_is_refused():
         made({}, ["a"])
 
 
-def test_pairs_by_hand():
+def test_film_pairs_by_hand():
     """Films 0 and 1 are of one patient, so both look at film 3; film 3 looks at film 0."""
-    drawn = np.array([[True, False, True], [False, True, False]])
-    assert concept_pairs(drawn) == [Case(0, 0, 0, 2), Case(0, 2, 0, 0)]
     cases = film_pairs(np.array([[True], [True], [False], [True]]), pd.Series(list("ppqr")))
     assert [(case.film, case.other_film) for case in cases] == [(0, 3), (1, 3), (3, 0)]
 
@@ -116,9 +114,8 @@ def test_differences_are_paired():
     draws = {}
     for name, pair in product(prompt_maps.NAMES.values(), prompt_maps.COMPARISONS.items()):
         for gain, kind in zip((0, 0.25), pair, strict=True):  # the other map, the own map
-            draws[prompt_maps.DATASET, f"{name}, {kind}", "pointing_game"] = (
-                np.linspace(0.1, 0.5, 101) + gain
-            )
+            key = (prompt_maps.DATASET, f"{name}, {kind}", "pointing_game")
+            draws[key] = np.linspace(0.1, 0.5, 101) + gain
     table = prompt_maps.map_differences(draws)
     assert len(table) == 4
     np.testing.assert_allclose(table[["value", "ci_low", "ci_high"]], 0.25)
