@@ -270,10 +270,21 @@ def test_every_level_of_every_factor_can_be_scored(encoder, available):
         assert trials[labels[0]] is trials[same], "a factor's first level is its reference"
 
 
-def test_mentions_are_dropped_or_raised():
-    assert "absent" not in set(ablations.without("absent")(triplets())["positive"])
-    raised = ablations.uncertain_as_present(triplets())
-    assert set(raised["positive"]) == {"present", "absent"} and len(raised) == len(triplets())
+@pytest.mark.parametrize(
+    ("label", "kinds"),
+    [
+        ("negated: out", {"present", "uncertain"}),
+        ("uncertain: positive", {"present", "absent"}),
+        ("uncertain: negative", {"present", "absent"}),
+    ],
+)
+def test_mentions_are_dropped_or_raised(label, kinds):
+    arms = {arm.label: arm for arm in training_arms(SETTINGS, 5000)}
+    expected = triplets()["positive"]
+    if label == "uncertain: positive":
+        expected = expected.replace("uncertain", "present")
+    found = arms[label].mentions(triplets())["positive"].tolist()
+    assert found == [kind for kind in expected if kind in kinds]
 
 
 @pytest.fixture

@@ -68,16 +68,6 @@ Runs = dict[int, Prompts]  # prompts by seed
 Reader = Callable[[Encoder], ImageFeatureFile]  # an encoder's features of a data set's films
 
 
-def without(positive: str) -> Callable[[pd.DataFrame], pd.DataFrame]:
-    """Leave the mentions of one kind out, as if the report were silent: a negative label."""
-    return lambda triplets: triplets[triplets["positive"] != positive]
-
-
-def uncertain_as_present(triplets: pd.DataFrame) -> pd.DataFrame:
-    """Take hedged findings for present ones."""
-    return triplets.assign(positive=triplets["positive"].replace("uncertain", "present"))
-
-
 @dataclass(frozen=True)
 class Arm:
     """One training setting; the defaults are RC-TPL's. A branch that it does not train is that of
@@ -111,6 +101,7 @@ def training_arms(settings: PromptLearning, available: int) -> list[Arm]:
     standard = replace(settings, context_length=12)
     own = ("concept",)
     few = min(POOLING_REPORTS, available)
+    hedged = {"positive": {"uncertain": "present"}}
     return [
         *(Arm(f"M={m}", replace(settings, context_length=m)) for m in lengths),
         *(
@@ -118,9 +109,9 @@ def training_arms(settings: PromptLearning, available: int) -> list[Arm]:
             for label, (source, located) in KNOWLEDGE.items()
             if (source, located) != ("kb", True)
         ),
-        Arm("negated: out", standard, own, mentions=without("absent")),
-        Arm("uncertain: positive", standard, mentions=uncertain_as_present),
-        Arm("uncertain: negative", standard, mentions=without("uncertain")),
+        Arm("negated: out", standard, own, mentions=lambda t: t[t["positive"] != "absent"]),
+        Arm("uncertain: positive", standard, mentions=lambda t: t.replace(hedged)),
+        Arm("uncertain: negative", standard, mentions=lambda t: t[t["positive"] != "uncertain"]),
         Arm("training tau: 1/10", standard, own, temperature=1 / 10),
         Arm("training tau: 1/200", standard, own, temperature=1 / 200),
         *(Arm(f"reports: {n}", standard, reports=n) for n in REPORT_COUNTS if n < available),

@@ -26,7 +26,6 @@ from rctpl_utils.evaluation.ablations import (
     Runs,
     Trial,
     asked,
-    learn_arms,
     score_trials,
 )
 from rctpl_utils.evaluation.metrics import named_interval
@@ -40,7 +39,6 @@ from rctpl_utils.prompts.prompts import Prompts
 from rctpl_utils.prompts.training import BRANCHES, word_context
 from rctpl_utils.prompts.variants import UNTRAINED, WRITTEN, untrained
 from rctpl_utils.scoring import no_ranking, ranking_loss, report_ranking_loss
-from rctpl_utils.text.reports import Report
 from rctpl_utils.text.triplets import merge_mentions
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS
 from rctpl_utils.workspace import Workspace
@@ -109,14 +107,6 @@ def bridge_arms(settings: PromptLearning) -> list[Arm]:
         plus,
         *(replace(plus, label=f"{PLUS}, {name}", source="", **c) for name, c in lacking.items()),
     ]
-
-
-def learn_bridges(
-    workspace: Workspace, encoders: Sequence[Encoder], reports: list[Report], triplets: pd.DataFrame
-) -> dict[str, Runs]:
-    """Train every arm with every seed, or read those that are current: arm -> seed -> prompts."""
-    arms = bridge_arms(workspace.profile.ablations)
-    return learn_arms(workspace, encoders, reports, triplets, arms)[0]
 
 
 def bridge_trials(

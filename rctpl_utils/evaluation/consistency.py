@@ -2,12 +2,11 @@
 
 The paper learns from texts in place of images as, after pre-training, "textual features have
 achieved complete consistency with image features of the same semantics" (3.2). Measured on
-validation films and the frozen encoder alone: the mean image feature of each class's films against
-every class's text, by cosine. *Complete* is where each lies nearest to its own.
-
-Films and texts lie in two separate cones (the modality gap: Liang et al., NeurIPS 2022), which
-plain cosines mostly show; centered ones, less the films' and the texts' means, are fairer. A film
-of several classes counts in each, which blurs the classes and makes the test stricter.
+validation films and the frozen encoder alone: the cosine of each class's mean image feature with
+every class's text. *Complete* is where each lies nearest to its own. Films and texts lie in two
+separate cones (the modality gap: Liang et al., NeurIPS 2022), which plain cosines mostly show;
+centered ones, less the films' and the texts' means, are fairer. A film of several classes counts in
+each, which blurs the classes and makes the test stricter.
 """
 
 from collections.abc import Sequence
@@ -61,7 +60,9 @@ def agreement(cosines: np.ndarray) -> dict[str, np.ndarray]:
     own = np.einsum("rii->ri", cosines)
     others = (cosines.sum(axis=2) - own) / (classes - 1)
     first = np.where(np.isnan(own), np.nan, own >= np.nan_to_num(cosines).max(axis=2))
-    return {OWN: _mean(own), OTHERS: _mean(others), NEAREST: _mean(first)}
+    found = {OWN: own, OTHERS: others, NEAREST: first}
+    known = {what: np.ma.masked_invalid(values) for what, values in found.items()}
+    return {what: values.mean(axis=1).filled(np.nan) for what, values in known.items()}
 
 
 def measure_consistency(workspace: Workspace, encoders: Sequence[Encoder]) -> pd.DataFrame:
@@ -97,11 +98,3 @@ def measure_consistency(workspace: Workspace, encoders: Sequence[Encoder]) -> pd
 def _units(vectors: np.ndarray) -> np.ndarray:
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.divide(vectors, length, out=np.full_like(vectors, np.nan), where=length > 1e-9)
-
-
-def _mean(values: np.ndarray) -> np.ndarray:
-    """The mean over classes, (R, L) to (R,), without those that are NaN."""
-    known = ~np.isnan(values)
-    total = np.where(known, values, 0).sum(axis=1)
-    count = known.sum(axis=1)
-    return np.divide(total, count, out=np.full(len(values), np.nan), where=count > 0)

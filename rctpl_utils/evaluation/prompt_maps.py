@@ -1,14 +1,11 @@
 """Do prompts look where their own concept is? (paper 4.3.3; the numbers behind Figures 5 and 6)
 
 A map that always points at the same place would look convincing too. So the concept branch's maps
-are held against two others, in the same box of the same film:
-
-* "map of another concept": of one whose box the film has too ("for the same X-ray image, concept
-  prompts with different disease category do reflect different regions"); boxes may overlap, so such
-  a map may be right in both;
-* "map of another film": of the next film, by image identifier, that shows the concept in another
-  patient ("our method can focus on different anatomical locations of the same disease category on
-  different images").
+are held against two others, in the same box of the same film: the "map of another concept" whose
+box the film has too ("for the same X-ray image, concept prompts with different disease category do
+reflect different regions"; boxes may overlap, so such a map may be right in both), and the "map of
+another film", the next by image identifier that shows the concept in another patient ("our method
+can focus on different anatomical locations of the same disease category on different images").
 
 Of `prompt_maps_draws` (chestxray14, pointing_game) these belong together, for M "RC-TPL" and
 "RC-TPL+": "M, own map (films with two concepts)" and "M, map of another concept"; "M, own map

@@ -1,24 +1,20 @@
 """Image-text retrieval on CheXpert-5x200, in both directions (paper 4.2.3: Table 5).
 
 Learned prompts leave embeddings as they are, so RC-TPL must retrieve by its scores for the five
-class names, the mean of both branches (paper 3.4), compared by cosine.
-
-Scores of a class sit around a mean of their own, those of films elsewhere than those of text (the
-modality gap: Liang et al., NeurIPS 2022): a plain cosine mostly compares offsets. The rule is
-therefore to **standardize** each class's scores over the pool, films and sentences apart, as GLoRIA
-z-scores its similarities (Huang et al., ICCV 2021). It and the five names, not all 20 training
-names, were chosen on validation films, image to text, by the mean over the class-score methods
-(`rule_comparison`); they are too few (137) to tell standardizing from mere centering. Rows "plain
-cosine" lack the step, a row "standardized" gives it to raw embeddings for fairness. The means come
-from the whole pool: no label is read, but films are not scored one by one.
+class names, the mean of both branches (paper 3.4), compared by cosine. Scores of a class sit around
+a mean of their own, those of films elsewhere than those of text (the modality gap: Liang et al.,
+NeurIPS 2022): a plain cosine mostly compares offsets. The rule is therefore to **standardize** each
+class's scores over the pool, films and sentences apart, as GLoRIA z-scores its similarities (Huang
+et al., ICCV 2021). It and the five names, not all 20 training names, were chosen on validation
+films, image to text, by the mean over the class-score methods (`rule_comparison`); they are too few
+(137) to tell standardizing from mere centering. Rows "plain cosine" lack the step, a row
+"standardized" gives it to raw embeddings for fairness. The means come from the whole pool: no label
+is read, but films are not scored one by one.
 
 The paper samples 200 sentences of MIMIC-CXR for each class and does not say how. Here a sentence
-belongs to a class when extraction finds that concept present in it, and
-
-- no other concept present, except parents of it (`vocabulary.PARENTS`): an opacity that is edema;
-- none of the five absent or uncertain: "edema without effusion" is about two of them;
-- other concepts may be absent or uncertain in it: "cardiomegaly, no pneumothorax" stays.
-
+belongs to a class when extraction finds that concept present in it; no other concept, except
+parents of it (`vocabulary.PARENTS`: an opacity that is edema); and none of the five absent or
+uncertain ("edema without effusion" is about two of them, "cardiomegaly, no pneumothorax" stays).
 Sentences that differ in case, punctuation or space only count as one. A class takes its distinct
 ones in a fixed order: reports that prompts did not learn from first, real reports before templated
 ones, then by report and place in it; no chance is involved. Too few are taken again, in the same
