@@ -32,15 +32,6 @@ from rctpl_utils.prompts.corpus import TextCorpus
 from rctpl_utils.prompts.corpus_building import Labeler, build_corpus
 from rctpl_utils.prompts.methods import Embedder
 from rctpl_utils.prompts.prompts import Prompts
-from rctpl_utils.prompts.training import (
-    BRANCHES,
-    Learned,
-    MeanOfSteps,
-    NearestTo,
-    Ranking,
-    Regularizer,
-    learn_prompts,
-)
 from rctpl_utils.prompts.variants import learn_all
 from rctpl_utils.scoring import IMAGE_TEMPERATURE, TEXT_TEMPERATURE, ClassEmbeddings, ranking_loss
 from rctpl_utils.text.reports import Report
@@ -86,7 +77,7 @@ class Arm:
     described_absent: bool = True  # whether H holds the descriptions of absent triplets
     labeled: Labeler = report_labels  # from triplets to labels
     start: str = "gaussian"  # as `learn_prompts` takes it, as `ranking`
-    ranking: Ranking = ranking_loss
+    ranking: training.Ranking = ranking_loss
     pull: tuple[float, tuple[str, ...]] | None = None  # its strength and branches
     anchor: Anchors = anchors.class_anchors  # what a person writes: where to
     kept: str = "last"  # of a run's contexts; or "mean" of steps, "nearest" to the names
@@ -208,7 +199,7 @@ def with_pooling(encoder: Encoder, pooling: str) -> Encoder:
 
 def joined(run: Prompts, base: Prompts, arm: Arm) -> Prompts:
     """A run of an arm, with the branches that it does not train from its base."""
-    return replace(run, **{b: getattr(base, b) for b in BRANCHES if b not in arm.branches})
+    return replace(run, **{b: getattr(base, b) for b in training.BRANCHES if b not in arm.branches})
 
 
 def make_trials(
@@ -241,16 +232,18 @@ def asked(encoders: Sequence[Encoder], runs: Iterable[Prompts]) -> Trial:
 def _learn(
     workspace: Workspace, encoders: Sequence[Encoder], corpora: Sequence[TextCorpus], arm: Arm
 ) -> tuple[Runs, pd.DataFrame]:
-    def learner(encoder: Encoder, corpus: TextCorpus, seed: int) -> Learned:
+    def learner(encoder: Encoder, corpus: TextCorpus, seed: int) -> training.Learned:
         options = {
             "branches": arm.branches, "temperature": arm.temperature, "ranking": arm.ranking,
             "start": arm.start, "regularizer": pull_of(encoder, arm),
         }  # fmt: skip
         if arm.kept == "mean":
-            options["keeper"] = MeanOfSteps()
+            options["keeper"] = training.MeanOfSteps()
         elif arm.kept == "nearest":
-            options["keeper"] = NearestTo(anchors.names(encoder, TRAINING_CONCEPTS))
-        return learn_prompts(encoder, corpus, TRAINING_CONCEPTS, arm.settings, seed, **options)
+            options["keeper"] = training.NearestTo(anchors.names(encoder, TRAINING_CONCEPTS))
+        return training.learn_prompts(
+            encoder, corpus, TRAINING_CONCEPTS, arm.settings, seed, **options
+        )
 
     label = arm.label.replace("+", " plus").lower()
     name = "ablation-" + re.sub(r"[^a-z0-9]+", "-", label).strip("-")
@@ -260,7 +253,7 @@ def _learn(
     return learn_all(workspace, encoders, name, corpora, learner, key, arm.unseen)
 
 
-def pull_of(encoder: Encoder, arm: Arm) -> Regularizer | None:
+def pull_of(encoder: Encoder, arm: Arm) -> training.Regularizer | None:
     """What pulls an arm's class embeddings to its anchors, if it has a pull."""
     if arm.pull is None:
         return None

@@ -20,17 +20,11 @@ from rctpl_utils.datasets.questions import QUESTIONS
 from rctpl_utils.datasets.splits import open_split
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.encoders.features import image_features
-from rctpl_utils.evaluation.ablations import (
-    Arm,
-    Reader,
-    Runs,
-    Trial,
-    asked,
-    score_trials,
-)
+from rctpl_utils.evaluation import ablations
+from rctpl_utils.evaluation.ablations import Arm, Reader, Runs, Trial, asked
 from rctpl_utils.evaluation.metrics import named_interval
 from rctpl_utils.evaluation.results import data_note, write_csv
-from rctpl_utils.plots import COLUMN_WIDTH, TEXT, caption, save_figure
+from rctpl_utils.plots import COLUMN_WIDTH, TEXT, caption, save_figure, spread
 from rctpl_utils.profiles import PromptLearning
 from rctpl_utils.prompts import anchors, handwritten
 from rctpl_utils.prompts.anchors import PULL
@@ -159,7 +153,8 @@ def save_bridges(
     workspace: Workspace, encoders: Sequence[Encoder], trials: Mapping[str, Trial]
 ) -> pd.DataFrame:
     """Score all rows on validation films and write `bridges.csv`."""
-    draws = score_trials(workspace, encoders, trials, "validation", tuple(QUESTIONS), GROUNDED)
+    asked_of = (tuple(QUESTIONS), GROUNDED)
+    draws = ablations.score_trials(workspace, encoders, trials, "validation", *asked_of)
     sources = {arm.label: arm.source for arm in bridge_arms(workspace.profile.ablations)}
     order = {label: k for k, label in enumerate(trials)}
     rows = [
@@ -201,8 +196,8 @@ def figure_bridges(workspace: Workspace, table: pd.DataFrame) -> Figure:
     for axis, (dataset, metric, title) in zip(axes, shown, strict=True):
         part = table[(table["dataset"] == dataset) & (table["metric"] == metric)]
         part = part.set_index("arm").reindex(arms)
-        ends = np.abs(part[["ci_low", "ci_high"]].sub(part["value"], axis=0).to_numpy(float).T)
-        axis.errorbar(part["value"], range(len(arms)), xerr=ends, fmt="o", ms=3, lw=1, color=color)
+        look = {"xerr": spread(part), "fmt": "o", "ms": 3, "lw": 1, "color": color}
+        axis.errorbar(part["value"], range(len(arms)), **look)
         best = part["value"].reindex(list(WRITTEN)).max()
         axis.axvline(best, color="0.6", lw=0.7, ls="--")
         axis.set_xlabel(title, fontsize=TEXT)

@@ -39,12 +39,7 @@ from rctpl_utils.workspace import Workspace
 
 # Data set -> the concepts that its validation films calibrate; None: all that it labels. COVIDx
 # is not asked for pneumonia: it counts COVID-19 films, which show one, as films without.
-SOURCES: Mapping[str, tuple[str, ...] | None] = {
-    "chestxray14": None,
-    "chexpert": None,
-    "rsna": None,
-    "covidx": ("COVID-19",),
-}
+SOURCES = {"chestxray14": None, "chexpert": None, "rsna": None, "covidx": ("COVID-19",)}
 FOLDS = 5
 KEPT = 0.99  # the share of validation films within the limit
 # Where films are counted: quantiles of all scores, finer at the top, where findings are.

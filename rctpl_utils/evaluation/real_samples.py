@@ -26,11 +26,7 @@ from rctpl_utils.prompts.methods import Method
 from rctpl_utils.workspace import PROJECT, Workspace
 
 SAMPLES = PROJECT.parent / "shared" / "data"
-OPENERS = {
-    "chestxray14-mini": open_chestxray14,
-    "rsna-mini": open_rsna,
-    "covidx-mini": open_covidx,
-}
+OPENERS = {"chestxray14": open_chestxray14, "rsna": open_rsna, "covidx": open_covidx}
 GROUNDED = ("rsna-mini", "Pneumonia")
 FEWEST = 10  # films with and without a class, below which its AUC would say nothing
 
@@ -38,9 +34,9 @@ FEWEST = 10  # films with and without a class, below which its AUC would say not
 def open_samples(folder: Path = SAMPLES) -> dict[str, ChestXrayDataset]:
     """The test films of each real sample that is there; empty where there is none."""
     return {
-        name: opener(folder / name, "test", allow_partial=True)
+        f"{name}-mini": opener(folder / f"{name}-mini", "test", allow_partial=True)
         for name, opener in OPENERS.items()
-        if (folder / name).is_dir()
+        if (folder / f"{name}-mini").is_dir()
     }
 
 
