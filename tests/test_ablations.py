@@ -15,10 +15,9 @@ from rctpl_utils.evaluation.ablations import LENGTHS, REFERENCE, factors, traini
 from rctpl_utils.evaluation.bridges import PLUS, RCTPL
 from rctpl_utils.profiles import PROFILES, PromptLearning
 from rctpl_utils.prompts import anchors, training, variants
-from rctpl_utils.prompts.corpus import TextCorpus
 from rctpl_utils.prompts.corpus_building import description_features
 from rctpl_utils.prompts.prompts import Prompts, asked_texts
-from rctpl_utils.prompts.training import MeanOfSteps, NearestTo, word_context
+from rctpl_utils.prompts.training import MeanOfSteps, NearestTo, TextCorpus, word_context
 from rctpl_utils.reporting import ablation_report
 from rctpl_utils.scoring import no_ranking, report_ranking_loss
 from rctpl_utils.text.knowledge import Knowledge

@@ -27,9 +27,10 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 from rctpl_utils.encoders.base import state_hash
-from rctpl_utils.encoders.biovil import IMAGE_LAYOUT, IMAGE_WEIGHTS, BioViL, stretched, text_layout
+from rctpl_utils.encoders.biovil import IMAGE_LAYOUT, BioViL, text_layout
 from rctpl_utils.encoders.frame import SQUARE, Frame, frame_of, on_film, on_square
 from rctpl_utils.encoders.loading import check_checkpoint, open_encoder
+from rctpl_utils.encoders.published import IMAGE_WEIGHTS, stretched
 from rctpl_utils.errors import InputError
 from rctpl_utils.evaluation.ablations import with_pooling
 from rctpl_utils.evaluation.grounding_metrics import peak

@@ -11,15 +11,15 @@ from PIL import Image
 
 from rctpl_utils.baselines import adapters as module
 from rctpl_utils.baselines import registry
-from rctpl_utils.baselines.adapters import (
+from rctpl_utils.baselines.base import CLASSIFY, GROUND
+from rctpl_utils.baselines.registry import (
     Competitor,
     grounders,
     published,
     retrieval_pairs,
     scorers,
+    why_absent,
 )
-from rctpl_utils.baselines.base import CLASSIFY, GROUND
-from rctpl_utils.baselines.registry import why_absent
 from rctpl_utils.baselines.report import cost_file, curve, rate_table, save_costs, save_curves
 from rctpl_utils.encoders.frame import Frame
 from rctpl_utils.errors import InputError

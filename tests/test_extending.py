@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from rctpl_utils import datasets
-from rctpl_utils.baselines.adapters import Competitor, grounders, scorers
-from rctpl_utils.datasets.base import Radiographs
+from rctpl_utils.baselines.registry import Competitor, grounders, scorers
+from rctpl_utils.datasets.base import ChestXrayDataset
 from rctpl_utils.datasets.questions import Question
 from rctpl_utils.evaluation import table1
 from rctpl_utils.evaluation.grounding import Films
@@ -19,12 +19,12 @@ from rctpl_utils.workspace import Workspace
 # --- a data set: a function that opens a split, a line in DATASETS, a question for Table 1
 
 
-def open_toy(root, split, **options) -> Radiographs:
+def open_toy(root, split, **options) -> ChestXrayDataset:
     """A table of films with one label; half of the patients are for validation."""
     records = pd.read_csv(root / "films.csv", dtype={"image_id": str, "patient_id": str})
     records = records[records.pop("split") == split].reset_index(drop=True)
     records["path"] = [str(root / name) for name in records["image_id"]]
-    return Radiographs("toy", split, ("Edema",), records)
+    return ChestXrayDataset("toy", split, ("Edema",), records)
 
 
 @pytest.fixture

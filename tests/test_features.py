@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from rctpl_utils.datasets import Radiographs
+from rctpl_utils.datasets import ChestXrayDataset
 from rctpl_utils.encoders.features import (
     IMAGE_BATCH,
     TEXT_BATCH,
@@ -44,7 +44,7 @@ def films(tmp_path):
             "Mass": [0.0, 1, 0, 1, 0],
         }
     )
-    return Radiographs("toy", "test", ("Edema", "Mass"), records)
+    return ChestXrayDataset("toy", "test", ("Edema", "Mass"), records)
 
 
 def test_texts_keep_their_order_and_are_encoded_once(encoder, tmp_path):

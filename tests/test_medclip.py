@@ -38,12 +38,8 @@ from rctpl_utils.encoders.loading import (
     load_encoders,
     open_encoder,
 )
-from rctpl_utils.encoders.medclip import (
-    SWIN_NAMES,
-    MedCLIP,
-    medclip_layout,
-    relative_position_index,
-)
+from rctpl_utils.encoders.medclip import medclip_layout
+from rctpl_utils.encoders.published import SWIN_NAMES, MedCLIP, relative_position_index
 from rctpl_utils.encoders.text_tower import untrained_bert
 from rctpl_utils.errors import InputError
 from rctpl_utils.evaluation.ablations import with_pooling

@@ -15,9 +15,8 @@ from PIL import Image
 from weights import save_stand_in
 
 from rctpl_utils.datasets.base import ChestXrayDataset
-from rctpl_utils.datasets.chestxray14 import open_chestxray14
+from rctpl_utils.datasets.nih import open_chestxray14, open_rsna
 from rctpl_utils.datasets.own_films import read_films
-from rctpl_utils.datasets.rsna import open_rsna
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.encoders.features import image_features
 from rctpl_utils.errors import InputError
@@ -30,7 +29,7 @@ from rctpl_utils.prompts.prompts import Prompts
 from rctpl_utils.prompts.zero_shot import score_images
 from rctpl_utils.reporting.predict import main
 from rctpl_utils.text.concepts.spacy_extractor import SpacyExtractor
-from rctpl_utils.text.own_reports import read_reports
+from rctpl_utils.text.reports import read_reports
 from rctpl_utils.text.triplets import triplets_frame
 from rctpl_utils.vocabulary import CONCEPTS
 from rctpl_utils.workspace import NOTEBOOKS

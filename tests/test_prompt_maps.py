@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 from scipy.stats import spearmanr
 
-from rctpl_utils.datasets.base import Radiographs
+from rctpl_utils.datasets.base import ChestXrayDataset
 from rctpl_utils.encoders.base import state_hash
 from rctpl_utils.errors import InputError
 from rctpl_utils.evaluation import prompt_maps
@@ -33,7 +33,7 @@ def made(drawn, images, masks=None, path="unread.png") -> Boxed:
     readers = {name: (lambda _record, _size, m=mask: m) for name, mask in (masks or {}).items()}
     annotated = {name: np.array(column) for name, column in drawn.items()}
     return Boxed.of(
-        Radiographs("made", "test", CONCEPTS, records, masks=readers, annotated=annotated)
+        ChestXrayDataset("made", "test", CONCEPTS, records, masks=readers, annotated=annotated)
     )
 
 

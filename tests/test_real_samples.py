@@ -12,8 +12,8 @@ from tiny_world import FIVE, refused
 
 from rctpl_utils.datasets import open_dataset, rsna
 from rctpl_utils.datasets.chexpert import read_chexpert, select_5x200
-from rctpl_utils.datasets.counts import require_complete
 from rctpl_utils.datasets.masks import check_box
+from rctpl_utils.datasets.official import require_complete
 from rctpl_utils.datasets.openi import xrv_file
 from rctpl_utils.errors import InputError
 from rctpl_utils.run.doctor import examine

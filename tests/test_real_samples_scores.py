@@ -12,7 +12,7 @@ from toy_films import feature_file, radiographs
 
 from rctpl_utils.evaluation import real_samples, table1
 from rctpl_utils.evaluation.real_samples import sample_auc, sample_pointing, save_samples
-from rctpl_utils.prompts.methods import Method
+from rctpl_utils.prompts.zero_shot import Method
 from rctpl_utils.scoring import ClassEmbeddings
 
 COUNT, SIDE = 40, 16

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from rctpl_utils.datasets import Radiographs
+from rctpl_utils.datasets import ChestXrayDataset
 from rctpl_utils.encoders.features import ImageFeatureFile
 
 
@@ -15,12 +15,12 @@ def radiographs(
     patients: Sequence[str] | None = None,
     split: str = "test",
     **masks: Mapping,
-) -> Radiographs:
+) -> ChestXrayDataset:
     """Films f0, f1, ... of patients p0, p1, ..., whose files are never read."""
     count = len(next(iter(labels.values())))
     names = {"image_id": [f"f{k}" for k in range(count)], "path": "unread"}
     names["patient_id"] = patients or [f"p{k}" for k in range(count)]
-    return Radiographs(name, split, tuple(labels), pd.DataFrame({**names, **labels}), **masks)
+    return ChestXrayDataset(name, split, tuple(labels), pd.DataFrame({**names, **labels}), **masks)
 
 
 def feature_file(features: np.ndarray, dense: np.ndarray | None = None) -> ImageFeatureFile:

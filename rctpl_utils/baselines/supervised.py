@@ -23,12 +23,10 @@ from torch.nn import functional
 from rctpl_utils.baselines import training
 from rctpl_utils.code_hash import code_of
 from rctpl_utils.datasets import ChestXrayDataset
-from rctpl_utils.datasets.availability import present
 from rctpl_utils.datasets.chexpert import COMPETITION
-from rctpl_utils.datasets.splits import open_split
-from rctpl_utils.encoders.base import Encoder
+from rctpl_utils.datasets.splits import open_split, present
+from rctpl_utils.encoders.base import Encoder, autocast, describe_device
 from rctpl_utils.encoders.features import file_stamps
-from rctpl_utils.encoders.precision import autocast, describe_device
 from rctpl_utils.encoders.pretraining import RECORDS, augment, load_images, rate_at
 from rctpl_utils.encoders.release import (
     add_file,

@@ -15,9 +15,8 @@ import pandas as pd
 from tqdm import tqdm
 
 from rctpl_utils.code_hash import code_of
-from rctpl_utils.datasets.availability import present
 from rctpl_utils.datasets.questions import QUESTIONS
-from rctpl_utils.datasets.splits import open_split
+from rctpl_utils.datasets.splits import open_split, present
 from rctpl_utils.encoders.base import Encoder, per_encoder
 from rctpl_utils.encoders.features import ImageFeatureFile
 from rctpl_utils.evaluation.grounding import GROUNDING_DATASETS, pointing_of_runs
@@ -28,11 +27,11 @@ from rctpl_utils.files import hash_of
 from rctpl_utils.profiles import PromptLearning
 from rctpl_utils.prompts import anchors, training
 from rctpl_utils.prompts.anchors import Anchors
-from rctpl_utils.prompts.corpus import TextCorpus
 from rctpl_utils.prompts.corpus_building import Labeler, build_corpus
-from rctpl_utils.prompts.methods import Embedder
 from rctpl_utils.prompts.prompts import Prompts
+from rctpl_utils.prompts.training import TextCorpus
 from rctpl_utils.prompts.variants import learn_all
+from rctpl_utils.prompts.zero_shot import Embedder
 from rctpl_utils.scoring import IMAGE_TEMPERATURE, TEXT_TEMPERATURE, ClassEmbeddings, ranking_loss
 from rctpl_utils.text.reports import Report
 from rctpl_utils.text.triplets import report_labels

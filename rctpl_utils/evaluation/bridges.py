@@ -27,10 +27,9 @@ from rctpl_utils.evaluation.results import data_note, write_csv
 from rctpl_utils.plots import COLUMN_WIDTH, TEXT, caption, save_figure, spread
 from rctpl_utils.profiles import PromptLearning
 from rctpl_utils.prompts import anchors, handwritten
-from rctpl_utils.prompts.anchors import PULL
-from rctpl_utils.prompts.corpus import TextCorpus
+from rctpl_utils.prompts.handwritten import PULL
 from rctpl_utils.prompts.prompts import Prompts
-from rctpl_utils.prompts.training import BRANCHES, word_context
+from rctpl_utils.prompts.training import BRANCHES, TextCorpus, word_context
 from rctpl_utils.prompts.variants import UNTRAINED, WRITTEN, untrained
 from rctpl_utils.scoring import no_ranking, ranking_loss, report_ranking_loss
 from rctpl_utils.text.triplets import merge_mentions

@@ -23,8 +23,7 @@ from sklearn.covariance import LedoitWolf
 from sklearn.model_selection import GroupKFold
 from tqdm import tqdm
 
-from rctpl_utils.datasets.availability import present
-from rctpl_utils.datasets.splits import open_split
+from rctpl_utils.datasets.splits import open_split, present
 from rctpl_utils.encoders.base import Encoder, ImageFeatures
 from rctpl_utils.encoders.features import IMAGE_BATCH, ImageFeatureFile, image_features
 from rctpl_utils.errors import InputError

@@ -14,8 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from rctpl_utils.datasets.availability import present
-from rctpl_utils.datasets.splits import open_split
+from rctpl_utils.datasets.splits import open_split, present
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.evaluation.metrics import patient_weights, tidy_row
 from rctpl_utils.evaluation.results import COLUMNS, save_draws, write_csv

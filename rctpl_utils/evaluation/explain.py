@@ -16,8 +16,7 @@ from tqdm import tqdm
 
 from rctpl_utils import __version__
 from rctpl_utils.datasets import ChestXrayDataset
-from rctpl_utils.datasets.availability import can_run
-from rctpl_utils.datasets.splits import open_split
+from rctpl_utils.datasets.splits import can_run, open_split
 from rctpl_utils.encoders.features import image_features
 from rctpl_utils.encoders.frame import cosine_maps, frame_of, on_film, on_square
 from rctpl_utils.errors import InputError

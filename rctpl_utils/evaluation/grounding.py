@@ -37,7 +37,7 @@ from rctpl_utils.evaluation.grounding_metrics import (
 )
 from rctpl_utils.evaluation.metrics import patient_weights, tidy_row
 from rctpl_utils.evaluation.results import Draws
-from rctpl_utils.prompts.methods import Embedder, Method
+from rctpl_utils.prompts.zero_shot import Embedder, Method
 from rctpl_utils.workspace import Workspace
 
 # data set -> the concept that is grounded, and whether training reports name it

@@ -32,8 +32,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from rctpl_utils.datasets import ChestXrayDataset
-from rctpl_utils.datasets.availability import can_run
-from rctpl_utils.datasets.splits import open_split
+from rctpl_utils.datasets.splits import can_run, open_split
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.encoders.features import IMAGE_BATCH, image_features
 from rctpl_utils.encoders.frame import Frame, cosine_maps, frame_of, on_square

@@ -11,10 +11,9 @@ import pandas as pd
 import torch
 
 from rctpl_utils.datasets import ChestXrayDataset
-from rctpl_utils.datasets.chestxray14 import open_chestxray14
-from rctpl_utils.datasets.covidx import open_covidx
+from rctpl_utils.datasets.covid import open_covidx
+from rctpl_utils.datasets.nih import open_chestxray14, open_rsna
 from rctpl_utils.datasets.questions import COVID
-from rctpl_utils.datasets.rsna import open_rsna
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.evaluation.calibration import Domain, file_descriptors
 from rctpl_utils.evaluation.grounding import lung_centers, pointing_of_runs
@@ -22,7 +21,7 @@ from rctpl_utils.evaluation.grounding_metrics import points_into
 from rctpl_utils.evaluation.metrics import macro_aucs, patient_weights, resampled_means, tidy_row
 from rctpl_utils.evaluation.results import write_csv
 from rctpl_utils.evaluation.table1 import by_method, film_features, score_runs
-from rctpl_utils.prompts.methods import Method
+from rctpl_utils.prompts.zero_shot import Method
 from rctpl_utils.workspace import PROJECT, Workspace
 
 SAMPLES = PROJECT.parent / "shared" / "data"

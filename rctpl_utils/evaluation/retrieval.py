@@ -37,8 +37,7 @@ from rctpl_utils.errors import InputError
 from rctpl_utils.evaluation.metrics import BOOTSTRAP_SEED, patient_weights, tidy_row
 from rctpl_utils.evaluation.results import Draws
 from rctpl_utils.evaluation.table1 import by_encoder, by_method, film_features, score_runs
-from rctpl_utils.prompts.methods import Embedder, Method
-from rctpl_utils.prompts.zero_shot import BranchScores
+from rctpl_utils.prompts.zero_shot import BranchScores, Embedder, Method
 from rctpl_utils.scoring import ClassEmbeddings, report_scores
 from rctpl_utils.text.reports import MIMIC, Report, quotable_sources, run_reports
 from rctpl_utils.vocabulary import with_parents

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rctpl_utils.datasets.availability import absence
+from rctpl_utils.datasets.splits import absence
 from rctpl_utils.errors import InputError
 from rctpl_utils.evaluation.metrics import holm, interval, tail_p_value
 from rctpl_utils.evaluation.results import BASELINES, Draws, Key

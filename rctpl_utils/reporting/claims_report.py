@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from rctpl_utils.datasets import DATASETS
-from rctpl_utils.datasets.availability import absent
+from rctpl_utils.datasets.splits import absent
 from rctpl_utils.evaluation.results import data_note, intervals_note, load_draws, write_csv
 from rctpl_utils.evaluation.retrieval import RANKS
 from rctpl_utils.files import write_text

@@ -7,8 +7,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from rctpl_utils.baselines.registry import why_absent
-from rctpl_utils.datasets.availability import absent, can_run
 from rctpl_utils.datasets.questions import QUESTIONS
+from rctpl_utils.datasets.splits import absent, can_run
 from rctpl_utils.evaluation import results
 from rctpl_utils.evaluation.grounding import GROUNDING_DATASETS, Grounding
 from rctpl_utils.evaluation.grounding_metrics import IOU
