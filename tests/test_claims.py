@@ -15,9 +15,8 @@ from scipy.stats import norm
 
 from rctpl_utils.errors import InputError
 from rctpl_utils.evaluation import results
-from rctpl_utils.evaluation.bootstrap_samples import load_draws, save_draws
 from rctpl_utils.evaluation.metrics import paired_p_value, tail_p_value
-from rctpl_utils.evaluation.results import BASELINES
+from rctpl_utils.evaluation.results import BASELINES, load_draws, save_draws
 from rctpl_utils.reporting import claims_report, compare_reported
 from rctpl_utils.reporting.claims import (
     FLOORS,

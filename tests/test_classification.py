@@ -5,15 +5,9 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from rctpl_utils.evaluation.classification import Split, compare, evaluate
+from rctpl_utils.evaluation import results
 from rctpl_utils.evaluation.metrics import holm, patient_weights
-from rctpl_utils.evaluation.results import (
-    NOT_RUN,
-    reported_table1,
-    wide_table,
-    with_reported,
-    write_table,
-)
+from rctpl_utils.evaluation.table1 import Split, compare, evaluate
 from rctpl_utils.reporting.tables import verdict
 
 
@@ -38,23 +32,16 @@ def test_macro_auc_is_scikit_learns_over_scorable_classes(outcome):
     assert set(found.per_class["concept"]) == {"A", "B"}
 
 
-def test_several_seeds_give_their_mean(outcome):
+def test_several_seeds_give_their_mean_and_intervals_hold_values(outcome):
     _, found = outcome
-    seeds = found.per_seed[
-        (found.per_seed["method"] == "noise") & (found.per_seed["metric"] == "auc")
-    ]
-    row = found.rows[(found.rows["method"] == "noise") & (found.rows["metric"] == "auc")].iloc[0]
-    assert len(seeds) == row["seeds"] == 3
-    assert row["value"] == pytest.approx(seeds["value"].mean())
-    assert row["ci_low"] < row["value"] < row["ci_high"]
+    shown = "method == 'noise' and metric == 'auc'"
+    seeds, row = found.per_seed.query(shown), found.rows.query(shown)
+    assert seeds["seed"].tolist() == [0, 1, 2] and row["seeds"].tolist() == [3]
+    assert row["value"].tolist() == pytest.approx([seeds["value"].mean()])
     series = found.draws["toy", "noise", "auc"]
     assert series.shape == (3, 201) and series[:, 0].tolist() == seeds["value"].tolist()
-
-
-def test_the_oracle_is_no_worse_than_chance_accuracy_and_intervals_hold_values(outcome):
-    _, found = outcome
-    assert (found.rows["ci_low"] <= found.rows["value"]).all()
-    assert (found.rows["value"] <= found.rows["ci_high"]).all()
+    value = found.rows["value"]
+    assert (found.rows["ci_low"] <= value).all() and (value <= found.rows["ci_high"]).all()
 
 
 def test_a_paired_test_sees_a_clear_difference(outcome):
@@ -75,16 +62,13 @@ def test_the_papers_numbers_stand_beside_ours_and_missing_rows_say_so(tmp_path):
             "ci_low": [0.4], "ci_high": [0.6], "seeds": [3], "n": [10], "native": [True],
         }
     )  # fmt: skip
-    table = with_reported(rows, reported_table1())
+    assert len(results.reported_table1()) == 9 * 5 * 2, "nine methods in five columns"
+    table = results.with_reported(rows, results.reported_table1())
     own = table[(table["method"] == "RC-TPL") & (table["dataset"] == "rsna")]
     assert sorted(own["reported"]) == [0.8072, 0.8888]
-    wide = wide_table(table)
+    wide = results.wide_table(table)
     assert wide.loc["RC-TPL", ("rsna", "auc")] == "0.500 [0.400, 0.600]"
-    assert wide.loc["GLoRIA", ("rsna", "auc")] == NOT_RUN
+    assert wide.loc["GLoRIA", ("rsna", "auc")] == results.NOT_RUN
     assert wide.loc["GLoRIA", ("rsna", "auc reported")] == "0.7145"
-    markdown, tex = write_table(tmp_path / "t", wide, "95 % of all")
+    markdown, tex = results.write_table(tmp_path / "t", wide, "95 % of all")
     assert "| GLoRIA | " in markdown.read_text() and "95 \\% of all" in tex.read_text()
-
-
-def test_reported_table_has_nine_methods_in_five_columns():
-    assert len(reported_table1()) == 9 * 5 * 2

@@ -23,8 +23,7 @@ from rctpl_utils.baselines.report import cost_file, curve, rate_table, save_cost
 from rctpl_utils.encoders.frame import Frame
 from rctpl_utils.errors import InputError
 from rctpl_utils.evaluation.results import data_note, intervals_note, table_note
-from rctpl_utils.evaluation.retrieval import standardized, unit
-from rctpl_utils.evaluation.retrieval_sides import Side
+from rctpl_utils.evaluation.retrieval import Side, standardized, unit
 from rctpl_utils.evaluation.table1 import SUPERVISED
 from rctpl_utils.files import write_json
 from rctpl_utils.profiles import get_profile

@@ -12,9 +12,9 @@ from rctpl_utils.baselines.registry import Competitor, scorers
 from rctpl_utils.encoders.base import per_encoder
 from rctpl_utils.encoders.features import ImageFeatureFile, text_features
 from rctpl_utils.encoders.standin import StandIn
-from rctpl_utils.evaluation import ablations, grounding, retrieval_sides, table1
+from rctpl_utils.evaluation import grounding, retrieval, table1
 from rctpl_utils.evaluation.ablations import Trial
-from rctpl_utils.evaluation.grounding_methods import dense_similarity, table_grounders
+from rctpl_utils.evaluation.grounding import dense_similarity, table_grounders
 from rctpl_utils.evaluation.table1 import by_encoder, score_runs
 from rctpl_utils.prompts.prompts import Prompts
 from rctpl_utils.prompts.training import Learned
@@ -121,9 +121,9 @@ def test_maps_of_a_run_are_those_of_its_encoder(encoders, monkeypatch):
 
 def test_trials_point_on_their_encoders_maps(encoders):
     trials = [Trial(tuple(along(k) for k in range(3))), Trial((along(0),))]
-    found = ablations.pointing_of_runs(encoders, Squares(2), films_of, "COVID-19", trials)
+    found = grounding.pointing_of_runs(encoders, Squares(2), films_of, "COVID-19", trials)
     assert found[0].mean(axis=1).tolist() == [0, 0, 1] and found[1].shape == (1, 3)
-    shared = ablations.pointing_of_runs(encoders[:1] * 3, Squares(0), films_of, "COVID-19", trials)
+    shared = grounding.pointing_of_runs(encoders[:1] * 3, Squares(0), films_of, "COVID-19", trials)
     assert shared[0].mean(axis=1).tolist() == [1, 0, 0]  # the others look along empty axes
 
 
@@ -133,12 +133,12 @@ def test_sides_hold_every_encoders_embeddings(encoders, monkeypatch):
     for name in names:
         records[name] = float(name == "Edema")
     dataset = SimpleNamespace(records=records)
-    monkeypatch.setattr(retrieval_sides, "open_split", lambda *_: dataset)
+    monkeypatch.setattr(retrieval, "open_split", lambda *_: dataset)
     monkeypatch.setattr(table1, "image_features", lambda encoder, *_: films_of(encoder))
     methods = [Method("runs", tuple(along(k) for k in range(3)))]
-    classes = retrieval_sides.embed_classes(methods)
+    classes = retrieval.embed_classes(methods)
     workspace = SimpleNamespace(features=None)
-    side = retrieval_sides.image_side(workspace, encoders, methods, classes)
+    side = retrieval.image_side(workspace, encoders, methods, classes)
     assert [each.argmax(axis=1).tolist() for each in side.embeddings] == [[0] * 3, [1] * 3, [2] * 3]
     assert len(side.scores["runs"]) == 3 and len(side.take(np.array([1])).embeddings[2]) == 1
 

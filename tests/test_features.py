@@ -24,7 +24,7 @@ from rctpl_utils.encoders.features import (
     text_features,
 )
 from rctpl_utils.errors import InputError
-from rctpl_utils.evaluation.classification import quick_auc
+from rctpl_utils.evaluation.table1 import quick_auc
 from rctpl_utils.prompts.zero_shot import branch_scores, score_images
 from rctpl_utils.scoring import ClassEmbeddings
 

@@ -8,22 +8,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch.nn.functional import normalize
+from toy_films import feature_file, radiographs
 
-from rctpl_utils.datasets import ChestXrayDataset
-from rctpl_utils.encoders.features import ImageFeatureFile
 from rctpl_utils.evaluation import floors
-from rctpl_utils.evaluation.classification import Classification
 from rctpl_utils.evaluation.floors import (
     KINDS,
     VECTORS,
     WORDS,
     auc_floor,
     random_vectors,
-    random_words,
-    with_auc_floor,
-    with_pointing_floor,
 )
 from rctpl_utils.evaluation.grounding import Grounding
+from rctpl_utils.evaluation.table1 import Classification
 
 COUNT, WIDTH = 200, 16
 WORKSPACE = SimpleNamespace(features=None, profile=SimpleNamespace(bootstrap=1000))
@@ -44,43 +41,33 @@ class Toy:
 
     def encode_text(self, texts):
         self.read += texts
-        drawn = [
-            torch.randn(WIDTH, generator=torch.Generator().manual_seed(crc32(t.encode())))
-            for t in texts
-        ]
-        return torch.nn.functional.normalize(torch.stack(drawn), dim=-1)
+        seeds = (torch.Generator().manual_seed(crc32(text.encode())) for text in texts)
+        return normalize(torch.stack([torch.randn(WIDTH, generator=g) for g in seeds]), dim=-1)
 
 
-@pytest.fixture
-def dataset(monkeypatch) -> ChestXrayDataset:
+@pytest.fixture(autouse=True)
+def dataset(monkeypatch):
     """Films whose features are normal noise: no vector can tell what they show."""
-    generator = np.random.default_rng(0)
-    records = pd.DataFrame({
-        "image_id": [f"f{k}" for k in range(COUNT)], "patient_id": [f"p{k}" for k in range(COUNT)],
-        "path": "", "Edema": np.arange(COUNT) % 2, "Mass": np.arange(COUNT) % 3 == 0,
-    })  # fmt: skip
-    found = ChestXrayDataset("chexpert", "test", ("Edema", "Mass"), records)
-    features = generator.normal(size=(COUNT, WIDTH)).astype(np.float32)
-    file = ImageFeatureFile(features, np.zeros((COUNT, 1, 1, WIDTH), np.float16))
+    found = radiographs({"Edema": np.arange(COUNT) % 2, "Mass": np.arange(COUNT) % 3 == 0})
+    file = feature_file(np.random.default_rng(0).normal(size=(COUNT, WIDTH)))
     monkeypatch.setattr(floors, "image_features", lambda *_: file)
     monkeypatch.setattr(floors, "open_split", lambda *_: found)
-    return found
 
 
 def test_vectors_are_isotropic_units_and_repeat():
-    drawn = random_vectors(Toy(), 4000, 3, torch.Generator().manual_seed(1))
-    assert drawn.shape == (4000, 3, WIDTH)
+    drawn, again = (
+        random_vectors(Toy(), 4000, 3, torch.Generator().manual_seed(1)) for _ in range(2)
+    )
+    assert drawn.shape == (4000, 3, WIDTH) and torch.equal(drawn, again)
     np.testing.assert_allclose(drawn.norm(dim=-1), 1, rtol=1e-5)
     flat = drawn.flatten(0, 1)
     np.testing.assert_allclose(flat.mean(dim=0), 0, atol=0.01)
     np.testing.assert_allclose(flat.T @ flat / len(flat), np.eye(WIDTH) / WIDTH, atol=0.005)
-    again = random_vectors(Toy(), 4000, 3, torch.Generator().manual_seed(1))
-    assert torch.equal(drawn, again)
 
 
 def test_words_are_three_whole_ones_of_the_vocabulary():
     encoder = Toy()
-    drawn = random_words(encoder, 50, 4, torch.Generator().manual_seed(1))
+    drawn = floors.random_words(encoder, 50, 4, torch.Generator().manual_seed(1))
     assert drawn.shape == (50, 4, WIDTH)
     words = [text.split() for text in encoder.read]
     assert len(words) == 200 and {len(each) for each in words} == {3}
@@ -89,9 +76,8 @@ def test_words_are_three_whole_ones_of_the_vocabulary():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_floor_of_noise_lies_about_one_half(dataset, kind):
-    encoders = (Toy(), Toy(), Toy())
-    values = auc_floor(WORKSPACE, encoders, "chexpert", kind)
+def test_the_floor_of_noise_lies_about_one_half(kind):
+    values = auc_floor(WORKSPACE, (Toy(), Toy(), Toy()), "chexpert", kind)
     assert len(values) == 3 * 67 >= 200
     assert values.mean() == pytest.approx(0.5, abs=0.03)
     # one class's AUC without knowledge has this deviation (Hanley and McNeil 1982)
@@ -99,21 +85,19 @@ def test_the_floor_of_noise_lies_about_one_half(dataset, kind):
     assert 0.3 * one < values.std() < 1.5 * one
 
 
-def test_one_encoder_for_all_seeds_draws_all(dataset):
-    encoder = Toy()
-    values = auc_floor(WORKSPACE, (encoder,) * 3, "chexpert", VECTORS)
-    assert len(values) == 201
+def test_one_encoder_for_all_seeds_draws_all():
+    assert len(auc_floor(WORKSPACE, (Toy(),) * 3, "chexpert", VECTORS)) == 201
 
 
-def test_the_row_is_the_range_of_the_draws(dataset):
+def test_the_row_is_the_range_of_the_draws():
     row = {"dataset": "chexpert", "method": "RC-TPL", "metric": "auc", "value": 0.8, "n": COUNT}
     nothing = Classification(pd.DataFrame([row]), pd.DataFrame(), pd.DataFrame(), {})
-    workspace, encoders = WORKSPACE, (Toy(), Toy())
-    found = with_auc_floor(workspace, encoders, nothing)
+    encoders = (Toy(), Toy())
+    found = floors.with_auc_floor(WORKSPACE, encoders, nothing)
     rows = found.rows.set_index("method")
     assert list(rows.index) == ["RC-TPL", VECTORS, WORDS]
     for kind in KINDS:
-        values = auc_floor(workspace, encoders, "chexpert", kind)
+        values = auc_floor(WORKSPACE, encoders, "chexpert", kind)
         shown = rows.loc[kind, ["value", "ci_low", "ci_high"]].astype(float)
         expected = [values.mean(), *np.percentile(values, [2.5, 97.5])]
         assert shown.tolist() == pytest.approx(expected)
@@ -121,16 +105,14 @@ def test_the_row_is_the_range_of_the_draws(dataset):
     assert rows.loc[VECTORS, "seeds"] == 2 and rows.loc[VECTORS, "n"] == COUNT
 
 
-def test_the_floor_of_pointing_is_the_share_of_hits(dataset, monkeypatch):
+def test_the_floor_of_pointing_is_the_share_of_hits(monkeypatch):
     """A draw's first coordinate decides where it points: every other film of the four."""
-
-    def hits(encoder, data, file, concept, drawn):
-        return np.where(drawn[:, :1] > 0, [1, 1, 0, 0], 0)
-
-    monkeypatch.setattr(floors, "pointing_hits", hits)
+    monkeypatch.setattr(
+        floors, "pointing_of", lambda *given: np.where(given[-1][:, :1] > 0, [1, 1, 0, 0], 0)
+    )
     rows = pd.DataFrame([{"dataset": "rsna", "method": "RC-TPL", "metric": "pointing_game"}])
     outcome = Grounding(rows, {}, np.arange(4), {}, {})
-    found = with_pointing_floor(WORKSPACE, (Toy(), Toy()), outcome)
+    found = floors.with_pointing_floor(WORKSPACE, (Toy(), Toy()), outcome)
     series = found.draws["rsna", VECTORS, "pointing_game"][0]
     assert set(series[1:]) == {0, 0.5} and series[0] == pytest.approx(series[1:].mean())
     row = found.rows.set_index("method").loc[VECTORS]

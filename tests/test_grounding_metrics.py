@@ -9,19 +9,15 @@ from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
 from rctpl_utils.encoders.frame import on_film
+from rctpl_utils.evaluation import grounding_metrics
 from rctpl_utils.evaluation.grounding_metrics import (
     IOU,
     THRESHOLDS,
-    Lesions,
-    PixelCounts,
-    dice,
     levels,
-    pixel_counts,
-    pointing_hit,
+    peak,
     pointing_hits,
-    region_counts,
+    stretch,
 )
-from rctpl_utils.evaluation.heat_maps import peak, stretch
 
 MASK = np.zeros((8, 10), bool)
 MASK[2:5, 3:7] = True
@@ -29,56 +25,33 @@ MASK[2:5, 3:7] = True
 
 def heat_at(*places, size=(8, 10)):
     heat = np.zeros(size)
-    for place in places:
-        heat[place] = 1
+    heat[tuple(zip(*places, strict=True))] = 1
     return heat
 
 
-def pixels_of(heat, mask):
-    return PixelCounts(*pixel_counts(heat[None], mask)[0])
-
-
 def regions_of(region, mask, iou=IOU):
-    return region_counts(region, Lesions.of(mask), iou)
+    return grounding_metrics.region_counts(region, grounding_metrics.Lesions(mask), iou)
 
 
-def test_the_pointing_game_by_hand():
-    assert pointing_hit(heat_at((3, 4)), MASK)
-    assert not pointing_hit(heat_at((7, 0)), MASK)
-    assert pointing_hit(heat_at((7, 0), (3, 4)), MASK), "of two equal maxima one lies inside"
-    assert not pointing_hit(np.full(MASK.shape, 0.4), MASK), "a constant map points nowhere"
-    assert not pointing_hit(heat_at((3, 4)), np.zeros_like(MASK))
+@pytest.mark.parametrize(
+    ("heat", "mask", "found"),
+    [
+        (heat_at((5, 5)), heat_at((5, 5)) > 0, 1),  # a lesion of one pixel
+        (np.zeros(MASK.shape), np.zeros_like(MASK), 1),  # two empty regions agree
+        (np.zeros(MASK.shape), MASK, 0),
+    ],
+)
+def test_dice_by_hand(heat, mask, found):
+    assert grounding_metrics.dice(grounding_metrics.pixel_counts(heat[None], mask)).tolist() == [
+        [found] * len(THRESHOLDS)
+    ]
 
 
-def test_a_lesion_of_one_pixel_can_be_hit_and_matched():
-    mask = heat_at((5, 5)).astype(bool)
-    assert pointing_hit(heat_at((5, 5)), mask)
-    assert regions_of(mask, mask) == (1, 0, 1, 0)
-    assert dice(pixels_of(heat_at((5, 5)), mask)).tolist() == [1] * len(THRESHOLDS)
-
-
-def test_regions_of_two_lesions():
-    two = MASK.copy()
-    two[7, 9] = True
-    region = np.zeros_like(two)
-    region[2:5, 3:5] = True  # half of the first lesion: IoU 6 / 12
-    region[0, 0] = True  # touches nothing
-    assert regions_of(region, two) == (1, 1, 1, 1)
-    assert regions_of(np.zeros_like(two), two) == (0, 0, 0, 2)
-    assert regions_of(two, np.zeros_like(two)) == (0, 2, 0, 0)
-
-
-def test_one_region_over_two_lesions_finds_both_where_the_overlap_suffices():
-    two = np.zeros((4, 9), bool)
-    two[1:3, 1:4] = two[1:3, 5:8] = True
-    assert regions_of(np.ones_like(two), two) == (1, 0, 2, 0)  # IoU 6 / 36 each
-    assert regions_of(np.ones_like(two), two, iou=0.2) == (0, 1, 0, 2)
-
-
-def test_two_empty_regions_agree():
-    empty = np.zeros_like(MASK)
-    assert dice(pixels_of(np.zeros(MASK.shape), empty)).tolist() == [1] * len(THRESHOLDS)
-    assert dice(pixels_of(np.zeros(MASK.shape), MASK)).tolist() == [0] * len(THRESHOLDS)
+def test_regions_match_by_a_tenth():
+    wide = np.zeros((4, 9), bool)
+    wide[1:3, 1:4] = wide[1:3, 5:8] = True  # one region over both: IoU 6 / 36 each
+    assert regions_of(np.ones_like(wide), wide) == (1, 0, 2, 0)
+    assert regions_of(np.ones_like(wide), wide, iou=0.2) == (0, 1, 0, 2)
 
 
 NEAR = [
@@ -99,7 +72,7 @@ SOME = arrays(np.float32, (3, 5, 7), elements=st.sampled_from([0, 0.25, 0.5, 1, 
 
 @given(SOME, arrays(bool, (5, 7)))
 def test_several_maps_are_counted_as_each_alone(heats, mask):
-    hits, pixels = pointing_hits(heats, mask), pixel_counts(heats, mask)
+    hits, pixels = pointing_hits(heats, mask), grounding_metrics.pixel_counts(heats, mask)
     for heat, hit, found in zip(heats, hits, pixels, strict=True):
         assert hit == (heat.min() < heat.max() and mask[heat == heat.max()].any())
         region = heat[None] >= THRESHOLDS[:, None, None]
@@ -122,24 +95,16 @@ def test_regions_are_the_literal_ones(region, mask, iou):
     assert regions_of(region, mask, iou) == expected
 
 
-def test_a_map_lands_where_its_cells_were_on_a_padded_film():
+@pytest.mark.parametrize(("size", "place"), [((40, 80), (30, 30)), ((80, 40), (50, 10))])
+def test_a_map_lands_where_its_cells_were_on_a_padded_film(size, place):
     cells = torch.zeros(1, 4, 4)
-    cells[0, 2, 1] = 1  # center at (62.5 %, 37.5 %) of the padded square
-    wide = on_film(cells, (40, 80))[0].numpy()
-    assert wide.shape == (40, 80)
-    row, column = peak(wide)
-    assert abs(row - (50 - 20)) <= 1 and abs(column - 30) <= 1
-    tall = on_film(cells, (80, 40))[0].numpy()
-    assert tall.shape == (80, 40)
-    row, column = peak(tall)
-    assert abs(row - 50) <= 1 and abs(column - (30 - 20)) <= 1
+    cells[0, 2, 1] = 1  # center at (62.5 %, 37.5 %) of the padded square: (50, 30) less 20
+    film = on_film(cells, size)[0].numpy()
+    assert film.shape == size and np.abs(np.subtract(peak(film), place)).max() <= 1
 
 
 def test_stretch_uses_the_whole_range_and_flattens_constants():
     maps = torch.tensor([[[0.2, 0.4], [0.3, 0.25]], [[0.7, 0.7], [0.7, 0.7]]])
-    found = stretch(maps)
-    assert found[0].min() == 0 and found[0].max() == pytest.approx(1)
-    assert found[0, 1, 0] == pytest.approx(0.5)
-    assert (found[1] == 0).all()
-    spread = maps[0].max() - maps[0].min()
+    found, spread = stretch(maps), maps[0].max() - maps[0].min()
     assert torch.equal(found[0], (maps[0] - maps[0].min()) / spread)
+    assert found[0].min() == 0 and found[0].max() == pytest.approx(1) and (found[1] == 0).all()

@@ -12,30 +12,21 @@ from scipy.stats import norm, ttest_1samp
 from scipy.stats import t as student
 from sklearn.metrics import accuracy_score, precision_recall_curve, roc_auc_score
 
-from rctpl_utils.evaluation.metrics import (
-    best_f1_threshold,
-    interval,
-    macro_auc,
-    paired_p_value,
-    patient_weights,
-    scorable,
-    tail_p_value,
-    variances,
-    weighted_accuracy,
-    weighted_auc,
-)
+from rctpl_utils.evaluation import metrics
+from rctpl_utils.evaluation.metrics import interval, paired_p_value, patient_weights
 
+LABELS = arrays(float, 9, elements=st.sampled_from([0.0, 1.0, np.nan]))
 SCORES = arrays(np.float32, 9, elements=st.sampled_from([-1.0, 0.0, 0.25, 0.5, 2.0]))
 
 
 @given(
-    arrays(float, 9, elements=st.sampled_from([0.0, 1.0, np.nan])),
+    LABELS,
     SCORES,
     arrays(np.float32, (4, 9), elements=st.integers(0, 3).map(float)),
     st.sampled_from("CF"),
 )
 def test_weighted_auc_is_the_literal_one_bit_by_bit(labels, scores, weights, layout):
-    found = weighted_auc(labels, scores, np.asarray(weights, order=layout))
+    found = metrics.weighted_auc(labels, scores, np.asarray(weights, order=layout))
     for row, value in zip(weights.astype(float), found, strict=True):
         wins = pairs = 0.0
         for i, j in itertools.product(np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)):
@@ -44,51 +35,38 @@ def test_weighted_auc_is_the_literal_one_bit_by_bit(labels, scores, weights, lay
         assert value == wins / pairs if pairs else np.isnan(value)
 
 
-def test_unknown_labels_are_left_out():
-    labels, scores = np.array([1, 0, np.nan]), np.array([0.9, 0.1, 0.5])
-    assert weighted_auc(labels, scores, np.ones((1, 3)))[0] == 1
-    assert weighted_accuracy(labels, scores, 0.5, np.ones((1, 3)))[0] == 1
-
-
-def test_accuracy_of_several_classes_is_that_of_each():
+def test_accuracy_is_scikit_learns_of_each_class():
     generator = np.random.default_rng(1)
     labels = generator.choice([0, 1, np.nan], (40, 3))
     scores, cuts = generator.random((40, 3)), np.array([0.2, 0.5, 0.8])
     weights = generator.integers(0, 3, (5, 40)).astype(np.float32)
-    found = weighted_accuracy(labels, scores, cuts, weights)
+    found = metrics.weighted_accuracy(labels, scores, cuts, weights)
     assert found.shape == (5, 3)
     for (r, k), value in np.ndenumerate(found):
         known = ~np.isnan(labels[:, k])
-        expected = accuracy_score(
-            labels[known, k], scores[known, k] >= cuts[k], sample_weight=weights[r, known]
-        )
-        assert value == pytest.approx(expected)
+        pair = labels[known, k], scores[known, k] >= cuts[k]
+        assert value == pytest.approx(accuracy_score(*pair, sample_weight=weights[r, known]))
 
 
-@given(arrays(float, 9, elements=st.sampled_from([0.0, 1.0, np.nan])), SCORES)
+@given(LABELS, SCORES)
 def test_best_f1_threshold_is_that_of_scikit_learns_curve(labels, scores):
     known = ~np.isnan(labels)
     if not (labels == 1).any():
+        with pytest.raises(ValueError, match="positive"):
+            metrics.best_f1_threshold(labels, scores)
         return
     precision, recall, thresholds = precision_recall_curve(labels[known] == 1, scores[known])
     total = precision + recall
     f1 = np.divide(2 * precision * recall, total, out=np.zeros_like(total), where=total > 0)
-    assert best_f1_threshold(labels, scores) == thresholds[np.argmax(f1[:-1])]
-
-
-def test_a_threshold_needs_a_positive():
-    with pytest.raises(ValueError, match="positive"):
-        best_f1_threshold(np.zeros(3), np.arange(3.0))
+    assert metrics.best_f1_threshold(labels, scores) == thresholds[np.argmax(f1[:-1])]
 
 
 def test_patients_are_drawn_whole():
     patients = pd.Series(["a", "a", "b", "c", "c", "c"])
     weights = patient_weights(patients, 50, np.random.default_rng(0))
-    assert (weights[0] == 1).all() and weights.dtype == np.float32
     counts = np.random.default_rng(0).multinomial(3, np.full(3, 1 / 3), size=50)
-    assert np.array_equal(weights[1:], counts[:, [0, 0, 1, 2, 2, 2]])
-    assert (weights[:, 0] == weights[:, 1]).all() and (weights[:, 3] == weights[:, 5]).all()
-    assert (weights[1:, [0, 2, 3]].sum(axis=1) == 3).all()
+    expected = np.vstack([np.ones(6), counts[:, [0, 0, 1, 2, 2, 2]]])
+    assert np.array_equal(weights, expected) and weights.dtype == np.float32
 
 
 def test_interval_and_p_value():
@@ -101,11 +79,11 @@ def test_interval_and_p_value():
 def test_several_runs_by_hand():
     runs = np.array([[0.5, 0.4, 0.6], [0.6, 0.5, 0.7], [0.7, 0.6, 0.8]])
     patients, seeds = np.var([0.5, 0.7], ddof=1), 0.01 / 3
-    assert variances(runs) == pytest.approx((0.6, patients, seeds))
+    assert metrics.variances(runs) == pytest.approx((0.6, patients, seeds))
     reach = np.sqrt(norm.isf(0.025) ** 2 * patients + student.isf(0.025, 2) ** 2 * seeds)
     assert interval(runs, None) == pytest.approx((0.6, 0.6 - reach, 0.6 + reach))
     assert interval(runs) == pytest.approx((0.6, max(0.6 - reach, 0), min(0.6 + reach, 1)))
-    assert tail_p_value(-runs) == 1
+    assert metrics.tail_p_value(-runs) == 1
 
 
 def test_one_source_of_chance_alone_is_its_textbook_test():
@@ -140,24 +118,26 @@ def test_equal_runs_have_no_difference():
     assert paired_p_value(runs - runs) == 1
 
 
+PATIENTS = 60
+DRAWN = np.random.default_rng(4).multinomial(PATIENTS, np.full(PATIENTS, 1 / PATIENTS), size=200)
+WEIGHTS = np.vstack([np.ones(PATIENTS), DRAWN]).T / PATIENTS
+
+
 def experiment(generator, patients, seeds, noise):
-    """K = 3 runs on 60 patients: a metric whose true value is zero, in sample and resamples."""
-    count, runs, resamples = 60, 3, 200
+    """K = 3 runs: a metric whose true value is zero, in the sample and in 200 resamples."""
     each = (
-        generator.normal(0, patients, (1, count))
-        + generator.normal(0, seeds, (runs, 1))
-        + generator.normal(0, noise, (runs, count))
+        generator.normal(0, patients, (1, PATIENTS))
+        + generator.normal(0, seeds, (3, 1))
+        + generator.normal(0, noise, (3, PATIENTS))
     )
-    weights = np.ones((1 + resamples, count))
-    weights[1:] = generator.multinomial(count, np.full(count, 1 / count), size=resamples)
-    return each @ weights.T / count
+    return each @ WEIGHTS
 
 
 @pytest.mark.parametrize(
     ("patients", "seeds", "noise"),
     [
-        (0.1, 1.0, 0.1),  # seeds dominate
-        (1.4, 1.0, 0.1),  # patients bring a tenth of the variance: the worst for Satterthwaite's
+        (0.1, 1.0, 0.1),  # seeds dominate: a percentile bootstrap over seeds would fail
+        (1.4, 1.0, 0.1),  # patients bring a tenth of the variance: Satterthwaite's would fail
         (4.5, 1.0, 0.1),  # as much as seeds
         (8.0, 0.05, 1.0),  # patients dominate
         (8.0, 1.0, 3.0),
@@ -171,42 +151,14 @@ def test_the_interval_covers_the_truth(patients, seeds, noise):
     assert np.mean([paired_p_value(each) < 0.001 for each in drawn]) <= 0.003
 
 
-def test_satterthwaites_degrees_of_freedom_would_not_do():
-    """Why `interval` has no common degrees of freedom: the same null, V known, by formulas."""
-    generator, count = np.random.default_rng(3), 100_000
-    runs = generator.normal(0, np.sqrt(3), (count, 3))  # the mean's variance over seeds is 1
-    patients = 0.1
-    value = np.abs(runs.mean(axis=1) + generator.normal(0, np.sqrt(patients), count))
-    seeds = runs.var(axis=1, ddof=1) / 3
-    error, degrees = np.sqrt(patients + seeds), (patients + seeds) ** 2 / (seeds**2 / 2)
-    assert np.mean(value / error > student.isf(0.0005, degrees)) > 0.01  # ten times too often
-    for level, bound in ((0.05, 0.05), (0.001, 0.001)):
-        normal, wide = norm.isf(level / 2), student.isf(level / 2, 2)
-        assert np.mean(value > np.sqrt(normal**2 * patients + wide**2 * seeds)) <= bound
-
-
-def test_a_percentile_bootstrap_over_three_seeds_would_not():
-    generator, covered = np.random.default_rng(2), []
-    for _ in range(600):
-        runs = experiment(generator, 0.1, 1.0, 0.1)
-        picks = generator.integers(3, size=(200, 3))
-        resampled = runs[picks, np.arange(1, 201)[:, None]].mean(axis=1)
-        low, high = np.percentile(resampled, [2.5, 97.5])
-        covered.append(low <= 0 <= high)
-    assert np.mean(covered) < 0.8
-
-
-def test_scorable():
-    assert scorable(np.array([0, 1, np.nan]))
-    assert not scorable(np.array([0, np.nan]))
+@pytest.mark.parametrize(("labels", "found"), [([0, 1, np.nan], True), ([0, np.nan], False)])
+def test_scorable(labels, found):
+    assert metrics.scorable(np.array(labels)) == found
 
 
 def test_the_macro_auc_leaves_out_classes_without_both_labels():
     labels = np.array([[1, 0, 1], [0, 0, np.nan], [1, 0, 0], [0, 0, 1]], float)
     scores = np.array([[0.9, 1, 0.2], [0.1, 2, 9.0], [0.4, 3, 0.5], [0.6, 4, 0.8]])
-    known = ~np.isnan(labels[:, 2])
-    expected = [
-        roc_auc_score(labels[:, 0], scores[:, 0]),
-        roc_auc_score(labels[known, 2], scores[known, 2]),
-    ]
-    assert macro_auc(labels, scores) == pytest.approx(np.mean(expected))
+    known = ~np.isnan(labels)
+    aucs = [roc_auc_score(labels[known[:, k], k], scores[known[:, k], k]) for k in (0, 2)]
+    assert metrics.macro_auc(labels, scores) == pytest.approx(np.mean(aucs))

@@ -21,9 +21,9 @@ from rctpl_utils.datasets.own_films import read_films
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.encoders.features import image_features
 from rctpl_utils.errors import InputError
-from rctpl_utils.evaluation.classification import Split, evaluate
 from rctpl_utils.evaluation.explain import explain
 from rctpl_utils.evaluation.metrics import patient_weights
+from rctpl_utils.evaluation.table1 import Split, evaluate
 from rctpl_utils.prompts.handwritten import class_names
 from rctpl_utils.prompts.model import RCTPL
 from rctpl_utils.prompts.prompts import Prompts

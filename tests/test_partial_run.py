@@ -13,7 +13,7 @@ import pytest
 from partial_root import write_checkpoint, write_root
 from toy_project import run_cells
 
-from rctpl_utils.evaluation import domain, real_samples
+from rctpl_utils.evaluation import calibration, real_samples
 from rctpl_utils.profiles import PROFILES, PromptLearning
 from rctpl_utils.run.schedule import find_notebooks
 from rctpl_utils.workspace import NOTEBOOKS, Workspace
@@ -47,12 +47,12 @@ def finished(tmp_path_factory):
         validation_films=8, prompt_learners=LEARNERS, seeds=(0,),
     )  # fmt: skip
     matplotlib.use("Agg")
-    describe = domain.described
+    describe = calibration.described
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PROFILES, PROFILE, short)
         # Hundreds of pictures through a full ResNet-50 take minutes; the smoke run reads them.
         patch.setattr(real_samples, "OPENERS", {})
-        patch.setattr(domain, "described", lambda encoder, films: describe(encoder, films[:3]))
+        patch.setattr(calibration, "described", lambda encoder, films: describe(encoder, films[:3]))
         for notebook in find_notebooks(NOTEBOOKS):
             run_cells(notebook, parameters)
             plt.close("all")

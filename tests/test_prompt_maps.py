@@ -1,5 +1,6 @@
 """Which maps are compared in which box, what counts as a hit, and which films are shown."""
 
+from itertools import compress, product
 from pathlib import Path
 
 import numpy as np
@@ -11,23 +12,20 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 from scipy.stats import spearmanr
+from toy_films import masks_of
 
-from rctpl_utils.datasets.base import ChestXrayDataset, TableMasks
+from rctpl_utils.datasets.base import ChestXrayDataset
 from rctpl_utils.encoders.base import state_hash
 from rctpl_utils.errors import InputError
+from rctpl_utils.evaluation import prompt_maps
 from rctpl_utils.evaluation.prompt_maps import (
-    COMPARISONS,
-    DATASET,
-    NAMES,
     Boxed,
     Case,
     concept_pairs,
     film_pairs,
     hits,
-    map_differences,
 )
-from rctpl_utils.evaluation.saliency_sanity import blocks, cascade, rank_correlation, sample_boxes
-from rctpl_utils.reporting.map_figures import first_films, most_boxed_films, second_concept
+from rctpl_utils.reporting import map_figures
 from rctpl_utils.reporting.method_figures import region, side_of
 
 CONCEPTS = ("Edema", "Mass", "Nodule")
@@ -36,32 +34,22 @@ boxes = st.tuples(st.integers(1, 8), st.integers(1, 4)).flatmap(
 )
 
 
-def made(
-    drawn: dict[str, list[bool]],
-    images: list[str],
-    masks: dict[str, np.ndarray] | None = None,
-    path: str = "unread.png",
-) -> Boxed:
+def made(drawn, images, masks=None, path="unread.png") -> Boxed:
     """A split whose masks are given a concept, the same for all its films."""
     records = pd.DataFrame({"image_id": images, "patient_id": images, "path": path})
 
-    def draw(name: str, _size: tuple[int, int], **_place: object) -> np.ndarray:
-        return masks[name]
-
-    of = {}
-    for name, column in drawn.items():
-        shown = records["image_id"][np.array(column, bool)]
-        of[name] = TableMasks(Path("made.csv"), shown, pd.Series(name, shown.index), draw)
-    split = ChestXrayDataset("made", "test", CONCEPTS, records, masks=of)
-    return Boxed.of(split)
+    of = {
+        name: masks_of(compress(images, column), lambda *_, name=name: masks[name])
+        for name, column in drawn.items()
+    }
+    return Boxed.of(ChestXrayDataset("made", "test", CONCEPTS, records, masks=of))
 
 
 @pytest.fixture
 def film(tmp_path: Path) -> str:
-    """The file of a film of 8 x 8 pixels."""
-    path = tmp_path / "film.png"
-    Image.new("L", (8, 8)).save(path)
-    return str(path)
+    """A film's file; the masks of these tests do not depend on it."""
+    Image.new("L", (8, 8)).save(tmp_path / "film.png")
+    return str(tmp_path / "film.png")
 
 
 def test_boxed_films_are_in_the_order_of_their_identifiers():
@@ -77,15 +65,9 @@ def test_a_split_without_boxes_is_refused():
         made({}, ["a"])
 
 
-def test_concept_pairs_by_hand():
-    drawn = np.array([[True, False, True], [False, True, False]])
-    assert concept_pairs(drawn) == [Case(0, 0, 0, 2), Case(0, 2, 0, 0)]
-
-
 def test_film_pairs_by_hand():
     """Films 0 and 1 are of one patient, so both look at film 3; film 3 looks at film 0."""
-    drawn = np.array([[True], [True], [False], [True]])
-    cases = film_pairs(drawn, pd.Series(["p", "p", "q", "r"]))
+    cases = film_pairs(np.array([[True], [True], [False], [True]]), pd.Series(list("ppqr")))
     assert [(case.film, case.other_film) for case in cases] == [(0, 3), (1, 3), (3, 0)]
 
 
@@ -114,8 +96,8 @@ def test_film_pairs_show_the_concept_in_another_patient(drawn, data):
 
 def test_hits_by_hand(film):
     """Mass lies top left, nodule bottom right; the maps of run 0 know it, those of run 1 do not."""
-    masks = {"Mass": np.zeros((8, 8), bool), "Nodule": np.zeros((8, 8), bool)}
-    masks["Mass"][:4, :4] = masks["Nodule"][4:, 4:] = True
+    corner = np.kron([[1, 0], [0, 0]], np.ones((4, 4))).astype(bool)
+    masks = {"Mass": corner, "Nodule": corner[::-1, ::-1]}
     boxed = made({"Mass": [True], "Nodule": [True]}, ["a"], masks, film)
     top, bottom = torch.tensor([[1.0, 0.0], [0.0, 0.2]]), torch.tensor([[0.0, 0.3], [0.1, 0.9]])
     runs = torch.stack([torch.stack([top, bottom]), torch.full((2, 2, 2), 0.5)])[:, None]
@@ -139,12 +121,11 @@ def test_a_map_covers_the_padded_square(film):
 
 def test_differences_are_paired():
     draws = {}
-    for name in NAMES.values():
-        for other, own in COMPARISONS.items():
-            base = np.linspace(0.1, 0.5, 101)
-            draws[DATASET, f"{name}, {other}", "pointing_game"] = base
-            draws[DATASET, f"{name}, {own}", "pointing_game"] = base + 0.25
-    table = map_differences(draws)
+    for name, pair in product(prompt_maps.NAMES.values(), prompt_maps.COMPARISONS.items()):
+        for gain, kind in zip((0, 0.25), pair, strict=True):  # the other map, the own map
+            key = (prompt_maps.DATASET, f"{name}, {kind}", "pointing_game")
+            draws[key] = np.linspace(0.1, 0.5, 101) + gain
+    table = prompt_maps.map_differences(draws)
     assert len(table) == 4
     np.testing.assert_allclose(table[["value", "ci_low", "ci_high"]], 0.25)
     np.testing.assert_allclose(table["p_value"], 2 / 101)
@@ -153,30 +134,27 @@ def test_differences_are_paired():
 def test_the_films_of_figures_5_and_6_follow_their_rules():
     drawn = {"Edema": [True, True, True], "Mass": [False, True, True], "Nodule": [False, False, 1]}
     boxed = made(drawn, ["b", "c", "a"])  # in order of identifiers: a (3), b (1), c (2 concepts)
-    assert most_boxed_films(boxed, 2) == [0, 2]
-    assert first_films(boxed, 0, 2) == [0, 1]
-    assert first_films(boxed, 1, 5) == [0, 2]
-    assert second_concept(boxed) == "Edema"
-
-
-def test_equally_boxed_films_come_in_order_of_identifiers():
-    boxed = made({"Mass": [True, True, True]}, ["b", "c", "a"])
-    assert most_boxed_films(boxed, 2) == [0, 1]
+    assert map_figures.most_boxed_films(boxed, 2) == [0, 2]
+    assert map_figures.first_films(boxed, 0, 2) == [0, 1]
+    assert map_figures.first_films(boxed, 1, 5) == [0, 2]
+    assert map_figures.second_concept(boxed) == "Edema"
+    equals = made({"Mass": [True, True, True]}, ["b", "c", "a"])
+    assert map_figures.most_boxed_films(equals, 2) == [0, 1], "in order of identifiers"
 
 
 def test_the_sample_is_spread_evenly():
     boxed = made({"Edema": [False] * 4 + [True] * 5, "Mass": [True] * 9}, list("abcdefghi"))
-    films, concepts = sample_boxes(boxed, 3)
+    films, concepts = prompt_maps.sample_boxes(boxed, 3)
     assert films.tolist() == [0, 4, 8]
     assert [boxed.concepts[k] for k in concepts] == ["Mass", "Edema", "Edema"]
-    assert len(sample_boxes(boxed, 100)[0]) == 9
+    assert len(prompt_maps.sample_boxes(boxed, 100)[0]) == 9
 
 
 @given(
     arrays.arrays(float, (2, 3, 5), elements=st.integers(0, 4).map(float))
 )  # few values, so that there are ties and constant maps
 def test_rank_correlation_is_scipys(pair):
-    got = rank_correlation(pair[0], pair[1])
+    got = prompt_maps.rank_correlation(pair[0], pair[1])
     for first, second, value in zip(*pair, got, strict=True):
         if np.ptp(first) == 0 or np.ptp(second) == 0:
             assert value == 0
@@ -188,10 +166,10 @@ def test_the_cascade_randomizes_from_the_last_layer_to_the_first(encoder):
     before = state_hash(encoder)
     generator = torch.random.get_rng_state()
     order = ["projection", "widen", "stages.2", "stages.1", "stages.0", "stem"]
-    own, done = blocks(encoder.image_module), []
-    for name, changed in cascade(encoder, seed=0):
+    own, done = prompt_maps.blocks(encoder.image_module), []
+    for name, changed in prompt_maps.cascade(encoder, seed=0):
         done.append(name)
-        theirs = blocks(changed.image_module)
+        theirs = prompt_maps.blocks(changed.image_module)
         differ = [each for each in own if state_hash(own[each]) != state_hash(theirs[each])]
         assert sorted(differ) == sorted(done)
         assert state_hash(changed.text) == state_hash(encoder.text)
@@ -211,3 +189,15 @@ def test_a_region_is_the_part_around_the_peak():
     assert np.array_equal(region(heat), wanted)
     assert side_of(heat) == "right"  # the left half of a film is the patient's right
     assert side_of(heat[:, ::-1]) == "left"
+
+
+@pytest.mark.parametrize(("own", "said"), [(0.6, "passes"), (0.3, "FAILS")])
+def test_a_map_passes_where_its_own_name_points_better_than_other_words(own, said):
+    noise = np.random.default_rng(0).normal(0, 0.02, 200)
+    values = {prompt_maps.UNCHANGED: own, prompt_maps.SHUFFLED: 0.25, prompt_maps.NO_WORD: 0.3}
+    draws = {
+        ("Grad-CAM", "prompt", change, "pointing_game"): np.r_[value, value + noise[::sign]]
+        for sign, (change, value) in zip((1, -1, -1), values.items(), strict=True)
+    }
+    found = prompt_maps.verdict("Grad-CAM", draws)
+    assert found.startswith(f"Grad-CAM {said}:") and f"{own:.2f} of the boxes" in found

@@ -1,7 +1,6 @@
 """The evaluation on real samples, on stand-ins for them with known answers."""
 
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,16 +8,13 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
+from toy_films import feature_file, masks_of, radiographs
 
-from rctpl_utils.datasets.base import ChestXrayDataset, TableMasks
-from rctpl_utils.encoders.features import ImageFeatureFile
-from rctpl_utils.evaluation import table1
+from rctpl_utils.evaluation import real_samples, table1
 from rctpl_utils.evaluation.real_samples import (
-    open_samples,
     sample_auc,
     sample_pointing,
     save_samples,
-    scored_concepts,
 )
 from rctpl_utils.prompts.zero_shot import Method
 from rctpl_utils.scoring import ClassEmbeddings
@@ -26,39 +22,25 @@ from rctpl_utils.scoring import ClassEmbeddings
 COUNT, SIDE = 40, 16
 
 
-def mask_of(_image: str, size: tuple[int, int], **_place: object) -> np.ndarray:
-    mask = np.zeros(size, bool)
-    mask[:8, :8] = True
-    return mask
-
-
 @pytest.fixture
 def sample(monkeypatch):
     """Forty films, half with pneumonia; the first feature says which, its first cell where."""
     labels = np.arange(COUNT) % 2 == 0
-    records = pd.DataFrame(
-        {
-            "image_id": [f"f{k}" for k in range(COUNT)],
-            "patient_id": [f"p{k // 2}" for k in range(COUNT)],
-            "path": "",
-            "Pneumonia": labels.astype(float),
-            "Mass": 0.0,
-        }
+    corner = np.kron([[1, 0], [0, 0]], np.ones((SIDE // 2, SIDE // 2))).astype(bool)
+    dataset = radiographs(
+        {"Pneumonia": labels.astype(float), "Mass": [0.0] * COUNT},
+        "rsna",
+        [f"p{k // 2}" for k in range(COUNT)],
+        masks={"Pneumonia": masks_of([f"f{k}" for k in np.flatnonzero(labels)], lambda *_: corner)},
     )
-    names = records["image_id"][labels]
-    dataset = ChestXrayDataset(
-        "rsna", "test", ("Pneumonia", "Mass"), records,
-        masks={"Pneumonia": TableMasks(Path("boxes.csv"), names, names, mask_of)},
-    )  # fmt: skip
     monkeypatch.setattr("rctpl_utils.datasets.base.image_size", lambda path: (SIDE, SIDE))
-    generator = np.random.default_rng(0)
-    features = generator.normal(size=(COUNT, 4)).astype(np.float32)
+    features = np.random.default_rng(0).normal(size=(COUNT, 4))
     features[:, 0] += 2 * labels
-    dense = np.zeros((COUNT, 4, 4, 4), np.float16)
+    dense = np.zeros((COUNT, 4, 4, 4))
     dense[:, 0, 0, 0] = 1
-    file = ImageFeatureFile(features, dense)
+    file = feature_file(features, dense)
     monkeypatch.setattr(table1, "image_features", lambda *_: file)
-    return dataset, features
+    return dataset, file.global_features
 
 
 def method(direction: int) -> Method:
@@ -70,17 +52,16 @@ def method(direction: int) -> Method:
     return Method("toy", (embedder, lambda concepts: embedder(concepts)), "report")
 
 
-def workspace() -> SimpleNamespace:
-    return SimpleNamespace(features=None, profile=SimpleNamespace(bootstrap=50))
+WORKSPACE = SimpleNamespace(features=None, profile=SimpleNamespace(bootstrap=50))
 
 
 def test_a_class_without_enough_films_is_not_scored(sample):
-    assert scored_concepts(sample[0]) == ("Pneumonia",)
+    assert real_samples.scored_concepts(sample[0]) == ("Pneumonia",)
 
 
 def test_the_auc_is_scikit_learns(encoder, sample):
     dataset, features = sample
-    rows = sample_auc(workspace(), (encoder, encoder), [method(0)], {"rsna-mini": dataset})
+    rows = sample_auc(WORKSPACE, (encoder, encoder), [method(0)], {"rsna-mini": dataset})
     expected = roc_auc_score(dataset.records["Pneumonia"], features[:, 0])
     assert rows["value"].tolist() == [pytest.approx(expected)]
     assert rows["seeds"].iloc[0] == 2 and rows["n"].iloc[0] == COUNT
@@ -90,7 +71,7 @@ def test_the_auc_is_scikit_learns(encoder, sample):
 def test_the_pointing_game_and_its_floors(encoder, sample):
     """A map that peaks in the box hits, and a constant one misses."""
     methods = [method(0), replace(method(1), name="constant")]
-    rows = sample_pointing(workspace(), (encoder, encoder), methods, {"rsna-mini": sample[0]})
+    rows = sample_pointing(WORKSPACE, (encoder, encoder), methods, {"rsna-mini": sample[0]})
     values = rows.set_index("method")["value"]
     assert values["random point"] == pytest.approx(0.25)  # 8 x 8 of 16 x 16 pixels
     assert (values["toy"], values["constant"]) == (1, 0)
@@ -98,9 +79,9 @@ def test_the_pointing_game_and_its_floors(encoder, sample):
 
 
 def test_without_samples_there_is_nothing(tmp_path, encoder):
-    assert open_samples(tmp_path) == {}
-    assert sample_auc(workspace(), (encoder, encoder), [method(0)], {}).empty
-    assert sample_pointing(workspace(), (encoder, encoder), [method(0)], {}).empty
+    assert real_samples.open_samples(tmp_path) == {}
+    assert sample_auc(WORKSPACE, (encoder, encoder), [method(0)], {}).empty
+    assert sample_pointing(WORKSPACE, (encoder, encoder), [method(0)], {}).empty
 
 
 def test_a_result_that_this_run_did_not_make_does_not_stay(tmp_path, capsys):

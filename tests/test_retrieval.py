@@ -1,5 +1,6 @@
 """Image-text retrieval: which sentences, which order, which precision."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,14 +14,16 @@ from scipy.stats import zscore
 
 from rctpl_utils.datasets.chexpert import COMPETITION
 from rctpl_utils.errors import InputError
-from rctpl_utils.evaluation import retrieval, retrieval_sides
-from rctpl_utils.evaluation.retrieval import RANKS, precisions, retrieve, standardized, top, unit
-from rctpl_utils.evaluation.retrieval_sides import (
+from rctpl_utils.evaluation import retrieval
+from rctpl_utils.evaluation.retrieval import (
+    RANKS,
     Side,
-    equal_share,
+    precisions,
+    retrieve,
     select_sentences,
-    sentence_counts,
-    single_concept_sentences,
+    standardized,
+    top,
+    unit,
 )
 from rctpl_utils.profiles import get_profile
 from rctpl_utils.prompts.zero_shot import Method
@@ -34,18 +37,12 @@ ATELECTASIS, CARDIOMEGALY, CONSOLIDATION, EDEMA, EFFUSION = COMPETITION
 # --- sentences ---
 
 
-def mentions(*rows: tuple[str, int, str, str, str]) -> pd.DataFrame:
-    """Triplets from (report, start, sentence, concept, assertion)."""
+def select(rows, sources: dict | None = None, **splits: str) -> pd.DataFrame:
+    """From (report, start, sentence, concept, assertion) and reports with their splits."""
     columns = ["report_id", "start", "sentence", "concept", "positive"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def reports(**splits: str) -> list[Report]:
-    return [Report(name, f"p-{name}", "", "", split) for name, split in splits.items()]
-
-
-def select(triplets: pd.DataFrame, *listed: Report, sources: dict | None = None) -> pd.DataFrame:
-    return single_concept_sentences(triplets, listed, pd.Series(sources or {}, dtype=str))
+    listed = [Report(name, f"p-{name}", "", "", split) for name, split in splits.items()]
+    sources = pd.Series(sources or {}, dtype=str)
+    return retrieval.single_concept_sentences(pd.DataFrame(rows, columns=columns), listed, sources)
 
 
 @pytest.mark.parametrize(
@@ -67,39 +64,36 @@ def select(triplets: pd.DataFrame, *listed: Report, sources: dict | None = None)
 def test_which_sentences_qualify(others, qualifies):
     rows = [("s1", 5, "Edema and so on.", EDEMA, "present")]
     rows += [("s1", 9, "Edema and so on.", *other) for other in others]
-    found = select(mentions(*rows), *reports(s1="train"))
+    found = select(rows, s1="train")
     assert found["concept"].tolist() == [EDEMA] * qualifies
     assert found["sentence_id"].tolist() == ["s1-5"] * qualifies
 
 
 def test_sentences_without_a_class_are_left_out():
     rows = [
-        ("s1", 0, "Perhaps edema.", EDEMA, "uncertain"),
-        ("s1", 20, "No edema.", EDEMA, "absent"),
+        ("s1", 0, "Perhaps edema.", EDEMA, "uncertain"), ("s1", 20, "No edema.", EDEMA, "absent"),
         ("s1", 40, "Fracture.", "Fracture", "present"),
         ("s9", 0, "Edema.", EDEMA, "present"),  # a report that is not listed
-    ]
-    assert select(mentions(*rows), *reports(s1="train")).empty
+    ]  # fmt: skip
+    assert select(rows, s1="train").empty
 
 
 def test_best_candidates_come_first():
     """Held-out before training, real before templated, then report and place."""
     rows = [(f"s{k}", 3, f"Edema {k}.", EDEMA, "present") for k in range(6)]
     rows.append(("s4", 1, "Edema earlier.", EDEMA, "present"))
-    listed = reports(s0="train", s1="train", s2="test", s3="validate", s4="test", s5="train")
+    kinds = ("train", "train", "test", "validate", "test", "train")
+    splits = {f"s{k}": kind for k, kind in enumerate(kinds)}
     sources = {name: f"CXR{name}" for name in ("s0", "s3", "s4", "s5")}  # s1, s2 are templated
-    found = select(mentions(*rows), *listed, sources=sources)
+    found = select(rows, sources, **splits)
     assert found["sentence_id"].tolist() == ["s3-3", "s4-1", "s4-3", "s2-3", "s0-3", "s5-3", "s1-3"]
     assert found["held_out"].tolist() == [True] * 4 + [False] * 3
     assert found["templated"].tolist() == [False] * 3 + [True] + [False] * 2 + [True]
     assert found["source"][0] == "CXRs3" and found["patient_id"][0] == "p-s3"
-    shuffled = select(mentions(*rows[::-1]), *listed[::-1], sources=sources)
+    shuffled = select(rows[::-1], sources, **dict(reversed(splits.items())))
     pd.testing.assert_frame_equal(found, shuffled)
-
-
-def test_without_sources_nothing_is_templated_or_quotable():
-    found = select(mentions(("s1", 0, "Edema.", EDEMA, "present")), *reports(s1="test"))
-    assert found[["templated", "source"]].to_numpy().tolist() == [[False, ""]]
+    found = select(rows, **splits)  # without sources nothing is templated or quotable
+    assert not found["templated"].any() and (found["source"] == "").all()
 
 
 def small_candidates() -> pd.DataFrame:
@@ -111,27 +105,27 @@ def small_candidates() -> pd.DataFrame:
         ("b", "Big heart.", CARDIOMEGALY), ("c", "Consolidation.", CONSOLIDATION),
     ]  # fmt: skip
     rows = [(name, k, text, concept, "present") for k, (name, text, concept) in enumerate(said)]
-    return select(
-        mentions(*rows),
-        *reports(a="test", b="train", c="train"),
-        sources={"a": "CXR1", "b": "CXR2"},
-    )
+    return select(rows, {"a": "CXR1", "b": "CXR2"}, a="test", b="train", c="train")
 
 
 def test_a_class_repeats_its_sentences_only_when_they_run_out():
-    pool = select_sentences(small_candidates(), 3)
+    candidates = small_candidates()
+    pool = select_sentences(candidates, 3)
     assert pool["concept"].tolist() == [concept for concept in COMPETITION for _ in range(3)]
     of = {concept: rows["sentence_id"].tolist() for concept, rows in pool.groupby("concept")}
     assert of[EDEMA] == ["a-0", "c-2", "a-0#2"]  # "MILD  edema" is "Mild edema." again
     assert of[EFFUSION] == ["a-3", "b-4", "c-5"]
     assert of[ATELECTASIS] == ["a-6", "a-6#2", "a-6#3"]
     assert pool["sentence_id"].is_unique
-    assert select_sentences(small_candidates(), 1)["turn"].tolist() == [1] * 5
+    assert select_sentences(candidates, 1)["turn"].tolist() == [1] * 5
+    with pytest.raises(InputError, match="no sentence is about Cardiomegaly alone"):
+        select_sentences(candidates[candidates["concept"] != CARDIOMEGALY], 3)
 
 
-def test_counts_of_the_pool():
+def test_counts_and_equal_shares_of_the_pool():
     candidates = small_candidates()
-    table = sentence_counts(candidates, select_sentences(candidates, 3))
+    pool = select_sentences(candidates, 3)
+    table = retrieval.sentence_counts(candidates, pool)
     expected = {  # sentences, distinct, held out, also in training, training, templated, repeats
         EDEMA: [3, 2, 1, 1, 1, 1, 1, 2],
         EFFUSION: [3, 3, 1, 0, 2, 1, 0, 1],
@@ -139,20 +133,10 @@ def test_counts_of_the_pool():
         CONSOLIDATION: [3, 1, 0, 0, 1, 1, 2, 3],
         "all": [15, 8, 3, 1, 5, 3, 7, 3],
     }
-    for name, counts in expected.items():
-        assert table.loc[name].tolist() == counts, name
-
-
-def test_equal_share_takes_each_sentence_once_and_equally_many():
-    pool = select_sentences(small_candidates(), 3)
-    assert pool["sentence_id"][equal_share(pool)].tolist() == ["a-6", "b-7", "c-8", "a-0", "a-3"]
-    assert not equal_share(pool[pool["concept"] != EDEMA]).any()  # no edema, so nothing of any
-
-
-def test_a_class_without_sentences_is_an_error():
-    candidates = small_candidates()
-    with pytest.raises(InputError, match="no sentence is about Cardiomegaly alone"):
-        select_sentences(candidates[candidates["concept"] != CARDIOMEGALY], 3)
+    assert table.loc[list(expected)].to_numpy().tolist() == list(expected.values())
+    share = retrieval.equal_share
+    assert pool["sentence_id"][share(pool)].tolist() == ["a-6", "b-7", "c-8", "a-0", "a-3"]
+    assert not share(pool[pool["concept"] != EDEMA]).any()  # no edema, so nothing of any
 
 
 # --- ranking and precision ---
@@ -163,9 +147,6 @@ def test_ranking_with_ties_by_hand():
     candidates = np.array([[0.0, 1.0], [0.6, 0.8], [0.6, -0.8], [1.0, 0.0], [0.6, 0.8 + 1e-9]])
     assert top(queries, candidates, 5).tolist() == [[3, 1, 2, 4, 0], [0, 1, 4, 3, 2]]
     assert top(queries, candidates, 2).tolist() == [[3, 1], [0, 1]]
-
-
-def test_more_than_there_is_cannot_be_found():
     with pytest.raises(InputError, match="3 candidates, but the first 10"):
         top(np.eye(3), np.eye(3))
 
@@ -206,30 +187,29 @@ def test_unit_leaves_zero_rows():
 def side(generator, name: str, size: int, noise: float, seeds: int = 2) -> Side:
     """`size` items a class; scores are the class with noise, embeddings are noise only."""
     classes = np.repeat(np.arange(5), size)
+    count = len(classes)
     records = pd.DataFrame({
-        "item_id": [f"{name}{k:04d}" for k in range(len(classes))],
-        "patient_id": [f"p{k // 2}" for k in range(len(classes))],
-        "concept": [COMPETITION[k] for k in classes],
-        "turn": 1,
-        "held_out": True,
-        "templated": False,
-        "sentence": [f"Sentence {k}." for k in range(len(classes))],
-        "source": "",
+        "item_id": [f"{name}{k:04d}" for k in range(count)],
+        "patient_id": [f"p{k // 2}" for k in range(count)],
+        "concept": [COMPETITION[k] for k in classes], "turn": 1, "held_out": True,
+        "templated": False, "sentence": [f"Sentence {k}." for k in range(count)], "source": "",
         "report_id": "s1",
     })  # fmt: skip
-    names = ("class names", "RC-TPL", "RC-TPL+")
     scores = {
-        method: [np.eye(5)[classes] + noise * generator.normal(size=(len(classes), 5))]
-        * (1 if method == "class names" else seeds)
-        for method in names
+        method: [np.eye(5)[classes] + noise * generator.normal(size=(count, 5))] * runs
+        for method, runs in {"class names": 1, "RC-TPL": seeds, "RC-TPL+": seeds}.items()
     }
-    return Side(records, [unit(generator.normal(size=(len(classes), 8)))], scores)
+    return Side(records, [unit(generator.normal(size=(count, 8)))], scores)
+
+
+def two_sides(seed: int, films: int, sentences: int, noise: float) -> tuple[Side, Side]:
+    generator = np.random.default_rng(seed)
+    return side(generator, "image", films, noise), side(generator, "s", sentences, noise)
 
 
 @pytest.fixture(scope="module")
 def pools() -> tuple[Side, Side]:
-    generator = np.random.default_rng(0)
-    return side(generator, "image", 30, 0.1), side(generator, "s", 40, 0.1)
+    return two_sides(0, 30, 40, 0.1)
 
 
 def values(outcome: retrieval.Retrieval) -> pd.DataFrame:
@@ -256,22 +236,20 @@ def test_random_scores_are_at_chance_and_class_scores_are_right(pools):
 
 
 def test_text_to_image_is_image_to_text_with_sides_exchanged():
-    generator = np.random.default_rng(1)
-    films, sentences = side(generator, "image", 12, 0.8), side(generator, "s", 15, 0.8)
+    films, sentences = two_sides(1, 12, 15, 0.8)
     there, back = (values(retrieve(*pair, 3)) for pair in ((films, sentences), (sentences, films)))
-    for rank in RANKS:
-        one, two = f"precision_at_{rank}", f"text_to_image_precision_at_{rank}"
-        pd.testing.assert_series_equal(there.loc[one], back.loc[two], check_names=False)
-        pd.testing.assert_series_equal(there.loc[two], back.loc[one], check_names=False)
+    ours = [f"precision_at_{rank}" for rank in RANKS]
+    theirs = [f"text_to_image_{name}" for name in ours]
+    for one, two in ((ours, theirs), (theirs, ours)):
+        assert there.loc[one].to_numpy().tolist() == back.loc[two].to_numpy().tolist()
     assert there.loc["precision_at_1", "RC-TPL"] < 1  # the noise leaves something to compare
 
 
 def test_an_offset_of_the_modality_changes_plain_cosine_only():
-    generator = np.random.default_rng(2)
-    films, sentences = side(generator, "image", 12, 0.3), side(generator, "s", 15, 0.3)
+    films, sentences = two_sides(2, 12, 15, 0.3)
     offset = np.array([5.0, 0, 0, -5.0, 0])
     moved = {name: [run + offset for run in runs] for name, runs in films.scores.items()}
-    shifted = values(retrieve(Side(films.records, films.embeddings, moved), sentences, 3))
+    shifted = values(retrieve(replace(films, scores=moved), sentences, 3))
     still = values(retrieve(films, sentences, 3))
     np.testing.assert_allclose(shifted["RC-TPL"], still["RC-TPL"])
     name = "RC-TPL, plain cosine"
@@ -280,17 +258,13 @@ def test_an_offset_of_the_modality_changes_plain_cosine_only():
 
 def test_resamples_draw_patients_of_queries():
     """Two patients, one always right and one always wrong: a resample is 0, 1/2 or 1."""
-    generator = np.random.default_rng(3)
-    films, sentences = side(generator, "image", 10, 0.0), side(generator, "s", 10, 0.0)
+    films, sentences = two_sides(3, 10, 10, 0.0)
     classes = films.classes
     patients = np.where(classes < 2, "right", "wrong")
     wrong = np.eye(5)[np.where(classes < 2, classes, (classes - 1) % 3 + 2)]
-    films = Side(
-        films.records.assign(patient_id=patients), films.embeddings, {"RC-TPL": [wrong, wrong]}
-    )
-    sentences = Side(
-        sentences.records, sentences.embeddings, {"RC-TPL": sentences.scores["RC-TPL"]}
-    )
+    records = films.records.assign(patient_id=patients)
+    films = replace(films, records=records, scores={"RC-TPL": [wrong, wrong]})
+    sentences = replace(sentences, scores={"RC-TPL": sentences.scores["RC-TPL"]})
     draws = retrieve(films, sentences, 200).draws["chexpert5x200", "RC-TPL", "precision_at_10"]
     assert draws.shape == (2, 201) and np.array_equal(draws[0], draws[1])  # equal runs
     assert draws[0, 0] == pytest.approx(0.4)
@@ -303,29 +277,22 @@ def test_resamples_draw_patients_of_queries():
 
 def test_a_sentence_is_its_own_only_region(encoder, tmp_path):
     generator = torch.Generator().manual_seed(0)
-    report, concept = (
-        torch.nn.functional.normalize(
-            torch.randn(5, encoder.dimension, generator=generator), dim=-1
-        )
-        for _ in range(2)
-    )
+    drawn = torch.randn(2, 5, encoder.dimension, generator=generator)
+    report, concept = torch.nn.functional.normalize(drawn, dim=-1)
     methods = [
         Method(branch, (lambda names: ClassEmbeddings(report, concept),), branch)
         for branch in ("report", "concept", "both")
     ]
     pool = select_sentences(small_candidates(), 2)
     workspace = SimpleNamespace(features=tmp_path)
-    classes = retrieval_sides.embed_classes(methods)
-    scored = retrieval_sides.sentence_side(workspace, (encoder,), methods, classes, pool)
+    classes = retrieval.embed_classes(methods)
+    scored = retrieval.sentence_side(workspace, (encoder,), methods, classes, pool)
     assert scored.records["item_id"].tolist() == sorted(pool["sentence_id"])
     text = encoder.encode_text(scored.records["sentence"].tolist())
     np.testing.assert_allclose(scored.embeddings[0], text, atol=1e-5)
-    for branch, expected in (
-        ("report", text @ report.T),
-        ("concept", text @ concept.T),
-        ("both", text @ (report + concept).T / 2),
-    ):
-        np.testing.assert_allclose(scored.scores[branch][0], expected, atol=1e-5)
+    expected = {"report": report, "concept": concept, "both": (report + concept) / 2}
+    for branch, vectors in expected.items():
+        np.testing.assert_allclose(scored.scores[branch][0], text @ vectors.T, atol=1e-5)
     equal = scored.records.groupby("sentence").indices.values()
     repeated = [rows for rows in equal if len(rows) > 1]
     assert repeated  # and a repeat scores exactly as the first one
@@ -359,13 +326,13 @@ def test_table_and_tests(pools, tmp_path):
 def test_smaller_pools(pools):
     _, sentences = pools
     records = sentences.records.assign(held_out=sentences.records.index % 40 < 3)
-    changed = Side(records, sentences.embeddings, sentences.scores)
+    changed = replace(sentences, records=records)
     names = ["distinct (200)", "held out, distinct (15)"]
     smaller = other_pools(changed)
     assert list(smaller) == names
     outcomes = {name: retrieve(pools[0], part, 5) for name, part in smaller.items()}
     assert compare_pools(outcomes).columns.get_level_values(0).unique().tolist() == names
-    none = Side(records.assign(held_out=False), sentences.embeddings, sentences.scores)
+    none = replace(sentences, records=records.assign(held_out=False))
     assert list(other_pools(none)) == ["distinct (200)"]
 
 
@@ -379,8 +346,8 @@ def test_smaller_pools(pools):
 )
 def test_found_sentences_quote_only_what_may_be_quoted(pools, change, quote, source):
     films, sentences = pools
-    records = sentences.records.assign(**change)
-    shown = found_sentences(films, Side(records, sentences.embeddings, sentences.scores), "RC-TPL")
+    changed = replace(sentences, records=sentences.records.assign(**change))
+    shown = found_sentences(films, changed, "RC-TPL")
     assert shown["shows"].tolist() == [concept for concept in COMPETITION for _ in range(3)]
     assert shown["right"].all()
     assert shown["sentence"].str.startswith(quote).all()

@@ -1,5 +1,5 @@
 /* What the explorable page computes: Eq. 8, the map on the film, Dice and the pointing game, as in
-   rctpl_utils (scoring, encoders.frame, evaluation.heat_maps, evaluation.grounding_metrics).
+   rctpl_utils (scoring, encoders.frame, evaluation.grounding_metrics).
    A plain script, so that the page works from a folder; Node.js reads it with require. */
 "use strict";
 

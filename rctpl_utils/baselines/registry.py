@@ -31,9 +31,8 @@ from rctpl_utils.encoders.features import image_features
 from rctpl_utils.encoders.frame import Frame, on_squares
 from rctpl_utils.encoders.release import released_file
 from rctpl_utils.encoders.standin import StandIn
-from rctpl_utils.evaluation.grounding_methods import Films, Grounder
-from rctpl_utils.evaluation.retrieval import Pair, standardized, unit
-from rctpl_utils.evaluation.retrieval_sides import DATASET, Side
+from rctpl_utils.evaluation.grounding import Films, Grounder
+from rctpl_utils.evaluation.retrieval import DATASET, Pair, Side, standardized, unit
 from rctpl_utils.evaluation.table1 import SUPERVISED, Scorer
 from rctpl_utils.workspace import Workspace
 

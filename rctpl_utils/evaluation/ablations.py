@@ -1,4 +1,7 @@
-"""The ablations' arms, three seeds each: learned, then scored on films (paper 4.3.1, 4.3.2)."""
+"""The ablations' arms, three seeds each: learned, then scored on films (paper 4.3.1, 4.3.2).
+
+What is trained and compared is Figure 4's, and beyond the paper.
+"""
 
 import math
 import re
@@ -9,68 +12,132 @@ from functools import cache, partial
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from rctpl_utils.code_hash import code_of
-from rctpl_utils.datasets import ChestXrayDataset
 from rctpl_utils.datasets.questions import QUESTIONS
 from rctpl_utils.datasets.splits import open_split, present
 from rctpl_utils.encoders.base import Encoder, per_encoder
 from rctpl_utils.encoders.features import ImageFeatureFile
-from rctpl_utils.encoders.frame import cosine_maps, frame_of
-from rctpl_utils.evaluation.ablation_arms import (
-    CLS_POOLED,
-    POOLING_REPORTS,
-    REFERENCE,
-    Arm,
-    factors,
-)
-from rctpl_utils.evaluation.bootstrap_samples import Draws
-from rctpl_utils.evaluation.grounding import BATCH, GROUNDING_DATASETS
-from rctpl_utils.evaluation.grounding_methods import Films
-from rctpl_utils.evaluation.grounding_metrics import points_into
+from rctpl_utils.evaluation.grounding import GROUNDING_DATASETS, pointing_of_runs
 from rctpl_utils.evaluation.metrics import macro_aucs, patient_weights, resampled_means, scorable
+from rctpl_utils.evaluation.results import Draws
 from rctpl_utils.evaluation.table1 import film_features, score_runs
 from rctpl_utils.files import hash_of
+from rctpl_utils.profiles import PromptLearning
 from rctpl_utils.prompts import handwritten, training
-from rctpl_utils.prompts.corpus_building import build_corpus
+from rctpl_utils.prompts.corpus_building import Labeler, build_corpus
+from rctpl_utils.prompts.handwritten import Written
 from rctpl_utils.prompts.prompts import Prompts
 from rctpl_utils.prompts.training import (
-    BRANCHES,
-    Keeper,
-    Learned,
-    MeanOfSteps,
-    NearestTo,
-    Regularizer,
     TextCorpus,
-    learn_prompts,
 )
 from rctpl_utils.prompts.variants import learn_all
-from rctpl_utils.prompts.zero_shot import Embedder, Method
-from rctpl_utils.scoring import IMAGE_TEMPERATURE, ClassEmbeddings
+from rctpl_utils.prompts.zero_shot import Embedder
+from rctpl_utils.scoring import IMAGE_TEMPERATURE, TEXT_TEMPERATURE, ClassEmbeddings, ranking_loss
 from rctpl_utils.text.reports import Report
+from rctpl_utils.text.triplets import report_labels
 from rctpl_utils.vocabulary import CONCEPTS, TRAINING_CONCEPTS
 from rctpl_utils.workspace import Workspace
 
 CLASSIFIED = ("chexpert", "covidx-normal", "covidx-pneumonia")
 GROUNDED = "covid-rural"
+LENGTHS = (1, 2, 4, 8, 12, 16, 24, 32)  # M
+REFERENCE = "M=12"
+CLS_POOLED = "pooling: [CLS]"
+REPORT_COUNTS = (100, 300, 1000)
+POOLING_REPORTS = 300  # [CLS] features have to be encoded anew: a sample is enough
+# The paper's five settings (4.3.2), and the knowledge base as one clause; all but one say where.
+KNOWLEDGE = {
+    "knowledge: none": ("none", True),
+    "knowledge: general": ("general", True),
+    "knowledge: llm": ("llm", True),
+    "knowledge: kb as one clause": ("clause", True),
+    "knowledge: kb without location": ("kb", False),
+    "knowledge: kb with location": ("kb", True),
+}
 Runs = dict[int, Prompts]  # prompts by seed
 Reader = Callable[[Encoder], ImageFeatureFile]  # an encoder's features of a data set's films
 
 
 @dataclass(frozen=True)
+class Arm:
+    """One training setting; the defaults are RC-TPL's. A branch that it does not train is that of
+    its `base`, with the same seed.
+    """
+
+    label: str  # names the arm in tables and files
+    settings: PromptLearning
+    branches: tuple[str, ...] = ("report", "concept")
+    knowledge: str = "kb"
+    with_location: bool = True
+    mentions: Callable[[pd.DataFrame], pd.DataFrame] | None = None  # changes the triplets first
+    reports: int | None = None  # how many training reports; None for all
+    temperature: float = TEXT_TEMPERATURE  # tau_c in training
+    pooling: str = "mean"  # of the text encoder
+    described_absent: bool = True  # whether H holds the descriptions of absent triplets
+    labeled: Labeler = report_labels  # from triplets to labels
+    start: str = "gaussian"  # as `learn_prompts` takes it, as `ranking`
+    ranking: training.Ranking = ranking_loss
+    pull: tuple[float, tuple[str, ...]] | None = None  # its strength and branches
+    anchor: Written = handwritten.class_anchors  # what a person writes: where to
+    kept: str = "last"  # of a run's contexts; or "mean" of steps, "nearest" to the names
+    base: str = REFERENCE
+    unseen: str = "name"  # or "looks" (`Prompts.embed`)
+    source: str = ""  # where the idea is from
+
+
+def training_arms(settings: PromptLearning, available: int) -> list[Arm]:
+    """All settings that are trained, the reference first; M in `settings` is replaced."""
+    lengths = sorted(LENGTHS, key=lambda length: f"M={length}" != REFERENCE)
+    standard = replace(settings, context_length=12)
+    own = ("concept",)
+    few = min(POOLING_REPORTS, available)
+    hedged = {"positive": {"uncertain": "present"}}
+    return [
+        *(Arm(f"M={m}", replace(settings, context_length=m)) for m in lengths),
+        *(
+            Arm(label, standard, own, source, located)
+            for label, (source, located) in KNOWLEDGE.items()
+            if (source, located) != ("kb", True)
+        ),
+        Arm("negated: out", standard, own, mentions=lambda t: t[t["positive"] != "absent"]),
+        Arm("uncertain: positive", standard, mentions=lambda t: t.replace(hedged)),
+        Arm("uncertain: negative", standard, mentions=lambda t: t[t["positive"] != "uncertain"]),
+        Arm("training tau: 1/10", standard, own, temperature=1 / 10),
+        Arm("training tau: 1/200", standard, own, temperature=1 / 200),
+        *(Arm(f"reports: {n}", standard, reports=n) for n in REPORT_COUNTS if n < available),
+        Arm(CLS_POOLED, standard, reports=few, pooling="cls"),
+    ]
+
+
+def factors(available: int) -> dict[str, tuple[str, ...]]:
+    """What is compared with what: factor -> labels, the reference's own first."""
+    counts = [f"reports: {count}" for count in REPORT_COUNTS if count < available]
+    return {
+        "prompt length M": (REFERENCE, *(f"M={m}" for m in LENGTHS if f"M={m}" != REFERENCE)),
+        "branch": ("M=12, both branches", "M=12, report branch", "M=12, concept branch"),
+        "knowledge": ("knowledge: kb with location", *list(KNOWLEDGE)[:-1]),
+        "negated descriptions": ("negated: in", "negated: out"),
+        "uncertain mentions": ("uncertain: neither", "uncertain: positive", "uncertain: negative"),
+        "tau_c in training": ("training tau: 1/50", "training tau: 1/10", "training tau: 1/200"),
+        "tau_c at test": ("test tau: 1/40", "test tau: 1/5", "test tau: 1/10", "test tau: 1/160"),
+        "training reports": ("reports: all", *counts),
+        "pooling": ("pooling: mean", CLS_POOLED),
+        "unseen disease": ("asked by name", "asked by looks"),
+    }
+
+
+@dataclass(frozen=True)
 class Trial:
-    """What is scored on films: prompts with a way to ask. Run k of `embedders` belongs to encoder
-    k; `branch` is "report", "concept" or "both"; `temperature` is tau_c at test time; `reader`
-    changes how a film's features are read.
+    """What is scored on films: prompts with a way to ask; run k of `embedders` belongs to encoder
+    k.
     """
 
     embedders: tuple[Embedder, ...]
-    branch: str = "both"
-    temperature: float = IMAGE_TEMPERATURE
-    reader: Callable[[Reader], Reader] = lambda films: films
+    branch: str = "both"  # or "report", "concept"
+    temperature: float = IMAGE_TEMPERATURE  # tau_c at test time
+    reader: Callable[[Reader], Reader] = lambda films: films  # changes how films are read
 
 
 def learn_arms(
@@ -82,9 +149,8 @@ def learn_arms(
 ) -> tuple[dict[str, Runs], pd.DataFrame]:
     """Train every arm for as many steps as the first, or read those that are current.
 
-    Encoders are one a seed; `reports` those of the training split that enter prompt learning,
-    `triplets` those of all reports; an arm's base comes before it. Gives prompts by arm and seed,
-    and the seconds a run took: seed, seconds, label.
+    Encoders are one a seed; `reports` those that prompts learn from, `triplets` those of all; an
+    arm's base comes before it. Gives prompts by arm and seed; label, seed and seconds of each run.
     """
     learned: dict[str, Runs] = {}
     seconds, steps = [], 0
@@ -98,7 +164,7 @@ def learn_arms(
         settings = replace(arm.settings, epochs=max(round(steps / batches), 1))
         runs, curves = _learn(workspace, towers, corpora, replace(arm, settings=settings))
         learned[arm.label] = {
-            seed: run if len(arm.branches) == 2 else _joined(learned[arm.base][seed], run, arm)
+            seed: run if len(arm.branches) == 2 else joined(run, learned[arm.base][seed], arm)
             for seed, run in runs.items()
         }
         last = curves.groupby("seed", as_index=False)["seconds"].last()
@@ -107,11 +173,7 @@ def learn_arms(
 
 
 def arm_corpus(
-    workspace: Workspace,
-    encoder: Encoder,
-    reports: list[Report],
-    triplets: pd.DataFrame,
-    arm: Arm,
+    workspace: Workspace, encoder: Encoder, reports: list[Report], triplets: pd.DataFrame, arm: Arm
 ) -> TextCorpus:
     """The training corpus of one arm; smaller samples are parts of larger ones."""
     if arm.mentions is not None:
@@ -128,10 +190,7 @@ def arm_corpus(
 
 
 def with_pooling(encoder: Encoder, pooling: str) -> Encoder:
-    """The encoder as it is for "mean", or a copy that takes [CLS] for "cls", its projection as
-    trained. "mean" is the encoder's own pooling: for one that takes [CLS] itself (BioViL) both are
-    the same.
-    """
+    """The encoder as it is for "mean", its own pooling, or a copy that takes [CLS] for "cls"."""
     if pooling != "cls" or encoder.text.pooling == "cls":
         return encoder
     other = deepcopy(encoder)
@@ -139,12 +198,15 @@ def with_pooling(encoder: Encoder, pooling: str) -> Encoder:
     return other
 
 
+def joined(run: Prompts, base: Prompts, arm: Arm) -> Prompts:
+    """A run of an arm, with the branches that it does not train from its base."""
+    return replace(run, **{b: getattr(base, b) for b in training.BRANCHES if b not in arm.branches})
+
+
 def make_trials(
     encoders: Sequence[Encoder], learned: Mapping[str, Runs], available: int
 ) -> dict[str, Trial]:
-    """Everything that `ablation_arms.factors` names, ready to be scored (`available` training
-    reports).
-    """
+    """Everything that `factors` names, ready to be scored (`available` training reports)."""
     trials = {}
     for label, runs in learned.items():
         pooling = "cls" if label == CLS_POOLED else "mean"
@@ -168,26 +230,22 @@ def asked(encoders: Sequence[Encoder], runs: Iterable[Prompts]) -> Trial:
     return Trial(tuple(partial(run.embed, each) for each, run in zip(encoders, runs, strict=True)))
 
 
-def _joined(base: Prompts, run: Prompts, arm: Arm) -> Prompts:
-    return replace(run, **{b: getattr(base, b) for b in BRANCHES if b not in arm.branches})
-
-
 def _learn(
     workspace: Workspace, encoders: Sequence[Encoder], corpora: Sequence[TextCorpus], arm: Arm
 ) -> tuple[Runs, pd.DataFrame]:
-    def learner(encoder: Encoder, corpus: TextCorpus, seed: int) -> Learned:
-        return learn_prompts(
-            encoder,
-            corpus,
-            TRAINING_CONCEPTS,
-            arm.settings,
-            seed,
-            branches=arm.branches,
-            temperature=arm.temperature,
-            regularizer=_regularizer(encoder, arm),
-            ranking=arm.ranking,
-            start=arm.start,
-            keeper=_keeper(encoder, arm),
+    def learner(encoder: Encoder, corpus: TextCorpus, seed: int) -> training.Learned:
+        options = {
+            "branches": arm.branches, "temperature": arm.temperature, "ranking": arm.ranking,
+            "start": arm.start, "regularizer": pull_of(encoder, arm),
+        }  # fmt: skip
+        if arm.kept == "mean":
+            options["keeper"] = training.MeanOfSteps()
+        elif arm.kept == "nearest":
+            options["keeper"] = training.NearestTo(
+                handwritten.class_names(encoder, TRAINING_CONCEPTS).report
+            )
+        return training.learn_prompts(
+            encoder, corpus, TRAINING_CONCEPTS, arm.settings, seed, **options
         )
 
     label = arm.label.replace("+", " plus").lower()
@@ -199,19 +257,12 @@ def _learn(
     return learn_all(workspace, encoders, name, corpora, learner, key, arm.unseen)
 
 
-def _regularizer(encoder: Encoder, arm: Arm) -> Regularizer | None:
+def pull_of(encoder: Encoder, arm: Arm) -> training.Regularizer | None:
+    """What pulls an arm's class embeddings to its anchors, if it has a pull."""
     if arm.pull is None:
         return None
     target = arm.anchor(encoder, TRAINING_CONCEPTS).report
     return handwritten.pull_towards(target, *arm.pull)
-
-
-def _keeper(encoder: Encoder, arm: Arm) -> Keeper | None:
-    if arm.kept == "last":
-        return None
-    if arm.kept == "mean":
-        return MeanOfSteps()
-    return NearestTo(handwritten.class_names(encoder, TRAINING_CONCEPTS).report)
 
 
 def score_trials(
@@ -222,28 +273,26 @@ def score_trials(
     classified: Sequence[str] = CLASSIFIED,
     grounded: Sequence[str] = (GROUNDED,),
 ) -> Draws:
-    """Macro AUC and the pointing game, in the sample and in every resample.
-
-    Run k of a trial meets the films of encoder k. Absent data sets have no draws, nor have columns
-    whose labels cannot tell (`Question.can_ask`); trials that are the same object under several
-    labels are scored once.
+    """Macro AUC and the pointing game, in the sample and in every resample: run k of a trial on the
+    films of encoder k. Absent data sets have no draws, nor have columns whose labels cannot tell.
     """
     distinct = list(dict.fromkeys(trials.values()))
     once = cache(_asked_once)  # trials that differ in their branch only share embedders
     shared = [replace(each, embedders=tuple(map(once, each.embedders))) for each in distinct]
-    found: Draws = {}
-    for metric, measure, names in (
-        ("auc", _auc, classified),
-        ("pointing_game", _pointing, grounded),
-    ):
-        for name in present(workspace, names):
-            if metric == "auc" and not _can_ask(workspace, name, split):
-                continue
-            values = measure(workspace, encoders, name, shared, split)
-            for trial, runs in zip(distinct, values, strict=True):
-                labels = [label for label, each in trials.items() if each is trial]
-                found |= {(name, label, metric): runs for label in labels}
-    return found
+    measured = {}  # data set, metric -> (seeds, 1 + R) a trial
+    for name in present(workspace, classified):
+        question = QUESTIONS[name]
+        if question.can_ask(open_split(workspace, question.dataset, split)):
+            measured[name, "auc"] = _auc(workspace, encoders, name, shared, split)
+    for name in present(workspace, grounded):
+        measured[name, "pointing_game"] = _pointing(workspace, encoders, name, shared, split)
+    return {
+        (name, label, metric): runs
+        for (name, metric), values in measured.items()
+        for trial, runs in zip(distinct, values, strict=True)
+        for label, each in trials.items()
+        if each is trial
+    }
 
 
 def _asked_once(embedder: Embedder) -> Embedder:
@@ -255,11 +304,6 @@ def _asked_once(embedder: Embedder) -> Embedder:
         return ClassEmbeddings(*(part[rows] for part in everything()))
 
     return chosen
-
-
-def _can_ask(workspace: Workspace, column: str, split: str) -> bool:
-    question = QUESTIONS[column]
-    return question.can_ask(open_split(workspace, question.dataset, split))
 
 
 def _auc(
@@ -298,55 +342,3 @@ def _pointing(
     patients = dataset.records["patient_id"][dataset.annotated(concept)]
     weights = patient_weights(patients, workspace.profile.bootstrap)
     return [resampled_means(each, weights) for each in hits]
-
-
-def pointing_of_runs(
-    encoders: Sequence[Encoder],
-    dataset: ChestXrayDataset,
-    films: Reader,
-    concept: str,
-    trials: Sequence[Trial | Method],
-) -> list[np.ndarray]:
-    """The pointing game of every run, each on its own encoder's maps: (seeds, n) a trial."""
-    found: dict[tuple[int, int], np.ndarray] = {}  # trial, seed
-    for encoder in dict.fromkeys(encoders):
-        runs = [
-            (t, k) for t, trial in enumerate(trials) for k in range(len(trial.embedders))
-            if encoders[k] is encoder
-        ]  # fmt: skip
-        embeddings = torch.cat([_pointer(trials[t], k, concept) for t, k in runs])
-        hits = pointing_hits(encoder, dataset, films(encoder), concept, embeddings)
-        found |= dict(zip(runs, hits, strict=True))
-    return [
-        np.stack([found[t, k] for k in range(len(trial.embedders))])
-        for t, trial in enumerate(trials)
-    ]
-
-
-def _pointer(trial: Trial | Method, seed: int, concept: str) -> Tensor:
-    branch = "report" if trial.branch == "report" else "concept"
-    return getattr(trial.embedders[seed]([concept]), branch)
-
-
-@torch.no_grad()
-def pointing_hits(
-    encoder: Encoder,
-    dataset: ChestXrayDataset,
-    file: ImageFeatureFile,
-    concept: str,
-    embeddings: Tensor,
-) -> np.ndarray:
-    """Whether each class embedding's cosine map points into the lesion of each drawn film:
-    embeddings (K, d) of one concept by K methods or seeds to (K, n) of 0 and 1.
-    """
-    rows = np.flatnonzero(dataset.annotated(concept))
-    hits = np.zeros((len(embeddings), len(rows)))
-    with tqdm(total=len(rows), desc=f"pointing on {dataset.name}", unit="film") as bar:
-        for start in range(0, len(rows), BATCH):
-            films = Films(encoder, dataset, file, rows[start : start + BATCH], concept)
-            maps = cosine_maps(films.features.dense_features, embeddings).cpu()
-            for k, row in enumerate(films.rows):
-                mask = dataset.mask(row, concept)
-                hits[:, start + k] = points_into(maps[k], mask, frame_of(encoder))
-                bar.update()
-    return hits

@@ -5,7 +5,7 @@ random words of the text tower's vocabulary. A method that lies inside a floor's
 nothing; a column whose supervised reference lies inside it cannot show anything.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -17,12 +17,9 @@ from rctpl_utils.datasets.questions import QUESTIONS
 from rctpl_utils.datasets.splits import open_split
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.encoders.features import image_features
-from rctpl_utils.evaluation.ablations import pointing_hits
-from rctpl_utils.evaluation.bootstrap_samples import Draws
-from rctpl_utils.evaluation.classification import Classification
-from rctpl_utils.evaluation.grounding import GROUNDING_DATASETS, Grounding
-from rctpl_utils.evaluation.metrics import macro_auc, named_interval
-from rctpl_utils.evaluation.table1 import SPLITS
+from rctpl_utils.evaluation.grounding import GROUNDING_DATASETS, Grounding, pointing_of
+from rctpl_utils.evaluation.metrics import macro_auc, tidy_row
+from rctpl_utils.evaluation.table1 import SPLITS, Classification
 from rctpl_utils.prompts.zero_shot import score_images
 from rctpl_utils.scoring import ClassEmbeddings
 from rctpl_utils.workspace import Workspace
@@ -52,7 +49,15 @@ def random_words(encoder: Encoder, draws: int, classes: int, generator: torch.Ge
     return torch.cat(parts).unflatten(0, (draws, classes))
 
 
-DRAW = {VECTORS: random_vectors, WORDS: random_words}
+def _drawn(
+    workspace: Workspace, encoders: Sequence[Encoder], kind: str, classes: int
+) -> Iterator[tuple[Encoder, Tensor]]:
+    """Each encoder once, with its share of the draws, (share, classes, d)."""
+    draw = {VECTORS: random_vectors, WORDS: random_words}[kind]
+    distinct = list(dict.fromkeys(encoders))
+    share = -(-(workspace.profile.bootstrap // RESAMPLES_A_DRAW + 1) // len(distinct))
+    for k, encoder in enumerate(distinct):
+        yield encoder, draw(encoder, share, classes, torch.Generator().manual_seed(k))
 
 
 def auc_floor(
@@ -63,28 +68,14 @@ def auc_floor(
     opened = [open_split(workspace, question.dataset, split) for split in SPLITS]
     labels, asked = question.labels(opened[0]), question.asked(opened[0])
     values = []
-    for encoder, share, generator in _shares(workspace, encoders):
+    for encoder, drawn in _drawn(workspace, encoders, kind, len(asked)):
         files = [image_features(encoder, each, workspace.features) for each in opened]
-        drawn = DRAW[kind](encoder, share, len(asked), generator)
-        for start in range(0, share, AT_ONCE):
+        for start in range(0, len(drawn), AT_ONCE):
             part = {k: ClassEmbeddings(e, e) for k, e in enumerate(drawn[start : start + AT_ONCE])}
             test, validation = (score_images(file, part).values() for file in files)
             for scores, held_out in zip(test, validation, strict=True):
                 values.append(macro_auc(labels, question.scores(scores.both, held_out.both)))
     return np.array(values)
-
-
-def pointing_floor(
-    workspace: Workspace, encoders: Sequence[Encoder], name: str, concept: str, kind: str
-) -> np.ndarray:
-    """The pointing game of random class embeddings on a data set's test films: (D,)."""
-    dataset = open_split(workspace, name, "test")
-    values = []
-    for encoder, share, generator in _shares(workspace, encoders):
-        file = image_features(encoder, dataset, workspace.features)
-        drawn = DRAW[kind](encoder, share, 1, generator)[:, 0]
-        values.append(pointing_hits(encoder, dataset, file, concept, drawn).mean(axis=1))
-    return np.concatenate(values)
 
 
 def with_auc_floor(
@@ -93,46 +84,41 @@ def with_auc_floor(
     """A data set's outcome with the floors as rows: mean AUC and the range of 95 % of the draws."""
     column, films = outcome.rows[["dataset", "n"]].iloc[0]
     found = {kind: auc_floor(workspace, encoders, column, kind) for kind in KINDS}
-    rows, draws = _rows(column, "auc", found, encoders, films)
-    rows = pd.concat([outcome.rows, rows], ignore_index=True)
-    return replace(outcome, rows=rows, draws=outcome.draws | draws)
+    return _with_rows(outcome, column, "auc", found, seeds=len(set(encoders)), n=films)
 
 
 def with_pointing_floor(
     workspace: Workspace, encoders: Sequence[Encoder], outcome: Grounding
 ) -> Grounding:
-    """A data set's outcome with the floors of its pointing game as rows."""
+    """A data set's outcome with the floors of its pointing game on test films as rows."""
     name = outcome.rows["dataset"].iloc[0]
     concept, _ = GROUNDING_DATASETS[name]
-    found = {kind: pointing_floor(workspace, encoders, name, concept, kind) for kind in KINDS}
-    rows, draws = _rows(name, "pointing_game", found, encoders, len(outcome.films))
-    rows = pd.concat([outcome.rows, rows.assign(native=True)], ignore_index=True)
-    return replace(outcome, rows=rows, draws=outcome.draws | draws)
+    dataset, found = open_split(workspace, name, "test"), {}
+    for kind in KINDS:
+        shares = [
+            pointing_of(
+                encoder, dataset, image_features(encoder, dataset, workspace.features), concept,
+                drawn[:, 0],
+            ).mean(axis=1)
+            for encoder, drawn in _drawn(workspace, encoders, kind, 1)
+        ]  # fmt: skip
+        found[kind] = np.concatenate(shares)
+    count = {"seeds": len(set(encoders)), "n": len(outcome.films), "native": True}
+    return _with_rows(outcome, name, "pointing_game", found, **count)
 
 
-def _rows(
+def _with_rows(
+    outcome: Classification | Grounding,
     dataset: str,
     metric: str,
     found: Mapping[str, np.ndarray],
-    encoders: Sequence[Encoder],
-    films: int,
-) -> tuple[pd.DataFrame, Draws]:
-    rows, draws = [], {}
-    for kind, values in found.items():
-        series = np.r_[values.mean(), values][None]  # its interval is the floor's range
-        about = {"dataset": dataset, "method": kind, "metric": metric}
-        count = {"seeds": len(dict.fromkeys(encoders)), "n": films}
-        rows.append({**about, **named_interval(series), **count})
-        draws[dataset, kind, metric] = series
-    return pd.DataFrame(rows), draws
-
-
-def _shares(
-    workspace: Workspace, encoders: Sequence[Encoder]
-) -> list[tuple[Encoder, int, torch.Generator]]:
-    distinct = list(dict.fromkeys(encoders))
-    draws = workspace.profile.bootstrap // RESAMPLES_A_DRAW + 1
-    share = -(-draws // len(distinct))
-    return [
-        (encoder, share, torch.Generator().manual_seed(k)) for k, encoder in enumerate(distinct)
-    ]
+    **more: object,
+) -> Classification | Grounding:
+    """The draws of each kind as a series: its interval is the floor's range."""
+    draws = {
+        (dataset, kind, metric): np.r_[values.mean(), values][None]
+        for kind, values in found.items()
+    }
+    rows = pd.DataFrame([tidy_row(key, series) | more for key, series in draws.items()])
+    rows = pd.concat([outcome.rows, rows], ignore_index=True)
+    return replace(outcome, rows=rows, draws=outcome.draws | draws)

@@ -1,9 +1,7 @@
-"""Grounding metrics of one film (paper 4.1.4): pointing game, Dice, precision and recall.
+"""Heat maps, their scales and peaks, and the grounding metrics of one film (paper 4.1.4, 4.2.2).
 
 A heat map is float (H, W) in [0, 1], a mask bool (H, W), both at the film's native size.
 """
-
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -14,25 +12,41 @@ from rctpl_utils.encoders.frame import Frame, on_film, on_square
 # Dice and pixel counts are known at these thresholds: region = heat >= threshold.
 THRESHOLDS = np.linspace(0.02, 0.98, 49)
 IOU = 0.1  # a region and a lesion match from this overlap on (MedKLIP, Wu et al. 2023)
+# The fixed scale of cosines: quantiles over the cells of validation films, all concepts together.
+SCALE_ENDS = (0.5, 0.999)
 
 
-class PixelCounts(NamedTuple):
-    """Pixels at every threshold, three int64 (T,)."""
-
-    hit: np.ndarray
-    false: np.ndarray
-    missed: np.ndarray
-
-
-def pointing_hit(heat: np.ndarray, mask: np.ndarray) -> bool:
-    """The pointing game (Zhang et al. 2018): whether a maximal pixel lies inside the mask; of
-    several, one is enough. A constant map points nowhere: a miss.
+def stretch(maps: Tensor) -> Tensor:
+    """Each map, (n, H, W), to [0, 1] by its own ends, a constant one to zero: one threshold serves
+    a data set, but a weak map looks sure.
     """
-    return bool(pointing_hits(heat[None], mask)[0])
+    low, high = (end(dim=(1, 2), keepdim=True) for end in (maps.amin, maps.amax))
+    # in place, since films are large; a constant map is zero before it is divided
+    return (maps - low).div_((high - low).clamp_min(1e-12))
+
+
+def scale_of(cosines: np.ndarray) -> tuple[float, float]:
+    """The ends of a fixed scale, on which a weak map looks weak, from validation films' cosines."""
+    low, high = np.quantile(cosines, SCALE_ENDS)
+    return float(low), float(high)
+
+
+def on_scale(maps: Tensor, scale: tuple[float, float]) -> Tensor:
+    """Maps of cosines with `scale` at 0 and 1; values beyond it stay beyond."""
+    low, high = scale
+    return (maps - low) / max(high - low, 1e-12)
+
+
+def peak(heat: np.ndarray) -> tuple[int, int]:
+    """Row and column of the highest pixel; of several, the first in scan order."""
+    row, column = np.unravel_index(np.argmax(heat), heat.shape)
+    return int(row), int(column)
 
 
 def pointing_hits(heats: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """`pointing_hit` of n maps of one film, (n, H, W): (n,) bool."""
+    """The pointing game (Zhang et al. 2018) of n maps of one film, (n, H, W): whether a maximal
+    pixel lies inside the mask, (n,) bool; of several, one is enough. A constant map points nowhere.
+    """
     flat = heats.reshape(len(heats), -1)
     highest = flat.max(axis=1)
     inside = flat[:, np.flatnonzero(mask)].max(axis=1, initial=-np.inf)
@@ -46,9 +60,7 @@ def points_into(maps: Tensor, mask: np.ndarray, frame: Frame | None) -> np.ndarr
 
 
 def pixel_counts(heats: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Hit, false and missed pixels of n maps (n, H, W) of one film at every threshold, in one pass:
-    (n, 3, T) int64, each film's part as `PixelCounts`.
-    """
+    """Hit, false and missed pixels of n maps (n, H, W) of a film at every threshold: (n, 3, T)."""
     bins = len(THRESHOLDS) + 1
     places = levels(heats).reshape(len(heats), -1) + np.uint8(bins) * mask.ravel()  # below 100
     counts = np.stack([np.bincount(each, minlength=2 * bins) for each in places])
@@ -60,8 +72,7 @@ def pixel_counts(heats: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 def levels(heats: np.ndarray) -> np.ndarray:
     """How many of `THRESHOLDS` each pixel reaches: uint8, in any shape. They are multiples of the
-    first, so a quotient tells; only pixels so close to one that rounding could decide are looked
-    up.
+    first, so a quotient tells; only pixels very close to one are looked up.
     """
     low, high = (
         (heats * np.asarray(slack / THRESHOLDS[0], heats.dtype)).astype(np.uint8)
@@ -72,28 +83,22 @@ def levels(heats: np.ndarray) -> np.ndarray:
     return low
 
 
-def dice(counts: PixelCounts) -> np.ndarray:
-    """2 |A n B| / (|A| + |B|) at every threshold; two empty regions agree: 1."""
-    total = 2 * counts.hit + counts.false + counts.missed
-    return np.divide(2 * counts.hit, total, out=np.ones(len(total)), where=total > 0)
+def dice(counts: np.ndarray) -> np.ndarray:
+    """2 |A n B| / (|A| + |B|) of `pixel_counts`, (..., 3, T) to (..., T); two empty regions: 1."""
+    hit, false, missed = np.moveaxis(counts, -2, 0)
+    total = 2 * hit + false + missed
+    return np.divide(2 * hit, total, out=np.ones(total.shape), where=total > 0)
 
 
-class Lesions(NamedTuple):
-    """A mask's lesions, labeled once for all predictions on its film: flat pixel numbers (m,),
-    their lesions from 0 (m,), the lesions' sizes (K,).
+class Lesions:
+    """A mask's lesions (8-connected), labeled once for all predictions on its film: flat `pixels`,
+    each one's lesion in `numbers`, from 0, and the lesions' `areas`.
     """
 
-    pixels: np.ndarray
-    numbers: np.ndarray
-    areas: np.ndarray
-
-    @classmethod
-    def of(cls, mask: np.ndarray) -> "Lesions":
-        """The 8-connected components of a mask (H, W)."""
-        labels, _ = components(mask)
-        pixels = np.flatnonzero(mask)
-        numbers = labels.ravel()[pixels] - 1
-        return cls(pixels, numbers, np.bincount(numbers))
+    def __init__(self, mask: np.ndarray) -> None:
+        self.pixels = np.flatnonzero(mask)
+        self.numbers = components(mask)[0].ravel()[self.pixels] - 1
+        self.areas = np.bincount(self.numbers)
 
 
 def components(region: np.ndarray) -> tuple[np.ndarray, int]:
@@ -105,9 +110,8 @@ def components(region: np.ndarray) -> tuple[np.ndarray, int]:
 def region_counts(
     region: np.ndarray, lesions: Lesions, iou: float = IOU
 ) -> tuple[int, int, int, int]:
-    """How many regions (8-connected components of a prediction) are right and wrong, how many
-    lesions found and missed: right, or found, is what overlaps one of the other kind with
-    intersection over union >= `iou`.
+    """How many regions (8-connected) are right and wrong, how many lesions found and missed: those
+    that overlap one of the other kind with intersection over union >= `iou` are right, or found.
     """
     labels, predicted = components(region)
     labels, drawn = labels.ravel(), len(lesions.areas)

@@ -16,17 +16,13 @@ FEW = 10  # resamples in a tail below which counting them is too coarse
 def patient_weights(
     patients: pd.Series, resamples: int, generator: np.random.Generator | None = None
 ) -> np.ndarray:
-    """How often each image is drawn when patients are drawn with replacement, by default from one
-    generator, so that methods meet the same resamples.
-
-    (1 + resamples, n) float32 in Fortran order, an image's weights side by side for `weighted_auc`.
-    The first row is the sample itself, all ones.
+    """How often each image is drawn when patients are drawn with replacement, by default the same
+    for all methods: (1 + resamples, n) float32 in Fortran order, first the sample itself, all ones.
     """
-    generator = np.random.default_rng(BOOTSTRAP_SEED) if generator is None else generator
+    generator = generator or np.random.default_rng(BOOTSTRAP_SEED)
     codes, unique = pd.factorize(patients)
-    counts = generator.multinomial(
-        len(unique), np.full(len(unique), 1 / len(unique)), size=resamples
-    )
+    count = len(unique)
+    counts = generator.multinomial(count, np.full(count, 1 / count), size=resamples)
     weights = np.ones((1 + resamples, len(codes)), np.float32, order="F")
     weights[1:] = counts[:, codes]
     return weights
@@ -38,44 +34,34 @@ def resampled_means(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def weighted_auc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The area under the ROC curve of one class in every resample; ties count one half: (R,), NaN
-    where a resample lacks one of the two labels.
-
-    Labels (n,), 1 or 0, NaN where unknown (left out); scores (n,); weights (R, n), fastest in
-    Fortran order; sums of whole numbers are exact.
+    """The area under the ROC curve of one class in every resample, ties one half: (R,), NaN where
+    one lacks a label. Labels (n,), 1, 0 or NaN (left out); scores (n,); weights (R, n).
     """
     positives, negatives = (np.flatnonzero(labels == value) for value in (1, 0))
     steps, own = np.unique(scores[positives], return_inverse=True)  # K distinct scores
     # A negative is below all steps from `last` on and level with one in between, if there is any:
     # one half from `first` on, the other half from `last` on.
     first, last = (np.searchsorted(steps, scores[negatives], side=s) for s in ("left", "right"))
-    size = len(steps) + 1  # the last place is for negatives above all steps
-    positive = _summed(own, positives, 1, size, weights)
-    halves = np.r_[first, last], np.r_[negatives, negatives]
-    below = np.cumsum(_summed(*halves, 0.5, size, weights), axis=0, dtype=np.float64)
+
+    def summed(places: np.ndarray, images: np.ndarray, share: float) -> np.ndarray:
+        """A share of images' weights, summed by place: (K + 1, R), last what is above all steps."""
+        shares = np.full(len(places), share, weights.dtype)
+        shape = (len(steps) + 1, weights.shape[1])
+        return csr_array((shares, (places, images)), shape=shape) @ weights.T
+
+    positive = summed(own, positives, 1)
+    halves = summed(np.r_[first, last], np.r_[negatives, negatives], 0.5)
+    below = np.cumsum(halves, axis=0, dtype=np.float64)
     wins = np.einsum("kr,kr->r", positive, below)
     pairs = positive.sum(axis=0, dtype=np.float64) * below[-1]
     return np.divide(wins, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
 
 
-def _summed(
-    places: np.ndarray, images: np.ndarray, share: float, size: int, weights: np.ndarray
-) -> np.ndarray:
-    """A share of each image's weights, summed by place: (size, R); one pass over the weights."""
-    shares = np.full(len(places), share, weights.dtype)
-    shape = (size, weights.shape[1])
-    return csr_array((shares, (places, images)), shape=shape) @ weights.T
-
-
 def macro_auc(labels: np.ndarray, scores: np.ndarray) -> float:
     """The mean AUC of the classes that have both labels, (n, L) each; a look, without interval."""
     ones = np.ones((1, len(scores)), np.float32)
-    values = [
-        weighted_auc(own, scored, ones)[0]
-        for own, scored in zip(labels.T, scores.T, strict=True)
-        if scorable(own)
-    ]
-    return float(np.mean(values))
+    pairs = zip(labels.T, scores.T, strict=True)
+    return float(np.mean([weighted_auc(*each, ones)[0] for each in pairs if scorable(each[0])]))
 
 
 def macro_aucs(
@@ -88,8 +74,8 @@ def macro_aucs(
 def weighted_accuracy(
     labels: np.ndarray, scores: np.ndarray, threshold: float | np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
-    """The share of images on the right side of a threshold in every resample, (R,), or (R, L) for L
-    classes in one product: labels and scores (n,) or (n, L), threshold (L,). NaN is left out.
+    """The share of known labels on the right side of a threshold in every resample: (R,), or (R,
+    L).
     """
     known = ~np.isnan(labels)
     right = ((scores >= threshold) == (labels == 1)) & known
@@ -97,10 +83,8 @@ def weighted_accuracy(
 
 
 def best_f1_threshold(labels: np.ndarray, scores: np.ndarray) -> float:
-    """The threshold with the best F1, MedKLIP's rule; on a test set it is an oracle.
-
-    Every score is tried; of equally good ones the lowest is taken. F1 comes from precision and
-    recall, as in MedKLIP's test script, so that rounding decides ties as there. ValueError: no
+    """The score, the lowest of equals, with the best F1; on a test set an oracle. As in MedKLIP's
+    test script F1 comes from precision and recall: rounding decides ties as there. ValueError: no
     positive label.
     """
     known = ~np.isnan(labels)
@@ -129,17 +113,16 @@ def interval(
     """(value, low, high) of a metric: 95 percent, over patients and, with several runs, seeds.
 
     With K > 1 runs the value is their mean in the sample. Its variance over resampled patients is
-    V, and seeds add S^2 / K, S the runs' deviation, known with K - 1 degrees of freedom. The half
-    width is sqrt(z^2 V + t^2 S^2 / K), z the normal's quantile and t Student's (Howe, JASA 69,
+    V, taken as known; seeds add S^2 / K, S the runs' deviation, with K - 1 degrees of freedom. The
+    half width is sqrt(z^2 V + t^2 S^2 / K), z the normal's quantile and t Student's (Howe, JASA 69,
     1974; Zou and Donner, Statistics in Medicine 27, 2008): exact where either dominates, wider than
     needed between. Satterthwaite's degrees of freedom (1946) would not do: with three seeds and
     patients that bring a tenth of the variance, 1.6 percent of true null hypotheses get p < 0.001;
-    a percentile bootstrap over three seeds covers 74 percent where seeds dominate. V is taken as
-    known: of some hundred patients, it almost is. One run: the percentile bootstrap over patients.
+    a percentile bootstrap over three seeds covers 74 percent where seeds dominate. One run: the
+    percentile bootstrap over patients.
 
-    `series`: (1 + R,) of one run, or (K, 1 + R), in the sample, then in every resample (the same
-    patients for all runs), not finite ones left out; `within`: what the metric can be, None for
-    differences.
+    `series`: (1 + R,) or (K, 1 + R), in the sample, then in every resample (the same patients for
+    all runs); `within`: what the metric can be, None for differences.
     """
     series = np.atleast_2d(series)
     if len(series) == 1:
@@ -154,9 +137,7 @@ def interval(
 
 
 def variances(series: np.ndarray) -> tuple[float, float, float]:
-    """Of (K, 1 + R), K > 1 runs: their mean in the sample, and its variance over patients and over
-    seeds; resamples that are not finite in all runs are left out.
-    """
+    """Of (K, 1 + R), K > 1: the mean in the sample, its variance over patients and over seeds."""
     runs, resampled = series[:, 0], series[:, 1:].mean(axis=0)
     resampled = resampled[np.isfinite(resampled)]
     patients = resampled.var(ddof=1) if len(resampled) > 1 else 0.0
@@ -176,27 +157,48 @@ def named_interval(
     return dict(zip(("value", "ci_low", "ci_high"), interval(series, within), strict=True))
 
 
+def tidy_row(
+    key: tuple[str, str, str],
+    series: np.ndarray,
+    within: tuple[float, float] | None = (0, 1),
+    **more: object,
+) -> dict[str, object]:
+    """A row of a table: dataset, method, metric of `key`, the interval of (K, 1 + R), seeds (K)."""
+    about = dict(zip(("dataset", "method", "metric"), key, strict=True))
+    return {**about, **named_interval(series, within), "seeds": len(series), **more}
+
+
+def paired_test(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
+    """`first` minus `second`, run by run on the same resamples: its interval and p-value."""
+    difference = first - second
+    return {**named_interval(difference, None), "p_value": paired_p_value(difference)}
+
+
 def paired_p_value(differences: np.ndarray) -> float:
-    """Two-sided p-value of "the difference is zero", A minus B seed by seed and on the same
-    resamples (Efron and Tibshirani 1993, chapter 16); see `tail_p_value`.
-    """
+    """Two-sided p-value of "the difference is zero" (Efron and Tibshirani 1993, chapter 16)."""
     return min(tail_p_value(differences), tail_p_value(-differences))
 
 
 def tail_p_value(differences: np.ndarray) -> float:
     """Doubled one-sided p-value of "the difference is not above zero"; (1 + R,) or (K, 1 + R).
 
-    Several runs: the level at which `interval` would just reach zero. One run: finite resamples at
-    or below zero are counted where there are at least ten. A thousand cannot tell 0.002 from less,
-    too coarse for many comparisons: where fewer lie there, the tail of a normal distribution with
-    the resamples' mean and deviation takes over (Efron and Tibshirani 1993, chapter 13), if
-    smaller; without any spread they are counted likewise.
+    Several runs: the level, not below 1e-100, at which `interval` would just reach zero. One run:
+    resamples at or below zero are counted where there are at least ten. A thousand cannot tell
+    0.002 from less, too coarse for many comparisons: where fewer lie there, the tail of a normal
+    distribution with the resamples' mean and deviation takes over (Efron and Tibshirani 1993,
+    chapter 13), if smaller and if they have any spread.
     """
     differences = np.atleast_2d(differences)
     if len(differences) > 1:
         value, patients, seeds = variances(differences)
+
+        def beyond(exponent: float) -> float:
+            return _reach(10**exponent, patients, seeds, len(differences)) - value
+
         if patients + seeds > 1e-24:  # equal differences differ by rounding only
-            return _two_sided(value, patients, seeds, len(differences)) if value > 0 else 1.0
+            if value <= 0:
+                return 1.0
+            return 10 ** brentq(beyond, -100, 0) if beyond(-100) > 0 else 1e-100
     resampled = differences[:, 1:].mean(axis=0)
     resampled = resampled[np.isfinite(resampled)]
     crossing = int((resampled <= 0).sum())
@@ -205,15 +207,6 @@ def tail_p_value(differences: np.ndarray) -> float:
     if crossing >= FEW or spread < 1e-12:  # equal resamples differ by rounding only
         return counted
     return float(min(counted, 2 * norm.sf(resampled.mean() / spread)))
-
-
-def _two_sided(value: float, patients: float, seeds: float, runs: int) -> float:
-    """The level of the interval that just reaches from `value` to zero; not below 1e-100."""
-
-    def beyond(exponent: float) -> float:
-        return _reach(10**exponent, patients, seeds, runs) - value
-
-    return 10 ** brentq(beyond, -100, 0) if beyond(-100) > 0 else 1e-100
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:

@@ -1,12 +1,19 @@
-"""Tidy result rows, and the tables made from them: CSV, Markdown and LaTeX."""
+"""Tidy result rows, the tables made from them (CSV, Markdown, LaTeX), and the draws behind them.
+
+Draws are kept so that claims are tested on the very resamples behind the tables. A series belongs
+to (dataset, method, metric): for each of K runs (seeds) the value in the sample, then one a
+resample. All methods and runs meet the same resampled patients, run k of each stands on encoder k:
+differences are paired. A method with one run meets every run of another.
+"""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from rctpl_utils.datasets.questions import QUESTIONS
+from rctpl_utils.errors import InputError
 from rctpl_utils.files import atomic_path, write_text
 from rctpl_utils.workspace import PACKAGE_DATA, Workspace
 
@@ -17,14 +24,15 @@ BASELINES = (
     "ConVIRT", "GLoRIA", "MedCLIP-ViT", "BioViL", "CheXzero", "MedKLIP", "MedPrompt-ViT", "MeDSLIP",
 )  # fmt: skip
 NOT_RUN = "not run"
+Key = tuple[str, str, str]  # dataset, method, metric
+Draws = dict[Key, np.ndarray]  # (K, 1 + R) each
 FLOORS_NOTE = "Floors: mean and the range of 95 % of at least 200 random draws."
 
 
 def stacked(parts: Iterable[pd.DataFrame]) -> pd.DataFrame:
     """Rows of several data sets below each other; of none, an empty table of results."""
-    empty = pd.DataFrame(columns=[name for name in COLUMNS if name != "reported"])
-    parts = list(parts)
-    return pd.concat(parts, ignore_index=True) if parts else empty
+    parts = list(parts) or [pd.DataFrame(columns=list(COLUMNS[:-1]))]
+    return pd.concat(parts, ignore_index=True)
 
 
 def data_note(workspace: Workspace) -> str:
@@ -37,19 +45,18 @@ def data_note(workspace: Workspace) -> str:
 def intervals_note(workspace: Workspace) -> str:
     """One sentence that says what the intervals hold (see `metrics.interval`)."""
     rule = "95 % intervals: t on seed means combined with the variance over resampled patients"
-    if workspace.profile.simulated:
-        return f"{rule}; seed k has its own encoder."
-    return f"{rule}; all seeds share the encoder."
+    whose = "seed k has its own" if workspace.profile.simulated else "all seeds share the"
+    return f"{rule}; {whose} encoder."
 
 
 def table_note(workspace: Workspace) -> str:
     """`data_note`, the rule of the intervals, and what baselines that this run trained are."""
-    if workspace.profile.baselines is None:
-        return f"{data_note(workspace)} {intervals_note(workspace)}"
-    return (
-        f"{data_note(workspace)} {intervals_note(workspace)} The baselines' rows are miniatures, "
-        "trained on the stand-in's frozen lower layers under one budget (notebook 04b)."
+    miniatures = (
+        " The baselines' rows are miniatures, trained on the stand-in's frozen lower layers under "
+        "one budget (notebook 04b)."
     )
+    note = f"{data_note(workspace)} {intervals_note(workspace)}"
+    return note if workspace.profile.baselines is None else note + miniatures
 
 
 def write_csv(path: str | Path, rows: pd.DataFrame) -> Path:
@@ -59,10 +66,30 @@ def write_csv(path: str | Path, rows: pd.DataFrame) -> Path:
     return Path(path)
 
 
+def save_draws(folder: Path, name: str, draws: Mapping[Key, np.ndarray]) -> Path:
+    """Write `folder/<name>_draws.parquet`, one row a series."""
+    rows = [
+        (*key, np.atleast_2d(np.asarray(series, np.float64)).tolist())
+        for key, series in draws.items()
+    ]
+    path = folder / f"{name}_draws.parquet"
+    with atomic_path(path) as temporary:
+        frame = pd.DataFrame(rows, columns=["dataset", "method", "metric", "draws"])
+        frame.to_parquet(temporary, index=False)
+    return path
+
+
+def load_draws(folder: Path, name: str) -> Draws:
+    """Read what `save_draws` wrote; InputError: the notebook that makes the file has not run."""
+    path = folder / f"{name}_draws.parquet"
+    if not path.exists():
+        raise InputError("no results there", "Run the notebooks before this one first.", file=path)
+    rows = pd.read_parquet(path).itertuples(index=False)
+    return {(row.dataset, row.method, row.metric): np.stack(row.draws) for row in rows}
+
+
 def reported_table1() -> pd.DataFrame:
-    """The paper's Table 1 as rows: dataset, method, metric, reported. Its ACC is MedKLIP's, at the
-    threshold with the best F1 on the test set: `acc_oracle`.
-    """
+    """The paper's Table 1: dataset, method, metric, reported; its ACC is MedKLIP's `acc_oracle`."""
     rows = _reported("table1_zero_shot_classification")
     cell = rows.pop("metric").str.rsplit("_", n=1, expand=True)
     rows = rows.assign(dataset=cell[0], metric=cell[1].replace({"acc": "acc_oracle"}))
@@ -72,21 +99,17 @@ def reported_table1() -> pd.DataFrame:
 
 
 def reported_grounding() -> pd.DataFrame:
-    """The paper's Tables 2 to 4 as rows: dataset, method, metric, reported. Its recall and
-    precision are detection's ("region"), its Dice is the maximal one ("oracle").
-    """
+    """Its Tables 2 to 4; recall and precision are detection's ("region"), Dice the maximal one."""
     metrics = {"recall": "region_recall", "precision": "region_precision", "dice": "dice_oracle"}
     parts = [
-        _reported(f"table{number}_grounding_{file}").assign(dataset=dataset)
-        for number, file, dataset in (
-            (2, "rsna", "rsna"), (3, "siim", "siim"), (4, "covid_rural", "covid-rural"),
-        )
-    ]  # fmt: skip
+        _reported(f"table{number}_grounding_{name.replace('-', '_')}").assign(dataset=name)
+        for number, name in enumerate(("rsna", "siim", "covid-rural"), start=2)
+    ]
     return pd.concat(parts, ignore_index=True).replace({"metric": metrics})
 
 
 def reported_retrieval() -> pd.DataFrame:
-    """The paper's Table 5 as rows: dataset, method, metric (precision_at_K), reported."""
+    """Its Table 5."""
     rows = _reported("table5_retrieval_chexpert5x200").assign(dataset="chexpert5x200")
     rows["metric"] = rows["metric"].str.replace("p_at_", "precision_at_")
     return rows
@@ -98,17 +121,15 @@ def _reported(name: str) -> pd.DataFrame:
 
 
 def with_absent(rows: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:
-    """Add what was not run: empty rows of the absent `names`, as many as one data set that is there
-    has.
-    """
+    """Add empty rows of the absent `names`, as many as one data set that is there has."""
     kinds = rows[["method", "metric", *({"native"} & set(rows.columns))]].drop_duplicates()
     parts = [rows, *(kinds.assign(dataset=name) for name in names)]
     return pd.concat(parts, ignore_index=True) if len(parts) > 1 else rows
 
 
 def with_reported(rows: pd.DataFrame, reported: pd.DataFrame) -> pd.DataFrame:
-    """Put the paper's numbers beside ours, shown, never compared as a rerun: they are on real data
-    with real weights. What we did not run stays, with empty values.
+    """Put the paper's numbers, on real data with real weights, beside ours; what we did not run
+    stays.
     """
     joined = rows.merge(reported, on=["dataset", "method", "metric"], how="outer", sort=False)
     order = {name: k for k, name in enumerate(dict.fromkeys([*BASELINES, *rows["method"]]))}
@@ -124,9 +145,10 @@ def wide_table(rows: pd.DataFrame, reasons: Mapping[str, str] | None = None) -> 
     """One line a method: for each (dataset, metric) ours with its interval, then the reported one,
     of `with_reported`'s rows; `reasons` by method stand in empty cells instead of "not run".
     """
-    reasons = reasons or {}
     cells = [
-        reasons.get(row.method, NOT_RUN) if pd.isna(row.value) else _cell(row)
+        f"{row.value:.3f} [{row.ci_low:.3f}, {row.ci_high:.3f}]"
+        if pd.notna(row.value)
+        else (reasons or {}).get(row.method, NOT_RUN)
         for row in rows.itertuples()
     ]
     ours = rows.assign(cell=cells)
@@ -144,47 +166,31 @@ def wide_table(rows: pd.DataFrame, reasons: Mapping[str, str] | None = None) -> 
     return wide.reindex(columns=[c for c in columns if c in wide.columns]).fillna("")
 
 
-def _cell(row: NamedTuple) -> str:
-    return f"{row.value:.3f} [{row.ci_low:.3f}, {row.ci_high:.3f}]"
-
-
 def write_table(stem: Path, wide: pd.DataFrame, caption: str) -> list[Path]:
     """Write `stem.md` and `stem.tex` with a caption that says what the numbers are."""
     heads = [" ".join(filter(None, map(str, column))) for column in wide.columns]
-    lines = [
-        f"**{caption}**",
-        "",
-        "| method | " + " | ".join(heads) + " |",
-        "|---" * (1 + len(heads)) + "|",
-        *(
-            f"| {name} | " + " | ".join(map(str, cells)) + " |"
-            for name, *cells in wide.itertuples()
-        ),
-        "",
-    ]
+    rows = [list(map(str, row)) for row in wide.itertuples()]
+    head, *body = (f"| {' | '.join(cells)} |" for cells in [["method", *heads], *rows])
+    markdown = [f"**{caption}**", "", head, "|---" * (1 + len(heads)) + "|", *body, ""]
+    head, *body = (" & ".join(map(_escape, row)) + " \\\\" for row in [["Method", *heads], *rows])
     tex = [
         "\\begin{table}",
         f"\\caption{{{_escape(caption)}}}",
         "\\begin{tabular}{l" + "c" * len(heads) + "}",
         "\\hline",
-        " & ".join(["Method", *map(_escape, heads)]) + " \\\\",
+        head,
         "\\hline",
-        *(
-            " & ".join([_escape(name), *(_escape(str(cell)) for cell in cells)]) + " \\\\"
-            for name, *cells in wide.itertuples()
-        ),
+        *body,
         "\\hline",
         "\\end{tabular}",
         "\\end{table}",
         "",
     ]
     return [
-        write_text(stem.with_suffix(".md"), "\n".join(lines)),
-        write_text(stem.with_suffix(".tex"), "\n".join(tex)),
+        write_text(stem.with_suffix(suffix), "\n".join(lines))
+        for suffix, lines in ((".md", markdown), (".tex", tex))
     ]
 
 
 def _escape(text: str) -> str:
-    for symbol in "&%_#$":
-        text = text.replace(symbol, f"\\{symbol}")
-    return text
+    return text.translate({ord(symbol): f"\\{symbol}" for symbol in "&%_#$"})

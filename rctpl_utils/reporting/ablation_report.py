@@ -7,18 +7,18 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rctpl_utils.evaluation.ablation_arms import (
+from rctpl_utils.evaluation.ablations import (
+    CLASSIFIED,
     CLS_POOLED,
+    GROUNDED,
     KNOWLEDGE,
     LENGTHS,
     POOLING_REPORTS,
     REFERENCE,
     factors,
 )
-from rctpl_utils.evaluation.ablations import CLASSIFIED, GROUNDED
-from rctpl_utils.evaluation.bootstrap_samples import Draws, save_draws
 from rctpl_utils.evaluation.metrics import holm, named_interval, paired_p_value
-from rctpl_utils.evaluation.results import NOT_RUN, write_csv
+from rctpl_utils.evaluation.results import NOT_RUN, Draws, save_draws, write_csv
 from rctpl_utils.plots import COLUMN_WIDTH, TEXT, rule_lines, spread
 from rctpl_utils.reporting.common import ALPHA, finished
 from rctpl_utils.workspace import Workspace

@@ -7,8 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rctpl_utils.evaluation.grounding_metrics import pointing_hit
-from rctpl_utils.evaluation.heat_maps import peak
+from rctpl_utils.evaluation.grounding_metrics import peak, pointing_hits
 from rctpl_utils.evaluation.results import data_note
 from rctpl_utils.plots import REGION_COLOR, caption, save_figure
 from rctpl_utils.workspace import Workspace
@@ -72,7 +71,7 @@ def draw_map(axis: Axes, pixels: np.ndarray, heat: np.ndarray, mask: np.ndarray)
     down, across = peak(heat)
     axis.plot(
         across, down, "X", ms=5, mew=0.7, mec="white",
-        mfc="white" if pointing_hit(heat, mask) else "none",
+        mfc="white" if pointing_hits(heat[None], mask)[0] else "none",
     )  # fmt: skip
 
 

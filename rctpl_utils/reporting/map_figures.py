@@ -24,17 +24,16 @@ from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.encoders.features import IMAGE_BATCH, image_features
 from rctpl_utils.encoders.frame import cosine_maps, frame_of, on_film, on_square
 from rctpl_utils.encoders.gradcam import gradcam_maps
-from rctpl_utils.evaluation.grounding import GROUNDING_DATASETS, Grounding
-from rctpl_utils.evaluation.grounding_methods import Films, Grounder
-from rctpl_utils.evaluation.grounding_metrics import THRESHOLDS
-from rctpl_utils.evaluation.heat_maps import on_scale, peak, scale_of, stretch
-from rctpl_utils.evaluation.prompt_maps import DATASET, Boxed
-from rctpl_utils.evaluation.saliency_sanity import (
+from rctpl_utils.evaluation.grounding import GROUNDING_DATASETS, Films, Grounder, Grounding
+from rctpl_utils.evaluation.grounding_metrics import THRESHOLDS, on_scale, peak, scale_of, stretch
+from rctpl_utils.evaluation.prompt_maps import (
+    DATASET,
     NO_WORD,
     SAMPLE,
     SEEDS,
     SHUFFLED,
     UNCHANGED,
+    Boxed,
     Sanity,
 )
 from rctpl_utils.plots import COLUMN_WIDTH, MASK_COLOR, NAMES, TEXT, legend_above, spread

@@ -14,15 +14,17 @@ from rctpl_utils.datasets.images import read_image
 from rctpl_utils.evaluation.metrics import BOOTSTRAP_SEED
 from rctpl_utils.evaluation.results import wide_table
 from rctpl_utils.evaluation.retrieval import (
+    DATASET,
     RANKS,
     Retrieval,
+    Side,
+    equal_share,
     precisions,
     represent,
     standardized,
     top,
     unit,
 )
-from rctpl_utils.evaluation.retrieval_sides import DATASET, Side, equal_share
 from rctpl_utils.plots import COLUMN_WIDTH, TEXT
 from rctpl_utils.reporting.common import draw_film, finished
 from rctpl_utils.reporting.tables import IMAGE_TO_TEXT
