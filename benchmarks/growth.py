@@ -33,8 +33,7 @@ from rctpl_utils.profiles import PromptLearning
 from rctpl_utils.prompts.corpus_building import build_corpus
 from rctpl_utils.prompts.training import learn_prompts
 from rctpl_utils.run.execution import peak_memory
-from rctpl_utils.text.concepts.pipeline import build_splitter
-from rctpl_utils.text.concepts.spacy_extractor import SpacyExtractor
+from rctpl_utils.text.concepts.spacy_extractor import SpacyExtractor, build_splitter
 from rctpl_utils.text.knowledge import describe_triplets
 from rctpl_utils.text.reports import Report, with_enough_concepts
 from rctpl_utils.text.triplets import triplets_frame

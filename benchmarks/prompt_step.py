@@ -22,8 +22,7 @@ from transformers import BertConfig, BertModel, BertTokenizerFast
 from benchmarks.measuring import load_before, rate, table, verdict
 from rctpl_utils.encoders.base import freeze
 from rctpl_utils.encoders.text_tower import TextTower
-from rctpl_utils.prompts.corpus import TextBatch
-from rctpl_utils.prompts.training import BRANCHES, batch_losses, embed_classes
+from rctpl_utils.prompts.training import BRANCHES, TextBatch, batch_losses, embed_classes
 from rctpl_utils.scoring import TEXT_TEMPERATURE
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS, prompt_name
 

@@ -13,7 +13,7 @@ from benchmarks import __main__ as rates
 from benchmarks import measuring, prompt_step
 from benchmarks.measuring import Spread, rate, ratio, take_turns, verdict
 from rctpl_utils.profiles import PromptLearning
-from rctpl_utils.prompts.corpus import TextCorpus
+from rctpl_utils.prompts.training import TextCorpus
 from rctpl_utils.workspace import PROJECT
 
 

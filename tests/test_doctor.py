@@ -14,14 +14,14 @@ from released import medclip_shapes, write_base_model
 from tiny_world import CASES, edit, write, write_mimic
 
 from rctpl_utils.datasets import DATASETS, counts, official, present_datasets
-from rctpl_utils.datasets.counts import (
+from rctpl_utils.datasets.counts import shortfall
+from rctpl_utils.datasets.official import (
+    OFFICIAL,
     count,
     read_world,
     require_complete,
     require_complete_root,
-    shortfall,
-)  # fmt: skip
-from rctpl_utils.datasets.official import OFFICIAL
+)
 from rctpl_utils.datasets.openi import xrv_file
 from rctpl_utils.errors import InputError
 from rctpl_utils.run.doctor import RUNS, check_dataset, check_weights, examine, main

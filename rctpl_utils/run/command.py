@@ -94,8 +94,8 @@ def _open_workspace(options: Namespace) -> Workspace:
 
             check_encoder(workspace)
         if workspace.profile.world is None:
-            from rctpl_utils.datasets.availability import require_reports
-            from rctpl_utils.datasets.counts import require_complete_root
+            from rctpl_utils.datasets.official import require_complete_root
+            from rctpl_utils.datasets.splits import require_reports
 
             require_reports(workspace)
             require_complete_root(workspace.data_root, allow_partial=options.allow_partial)

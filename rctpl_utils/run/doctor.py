@@ -24,8 +24,7 @@ from tqdm import tqdm
 
 from rctpl_utils.datasets import DATASETS, ChestXrayDataset, open_dataset
 from rctpl_utils.datasets.chexpert import PER_CLASS
-from rctpl_utils.datasets.counts import count, read_world
-from rctpl_utils.datasets.official import OFFICIAL
+from rctpl_utils.datasets.official import OFFICIAL, count, read_world
 from rctpl_utils.encoders.checkpoint import weights_files
 from rctpl_utils.encoders.loading import check_checkpoint
 from rctpl_utils.errors import InputError
@@ -34,7 +33,7 @@ from rctpl_utils.given_files import child
 from rctpl_utils.options import command
 from rctpl_utils.profiles import PROFILES
 from rctpl_utils.run.schedule import find_notebooks, needs_of, number_of
-from rctpl_utils.text.concepts.summary import RADGRAPH_FILE
+from rctpl_utils.text.concepts.evaluation import RADGRAPH_FILE
 from rctpl_utils.text.sections import parse_sections
 from rctpl_utils.workspace import NOTEBOOKS, PACKAGE_DATA, choose_device
 

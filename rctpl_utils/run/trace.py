@@ -18,8 +18,8 @@ import pandas as pd
 from rctpl_utils.datasets.questions import QUESTIONS
 from rctpl_utils.datasets.splits import open_split
 from rctpl_utils.errors import InputError
-from rctpl_utils.evaluation.bootstrap_samples import load_draws
 from rctpl_utils.evaluation.grounding import GROUNDING_DATASETS
+from rctpl_utils.evaluation.results import load_draws
 from rctpl_utils.files import read_json, sha256_file
 from rctpl_utils.options import add_run_options, command
 from rctpl_utils.prompts.encode import run_command
