@@ -119,6 +119,8 @@ def test_what_is_missing_is_counted_and_named_and_leaves_the_rest(root, checkpoi
     for table in ("Table 1, RSNA", "Table 2, RSNA"):
         assert verdicts.pop(table) == "on a part of rsna (--allow-partial)"
     assert set(verdicts.values()) == {"yes"} and not diagnosis.sound
+    unweighed = replace(diagnosis, checkpoint=check_weights(None)).runnable()
+    assert ("06", "Table 2, RSNA", "not run: needs checkpoint") in unweighed
     names = ("rsna", "siim", "covid-rural", "chexpert5x200")
     assert present_datasets(names, root) == ("rsna", "covid-rural", "chexpert5x200")
 
