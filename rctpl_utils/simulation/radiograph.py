@@ -7,50 +7,39 @@ import cv2
 import numpy as np
 
 from rctpl_utils.errors import InputError
-from rctpl_utils.simulation import lungs, pleura, thorax
+from rctpl_utils.simulation import chest, lungs
 from rctpl_utils.simulation.anatomy import Anatomy
-from rctpl_utils.simulation.body import Body, compose
 from rctpl_utils.simulation.cases import Case, Lesion, Rng
+from rctpl_utils.simulation.ct import MU_WATER
 from rctpl_utils.simulation.scene import Scene, set_up
-from rctpl_utils.simulation.shapes import Effect
-from rctpl_utils.simulation.styles import develop, get_style
+from rctpl_utils.simulation.shapes import Effect, noise, strokes, vessel_tree
+from rctpl_utils.simulation.styles import Style, develop, get_style
 
-Painter = Callable[[Scene, Body, Lesion, Rng], Effect]
+Painter = Callable[[Scene, Lesion, Rng], Effect]
 
 PAINTERS: dict[str, Painter] = {
-    "Enlarged Cardiomediastinum": thorax.enlarged_mediastinum,
-    "Cardiomegaly": thorax.cardiomegaly,
+    "Enlarged Cardiomediastinum": chest.enlarged_mediastinum,
+    "Cardiomegaly": chest.cardiomegaly,
     "Lung Opacity": lungs.lung_opacity,
     "Lung Lesion": lungs.lung_lesion,
     "Edema": lungs.edema,
     "Consolidation": lungs.consolidation,
     "Pneumonia": lungs.pneumonia,
     "Atelectasis": lungs.atelectasis,
-    "Pneumothorax": pleura.pneumothorax,
-    "Pleural Effusion": pleura.pleural_effusion,
-    "Pleural Other": pleura.pleural_other,
-    "Fracture": thorax.fracture,
-    "Support Devices": thorax.support_devices,
+    "Pneumothorax": chest.pneumothorax,
+    "Pleural Effusion": chest.pleural_effusion,
+    "Pleural Other": chest.pleural_other,
+    "Fracture": chest.fracture,
+    "Support Devices": chest.support_devices,
     "Infiltration": lungs.infiltration,
     "Mass": lungs.mass,
     "Nodule": lungs.nodule,
     "Emphysema": lungs.emphysema,
     "Fibrosis": lungs.fibrosis,
-    "Pleural Thickening": pleura.pleural_thickening,
-    "Hernia": thorax.hernia,
+    "Pleural Thickening": chest.pleural_thickening,
+    "Hernia": chest.hernia,
     "COVID-19": lungs.covid,
 }
-
-
-def draw_distractors(scene: Scene, rng: Rng) -> np.ndarray:
-    """What many films show and no report counts: granulomas, scars, snaps; (H, W) attenuation."""
-    total = np.zeros((scene.size, scene.size), np.float32)
-    for chance, draw in ((0.15, lungs.granulomas), (0.15, lungs.old_scar)):
-        if rng.random() < chance:
-            total += draw(scene, rng)
-    if scene.anatomy.frontal[scene.pose] and rng.random() < 0.3:
-        total += thorax.electrodes(scene, rng)
-    return total
 
 
 _SMALLEST = 112  # pixels: smaller films are drawn at twice their size, then averaged
@@ -83,7 +72,9 @@ def render(case: Case, anatomy: Anatomy, size: int) -> Radiograph:
         return Radiograph(pixels, exposure.masks)
     small = cv2.resize(pixels, (size, size), interpolation=cv2.INTER_AREA)
     pixels = np.round(small * 255).astype(np.float32) / np.float32(255)
-    return Radiograph(pixels, {k: _halved(mask) for k, mask in exposure.masks.items()})
+    # a pixel belongs to a mask when a quarter of it does, so that thin lines survive
+    blocks = {k: mask.reshape(size, 2, size, 2) for k, mask in exposure.masks.items()}
+    return Radiograph(pixels, {k: block.any((1, 3)) for k, block in blocks.items()})
 
 
 def expose(case: Case, anatomy: Anatomy, size: int) -> Exposure:
@@ -95,29 +86,81 @@ def expose(case: Case, anatomy: Anatomy, size: int) -> Exposure:
     style = get_style(case.style)
     streams = np.random.default_rng(case.seed).spawn(4)
     scene = set_up(case, anatomy, style, size, streams[0])
-    body = compose(scene, style, streams[1])
-    patient = body.fixed + body.lung + draw_distractors(scene, streams[1])
-    attenuation = np.maximum(patient, 0)
-    change, masks = _add_lesions(case, scene, body, streams[2])
-    return Exposure(attenuation, np.maximum(change, -attenuation), masks)
-
-
-def _add_lesions(
-    case: Case, scene: Scene, body: Body, rng: Rng
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    change = np.zeros((scene.size, scene.size), np.float32)
-    masks: dict[str, np.ndarray] = {}
-    for lesion, stream in zip(case.lesions, rng.spawn(len(case.lesions)), strict=True):
+    patient = _habitus(scene, style, streams[1]) + _distractors(scene, streams[1])
+    attenuation, masks = np.maximum(patient, 0), {}
+    change = np.zeros(attenuation.shape, np.float32)
+    for lesion, rng in zip(case.lesions, streams[2].spawn(len(case.lesions)), strict=True):
         if lesion.concept not in PAINTERS:
             problem = f"the renderer cannot draw {lesion.concept!r}"
             raise InputError(problem, f"Choose one of: {', '.join(PAINTERS)}.")
-        drawn = PAINTERS[lesion.concept](scene, body, lesion, stream)
+        drawn = PAINTERS[lesion.concept](scene, lesion, rng)
         change += drawn.change
         masks[lesion.concept] = masks.get(lesion.concept, False) | drawn.mask
-    return change, masks
+    return Exposure(attenuation, np.maximum(change, -attenuation), masks)
 
 
-def _halved(mask: np.ndarray) -> np.ndarray:
-    """A mask at half size: a pixel belongs when a quarter of it does, so thin lines survive."""
-    side = mask.shape[0] // 2
-    return mask.reshape(side, 2, side, 2).sum((1, 3)) > 0
+def _habitus(scene: Scene, style: Style, rng: Rng) -> np.ndarray:
+    """This patient before any lesion, (H, W) attenuation; gives `scene` its lungs' content."""
+    scene.content, scene.vessels = _lung_content(scene, rng)
+    bone = rng.uniform(*style.bone)
+    tissue = {
+        "soft": np.exp(rng.normal(-0.1, 0.16)),
+        "abdomen": rng.uniform(0.85, 1.1),
+        "mediastinum": rng.uniform(0.85, 1.15),
+        "heart": 1.0,
+    }
+    skeleton = {
+        "ribs right": bone,
+        "ribs left": bone,
+        "shoulder": bone * rng.uniform(0.5, 0.9),
+        "axial": bone * rng.uniform(0.75, 1.0),
+    }
+    fixed = scene.mix(tissue) + scene.mix(skeleton) + _breasts(scene, rng)
+    fixed += chest.heart_change(scene, float(np.clip(rng.normal(1.0, 0.045), 0.9, 1.09)), rng)
+    return fixed + scene.content
+
+
+def _lung_content(scene: Scene, rng: Rng) -> tuple[np.ndarray, np.ndarray]:
+    """Parenchyma of varied density; the CT's vessels fade, random trees take over in part."""
+    lung = scene.channel("lung")
+    smooth = cv2.GaussianBlur(lung, (0, 0), scene.pixels(9))
+    own = (lung - smooth) * rng.uniform(0.7, 1.5)
+    path = scene.lungs["right"].path + scene.lungs["left"].path
+    uneven = 1 + 0.05 * noise(rng, scene.size, scene.size / 4)
+    tree = np.zeros_like(lung)
+    for side in scene.lungs.values():
+        fan = np.linspace(-1.25, 1.35, 6) + rng.normal(0, 0.15, 6)
+        angles = fan if side.outward > 0 else np.pi - fan
+        length, width = 0.2 * side.height, scene.pixels(rng.uniform(3.0, 4.6))
+        ink = strokes(scene.size, *vessel_tree(rng, side.hilum, angles, length, width))
+        tree += ink * MU_WATER * rng.uniform(4.5, 8.0)
+    vessels = own + tree * np.clip(path / 60, 0, 1) * rng.uniform(0.5, 1.1)
+    return smooth * rng.uniform(0.85, 1.2) * uneven + vessels, vessels
+
+
+def _breasts(scene: Scene, rng: Rng) -> np.ndarray:
+    """Breast or pectoral shadows of varied size over the lower lungs, (H, W) attenuation."""
+    total = np.zeros((scene.size, scene.size), np.float32)
+    size = rng.uniform(-12, 38)  # mm thickness; none in most men
+    if size <= 2:
+        return total
+    column, row = scene.coordinates()
+    for lung in scene.lungs.values():
+        center = lung.hilum[0] + lung.outward * lung.width * rng.uniform(0.45, 0.65)
+        middle = lung.hilum[1] + lung.height * rng.uniform(0.22, 0.4)
+        wide, tall = lung.width * rng.uniform(0.42, 0.55), lung.height * rng.uniform(0.2, 0.3)
+        below = np.where(row > middle, 1.0, 0.55)  # a sharp lower, a soft upper border
+        square = ((column - center) / wide) ** 2 + ((row - middle) / tall * below) ** 2
+        total += MU_WATER * 0.9 * size * np.sqrt(np.clip(1 - square, 0, 1))
+    return total
+
+
+def _distractors(scene: Scene, rng: Rng) -> np.ndarray:
+    """What many films show and no report counts: granulomas, scars, snaps; (H, W) attenuation."""
+    total = np.zeros((scene.size, scene.size), np.float32)
+    for draw in (lungs.granulomas, lungs.old_scar):
+        if rng.random() < 0.15:
+            total += draw(scene, rng)
+    if scene.anatomy.frontal[scene.pose] and rng.random() < 0.3:
+        total += chest.electrodes(scene, rng)
+    return total

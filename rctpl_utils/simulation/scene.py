@@ -28,7 +28,10 @@ def warp_grid(target: np.ndarray, source: np.ndarray) -> np.ndarray:
     affine = np.linalg.lstsq(_homogeneous(target), source, rcond=None)[0]  # (3, 2)
     straight = _homogeneous(nodes) @ affine  # (G, G, 2)
     rest = source - _homogeneous(target) @ affine  # (N, 2)
-    kernel = _matern(target, target) + np.diag(_landmark_noise(len(target)))
+    noise = np.full(PER_LUNG, _NOISE)
+    noise[2 : 1 + 2 * len(LEVELS) : 2] = _MEDIAL
+    noise[1 + 2 * len(LEVELS)] = _MEDIAL
+    kernel = _matern(target, target) + np.diag(np.resize(noise, len(target)))
     bend = _matern(nodes.reshape(-1, 2), target) @ np.linalg.solve(kernel, rest)
     bend = bend.reshape(nodes.shape)
     for share in (1.0, 0.8, 0.6, 0.4, 0.2):
@@ -61,13 +64,6 @@ def elastic(rng: Rng, strength: float) -> np.ndarray:
 
 def _homogeneous(points: np.ndarray) -> np.ndarray:
     return np.concatenate([points, np.ones((*points.shape[:-1], 1))], -1)
-
-
-def _landmark_noise(count: int) -> np.ndarray:
-    noise = np.full(PER_LUNG, _NOISE)
-    noise[2 : 1 + 2 * len(LEVELS) : 2] = _MEDIAL
-    noise[1 + 2 * len(LEVELS)] = _MEDIAL
-    return np.resize(noise, count)
 
 
 def _matern(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -113,6 +109,8 @@ class Scene:
     size: int  # side of the image in pixels
     grids: dict[str, np.ndarray]  # of each layer: where a pixel lies in the base map
     spacing: float  # mm a pixel in the plane of the lungs
+    content: np.ndarray | None = None  # (H, W) attenuation of the lungs' content, vessels included
+    vessels: np.ndarray | None = None  # its part that is vessels and fine structure
     lungs: dict[str, Lung] = field(init=False)
     _cache: dict[str, np.ndarray] = field(init=False, default_factory=dict)
 
@@ -162,14 +160,23 @@ class Scene:
         seen = np.asarray(self.anatomy.fields[self.pose, index], np.float32)
         mask = self.warp(seen, "lung") > 127
         mask[0, 0] |= not mask.any()  # a film cropped beyond one lung still has both entries
-        lobes = [n for n in LOBES if n.startswith(side)]
-        path = self.mix(dict.fromkeys(lobes, 1.0))
-        u, v, height, width = _lung_coordinates(mask, outward=-1 if side == "right" else 1)
-        rows = np.flatnonzero(mask.any(1))
-        row = rows[0] + 0.46 * height
+        path = self.mix({lobe: 1.0 for lobe in LOBES if lobe.startswith(side)})
+        line, rows = np.arange(self.size), np.flatnonzero(mask.any(1))
+        left = np.interp(line, rows, np.argmax(mask, 1)[rows])
+        right = np.interp(line, rows, (self.size - 1 - np.argmax(mask[:, ::-1], 1))[rows])
+        low = min(rows[0] + round(0.7 * (rows[-1] - rows[0])), self.size - 1)
+        inner = right if side == "right" else left
+        inner[low:] = inner[low]  # below, the dome would pull the mediastinal border outwards
+        wide = np.maximum(right - left, 1.0)
+        across = (line[None] - left[:, None]) / wide[:, None]
+        u = np.float32(1 - across if side == "right" else across)
+        tall = float(max(rows[-1] - rows[0], 1))
+        v = np.float32(np.broadcast_to(((line - rows[0]) / tall)[:, None], mask.shape))
+        row = rows[0] + 0.46 * tall
         inside = np.flatnonzero(mask[min(int(row), self.size - 1)])
         column = (inside[-1] if side == "right" else inside[0]) if inside.size else self.size / 2
-        return Lung(side, mask, path, u, v, (float(column), float(row)), height, width)
+        hilum = float(column), float(row)
+        return Lung(side, mask, path, u, v, hilum, tall, float(np.median(wide[rows])))
 
 
 def _layer_of(name: str) -> str:
@@ -178,40 +185,20 @@ def _layer_of(name: str) -> str:
     return "lung" if name == "lung" or name in LOBES else "body"
 
 
-def _lung_coordinates(
-    mask: np.ndarray, outward: int
-) -> tuple[np.ndarray, np.ndarray, float, float]:
-    """Relative position across (u) and along (v) the lung, with its height and width in pixels."""
-    size = mask.shape[0]
-    rows = np.flatnonzero(mask.any(1))
-    left = np.argmax(mask, 1)
-    right = size - 1 - np.argmax(mask[:, ::-1], 1)
-    line = np.arange(size)
-    left = np.interp(line, rows, left[rows])
-    right = np.interp(line, rows, right[rows])
-    low = min(rows[0] + round(0.7 * (rows[-1] - rows[0])), size - 1)
-    inner = left if outward > 0 else right
-    inner[low:] = inner[low]  # below, the dome would pull the mediastinal border outwards
-    wide = np.maximum(right - left, 1.0)
-    across = (line[None] - left[:, None]) / wide[:, None]
-    u = across if outward > 0 else 1 - across
-    tall = float(max(rows[-1] - rows[0], 1))
-    v = np.broadcast_to(((line - rows[0]) / tall)[:, None], mask.shape)
-    return u.astype(np.float32), v.astype(np.float32), tall, float(np.median(wide[rows]))
-
-
 _BASE = slice(1 + 2 * len(LEVELS), PER_LUNG)  # landmarks on the diaphragm, within one lung
 _WIDTHS = (0.6, 0.86)  # both lungs across the frame: less wastes pixels, more cuts the chest wall
 
 
 def set_up(case: Case, anatomy: Anatomy, style: Style, size: int, rng: Rng) -> Scene:
     """Choose pose and outline from the case's split and warp the anatomy accordingly."""
-    pose = _choose_pose(case, anatomy, style, rng)
-    _, outlines = anatomy.pools(case.split)
-    target = _breathe(_place(anatomy.outlines[rng.choice(outlines)], style, rng), rng)
+    pool, outlines = anatomy.pools(case.split)
+    fitting = pool[anatomy.frontal[pool] == (rng.random() < style.frontal)]
+    pose = int(rng.choice(fitting if fitting.size else pool))
+    target = _place(anatomy.outlines[rng.choice(outlines)], style, rng)
+    top = target[:, 1].min()  # with the depth of inspiration the lungs move, but not their apices
+    target[:, 1] += rng.normal(0, 0.03) * (target[:, 1] - top)
     for index, change in enumerate(_volume_changes(case, rng.spawn(1)[0])):
-        lung = slice(index * PER_LUNG, (index + 1) * PER_LUNG)
-        target[lung] = _resize_lung(target[lung], *change)
+        _resize_lung(target[index * PER_LUNG : (index + 1) * PER_LUNG], *change)
     source = anatomy.landmarks[pose]
     grid = warp_grid(target, source) + elastic(rng, 0.006)
     shifts = {"body": 0.0, "bone": 0.005, "lung": 0.008}
@@ -219,13 +206,6 @@ def set_up(case: Case, anatomy: Anatomy, style: Style, size: int, rng: Rng) -> S
     grids = {name: dense(grid + elastic(rng, s), size, pixels) for name, s in shifts.items()}
     scale = np.ptp(source, axis=0).mean() / np.ptp(target, axis=0).mean()
     return Scene(anatomy, pose, size, grids, spacing=float(FIELD * scale / size))
-
-
-def _choose_pose(case: Case, anatomy: Anatomy, style: Style, rng: Rng) -> int:
-    pool, _ = anatomy.pools(case.split)
-    frontal = rng.random() < style.frontal
-    fitting = pool[anatomy.frontal[pool] == frontal]
-    return int(rng.choice(fitting if fitting.size else pool))
 
 
 def _place(outline: np.ndarray, style: Style, rng: Rng) -> np.ndarray:
@@ -244,14 +224,6 @@ def _place(outline: np.ndarray, style: Style, rng: Rng) -> np.ndarray:
     return points + 0.5 + shift
 
 
-def _breathe(target: np.ndarray, rng: Rng) -> np.ndarray:
-    """Depth of inspiration: the lungs' lower parts move, the apices stay."""
-    depth, top = rng.normal(0, 0.03), target[:, 1].min()
-    moved = target.copy()
-    moved[:, 1] += depth * (target[:, 1] - top)
-    return moved
-
-
 def _volume_changes(case: Case, rng: Rng) -> list[tuple[float, float]]:
     """How much higher (share of its height) and flatter (0: a dome) each lung's diaphragm is."""
     raised, flat = rng.normal(0, 0.025, 2), np.zeros(2)
@@ -268,13 +240,11 @@ def _volume_changes(case: Case, rng: Rng) -> list[tuple[float, float]]:
     return [(float(r), float(min(f, 0.9))) for r, f in zip(raised, flat, strict=True)]
 
 
-def _resize_lung(points: np.ndarray, raised: float, flat: float) -> np.ndarray:
-    """Move one lung's diaphragm: (PER_LUNG, 2)."""
-    moved = points.copy()
+def _resize_lung(points: np.ndarray, raised: float, flat: float) -> None:
+    """Move one lung's diaphragm, in place: (PER_LUNG, 2)."""
     top, bottom = points[:, 1].min(), points[:, 1].max()
     share = np.clip((points[:, 1] - top) / (bottom - top), 0, 1) ** 2
-    moved[:, 1] -= raised * share * (bottom - top)
-    base = moved[_BASE, 1]
+    points[:, 1] -= raised * share * (bottom - top)
+    base = points[_BASE, 1]
     level = np.linspace(base.max() - 0.02, base.max(), base.size)
-    moved[_BASE, 1] = (1 - flat) * base + flat * level
-    return moved
+    points[_BASE, 1] = (1 - flat) * base + flat * level

@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any
 
 import cv2
 import numpy as np
 
+from rctpl_utils.files import read_json
 from rctpl_utils.simulation.cases import Lesion, Rng
 from rctpl_utils.simulation.scene import MU_FILL, SIDES, Lung, Scene
+from rctpl_utils.workspace import PACKAGE_DATA
 
 _SHIFT = 4  # sub-pixel bits of cv2's line drawing
 Curve = np.ndarray  # (N, 2) float, (column, row) in pixels
@@ -109,22 +110,13 @@ def vessel_tree(
     return bundles, widths
 
 
-# (u, spread of u, v, spread of v); None: anywhere. Searched in this order for part of the name.
-ZONES: tuple[tuple[str, tuple[float | None, float, float | None, float]], ...] = (
-    ("costophren", (0.9, 0.15, 0.9, 0.08)),
-    ("cardiophren", (0.1, 0.15, 0.88, 0.08)),
-    ("retrocardiac", (0.25, 0.15, 0.74, 0.1)),
-    ("perihil", (0.25, 0.18, 0.46, 0.13)),
-    ("hil", (0.15, 0.12, 0.46, 0.09)),
-    ("lingula", (0.5, 0.2, 0.66, 0.09)),
-    ("apex", (None, 1, 0.1, 0.07)),
-    ("api", (None, 1, 0.1, 0.07)),
-    ("upper", (None, 1, 0.24, 0.12)),
-    ("mid", (None, 1, 0.52, 0.11)),
-    ("bas", (None, 1, 0.83, 0.09)),
-    ("lower", (None, 1, 0.74, 0.12)),
-    ("periph", (0.85, 0.13, None, 1)),
-)
+# Part of a zone's name, u, its spread, v, its spread (`Lung.u`, `.v`; None: anywhere), in order
+ZONES = tuple(map(tuple, read_json(PACKAGE_DATA / "drawing.json")["zones"]))
+
+
+def zone_is(lesion: Lesion, *names: str) -> bool:
+    """Whether a lesion's zone has one of some (parts of) names."""
+    return any(name in (lesion.zone or "") for name in names)
 
 
 @dataclass(frozen=True)
@@ -152,7 +144,8 @@ def lesion_sides(scene: Scene, lesion: Lesion, rng: Rng) -> tuple[str, ...]:
 
 def zone_weight(lung: Lung, zone: str | None) -> np.ndarray:
     """How much a place belongs to a zone: (H, W) float32, 0 outside the lung."""
-    u0, su, v0, sv = next((box for key, box in ZONES if zone and key in zone), (None, 1, None, 1))
+    anywhere = (None, 1, None, 1)
+    u0, su, v0, sv = next((place for key, *place in ZONES if zone and key in zone), anywhere)
     weight = lung.mask.astype(np.float32)
     if not zone:  # what hides behind the heart is seldom reported
         weight *= 1 - 0.75 * np.exp(-((lung.u / 0.2) ** 2))
@@ -170,7 +163,7 @@ def spot(
     rng: Rng,
     half: tuple[float, float],
     *,
-    weight: np.ndarray | None = None,
+    weight: np.ndarray | float = 1.0,
     margin: float = 0.0,
 ) -> Spot:
     """Choose a lesion's center and half axes: its box (moved into the lung where it lies outside).
@@ -180,15 +173,16 @@ def spot(
     """
     if lesion.box is not None:
         x, y, width, height = (part * scene.size for part in lesion.box)
-        column, row = _into(lung, x + width / 2, y + height / 2)
-        return Spot(column, row, max(width / 2, 1.0), max(height / 2, 1.0))
-    chance = zone_weight(lung, lesion.zone)
-    chance = chance if weight is None else chance * weight
+        place = _into(lung, x + width / 2, y + height / 2)
+        return Spot(*place, max(width / 2, 1.0), max(height / 2, 1.0))
+    chance = zone_weight(lung, lesion.zone) * weight
     if margin:
-        inset = _inset(lung.mask, max(1, round(scene.pixels(margin))))
-        chance = chance * inset if (chance * inset).sum() > 0 else chance
-    column, row = draw_place(chance, rng)
-    return Spot(column, row, scene.pixels(half[0]), scene.pixels(half[1]))
+        inside, step = lung.mask.copy(), max(1, round(scene.pixels(margin)))
+        inside[:, step:] &= lung.mask[:, :-step]
+        inside[:, :-step] &= lung.mask[:, step:]
+        inside[step:] &= lung.mask[:-step]
+        chance = chance * inside if (chance * inside).sum() > 0 else chance
+    return Spot(*draw_place(chance, rng), scene.pixels(half[0]), scene.pixels(half[1]))
 
 
 def draw_place(chance: np.ndarray, rng: Rng) -> tuple[float, float]:
@@ -198,15 +192,6 @@ def draw_place(chance: np.ndarray, rng: Rng) -> tuple[float, float]:
         return (chance.shape[1] - 1) / 2, (chance.shape[0] - 1) / 2
     index = min(int(np.searchsorted(total, rng.random() * total[-1])), total.size - 1)
     return float(index % chance.shape[1]), float(index // chance.shape[1])
-
-
-def _inset(mask: np.ndarray, pixels: int) -> np.ndarray:
-    """The mask less a border of `pixels` to the left, right and above."""
-    inside = mask.copy()
-    inside[:, pixels:] &= mask[:, :-pixels]
-    inside[:, :-pixels] &= mask[:, pixels:]
-    inside[pixels:] &= mask[:-pixels]
-    return inside
 
 
 def _into(lung: Lung, column: float, row: float) -> tuple[float, float]:
@@ -239,21 +224,21 @@ def each_side(draw: Callable[..., Effect]) -> Callable[..., Effect]:
     """A painter of a lesion, from one that draws it in one lung: on each side it is drawn on."""
 
     @wraps(draw)
-    def painter(scene: Scene, body: Any, lesion: Lesion, rng: Rng) -> Effect:
+    def painter(scene: Scene, lesion: Lesion, rng: Rng) -> Effect:
         sides = lesion_sides(scene, lesion, rng)
-        return combine([draw(scene, body, scene.lungs[side], lesion, rng) for side in sides])
+        return combine([draw(scene, scene.lungs[side], lesion, rng) for side in sides])
 
     return painter
 
 
-def fill(vessels: np.ndarray, lung: Lung, thickness: np.ndarray, *, fade: float = 0.7) -> Effect:
+def fill(scene: Scene, lung: Lung, thickness: np.ndarray, *, fade: float = 0.7) -> Effect:
     """Replace `thickness` mm of aerated lung, at most its path, by fluid or cells.
 
-    Vessels (H, W) lose the share `fade` of their contrast where the lung is wholly filled.
+    Vessels lose the share `fade` of their contrast where the lung is wholly filled.
     """
     thickness = np.minimum(thickness, lung.path)
     share = thickness / np.maximum(lung.path, 1.0)
-    change = MU_FILL * thickness - fade * share * np.clip(vessels, 0, None)
+    change = MU_FILL * thickness - fade * share * np.clip(scene.vessels, 0, None)
     return Effect(change.astype(np.float32), outlined(thickness))
 
 
