@@ -13,8 +13,7 @@ from rctpl_utils.datasets import open_dataset
 from rctpl_utils.datasets.masks import polygon_mask
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import sha256_file
-from rctpl_utils.simulation.image_files import inverted_film
-from rctpl_utils.simulation.layouts import LAYOUTS, lesion_boxes
+from rctpl_utils.simulation.layouts import inverted_film, lesion_boxes, write_film, write_tables
 from rctpl_utils.vocabulary import with_parents
 
 LOSSLESS = {"chestxray14", "covidx", "rsna", "siim"}
@@ -231,10 +230,9 @@ def _canonical(dataset, index):
 
 @pytest.mark.parametrize("name", CASES)
 def test_two_films_of_one_name_are_refused(tmp_path, name):
-    layout = LAYOUTS[name]
-    row = layout.write_image(tmp_path, CASES[name][0], film(CASES[name][0]))
+    row = write_film(name, tmp_path, CASES[name][0], film(CASES[name][0]))
     with pytest.raises(InputError, match=r"row .*: two images of the same name\. Name them apart"):
-        layout.write_tables(tmp_path, [row, row])
+        write_tables(name, tmp_path, [row, row])
 
 
 @pytest.mark.parametrize(
@@ -246,7 +244,7 @@ def test_a_positive_film_must_show_its_lesion(tmp_path, name, concept):
     blank = film(positive)
     blank.masks[concept][:] = False
     with pytest.raises(InputError, match=f"row 1.2: {concept} is labeled, but nothing is drawn"):
-        LAYOUTS[name].write_image(tmp_path, positive, blank)
+        write_film(name, tmp_path, positive, blank)
 
 
 def test_no_finding_of_chexpert(data_root):

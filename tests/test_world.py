@@ -15,6 +15,7 @@ from rctpl_utils.files import WRITES, read_json
 from rctpl_utils.profiles import PROFILES, WorldSize
 from rctpl_utils.simulation import world
 from rctpl_utils.simulation.cases import SPLITS
+from rctpl_utils.simulation.layouts import TABLES
 from rctpl_utils.simulation.overview import dataset_table, finding_table
 from rctpl_utils.simulation.radiograph import Radiograph
 from rctpl_utils.simulation.world import NAMES, build_world, code_hash, dataset_key
@@ -146,9 +147,8 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
     def fail(folder, rows):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    full = world.LAYOUTS["chexpert"]._replace(write_tables=fail)
     with monkeypatch.context() as patch:
-        patch.setitem(world.LAYOUTS, "chexpert", full)
+        patch.setitem(TABLES, "chexpert", fail)
         with pytest.raises(InputError, match=r"the disk is full.*run again"):
             build(tmp_path)
     root = open_workspace(tmp_path).data_root

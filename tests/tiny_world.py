@@ -11,8 +11,7 @@ from rctpl_utils.datasets import open_dataset
 from rctpl_utils.datasets.tables import hash_split
 from rctpl_utils.errors import InputError
 from rctpl_utils.simulation.cases import Case, Lesion
-from rctpl_utils.simulation.image_files import write_jpeg
-from rctpl_utils.simulation.layouts import LAYOUTS
+from rctpl_utils.simulation.layouts import write_film, write_image, write_tables
 from rctpl_utils.vocabulary import CHEXPERT_CONCEPTS
 
 SIZE = (40, 48)  # height, width
@@ -89,10 +88,9 @@ def write(name: str, data_root: Path, cases: dict[str, list[Case]] = CASES) -> P
     """Write one data set's cases; return its folder."""
     if name == "mimic-cxr":
         return write_mimic(data_root)
-    layout = LAYOUTS[name]
     root = data_root / name
-    rows = [layout.write_image(root, each, film(each)) for each in cases[name]]
-    layout.write_tables(root, rows[::-1])  # their order must not matter
+    films = [write_film(name, root, each, film(each)) for each in cases[name]]
+    write_tables(name, root, films[::-1])  # their order must not matter
     return root
 
 
@@ -101,7 +99,7 @@ def write_mimic(data_root: Path) -> Path:
     root = data_root / "mimic-cxr"
     for each in MIMIC_CASES:
         folder = root / "files/p10" / each.patient_id / MIMIC_STUDIES[each.image_id]
-        write_jpeg(folder / f"{each.image_id}.jpg", film(each).pixels)
+        write_image(folder / f"{each.image_id}.jpg", film(each).pixels)
     _write(
         root,
         "split",

@@ -17,8 +17,7 @@ import pandas as pd
 
 from rctpl_utils.datasets.openi import xrv_file
 from rctpl_utils.profiles import WorldSize
-from rctpl_utils.simulation.cases import Case, Rng, split_of
-from rctpl_utils.simulation.sample_lesions import LesionSampler
+from rctpl_utils.simulation.cases import Case, Rng, draw_lesions, split_of
 from rctpl_utils.vocabulary import CHEXPERT_CONCEPTS, with_parents
 
 Labels = frozenset[str]  # the positive concepts of one image; empty: no finding
@@ -41,14 +40,14 @@ WITH_DEVICES, DEVICES = ("covidx", "covid-rural"), 0.125
 _CHESTXRAY14_NAMES = {"Effusion": "Pleural Effusion", "Pleural_Thickening": "Pleural Thickening"}
 
 
-def cases_of(name: str, size: WorldSize, sampler: LesionSampler) -> list[Case]:
+def cases_of(name: str, size: WorldSize) -> list[Case]:
     """The films of a test set and its validation split; each set has a generator of its own."""
-    rng = np.random.default_rng([size.seed, 1 + list(_SETS).index(name)])
+    rng = np.random.default_rng([size.seed, 1 + list(SETS).index(name)])
     cases = []
-    for image, patient, labels, split in _SETS[name](size, rng):
-        lesions = sampler.lesions(drawn_kinds(labels), split, rng)
+    for image, patient, labels, split in SETS[name](size, rng):
+        lesions = draw_lesions(drawn_kinds(labels), split, rng)
         if name in WITH_DEVICES and rng.random() < DEVICES:
-            lesions += sampler.lesions(["Support Devices"], "test", rng)
+            lesions += draw_lesions(["Support Devices"], "test", rng)
         cases.append(Case(image, patient, lesions, split, name, 0))
     return [replace(case, seed=int(rng.integers(2**31))) for case in cases]
 
@@ -91,13 +90,14 @@ def drawn_kinds(labels: Iterable[str]) -> Labels:
 
 
 def draw_patients(
-    pool: Sequence[Patient], size: int, quota: int, rng: Rng
+    pool: Sequence[Patient], size: int, rng: Rng, quota: int | None = None
 ) -> tuple[list[Patient], list[Patient]]:
     """Draw patients of `size` images in all, after `quota` positives of each concept, rarest first.
 
     The rest keeps its prevalence, the last patient is cut short. Returns drawn (shuffled), others.
     """
-    order = [int(i) for i in rng.permutation(len(pool))]
+    quota = quota or max(1, min(QUOTA, round(size * QUOTA_SHARE)))
+    order = rng.permutation(len(pool)).tolist()
     frequency = Counter(concept for patient in pool for labels in patient for concept in labels)
     first: dict[int, None] = {}
     counts: Counter[str] = Counter()
@@ -123,7 +123,7 @@ def _chestxray14(size: WorldSize, rng: Rng) -> Iterator[Film]:
     """Validation and test patients with ChestX-ray14's real label combinations."""
     pool, numbers = chestxray14_patients(), count(90001)
     for split, images in _split_sizes(size.chestxray14):
-        drawn, pool = draw_patients(pool, images, _quota(images), rng)
+        drawn, pool = draw_patients(pool, images, rng)
         for patient in drawn:
             number = next(numbers)
             for k, labels in enumerate(patient):
@@ -131,12 +131,23 @@ def _chestxray14(size: WorldSize, rng: Rng) -> Iterator[Film]:
 
 
 def _chexpert(size: WorldSize, rng: Rng) -> Iterator[Film]:
-    """`valid.csv` (test), then in `train.csv` the 5x200 films and the validation patients."""
-    numbers = count(70001)
-    five, pool = _five_by_class(chexpert_patients(), size.chexpert_5x200, rng)
-    groups = [("train", "test", five)]
+    """`valid.csv` (test), then in `train.csv` the 5x200 films and the validation patients.
+
+    The former are single films with exactly one of the five (Huang et al. 2021, GLoRIA).
+    """
+    numbers, pool = count(70001), chexpert_patients()
+    missing, five = dict.fromkeys(FIVE, size.chexpert_5x200), {}
+    for i in rng.permutation(len(pool)).tolist():
+        hit = pool[i][0] & set(FIVE)
+        if len(hit) == 1 and missing[next(iter(hit))]:
+            missing[next(iter(hit))] -= 1
+            five[i] = pool[i][:1]
+        if not any(missing.values()):
+            break
+    pool = [patient for i, patient in enumerate(pool) if i not in five]
+    groups = [("train", "test", five.values())]
     for split, images in reversed(_split_sizes(size.chexpert)):
-        drawn, pool = draw_patients(pool, images, _quota(images), rng)
+        drawn, pool = draw_patients(pool, images, rng)
         groups.append(("valid" if split == "test" else "train", split, drawn))
     for folder, split, patients in groups:
         for patient in patients:
@@ -185,12 +196,6 @@ def _covid_rural(size: WorldSize, rng: Rng) -> Iterator[Film]:
         yield name, name, labels, split_of(name, HASHED)
 
 
-_SETS = {  # their order numbers their random streams
-    "chestxray14": _chestxray14, "chexpert": _chexpert, "covidx": _covidx, "rsna": _rsna,
-    "siim": _siim, "covid-rural": _covid_rural,
-}  # fmt: skip
-
-
 def _split_sizes(test: int) -> list[tuple[str, int]]:
     return [("test", test), ("validation", round(test * VALIDATION_SHARE))]
 
@@ -200,29 +205,8 @@ def _whole(test: int) -> int:
     return round(test / HASHED["test"])
 
 
-def _quota(images: int) -> int:
-    return max(1, min(QUOTA, round(images * QUOTA_SHARE)))
-
-
 def _label_sets() -> list[Labels]:
     return [labels for patient in chestxray14_patients() for labels in patient]
-
-
-def _five_by_class(
-    pool: Sequence[Patient], a_class: int, rng: Rng
-) -> tuple[list[Patient], list[Patient]]:
-    """Single films with exactly one of the five (Huang et al. 2021, GLoRIA), and the rest."""
-    missing = dict.fromkeys(FIVE, a_class)
-    chosen: dict[int, Patient] = {}
-    for i in (int(k) for k in rng.permutation(len(pool))):
-        hit = pool[i][0] & set(FIVE)
-        concept = next(iter(hit)) if len(hit) == 1 else None
-        if concept and missing[concept]:
-            missing[concept] -= 1
-            chosen[i] = pool[i][:1]
-        if not any(missing.values()):
-            break
-    return list(chosen.values()), [p for i, p in enumerate(pool) if i not in chosen]
 
 
 def _by_patient(patients: Iterable[str], sets: Iterable[Labels]) -> tuple[Patient, ...]:
@@ -232,3 +216,9 @@ def _by_patient(patients: Iterable[str], sets: Iterable[Labels]) -> tuple[Patien
         if len(images) < MAX_IMAGES:
             images.append(labels)
     return tuple(tuple(images) for images in grouped.values())
+
+
+SETS = {  # their order numbers their random streams
+    "chestxray14": _chestxray14, "chexpert": _chexpert, "covidx": _covidx, "rsna": _rsna,
+    "siim": _siim, "covid-rural": _covid_rural,
+}  # fmt: skip

@@ -10,7 +10,9 @@ import cv2
 import numpy as np
 
 from rctpl_utils.errors import InputError
+from rctpl_utils.files import read_json
 from rctpl_utils.simulation.cases import Rng
+from rctpl_utils.workspace import PACKAGE_DATA
 
 Range = tuple[float, float]
 
@@ -36,24 +38,9 @@ class Style:
     marker_text: tuple[str, ...] = ("L", "R")
 
 
-STYLES: dict[str, Style] = {
-    "mimic-cxr": Style(
-        frontal=0.5, collimation=0.25, marker_text=("L", "R", "AP", "PORT"), sharpen=(0.3, 1.4)
-    ),
-    "chestxray14": Style(
-        frontal=0.4, gamma=(0.65, 0.95), scatter=(0.25, 0.55), marker_text=("L", "R", "PORTABLE")
-    ),
-    "chexpert": Style(
-        frontal=0.7, gamma=(0.9, 1.35), sharpen=(0.8, 2.0), noise=(0.006, 0.024), zoom=0.97
-    ),
-    "covidx": Style(
-        frontal=0.6, window=(0.8, 1.1), blur=(1.5, 5.0), vignette=(0.0, 0.2), rotation=2.2
-    ),
-    "rsna": Style(frontal=0.45, gamma=(0.65, 1.0), blur=(1.0, 3.0), marker=0.75),
-    "siim": Style(frontal=0.5, gamma=(0.7, 1.05), sharpen=(0.5, 1.6), zoom=1.03),
-    "covid-rural": Style(
-        frontal=0.95, rotation=2.8, noise=(0.008, 0.028), scatter=(0.3, 0.6), collimation=0.35
-    ),
+STYLES = {
+    name: Style(**{k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()})
+    for name, changes in read_json(PACKAGE_DATA / "drawing.json")["styles"].items()
 }
 
 
@@ -68,14 +55,20 @@ def get_style(name: str) -> Style:
 
 def develop(attenuation: np.ndarray, style: Style, rng: Rng) -> np.ndarray:
     """Attenuation (H, W) to grays in [0, 1]: float32, multiples of 1/255; 1 = white (dense)."""
-    size = attenuation.shape[0]
     values = _detect(attenuation, style, rng)
-    low, high = _window(values, attenuation, style, rng)
+    # limits of the gray scale from the body's own range, as automatic processing sets them
+    body = values[::3, ::3][attenuation[::3, ::3] > 0.6]
+    low, high = np.percentile(body if body.size > 20 else values.ravel(), (1.0, 98.5))
+    width = max(high - low, 0.5) * rng.uniform(*style.window)
+    middle = (low + high) / 2 + width * (rng.uniform(*style.level) - 0.02)
+    low, high = float(middle - width / 2), float(middle + width / 2)
     gray = (values - low) / (high - low)
-    gray = gray + rng.uniform(*style.vignette) * _falloff(size, rng)
-    gray = _tone(gray, rng.uniform(*style.gamma))
-    gray = _collimate(gray, style, rng)
-    gray = _mark(gray, style, rng)
+    gray = gray + rng.uniform(*style.vignette) * _falloff(attenuation.shape[0], rng)
+    # a film-like curve: linear in the middle, with a toe and a shoulder
+    soft = np.log1p(np.exp(np.clip(14 * gray, -60, 60))) / 14  # toe
+    soft = 1 - np.log1p(np.exp(np.clip(14 * (1 - soft), -60, 60))) / 14  # shoulder
+    gray = np.clip(soft, 0, 1) ** rng.uniform(*style.gamma)
+    gray = _mark(_collimate(gray, style, rng), style, rng)
     return np.round(np.clip(gray, 0, 1) * 255).astype(np.float32) / np.float32(255)
 
 
@@ -98,25 +91,6 @@ def _detect(attenuation: np.ndarray, style: Style, rng: Rng) -> np.ndarray:
     return values + rng.uniform(*style.sharpen) * (values - smooth)
 
 
-def _window(
-    values: np.ndarray, attenuation: np.ndarray, style: Style, rng: Rng
-) -> tuple[float, float]:
-    """Limits of the gray scale from the body's own range, as automatic processing sets them."""
-    body = values[::3, ::3][attenuation[::3, ::3] > 0.6]
-    body = body if body.size > 20 else values.ravel()
-    low, high = np.percentile(body, (1.0, 98.5))
-    width = max(high - low, 0.5) * rng.uniform(*style.window)
-    middle = (low + high) / 2 + width * (rng.uniform(*style.level) - 0.02)
-    return float(middle - width / 2), float(middle + width / 2)
-
-
-def _tone(gray: np.ndarray, gamma: float) -> np.ndarray:
-    """A film-like curve: linear in the middle, with a toe and a shoulder."""
-    soft = np.log1p(np.exp(np.clip(14 * gray, -60, 60))) / 14  # toe
-    soft = 1 - np.log1p(np.exp(np.clip(14 * (1 - soft), -60, 60))) / 14  # shoulder
-    return np.clip(soft, 0, 1) ** gamma
-
-
 def _falloff(size: int, rng: Rng) -> np.ndarray:
     line = np.linspace(-1, 1, size, dtype=np.float32)
     tilt = rng.normal(0, 0.5, 2).astype(np.float32)
@@ -130,8 +104,8 @@ def _collimate(gray: np.ndarray, style: Style, rng: Rng) -> np.ndarray:
         return gray
     size = gray.shape[0]
     edges = rng.uniform(0.0, 0.05, 4) * size
-    corners = np.array([(edges[0], edges[1]), (size - edges[2], edges[1])])
-    corners = np.vstack([corners, (size - edges[2], size - edges[3]), (edges[0], size - edges[3])])
+    left, top, right, bottom = edges[0], edges[1], size - edges[2], size - edges[3]
+    corners = np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
     corners += rng.normal(0, 0.01 * size, (4, 2))
     inside = np.zeros((size, size), np.uint8)
     cv2.fillConvexPoly(inside, np.round(corners * 16).astype(np.int32), 255, cv2.LINE_AA, 4)
