@@ -7,7 +7,6 @@ import pytest
 from phantom import chest, outlines, small_anatomy
 
 from rctpl_utils.datasets.openi import xrv_file
-from rctpl_utils.errors import InputError
 from rctpl_utils.simulation.anatomy import (
     PER_LUNG,
     Plan,
@@ -102,11 +101,6 @@ def test_pools_are_disjoint_and_complete():
         parts = [set(pool[k].tolist()) for pool in pools]
         assert all(parts)
         assert sum(len(part) for part in parts) == total == len(set.union(*parts))
-
-
-def test_an_unknown_split_is_refused():
-    with pytest.raises(InputError, match="no split 'dev'"):
-        small_anatomy().pools("dev")
 
 
 def test_stored_anatomy_reads_back(tmp_path):

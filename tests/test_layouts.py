@@ -111,7 +111,7 @@ def test_the_same_cases_give_the_same_bytes(data_root, tmp_path, name):
     assert one == two and one
 
 
-def test_lists_of_chestxray14(data_root):
+def test_lists_and_boxes_of_chestxray14(data_root):
     root = data_root / "chestxray14"
     assert (root / "test_list.txt").read_text() == "00090001_000.png\n00090001_001.png\n"
     assert (root / "train_val_list.txt").read_text() == "00090002_000.png\n00090003_000.png\n"
@@ -119,10 +119,7 @@ def test_lists_of_chestxray14(data_root):
     labels = ["Effusion|Mass", "Infiltration|Pleural_Thickening", "No Finding", "Hernia|Pneumonia"]
     assert table["Finding Labels"].tolist() == labels
     assert table["Follow-up #"].tolist() == [0, 1, 0, 0]
-
-
-def test_boxes_of_chestxray14_are_in_1024_pixels(data_root):
-    rows = (data_root / "chestxray14" / "BBox_List_2017.csv").read_text().splitlines()
+    rows = (root / "BBox_List_2017.csv").read_text().splitlines()
     assert rows[0] == "Image Index,Finding Label,Bbox [x,y,w,h],,,"
     ((x, y, w, h),) = lesion_boxes(film(CASES["chestxray14"][0]).masks["Pleural Effusion"])
     image, label, *numbers = rows[1].split(",")[:6]
@@ -171,61 +168,39 @@ def test_official_spellings(data_root):
     assert (mask == film(positive).masks["COVID-19"]).all()
 
 
-def test_torchxrayvision_reads_chestxray14_alike(data_root):
-    root = data_root / "chestxray14"
-    theirs = xrv.datasets.NIH_Dataset(
-        str(root / "images_001" / "images"),
-        csvpath=str(root / "Data_Entry_2017_v2020.csv"),
-        bbox_list_path=str(root / "BBox_List_2017.csv"),
-        views=["*"],
-        unique_patients=False,
-    )
+def test_torchxrayvision_reads_chestxray14_chexpert_and_rsna_alike(data_root):
+    root, home = data_root / "chestxray14", data_root / "chexpert" / "CheXpert-v1.0-small"
+    films, every = root / "images_001" / "images", {"views": ["*"], "unique_patients": False}
+    tables = {
+        "csvpath": root / "Data_Entry_2017_v2020.csv",
+        "bbox_list_path": root / "BBox_List_2017.csv",
+    }
+    theirs = xrv.datasets.NIH_Dataset(str(films), **{k: str(v) for k, v in tables.items()}, **every)
     _read_alike(theirs, theirs.csv["Image Index"], read_back("chestxray14", data_root))
-
-
-def test_torchxrayvision_reads_chexpert_alike(data_root):
-    home = data_root / "chexpert" / "CheXpert-v1.0-small"
-    theirs = xrv.datasets.CheX_Dataset(
-        str(home), str(home / "valid.csv"), views=["*"], unique_patients=False
-    )
+    theirs = xrv.datasets.CheX_Dataset(str(home), str(home / "valid.csv"), **every)
     ours = open_dataset("chexpert", data_root, "test")
     assert theirs.csv["Path"].tolist() == ours.records["image_id"].tolist()
-    found = {image: (ours, k) for k, image in enumerate(theirs.csv["Path"])}
-    _read_alike(theirs, theirs.csv["Path"], found)
-
-
-def test_torchxrayvision_reads_rsna_alike(data_root):
+    _read_alike(theirs, theirs.csv["Path"], read_back("chexpert", data_root))
     root = data_root / "rsna"
+    labels, films = root / "stage_2_train_labels.csv", root / "stage_2_train_images"
     theirs = xrv.datasets.RSNA_Pneumonia_Dataset(
-        str(root / "stage_2_train_images"),
-        csvpath=str(root / "stage_2_train_labels.csv"),
-        views=["*"],
-        extension=".dcm",
+        str(films), str(labels), views=["*"], extension=".dcm"
     )
-    ours = read_back("rsna", data_root)
-    assert len(theirs) == len(ours)
-    _read_alike(theirs, theirs.csv["patientId"], ours)
+    assert len(theirs) == len(CASES["rsna"])
+    _read_alike(theirs, theirs.csv["patientId"], read_back("rsna", data_root))
 
 
 def _read_alike(theirs, images, ours):
+    names = {"Effusion": "Pleural Effusion", "Pleural_Thickening": "Pleural Thickening"}
     for k, image in enumerate(images):
         dataset, index = ours[image]
-        labels = _canonical(theirs, k)
-        labels = {c: value for c, value in labels.items() if c in dataset.concepts}
+        found = zip(theirs.pathologies, theirs.labels[k], strict=True)
+        labels = {c: value for n, value in found if (c := names.get(n, n)) in dataset.concepts}
         assert labels and {c: dataset.records[c][index] for c in labels} == labels
         pixels = theirs[k]["img"][0] / 2048 + 0.5
         inverted = dataset.name == "rsna" and inverted_film(image)  # theirs stay inverted
-        np.testing.assert_allclose(
-            1 - pixels if inverted else pixels, dataset.pixels(index), atol=1e-6
-        )
-
-
-def _canonical(dataset, index):
-    names = {"Effusion": "Pleural Effusion", "Pleural_Thickening": "Pleural Thickening"}
-    return {
-        names.get(name, name): value
-        for name, value in zip(dataset.pathologies, dataset.labels[index], strict=True)
-    }
+        pixels = 1 - pixels if inverted else pixels
+        np.testing.assert_allclose(pixels, dataset.pixels(index), atol=1e-6)
 
 
 @pytest.mark.parametrize("name", CASES)
