@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 
 from rctpl_utils.datasets.masks import decode_runs
-from rctpl_utils.datasets.openi import OpenIReport
+from rctpl_utils.datasets.openi import MeshFinding, OpenIReport
 from rctpl_utils.datasets.tables import hash_split
 from rctpl_utils.errors import InputError
 from rctpl_utils.profiles import PROFILES
-from rctpl_utils.simulation import cases as drawn_from
-from rctpl_utils.simulation import evaluation_cases as films
-from rctpl_utils.simulation.cases import ReportedFinding, run_length_box, site_of, why_left_out
-from rctpl_utils.simulation.evaluation_cases import FIVE, SETS, cases_of
-from rctpl_utils.simulation.training_cases import (
-    SHARES,
+from rctpl_utils.simulation import cases, films
+from rctpl_utils.simulation.cases import run_length_box, site_of, why_left_out
+from rctpl_utils.simulation.films import (
+    FIVE,
+    SETS,
+    cases_of,
     merged,
     place_phrase,
     real_studies,
@@ -45,10 +45,10 @@ def test_the_same_seed_draws_the_same_cases_and_another_others(sets):
 
 
 def test_no_patient_is_on_two_sides_and_no_identifier_comes_twice(sets, training):
-    for cases in [*sets.values(), [case for _, case in training]]:
-        splits = {(case.patient_id, case.split) for case in cases}
+    for drawn in [*sets.values(), [case for _, case in training]]:
+        splits = {(case.patient_id, case.split) for case in drawn}
         assert len(splits) == len({patient for patient, _ in splits})
-        assert len({case.image_id for case in cases}) == len(cases)
+        assert len({case.image_id for case in drawn}) == len(drawn)
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -145,7 +145,7 @@ def test_training_concepts_are_filled_up_and_the_templates_are_marked(training):
 
 
 def test_splits_have_their_shares():
-    counts = Counter(drawn_from.split_of(f"p{n}", SHARES) for n in range(5000))
+    counts = Counter(cases.split_of(f"p{n}", films.SHARES) for n in range(5000))
     assert counts["train"] / 5000 == pytest.approx(0.8, abs=0.02)
     assert counts["test"] / 5000 == pytest.approx(0.1, abs=0.02)
 
@@ -162,7 +162,7 @@ def test_splits_have_their_shares():
     ],
 )
 def test_codes_that_name_one_lesion_twice_are_merged(findings, kept):
-    result = merged(ReportedFinding(*each) for each in findings)
+    result = merged(MeshFinding(*each, None, "") for each in findings)
     assert [(f.concept, f.side, f.zone) for f in result] == kept
 
 
@@ -204,7 +204,7 @@ def test_site_of_a_box_names_the_patients_side():
 
 
 def test_geometry_pools_share_no_box():
-    pools = drawn_from.annotated_sites()
+    pools = cases.annotated_sites()
     for concept in ("Nodule", "Pneumonia", "Pneumothorax"):
         train, test = ({s.box for g in pools[concept, k] for s in g} for k in ("train", "test"))
         assert not train & test
@@ -213,7 +213,7 @@ def test_geometry_pools_share_no_box():
 def test_severity_words_order_the_draws_and_none_saturates():
     rng = np.random.default_rng(0)
     mild, draws, severe = (
-        np.array([drawn_from.draw_severity("Mass", word, rng) for _ in range(2000)])
+        np.array([cases.draw_severity("Mass", word, rng) for _ in range(2000)])
         for word in ("mild", None, "severe")
     )
     assert mild.mean() < draws.mean() < severe.mean()
@@ -222,7 +222,7 @@ def test_severity_words_order_the_draws_and_none_saturates():
 
 def test_a_templated_report_states_its_findings_and_denies_none_of_them():
     rng = np.random.default_rng(0)
-    mass = ReportedFinding("Mass", "left", "upper", "large")
+    mass = MeshFinding("Mass", "left", "upper", "large", "")
     for _ in range(40):
         text = " ".join(write_report([mass], rng)).lower()
         assert "large" in text and "mass" in text and "left upper" in text

@@ -14,9 +14,16 @@ from phantom import small_anatomy
 from rctpl_utils.errors import InputError
 from rctpl_utils.simulation.cases import Case, Lesion
 from rctpl_utils.simulation.overview import contact_sheet
-from rctpl_utils.simulation.radiograph import PAINTERS, expose, render
-from rctpl_utils.simulation.scene import Scene, set_up
-from rctpl_utils.simulation.styles import STYLES, Style, develop
+from rctpl_utils.simulation.radiograph import (
+    PAINTERS,
+    STYLES,
+    Style,
+    develop,
+    expose,
+    render,
+    set_up,
+)
+from rctpl_utils.simulation.scene import Scene
 from rctpl_utils.simulation.world import NAMES
 
 MIDLINE = {"Hernia", "Enlarged Cardiomediastinum", "Cardiomegaly", "Support Devices"}

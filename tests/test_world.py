@@ -116,7 +116,12 @@ def test_an_edit_of_a_reader_redraws_nothing_and_one_of_the_drawing_all(tmp_path
     before = code_hash()
     drawn = {package / "datasets/openi.py", package / "datasets/masks.py"}  # what and how outlined
     assert edited(*set(package.glob("datasets/*.py")) - drawn) == before
-    for name in ("datasets/openi", "simulation/lungs", "simulation/layouts", "simulation/styles"):
+    for name in (
+        "datasets/openi",
+        "simulation/lungs",
+        "simulation/layouts",
+        "simulation/radiograph",
+    ):
         before, key = edited(package / f"{name}.py"), before
         assert before != key, name
     sources._scan.cache_clear()

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from rctpl_utils.datasets.openi import (
+    MeshFinding,
     OpenIReport,
     mesh_findings,
     openi_archive,
@@ -229,16 +230,6 @@ def _coded_sites() -> Mapping[str, list[Site]]:
     return dict(places)
 
 
-@dataclass(frozen=True)
-class ReportedFinding:
-    """What a report says is present: concept, side, zone, severity word (each None if unsaid)."""
-
-    concept: str
-    side: str | None = None
-    zone: str | None = None
-    severity: str | None = None
-
-
 def draw_sites(concept: str, split: str, rng: Rng, *, coded: bool = True) -> list[Site]:
     """The sites of one real image with this concept; where nobody drew boxes, that of a code.
 
@@ -267,9 +258,7 @@ def draw_lesions(concepts: Iterable[str], split: str, rng: Rng) -> tuple[Lesion,
     return tuple(drawn)
 
 
-def reported_lesions(
-    findings: Iterable[ReportedFinding], split: str, rng: Rng
-) -> tuple[Lesion, ...]:
+def reported_lesions(findings: Iterable[MeshFinding], split: str, rng: Rng) -> tuple[Lesion, ...]:
     """Lesions that show what a report says where it says it.
 
     In a real box of that side and zone if there is one; otherwise the renderer places it. No side

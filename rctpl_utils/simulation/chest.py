@@ -7,20 +7,20 @@ import numpy as np
 
 from rctpl_utils.simulation.cases import Lesion, Rng
 from rctpl_utils.simulation.ct import MU_WATER
-from rctpl_utils.simulation.scene import MU_FILL, MU_LUNG, SIDES, Lung, Scene
-from rctpl_utils.simulation.shapes import (
+from rctpl_utils.simulation.scene import (
+    MU_FILL,
+    MU_LUNG,
+    SIDES,
     ZONES,
     Curve,
     Effect,
+    Lung,
+    Scene,
     between,
-    cloud,
     combine,
     curve,
     draw_place,
     each_side,
-    fill,
-    noise,
-    strokes,
     zone_is,
     zone_weight,
 )
@@ -34,7 +34,7 @@ def pleural_effusion(scene: Scene, lung: Lung, lesion: Lesion, rng: Rng) -> Effe
     draw = _veil if supine and severity > 0.25 else _meniscus
     share = draw(scene, lung, float(severity), rng)
     amount = share * lung.path
-    effect = fill(scene, lung, amount, fade=0.9)
+    effect = scene.fill(lung, amount, fade=0.9)
     seen = (share > 0.3) & (lung.path > 6)
     return Effect(effect.change, seen if seen.any() else _thickest(amount))
 
@@ -42,7 +42,7 @@ def pleural_effusion(scene: Scene, lung: Lung, lesion: Lesion, rng: Rng) -> Effe
 def _meniscus(scene: Scene, lung: Lung, severity: float, rng: Rng) -> np.ndarray:
     """Share of the ray's lung that is fluid, below a curved surface: (H, W) in [0, 1]."""
     level = 1.02 - (0.04 + 0.62 * severity**1.25)  # v of the surface at the wall
-    level = level + 0.012 * noise(rng, scene.size, scene.size / 4)
+    level = level + 0.012 * scene.noise(rng, scene.size / 4)
     slope = rng.uniform(0.15, 0.3) * (1 - 0.4 * severity)
     inner = rng.uniform(0.0, 0.1)
     u = np.clip(lung.u, 0, 1)
@@ -70,7 +70,7 @@ def pneumothorax(scene: Scene, lung: Lung, lesion: Lesion, rng: Rng) -> Effect:
     share = float(outside.sum() / max(lung.mask.sum(), 1))
     thin = max(scene.pixels(1.0), 0.75)
     line = np.exp(-(((gap - wall) / thin + 1) ** 2)) * lung.mask  # just inside the air
-    line = line * (gap > 0.5) * (0.65 + 0.35 * noise(rng, scene.size, scene.size / 8)).clip(0.1)
+    line = line * (gap > 0.5) * (0.65 + 0.35 * scene.noise(rng, scene.size / 8)).clip(0.1)
     removed = outside * scene.content * rng.uniform(0.8, 0.97)
     inner = np.clip(lung.path / 40, 0, 1) * (1 - outside)
     denser = inner * scene.content * share / max(1 - share, 0.3) * rng.uniform(0.4, 1.3)
@@ -105,7 +105,7 @@ def _gap(scene: Scene, lung: Lung, lesion: Lesion, rng: Rng) -> np.ndarray:
     else:
         depth = rng.uniform(0.45, 1.0 + 0.4 * lesion.severity)
         profile = np.clip(1.0 - lung.v / depth, 0, 1) ** 0.6
-    return width * profile * (1 + 0.07 * noise(rng, scene.size, scene.size / 2.2))
+    return width * profile * (1 + 0.07 * scene.noise(rng, scene.size / 2.2))
 
 
 @each_side
@@ -115,11 +115,11 @@ def pleural_thickening(scene: Scene, lung: Lung, lesion: Lesion, rng: Rng) -> Ef
     zone = lesion.zone or ("apex" if rng.random() < 0.45 else "lateral")
     reach = _band(lung, zone, rng)
     width = scene.pixels(between(rng, lesion.severity, 6.0, 21))
-    width = width * reach * np.clip(1 + 0.3 * noise(rng, scene.size, scene.size / 7), 0.2, 1.8)
+    width = width * reach * np.clip(1 + 0.3 * scene.noise(rng, scene.size / 7), 0.2, 1.8)
     edge = max(scene.pixels(rng.uniform(2, 5)), 0.8)
     share = np.clip((width - wall) / edge + 0.5, 0, 1) * lung.mask * (reach > 0.05)
     mm = between(rng, lesion.severity, 16, 42) * (0.8 + 0.2 * reach)
-    texture = 1 + 0.12 * cloud(rng, scene.size, scene.pixels(10))
+    texture = 1 + 0.12 * scene.cloud(rng, scene.pixels(10))
     change = share * MU_WATER * mm * texture
     mask = share > 0.4
     return Effect(change.astype(np.float32), mask if mask.any() else _thickest(change))
@@ -150,10 +150,10 @@ def _plaques(scene: Scene, lung: Lung, lesion: Lesion, rng: Rng) -> Effect:
         x, y = draw_place(chance, rng)
         half = scene.pixels(between(rng, lesion.severity, 7, 20))
         far = np.hypot((column - x) / half, (row - y) / (half * rng.uniform(0.5, 1.1)))
-        border = 1 - far + 0.35 * cloud(rng, scene.size, max(half, 3.0))
+        border = 1 - far + 0.35 * scene.cloud(rng, max(half, 3.0))
         inside = np.clip(border * half / 1.6 + 0.5, 0, 1)
         rim = np.exp(-((border * half / max(scene.pixels(2.2), 1.0)) ** 2))
-        texture = 1 + 0.18 * cloud(rng, scene.size, scene.pixels(7))
+        texture = 1 + 0.18 * scene.cloud(rng, scene.pixels(7))
         change += inside * (0.55 + 0.6 * rim) * between(rng, lesion.severity, 0.25, 1.0) * texture
     change *= np.clip(lung.path / 15, 0, 1) * lung.mask
     return Effect(change.astype(np.float32), change > 0.2 * max(change.max(), 1e-6))
@@ -177,7 +177,7 @@ def _fissure(scene: Scene, lung: Lung, lesion: Lesion, rng: Rng) -> Effect:
     edge = max(scene.pixels(rng.uniform(1.5, 5)), 0.8)
     share = np.clip((lens[None] - np.abs(row - middle[None])) / edge + 0.5, 0, 1)
     share = share * (lens > 0.15)[None] * lung.mask
-    line = strokes(scene.size, [path], scene.pixels(1.6)) * lung.mask
+    line = scene.strokes([path], scene.pixels(1.6)) * lung.mask
     change = MU_WATER * (share * between(rng, lesion.severity, 14, 38) + 5 * line)
     return Effect(change.astype(np.float32), (share > 0.4) | (line > 0.4))
 
@@ -230,7 +230,7 @@ def enlarged_mediastinum(scene: Scene, lesion: Lesion, rng: Rng) -> Effect:
         lung = scene.lungs[side]
         share = 1.0 if side == chosen else (rng.uniform(0.5, 1.0) if both else 0.1)
         width = scene.pixels(between(rng, lesion.severity, 5, 40)) * share
-        lobes = np.clip(1 + rng.uniform(0.05, 0.3) * noise(rng, scene.size, scene.size / 9), 0.3, 2)
+        lobes = np.clip(1 + rng.uniform(0.05, 0.3) * scene.noise(rng, scene.size / 9), 0.3, 2)
         profile = np.exp(-0.5 * np.abs((lung.v - middle) / tall) ** 3) * lobes[:, :1]
         inward = lung.u * lung.width  # pixels from the mediastinal border
         reach = 1 - inward / np.maximum(width * profile, 0.3)
@@ -254,7 +254,7 @@ def hernia(scene: Scene, lesion: Lesion, rng: Rng) -> Effect:
     bottom = left.hilum[1] + rng.uniform(0.33, 0.45) * left.height
     tall = size * rng.uniform(0.7, 1.0)
     far = np.hypot((column - middle) / size, (row - (bottom - 0.6 * tall)) / tall)
-    far = far * (1 - 0.07 * cloud(rng, scene.size, size + 2))
+    far = far * (1 - 0.07 * scene.cloud(rng, size + 2))
     depth = np.sqrt(np.clip(1 - far**2, 0, 1)) * 1.5 * size * scene.spacing
     wall = np.clip((1 - far) * tall * scene.spacing / 3, 0, 1) * np.clip(depth, 0, 16)
     content = np.clip(depth - 12, 0, rng.uniform(16, 34))
@@ -354,10 +354,10 @@ def _tube(
     scene: Scene, paths: list[Curve], width: float, strength: float, *, hollow: bool = False
 ) -> Effect:
     """Curves `width` mm wide; a hollow tube is densest at its walls."""
-    ink = strokes(scene.size, paths, scene.pixels(width))
+    ink = scene.strokes(paths, scene.pixels(width))
     if hollow:
-        ink = ink - 0.45 * strokes(scene.size, paths, scene.pixels(width * 0.45))
-    wide = strokes(scene.size, paths, max(scene.pixels(width), 1.0) + 1.0)
+        ink = ink - 0.45 * scene.strokes(paths, scene.pixels(width * 0.45))
+    wide = scene.strokes(paths, max(scene.pixels(width), 1.0) + 1.0)
     return Effect((ink * strength).astype(np.float32), wide > 0.3)
 
 

@@ -24,8 +24,8 @@ from rctpl_utils.datasets.masks import encode_runs, mask_boxes, mask_polygons
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import atomic_path, write_json, write_text
 from rctpl_utils.simulation.cases import Case
+from rctpl_utils.simulation.films import Study
 from rctpl_utils.simulation.radiograph import Radiograph
-from rctpl_utils.simulation.training_cases import Study
 from rctpl_utils.vocabulary import CHESTXRAY14_CONCEPTS, CHEXPERT_CONCEPTS, with_parents
 
 # Pillow's options; zlib's default level is fixed here so that a new Pillow cannot change it

@@ -13,27 +13,19 @@ import numpy as np
 
 from rctpl_utils.simulation.cases import Lesion, Rng
 from rctpl_utils.simulation.ct import MU_WATER
-from rctpl_utils.simulation.scene import MU_FILL, SIDES, Lung, Scene
-from rctpl_utils.simulation.shapes import (
+from rctpl_utils.simulation.scene import (
+    MU_FILL,
+    SIDES,
     Effect,
+    Lung,
+    Scene,
     Spot,
     between,
-    blob,
-    cells,
-    cloud,
     combine,
     curve,
     draw_place,
     each_side,
-    ellipse,
-    fill,
-    lesion_sides,
-    network,
-    noise,
     outlined,
-    spot,
-    strokes,
-    vessel_tree,
     zone_is,
     zone_weight,
 )
@@ -43,7 +35,7 @@ def nodule(scene: Scene, lesion: Lesion, rng: Rng) -> Effect:
     """One (sometimes several) rounded opacity of 6 to 30 mm with a sphere's thickness profile."""
     drawn = []
     several = lesion.box is None and rng.random() < 0.3
-    for side in lesion_sides(scene, lesion, rng):
+    for side in scene.sides(lesion, rng):
         for _ in range(int(rng.integers(2, 6)) if several else 1):
             place = _round_spot(scene, side, lesion, rng, (10, 29), (6, 30))
             drawn.append(_ball(scene, place, rng, density=rng.uniform(1.2, 2.3), rough=0.12))
@@ -53,7 +45,7 @@ def nodule(scene: Scene, lesion: Lesion, rng: Rng) -> Effect:
 def mass(scene: Scene, lesion: Lesion, rng: Rng) -> Effect:
     """A lobulated or spiculated opacity of 30 to 80 mm."""
     drawn = []
-    for side in lesion_sides(scene, lesion, rng)[: 2 if lesion.side == "bilateral" else 1]:
+    for side in scene.sides(lesion, rng)[: 2 if lesion.side == "bilateral" else 1]:
         place = _round_spot(scene, side, lesion, rng, (30, 68), (30, 80))
         density = between(rng, lesion.severity, 0.55, 1.1)
         effect = _ball(scene, place, rng, density=density, rough=rng.uniform(0.15, 0.32))
@@ -65,7 +57,7 @@ def mass(scene: Scene, lesion: Lesion, rng: Rng) -> Effect:
 
 def lung_lesion(scene: Scene, lesion: Lesion, rng: Rng) -> Effect:
     """A nodule or mass of unclear kind; some are cavities with a fluid level."""
-    side = lesion_sides(scene, lesion, rng)[0]
+    side = scene.sides(lesion, rng)[0]
     place = _round_spot(scene, side, lesion, rng, (18, 58), (12, 65))
     if rng.random() < 0.45:
         return _cavity(scene, place, rng, lesion.severity)
@@ -82,7 +74,7 @@ def _round_spot(
     """Place a round lesion of a diameter (mm, mild to gross) within limits; so is that of a box."""
     half = np.clip(between(rng, lesion.severity, *diameters), *limits) / 2
     margin = float(np.clip(half * 0.6, 5, 14))
-    place = spot(scene, scene.lungs[side], lesion, rng, (half, half), margin=margin)
+    place = scene.spot(scene.lungs[side], lesion, rng, (half, half), margin=margin)
     mean = scene.spacing * (place.half_width + place.half_height)  # diameter, mm
     scale = np.clip(mean, *limits) / max(mean, 1e-6)
     ratio = np.clip(place.half_width / max(place.half_height, 1e-6), 0.75, 1.33)
@@ -93,12 +85,12 @@ def _round_spot(
 def _ball(scene: Scene, place: Spot, rng: Rng, *, density: float, rough: float) -> Effect:
     """A deformed sphere of tissue: thickness 2 sqrt(r^2 - d^2)."""
     radius = (place.half_width + place.half_height) / 2
-    stray = noise(rng, scene.size, max(1.1 * radius, 3.0))
-    ratio = ellipse(scene, place, rng.uniform(-0.7, 0.7)) * (1 - rough * stray).clip(0.65, 1.5)
+    stray = scene.noise(rng, max(1.1 * radius, 3.0))
+    ratio = scene.ellipse(place, rng.uniform(-0.7, 0.7)) * (1 - rough * stray).clip(0.65, 1.5)
     profile = np.sqrt(np.clip(1 - ratio**2, 0, 1))
     near = np.clip((1.08 - ratio) * radius, 0, 1)  # partial pixels at the border
     thickness = 2 * radius * scene.spacing * np.maximum(profile, 0.12 * near)
-    texture = 1 + 0.07 * cloud(rng, scene.size, max(0.5 * radius, 2.0))
+    texture = 1 + 0.07 * scene.cloud(rng, max(0.5 * radius, 2.0))
     change = MU_FILL * density * thickness * texture
     return Effect(change.astype(np.float32), ratio < 1)
 
@@ -111,12 +103,12 @@ def _spicules(scene: Scene, place: Spot, rng: Rng) -> np.ndarray:
         steps = [(0.7 * radius, angle), (reach, angle + rng.normal(0, 0.12))]
         ends = [(place.column + r * np.cos(a), place.row + r * np.sin(a)) for r, a in steps]
         paths.append(np.array(ends))
-    return strokes(scene.size, paths, scene.pixels(1.4)) * MU_FILL * 10
+    return scene.strokes(paths, scene.pixels(1.4)) * MU_FILL * 10
 
 
 def _cavity(scene: Scene, place: Spot, rng: Rng, severity: float) -> Effect:
     """A thick wall around air, with or without fluid in its lower part."""
-    outer = ellipse(scene, place, 0.0) * (1 - 0.12 * cloud(rng, scene.size, place.half_width + 2))
+    outer = scene.ellipse(place, 0.0) * (1 - 0.12 * scene.cloud(rng, place.half_width + 2))
     inner = rng.uniform(0.5, 0.8)
     radius = (place.half_width + place.half_height) / 2 * scene.spacing
     shell = np.sqrt(np.clip(1 - outer**2, 0, 1))
@@ -152,7 +144,7 @@ def old_scar(scene: Scene, rng: Rng) -> np.ndarray:
     angle = rng.uniform(0, np.pi)
     middle = (x + rng.normal(0, 1.5), y + rng.normal(0, 1.5))
     ends = [(x + s * reach * np.cos(angle), y + s * reach * np.sin(angle)) for s in (-0.5, 0.5)]
-    line = strokes(scene.size, [curve([ends[0], middle, ends[1]])], scene.pixels(1.6))
+    line = scene.strokes([curve([ends[0], middle, ends[1]])], scene.pixels(1.6))
     return line * MU_WATER * rng.uniform(2, 5) * lung.mask
 
 
@@ -163,26 +155,26 @@ def consolidation(scene: Scene, lung: Lung, lesion: Lesion, rng: Rng) -> Effect:
     lobe = _lobe_path(scene, lung, lesion, rng)
     weight = np.clip(lobe / 40, 0, 1)
     half = between(rng, severity, 24, 68)
-    place = spot(scene, lung, lesion, rng, (half, half * rng.uniform(0.8, 1.1)), weight=weight)
-    region = blob(scene, place, rng, rough=0.22, edge=rng.uniform(0.25, 0.55))
-    texture = 1 + 0.1 * cloud(rng, scene.size, scene.pixels(12))
+    place = scene.spot(lung, lesion, rng, (half, half * rng.uniform(0.8, 1.1)), weight=weight)
+    region = scene.blob(place, rng, rough=0.22, edge=rng.uniform(0.25, 0.55))
+    texture = 1 + 0.1 * scene.cloud(rng, scene.pixels(12))
     density = min(between(rng, severity, 0.25, 0.95), 0.97)
     depth = np.minimum(lobe, 1.7 * place.half_height * scene.spacing)
-    effect = fill(scene, lung, density * region * depth * texture)
+    effect = scene.fill(lung, density * region * depth * texture)
     # air bronchograms: dark branching lines that point from the hilum into the opacity
     toward, _ = _from_hilum(lung, place)
     center = np.array([place.column, place.row])
     start = center + 0.35 * (np.array(lung.hilum) - center)
     angles = toward + rng.normal(0, 0.5, 3)
-    tree = vessel_tree(rng, start, angles, place.half_height * 0.8, scene.pixels(3.0))
-    air = strokes(scene.size, *tree) * MU_FILL * 160 * region * (density * 0.05)
+    tree = scene.tree(rng, start, angles, place.half_height * 0.8, scene.pixels(3.0))
+    air = tree * MU_FILL * 160 * region * (density * 0.05)
     return Effect(effect.change - air, effect.mask & (region > 0.4))
 
 
 def pneumonia(scene: Scene, lesion: Lesion, rng: Rng) -> Effect:
     """Patchy, ill-defined alveolar opacities, often confluent, one to four a lung."""
     drawn = []
-    for side in lesion_sides(scene, lesion, rng):
+    for side in scene.sides(lesion, rng):
         lung, count = scene.lungs[side], int(rng.integers(1, 5))
         texture = _alveolar(scene, rng, grain=0.25)
         for _ in range(1 if lesion.box else count):
@@ -194,15 +186,15 @@ def pneumonia(scene: Scene, lesion: Lesion, rng: Rng) -> Effect:
 def infiltration(scene: Scene, lung: Lung, lesion: Lesion, rng: Rng) -> Effect:
     """Faint streaks and fine reticulation along the bronchovascular bundles."""
     half = between(rng, lesion.severity, 30, 58)
-    place = spot(scene, lung, lesion, rng, (half, half))
-    region = blob(scene, place, rng, rough=0.4, edge=0.9)
-    net = network(rng, scene.size, scene.pixels(rng.uniform(7, 12)))
+    place = scene.spot(lung, lesion, rng, (half, half))
+    region = scene.blob(place, rng, rough=0.4, edge=0.9)
+    net = scene.network(rng, scene.pixels(rng.uniform(7, 12)))
     toward, reach = _from_hilum(lung, place)  # bronchovascular bundles, thickened
     angles, length = toward + rng.normal(0, 0.4, 5), 0.5 * (reach + place.half_height)
-    streaks = strokes(scene.size, *vessel_tree(rng, lung.hilum, angles, length, scene.pixels(3.2)))
-    texture = 0.35 + 0.8 * net + 0.8 * streaks + 0.25 * cloud(rng, scene.size, scene.pixels(9))
+    streaks = scene.tree(rng, lung.hilum, angles, length, scene.pixels(3.2))
+    texture = 0.35 + 0.8 * net + 0.8 * streaks + 0.25 * scene.cloud(rng, scene.pixels(9))
     depth = between(rng, lesion.severity, 7, 34)
-    effect = fill(scene, lung, depth * region * np.clip(texture, 0, None), fade=0.2)
+    effect = scene.fill(lung, depth * region * np.clip(texture, 0, None), fade=0.2)
     return Effect(effect.change, _seen_in(lung, region))
 
 
@@ -210,11 +202,11 @@ def infiltration(scene: Scene, lung: Lung, lesion: Lesion, rng: Rng) -> Effect:
 def lung_opacity(scene: Scene, lung: Lung, lesion: Lesion, rng: Rng) -> Effect:
     """A hazy opacity of no specific kind: ground glass or a vague density."""
     half = rng.uniform(20, 50)
-    place = spot(scene, lung, lesion, rng, (half, half * rng.uniform(0.5, 1.3)))
-    region = blob(scene, place, rng, rough=rng.uniform(0.15, 0.4), edge=rng.uniform(0.5, 1.1))
-    texture = 1 + rng.uniform(0.05, 0.2) * cloud(rng, scene.size, scene.pixels(14))
+    place = scene.spot(lung, lesion, rng, (half, half * rng.uniform(0.5, 1.3)))
+    region = scene.blob(place, rng, rough=rng.uniform(0.15, 0.4), edge=rng.uniform(0.5, 1.1))
+    texture = 1 + rng.uniform(0.05, 0.2) * scene.cloud(rng, scene.pixels(14))
     depth = between(rng, lesion.severity, 14, 68)
-    effect = fill(scene, lung, depth * region * texture)
+    effect = scene.fill(lung, depth * region * texture)
     return Effect(effect.change, effect.mask & lung.mask)
 
 
@@ -238,8 +230,8 @@ def covid(scene: Scene, lesion: Lesion, rng: Rng) -> Effect:
 
 def _alveolar(scene: Scene, rng: Rng, *, grain: float) -> np.ndarray:
     """The uneven filling of acini, mean about 1: (H, W)."""
-    texture = 1 + grain * cloud(rng, scene.size, scene.pixels(rng.uniform(9, 16)), rough=0.4)
-    texture += 0.4 * grain * network(rng, scene.size, scene.pixels(8))
+    texture = 1 + grain * scene.cloud(rng, scene.pixels(rng.uniform(9, 16)), rough=0.4)
+    texture += 0.4 * grain * scene.network(rng, scene.pixels(8))
     return np.clip(texture, 0.1, None)
 
 
@@ -259,11 +251,11 @@ def _patch(
     """
     half = between(rng, lesion.severity, *sizes) * rng.uniform(0.75, 1.25)
     stretch = rng.uniform(0.7, 1.4)
-    place = spot(scene, lung, lesion, rng, (half / stretch, half * stretch), weight=weight)
-    region = blob(scene, place, rng, rough=0.45, edge=rng.uniform(0.6, 1.0))
+    place = scene.spot(lung, lesion, rng, (half / stretch, half * stretch), weight=weight)
+    region = scene.blob(place, rng, rough=0.45, edge=rng.uniform(0.6, 1.0))
     depth = np.minimum(lung.path, 1.6 * max(place.half_width, place.half_height) * scene.spacing)
     amount = between(rng, lesion.severity, *shares) * region * depth
-    return Effect(fill(scene, lung, amount * texture).change, _seen_in(lung, region))
+    return Effect(scene.fill(lung, amount * texture).change, _seen_in(lung, region))
 
 
 def _seen_in(lung: Lung, region: np.ndarray) -> np.ndarray:
@@ -305,11 +297,11 @@ def edema(scene: Scene, lesion: Lesion, rng: Rng) -> Effect:
         column, row = scene.coordinates()
         far = np.hypot((column - lung.hilum[0]) / lung.width, (row - lung.hilum[1]) / lung.height)
         region = np.exp(-((far / spread) ** 2)) * (1 - 0.5 * np.clip(lung.u - 0.75, 0, 1))
-        texture = 1 + 0.28 * cloud(rng, scene.size, scene.pixels(14))
-        net = network(rng, scene.size, scene.pixels(9))
+        texture = 1 + 0.28 * scene.cloud(rng, scene.pixels(14))
+        net = scene.network(rng, scene.pixels(9))
         depth = between(rng, severity, 8, 105) * haze
         amount = region * (depth * np.clip(texture, 0.1, None) + 5 * interstitial * severity * net)
-        effect = fill(scene, lung, amount, fade=0.35)
+        effect = scene.fill(lung, amount, fade=0.35)
         lines = _congestion(scene, lung, severity * interstitial, rng)
         drawn.append(Effect(effect.change + lines, (region > 0.32) & lung.mask))
     return combine(drawn)
@@ -319,15 +311,15 @@ def _congestion(scene: Scene, lung: Lung, strength: float, rng: Rng) -> np.ndarr
     """Cephalized vessels and septal lines, (H, W) attenuation."""
     up = np.array([-1.35, -0.95, -0.5, 0.1, 0.6]) + rng.normal(0, 0.12, 5)
     angles = up if lung.outward > 0 else np.pi - up
-    paths, widths = vessel_tree(rng, lung.hilum, angles, 0.2 * lung.height, scene.pixels(5.5))
-    vessels = strokes(scene.size, paths, widths) * MU_WATER * 11 * strength
+    tree = scene.tree(rng, lung.hilum, angles, 0.2 * lung.height, scene.pixels(5.5))
+    vessels = tree * MU_WATER * 11 * strength
     place = lung.mask & (lung.u > 0.86) & (lung.v > 0.55) & (lung.v < 0.95)
     septa = []
     for _ in range(int(rng.integers(3, 9))):
         x, y = draw_place(place.astype(np.float32), rng)
         inward = lung.outward * scene.pixels(rng.uniform(8, 17))
         septa.append(np.array([(x, y), (x - inward, y + 0.5)]))
-    kerley = strokes(scene.size, septa, scene.pixels(1.2)) * MU_WATER * 9 * strength
+    kerley = scene.strokes(septa, scene.pixels(1.2)) * MU_WATER * 9 * strength
     reach = np.clip(lung.path / 40, 0, 1)
     return ((vessels + kerley) * reach).astype(np.float32)
 
@@ -342,7 +334,7 @@ def emphysema(scene: Scene, lesion: Lesion, rng: Rng) -> Effect:
             severity *= 0.4
         below = zone_is(lesion, "lower", "bas")
         profile = np.clip(0.25 + lung.v if below else 1.25 - lung.v, 0.35, 1)
-        patchy = np.clip(1 + 0.3 * cloud(rng, scene.size, scene.pixels(35)), 0.3, 1.6)
+        patchy = np.clip(1 + 0.3 * scene.cloud(rng, scene.pixels(35)), 0.3, 1.6)
         share = np.clip(between(rng, severity, 0.14, 0.7) * profile * patchy, 0, 0.85)
         inside = np.clip(lung.path / 15, 0, 1) * lung.mask
         change = -share * inside * (scene.content - scene.vessels)
@@ -379,13 +371,13 @@ def fibrosis(scene: Scene, lesion: Lesion, rng: Rng) -> Effect:
             low = 1 / (1 + np.exp(-(lung.v - rng.uniform(0.5, 0.72)) / 0.07))
             region = lung.mask * np.clip(0.35 + edge, 0, 1) * low
         seen = lung.mask & (region > 0.4 * region.max())
-        region = region * np.clip(1 + 0.4 * cloud(rng, scene.size, scene.pixels(22)), 0, 1.7)
-        net = network(rng, scene.size, scene.pixels(rng.uniform(5, 8)), sharp=0.28)
-        comb = cells(rng, scene.size, scene.pixels(rng.uniform(6, 10)))
+        region = region * np.clip(1 + 0.4 * scene.cloud(rng, scene.pixels(22)), 0, 1.7)
+        net = scene.network(rng, scene.pixels(rng.uniform(5, 8)), sharp=0.28)
+        comb = scene.cells(rng, scene.pixels(rng.uniform(6, 10)))
         mix = np.clip(severity - 0.35 + rng.normal(0, 0.2), 0, 0.55)
         texture = 0.3 + 1.1 * ((1 - mix) * net + mix * comb)
         amount = between(rng, severity, 8, 42) * region * texture
-        effect = fill(scene, lung, amount, fade=0.1)
+        effect = scene.fill(lung, amount, fade=0.1)
         drawn.append(Effect(effect.change, seen))
     return combine(drawn)
 
@@ -404,16 +396,16 @@ def _plates(scene: Scene, lung: Lung, lesion: Lesion, rng: Rng) -> Effect:
     base = replace(lesion, zone=lesion.zone or "base")
     for _ in range(int(rng.integers(1, 3 + round(2 * lesion.severity)))):
         half = between(rng, lesion.severity, 14, 34)
-        place = spot(scene, lung, base, rng, (half, half * 0.4))
+        place = scene.spot(lung, base, rng, (half, half * 0.4))
         tilt = rng.normal(0.1, 0.35) * -lung.outward
         reach = min(place.half_width, scene.pixels(48))
         ends = [(-1.0, 0.0), (-0.3, rng.normal(0, 0.1)), (0.4, rng.normal(0, 0.1)), (1.0, 0.0)]
         ends = [(place.column + reach * a, place.row + reach * (b + a * tilt)) for a, b in ends]
         width = scene.pixels(between(rng, lesion.severity, 2.2, 6.0))
-        line = strokes(scene.size, [curve(ends)], width)
+        line = scene.strokes([curve(ends)], width)
         line = cv2.GaussianBlur(line, (0, 0), max(scene.pixels(rng.uniform(0.8, 2.2)), 0.6))
         far = np.hypot(column - place.column, row - place.row) / reach
-        taper = np.clip(1.25 - far**2, 0, 1) * (1 + 0.25 * noise(rng, scene.size, scene.pixels(12)))
+        taper = np.clip(1.25 - far**2, 0, 1) * (1 + 0.25 * scene.noise(rng, scene.pixels(12)))
         change += line * taper * MU_FILL * between(rng, lesion.severity, 22, 60)
     change *= np.clip(lung.path / 20, 0, 1)
     wide = cv2.GaussianBlur(change, (0, 0), scene.pixels(2.5))
@@ -425,11 +417,11 @@ def _wedge(scene: Scene, lung: Lung, lesion: Lesion, rng: Rng) -> Effect:
     up = zone_is(lesion, "upper", "ap")
     depth = (0.62 - lung.v) / 0.62 if up else (lung.v - 0.5) / 0.5
     reach = between(rng, lesion.severity, 0.35, 0.85)
-    border = lung.u - reach * np.clip(depth, 0, 1.2) + 0.07 * noise(rng, scene.size, scene.size / 6)
+    border = lung.u - reach * np.clip(depth, 0, 1.2) + 0.07 * scene.noise(rng, scene.size / 6)
     region = 1 / (1 + np.exp(np.clip(border / rng.uniform(0.03, 0.09), -30, 30)))
     region = region * np.clip(depth * 4, 0, 1)
     lobe = scene.channel(f"{lung.side} {'upper' if up else 'lower'}")
-    texture = 1 + 0.12 * cloud(rng, scene.size, scene.pixels(14))
+    texture = 1 + 0.12 * scene.cloud(rng, scene.pixels(14))
     amount = np.minimum(lobe, 85) * region * texture * between(rng, lesion.severity, 0.28, 0.9)
-    effect = fill(scene, lung, amount)
+    effect = scene.fill(lung, amount)
     return Effect(effect.change, outlined(amount) & (lung.path > 5))

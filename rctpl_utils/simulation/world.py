@@ -29,17 +29,18 @@ from rctpl_utils.profiles import WorldSize
 from rctpl_utils.simulation.anatomy import load_anatomy
 from rctpl_utils.simulation.cases import SPLITS, Case, openi_reports, why_left_out
 from rctpl_utils.simulation.ct import SOURCES
-from rctpl_utils.simulation.evaluation_cases import (
+from rctpl_utils.simulation.films import (
     QUOTA,
     QUOTA_SHARE,
     RSNA_PNEUMONIA,
     SETS,
     SIIM_PNEUMOTHORAX,
+    Study,
     cases_of,
+    training_films,
 )
 from rctpl_utils.simulation.layouts import Film, write_film, write_studies, write_tables
 from rctpl_utils.simulation.radiograph import Radiograph, render
-from rctpl_utils.simulation.training_cases import Study, training_films
 from rctpl_utils.vocabulary import with_parents
 from rctpl_utils.workspace import Workspace
 
