@@ -75,8 +75,7 @@ def unit_hash(identifier: str) -> float:
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
-# How gross a lesion is: Beta draws, so that subtle and gross ones both occur. Our assumption: no
-# label table grades severity; words of reports shift the draw.
+# How gross a lesion is: Beta draws, so that subtle and gross ones both occur, shifted by words.
 _UNSTATED = (2.2, 1.3)
 _WORDS = read_json(PACKAGE_DATA / "drawing.json")["severity"]  # word -> Beta parameters
 # Findings that change the whole outline are seen at any grade: their draws are bent towards mild,
@@ -112,15 +111,13 @@ class Site(NamedTuple):
 
 
 def site_of(concept: str, box: Box) -> Site:
-    """Name the place of a box: the patient's right is on the image's left.
-
-    Zones are thirds of 0.12 to 0.80 of the frame's height, the range of ChestX-ray14's boxes.
-    """
+    """Name the place of a box: the patient's right is on the image's left."""
     if concept in MIDLINE:
         return Site(None, None, box)
     x, y, width, height = box
     side = "right" if x + width / 2 < 0.5 else "left"
     level = y + height / 2
+    # thirds of 0.12 to 0.80 of the frame's height, the range of ChestX-ray14's boxes
     zone = "upper" if level < 0.35 else "middle" if level < 0.57 else "lower"
     return Site(side, zone, box)
 

@@ -1,5 +1,6 @@
 """The pleural space; heart and mediastinum; rib fractures; support devices."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import cv2
@@ -81,15 +82,12 @@ def pneumothorax(scene: Scene, lung: Lung, lesion: Lesion, rng: Rng) -> Effect:
 
 def _wall_distance(lung: Lung) -> np.ndarray:
     """Distance in pixels from the chest wall and apex (not from mediastinum or diaphragm)."""
-    inside = lung.mask.copy()
+    inside = lung.mask[:, :: lung.outward].copy()  # the chest wall on the right
     rows = np.flatnonzero(inside.any(1))
-    last = inside[rows[max(len(rows) * 3 // 4 - 1, 0)]]
-    inside[rows[len(rows) * 3 // 4] :] |= np.maximum.accumulate(last[:: lung.outward])[
-        :: lung.outward
-    ]
-    reached = np.maximum.accumulate(inside[:, :: lung.outward][:, ::-1], 1)[:, ::-1]
-    inside = reached[:, :: lung.outward]  # everything from the lung's outer border to the middle
-    padded = np.pad(inside.astype(np.uint8), ((1, 0), (1, 1)))
+    low = len(rows) * 3 // 4
+    inside[rows[low] :] |= np.maximum.accumulate(inside[rows[max(low - 1, 0)]])
+    inside = np.maximum.accumulate(inside[:, ::-1], 1)[:, ::-1]  # all between wall and middle
+    padded = np.pad(inside[:, :: lung.outward].astype(np.uint8), ((1, 0), (1, 1)))
     padded[1:, [0, -1]] = padded[1:, [1, -2]]
     return cv2.distanceTransform(padded, cv2.DIST_L2, 5)[1:, 1:-1]
 
@@ -112,8 +110,13 @@ def _gap(scene: Scene, lung: Lung, lesion: Lesion, rng: Rng) -> np.ndarray:
 def pleural_thickening(scene: Scene, lung: Lung, lesion: Lesion, rng: Rng) -> Effect:
     """A band along the chest wall or a cap over the apex, of uneven thickness."""
     wall = _wall_distance(lung)
-    zone = lesion.zone or ("apex" if rng.random() < 0.45 else "lateral")
-    reach = _band(lung, zone, rng)
+    zoned = replace(lesion, zone=lesion.zone or ("apex" if rng.random() < 0.45 else "lateral"))
+    if zone_is(zoned, "ap", "upper"):
+        reach = np.clip(1.25 - lung.v / rng.uniform(0.12, 0.22), 0, 1)
+    else:
+        low = zone_is(zoned, "costophren", "bas", "lower")
+        middle = 0.88 if low else rng.uniform(0.4, 0.75)
+        reach = np.exp(-0.5 * ((lung.v - middle) / rng.uniform(0.1, 0.25)) ** 2) * (lung.u > 0.55)
     width = scene.pixels(between(rng, lesion.severity, 6.0, 21))
     width = width * reach * np.clip(1 + 0.3 * scene.noise(rng, scene.size / 7), 0.2, 1.8)
     edge = max(scene.pixels(rng.uniform(2, 5)), 0.8)
@@ -123,15 +126,6 @@ def pleural_thickening(scene: Scene, lung: Lung, lesion: Lesion, rng: Rng) -> Ef
     change = share * MU_WATER * mm * texture
     mask = share > 0.4
     return Effect(change.astype(np.float32), mask if mask.any() else _thickest(change))
-
-
-def _band(lung: Lung, zone: str, rng: Rng) -> np.ndarray:
-    """How thick the band is along the wall, relative: (H, W) in [0, 1]."""
-    if "ap" in zone or "upper" in zone:
-        return np.clip(1.25 - lung.v / rng.uniform(0.12, 0.22), 0, 1)
-    low = any(key in zone for key in ("costophren", "bas", "lower"))
-    middle = 0.88 if low else rng.uniform(0.4, 0.75)
-    return np.exp(-0.5 * ((lung.v - middle) / rng.uniform(0.1, 0.25)) ** 2) * (lung.u > 0.55)
 
 
 @each_side
@@ -165,17 +159,16 @@ def _fissure(scene: Scene, lung: Lung, lesion: Lesion, rng: Rng) -> Effect:
     level = lung.hilum[1] + rng.uniform(-0.02, 0.16) * lung.height
     start, end = lung.hilum[0] + 0.15 * lung.outward * lung.width, lung.width * 0.82 * lung.outward
     bow = rng.normal(0, 0.03) * lung.height
-    path = curve(
-        [(start, level), (start + 0.5 * end, level + 0.4 * tilt + bow), (start + end, level + tilt)]
-    )
+    middle = (start + 0.5 * end, level + 0.4 * tilt + bow)
+    path = curve([(start, level), middle, (start + end, level + tilt)])
     thick = scene.pixels(between(rng, lesion.severity, 3.0, 20) * rng.uniform(0.6, 1.1))
     column, row = scene.coordinates()
     order = np.argsort(path[:, 0])
-    middle = np.interp(column[0], path[order, 0], path[order, 1])
+    height = np.interp(column[0], path[order, 0], path[order, 1])
     along = np.clip((column[0] - start) / end, 0, 1)
     lens = thick / 2 * np.sin(np.pi * along).clip(0) ** rng.uniform(0.5, 1.6)
     edge = max(scene.pixels(rng.uniform(1.5, 5)), 0.8)
-    share = np.clip((lens[None] - np.abs(row - middle[None])) / edge + 0.5, 0, 1)
+    share = np.clip((lens[None] - np.abs(row - height[None])) / edge + 0.5, 0, 1)
     share = share * (lens > 0.15)[None] * lung.mask
     line = scene.strokes([path], scene.pixels(1.6)) * lung.mask
     change = MU_WATER * (share * between(rng, lesion.severity, 14, 38) + 5 * line)
@@ -439,10 +432,8 @@ def _chest_tube(scene: Scene, at: SimpleNamespace, strength: float, rng: Rng) ->
     start = (edge + lung.outward * scene.pixels(22), lung.hilum[1] + 0.28 * lung.height)
     entry = (edge - lung.outward * scene.pixels(4), lung.hilum[1] + 0.2 * lung.height)
     up = rng.random() < 0.75
-    way = (
-        edge - lung.outward * 0.22 * lung.width,
-        lung.hilum[1] + (-0.1 if up else 0.25) * lung.height,
-    )
+    way_row = lung.hilum[1] + (-0.1 if up else 0.25) * lung.height
+    way = (edge - lung.outward * 0.22 * lung.width, way_row)
     end_row = lung.hilum[1] + (rng.uniform(-0.4, -0.2) if up else 0.36) * lung.height
     end = (edge - lung.outward * rng.uniform(0.35, 0.6) * lung.width, end_row)
     path = curve([start, entry, way, end], 40)

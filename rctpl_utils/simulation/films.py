@@ -103,10 +103,7 @@ def chexpert_patients() -> tuple[Patient, ...]:
 
 
 def drawn_kinds(labels: Iterable[str]) -> Labels:
-    """The concepts to draw: those that no other label of the set implies.
-
-    "Lung Opacity" beside "Pneumonia" is the same lesion named twice; alone, it is drawn.
-    """
+    """The concepts to draw: not those that another implies, as Pneumonia does Lung Opacity."""
     labels = frozenset(labels)
     implied = {ancestor for label in labels for ancestor in with_parents([label]) - {label}}
     return labels - implied
@@ -154,11 +151,9 @@ def _chestxray14(size: WorldSize, rng: Rng) -> Iterator[Planned]:
 
 
 def _chexpert(size: WorldSize, rng: Rng) -> Iterator[Planned]:
-    """`valid.csv` (test), then in `train.csv` the 5x200 films and the validation patients.
-
-    The former are single films with exactly one of the five (Huang et al. 2021, GLoRIA).
-    """
+    """`valid.csv` (test), then in `train.csv` the 5x200 films and the validation patients."""
     numbers, pool = count(70001), chexpert_patients()
+    # single films with exactly one of the five (Huang et al. 2021, GLoRIA)
     missing, five = dict.fromkeys(FIVE, size.chexpert_5x200), {}
     for i in rng.permutation(len(pool)).tolist():
         hit = pool[i][0] & set(FIVE)
@@ -281,10 +276,7 @@ def phrase(finding: MeshFinding, rng: Rng) -> str:
 
 
 def place_phrase(side: str | None, zone: str | None, rng: Rng, *, lobes: bool = True) -> str:
-    """A place after a noun: "in the right upper lobe", "on the left", "" for none.
-
-    Without `lobes`, a lung zone is named instead: the pleura has no lobes.
-    """
+    """A place after a noun: "in the right upper lobe" (or zone, without `lobes`); "" for none."""
     if zone not in _PHRASES["zones"]:
         known = {"left": "on the left", "right": "on the right", "bilateral": "in both lungs"}
         return known.get(side or "", "")

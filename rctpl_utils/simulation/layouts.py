@@ -135,17 +135,13 @@ class Film(NamedTuple):
 
 
 def write_film(name: str, root: Path, case: Case, radiograph: Radiograph) -> Film:
-    """Write a film of the data set `name`, and what lies beside it.
-
-    RSNA's and SIIM-ACR's are DICOM files, one in ten as MONOCHROME1; SIIM-ACR's `image_id` is a
-    DICOM UID.
-    """
+    """Write a film of the data set `name`, and what lies beside it."""
     image, patient, pixels = case.image_id, case.patient_id, radiograph.pixels
     part = "test" if case.split == "test" else "train"
     names = {"image": image, "part": part, "patient": patient, "number": patient[1:]}
     path = root / _PATHS[name].format(**names)
     if path.suffix == ".dcm":
-        own = (image, f"{image}.1", f"{image}.2")
+        own = (image, f"{image}.1", f"{image}.2")  # SIIM-ACR's `image_id` is a UID
         made = tuple(map(uid_of, (image, f"study {image}", f"series {image}")))
         uids = own if name == "siim" else made
         write_dicom(path, pixels, uids, patient, inverted=inverted_film(image))
@@ -178,10 +174,7 @@ def _write_outline(root: Path, image: str, mask: np.ndarray) -> None:
     outline = {
         "version": "4.5.6",  # of labelme, as in the real annotations
         "flags": {},
-        "shapes": [
-            {"label": "opacity", "points": polygon.tolist(), **kind}
-            for polygon in mask_polygons(mask)
-        ],
+        "shapes": [{"label": "opacity", "points": p.tolist(), **kind} for p in mask_polygons(mask)],
         "imagePath": f"{image}.jpg",
         "imageData": None,
         "imageHeight": mask.shape[0],

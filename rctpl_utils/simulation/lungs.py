@@ -245,10 +245,7 @@ def _patch(
     shares: Span,
     weight: np.ndarray | float = 1.0,
 ) -> Effect:
-    """One ill-defined alveolar opacity of a `texture`, where `weight` (H, W) prefers it.
-
-    From mild to gross: half axes of `sizes` mm, filled `shares` of the lung's depth.
-    """
+    """One ill-defined alveolar opacity: half axes (mm) and filled shares are from mild to gross."""
     half = between(rng, lesion.severity, *sizes) * rng.uniform(0.75, 1.25)
     stretch = rng.uniform(0.7, 1.4)
     place = scene.spot(lung, lesion, rng, (half / stretch, half * stretch), weight=weight)

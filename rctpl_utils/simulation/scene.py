@@ -127,15 +127,12 @@ class Effect:
 
 @dataclass
 class Scene:
-    """The warped anatomy; channels are warped when first asked for.
-
-    Its layers, "bone", "lung" and "body", differ by a small elastic displacement.
-    """
+    """The warped anatomy, whose layers differ by a small displacement, and what draws on it."""
 
     anatomy: Anatomy
     pose: int
     size: int  # side of the image in pixels
-    grids: dict[str, np.ndarray]  # of each layer: where a pixel lies in the base map
+    grids: dict[str, np.ndarray]  # of "bone", "lung", "body": where a pixel lies in the base map
     spacing: float  # mm a pixel in the plane of the lungs
     content: np.ndarray | None = None  # (H, W) attenuation of the lungs' content, vessels included
     vessels: np.ndarray | None = None  # its part that is vessels and fine structure
@@ -223,10 +220,7 @@ class Scene:
         return np.clip(far / (0.5 * diameter) - 0.35, 0, 1)
 
     def strokes(self, paths: list[Curve], width: float | list[float]) -> np.ndarray:
-        """Anti-aliased curves: (H, W) float32 in [0, 1].
-
-        `paths` are curves (N, 2) or bundles (B, N, 2) of one width; widths (pixels) may be below 1.
-        """
+        """Anti-aliased curves (N, 2) or bundles (B, N, 2), widths in pixels: (H, W) in [0, 1]."""
         canvas = np.zeros((2 * self.size, 2 * self.size), np.uint8)
         widths = width if isinstance(width, list) else [width] * len(paths)
         for path, wide in zip(paths, widths, strict=True):
@@ -241,10 +235,7 @@ class Scene:
     def tree(
         self, rng: Rng, root: Curve, angles: np.ndarray, length: float, width: float
     ) -> np.ndarray:
-        """Vessels that branch twice from a root (2,): (H, W) float32 in [0, 1].
-
-        `length` and `width` (pixels) are of the first branches (B) and shrink with each generation.
-        """
+        """Vessels that branch twice from a root (2,), thinner each time: (H, W) in [0, 1]."""
         start = np.tile(np.asarray(root, float), (len(angles), 1))  # (B, 2)
         reach = length * rng.uniform(0.6, 1.2, len(angles))
         bundles, widths = [], []
@@ -311,10 +302,7 @@ class Scene:
         return np.sqrt(across**2 + along**2)
 
     def blob(self, spot: Spot, rng: Rng, *, rough: float, edge: float) -> np.ndarray:
-        """A cloud-like region around a spot: (H, W) in [0, 1], 1 in its core.
-
-        Relative to the half axes its border strays by `rough` and is `edge` wide.
-        """
+        """A cloud-like region, (H, W) in [0, 1]; its border strays by `rough`, is `edge` wide."""
         scale = max(spot.half_width, spot.half_height) * 1.1
         angle = rng.uniform(-0.5, 0.5) if spot.half_width != spot.half_height else 0.0
         stray = self.cloud(rng, max(scale, 3.0), rough=0.35)
@@ -322,10 +310,7 @@ class Scene:
         return np.clip((1 - distance) / edge + 0.5, 0, 1)
 
     def fill(self, lung: Lung, thickness: np.ndarray, *, fade: float = 0.7) -> Effect:
-        """Replace `thickness` mm of aerated lung, at most its path, by fluid or cells.
-
-        Vessels lose the share `fade` of their contrast where the lung is wholly filled.
-        """
+        """Fill `thickness` mm of lung, at most its path; vessels lose up to `fade` of contrast."""
         thickness = np.minimum(thickness, lung.path)
         share = thickness / np.maximum(lung.path, 1.0)
         change = MU_FILL * thickness - fade * share * np.clip(self.vessels, 0, None)

@@ -101,10 +101,7 @@ def film_texts(drawn: pd.DataFrame, films: Sequence[str]) -> FilmTexts:
 
 
 def _seen(lesion: tuple) -> tuple[str, str | None, str | None, str, str]:
-    """Concept, side, zone, "peripheral" or "central", "mild" or "gross" ("" for neither).
-
-    Side, zone and distance from the midline as asked for, else where the box lies.
-    """
+    """Concept; side, zone, distance from the midline as asked for, else of the box; grade."""
     side, zone = (str(v) if isinstance(v, str) and v else None for v in (lesion.side, lesion.zone))
     grade = "gross" if lesion.severity > GROSS else "mild" if lesion.severity < MILD else ""
     if not np.isfinite(lesion.x):

@@ -71,7 +71,6 @@ STATEMENTS = {
 }
 
 Renderer = Callable[[Case, Any, int], Radiograph]
-Draw = Callable[[str, Sequence[Case], Path], list[Film]]  # `_draw` with its pool
 
 
 def build_world(
@@ -93,12 +92,11 @@ def build_world(
     keys = {name: dataset_key(name, size, code) for name in NAMES}
     missing = [name for name in NAMES if _finished(root, name, keys[name]) is None]
     if missing:
-        with (
-            _full_disk_explained(root),
-            _drawing_pool(workspace.cache, size.image_size, processes, renderer) as draw,
-        ):
+        chunk = partial(_draw_chunk, workspace.cache, size.image_size, renderer)
+        with _full_disk_explained(root), _mapping(processes) as run:
+            load_anatomy(workspace.cache)  # projected once, for all that draw
             for name in missing:
-                _write_dataset(name, root, keys[name], size, draw)
+                _write_dataset(name, root, keys[name], size, partial(_draw, run, chunk))
     found = {
         "profile": workspace.profile.name,
         "seed": size.seed,
@@ -128,8 +126,9 @@ def code_hash(renderer: Renderer = render) -> str:
     return hash_of(code_of(build_world, renderer), renderer.__qualname__)
 
 
-def _write_dataset(name: str, root: Path, key: str, size: WorldSize, draw: Draw) -> None:
-    marker, final, unfinished = _marker(root, name), root / name, root / _UNFINISHED / name
+def _write_dataset(name: str, root: Path, key: str, size: WorldSize, draw: Callable) -> None:
+    marker, final = root / _MARKERS / f"{name}.json", root / name
+    unfinished = root / _UNFINISHED / name
     marker.unlink(missing_ok=True)
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
@@ -154,10 +153,7 @@ def _write_dataset(name: str, root: Path, key: str, size: WorldSize, draw: Draw)
 
 
 def _write_drawn(folder: Path, cases: Iterable[Case]) -> None:
-    """Write `drawn.csv`: each lesion that was asked for. Simulation truth, not part of a layout.
-
-    `x`, `y`: its real box's center relative to the film, empty without one.
-    """
+    """Write `drawn.csv`, no part of a layout: each lesion asked for, its real box's center."""
     rows = []
     for case in cases:
         for lesion in case.lesions:
@@ -216,31 +212,23 @@ def report_counts(studies: Iterable[Study]) -> dict[str, Any]:
 
 def _finished(root: Path, name: str, key: str) -> Mapping[str, Any] | None:
     """The summary of a finished data set, None where it is missing or outdated."""
-    marker = _marker(root, name)
-    if not marker.is_file() or not (root / name).is_dir():
-        return None
-    content = read_json(marker)
-    return content["summary"] if content["key"] == key else None
-
-
-def _marker(root: Path, name: str) -> Path:
-    return root / _MARKERS / f"{name}.json"
+    marker = root / _MARKERS / f"{name}.json"
+    content = read_json(marker) if marker.is_file() and (root / name).is_dir() else {}
+    return content["summary"] if content.get("key") == key else None
 
 
 @contextmanager
-def _drawing_pool(cache: Path, size: int, processes: int, renderer: Renderer) -> Iterator[Draw]:
-    """`processes` that draw, 1 for this one; the anatomy is projected first, once for all."""
-    load_anatomy(cache)
-    chunk = partial(_draw_chunk, cache, size, renderer)
+def _mapping(processes: int) -> Iterator[Callable]:
+    """A `map` over so many processes, 1 for this one."""
     if processes == 1:
-        yield partial(_draw, map, chunk)
+        yield map
         return
     context = get_context("spawn")  # the same on every platform, and safe beside torch's threads
     with ProcessPoolExecutor(processes, mp_context=context, initializer=_one_thread) as executor:
         for _ in range(processes):  # they start, and import, while the first cases are drawn up
             executor.submit(_one_thread)
         try:
-            yield partial(_draw, executor.map, chunk)
+            yield executor.map
         except BaseException:
             executor.shutdown(cancel_futures=True)
             raise
@@ -250,17 +238,16 @@ def _draw(
     run: Callable, chunk: Callable, name: str, cases: Sequence[Case], folder: Path
 ) -> list[Film]:
     """Write each film of a data set; a bar shows the chunks."""
-    chunks = [tuple(cases[i : i + CHUNK]) for i in range(0, len(cases), CHUNK)]
-    results = []
+    chunks, films = [cases[i : i + CHUNK] for i in range(0, len(cases), CHUNK)], []
     with tqdm(total=len(cases), desc=name, unit=" films", mininterval=5) as bar:
-        for films in run(partial(chunk, name, folder), chunks):
-            results += films
-            bar.update(len(films))
-    return results
+        for some in run(partial(chunk, name, folder), chunks):
+            films += some
+            bar.update(len(some))
+    return films
 
 
 def _draw_chunk(
-    cache: Path, size: int, renderer: Renderer, name: str, folder: Path, cases: tuple[Case, ...]
+    cache: Path, size: int, renderer: Renderer, name: str, folder: Path, cases: Sequence[Case]
 ) -> list[Film]:
     anatomy = load_anatomy(cache)
     return [write_film(name, folder, case, renderer(case, anatomy, size)) for case in cases]
