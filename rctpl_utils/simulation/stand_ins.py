@@ -138,34 +138,28 @@ def _said(
     return [f"{extent}{phrase}{where}{edge}" for phrase in look.phrases], vector
 
 
-def load_pairs(
-    data_root: Path,
-    reports: Sequence[Report],
-    triplets: pd.DataFrame,
-    tower: TextTower,
-    size: int,
-    features: Path,
-) -> Pairs:
+def load_pairs(workspace: Workspace, reports: Sequence[Report], triplets: pd.DataFrame) -> Pairs:
     """The training images of MIMIC-CXR with what their reports say and what they show.
 
-    MiniLM, the `tower`, reads each text once (kept in `features`); films have `size` pixels a side.
+    MiniLM reads each text once (kept in `Workspace.features`).
     """
+    tower, root = TextTower.minilm(1).to(workspace.device), workspace.data_root
     bank = build_text_bank([r.report_id for r in reports], [r.text for r in reports], triplets)
     rows = {report.report_id: row for row, report in enumerate(reports)}
-    dataset = open_dataset("mimic-cxr", data_root, "train")
+    dataset = open_dataset("mimic-cxr", root, "train")
     studies = dataset.records["study"].map(rows)
     kept = np.flatnonzero(studies.notna())
     names = dataset.records["image_id"].iloc[kept]
     # the texts that only baselines read go through MiniLM with the bank's: both find one file
     texts, _ = training_texts(bank, [report.impression for report in reports])
-    words, _ = word_states(tower, texts, features)
+    words, _ = word_states(tower, texts, workspace.features)
     pooled = words.means(np.arange(len(bank.texts)))
-    looks = film_texts(pd.read_csv(data_root / "mimic-cxr" / DRAWN_TABLE), list(names))
+    looks = film_texts(pd.read_csv(root / "mimic-cxr" / DRAWN_TABLE), list(names))
     studies = studies.iloc[kept].to_numpy(int)
     # the bank's texts, then the attribute sentences of what was drawn, in one list
     both = np.concatenate([pooled, pooled_texts(tower, looks.texts)]).astype(np.float16)
     return Pairs(
-        images=load_images(dataset, kept, size),
+        images=load_images(dataset, kept, workspace.profile.world.image_size),
         reports=studies,
         image_vectors=bank.report_vectors[studies] + looks.film_vectors,
         pooled=both,
@@ -215,15 +209,10 @@ def train_stand_ins(
     """Train the stand-in of every seed of the profile that is missing or out of date."""
     settings, size = workspace.profile.pretraining, workspace.profile.world.image_size
     training = [report for report in reports if report.split == "train"]
-    tower = TextTower.minilm(1).to(workspace.device)
-    root, features = workspace.data_root, workspace.features
-    pairs = load_pairs(root, training, triplets, tower, size, features)
-    lists = [
-        each
-        for part in (pairs.texts, pairs.findings, pairs.looks)
-        for each in (part.rows, part.counts)
-    ]
-    data = (pairs.images, pairs.reports, pairs.image_vectors, pairs.pooled, pairs.vectors, *lists)
+    pairs = load_pairs(workspace, training, triplets)
+    data = [pairs.images, pairs.reports, pairs.image_vectors, pairs.pooled, pairs.vectors]
+    for lists in (pairs.texts, pairs.findings, pairs.looks):
+        data += [lists.rows, lists.counts]
     sums = (hashlib.sha256(np.ascontiguousarray(each)).hexdigest() for each in data)
     key = hash_of(settings, size, *sums, code_of(pretrain, StandIn))
     for seed in workspace.profile.seeds:
