@@ -358,19 +358,20 @@ def training_films(size: WorldSize) -> list[tuple[Study, Case]]:
 
 def real_studies(reports: Iterable[OpenIReport]) -> list[Study]:
     """The reports that can be drawn, by a hash of their names; none of an unseen concept."""
-    studies = [_real_study(report) for report in reports if why_left_out(report) is None]
+    studies = []
+    for report in reports:
+        if why_left_out(report) is not None:
+            continue
+        found = merged(replace(f, code="") for f in mesh_findings(report))
+        text = f"{report.findings} {report.impression}".lower()
+        if any(f.concept in UNSEEN_CONCEPTS for f in found) or "covid" in text:
+            problem = "a training report names a concept that must stay unseen"
+            raise InputError(problem, "Leave this report out.", row=report.uid)
+        patient = f"p{90_000_000 + int(''.join(filter(str.isdigit, report.uid)))}"
+        texts = (report.indication, report.comparison, report.findings, report.impression)
+        split = split_of(patient, SHARES)
+        studies.append(Study(patient, split, *texts, found, report.uid))
     return sorted(studies, key=lambda study: unit_hash(f"order {study.patient_id}"))
-
-
-def _real_study(report: OpenIReport) -> Study:
-    patient = f"p{90_000_000 + int(''.join(filter(str.isdigit, report.uid)))}"
-    found = merged(replace(f, code="") for f in mesh_findings(report))
-    text = f"{report.findings} {report.impression}".lower()
-    if any(f.concept in UNSEEN_CONCEPTS for f in found) or "covid" in text:
-        problem = "a training report names a concept that must stay unseen"
-        raise InputError(problem, "Leave this report out.", row=report.uid)
-    texts = (report.indication, report.comparison, report.findings, report.impression)
-    return Study(patient, split_of(patient, SHARES), *texts, found, report.uid)
 
 
 def merged(findings: Iterable[MeshFinding]) -> tuple[MeshFinding, ...]:

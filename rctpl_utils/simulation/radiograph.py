@@ -288,7 +288,10 @@ def develop(attenuation: np.ndarray, style: Style, rng: Rng) -> np.ndarray:
     middle = (low + high) / 2 + width * (rng.uniform(*style.level) - 0.02)
     low, high = float(middle - width / 2), float(middle + width / 2)
     gray = (values - low) / (high - low)
-    gray = gray + rng.uniform(*style.vignette) * _falloff(attenuation.shape[0], rng)
+    line = np.linspace(-1, 1, len(gray), dtype=np.float32)
+    vignette, tilt = rng.uniform(*style.vignette), rng.normal(0, 0.5, 2).astype(np.float32)
+    far = line[None] ** 2 + line[:, None] ** 2
+    gray = gray + vignette * (tilt[0] * line[None] + tilt[1] * line[:, None] - 0.4 * far)
     # a film-like curve: linear in the middle, with a toe and a shoulder
     soft = np.log1p(np.exp(np.clip(14 * gray, -60, 60))) / 14  # toe
     soft = 1 - np.log1p(np.exp(np.clip(14 * (1 - soft), -60, 60))) / 14  # shoulder
@@ -314,13 +317,6 @@ def _detect(attenuation: np.ndarray, style: Style, rng: Rng) -> np.ndarray:
     values = -np.log(np.maximum(signal, 1e-4)) + rng.uniform(*style.noise) * grain * mean
     smooth = cv2.GaussianBlur(values, (0, 0), size * rng.uniform(0.01, 0.03))
     return values + rng.uniform(*style.sharpen) * (values - smooth)
-
-
-def _falloff(size: int, rng: Rng) -> np.ndarray:
-    line = np.linspace(-1, 1, size, dtype=np.float32)
-    tilt = rng.normal(0, 0.5, 2).astype(np.float32)
-    far = line[None] ** 2 + line[:, None] ** 2
-    return tilt[0] * line[None] + tilt[1] * line[:, None] - 0.4 * far
 
 
 def _collimate(gray: np.ndarray, style: Style, rng: Rng) -> np.ndarray:

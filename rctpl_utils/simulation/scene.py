@@ -281,8 +281,11 @@ class Scene:
         """
         if lesion.box is not None:
             x, y, width, height = (part * self.size for part in lesion.box)
-            place = _into(lung, x + width / 2, y + height / 2)
-            return Spot(*place, max(width / 2, 1.0), max(height / 2, 1.0))
+            well_inside = lung.mask & (lung.u > 0.1) & (lung.u < 0.95) & (lung.v < 0.95)
+            place = np.argwhere(well_inside)[:, ::-1]  # (N, 2), column and row
+            far = ((place - (x + width / 2, y + height / 2)) ** 2).sum(1)
+            column, row = place[np.argmin(far)].tolist() if far.size else lung.hilum
+            return Spot(float(column), float(row), max(width / 2, 1.0), max(height / 2, 1.0))
         chance = zone_weight(lung, lesion.zone) * weight
         if margin:
             inside, step = lung.mask.copy(), max(1, round(self.pixels(margin)))
@@ -387,15 +390,6 @@ def draw_place(chance: np.ndarray, rng: Rng) -> tuple[float, float]:
         return (chance.shape[1] - 1) / 2, (chance.shape[0] - 1) / 2
     index = min(int(np.searchsorted(total, rng.random() * total[-1])), total.size - 1)
     return float(index % chance.shape[1]), float(index // chance.shape[1])
-
-
-def _into(lung: Lung, column: float, row: float) -> tuple[float, float]:
-    """The nearest place well inside the lung."""
-    rows, columns = np.nonzero(lung.mask & (lung.u > 0.1) & (lung.u < 0.95) & (lung.v < 0.95))
-    if not rows.size:
-        return lung.hilum
-    nearest = np.argmin((columns - column) ** 2 + (rows - row) ** 2)
-    return float(columns[nearest]), float(rows[nearest])
 
 
 _SEEN = 0.3  # of its largest thickness: what an annotator would still outline

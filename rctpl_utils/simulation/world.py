@@ -42,7 +42,7 @@ from rctpl_utils.simulation.films import (
 from rctpl_utils.simulation.layouts import Film, write_film, write_studies, write_tables
 from rctpl_utils.simulation.radiograph import Radiograph, render
 from rctpl_utils.vocabulary import with_parents
-from rctpl_utils.workspace import Workspace
+from rctpl_utils.workspace import PACKAGE_DATA, Workspace
 
 CHUNK = 32  # films a task; a worker holds one film at a time
 TRAINING = "mimic-cxr"
@@ -52,22 +52,10 @@ DRAWN_TABLE = "drawn.csv"
 _MARKERS, _UNFINISHED = ".complete", ".unfinished"
 # name -> its field in `WorldSize`, where the name differs; chexpert has two
 _FIELDS = {TRAINING: ("studies", "pretraining"), "chexpert": ("chexpert", "chexpert_5x200")}
+_NUMBERS = {"quota": QUOTA, "share": QUOTA_SHARE, "rsna": RSNA_PNEUMONIA, "siim": SIIM_PNEUMOTHORAX}
 STATEMENTS = {
-    "radiographs": (
-        "All radiographs are simulated from one CT; they show no patient and are unfit for any "
-        "clinical use."
-    ),
-    "reports": (
-        "Reports are real (Open-I) unless the metadata table marks them as templated; templated "
-        "ones fill up concepts that few training reports hold, and are in no test split."
-    ),
-    "labels": (
-        "Label combinations come from the real tables; rare concepts are oversampled to at least "
-        f"{QUOTA} images (in small sets {QUOTA_SHARE:.1%} of them), as are the positives of RSNA "
-        f"({RSNA_PNEUMONIA:.0%}), SIIM-ACR ({SIIM_PNEUMOTHORAX:.0%}) and COVIDx (a third each of "
-        "normal, pneumonia and COVID-19), so the prevalence is not that of the real sets."
-    ),
-    "identifiers": "Identifiers lie outside the real data sets' ranges and name nobody.",
+    about: text.format(**_NUMBERS)
+    for about, text in read_json(PACKAGE_DATA / "sources.json")["statements"].items()
 }
 
 Renderer = Callable[[Case, Any, int], Radiograph]
