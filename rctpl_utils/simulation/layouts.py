@@ -32,10 +32,13 @@ from rctpl_utils.vocabulary import CHESTXRAY14_CONCEPTS, CHEXPERT_CONCEPTS, with
 _OPTIONS = {".png": {"compress_level": 6}, ".jpg": {"quality": 95, "optimize": False}}
 COMMENT = "SIMULATED RADIOGRAPH, NOT OF A PATIENT"
 _IMPLEMENTATION = "RCTPL_UTILS"
-_REQUIRED_BUT_UNKNOWN = (  # type 2 attributes: present, empty
-    "StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName", "PatientBirthDate",
-    "PatientSex", "StudyID", "PatientOrientation",
-)  # fmt: skip
+_ATTRIBUTES = {  # of every DICOM film; those of type 2 that nobody knows are present, but empty
+    "Modality": "CR", "ConversionType": "WSD", "BodyPartExamined": "CHEST", "SeriesNumber": "1",
+    "InstanceNumber": "1", "ImageComments": COMMENT, "SamplesPerPixel": 1, "BitsAllocated": 8,
+    "BitsStored": 8, "HighBit": 7, "PixelRepresentation": 0, "LossyImageCompression": "00",
+    "StudyDate": None, "StudyTime": None, "AccessionNumber": None, "ReferringPhysicianName": None,
+    "PatientBirthDate": None, "PatientSex": None, "StudyID": None, "PatientOrientation": None,
+}  # fmt: skip
 
 
 def to_bytes(pixels: np.ndarray) -> np.ndarray:
@@ -72,17 +75,10 @@ def write_dicom(
     dicom.file_meta = meta
     dicom.SOPInstanceUID, dicom.StudyInstanceUID, dicom.SeriesInstanceUID = uids
     dicom.PatientID = dicom.PatientName = patient_id
-    dicom.Modality, dicom.ConversionType, dicom.BodyPartExamined = "CR", "WSD", "CHEST"
-    for unknown in _REQUIRED_BUT_UNKNOWN:
-        setattr(dicom, unknown, None)
-    dicom.SeriesNumber = dicom.InstanceNumber = "1"
-    dicom.ImageComments = COMMENT
-    dicom.SamplesPerPixel = 1
+    for name, value in _ATTRIBUTES.items():
+        setattr(dicom, name, value)
     dicom.PhotometricInterpretation = "MONOCHROME1" if inverted else "MONOCHROME2"
     dicom.Rows, dicom.Columns = stored.shape
-    dicom.BitsAllocated, dicom.BitsStored, dicom.HighBit = 8, 8, 7
-    dicom.PixelRepresentation = 0
-    dicom.LossyImageCompression = "00"
     data = stored.tobytes()
     dicom.add_new("PixelData", "OB", data + b"\0" * (len(data) % 2))
     with atomic_path(path) as temporary:
