@@ -118,7 +118,7 @@ def test_zones_are_honored(exposed, concept):
     assert rows["upper"] < rows["lower"] - 0.12 * SIZE
 
 
-def test_a_box_positions_and_sizes_a_mass(anatomy):
+def test_a_box_positions_and_sizes_a_mass_and_one_outside_moves_into_a_lung(anatomy):
     one = case(seed=3)
     lung = scene_of(one, anatomy).lungs["left"]
     row, column = np.median(np.argwhere(lung.mask & (lung.v < 0.6)), axis=0)
@@ -128,10 +128,8 @@ def test_a_box_positions_and_sizes_a_mass(anatomy):
     rows, columns = np.nonzero(mask)
     assert abs(rows.mean() - row) < 6 and abs(columns.mean() - column) < 6
     assert 0.08 < np.sqrt(mask.mean()) < 0.25
-
-
-def test_a_box_outside_the_lungs_moves_into_one(anatomy):
-    one = case(Lesion("Nodule", None, None, 0.7, (0.0, 0.0, 0.05, 0.05)))
+    outside = Lesion("Nodule", None, None, 0.7, (0.0, 0.0, 0.05, 0.05))
+    one = case(outside)  # it moves into a lung
     mask = expose(one, anatomy, SIZE).masks["Nodule"]
     lung = scene_of(one, anatomy).lungs["right"].mask
     assert (mask & lung).sum() > 0.5 * mask.sum()

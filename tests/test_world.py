@@ -110,19 +110,15 @@ def test_an_edit_of_a_reader_redraws_nothing_and_one_of_the_drawing_all(tmp_path
         return code_hash()
 
     package = tmp_path / "rctpl_utils"
-    shutil.copytree(sources.ROOT / "rctpl_utils", package, ignore=shutil.ignore_patterns("data"))
+    shutil.copytree(sources.ROOT / "rctpl_utils", package, ignore=shutil.ignore_patterns("release"))
     monkeypatch.setattr(sources, "ROOT", tmp_path)
     sources._scan.cache_clear()
     before = code_hash()
     drawn = {package / "datasets/openi.py", package / "datasets/masks.py"}  # what and how outlined
     assert edited(*set(package.glob("datasets/*.py")) - drawn) == before
-    for name in (
-        "datasets/openi",
-        "simulation/lungs",
-        "simulation/layouts",
-        "simulation/radiograph",
-    ):
-        before, key = edited(package / f"{name}.py"), before
+    modules = ["datasets/openi.py", *(f"simulation/{n}.py" for n in ("lungs", "layouts", "films"))]
+    for name in (*modules, "data/drawing.json", "data/report_phrases.json", "data/sources.json"):
+        before, key = edited(package / name), before
         assert before != key, name
     sources._scan.cache_clear()
 
@@ -196,14 +192,9 @@ def test_templated_reports_are_marked_and_counted_and_covid19_is_nowhere_in_trai
 
 def test_tables_of_the_manifest(built):
     manifest, root = read_json(built.data_root / "manifest.json"), built.data_root
-    films = {
-        path
-        for name in NAMES
-        for s in ("dcm", "jpg", "png")
-        for path in (root / name).rglob(f"*.{s}")
-    }
-    masks = set((root / "covid-rural" / "pngs_masks").glob("*.png"))
-    assert dataset_table(built, manifest)["images"].sum() == len(films - masks)
+    images = [path for s in ("dcm", "jpg", "png") for path in root.rglob(f"*.{s}")]
+    films = [path for path in images if path.parent.name != "pngs_masks"]
+    assert dataset_table(built, manifest)["images"].sum() == len(films)
     assert finding_table(manifest).loc["COVID-19", "mimic-cxr"] == 0
     assert all(source["licence"] and source["sha256"] for source in manifest["sources"])
 
