@@ -12,7 +12,7 @@ from rctpl_utils.datasets.tables import hash_split
 from rctpl_utils.errors import InputError
 from rctpl_utils.profiles import PROFILES
 from rctpl_utils.simulation import cases, films
-from rctpl_utils.simulation.cases import run_length_box, site_of, why_left_out
+from rctpl_utils.simulation.cases import in_box, run_length_box, why_left_out
 from rctpl_utils.simulation.films import (
     FIVE,
     SETS,
@@ -100,7 +100,7 @@ def test_covid19_is_in_test_sets_only_and_a_training_report_of_it_refused(sets, 
     assert any("COVID-19" in case.concepts for case in sets["covidx"])
     for study, case in training:
         assert "COVID-19" not in study.concepts | case.concepts
-        assert "covid" not in f"{study.findings} {study.impression} {study.indication}".lower()
+        assert "covid" not in str(study.report).lower()
     report = OpenIReport("CXR1", "Findings of COVID-19.", "", "", "", ("normal",))
     with pytest.raises(InputError, match="must stay unseen"):
         real_studies([report])
@@ -197,10 +197,10 @@ def test_run_length_boxes_by_hand_and_by_the_loaders_decoder():
         assert y <= rows.min() and y + height - 1 >= rows.max()
 
 
-def test_site_of_a_box_names_the_patients_side():
-    assert site_of("Nodule", (0.2, 0.2, 0.1, 0.1)).side == "right"
-    assert site_of("Nodule", (0.7, 0.7, 0.1, 0.1)).zone == "lower"
-    assert site_of("Cardiomegaly", (0.3, 0.5, 0.4, 0.3)).side is None
+def test_in_box_a_box_names_the_patients_side():
+    assert in_box("Nodule", (0.2, 0.2, 0.1, 0.1)).side == "right"
+    assert in_box("Nodule", (0.7, 0.7, 0.1, 0.1)).zone == "lower"
+    assert in_box("Cardiomegaly", (0.3, 0.5, 0.4, 0.3)).side is None
 
 
 def test_geometry_pools_share_no_box():

@@ -8,9 +8,8 @@ split, so that no training lesion has a test lesion's box.
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -102,32 +101,24 @@ _VINBIGDATA = {
 }  # fmt: skip
 
 
-class Site(NamedTuple):
-    """One lesion's place: side and zone as a radiologist would say, and the real box."""
-
-    side: str | None
-    zone: str | None
-    box: Box | None
-
-
-def site_of(concept: str, box: Box) -> Site:
-    """Name the place of a box: the patient's right is on the image's left."""
+def in_box(concept: str, box: Box) -> Lesion:
+    """A lesion where a box lies, side and zone as a radiologist says: right is on the left."""
     if concept in MIDLINE:
-        return Site(None, None, box)
+        return Lesion(concept, box=box)
     x, y, width, height = box
     side = "right" if x + width / 2 < 0.5 else "left"
     level = y + height / 2
     # thirds of 0.12 to 0.80 of the frame's height, the range of ChestX-ray14's boxes
     zone = "upper" if level < 0.35 else "middle" if level < 0.57 else "lower"
-    return Site(side, zone, box)
+    return Lesion(concept, side, zone, box=box)
 
 
 @cache
-def annotated_sites() -> Mapping[tuple[str, str], list[list[Site]]]:
+def annotated_sites() -> Mapping[tuple[str, str], list[list[Lesion]]]:
     """(concept, split) -> of each annotated image the sites of its boxes (about a second)."""
     sites, pools = defaultdict(list), defaultdict(list)
     for image, concept, box in _annotated_boxes():
-        sites[image, concept].append(site_of(concept, box))
+        sites[image, concept].append(in_box(concept, box))
     for (image, concept), found in sites.items():
         patient = image.split("_")[0]  # ChestX-ray14 names files <patient>_<number>
         pools[concept, split_of(patient, POOL_SHARES)].append(found)
@@ -218,16 +209,16 @@ def why_left_out(report: OpenIReport) -> str | None:
 
 
 @cache
-def _coded_sites() -> Mapping[str, list[Site]]:
+def _coded_sites() -> Mapping[str, list[Lesion]]:
     """concept -> side and zone of each of its human codes in the reports that can be drawn."""
     places = defaultdict(list)
     for report in openi_reports():
         for f in mesh_findings(report) if why_left_out(report) is None else ():
-            places[f.concept].append(Site(f.side, f.zone, None))
+            places[f.concept].append(Lesion(f.concept, f.side, f.zone))
     return dict(places)
 
 
-def draw_sites(concept: str, split: str, rng: Rng, *, coded: bool = True) -> list[Site]:
+def draw_sites(concept: str, split: str, rng: Rng, *, coded: bool = True) -> list[Lesion]:
     """The sites of one real image with this concept; where nobody drew boxes, that of a code.
 
     Without either, or where `coded` is false, a site that is open.
@@ -235,9 +226,9 @@ def draw_sites(concept: str, split: str, rng: Rng, *, coded: bool = True) -> lis
     pool = annotated_sites().get((concept, split), [])
     if pool:
         sites = pool[rng.integers(len(pool))][:MAX_SITES]
-        return [site_of(concept, _jittered(site.box, rng)) for site in sites]
+        return [in_box(concept, _jittered(site.box, rng)) for site in sites]
     codes = _coded_sites().get(concept) if coded else None
-    return [codes[rng.integers(len(codes))] if codes else Site(None, None, None)]
+    return [codes[rng.integers(len(codes))] if codes else Lesion(concept)]
 
 
 def draw_lesions(concepts: Iterable[str], split: str, rng: Rng) -> tuple[Lesion, ...]:
@@ -249,9 +240,9 @@ def draw_lesions(concepts: Iterable[str], split: str, rng: Rng) -> tuple[Lesion,
     drawn = []
     for name in sorted(concepts):
         severity = draw_severity(name, None, rng)
-        covid = [Site("bilateral", "peripheral", None)]
+        covid = [Lesion(name, "bilateral", "peripheral")]
         sites = covid if name == "COVID-19" else draw_sites(name, split, rng)
-        drawn += [Lesion(name, s.side, s.zone, severity, s.box) for s in sites]
+        drawn += [replace(site, severity=severity) for site in sites]
     return tuple(drawn)
 
 

@@ -1,5 +1,6 @@
 """The pleural space; heart and mediastinum; rib fractures; support devices."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -202,17 +203,17 @@ def heart_change(scene: Scene, scale: float, rng: Rng, *, up: float = 0.3) -> np
     return np.clip(change, 0, 0.9 * room) if scale > 1 else np.clip(change, -0.5 * heart, 0)
 
 
-def cardiomegaly(scene: Scene, lesion: Lesion, rng: Rng) -> Effect:
+def cardiomegaly(scene: Scene, lesion: Lesion, rng: Rng) -> Iterator[Effect]:
     """A wider heart; the mask is the whole enlarged silhouette."""
     scale = 1.02 + between(rng, lesion.severity, 0.02, 0.5)
     change = heart_change(scene, scale, rng, up=rng.uniform(0.0, 0.6))
     heart = scene.channel("heart") + np.clip(change, 0, None)
     heart = cv2.GaussianBlur(heart, (0, 0), scene.pixels(3))
     mask = heart > 0.22 * heart.max()
-    return Effect(change, _largest(mask))
+    yield Effect(change, _largest(mask))
 
 
-def enlarged_mediastinum(scene: Scene, lesion: Lesion, rng: Rng) -> Effect:
+def enlarged_mediastinum(scene: Scene, lesion: Lesion, rng: Rng) -> Iterator[Effect]:
     """A widened upper mediastinum: smooth or lobulated, on one side or both."""
     total = np.zeros((scene.size, scene.size), np.float32)
     both = rng.random() < 0.6
@@ -235,10 +236,10 @@ def enlarged_mediastinum(scene: Scene, lesion: Lesion, rng: Rng) -> Effect:
     band = ~(right.mask | left.mask) & (np.abs((right.v + left.v) / 2 - middle) < 1.2 * tall)
     band &= column > right.hilum[0] - 0.15 * right.width  # from border to border
     band &= column < left.hilum[0] + 0.15 * left.width
-    return Effect(total, _largest(band | core))
+    yield Effect(total, _largest(band | core))
 
 
-def hernia(scene: Scene, lesion: Lesion, rng: Rng) -> Effect:
+def hernia(scene: Scene, lesion: Lesion, rng: Rng) -> Iterator[Effect]:
     """A rounded retrocardiac shadow above the diaphragm, with an air-fluid level or without."""
     right, left = scene.lungs["right"], scene.lungs["left"]
     column, row = scene.coordinates()
@@ -258,7 +259,7 @@ def hernia(scene: Scene, lesion: Lesion, rng: Rng) -> Effect:
         change = MU_WATER * (wall + 0.6 * content * fluid - 0.75 * content * (1 - fluid)) * strength
     else:
         change = MU_FILL * (wall + 0.55 * content) * between(rng, lesion.severity, 0.35, 1.0)
-    return Effect(change.astype(np.float32), far < 1)
+    yield Effect(change.astype(np.float32), far < 1)
 
 
 def _largest(mask: np.ndarray) -> np.ndarray:
@@ -272,12 +273,12 @@ def _largest(mask: np.ndarray) -> np.ndarray:
 _PER_SIDE = 9  # ribs 2 to 10
 
 
-def fracture(scene: Scene, lesion: Lesion, rng: Rng) -> Effect:
+def fracture(scene: Scene, lesion: Lesion, rng: Rng) -> Iterator[Effect]:
     """One to four neighboring ribs of one side, each broken at about the same angle."""
     height = next((v for key, _, _, v, _ in ZONES if zone_is(lesion, key)), None)
     if lesion.box is not None:
         height = float(np.clip((lesion.box[1] + lesion.box[3] / 2 - 0.15) / 0.6, 0, 1))
-    drawn, last = [], _PER_SIDE - 1
+    last = _PER_SIDE - 1
     for side in SIDES if lesion.side == "bilateral" else (lesion.side,):
         chosen = side if side in SIDES else SIDES[int(rng.integers(2))]
         if height is None:
@@ -287,8 +288,7 @@ def fracture(scene: Scene, lesion: Lesion, rng: Rng) -> Effect:
         where = rng.uniform(0.35, 0.75)
         for k in range(1 + rng.binomial(4, 0.3 + 0.5 * lesion.severity)):
             place = float(np.clip(where + rng.normal(0, 0.04), 0.2, 0.85))
-            drawn.append(_break(scene, chosen, min(first + k, last), place, lesion.severity, rng))
-    return combine(drawn)
+            yield _break(scene, chosen, min(first + k, last), place, lesion.severity, rng)
 
 
 def _break(scene: Scene, side: str, rib: int, where: float, severity: float, rng: Rng) -> Effect:
@@ -320,7 +320,7 @@ def _break(scene: Scene, side: str, rib: int, where: float, severity: float, rng
     return Effect(change.astype(np.float32), np.hypot(x, y) < 0.8 * reach)
 
 
-def support_devices(scene: Scene, lesion: Lesion, rng: Rng) -> Effect:
+def support_devices(scene: Scene, lesion: Lesion, rng: Rng) -> Iterator[Effect]:
     """One to three devices; a grosser severity means more and denser ones."""
     kinds = (_central_line, _tracheal_tube, _pacemaker, _sternal_wires, _chest_tube, _feeding_tube)
     count = 1 + rng.binomial(2, 0.15 + 0.5 * lesion.severity)
@@ -340,7 +340,8 @@ def support_devices(scene: Scene, lesion: Lesion, rng: Rng) -> Effect:
         wide=(right.width + left.width) / 2,
         lung=scene.lungs[side],
     )
-    return combine([kinds[k](scene, marks, strength, rng) for k in chosen])
+    for k in chosen:
+        yield kinds[k](scene, marks, strength, rng)
 
 
 def _tube(

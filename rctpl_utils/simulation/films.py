@@ -303,12 +303,8 @@ class Study:
 
     patient_id: str  # "pNNNNNNNN"
     split: str
-    indication: str
-    comparison: str
-    findings: str
-    impression: str
+    report: OpenIReport  # its `uid` is "templated" where we wrote the text
     reported: tuple[MeshFinding, ...]  # to draw; without their codes
-    source: str  # the Open-I report's identifier, or "templated"
 
     @property
     def study_id(self) -> str:
@@ -318,7 +314,7 @@ class Study:
     @property
     def templated(self) -> bool:
         """Whether we wrote the text."""
-        return self.source == "templated"
+        return self.report.uid == "templated"
 
     @property
     def concepts(self) -> Labels:
@@ -368,9 +364,7 @@ def real_studies(reports: Iterable[OpenIReport]) -> list[Study]:
             problem = "a training report names a concept that must stay unseen"
             raise InputError(problem, "Leave this report out.", row=report.uid)
         patient = f"p{90_000_000 + int(''.join(filter(str.isdigit, report.uid)))}"
-        texts = (report.indication, report.comparison, report.findings, report.impression)
-        split = split_of(patient, SHARES)
-        studies.append(Study(patient, split, *texts, found, report.uid))
+        studies.append(Study(patient, split_of(patient, SHARES), report, found))
     return sorted(studies, key=lambda study: unit_hash(f"order {study.patient_id}"))
 
 
@@ -415,8 +409,9 @@ def _templated_studies(studies: Sequence[Study], enough: int, rng: Rng) -> list[
                 concepts += sorted(others - with_parents([concept]))[:2]
             found = tuple(_templated_finding(c, rng) for c in concepts)
             split = "validation" if len(made) % 9 == 8 else "train"
-            texts = ("Simulated study.", "None.", *write_report(found, rng))
-            study = Study(f"p{99_000_000 + len(made)}", split, *texts, found, "templated")
+            texts = (*write_report(found, rng), "Simulated study.", "None.")
+            report = OpenIReport("templated", *texts, mesh=())
+            study = Study(f"p{99_000_000 + len(made)}", split, report, found)
             made.append(study)
             if split == "train":
                 counts.update(study.concepts)

@@ -293,7 +293,7 @@ def write_studies(root: Path, films: Sequence[tuple[Study, Case]], size: int) ->
             "Rows": size,
             "Columns": size,
             "split": _MIMIC_SPLITS[study.split],
-            "source": study.source,
+            "source": study.report.uid,
             "templated": int(study.templated),
         }
         for study, case in films
@@ -325,13 +325,9 @@ def write_studies(root: Path, films: Sequence[tuple[Study, Case]], size: int) ->
 
 def _report_text(study: Study) -> str:
     """The report under MIMIC's headings; the sections' words are unchanged, only wrapped."""
-    sections = {
-        "EXAMINATION": "Chest radiograph.",
-        "INDICATION": study.indication,
-        "COMPARISON": study.comparison,
-        "FINDINGS": study.findings,
-        "IMPRESSION": study.impression,
-    }
+    report, sections = study.report, {"EXAMINATION": "Chest radiograph."}
+    for name in ("indication", "comparison", "findings", "impression"):
+        sections[name.upper()] = getattr(report, name)
     wrap = textwrap.TextWrapper(
         78, initial_indent=" ", subsequent_indent=" ", break_on_hyphens=False
     )

@@ -6,6 +6,7 @@ patients positive for COVID-19", Radiology 296 (2020), and Gluecker et al., "Cli
 features of pulmonary edema", RadioGraphics 19 (1999).
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import cv2
@@ -21,7 +22,6 @@ from rctpl_utils.simulation.scene import (
     Scene,
     Spot,
     between,
-    combine,
     curve,
     draw_place,
     each_side,
@@ -31,38 +31,35 @@ from rctpl_utils.simulation.scene import (
 )
 
 
-def nodule(scene: Scene, lesion: Lesion, rng: Rng) -> Effect:
+def nodule(scene: Scene, lesion: Lesion, rng: Rng) -> Iterator[Effect]:
     """One (sometimes several) rounded opacity of 6 to 30 mm with a sphere's thickness profile."""
-    drawn = []
     several = lesion.box is None and rng.random() < 0.3
     for side in scene.sides(lesion, rng):
         for _ in range(int(rng.integers(2, 6)) if several else 1):
             place = _round_spot(scene, side, lesion, rng, (10, 29), (6, 30))
-            drawn.append(_ball(scene, place, rng, density=rng.uniform(1.2, 2.3), rough=0.12))
-    return combine(drawn)
+            yield _ball(scene, place, rng, density=rng.uniform(1.2, 2.3), rough=0.12)
 
 
-def mass(scene: Scene, lesion: Lesion, rng: Rng) -> Effect:
+def mass(scene: Scene, lesion: Lesion, rng: Rng) -> Iterator[Effect]:
     """A lobulated or spiculated opacity of 30 to 80 mm."""
-    drawn = []
     for side in scene.sides(lesion, rng)[: 2 if lesion.side == "bilateral" else 1]:
         place = _round_spot(scene, side, lesion, rng, (30, 68), (30, 80))
         density = between(rng, lesion.severity, 0.55, 1.1)
         effect = _ball(scene, place, rng, density=density, rough=rng.uniform(0.15, 0.32))
         if rng.random() < 0.45:
             effect = Effect(effect.change + _spicules(scene, place, rng) * density, effect.mask)
-        drawn.append(effect)
-    return combine(drawn)
+        yield effect
 
 
-def lung_lesion(scene: Scene, lesion: Lesion, rng: Rng) -> Effect:
+def lung_lesion(scene: Scene, lesion: Lesion, rng: Rng) -> Iterator[Effect]:
     """A nodule or mass of unclear kind; some are cavities with a fluid level."""
     side = scene.sides(lesion, rng)[0]
     place = _round_spot(scene, side, lesion, rng, (18, 58), (12, 65))
     if rng.random() < 0.45:
-        return _cavity(scene, place, rng, lesion.severity)
-    density = between(rng, lesion.severity, 0.8, 1.3)
-    return _ball(scene, place, rng, density=density, rough=rng.uniform(0.1, 0.3))
+        yield _cavity(scene, place, rng, lesion.severity)
+    else:
+        density = between(rng, lesion.severity, 0.8, 1.3)
+        yield _ball(scene, place, rng, density=density, rough=rng.uniform(0.1, 0.3))
 
 
 Span = tuple[float, float]
@@ -171,15 +168,13 @@ def consolidation(scene: Scene, lung: Lung, lesion: Lesion, rng: Rng) -> Effect:
     return Effect(effect.change - air, effect.mask & (region > 0.4))
 
 
-def pneumonia(scene: Scene, lesion: Lesion, rng: Rng) -> Effect:
+def pneumonia(scene: Scene, lesion: Lesion, rng: Rng) -> Iterator[Effect]:
     """Patchy, ill-defined alveolar opacities, often confluent, one to four a lung."""
-    drawn = []
     for side in scene.sides(lesion, rng):
         lung, count = scene.lungs[side], int(rng.integers(1, 5))
         texture = _alveolar(scene, rng, grain=0.25)
         for _ in range(1 if lesion.box else count):
-            drawn.append(_patch(scene, lung, lesion, rng, texture, (14, 38), (0.16, 0.66)))
-    return combine(drawn)
+            yield _patch(scene, lung, lesion, rng, texture, (14, 38), (0.16, 0.66))
 
 
 @each_side
@@ -210,9 +205,8 @@ def lung_opacity(scene: Scene, lung: Lung, lesion: Lesion, rng: Rng) -> Effect:
     return Effect(effect.change, effect.mask & lung.mask)
 
 
-def covid(scene: Scene, lesion: Lesion, rng: Rng) -> Effect:
+def covid(scene: Scene, lesion: Lesion, rng: Rng) -> Iterator[Effect]:
     """Bilateral, peripheral, lower-zone predominant, multifocal ground glass; no effusion."""
-    drawn = []
     uneven = rng.uniform(0.45, 1.0)
     strong = lesion.side if lesion.side in SIDES else SIDES[int(rng.integers(2))]
     for side in SIDES:
@@ -223,9 +217,7 @@ def covid(scene: Scene, lesion: Lesion, rng: Rng) -> Effect:
         texture = _alveolar(scene, rng, grain=0.15)
         part = Lesion("COVID-19", side, None, max(share, 0.02))
         for _ in range(2 + rng.poisson(1 + 3 * share)):
-            patch = _patch(scene, lung, part, rng, texture, (13, 32), (0.16, 0.6), outer * lower)
-            drawn.append(patch)
-    return combine(drawn)
+            yield _patch(scene, lung, part, rng, texture, (13, 32), (0.16, 0.6), outer * lower)
 
 
 def _alveolar(scene: Scene, rng: Rng, *, grain: float) -> np.ndarray:
@@ -281,9 +273,8 @@ def _from_hilum(lung: Lung, place: Spot) -> tuple[float, float]:
     return np.arctan2(down, right), np.hypot(down, right)
 
 
-def edema(scene: Scene, lesion: Lesion, rng: Rng) -> Effect:
+def edema(scene: Scene, lesion: Lesion, rng: Rng) -> Iterator[Effect]:
     """Perihilar (bat-wing) to diffuse haze, thick upper vessels, Kerley B lines, cuffing."""
-    drawn = []
     spread = rng.uniform(0.24, 0.5) + 0.2 * lesion.severity
     haze, interstitial = rng.uniform(0.5, 1.0), rng.uniform(0.6, 1.4)
     for side in SIDES:
@@ -300,8 +291,7 @@ def edema(scene: Scene, lesion: Lesion, rng: Rng) -> Effect:
         amount = region * (depth * np.clip(texture, 0.1, None) + 5 * interstitial * severity * net)
         effect = scene.fill(lung, amount, fade=0.35)
         lines = _congestion(scene, lung, severity * interstitial, rng)
-        drawn.append(Effect(effect.change + lines, (region > 0.32) & lung.mask))
-    return combine(drawn)
+        yield Effect(effect.change + lines, (region > 0.32) & lung.mask)
 
 
 def _congestion(scene: Scene, lung: Lung, strength: float, rng: Rng) -> np.ndarray:
@@ -321,9 +311,8 @@ def _congestion(scene: Scene, lung: Lung, strength: float, rng: Rng) -> np.ndarr
     return ((vessels + kerley) * reach).astype(np.float32)
 
 
-def emphysema(scene: Scene, lesion: Lesion, rng: Rng) -> Effect:
+def emphysema(scene: Scene, lesion: Lesion, rng: Rng) -> Iterator[Effect]:
     """Dark, vessel-poor lungs, worst where the zone says (else above); flat domes are `scene`'s."""
-    drawn = []
     for side in SIDES:
         lung = scene.lungs[side]
         severity = lesion.severity * rng.uniform(0.8, 1.1)
@@ -337,8 +326,7 @@ def emphysema(scene: Scene, lesion: Lesion, rng: Rng) -> Effect:
         change = -share * inside * (scene.content - scene.vessels)
         change -= np.clip(1.5 * share, 0, 0.9) * inside * scene.vessels
         change += _bullae(scene, lung, severity, rng)
-        drawn.append(Effect(change.astype(np.float32), lung.mask & (profile > 0.5)))
-    return combine(drawn)
+        yield Effect(change.astype(np.float32), lung.mask & (profile > 0.5))
 
 
 def _bullae(scene: Scene, lung: Lung, severity: float, rng: Rng) -> np.ndarray:
@@ -355,9 +343,8 @@ def _bullae(scene: Scene, lung: Lung, severity: float, rng: Rng) -> np.ndarray:
     return total
 
 
-def fibrosis(scene: Scene, lesion: Lesion, rng: Rng) -> Effect:
+def fibrosis(scene: Scene, lesion: Lesion, rng: Rng) -> Iterator[Effect]:
     """Basal, peripheral reticulation, with honeycombs where gross; other zones on request."""
-    drawn = []
     for side in (lesion.side,) if lesion.side in SIDES else SIDES:
         lung = scene.lungs[side]
         severity = lesion.severity * rng.uniform(0.8, 1.1)
@@ -375,8 +362,7 @@ def fibrosis(scene: Scene, lesion: Lesion, rng: Rng) -> Effect:
         texture = 0.3 + 1.1 * ((1 - mix) * net + mix * comb)
         amount = between(rng, severity, 8, 42) * region * texture
         effect = scene.fill(lung, amount, fade=0.1)
-        drawn.append(Effect(effect.change, seen))
-    return combine(drawn)
+        yield Effect(effect.change, seen)
 
 
 @each_side

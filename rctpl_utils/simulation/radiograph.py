@@ -4,7 +4,7 @@ Each data set has its own acquisition style, a distribution from which every ima
 overlap but differ in their means.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -19,15 +19,14 @@ from rctpl_utils.simulation.ct import MU_WATER
 from rctpl_utils.simulation.scene import (
     Effect,
     Scene,
+    combine,
     dense,
     elastic,
     warp_grid,
 )
 from rctpl_utils.workspace import PACKAGE_DATA
 
-Painter = Callable[[Scene, Lesion, Rng], Effect]
-
-PAINTERS: dict[str, Painter] = {
+PAINTERS: dict[str, Callable[[Scene, Lesion, Rng], Iterator[Effect]]] = {
     "Enlarged Cardiomediastinum": chest.enlarged_mediastinum,
     "Cardiomegaly": chest.cardiomegaly,
     "Lung Opacity": lungs.lung_opacity,
@@ -133,7 +132,7 @@ def expose(case: Case, anatomy: Anatomy, size: int) -> Exposure:
         if lesion.concept not in PAINTERS:
             problem = f"the renderer cannot draw {lesion.concept!r}"
             raise InputError(problem, f"Choose one of: {', '.join(PAINTERS)}.")
-        drawn = PAINTERS[lesion.concept](scene, lesion, rng)
+        drawn = combine(PAINTERS[lesion.concept](scene, lesion, rng))
         change += drawn.change
         masks[lesion.concept] = masks.get(lesion.concept, False) | drawn.mask
     return Exposure(attenuation, np.maximum(change, -attenuation), masks)
@@ -158,8 +157,14 @@ def set_up(case: Case, anatomy: Anatomy, style: Style, size: int, rng: Rng) -> S
     target = _place(anatomy.outlines[rng.choice(outlines)], style, rng)
     top = target[:, 1].min()  # with the depth of inspiration the lungs move, but not their apices
     target[:, 1] += rng.normal(0, 0.03) * (target[:, 1] - top)
-    for index, change in enumerate(_volume_changes(case, rng.spawn(1)[0])):
-        _resize_lung(target[index * PER_LUNG : (index + 1) * PER_LUNG], *change)
+    changes = _volume_changes(case, rng.spawn(1)[0])
+    for points, (raised, flat) in zip(np.split(target, 2), changes, strict=True):  # diaphragms
+        top, bottom = points[:, 1].min(), points[:, 1].max()
+        share = np.clip((points[:, 1] - top) / (bottom - top), 0, 1) ** 2
+        points[:, 1] -= raised * share * (bottom - top)
+        base = points[_BASE, 1]
+        level = np.linspace(base.max() - 0.02, base.max(), base.size)
+        points[_BASE, 1] = (1 - flat) * base + flat * level
     source = anatomy.landmarks[pose]
     grid = warp_grid(target, source) + elastic(rng, 0.006)
     shifts = {"body": 0.0, "bone": 0.005, "lung": 0.008}
@@ -199,16 +204,6 @@ def _volume_changes(case: Case, rng: Rng) -> list[tuple[float, float]]:
             raised -= 0.09 * lesion.severity
             flat += (0.25 + 0.6 * second) * lesion.severity
     return [(float(r), float(min(f, 0.9))) for r, f in zip(raised, flat, strict=True)]
-
-
-def _resize_lung(points: np.ndarray, raised: float, flat: float) -> None:
-    """Move one lung's diaphragm, in place: (PER_LUNG, 2)."""
-    top, bottom = points[:, 1].min(), points[:, 1].max()
-    share = np.clip((points[:, 1] - top) / (bottom - top), 0, 1) ** 2
-    points[:, 1] -= raised * share * (bottom - top)
-    base = points[_BASE, 1]
-    level = np.linspace(base.max() - 0.02, base.max(), base.size)
-    points[_BASE, 1] = (1 - flat) * base + flat * level
 
 
 def _habitus(scene: Scene, style: Style, rng: Rng) -> np.ndarray:

@@ -3,7 +3,7 @@
 Textures, strokes, places in the lungs, and the shapes of lesions.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import wraps
 
@@ -82,6 +82,8 @@ def _matern(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 MU_LUNG = 0.16 * MU_WATER  # aerated lung, about -840 HU; per mm
 MU_FILL = MU_WATER - MU_LUNG  # what a millimetre of lung gains when it fills with fluid or cells
 SIDES = ("right", "left")
+_BONES = ("ribs right", "ribs left", "shoulder", "axial")
+_LAYERS = dict.fromkeys(_BONES, "bone") | dict.fromkeys(("lung", *LOBES), "lung")  # else "body"
 
 
 @dataclass
@@ -147,14 +149,14 @@ class Scene:
         """One channel on the film, (H, W) float32: a line integral, or a path in mm."""
         if name not in self._cache:
             layer = self.anatomy.maps[self.pose, CHANNELS.index(name)]
-            self._cache[name] = self.warp(layer, _layer_of(name))
+            self._cache[name] = self.warp(layer, _LAYERS.get(name, "body"))
         return self._cache[name]
 
     def mix(self, weights: dict[str, float]) -> np.ndarray:
         """A weighted sum of channels of one layer on the film, (H, W) float32; one warp for all."""
         maps, index = self.anatomy.maps[self.pose], CHANNELS.index
         total = sum(np.float32(weight) * maps[index(name)] for name, weight in weights.items())
-        return self.warp(total, _layer_of(next(iter(weights))))
+        return self.warp(total, _LAYERS.get(next(iter(weights)), "body"))
 
     def warp(self, layer: np.ndarray, kind: str = "body") -> np.ndarray:
         """Bring a base map onto the film: (H, W) float32."""
@@ -342,12 +344,6 @@ class Scene:
         return Lung(side, mask, path, u, v, hilum, tall, float(np.median(wide[rows])))
 
 
-def _layer_of(name: str) -> str:
-    if name.startswith("ribs") or name in ("shoulder", "axial"):
-        return "bone"
-    return "lung" if name == "lung" or name in LOBES else "body"
-
-
 def curve(points: list[tuple[float, float]], count: int = 24) -> Curve:
     """A smooth curve through a few points (Catmull-Rom): (count, 2)."""
     knots = np.asarray(points, dtype=float)
@@ -395,19 +391,19 @@ def draw_place(chance: np.ndarray, rng: Rng) -> tuple[float, float]:
 _SEEN = 0.3  # of its largest thickness: what an annotator would still outline
 
 
-def combine(effects: list[Effect]) -> Effect:
+def combine(effects: Iterable[Effect]) -> Effect:
     """Several lesions of one concept as one."""
-    change = np.sum([effect.change for effect in effects], axis=0, dtype=np.float32)
-    return Effect(change, np.logical_or.reduce([effect.mask for effect in effects]))
+    changes, masks = zip(*((effect.change, effect.mask) for effect in effects), strict=True)
+    return Effect(np.sum(changes, axis=0, dtype=np.float32), np.logical_or.reduce(masks))
 
 
-def each_side(draw: Callable[..., Effect]) -> Callable[..., Effect]:
+def each_side(draw: Callable[..., Effect]) -> Callable[..., Iterator[Effect]]:
     """A painter of a lesion, from one that draws it in one lung: on each side it is drawn on."""
 
     @wraps(draw)
-    def painter(scene: Scene, lesion: Lesion, rng: Rng) -> Effect:
-        sides = scene.sides(lesion, rng)
-        return combine([draw(scene, scene.lungs[side], lesion, rng) for side in sides])
+    def painter(scene: Scene, lesion: Lesion, rng: Rng) -> Iterator[Effect]:
+        for side in scene.sides(lesion, rng):
+            yield draw(scene, scene.lungs[side], lesion, rng)
 
     return painter
 
