@@ -40,6 +40,10 @@ class Lesion:
     severity: float = 0.5  # in (0, 1], from barely visible to gross
     box: Box | None = None  # a real one
 
+    def in_zone(self, *names: str) -> bool:
+        """Whether the zone has one of some names, or parts of names."""
+        return any(name in (self.zone or "") for name in names)
+
 
 @dataclass(frozen=True)
 class Case:

@@ -23,8 +23,6 @@ from rctpl_utils.simulation.scene import (
     curve,
     draw_place,
     each_side,
-    zone_is,
-    zone_weight,
 )
 
 
@@ -97,9 +95,9 @@ def _gap(scene: Scene, lung: Lung, lesion: Lesion, rng: Rng) -> np.ndarray:
     """Width of the air between wall and lung at each place, pixels: (H, W)."""
     width = between(rng, lesion.severity, 7, 28) + 44 * lesion.severity**2 * rng.uniform(0.3, 1.2)
     width = min(scene.pixels(width), 0.75 * lung.width)
-    if zone_is(lesion, "bas", "lower", "costophren"):
+    if lesion.in_zone("bas", "lower", "costophren"):
         profile = np.clip((lung.v - 0.35) / 0.4, 0, 1)
-    elif zone_is(lesion, "lateral"):
+    elif lesion.in_zone("lateral"):
         profile = np.exp(-0.5 * ((lung.v - 0.5) / 0.3) ** 2)
     else:
         depth = rng.uniform(0.45, 1.0 + 0.4 * lesion.severity)
@@ -112,10 +110,10 @@ def pleural_thickening(scene: Scene, lung: Lung, lesion: Lesion, rng: Rng) -> Ef
     """A band along the chest wall or a cap over the apex, of uneven thickness."""
     wall = _wall_distance(lung)
     zoned = replace(lesion, zone=lesion.zone or ("apex" if rng.random() < 0.45 else "lateral"))
-    if zone_is(zoned, "ap", "upper"):
+    if zoned.in_zone("ap", "upper"):
         reach = np.clip(1.25 - lung.v / rng.uniform(0.12, 0.22), 0, 1)
     else:
-        low = zone_is(zoned, "costophren", "bas", "lower")
+        low = zoned.in_zone("costophren", "bas", "lower")
         middle = 0.88 if low else rng.uniform(0.4, 0.75)
         reach = np.exp(-0.5 * ((lung.v - middle) / rng.uniform(0.1, 0.25)) ** 2) * (lung.u > 0.55)
     width = scene.pixels(between(rng, lesion.severity, 6.0, 21))
@@ -140,7 +138,7 @@ def _plaques(scene: Scene, lung: Lung, lesion: Lesion, rng: Rng) -> Effect:
     """Irregular, map-like dense patches with a denser rim."""
     change = np.zeros((scene.size, scene.size), np.float32)
     column, row = scene.coordinates()
-    chance = zone_weight(lung, lesion.zone or "lower") * np.clip(lung.u, 0.2, 1)
+    chance = lung.zone(lesion.zone or "lower") * np.clip(lung.u, 0.2, 1)
     for _ in range(1 + rng.poisson(0.8 + 2 * lesion.severity)):
         x, y = draw_place(chance, rng)
         half = scene.pixels(between(rng, lesion.severity, 7, 20))
@@ -275,7 +273,7 @@ _PER_SIDE = 9  # ribs 2 to 10
 
 def fracture(scene: Scene, lesion: Lesion, rng: Rng) -> Iterator[Effect]:
     """One to four neighboring ribs of one side, each broken at about the same angle."""
-    height = next((v for key, _, _, v, _ in ZONES if zone_is(lesion, key)), None)
+    height = next((v for key, _, _, v, _ in ZONES if lesion.in_zone(key)), None)
     if lesion.box is not None:
         height = float(np.clip((lesion.box[1] + lesion.box[3] / 2 - 0.15) / 0.6, 0, 1))
     last = _PER_SIDE - 1

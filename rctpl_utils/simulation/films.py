@@ -1,12 +1,10 @@
 """Which films the world holds, before any is drawn.
 
 Of a test set, which findings occur together, patient by patient, is read from the real tables of
-ChestX-ray14 (Wang et al. 2017) and CheXpert (Irvin et al. 2019) in torchxrayvision. Identifiers lie
-outside the real data sets' ranges, so that no film can be taken for a real one.
-
-Each training film shows what a real Open-I report says, after its human MeSH codes; each report is
-one patient's (Open-I's DICOM table has one patient identifier a report). Concepts that few training
-reports hold are filled up with templated reports, our own sentences, marked wherever they count.
+ChestX-ray14 (Wang et al. 2017) and CheXpert (Irvin et al. 2019). A training film shows what a real
+Open-I report says, after its human MeSH codes; each report is one patient's. Templated reports, our
+own sentences, marked wherever they count, fill up rare concepts. Identifiers lie outside the real
+data sets' ranges.
 """
 
 import uuid

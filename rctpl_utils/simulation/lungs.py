@@ -26,8 +26,6 @@ from rctpl_utils.simulation.scene import (
     draw_place,
     each_side,
     outlined,
-    zone_is,
-    zone_weight,
 )
 
 
@@ -255,8 +253,8 @@ def _seen_in(lung: Lung, region: np.ndarray) -> np.ndarray:
 
 def _lobe_path(scene: Scene, lung: Lung, lesion: Lesion, rng: Rng) -> np.ndarray:
     """Path through the lobe that a lesion's zone means, (H, W) mm; by chance where it is open."""
-    lower = zone_is(lesion, "lower", "bas", "costophren", "retrocard")
-    upper, middle = zone_is(lesion, "upper", "ap"), zone_is(lesion, "mid", "lingula")
+    lower = lesion.in_zone("lower", "bas", "costophren", "retrocard")
+    upper, middle = lesion.in_zone("upper", "ap"), lesion.in_zone("mid", "lingula")
     if not (lower or upper or middle) and lesion.box is not None:
         lower = lesion.box[1] + lesion.box[3] / 2 > 0.5
         upper = not lower
@@ -312,13 +310,13 @@ def _congestion(scene: Scene, lung: Lung, strength: float, rng: Rng) -> np.ndarr
 
 
 def emphysema(scene: Scene, lesion: Lesion, rng: Rng) -> Iterator[Effect]:
-    """Dark, vessel-poor lungs, worst where the zone says (else above); flat domes are `scene`'s."""
+    """Dark, vessel-poor lungs, worst where the zone says (else above), under flat domes."""
     for side in SIDES:
         lung = scene.lungs[side]
         severity = lesion.severity * rng.uniform(0.8, 1.1)
         if lesion.side in SIDES and lesion.side != side:
             severity *= 0.4
-        below = zone_is(lesion, "lower", "bas")
+        below = lesion.in_zone("lower", "bas")
         profile = np.clip(0.25 + lung.v if below else 1.25 - lung.v, 0.35, 1)
         patchy = np.clip(1 + 0.3 * scene.cloud(rng, scene.pixels(35)), 0.3, 1.6)
         share = np.clip(between(rng, severity, 0.14, 0.7) * profile * patchy, 0, 0.85)
@@ -332,7 +330,7 @@ def emphysema(scene: Scene, lesion: Lesion, rng: Rng) -> Iterator[Effect]:
 def _bullae(scene: Scene, lung: Lung, severity: float, rng: Rng) -> np.ndarray:
     """Thin-walled air spaces near the apex and the wall, (H, W) attenuation."""
     total = np.zeros((scene.size, scene.size), np.float32)
-    chance = zone_weight(lung, "upper") * np.clip(lung.u, 0.1, 1)
+    chance = lung.zone("upper") * np.clip(lung.u, 0.1, 1)
     column, row = scene.coordinates()
     for _ in range(rng.poisson(1.6 * severity)):
         x, y = draw_place(chance, rng)
@@ -348,8 +346,8 @@ def fibrosis(scene: Scene, lesion: Lesion, rng: Rng) -> Iterator[Effect]:
     for side in (lesion.side,) if lesion.side in SIDES else SIDES:
         lung = scene.lungs[side]
         severity = lesion.severity * rng.uniform(0.8, 1.1)
-        if lesion.zone and not zone_is(lesion, "bas", "lower", "periph", "diff"):
-            region = zone_weight(lung, lesion.zone)
+        if lesion.zone and not lesion.in_zone("bas", "lower", "periph", "diff"):
+            region = lung.zone(lesion.zone)
         else:
             edge = np.exp(-0.5 * (np.clip(0.95 - lung.u, 0, 1) / rng.uniform(0.2, 0.4)) ** 2)
             low = 1 / (1 + np.exp(-(lung.v - rng.uniform(0.5, 0.72)) / 0.07))
@@ -367,7 +365,7 @@ def fibrosis(scene: Scene, lesion: Lesion, rng: Rng) -> Iterator[Effect]:
 
 @each_side
 def atelectasis(scene: Scene, lung: Lung, lesion: Lesion, rng: Rng) -> Effect:
-    """Plates at the base, or a wedge of collapsed lung with volume loss (see `scene`)."""
+    """Plates at the base, or a wedge of collapsed lung with volume loss (see `radiograph`)."""
     draw = _wedge if rng.random() < 0.25 + 0.35 * lesion.severity else _plates
     return draw(scene, lung, lesion, rng)
 
@@ -397,7 +395,7 @@ def _plates(scene: Scene, lung: Lung, lesion: Lesion, rng: Rng) -> Effect:
 
 def _wedge(scene: Scene, lung: Lung, lesion: Lesion, rng: Rng) -> Effect:
     """Basal triangle of increased density, apex at the hilum, broad on the diaphragm."""
-    up = zone_is(lesion, "upper", "ap")
+    up = lesion.in_zone("upper", "ap")
     depth = (0.62 - lung.v) / 0.62 if up else (lung.v - 0.5) / 0.5
     reach = between(rng, lesion.severity, 0.35, 0.85)
     border = lung.u - reach * np.clip(depth, 0, 1.2) + 0.07 * scene.noise(rng, scene.size / 6)

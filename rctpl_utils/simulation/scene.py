@@ -82,6 +82,8 @@ def _matern(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 MU_LUNG = 0.16 * MU_WATER  # aerated lung, about -840 HU; per mm
 MU_FILL = MU_WATER - MU_LUNG  # what a millimetre of lung gains when it fills with fluid or cells
 SIDES = ("right", "left")
+# Part of a zone's name, u, its spread, v, its spread (`Lung.u`, `.v`; None: anywhere), in order
+ZONES = tuple(map(tuple, read_json(PACKAGE_DATA / "drawing.json")["zones"]))
 _BONES = ("ribs right", "ribs left", "shoulder", "axial")
 _LAYERS = dict.fromkeys(_BONES, "bone") | dict.fromkeys(("lung", *LOBES), "lung")  # else "body"
 
@@ -103,6 +105,19 @@ class Lung:
     def outward(self) -> int:
         """The direction of the chest wall along a row: -1 or +1."""
         return -1 if self.side == "right" else 1
+
+    def zone(self, name: str | None) -> np.ndarray:
+        """How much a place belongs to a zone: (H, W) float32, 0 outside the self."""
+        anywhere = (None, 1, None, 1)
+        u0, su, v0, sv = next((place for key, *place in ZONES if name and key in name), anywhere)
+        weight = self.mask.astype(np.float32)
+        if not name:  # what hides behind the heart is seldom reported
+            weight *= 1 - 0.75 * np.exp(-((self.u / 0.2) ** 2))
+        if u0 is not None:
+            weight = weight * np.exp(-0.5 * ((self.u - u0) / su) ** 2)
+        if v0 is not None:
+            weight = weight * np.exp(-0.5 * ((self.v - v0) / sv) ** 2)
+        return weight
 
 
 _SHIFT = 4  # sub-pixel bits of cv2's line drawing
@@ -288,7 +303,7 @@ class Scene:
             far = ((place - (x + width / 2, y + height / 2)) ** 2).sum(1)
             column, row = place[np.argmin(far)].tolist() if far.size else lung.hilum
             return Spot(float(column), float(row), max(width / 2, 1.0), max(height / 2, 1.0))
-        chance = zone_weight(lung, lesion.zone) * weight
+        chance = lung.zone(lesion.zone) * weight
         if margin:
             inside, step = lung.mask.copy(), max(1, round(self.pixels(margin)))
             inside[:, step:] &= lung.mask[:, :-step]
@@ -354,29 +369,6 @@ def curve(points: list[tuple[float, float]], count: int = 24) -> Curve:
     return 0.5 * (
         2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3
     )
-
-
-# Part of a zone's name, u, its spread, v, its spread (`Lung.u`, `.v`; None: anywhere), in order
-ZONES = tuple(map(tuple, read_json(PACKAGE_DATA / "drawing.json")["zones"]))
-
-
-def zone_is(lesion: Lesion, *names: str) -> bool:
-    """Whether a lesion's zone has one of some (parts of) names."""
-    return any(name in (lesion.zone or "") for name in names)
-
-
-def zone_weight(lung: Lung, zone: str | None) -> np.ndarray:
-    """How much a place belongs to a zone: (H, W) float32, 0 outside the lung."""
-    anywhere = (None, 1, None, 1)
-    u0, su, v0, sv = next((place for key, *place in ZONES if zone and key in zone), anywhere)
-    weight = lung.mask.astype(np.float32)
-    if not zone:  # what hides behind the heart is seldom reported
-        weight *= 1 - 0.75 * np.exp(-((lung.u / 0.2) ** 2))
-    if u0 is not None:
-        weight = weight * np.exp(-0.5 * ((lung.u - u0) / su) ** 2)
-    if v0 is not None:
-        weight = weight * np.exp(-0.5 * ((lung.v - v0) / sv) ** 2)
-    return weight
 
 
 def draw_place(chance: np.ndarray, rng: Rng) -> tuple[float, float]:

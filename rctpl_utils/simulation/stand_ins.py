@@ -3,9 +3,8 @@
 Each result is kept in a folder of weights (`Workspace.weights`) and trained again only when what it
 was made of changes; a training that was killed goes on from its checkpoint.
 
-Clinical encoders have read how findings look ("hazy", "reticular"); Open-I's terse reports seldom
-say so. Attribute sentences (`data/looks.json`) fill that gap: what is drawn, in our own words. None
-is a knowledge description, none names COVID-19, which no training film has.
+Open-I's terse reports seldom say how findings look, as clinical encoders have read. Attribute
+sentences (`data/looks.json`), no knowledge descriptions, say what is drawn, never COVID-19.
 """
 
 import argparse
