@@ -58,6 +58,10 @@ SIIM_PNEUMOTHORAX = 0.4
 RURAL_VISIBLE = 0.85
 # A device in one film of eight of these, whatever its class, so that it tells nothing of it.
 WITH_DEVICES, DEVICES = ("covidx", "covid-rural"), 0.125
+# what the world's manifest says of itself
+_NUMBERS = {"quota": QUOTA, "share": QUOTA_SHARE, "rsna": RSNA_PNEUMONIA, "siim": SIIM_PNEUMOTHORAX}
+_STATED = read_json(PACKAGE_DATA / "sources.json")["statements"]
+STATEMENTS = {about: text.format(**_NUMBERS) for about, text in _STATED.items()}
 _CHESTXRAY14_NAMES = {"Effusion": "Pleural Effusion", "Pleural_Thickening": "Pleural Thickening"}
 
 

@@ -29,20 +29,11 @@ from rctpl_utils.profiles import WorldSize
 from rctpl_utils.simulation.anatomy import load_anatomy
 from rctpl_utils.simulation.cases import SPLITS, Case, openi_reports, why_left_out
 from rctpl_utils.simulation.ct import SOURCES
-from rctpl_utils.simulation.films import (
-    QUOTA,
-    QUOTA_SHARE,
-    RSNA_PNEUMONIA,
-    SETS,
-    SIIM_PNEUMOTHORAX,
-    Study,
-    cases_of,
-    training_films,
-)
+from rctpl_utils.simulation.films import SETS, STATEMENTS, Study, cases_of, training_films
 from rctpl_utils.simulation.layouts import Film, write_film, write_studies, write_tables
 from rctpl_utils.simulation.radiograph import Radiograph, render
 from rctpl_utils.vocabulary import with_parents
-from rctpl_utils.workspace import PACKAGE_DATA, Workspace
+from rctpl_utils.workspace import Workspace
 
 CHUNK = 32  # films a task; a worker holds one film at a time
 TRAINING = "mimic-cxr"
@@ -52,11 +43,6 @@ DRAWN_TABLE = "drawn.csv"
 _MARKERS, _UNFINISHED = ".complete", ".unfinished"
 # name -> its field in `WorldSize`, where the name differs; chexpert has two
 _FIELDS = {TRAINING: ("studies", "pretraining"), "chexpert": ("chexpert", "chexpert_5x200")}
-_NUMBERS = {"quota": QUOTA, "share": QUOTA_SHARE, "rsna": RSNA_PNEUMONIA, "siim": SIIM_PNEUMOTHORAX}
-STATEMENTS = {
-    about: text.format(**_NUMBERS)
-    for about, text in read_json(PACKAGE_DATA / "sources.json")["statements"].items()
-}
 
 Renderer = Callable[[Case, Any, int], Radiograph]
 
