@@ -8,26 +8,23 @@ import pytest
 import torch
 
 from rctpl_utils.encoders.pretraining import (
+    ATTRIBUTE_ENTRIES,
+    ATTRIBUTES,
+    ENTRIES,
     Pairs,
     Progress,
     TextLists,
     augment,
     balanced_chances,
+    build_text_bank,
+    label_vector,
     pretrain,
     rate_at,
     semantic_matching,
     spread_texts,
-)
-from rctpl_utils.encoders.pretraining_texts import (
-    ATTRIBUTE_ENTRIES,
-    ATTRIBUTES,
-    ENTRIES,
-    WIDTH,
-    build_text_bank,
-    finding_phrase,
-    label_vector,
     training_texts,
 )
+from rctpl_utils.encoders.pretraining_texts import WIDTH, finding_phrase
 from rctpl_utils.profiles import Pretraining
 from rctpl_utils.simulation.stand_ins import LOOKS, film_texts
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS

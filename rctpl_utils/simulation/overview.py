@@ -15,8 +15,7 @@ from matplotlib.figure import Figure
 
 import rctpl_utils
 from rctpl_utils.datasets import DATASETS
-from rctpl_utils.datasets.availability import absent
-from rctpl_utils.datasets.splits import open_split
+from rctpl_utils.datasets.splits import absent, open_split
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import atomic_path
 from rctpl_utils.plots import COLUMN_WIDTH, MASK_COLOR, TEXT, caption

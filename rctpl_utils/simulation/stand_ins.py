@@ -25,18 +25,20 @@ from rctpl_utils.baselines.prompt_learners import learn_prompt_learners, release
 from rctpl_utils.baselines.supervised import load_references
 from rctpl_utils.code_hash import code_of
 from rctpl_utils.datasets import open_dataset
-from rctpl_utils.encoders.base import Encoder
-from rctpl_utils.encoders.features import TEXT_BATCH
+from rctpl_utils.encoders.base import Encoder, describe_device
+from rctpl_utils.encoders.features import TEXT_BATCH, word_states
 from rctpl_utils.encoders.loading import load_encoders
-from rctpl_utils.encoders.precision import describe_device
-from rctpl_utils.encoders.pretraining import Pairs, TextLists, load_images, pretrain
-from rctpl_utils.encoders.pretraining_texts import (
+from rctpl_utils.encoders.pretraining import (
     ATTRIBUTE_ENTRIES,
-    WIDTH,
+    Pairs,
+    TextLists,
     attribute_vector,
     build_text_bank,
+    load_images,
+    pretrain,
     training_texts,
 )
+from rctpl_utils.encoders.pretraining_texts import WIDTH
 from rctpl_utils.encoders.release import (
     MANIFEST,
     RELEASE,
@@ -47,7 +49,6 @@ from rctpl_utils.encoders.release import (
 )
 from rctpl_utils.encoders.standin import StandIn
 from rctpl_utils.encoders.text_tower import TextTower
-from rctpl_utils.encoders.word_states import word_states
 from rctpl_utils.errors import InputError, one_line
 from rctpl_utils.files import atomic_path, hash_of, read_json
 from rctpl_utils.simulation.world import DRAWN_TABLE, build_world
