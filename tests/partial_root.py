@@ -7,7 +7,7 @@ import torch
 from released import medclip_shapes, random_state, write_base_model
 from tiny_world import FIVE, case, chexpert_path, film, hashed, write
 
-from rctpl_utils.simulation.image_files import write_jpeg
+from rctpl_utils.simulation.layouts import write_image
 from rctpl_utils.vocabulary import CHEXPERT_CONCEPTS
 
 SENTENCES = {
@@ -65,7 +65,7 @@ def write_mimic(root: Path, studies: int) -> None:
         report = f"FINAL REPORT\n\nFINDINGS: {text}\n\nIMPRESSION: No fracture.\n"
         (folder / f"s{study}.txt").write_text(report, encoding="utf-8")
         one = case(image, f"p{patient}", shown, "train", k)
-        write_jpeg(folder / f"s{study}" / f"{image}.jpg", film(one).pixels)
+        write_image(folder / f"s{study}" / f"{image}.jpg", film(one).pixels)
         rows.append((image, study, patient, SPLITS[k % len(SPLITS)], "PA"))
         marks = {concept: float(concept in shown) for concept in CHEXPERT_CONCEPTS}
         labels.append({"subject_id": patient, "study_id": study, **marks})

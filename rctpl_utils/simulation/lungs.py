@@ -6,82 +6,70 @@ patients positive for COVID-19", Radiology 296 (2020), and Gluecker et al., "Cli
 features of pulmonary edema", RadioGraphics 19 (1999).
 """
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from dataclasses import replace
 
 import cv2
 import numpy as np
 
-from rctpl_utils.simulation.body import Body
 from rctpl_utils.simulation.cases import Lesion, Rng
 from rctpl_utils.simulation.ct import MU_WATER
-from rctpl_utils.simulation.scene import MU_FILL, SIDES, Lung, Scene
-from rctpl_utils.simulation.shapes import (
+from rctpl_utils.simulation.scene import (
+    MU_FILL,
+    SIDES,
     Effect,
+    Lung,
+    Scene,
     Spot,
     between,
-    blob,
-    cells,
-    cloud,
-    combine,
     curve,
     draw_place,
     each_side,
-    ellipse,
-    fill,
-    lesion_sides,
-    network,
-    noise,
     outlined,
-    spot,
-    strokes,
-    vessel_tree,
-    zone_weight,
 )
 
 
-def nodule(scene: Scene, body: Body, lesion: Lesion, rng: Rng) -> Effect:
+def nodule(scene: Scene, lesion: Lesion, rng: Rng) -> Iterator[Effect]:
     """One (sometimes several) rounded opacity of 6 to 30 mm with a sphere's thickness profile."""
-    drawn = []
     several = lesion.box is None and rng.random() < 0.3
-    for side in lesion_sides(scene, lesion, rng):
+    for side in scene.sides(lesion, rng):
         for _ in range(int(rng.integers(2, 6)) if several else 1):
-            diameter = np.clip(between(rng, lesion.severity, 10, 29), 6, 30)
-            place = _round_spot(scene, scene.lungs[side], lesion, rng, diameter, (6, 30))
-            drawn.append(_ball(scene, place, rng, density=rng.uniform(1.2, 2.3), rough=0.12))
-    return combine(drawn)
+            place = _round_spot(scene, side, lesion, rng, (10, 29), (6, 30))
+            yield _ball(scene, place, rng, density=rng.uniform(1.2, 2.3), rough=0.12)
 
 
-def mass(scene: Scene, body: Body, lesion: Lesion, rng: Rng) -> Effect:
+def mass(scene: Scene, lesion: Lesion, rng: Rng) -> Iterator[Effect]:
     """A lobulated or spiculated opacity of 30 to 80 mm."""
-    drawn = []
-    for side in lesion_sides(scene, lesion, rng)[: 2 if lesion.side == "bilateral" else 1]:
-        diameter = np.clip(between(rng, lesion.severity, 30, 68), 30, 80)
-        place = _round_spot(scene, scene.lungs[side], lesion, rng, diameter, (30, 80))
+    for side in scene.sides(lesion, rng)[: 2 if lesion.side == "bilateral" else 1]:
+        place = _round_spot(scene, side, lesion, rng, (30, 68), (30, 80))
         density = between(rng, lesion.severity, 0.55, 1.1)
         effect = _ball(scene, place, rng, density=density, rough=rng.uniform(0.15, 0.32))
         if rng.random() < 0.45:
             effect = Effect(effect.change + _spicules(scene, place, rng) * density, effect.mask)
-        drawn.append(effect)
-    return combine(drawn)
+        yield effect
 
 
-def lung_lesion(scene: Scene, body: Body, lesion: Lesion, rng: Rng) -> Effect:
+def lung_lesion(scene: Scene, lesion: Lesion, rng: Rng) -> Iterator[Effect]:
     """A nodule or mass of unclear kind; some are cavities with a fluid level."""
-    side = lesion_sides(scene, lesion, rng)[0]
-    diameter = np.clip(between(rng, lesion.severity, 18, 58), 12, 65)
-    place = _round_spot(scene, scene.lungs[side], lesion, rng, diameter, (12, 65))
+    side = scene.sides(lesion, rng)[0]
+    place = _round_spot(scene, side, lesion, rng, (18, 58), (12, 65))
     if rng.random() < 0.45:
-        return _cavity(scene, place, rng, lesion.severity)
-    density = between(rng, lesion.severity, 0.8, 1.3)
-    return _ball(scene, place, rng, density=density, rough=rng.uniform(0.1, 0.3))
+        yield _cavity(scene, place, rng, lesion.severity)
+    else:
+        density = between(rng, lesion.severity, 0.8, 1.3)
+        yield _ball(scene, place, rng, density=density, rough=rng.uniform(0.1, 0.3))
+
+
+Span = tuple[float, float]
 
 
 def _round_spot(
-    scene: Scene, lung: Lung, lesion: Lesion, rng: Rng, diameter: float, limits: tuple[float, float]
+    scene: Scene, side: str, lesion: Lesion, rng: Rng, diameters: Span, limits: Span
 ) -> Spot:
-    """Place a round lesion; a box sets its size within the concept's limits (mm)."""
-    half = diameter / 2
-    place = spot(scene, lung, lesion, rng, (half, half), margin=float(np.clip(half * 0.6, 5, 14)))
+    """Place a round lesion of a diameter (mm, mild to gross) within limits; so is that of a box."""
+    half = np.clip(between(rng, lesion.severity, *diameters), *limits) / 2
+    margin = float(np.clip(half * 0.6, 5, 14))
+    place = scene.spot(scene.lungs[side], lesion, rng, (half, half), margin=margin)
     mean = scene.spacing * (place.half_width + place.half_height)  # diameter, mm
     scale = np.clip(mean, *limits) / max(mean, 1e-6)
     ratio = np.clip(place.half_width / max(place.half_height, 1e-6), 0.75, 1.33)
@@ -92,12 +80,12 @@ def _round_spot(
 def _ball(scene: Scene, place: Spot, rng: Rng, *, density: float, rough: float) -> Effect:
     """A deformed sphere of tissue: thickness 2 sqrt(r^2 - d^2)."""
     radius = (place.half_width + place.half_height) / 2
-    stray = noise(rng, scene.size, max(1.1 * radius, 3.0))
-    ratio = ellipse(scene, place, rng.uniform(-0.7, 0.7)) * (1 - rough * stray).clip(0.65, 1.5)
+    stray = scene.noise(rng, max(1.1 * radius, 3.0))
+    ratio = scene.ellipse(place, rng.uniform(-0.7, 0.7)) * (1 - rough * stray).clip(0.65, 1.5)
     profile = np.sqrt(np.clip(1 - ratio**2, 0, 1))
     near = np.clip((1.08 - ratio) * radius, 0, 1)  # partial pixels at the border
     thickness = 2 * radius * scene.spacing * np.maximum(profile, 0.12 * near)
-    texture = 1 + 0.07 * cloud(rng, scene.size, max(0.5 * radius, 2.0))
+    texture = 1 + 0.07 * scene.cloud(rng, max(0.5 * radius, 2.0))
     change = MU_FILL * density * thickness * texture
     return Effect(change.astype(np.float32), ratio < 1)
 
@@ -110,12 +98,12 @@ def _spicules(scene: Scene, place: Spot, rng: Rng) -> np.ndarray:
         steps = [(0.7 * radius, angle), (reach, angle + rng.normal(0, 0.12))]
         ends = [(place.column + r * np.cos(a), place.row + r * np.sin(a)) for r, a in steps]
         paths.append(np.array(ends))
-    return strokes(scene.size, paths, scene.pixels(1.4)) * MU_FILL * 10
+    return scene.strokes(paths, scene.pixels(1.4)) * MU_FILL * 10
 
 
 def _cavity(scene: Scene, place: Spot, rng: Rng, severity: float) -> Effect:
     """A thick wall around air, with or without fluid in its lower part."""
-    outer = ellipse(scene, place, 0.0) * (1 - 0.12 * cloud(rng, scene.size, place.half_width + 2))
+    outer = scene.ellipse(place, 0.0) * (1 - 0.12 * scene.cloud(rng, place.half_width + 2))
     inner = rng.uniform(0.5, 0.8)
     radius = (place.half_width + place.half_height) / 2 * scene.spacing
     shell = np.sqrt(np.clip(1 - outer**2, 0, 1))
@@ -151,68 +139,72 @@ def old_scar(scene: Scene, rng: Rng) -> np.ndarray:
     angle = rng.uniform(0, np.pi)
     middle = (x + rng.normal(0, 1.5), y + rng.normal(0, 1.5))
     ends = [(x + s * reach * np.cos(angle), y + s * reach * np.sin(angle)) for s in (-0.5, 0.5)]
-    line = strokes(scene.size, [curve([ends[0], middle, ends[1]])], scene.pixels(1.6))
+    line = scene.strokes([curve([ends[0], middle, ends[1]])], scene.pixels(1.6))
     return line * MU_WATER * rng.uniform(2, 5) * lung.mask
 
 
 @each_side
-def consolidation(scene: Scene, body: Body, lung: Lung, lesion: Lesion, rng: Rng) -> Effect:
+def consolidation(scene: Scene, lung: Lung, lesion: Lesion, rng: Rng) -> Effect:
     """Homogeneous opacity in a lobe, ended by fissure and pleura, with air bronchograms."""
     severity = lesion.severity
     lobe = _lobe_path(scene, lung, lesion, rng)
     weight = np.clip(lobe / 40, 0, 1)
     half = between(rng, severity, 24, 68)
-    place = spot(scene, lung, lesion, rng, (half, half * rng.uniform(0.8, 1.1)), weight=weight)
-    region = blob(scene, place, rng, rough=0.22, edge=rng.uniform(0.25, 0.55))
-    texture = 1 + 0.1 * cloud(rng, scene.size, scene.pixels(12))
+    place = scene.spot(lung, lesion, rng, (half, half * rng.uniform(0.8, 1.1)), weight=weight)
+    region = scene.blob(place, rng, rough=0.22, edge=rng.uniform(0.25, 0.55))
+    texture = 1 + 0.1 * scene.cloud(rng, scene.pixels(12))
     density = min(between(rng, severity, 0.25, 0.95), 0.97)
     depth = np.minimum(lobe, 1.7 * place.half_height * scene.spacing)
-    effect = fill(body.vessels, lung, density * region * depth * texture)
-    air = _air_bronchograms(scene, lung, place, rng) * region * (density * 0.05)
+    effect = scene.fill(lung, density * region * depth * texture)
+    # air bronchograms: dark branching lines that point from the hilum into the opacity
+    toward, _ = _from_hilum(lung, place)
+    center = np.array([place.column, place.row])
+    start = center + 0.35 * (np.array(lung.hilum) - center)
+    angles = toward + rng.normal(0, 0.5, 3)
+    tree = scene.tree(rng, start, angles, place.half_height * 0.8, scene.pixels(3.0))
+    air = tree * MU_FILL * 160 * region * (density * 0.05)
     return Effect(effect.change - air, effect.mask & (region > 0.4))
 
 
-def pneumonia(scene: Scene, body: Body, lesion: Lesion, rng: Rng) -> Effect:
+def pneumonia(scene: Scene, lesion: Lesion, rng: Rng) -> Iterator[Effect]:
     """Patchy, ill-defined alveolar opacities, often confluent, one to four a lung."""
-    drawn = []
-    for side in lesion_sides(scene, lesion, rng):
+    for side in scene.sides(lesion, rng):
         lung, count = scene.lungs[side], int(rng.integers(1, 5))
         texture = _alveolar(scene, rng, grain=0.25)
-        kind = _Patches((14, 38), (0.16, 0.66), texture, np.ones_like(texture))
         for _ in range(1 if lesion.box else count):
-            drawn.append(_patch(scene, body, lung, lesion, kind, rng))
-    return combine(drawn)
+            yield _patch(scene, lung, lesion, rng, texture, (14, 38), (0.16, 0.66))
 
 
 @each_side
-def infiltration(scene: Scene, body: Body, lung: Lung, lesion: Lesion, rng: Rng) -> Effect:
+def infiltration(scene: Scene, lung: Lung, lesion: Lesion, rng: Rng) -> Effect:
     """Faint streaks and fine reticulation along the bronchovascular bundles."""
     half = between(rng, lesion.severity, 30, 58)
-    place = spot(scene, lung, lesion, rng, (half, half))
-    region = blob(scene, place, rng, rough=0.4, edge=0.9)
-    net = network(rng, scene.size, scene.pixels(rng.uniform(7, 12)))
-    streaks = _streaks(scene, lung, place, rng)
-    texture = 0.35 + 0.8 * net + 0.8 * streaks + 0.25 * cloud(rng, scene.size, scene.pixels(9))
+    place = scene.spot(lung, lesion, rng, (half, half))
+    region = scene.blob(place, rng, rough=0.4, edge=0.9)
+    net = scene.network(rng, scene.pixels(rng.uniform(7, 12)))
+    toward, reach = _from_hilum(lung, place)  # bronchovascular bundles, thickened
+    angles, length = toward + rng.normal(0, 0.4, 5), 0.5 * (reach + place.half_height)
+    streaks = scene.tree(rng, lung.hilum, angles, length, scene.pixels(3.2))
+    texture = 0.35 + 0.8 * net + 0.8 * streaks + 0.25 * scene.cloud(rng, scene.pixels(9))
     depth = between(rng, lesion.severity, 7, 34)
-    effect = fill(body.vessels, lung, depth * region * np.clip(texture, 0, None), fade=0.2)
+    effect = scene.fill(lung, depth * region * np.clip(texture, 0, None), fade=0.2)
     return Effect(effect.change, _seen_in(lung, region))
 
 
 @each_side
-def lung_opacity(scene: Scene, body: Body, lung: Lung, lesion: Lesion, rng: Rng) -> Effect:
+def lung_opacity(scene: Scene, lung: Lung, lesion: Lesion, rng: Rng) -> Effect:
     """A hazy opacity of no specific kind: ground glass or a vague density."""
     half = rng.uniform(20, 50)
-    place = spot(scene, lung, lesion, rng, (half, half * rng.uniform(0.5, 1.3)))
-    region = blob(scene, place, rng, rough=rng.uniform(0.15, 0.4), edge=rng.uniform(0.5, 1.1))
-    texture = 1 + rng.uniform(0.05, 0.2) * cloud(rng, scene.size, scene.pixels(14))
+    place = scene.spot(lung, lesion, rng, (half, half * rng.uniform(0.5, 1.3)))
+    region = scene.blob(place, rng, rough=rng.uniform(0.15, 0.4), edge=rng.uniform(0.5, 1.1))
+    texture = 1 + rng.uniform(0.05, 0.2) * scene.cloud(rng, scene.pixels(14))
     depth = between(rng, lesion.severity, 14, 68)
-    effect = fill(body.vessels, lung, depth * region * texture)
+    effect = scene.fill(lung, depth * region * texture)
     return Effect(effect.change, effect.mask & lung.mask)
 
 
-def covid(scene: Scene, body: Body, lesion: Lesion, rng: Rng) -> Effect:
+def covid(scene: Scene, lesion: Lesion, rng: Rng) -> Iterator[Effect]:
     """Bilateral, peripheral, lower-zone predominant, multifocal ground glass; no effusion."""
-    drawn = []
     uneven = rng.uniform(0.45, 1.0)
     strong = lesion.side if lesion.side in SIDES else SIDES[int(rng.integers(2))]
     for side in SIDES:
@@ -220,42 +212,37 @@ def covid(scene: Scene, body: Body, lesion: Lesion, rng: Rng) -> Effect:
         share = lesion.severity * (1.0 if side == strong else uneven)
         outer = np.exp(-0.5 * ((lung.u - 0.88) / 0.17) ** 2)
         lower = np.exp(-0.5 * ((lung.v - 0.66) / 0.2) ** 2)
-        kind = _Patches((13, 32), (0.16, 0.6), _alveolar(scene, rng, grain=0.15), outer * lower)
+        texture = _alveolar(scene, rng, grain=0.15)
         part = Lesion("COVID-19", side, None, max(share, 0.02))
         for _ in range(2 + rng.poisson(1 + 3 * share)):
-            drawn.append(_patch(scene, body, lung, part, kind, rng))
-    return combine(drawn)
-
-
-class _Patches(NamedTuple):
-    """A kind of ill-defined opacity."""
-
-    size: tuple[float, float]  # half axes in mm, from mild to gross
-    density: tuple[float, float]  # filled share, from mild to gross
-    texture: np.ndarray  # (H, W), shared by all patches of a lung
-    weight: np.ndarray  # (H, W), where they prefer to lie
+            yield _patch(scene, lung, part, rng, texture, (13, 32), (0.16, 0.6), outer * lower)
 
 
 def _alveolar(scene: Scene, rng: Rng, *, grain: float) -> np.ndarray:
     """The uneven filling of acini, mean about 1: (H, W)."""
-    texture = 1 + grain * cloud(rng, scene.size, scene.pixels(rng.uniform(9, 16)), rough=0.4)
-    texture += 0.4 * grain * network(rng, scene.size, scene.pixels(8))
+    texture = 1 + grain * scene.cloud(rng, scene.pixels(rng.uniform(9, 16)), rough=0.4)
+    texture += 0.4 * grain * scene.network(rng, scene.pixels(8))
     return np.clip(texture, 0.1, None)
 
 
 def _patch(
-    scene: Scene, body: Body, lung: Lung, lesion: Lesion, kind: _Patches, rng: Rng
+    scene: Scene,
+    lung: Lung,
+    lesion: Lesion,
+    rng: Rng,
+    texture: np.ndarray,
+    sizes: Span,
+    shares: Span,
+    weight: np.ndarray | float = 1.0,
 ) -> Effect:
-    """One ill-defined alveolar opacity."""
-    half = between(rng, lesion.severity, *kind.size) * rng.uniform(0.75, 1.25)
+    """One ill-defined alveolar opacity: half axes (mm) and filled shares are from mild to gross."""
+    half = between(rng, lesion.severity, *sizes) * rng.uniform(0.75, 1.25)
     stretch = rng.uniform(0.7, 1.4)
-    axes = half / stretch, half * stretch
-    place = spot(scene, lung, lesion, rng, axes, weight=kind.weight)
-    region = blob(scene, place, rng, rough=0.45, edge=rng.uniform(0.6, 1.0))
+    place = scene.spot(lung, lesion, rng, (half / stretch, half * stretch), weight=weight)
+    region = scene.blob(place, rng, rough=0.45, edge=rng.uniform(0.6, 1.0))
     depth = np.minimum(lung.path, 1.6 * max(place.half_width, place.half_height) * scene.spacing)
-    amount = between(rng, lesion.severity, *kind.density) * region * depth
-    effect = fill(body.vessels, lung, amount * kind.texture)
-    return Effect(effect.change, _seen_in(lung, region))
+    amount = between(rng, lesion.severity, *shares) * region * depth
+    return Effect(scene.fill(lung, amount * texture).change, _seen_in(lung, region))
 
 
 def _seen_in(lung: Lung, region: np.ndarray) -> np.ndarray:
@@ -266,10 +253,8 @@ def _seen_in(lung: Lung, region: np.ndarray) -> np.ndarray:
 
 def _lobe_path(scene: Scene, lung: Lung, lesion: Lesion, rng: Rng) -> np.ndarray:
     """Path through the lobe that a lesion's zone means, (H, W) mm; by chance where it is open."""
-    zone = lesion.zone or ""
-    lower = any(key in zone for key in ("lower", "bas", "costophren", "retrocard"))
-    upper = any(key in zone for key in ("upper", "ap"))
-    middle = any(key in zone for key in ("mid", "lingula"))
+    lower = lesion.in_zone("lower", "bas", "costophren", "retrocard")
+    upper, middle = lesion.in_zone("upper", "ap"), lesion.in_zone("mid", "lingula")
     if not (lower or upper or middle) and lesion.box is not None:
         lower = lesion.box[1] + lesion.box[3] / 2 > 0.5
         upper = not lower
@@ -280,28 +265,14 @@ def _lobe_path(scene: Scene, lung: Lung, lesion: Lesion, rng: Rng) -> np.ndarray
     return scene.channel(f"{lung.side} {'lower' if lower else 'upper'}")
 
 
-def _air_bronchograms(scene: Scene, lung: Lung, place: Spot, rng: Rng) -> np.ndarray:
-    """Dark branching lines that point from the hilum into the opacity, (H, W) in [0, 1]."""
-    toward = np.arctan2(place.row - lung.hilum[1], place.column - lung.hilum[0])
-    start = (place.column + 0.35 * (lung.hilum[0] - place.column),)
-    start += (place.row + 0.35 * (lung.hilum[1] - place.row),)
-    angles = toward + rng.normal(0, 0.5, 3)
-    paths, widths = vessel_tree(rng, start, angles, place.half_height * 0.8, scene.pixels(3.0))
-    return strokes(scene.size, paths, widths) * MU_FILL * 160
+def _from_hilum(lung: Lung, place: Spot) -> tuple[float, float]:
+    """Direction and distance of a place from the hilum."""
+    right, down = place.column - lung.hilum[0], place.row - lung.hilum[1]
+    return np.arctan2(down, right), np.hypot(down, right)
 
 
-def _streaks(scene: Scene, lung: Lung, place: Spot, rng: Rng) -> np.ndarray:
-    """Thickened bronchovascular bundles through a place, (H, W) in [0, 1]."""
-    toward = np.arctan2(place.row - lung.hilum[1], place.column - lung.hilum[0])
-    angles = toward + rng.normal(0, 0.4, 5)
-    reach = np.hypot(place.row - lung.hilum[1], place.column - lung.hilum[0]) + place.half_height
-    paths, widths = vessel_tree(rng, lung.hilum, angles, 0.5 * reach, scene.pixels(3.2))
-    return strokes(scene.size, paths, widths)
-
-
-def edema(scene: Scene, body: Body, lesion: Lesion, rng: Rng) -> Effect:
+def edema(scene: Scene, lesion: Lesion, rng: Rng) -> Iterator[Effect]:
     """Perihilar (bat-wing) to diffuse haze, thick upper vessels, Kerley B lines, cuffing."""
-    drawn = []
     spread = rng.uniform(0.24, 0.5) + 0.2 * lesion.severity
     haze, interstitial = rng.uniform(0.5, 1.0), rng.uniform(0.6, 1.4)
     for side in SIDES:
@@ -312,57 +283,54 @@ def edema(scene: Scene, body: Body, lesion: Lesion, rng: Rng) -> Effect:
         column, row = scene.coordinates()
         far = np.hypot((column - lung.hilum[0]) / lung.width, (row - lung.hilum[1]) / lung.height)
         region = np.exp(-((far / spread) ** 2)) * (1 - 0.5 * np.clip(lung.u - 0.75, 0, 1))
-        texture = 1 + 0.28 * cloud(rng, scene.size, scene.pixels(14))
-        net = network(rng, scene.size, scene.pixels(9))
+        texture = 1 + 0.28 * scene.cloud(rng, scene.pixels(14))
+        net = scene.network(rng, scene.pixels(9))
         depth = between(rng, severity, 8, 105) * haze
         amount = region * (depth * np.clip(texture, 0.1, None) + 5 * interstitial * severity * net)
-        effect = fill(body.vessels, lung, amount, fade=0.35)
+        effect = scene.fill(lung, amount, fade=0.35)
         lines = _congestion(scene, lung, severity * interstitial, rng)
-        drawn.append(Effect(effect.change + lines, (region > 0.32) & lung.mask))
-    return combine(drawn)
+        yield Effect(effect.change + lines, (region > 0.32) & lung.mask)
 
 
 def _congestion(scene: Scene, lung: Lung, strength: float, rng: Rng) -> np.ndarray:
     """Cephalized vessels and septal lines, (H, W) attenuation."""
     up = np.array([-1.35, -0.95, -0.5, 0.1, 0.6]) + rng.normal(0, 0.12, 5)
     angles = up if lung.outward > 0 else np.pi - up
-    paths, widths = vessel_tree(rng, lung.hilum, angles, 0.2 * lung.height, scene.pixels(5.5))
-    vessels = strokes(scene.size, paths, widths) * MU_WATER * 11 * strength
+    tree = scene.tree(rng, lung.hilum, angles, 0.2 * lung.height, scene.pixels(5.5))
+    vessels = tree * MU_WATER * 11 * strength
     place = lung.mask & (lung.u > 0.86) & (lung.v > 0.55) & (lung.v < 0.95)
     septa = []
     for _ in range(int(rng.integers(3, 9))):
         x, y = draw_place(place.astype(np.float32), rng)
         inward = lung.outward * scene.pixels(rng.uniform(8, 17))
         septa.append(np.array([(x, y), (x - inward, y + 0.5)]))
-    kerley = strokes(scene.size, septa, scene.pixels(1.2)) * MU_WATER * 9 * strength
+    kerley = scene.strokes(septa, scene.pixels(1.2)) * MU_WATER * 9 * strength
     reach = np.clip(lung.path / 40, 0, 1)
     return ((vessels + kerley) * reach).astype(np.float32)
 
 
-def emphysema(scene: Scene, body: Body, lesion: Lesion, rng: Rng) -> Effect:
-    """Dark, vessel-poor lungs, worst where the zone says (else above); flat domes are `scene`'s."""
-    drawn = []
+def emphysema(scene: Scene, lesion: Lesion, rng: Rng) -> Iterator[Effect]:
+    """Dark, vessel-poor lungs, worst where the zone says (else above), under flat domes."""
     for side in SIDES:
         lung = scene.lungs[side]
         severity = lesion.severity * rng.uniform(0.8, 1.1)
         if lesion.side in SIDES and lesion.side != side:
             severity *= 0.4
-        below = bool(lesion.zone and ("lower" in lesion.zone or "bas" in lesion.zone))
-        profile = np.clip(1.25 - lung.v, 0.35, 1) if not below else np.clip(0.25 + lung.v, 0.35, 1)
-        patchy = np.clip(1 + 0.3 * cloud(rng, scene.size, scene.pixels(35)), 0.3, 1.6)
+        below = lesion.in_zone("lower", "bas")
+        profile = np.clip(0.25 + lung.v if below else 1.25 - lung.v, 0.35, 1)
+        patchy = np.clip(1 + 0.3 * scene.cloud(rng, scene.pixels(35)), 0.3, 1.6)
         share = np.clip(between(rng, severity, 0.14, 0.7) * profile * patchy, 0, 0.85)
         inside = np.clip(lung.path / 15, 0, 1) * lung.mask
-        change = -share * inside * (body.lung - body.vessels)
-        change -= np.clip(1.5 * share, 0, 0.9) * inside * body.vessels
+        change = -share * inside * (scene.content - scene.vessels)
+        change -= np.clip(1.5 * share, 0, 0.9) * inside * scene.vessels
         change += _bullae(scene, lung, severity, rng)
-        drawn.append(Effect(change.astype(np.float32), lung.mask & (profile > 0.5)))
-    return combine(drawn)
+        yield Effect(change.astype(np.float32), lung.mask & (profile > 0.5))
 
 
 def _bullae(scene: Scene, lung: Lung, severity: float, rng: Rng) -> np.ndarray:
     """Thin-walled air spaces near the apex and the wall, (H, W) attenuation."""
     total = np.zeros((scene.size, scene.size), np.float32)
-    chance = zone_weight(lung, "upper") * np.clip(lung.u, 0.1, 1)
+    chance = lung.zone("upper") * np.clip(lung.u, 0.1, 1)
     column, row = scene.coordinates()
     for _ in range(rng.poisson(1.6 * severity)):
         x, y = draw_place(chance, rng)
@@ -373,72 +341,68 @@ def _bullae(scene: Scene, lung: Lung, severity: float, rng: Rng) -> np.ndarray:
     return total
 
 
-def fibrosis(scene: Scene, body: Body, lesion: Lesion, rng: Rng) -> Effect:
+def fibrosis(scene: Scene, lesion: Lesion, rng: Rng) -> Iterator[Effect]:
     """Basal, peripheral reticulation, with honeycombs where gross; other zones on request."""
-    drawn = []
     for side in (lesion.side,) if lesion.side in SIDES else SIDES:
         lung = scene.lungs[side]
         severity = lesion.severity * rng.uniform(0.8, 1.1)
-        usual = any(key in (lesion.zone or "") for key in ("bas", "lower", "periph", "diff"))
-        if lesion.zone and not usual:
-            region = zone_weight(lung, lesion.zone)
+        if lesion.zone and not lesion.in_zone("bas", "lower", "periph", "diff"):
+            region = lung.zone(lesion.zone)
         else:
             edge = np.exp(-0.5 * (np.clip(0.95 - lung.u, 0, 1) / rng.uniform(0.2, 0.4)) ** 2)
             low = 1 / (1 + np.exp(-(lung.v - rng.uniform(0.5, 0.72)) / 0.07))
             region = lung.mask * np.clip(0.35 + edge, 0, 1) * low
         seen = lung.mask & (region > 0.4 * region.max())
-        region = region * np.clip(1 + 0.4 * cloud(rng, scene.size, scene.pixels(22)), 0, 1.7)
-        net = network(rng, scene.size, scene.pixels(rng.uniform(5, 8)), sharp=0.28)
-        comb = cells(rng, scene.size, scene.pixels(rng.uniform(6, 10)))
+        region = region * np.clip(1 + 0.4 * scene.cloud(rng, scene.pixels(22)), 0, 1.7)
+        net = scene.network(rng, scene.pixels(rng.uniform(5, 8)), sharp=0.28)
+        comb = scene.cells(rng, scene.pixels(rng.uniform(6, 10)))
         mix = np.clip(severity - 0.35 + rng.normal(0, 0.2), 0, 0.55)
         texture = 0.3 + 1.1 * ((1 - mix) * net + mix * comb)
         amount = between(rng, severity, 8, 42) * region * texture
-        effect = fill(body.vessels, lung, amount, fade=0.1)
-        drawn.append(Effect(effect.change, seen))
-    return combine(drawn)
+        effect = scene.fill(lung, amount, fade=0.1)
+        yield Effect(effect.change, seen)
 
 
 @each_side
-def atelectasis(scene: Scene, body: Body, lung: Lung, lesion: Lesion, rng: Rng) -> Effect:
-    """Plates at the base, or a wedge of collapsed lung with volume loss (see `scene`)."""
+def atelectasis(scene: Scene, lung: Lung, lesion: Lesion, rng: Rng) -> Effect:
+    """Plates at the base, or a wedge of collapsed lung with volume loss (see `radiograph`)."""
     draw = _wedge if rng.random() < 0.25 + 0.35 * lesion.severity else _plates
-    return draw(scene, body, lung, lesion, rng)
+    return draw(scene, lung, lesion, rng)
 
 
-def _plates(scene: Scene, body: Body, lung: Lung, lesion: Lesion, rng: Rng) -> Effect:
+def _plates(scene: Scene, lung: Lung, lesion: Lesion, rng: Rng) -> Effect:
     """One to four linear opacities, level or oblique."""
     change = np.zeros((scene.size, scene.size), np.float32)
-    base = Lesion(lesion.concept, lesion.side, lesion.zone or "base", lesion.severity, lesion.box)
+    column, row = scene.coordinates()
+    base = replace(lesion, zone=lesion.zone or "base")
     for _ in range(int(rng.integers(1, 3 + round(2 * lesion.severity)))):
         half = between(rng, lesion.severity, 14, 34)
-        place = spot(scene, lung, base, rng, (half, half * 0.4))
+        place = scene.spot(lung, base, rng, (half, half * 0.4))
         tilt = rng.normal(0.1, 0.35) * -lung.outward
         reach = min(place.half_width, scene.pixels(48))
         ends = [(-1.0, 0.0), (-0.3, rng.normal(0, 0.1)), (0.4, rng.normal(0, 0.1)), (1.0, 0.0)]
         ends = [(place.column + reach * a, place.row + reach * (b + a * tilt)) for a, b in ends]
         width = scene.pixels(between(rng, lesion.severity, 2.2, 6.0))
-        line = strokes(scene.size, [curve(ends)], width)
+        line = scene.strokes([curve(ends)], width)
         line = cv2.GaussianBlur(line, (0, 0), max(scene.pixels(rng.uniform(0.8, 2.2)), 0.6))
-        column, row = scene.coordinates()
         far = np.hypot(column - place.column, row - place.row) / reach
-        taper = np.clip(1.25 - far**2, 0, 1) * (1 + 0.25 * noise(rng, scene.size, scene.pixels(12)))
+        taper = np.clip(1.25 - far**2, 0, 1) * (1 + 0.25 * scene.noise(rng, scene.pixels(12)))
         change += line * taper * MU_FILL * between(rng, lesion.severity, 22, 60)
     change *= np.clip(lung.path / 20, 0, 1)
     wide = cv2.GaussianBlur(change, (0, 0), scene.pixels(2.5))
     return Effect(change, outlined(wide, 0.22))
 
 
-def _wedge(scene: Scene, body: Body, lung: Lung, lesion: Lesion, rng: Rng) -> Effect:
+def _wedge(scene: Scene, lung: Lung, lesion: Lesion, rng: Rng) -> Effect:
     """Basal triangle of increased density, apex at the hilum, broad on the diaphragm."""
-    zone = lesion.zone or ""
-    up = "upper" in zone or "ap" in zone
+    up = lesion.in_zone("upper", "ap")
     depth = (0.62 - lung.v) / 0.62 if up else (lung.v - 0.5) / 0.5
     reach = between(rng, lesion.severity, 0.35, 0.85)
-    border = lung.u - reach * np.clip(depth, 0, 1.2) + 0.07 * noise(rng, scene.size, scene.size / 6)
+    border = lung.u - reach * np.clip(depth, 0, 1.2) + 0.07 * scene.noise(rng, scene.size / 6)
     region = 1 / (1 + np.exp(np.clip(border / rng.uniform(0.03, 0.09), -30, 30)))
     region = region * np.clip(depth * 4, 0, 1)
     lobe = scene.channel(f"{lung.side} {'upper' if up else 'lower'}")
-    texture = 1 + 0.12 * cloud(rng, scene.size, scene.pixels(14))
+    texture = 1 + 0.12 * scene.cloud(rng, scene.pixels(14))
     amount = np.minimum(lobe, 85) * region * texture * between(rng, lesion.severity, 0.28, 0.9)
-    effect = fill(body.vessels, lung, amount)
+    effect = scene.fill(lung, amount)
     return Effect(effect.change, outlined(amount) & (lung.path > 5))

@@ -78,7 +78,7 @@ PACKAGES = (
     "torch", "transformers", "spacy", "negspacy", "numpy", "pandas", "scikit-learn",
     "opencv-python-headless", "torchxrayvision",
 )  # fmt: skip
-_REAL = "The data are real: nothing was simulated."
+_REAL, _SIMULATED = "The data are real: nothing was simulated.", "simulated radiographs"
 
 
 def versions() -> pd.DataFrame:
@@ -103,11 +103,11 @@ def dataset_table(workspace: Workspace, manifest: Manifest | None) -> pd.DataFra
             for split, counts in dataset["counts"].items()
         ]
         columns = [*index, "images", "patients", "findings"]
-        return _marked(pd.DataFrame(rows, columns=columns).set_index(index))
-    rows, skipped = [], []
-    for name, (_, splits, _) in DATASETS.items():
-        for split in splits:
-            rows.append(_found(workspace, name, split, skipped))
+        table = pd.DataFrame(rows, columns=columns).set_index(index)
+        return table.rename_axis(columns=_SIMULATED)
+    skipped: list[Omission] = []
+    parts = [(name, split) for name, (_, splits, _) in DATASETS.items() for split in splits]
+    rows = [_found(workspace, *part, skipped) for part in parts]
     write_skipped(workspace, FILMS, skipped)
     columns = [*index, "images", "patients", "left out", "note"]
     return pd.DataFrame(rows, columns=columns).set_index(index)
@@ -122,7 +122,8 @@ def finding_table(manifest: Manifest | None) -> pd.DataFrame | str:
         for name, dataset in manifest["datasets"].items()
         if "test" in dataset["counts"]
     }
-    return _marked(pd.DataFrame(counts).fillna(0).astype(int).sort_index())
+    table = pd.DataFrame(counts).fillna(0).astype(int).sort_index()
+    return table.rename_axis(columns=_SIMULATED)
 
 
 def report_table(manifest: Manifest | None) -> pd.DataFrame | str:
@@ -151,11 +152,6 @@ def draw_world_sheet(workspace: Workspace) -> Image | str:
         figure.savefig(temporary, dpi=200, metadata={"Software": None})
     plt.close(figure)
     return Image(filename=str(path))
-
-
-def _marked(table: pd.DataFrame) -> pd.DataFrame:
-    """Say on the table itself what its images are."""
-    return table.rename_axis(columns="simulated radiographs")
 
 
 def _found(

@@ -5,8 +5,10 @@ python -m rctpl_utils world --profile smoke
 
 import argparse
 import errno
+import hashlib
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -16,35 +18,33 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import pandas as pd
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from rctpl_utils.code_hash import code_of
 from rctpl_utils.errors import InputError
-from rctpl_utils.files import hash_of, note_written, read_json, write_json
+from rctpl_utils.files import hash_of, note_written, read_json, sha256_file, write_json, write_text
 from rctpl_utils.profiles import WorldSize
-from rctpl_utils.simulation import evaluation_cases, layouts, manifest, training_cases
 from rctpl_utils.simulation.anatomy import load_anatomy
-from rctpl_utils.simulation.cases import Case
-from rctpl_utils.simulation.evaluation_cases import cases_of
-from rctpl_utils.simulation.layouts import LAYOUTS
-from rctpl_utils.simulation.manifest import report_counts, summarize, world_manifest, write_drawn
+from rctpl_utils.simulation.cases import SPLITS, Case, openi_reports, why_left_out
+from rctpl_utils.simulation.ct import SOURCES
+from rctpl_utils.simulation.films import SETS, STATEMENTS, Study, cases_of, training_films
+from rctpl_utils.simulation.layouts import Film, write_film, write_studies, write_tables
 from rctpl_utils.simulation.radiograph import Radiograph, render
-from rctpl_utils.simulation.training_cases import load_sampler, openi_reports, training_films
+from rctpl_utils.vocabulary import with_parents
 from rctpl_utils.workspace import Workspace
 
 CHUNK = 32  # films a task; a worker holds one film at a time
-
-Renderer = Callable[[Case, Any, int], Radiograph]
-Writer = Callable[[Path, Case, Radiograph], Any]  # folder, case, film -> what the tables need
-Draw = Callable[[str, Sequence[Case], Path, Writer], list[Any]]  # `_draw` with its pool
-
 TRAINING = "mimic-cxr"
-NAMES = (TRAINING, *LAYOUTS)
+NAMES = (TRAINING, *SETS)
 MANIFEST = "manifest.json"
+DRAWN_TABLE = "drawn.csv"
 _MARKERS, _UNFINISHED = ".complete", ".unfinished"
 # name -> its field in `WorldSize`, where the name differs; chexpert has two
 _FIELDS = {TRAINING: ("studies", "pretraining"), "chexpert": ("chexpert", "chexpert_5x200")}
+
+Renderer = Callable[[Case, Any, int], Radiograph]
 
 
 def build_world(
@@ -66,14 +66,20 @@ def build_world(
     keys = {name: dataset_key(name, size, code) for name in NAMES}
     missing = [name for name in NAMES if _finished(root, name, keys[name]) is None]
     if missing:
-        with (
-            _full_disk_explained(root),
-            _drawing_pool(workspace.cache, size.image_size, processes, renderer) as draw,
-        ):
+        chunk = partial(_draw_chunk, workspace.cache, size.image_size, renderer)
+        with _full_disk_explained(root), _mapping(processes) as run:
+            load_anatomy(workspace.cache)  # projected once, for all that draw
             for name in missing:
-                _write_dataset(name, root, keys[name], size, draw)
-    done = {name: _finished(root, name, keys[name]) for name in NAMES}
-    found, path = world_manifest(workspace.profile.name, size, done), root / MANIFEST
+                _write_dataset(name, root, keys[name], size, partial(_draw, run, chunk))
+    found = {
+        "profile": workspace.profile.name,
+        "seed": size.seed,
+        "size": size,
+        "statements": STATEMENTS,
+        "sources": SOURCES,
+        "datasets": {name: _finished(root, name, keys[name]) for name in NAMES},
+    }
+    path = root / MANIFEST
     if not path.is_file() or hash_of(read_json(path)) != hash_of(found):
         write_json(path, found)
     return read_json(path)
@@ -87,22 +93,31 @@ def dataset_key(name: str, size: WorldSize, code: str) -> str:
 
 
 def code_hash(renderer: Renderer = render) -> str:
-    """A hash of the code and packaged tables that cases and pixels depend on.
+    """A hash of the code and packaged tables that cases, pixels and files depend on.
 
     It follows imports, so no reader of `datasets/` may be among them but Open-I's reports.
     """
-    code = code_of(evaluation_cases, training_cases, layouts, manifest, renderer)
-    return hash_of(code, renderer.__qualname__)
+    return hash_of(code_of(build_world, renderer), renderer.__qualname__)
 
 
-def _write_dataset(name: str, root: Path, key: str, size: WorldSize, draw: Draw) -> None:
-    marker, final, unfinished = _marker(root, name), root / name, root / _UNFINISHED / name
+def _write_dataset(name: str, root: Path, key: str, size: WorldSize, draw: Callable) -> None:
+    marker, final = root / _MARKERS / f"{name}.json", root / name
+    unfinished = root / _UNFINISHED / name
     marker.unlink(missing_ok=True)
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
         unfinished.mkdir(parents=True)
-        write = _write_training if name == TRAINING else _write_test_set
-        summary = write(name, unfinished, size, draw)
+        if name == TRAINING:
+            films = training_films(size)
+            cases = [case for _, case in films]
+            draw(name, cases, unfinished)
+            write_studies(unfinished, films, size.image_size)
+            extra = report_counts({study.study_id: study for study, _ in films}.values())
+        else:
+            cases, extra = cases_of(name, size), {}
+            write_tables(name, unfinished, draw(name, cases, unfinished))
+        _write_drawn(unfinished, cases)
+        summary = _summary(unfinished, cases) | extra
         shutil.rmtree(final, ignore_errors=True)
         unfinished.replace(final)
         note_written(path for path in final.rglob("*") if path.is_file())
@@ -111,75 +126,105 @@ def _write_dataset(name: str, root: Path, key: str, size: WorldSize, draw: Draw)
         shutil.rmtree(root / _UNFINISHED, ignore_errors=True)
 
 
-def _write_test_set(name: str, folder: Path, size: WorldSize, draw: Draw) -> dict[str, Any]:
-    layout, cases = LAYOUTS[name], cases_of(name, size, load_sampler())
-    rows = draw(name, cases, folder, layout.write_image)
-    layout.write_tables(folder, rows)
-    write_drawn(folder, cases)
-    return summarize(folder, cases, {})
+def _write_drawn(folder: Path, cases: Iterable[Case]) -> None:
+    """Write `drawn.csv`, no part of a layout: each lesion asked for, its real box's center."""
+    rows = []
+    for case in cases:
+        for lesion in case.lesions:
+            x, y, width, height = lesion.box or [None] * 4
+            center = (round(x + width / 2, 3), round(y + height / 2, 3)) if lesion.box else ("", "")
+            place = (lesion.concept, lesion.side, lesion.zone, round(lesion.severity, 4))
+            rows.append((case.image_id, case.split, *place, *center))
+    columns = ["image", "split", "concept", "side", "zone", "severity", "x", "y"]
+    table = pd.DataFrame(rows, columns=columns)
+    write_text(folder / DRAWN_TABLE, table.to_csv(index=False, lineterminator="\n"))
 
 
-def _write_training(name: str, folder: Path, size: WorldSize, draw: Draw) -> dict[str, Any]:
-    films = training_films(size)
-    cases = [case for _, case in films]
-    studies = list({study.study_id: study for study, _ in films}.values())
-    layouts.mimic_reports(folder, studies)
-    draw(name, cases, folder, layouts.mimic_image)
-    layouts.mimic_tables(folder, films, size.image_size)
-    write_drawn(folder, cases)
-    return summarize(folder, cases, report_counts(studies, openi_reports()))
+def _summary(folder: Path, cases: Sequence[Case]) -> dict[str, Any]:
+    """One data set in the manifest: counts a split and a concept, hashes of tables and images."""
+    counts = {}
+    for split in SPLITS:
+        if films := [case for case in cases if case.split == split]:
+            concepts = Counter(name for case in films for name in with_parents(case.concepts))
+            counts[split] = {
+                "images": len(films),
+                "patients": len({case.patient_id for case in films}),
+                "without_finding": sum(not case.lesions for case in films),
+                "concepts": dict(sorted(concepts.items())),
+            }
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    sums = {path.relative_to(folder).as_posix(): sha256_file(path) for path in paths}
+    images = (".jpg", ".png", ".dcm")
+    return {
+        "counts": counts,
+        "images_sha256": _hash_files({k: v for k, v in sums.items() if k.endswith(images)}),
+        "files_sha256": _hash_files(sums),
+        "tables_sha256": {k: v for k, v in sums.items() if "/" not in k or k.endswith(".csv")},
+    }
+
+
+def _hash_files(sums: Mapping[str, str]) -> str:
+    """One hash of names and bytes."""
+    lines = "".join(f"{name} {digest}\n" for name, digest in sums.items())
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def report_counts(studies: Iterable[Study]) -> dict[str, Any]:
+    """Reports a split, real and templated; what the templated ones fill up; those left out."""
+    studies = list(studies)
+    split = Counter((study.split, study.templated) for study in studies)
+    filled = Counter(concept for s in studies if s.templated for concept in s.concepts)
+    left_out = Counter(reason for report in openi_reports() if (reason := why_left_out(report)))
+    return {
+        "reports": {
+            name: {"real": split[name, False], "templated": split[name, True]} for name in SPLITS
+        },
+        "templated_reports_by_concept": dict(sorted(filled.items())),
+        "reports_left_out": dict(sorted(left_out.items())),
+    }
 
 
 def _finished(root: Path, name: str, key: str) -> Mapping[str, Any] | None:
     """The summary of a finished data set, None where it is missing or outdated."""
-    marker = _marker(root, name)
-    if not marker.is_file() or not (root / name).is_dir():
-        return None
-    content = read_json(marker)
-    return content["summary"] if content["key"] == key else None
-
-
-def _marker(root: Path, name: str) -> Path:
-    return root / _MARKERS / f"{name}.json"
+    marker = root / _MARKERS / f"{name}.json"
+    content = read_json(marker) if marker.is_file() and (root / name).is_dir() else {}
+    return content["summary"] if content.get("key") == key else None
 
 
 @contextmanager
-def _drawing_pool(cache: Path, size: int, processes: int, renderer: Renderer) -> Iterator[Draw]:
-    """`processes` that draw, 1 for this one; the anatomy is projected first, once for all."""
-    load_anatomy(cache)
-    chunk = partial(_draw_chunk, cache, size, renderer)
+def _mapping(processes: int) -> Iterator[Callable]:
+    """A `map` over so many processes, 1 for this one."""
     if processes == 1:
-        yield partial(_draw, map, chunk)
+        yield map
         return
     context = get_context("spawn")  # the same on every platform, and safe beside torch's threads
     with ProcessPoolExecutor(processes, mp_context=context, initializer=_one_thread) as executor:
         for _ in range(processes):  # they start, and import, while the first cases are drawn up
             executor.submit(_one_thread)
         try:
-            yield partial(_draw, executor.map, chunk)
+            yield executor.map
         except BaseException:
             executor.shutdown(cancel_futures=True)
             raise
 
 
 def _draw(
-    run: Callable, chunk: Callable, name: str, cases: Sequence[Case], folder: Path, write: Writer
-) -> list[Any]:
-    """What `write`, a module's function, returns for each film; a bar shows the chunks."""
-    chunks = [tuple(cases[i : i + CHUNK]) for i in range(0, len(cases), CHUNK)]
-    results = []
+    run: Callable, chunk: Callable, name: str, cases: Sequence[Case], folder: Path
+) -> list[Film]:
+    """Write each film of a data set; a bar shows the chunks."""
+    chunks, films = [cases[i : i + CHUNK] for i in range(0, len(cases), CHUNK)], []
     with tqdm(total=len(cases), desc=name, unit=" films", mininterval=5) as bar:
-        for rows in run(partial(chunk, folder, write), chunks):
-            results += rows
-            bar.update(len(rows))
-    return results
+        for some in run(partial(chunk, name, folder), chunks):
+            films += some
+            bar.update(len(some))
+    return films
 
 
 def _draw_chunk(
-    cache: Path, size: int, renderer: Renderer, folder: Path, write: Writer, cases: tuple[Case, ...]
-) -> list[Any]:
+    cache: Path, size: int, renderer: Renderer, name: str, folder: Path, cases: Sequence[Case]
+) -> list[Film]:
     anatomy = load_anatomy(cache)
-    return [write(folder, case, renderer(case, anatomy, size)) for case in cases]
+    return [write_film(name, folder, case, renderer(case, anatomy, size)) for case in cases]
 
 
 def _one_thread() -> None:
