@@ -10,7 +10,6 @@ import torch
 from rctpl_utils.datasets import ChestXrayDataset
 from rctpl_utils.encoders.features import ImageFeatureFile
 from rctpl_utils.evaluation import consistency, table1
-from rctpl_utils.evaluation.bootstrap_samples import load_draws
 from rctpl_utils.evaluation.consistency import (
     NEAREST,
     OTHERS,
@@ -19,6 +18,7 @@ from rctpl_utils.evaluation.consistency import (
     class_cosines,
     measure_consistency,
 )
+from rctpl_utils.evaluation.results import load_draws
 from rctpl_utils.scoring import ClassEmbeddings
 
 ONES = np.ones((1, 4))

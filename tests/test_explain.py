@@ -20,17 +20,18 @@ from rctpl_utils.encoders.frame import on_film
 from rctpl_utils.encoders.standin import StandIn
 from rctpl_utils.errors import InputError
 from rctpl_utils.evaluation import film_places
-from rctpl_utils.evaluation.calibration import Calibration, stratified_auc
-from rctpl_utils.evaluation.explain import explain, warning
-from rctpl_utils.evaluation.film_places import Place, check_places, place, place_on_film, region
-from rctpl_utils.evaluation.likelihood_ratio import (
+from rctpl_utils.evaluation.calibration import (
     CANNOT_TELL,
     NO_EVIDENCE,
     NOT_CALIBRATED,
+    Calibration,
     ConceptCalibration,
     count_films,
     likelihood_ratio,
+    stratified_auc,
 )
+from rctpl_utils.evaluation.explain import check_places, explain, place, place_on_film, warning
+from rctpl_utils.evaluation.film_places import Place, region
 from rctpl_utils.plots import TEXT
 from rctpl_utils.prompts.model import RCTPL
 from rctpl_utils.prompts.prompts import Prompts

@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 
 from rctpl_utils import datasets
-from rctpl_utils.baselines.adapters import Competitor, grounders, scorers
+from rctpl_utils.baselines.registry import Competitor, grounders, scorers
 from rctpl_utils.datasets.base import ChestXrayDataset
 from rctpl_utils.datasets.questions import Question
 from rctpl_utils.evaluation import table1
-from rctpl_utils.evaluation.grounding_methods import Films
+from rctpl_utils.evaluation.grounding import Films
 from rctpl_utils.workspace import Workspace
 
 # --- a data set: a function that opens a split, a line in DATASETS, a question for Table 1

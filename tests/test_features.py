@@ -14,7 +14,7 @@ from rctpl_utils.encoders.features import (
     image_features,
     text_features,
 )
-from rctpl_utils.evaluation.classification import quick_auc
+from rctpl_utils.evaluation.table1 import quick_auc
 from rctpl_utils.prompts.zero_shot import branch_scores, score_images
 from rctpl_utils.scoring import ClassEmbeddings
 

@@ -8,7 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from rctpl_utils.baselines.few_shot import draw_films, draw_table, few_shot_films, film_labels
+from rctpl_utils.baselines.prompt_learners import (
+    draw_films,
+    draw_table,
+    few_shot_films,
+    film_labels,
+)
 from rctpl_utils.datasets import ChestXrayDataset
 from rctpl_utils.encoders.features import image_features
 from rctpl_utils.errors import InputError

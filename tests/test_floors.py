@@ -12,7 +12,6 @@ import torch
 from rctpl_utils.datasets import ChestXrayDataset
 from rctpl_utils.encoders.features import ImageFeatureFile
 from rctpl_utils.evaluation import floors
-from rctpl_utils.evaluation.classification import Classification
 from rctpl_utils.evaluation.floors import (
     KINDS,
     VECTORS,
@@ -24,6 +23,7 @@ from rctpl_utils.evaluation.floors import (
     with_pointing_floor,
 )
 from rctpl_utils.evaluation.grounding import Grounding
+from rctpl_utils.evaluation.table1 import Classification
 
 COUNT, WIDTH = 200, 16
 WORKSPACE = SimpleNamespace(features=None, profile=SimpleNamespace(bootstrap=1000))

@@ -12,14 +12,8 @@ from PIL import Image
 
 from rctpl_utils.datasets.images import image_size, read_image, read_mask
 from rctpl_utils.errors import InputError
-from rctpl_utils.simulation.image_files import (
-    to_bytes,
-    uid_of,
-    write_dicom,
-    write_jpeg,
-    write_mask_png,
-    write_png,
-)
+from rctpl_utils.simulation.image_files import write_jpeg, write_mask_png, write_png
+from rctpl_utils.simulation.layouts import to_bytes, uid_of, write_dicom
 
 UIDS = ("1.2.3.1", "1.2.3.2", "1.2.3.3")
 

@@ -21,16 +21,17 @@ from rctpl_utils.datasets.own_films import read_films
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.encoders.features import image_features
 from rctpl_utils.errors import InputError
-from rctpl_utils.evaluation.classification import Split, evaluate
+from rctpl_utils.evaluation.classification import evaluate
 from rctpl_utils.evaluation.explain import explain
 from rctpl_utils.evaluation.metrics import patient_weights
+from rctpl_utils.evaluation.table1 import Split
 from rctpl_utils.prompts.handwritten import class_names
 from rctpl_utils.prompts.model import RCTPL
 from rctpl_utils.prompts.prompts import Prompts
 from rctpl_utils.prompts.zero_shot import score_images
 from rctpl_utils.reporting.predict import main
 from rctpl_utils.text.concepts.spacy_extractor import SpacyExtractor
-from rctpl_utils.text.own_reports import read_reports
+from rctpl_utils.text.reports import read_reports
 from rctpl_utils.text.triplets import triplets_frame
 from rctpl_utils.vocabulary import CONCEPTS
 from rctpl_utils.workspace import NOTEBOOKS

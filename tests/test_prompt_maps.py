@@ -21,12 +21,15 @@ from rctpl_utils.evaluation.prompt_maps import (
     NAMES,
     Boxed,
     Case,
+    blocks,
+    cascade,
     concept_pairs,
     film_pairs,
     hits,
     map_differences,
+    rank_correlation,
+    sample_boxes,
 )
-from rctpl_utils.evaluation.saliency_sanity import blocks, cascade, rank_correlation, sample_boxes
 from rctpl_utils.reporting.map_figures import first_films, most_boxed_films, second_concept
 from rctpl_utils.reporting.method_figures import region, side_of
 

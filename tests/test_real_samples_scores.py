@@ -20,7 +20,7 @@ from rctpl_utils.evaluation.real_samples import (
     save_samples,
     scored_concepts,
 )
-from rctpl_utils.prompts.methods import Method
+from rctpl_utils.prompts.zero_shot import Method
 from rctpl_utils.scoring import ClassEmbeddings
 
 COUNT, SIDE = 40, 16

@@ -8,18 +8,20 @@ import numpy as np
 import pandas as pd
 from safetensors.torch import load_file, save_file
 
-from rctpl_utils.baselines.adapters import Competitor, FilmReader
-from rctpl_utils.baselines.coop import CoCoOp, CoOp, DualCoOp
-from rctpl_utils.baselines.few_shot import (
-    Draw,
+from rctpl_utils.baselines.few_shot import Draw
+from rctpl_utils.baselines.learners import CoCoOp, CoOp, DualCoOp, PromptModel, TaIDPT
+from rctpl_utils.baselines.prompt_learners import (
+    Judge,
     LabeledFilms,
     draw_films,
     draw_table,
     few_shot_films,
     film_labels,
+    stop,
+    token_corpora,
 )
-from rctpl_utils.baselines.prompt_learning import Judge, PromptModel, learn, stop
-from rctpl_utils.baselines.tai_dpt import TaIDPT, token_corpora
+from rctpl_utils.baselines.prompt_learning import learn
+from rctpl_utils.baselines.registry import Competitor, FilmReader
 from rctpl_utils.code_hash import code_of, kept
 from rctpl_utils.datasets import DATASETS, ChestXrayDataset
 from rctpl_utils.datasets.chexpert import open_mimic_cxr
@@ -34,7 +36,7 @@ from rctpl_utils.encoders.features import image_features
 from rctpl_utils.encoders.release import add_plain, released_file
 from rctpl_utils.evaluation.metrics import macro_auc
 from rctpl_utils.files import atomic_path, hash_of, read_json
-from rctpl_utils.prompts.corpus import TextCorpus
+from rctpl_utils.prompts.training import TextCorpus
 from rctpl_utils.text.reports import Report
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS
 from rctpl_utils.workspace import Workspace

@@ -25,9 +25,8 @@ from rctpl_utils.code_hash import code_of
 from rctpl_utils.datasets import ChestXrayDataset
 from rctpl_utils.datasets.chexpert import COMPETITION
 from rctpl_utils.datasets.splits import open_split, present
-from rctpl_utils.encoders.base import Encoder
+from rctpl_utils.encoders.base import Encoder, autocast, describe_device
 from rctpl_utils.encoders.features import file_stamps
-from rctpl_utils.encoders.precision import autocast, describe_device
 from rctpl_utils.encoders.pretraining import RECORDS, augment, load_images, rate_at
 from rctpl_utils.encoders.release import (
     add_file,
@@ -39,9 +38,9 @@ from rctpl_utils.encoders.release import (
     released_file,
 )
 from rctpl_utils.encoders.standin import ImageTower, StandIn
-from rctpl_utils.evaluation.grounding_methods import Films, Grounder
-from rctpl_utils.evaluation.retrieval import Pair, standardized, unit
-from rctpl_utils.evaluation.retrieval_sides import DATASET, Side
+from rctpl_utils.evaluation.grounding import Films, Grounder
+from rctpl_utils.evaluation.retrieval import Pair, Side, standardized, unit
+from rctpl_utils.evaluation.retrieval_sides import DATASET
 from rctpl_utils.evaluation.table1 import SUPERVISED, TABLE1_DATASETS, Scorer
 from rctpl_utils.files import hash_of
 from rctpl_utils.profiles import ReferenceTraining

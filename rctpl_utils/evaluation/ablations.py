@@ -20,24 +20,15 @@ from rctpl_utils.datasets.splits import open_split, present
 from rctpl_utils.encoders.base import Encoder, per_encoder
 from rctpl_utils.encoders.features import ImageFeatureFile
 from rctpl_utils.encoders.frame import cosine_maps, frame_of
-from rctpl_utils.evaluation.ablation_arms import (
-    CLS_POOLED,
-    POOLING_REPORTS,
-    REFERENCE,
-    Arm,
-    factors,
-)
-from rctpl_utils.evaluation.bootstrap_samples import Draws
-from rctpl_utils.evaluation.grounding import BATCH, GROUNDING_DATASETS
-from rctpl_utils.evaluation.grounding_methods import Films
+from rctpl_utils.evaluation.ablations import CLS_POOLED, POOLING_REPORTS, REFERENCE, Arm, factors
+from rctpl_utils.evaluation.grounding import BATCH, GROUNDING_DATASETS, Films
 from rctpl_utils.evaluation.grounding_metrics import points_into
 from rctpl_utils.evaluation.metrics import macro_aucs, patient_weights, resampled_means, scorable
+from rctpl_utils.evaluation.results import Draws
 from rctpl_utils.evaluation.table1 import film_features, score_runs
 from rctpl_utils.files import hash_of
 from rctpl_utils.prompts import anchors, training
-from rctpl_utils.prompts.corpus import TextCorpus
 from rctpl_utils.prompts.corpus_building import build_corpus
-from rctpl_utils.prompts.methods import Embedder, Method
 from rctpl_utils.prompts.prompts import Prompts
 from rctpl_utils.prompts.training import (
     BRANCHES,
@@ -46,9 +37,11 @@ from rctpl_utils.prompts.training import (
     MeanOfSteps,
     NearestTo,
     Regularizer,
+    TextCorpus,
     learn_prompts,
 )
 from rctpl_utils.prompts.variants import learn_all
+from rctpl_utils.prompts.zero_shot import Embedder, Method
 from rctpl_utils.scoring import IMAGE_TEMPERATURE, ClassEmbeddings
 from rctpl_utils.text.reports import Report
 from rctpl_utils.vocabulary import CONCEPTS, TRAINING_CONCEPTS

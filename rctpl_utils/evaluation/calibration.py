@@ -17,9 +17,13 @@ from tqdm import tqdm
 from rctpl_utils.datasets.splits import open_split, present
 from rctpl_utils.encoders.features import IMAGE_BATCH, ImageFeatureFile, image_features
 from rctpl_utils.errors import InputError
-from rctpl_utils.evaluation.domain import Domain, file_descriptors
-from rctpl_utils.evaluation.heat_maps import scale_of
-from rctpl_utils.evaluation.likelihood_ratio import ConceptCalibration, count_films
+from rctpl_utils.evaluation.calibration import (
+    ConceptCalibration,
+    Domain,
+    count_films,
+    file_descriptors,
+)
+from rctpl_utils.evaluation.grounding_metrics import scale_of
 from rctpl_utils.evaluation.metrics import (
     BOOTSTRAP_SEED,
     interval,

@@ -17,9 +17,8 @@ import pandas as pd
 
 from rctpl_utils.datasets.splits import open_split, present
 from rctpl_utils.encoders.base import Encoder
-from rctpl_utils.evaluation.bootstrap_samples import Draws, save_draws
 from rctpl_utils.evaluation.metrics import named_interval, patient_weights
-from rctpl_utils.evaluation.results import write_csv
+from rctpl_utils.evaluation.results import Draws, save_draws, write_csv
 from rctpl_utils.evaluation.table1 import film_features
 from rctpl_utils.prompts import handwritten
 from rctpl_utils.scoring import ClassEmbeddings

@@ -16,7 +16,7 @@ from rctpl_utils.encoders.features import image_features
 from rctpl_utils.encoders.frame import frame_of, on_film, on_square
 from rctpl_utils.errors import InputError
 from rctpl_utils.evaluation.calibration import Calibration
-from rctpl_utils.evaluation.heat_maps import peak
+from rctpl_utils.evaluation.grounding_metrics import peak
 from rctpl_utils.evaluation.metrics import interval, patient_weights, resampled_means
 from rctpl_utils.prompts.model import RCTPL
 from rctpl_utils.prompts.zero_shot import score_images

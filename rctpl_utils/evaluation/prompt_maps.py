@@ -31,7 +31,6 @@ from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.encoders.features import IMAGE_BATCH, image_features
 from rctpl_utils.encoders.frame import Frame, cosine_maps, frame_of
 from rctpl_utils.errors import InputError
-from rctpl_utils.evaluation.bootstrap_samples import Draws, save_draws
 from rctpl_utils.evaluation.grounding_metrics import points_into
 from rctpl_utils.evaluation.metrics import (
     named_interval,
@@ -39,7 +38,7 @@ from rctpl_utils.evaluation.metrics import (
     patient_weights,
     resampled_means,
 )
-from rctpl_utils.evaluation.results import write_csv
+from rctpl_utils.evaluation.results import Draws, save_draws, write_csv
 from rctpl_utils.prompts.prompts import Prompts
 from rctpl_utils.workspace import Workspace
 

@@ -16,8 +16,8 @@ from rctpl_utils.datasets.nih import open_chestxray14, open_rsna
 from rctpl_utils.datasets.questions import COVID
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.evaluation.ablations import pointing_of_runs
-from rctpl_utils.evaluation.domain import Domain, file_descriptors
-from rctpl_utils.evaluation.grounding_methods import lung_centers
+from rctpl_utils.evaluation.calibration import Domain, file_descriptors
+from rctpl_utils.evaluation.grounding import lung_centers
 from rctpl_utils.evaluation.grounding_metrics import points_into
 from rctpl_utils.evaluation.metrics import (
     macro_aucs,
@@ -27,7 +27,7 @@ from rctpl_utils.evaluation.metrics import (
 )
 from rctpl_utils.evaluation.results import write_csv
 from rctpl_utils.evaluation.table1 import film_features, score_runs
-from rctpl_utils.prompts.methods import Method
+from rctpl_utils.prompts.zero_shot import Method
 from rctpl_utils.workspace import PROJECT, Workspace
 
 SAMPLES = PROJECT.parent / "shared" / "data"

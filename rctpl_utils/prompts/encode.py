@@ -22,8 +22,8 @@ from rctpl_utils.encoders.loading import load_encoders
 from rctpl_utils.encoders.parallel_training import processes
 from rctpl_utils.errors import InputError
 from rctpl_utils.options import add_run_options, command, run_of
-from rctpl_utils.prompts.corpus import TextCorpus
 from rctpl_utils.prompts.corpus_building import build_corpus
+from rctpl_utils.prompts.training import TextCorpus
 from rctpl_utils.text.reports import run_reports, with_enough_concepts
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS
 from rctpl_utils.workspace import Workspace

@@ -12,8 +12,7 @@ from matplotlib.lines import Line2D
 
 from rctpl_utils.datasets import DATASETS
 from rctpl_utils.datasets.splits import absent
-from rctpl_utils.evaluation.bootstrap_samples import load_draws
-from rctpl_utils.evaluation.results import data_note, intervals_note, write_csv
+from rctpl_utils.evaluation.results import data_note, intervals_note, load_draws, write_csv
 from rctpl_utils.evaluation.retrieval import RANKS
 from rctpl_utils.files import write_text
 from rctpl_utils.plots import COLUMN_WIDTH, TEXT, caption, legend_above, rule_lines, save_figure

@@ -20,11 +20,11 @@ from filelock import FileLock, Timeout
 from rctpl_utils.errors import InputError, one_line
 from rctpl_utils.files import write_text
 from rctpl_utils.options import run_of, runner
+from rctpl_utils.run.command import run_steps
 from rctpl_utils.run.execution import check_parameters, save_outputs
-from rctpl_utils.run.freshness import Step, plan, read_marker
 from rctpl_utils.run.manifest import write_figures_readme, write_manifest, write_results_map
-from rctpl_utils.run.schedule import default_jobs, find_notebooks, select
-from rctpl_utils.run.steps import Outcome, run_steps
+from rctpl_utils.run.schedule import Step, default_jobs, find_notebooks, plan, read_marker, select
+from rctpl_utils.run.steps import Outcome
 from rctpl_utils.workspace import NOTEBOOKS, PROJECT, Workspace
 
 

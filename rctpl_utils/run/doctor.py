@@ -32,7 +32,7 @@ from rctpl_utils.given_files import child
 from rctpl_utils.options import command
 from rctpl_utils.profiles import PROFILES
 from rctpl_utils.run.schedule import find_notebooks, needs_of, number_of
-from rctpl_utils.text.concepts.summary import RADGRAPH_FILE
+from rctpl_utils.text.concepts.evaluation import RADGRAPH_FILE
 from rctpl_utils.text.sections import parse_sections
 from rctpl_utils.workspace import NOTEBOOKS, choose_device
 
