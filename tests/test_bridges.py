@@ -15,7 +15,7 @@ from rctpl_utils.evaluation.bridges import SHARPNESS, bridge_trials, memory_read
 from rctpl_utils.evaluation.modality_gap import energy, gap_table
 from rctpl_utils.profiles import PromptLearning
 from rctpl_utils.prompts import handwritten, training
-from rctpl_utils.prompts.corpus_building import description_features
+from rctpl_utils.prompts.encode import description_features
 from rctpl_utils.prompts.prompts import Prompts, asked_texts
 from rctpl_utils.prompts.training import (
     WORDS,

@@ -135,7 +135,7 @@ def token_corpora(
     concepts: tuple[str, ...],
     folder: Path,
 ) -> tuple[TextCorpus, ...]:
-    """The corpus of `corpus_building.build_corpus` by encoder, tokens in place of descriptions.
+    """The corpus of `encode.build_corpus` by encoder, tokens in place of descriptions.
 
     Only reports with a present concept are taken apart into tokens; the others have no loss.
     """

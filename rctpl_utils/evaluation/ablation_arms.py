@@ -7,7 +7,7 @@ import pandas as pd
 
 from rctpl_utils.profiles import PromptLearning
 from rctpl_utils.prompts import handwritten
-from rctpl_utils.prompts.corpus_building import Labeler
+from rctpl_utils.prompts.encode import Labeler
 from rctpl_utils.prompts.handwritten import PULL, Written
 from rctpl_utils.prompts.training import Ranking
 from rctpl_utils.scoring import TEXT_TEMPERATURE, no_ranking, ranking_loss, report_ranking_loss

@@ -36,7 +36,7 @@ from rctpl_utils.evaluation.metrics import macro_aucs, patient_weights, resample
 from rctpl_utils.evaluation.table1 import film_features, score_runs
 from rctpl_utils.files import hash_of
 from rctpl_utils.prompts import handwritten, training
-from rctpl_utils.prompts.corpus_building import build_corpus
+from rctpl_utils.prompts.encode import build_corpus
 from rctpl_utils.prompts.prompts import Prompts
 from rctpl_utils.prompts.training import (
     BRANCHES,
