@@ -17,8 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import prompt_step
 from benchmarks.measuring import load_before, rate, ratio, table, take_turns, verdict
 from rctpl_utils.datasets.openi import openi_archive, read_openi
-from rctpl_utils.encoders.base import freeze
-from rctpl_utils.encoders.precision import fast_dtype
+from rctpl_utils.encoders.base import fast_dtype, freeze
 from rctpl_utils.encoders.standin import StandIn
 from rctpl_utils.profiles import PromptLearning
 from rctpl_utils.prompts.training import (

@@ -11,17 +11,18 @@ from torch import nn
 from torch.nn import functional
 from transformers import BertConfig, BertModel
 
-from rctpl_utils.baselines.coop import (
+from rctpl_utils.baselines.coop import region_margin
+from rctpl_utils.baselines.learners import (
     CoCoOp,
     CoOp,
     DualCoOp,
+    TaIDPT,
     asymmetric_loss,
+    logit_scale,
     names_cross_entropy,
-    region_margin,
 )
-from rctpl_utils.baselines.few_shot import LabeledFilms
-from rctpl_utils.baselines.prompt_learning import PromptSettings, learn, logit_scale, stop
-from rctpl_utils.baselines.tai_dpt import TaIDPT, token_corpora, token_features
+from rctpl_utils.baselines.prompt_learners import LabeledFilms, stop, token_corpora, token_features
+from rctpl_utils.baselines.prompt_learning import PromptSettings, learn
 from rctpl_utils.encoders.base import ImageFeatures, freeze
 from rctpl_utils.encoders.features import ImageFeatureFile
 from rctpl_utils.encoders.text_tower import TextTower

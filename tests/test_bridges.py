@@ -9,10 +9,19 @@ import torch
 from torch.nn.functional import normalize
 
 from rctpl_utils.encoders.features import ImageFeatureFile
-from rctpl_utils.evaluation.ablation_arms import PLUS, RCTPL, bridge_arms, own_labels
+from rctpl_utils.evaluation.ablation_arms import RCTPL
 from rctpl_utils.evaluation.ablations import _joined, _regularizer
-from rctpl_utils.evaluation.bridges import SHARPNESS, bridge_trials, memory_reader, wide_bridges
-from rctpl_utils.evaluation.modality_gap import energy, gap_table
+from rctpl_utils.evaluation.bridges import (
+    PLUS,
+    SHARPNESS,
+    bridge_arms,
+    bridge_trials,
+    energy,
+    gap_table,
+    memory_reader,
+    own_labels,
+    wide_bridges,
+)
 from rctpl_utils.profiles import PromptLearning
 from rctpl_utils.prompts import handwritten, training
 from rctpl_utils.prompts.encode import description_features

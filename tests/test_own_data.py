@@ -15,15 +15,15 @@ from PIL import Image
 from weights import save_stand_in
 
 from rctpl_utils.datasets.base import ChestXrayDataset
-from rctpl_utils.datasets.chestxray14 import open_chestxray14
+from rctpl_utils.datasets.nih import open_chestxray14, open_rsna
 from rctpl_utils.datasets.own_films import read_films
-from rctpl_utils.datasets.rsna import open_rsna
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.encoders.features import image_features
 from rctpl_utils.errors import InputError
-from rctpl_utils.evaluation.classification import Split, evaluate
+from rctpl_utils.evaluation.classification import evaluate
 from rctpl_utils.evaluation.explain import explain
 from rctpl_utils.evaluation.metrics import patient_weights
+from rctpl_utils.evaluation.table1 import Split
 from rctpl_utils.prompts.handwritten import class_names
 from rctpl_utils.prompts.model import RCTPL
 from rctpl_utils.prompts.prompts import Prompts

@@ -9,7 +9,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from rctpl_utils.datasets import Radiographs
+from rctpl_utils.datasets import ChestXrayDataset
 from rctpl_utils.encoders.features import ImageFeatureFile
 from rctpl_utils.evaluation import table1
 from rctpl_utils.evaluation.real_samples import (
@@ -44,7 +44,7 @@ def sample(monkeypatch):
             "Mass": 0.0,
         }
     )
-    dataset = Radiographs(
+    dataset = ChestXrayDataset(
         "rsna", "test", ("Pneumonia", "Mass"), records,
         masks={"Pneumonia": mask_of}, annotated={"Pneumonia": labels},
     )  # fmt: skip

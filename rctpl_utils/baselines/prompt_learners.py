@@ -8,23 +8,25 @@ import numpy as np
 import pandas as pd
 from safetensors.torch import load_file, save_file
 
-from rctpl_utils.baselines.adapters import Competitor, FilmReader
-from rctpl_utils.baselines.coop import CoCoOp, CoOp, DualCoOp
-from rctpl_utils.baselines.few_shot import (
-    Draw,
+from rctpl_utils.baselines.few_shot import Draw
+from rctpl_utils.baselines.learners import CoCoOp, CoOp, DualCoOp, PromptModel, TaIDPT
+from rctpl_utils.baselines.prompt_learners import (
+    Judge,
     LabeledFilms,
     draw_films,
     draw_table,
     few_shot_films,
     film_labels,
+    stop,
+    token_corpora,
 )
-from rctpl_utils.baselines.prompt_learning import Judge, PromptModel, learn, stop
-from rctpl_utils.baselines.tai_dpt import TaIDPT, token_corpora
+from rctpl_utils.baselines.prompt_learning import learn
+from rctpl_utils.baselines.registry import Competitor, FilmReader
 from rctpl_utils.code_hash import code_of, kept
 from rctpl_utils.datasets import DATASETS, ChestXrayDataset
-from rctpl_utils.datasets.availability import REPORTS, can_run_on_training_films, has_training_films
+from rctpl_utils.datasets.availability import REPORTS
 from rctpl_utils.datasets.mimic_cxr import list_mimic_cxr
-from rctpl_utils.datasets.splits import open_split
+from rctpl_utils.datasets.splits import can_run_on_training_films, has_training_films, open_split
 from rctpl_utils.encoders.base import Encoder, per_encoder
 from rctpl_utils.encoders.features import image_features
 from rctpl_utils.encoders.release import add_plain, released_file

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from rctpl_utils.baselines.base import CLASSIFY
-from rctpl_utils.baselines.few_shot import LabeledFilms
+from rctpl_utils.baselines.prompt_learners import LabeledFilms
 from rctpl_utils.datasets.chexpert import COMPETITION
 from rctpl_utils.encoders.base import Encoder, ImageFeatures
 from rctpl_utils.errors import InputError

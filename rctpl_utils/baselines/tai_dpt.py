@@ -28,10 +28,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from rctpl_utils.baselines.prompt_learning import PromptModel, PromptSettings
+from rctpl_utils.baselines.learners import PromptModel
+from rctpl_utils.baselines.prompt_learning import PromptSettings
 from rctpl_utils.encoders.base import Encoder, ImageFeatures, per_encoder
-from rctpl_utils.encoders.features import text_features
-from rctpl_utils.encoders.shards import Plan, make_arrays
+from rctpl_utils.encoders.features import make_arrays, text_features
 from rctpl_utils.encoders.text_tower import MAX_TOKENS, TextTower
 from rctpl_utils.files import hash_of
 from rctpl_utils.prompts.training import TextBatch, TextCorpus, batch_losses
@@ -43,6 +43,7 @@ from rctpl_utils.scoring import (
     fuse,
     similarity_maps,
 )
+from rctpl_utils.simulation.anatomy import Plan
 from rctpl_utils.text.reports import Report
 from rctpl_utils.text.triplets import report_labels
 

@@ -15,24 +15,16 @@ from tqdm import tqdm
 
 from rctpl_utils.code_hash import code_of
 from rctpl_utils.datasets import ChestXrayDataset
-from rctpl_utils.datasets.availability import present
 from rctpl_utils.datasets.questions import QUESTIONS
-from rctpl_utils.datasets.splits import open_split
+from rctpl_utils.datasets.splits import open_split, present
 from rctpl_utils.encoders.base import Encoder, per_encoder
 from rctpl_utils.encoders.features import ImageFeatureFile
 from rctpl_utils.encoders.frame import cosine_maps, frame_of
-from rctpl_utils.evaluation.ablation_arms import (
-    CLS_POOLED,
-    POOLING_REPORTS,
-    REFERENCE,
-    Arm,
-    factors,
-)
-from rctpl_utils.evaluation.bootstrap_samples import Draws
-from rctpl_utils.evaluation.grounding import BATCH, GROUNDING_DATASETS
-from rctpl_utils.evaluation.grounding_methods import Films
+from rctpl_utils.evaluation.ablations import CLS_POOLED, POOLING_REPORTS, REFERENCE, Arm, factors
+from rctpl_utils.evaluation.grounding import BATCH, GROUNDING_DATASETS, Films
 from rctpl_utils.evaluation.grounding_metrics import points_into
 from rctpl_utils.evaluation.metrics import macro_aucs, patient_weights, resampled_means, scorable
+from rctpl_utils.evaluation.results import Draws
 from rctpl_utils.evaluation.table1 import film_features, score_runs
 from rctpl_utils.files import hash_of
 from rctpl_utils.prompts import handwritten, training

@@ -17,11 +17,11 @@ from matplotlib.figure import Figure
 
 from rctpl_utils.datasets.questions import QUESTIONS
 from rctpl_utils.encoders.base import Encoder
-from rctpl_utils.evaluation.ablation_arms import PLUS, RCTPL, bridge_arms
+from rctpl_utils.evaluation.ablation_arms import RCTPL
 from rctpl_utils.evaluation.ablations import Reader, Runs, Trial, asked, learn_arms, score_trials
-from rctpl_utils.evaluation.bootstrap_samples import Draws
+from rctpl_utils.evaluation.bridges import PLUS, bridge_arms
 from rctpl_utils.evaluation.metrics import named_interval
-from rctpl_utils.evaluation.results import data_note, write_csv
+from rctpl_utils.evaluation.results import Draws, data_note, write_csv
 from rctpl_utils.plots import COLUMN_WIDTH, TEXT, caption, save_figure
 from rctpl_utils.prompts.prompts import Prompts
 from rctpl_utils.prompts.training import BRANCHES, TextCorpus, word_context

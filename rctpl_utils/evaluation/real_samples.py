@@ -11,14 +11,13 @@ import pandas as pd
 import torch
 
 from rctpl_utils.datasets import ChestXrayDataset
-from rctpl_utils.datasets.chestxray14 import open_chestxray14
-from rctpl_utils.datasets.covidx import open_covidx
+from rctpl_utils.datasets.covid import open_covidx
+from rctpl_utils.datasets.nih import open_chestxray14, open_rsna
 from rctpl_utils.datasets.questions import COVID
-from rctpl_utils.datasets.rsna import open_rsna
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.evaluation.ablations import pointing_of_runs
-from rctpl_utils.evaluation.domain import Domain, file_descriptors
-from rctpl_utils.evaluation.grounding_methods import lung_centers
+from rctpl_utils.evaluation.calibration import Domain, file_descriptors
+from rctpl_utils.evaluation.grounding import lung_centers
 from rctpl_utils.evaluation.grounding_metrics import points_into
 from rctpl_utils.evaluation.metrics import (
     macro_aucs,

@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 
 from rctpl_utils.datasets import ChestXrayDataset
-from rctpl_utils.datasets.availability import can_run
 from rctpl_utils.datasets.questions import QUESTIONS, Question
-from rctpl_utils.datasets.splits import open_split
+from rctpl_utils.datasets.splits import can_run, open_split
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.encoders.features import ImageFeatureFile, image_features
-from rctpl_utils.evaluation.classification import Classification, Split, evaluate
+from rctpl_utils.evaluation.classification import evaluate
 from rctpl_utils.evaluation.metrics import patient_weights, scorable, weighted_auc
+from rctpl_utils.evaluation.table1 import Classification, Split
 from rctpl_utils.prompts.zero_shot import BranchScores, Embedder, Method, score_images
 from rctpl_utils.scoring import IMAGE_TEMPERATURE, ClassEmbeddings
 from rctpl_utils.workspace import Workspace

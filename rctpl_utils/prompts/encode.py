@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 
 from rctpl_utils.datasets import DATASETS, present_datasets
-from rctpl_utils.datasets.availability import REPORTS, has_training_films
-from rctpl_utils.datasets.splits import open_split
+from rctpl_utils.datasets.availability import REPORTS
+from rctpl_utils.datasets.splits import has_training_films, open_split
 from rctpl_utils.encoders.base import Encoder, per_encoder
 from rctpl_utils.encoders.features import image_features, text_features
 from rctpl_utils.encoders.loading import load_encoders

@@ -24,8 +24,7 @@ from tqdm import tqdm
 
 from rctpl_utils.datasets import DATASETS, ChestXrayDataset, open_dataset
 from rctpl_utils.datasets.chexpert import PER_CLASS
-from rctpl_utils.datasets.counts import count, read_world
-from rctpl_utils.datasets.official import OFFICIAL
+from rctpl_utils.datasets.official import OFFICIAL, count, read_world
 from rctpl_utils.encoders.checkpoint import weights_files
 from rctpl_utils.encoders.loading import check_checkpoint
 from rctpl_utils.errors import InputError

@@ -8,8 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from rctpl_utils.datasets.own_films import CONTRACT, own_cure, with_split
-from rctpl_utils.datasets.screening import Screen, Skipped
-from rctpl_utils.datasets.tables import read_table
+from rctpl_utils.datasets.tables import Screen, Skipped, read_table
 from rctpl_utils.errors import InputError
 from rctpl_utils.given_files import child
 from rctpl_utils.text.sections import parse_sections
