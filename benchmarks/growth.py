@@ -30,7 +30,7 @@ from rctpl_utils.encoders.base import freeze
 from rctpl_utils.encoders.text_tower import MAX_TOKENS, TextTower, minilm_folder
 from rctpl_utils.errors import InputError
 from rctpl_utils.profiles import PromptLearning
-from rctpl_utils.prompts.corpus_building import build_corpus
+from rctpl_utils.prompts.encode import build_corpus
 from rctpl_utils.prompts.training import learn_prompts
 from rctpl_utils.run.execution import peak_memory
 from rctpl_utils.text.concepts.spacy_extractor import SpacyExtractor, build_splitter

@@ -15,7 +15,7 @@ from rctpl_utils.evaluation.ablations import LENGTHS, REFERENCE, factors, traini
 from rctpl_utils.evaluation.bridges import PLUS, RCTPL
 from rctpl_utils.profiles import PROFILES, PromptLearning
 from rctpl_utils.prompts import handwritten, training, variants
-from rctpl_utils.prompts.corpus_building import description_features
+from rctpl_utils.prompts.encode import description_features
 from rctpl_utils.prompts.prompts import Prompts, asked_texts
 from rctpl_utils.prompts.training import MeanOfSteps, NearestTo, TextCorpus, word_context
 from rctpl_utils.reporting import ablation_report

@@ -34,7 +34,7 @@ from rctpl_utils.encoders.features import ImageFeatureFile
 from rctpl_utils.encoders.text_tower import TextTower
 from rctpl_utils.errors import InputError
 from rctpl_utils.profiles import PromptLearnerTraining
-from rctpl_utils.prompts.corpus_building import build_corpus
+from rctpl_utils.prompts.encode import build_corpus
 from rctpl_utils.text.reports import Report
 
 CONCEPTS = ("Edema", "Pneumothorax")

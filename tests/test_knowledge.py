@@ -34,33 +34,29 @@ def triplets(*rows: tuple) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["report_id", "concept", "location", "positive"])
 
 
-LUMP_TEXT = f"Mass refers to {RECORDS['kb']['Mass']['text']}."
+WHERE = " It is located at left base."
 
 
 @pytest.mark.parametrize(
-    ("asked", "expected"),
+    ("concept", "positive", "source", "expected"),
     [
-        (("Mass", "right middle lobe"), f"{LUMP_TEXT} It is located at right middle lobe."),
-        (("Mass",), LUMP_TEXT),
-        (("Mass", "right middle lobe", "absent"), f"{LUMP_TEXT} Not present."),
-        (
-            ("Mass", "right middle lobe", "uncertain"),
-            f"{LUMP_TEXT} It is located at right middle lobe. Possibly present.",
-        ),
-        (("Mass", None, "present", "clause"), LUMP_TEXT),
-        (("Edema", "left base", "present", "general"),
-         "a photo of edema. It is located at left base."),
-        (("Pleural Effusion", "left base", "absent", "general"),
-         "a photo of pleural effusion. Not present."),
-        (("Pleural Effusion", "left base", "present", "none"),
-         "pleural effusion. It is located at left base."),
-        (("Pleural Effusion", "left base", "absent", "none"), "pleural effusion. Not present."),
-        (("COVID-19", None, "present", "none"), "COVID-19."),
-        (("No Finding", None, "present", "general"), "a photo of no finding."),
+        ("Mass", "present", "kb", f"{RECORDS['kb']['Mass']['text']}.{WHERE}"),
+        ("Mass", "absent", "kb", f"{RECORDS['kb']['Mass']['text']}. Not present."),
+        ("Mass", "uncertain", "kb", f"{RECORDS['kb']['Mass']['text']}.{WHERE} Possibly present."),
+        ("Mass", "present", "clause", f"{RECORDS['kb']['Mass']['text']}.{WHERE}"),
+        ("Pleural Effusion", "present", "general", f"a photo of pleural effusion.{WHERE}"),
+        ("Pleural Effusion", "absent", "general", "a photo of pleural effusion. Not present."),
+        ("Pleural Effusion", "present", "none", f"pleural effusion.{WHERE}"),
+        ("Pleural Effusion", "absent", "none", "pleural effusion. Not present."),
+        ("COVID-19", "present", "none", f"COVID-19.{WHERE}"),
+        ("No Finding", "absent", "general", "a photo of no finding. Not present."),
     ],
-)  # fmt: skip
-def test_the_sentence_is_that_of_figure_2(asked, expected):
-    assert describe(*asked) == expected
+)
+def test_the_sentence_is_that_of_figure_2(concept, positive, source, expected):
+    opening = "Mass refers to " if concept == "Mass" else ""
+    assert describe(concept, "left base", positive, source) == opening + expected
+    unplaced = (opening + expected).replace(WHERE, "")
+    assert describe(concept, None, positive, source) == unplaced
     assert describe("COVID-19").startswith("COVID-19 refers to disease of the")
     assert describe("Pleural Effusion").startswith("Pleural effusion refers to fluid")
 

@@ -26,7 +26,7 @@ from rctpl_utils.evaluation.table1 import film_features, score_runs
 from rctpl_utils.files import hash_of
 from rctpl_utils.profiles import PromptLearning
 from rctpl_utils.prompts import handwritten, training
-from rctpl_utils.prompts.corpus_building import Labeler, build_corpus
+from rctpl_utils.prompts.encode import Labeler, build_corpus
 from rctpl_utils.prompts.handwritten import Written
 from rctpl_utils.prompts.prompts import Prompts
 from rctpl_utils.prompts.training import (

@@ -89,11 +89,12 @@ def add_places(nlp: Language, vocabulary: Vocabulary) -> Language:
     fused = [(f"{side}|{place}|", [phrase]) for phrase, (side, place) in vocabulary.fused.items()]
     config = {"spans_key": _PLACES, "phrase_matcher_attr": "LOWER"}
     config["spans_filter"] = {"@misc": "spacy.first_longest_spans_filter.v1"}
-    nlp.add_pipe("span_ruler", config=config).add_patterns([
+    patterns = [
         {"label": label, "pattern": phrase}
         for label, phrases in [*labeled.items(), *fused, (_IGNORED, vocabulary.ignored_places)]
         for phrase in phrases
-    ])  # fmt: skip
+    ]
+    nlp.add_pipe("span_ruler", config=config).add_patterns(patterns)
     return nlp
 
 
