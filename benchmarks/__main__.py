@@ -20,8 +20,13 @@ from rctpl_utils.datasets.openi import openi_archive, read_openi
 from rctpl_utils.encoders.base import fast_dtype, freeze
 from rctpl_utils.encoders.standin import StandIn
 from rctpl_utils.profiles import PromptLearning
-from rctpl_utils.prompts.corpus import TextCorpus
-from rctpl_utils.prompts.training import BRANCHES, batch_losses, embed_classes, initial_context
+from rctpl_utils.prompts.training import (
+    BRANCHES,
+    TextCorpus,
+    batch_losses,
+    embed_classes,
+    initial_context,
+)
 from rctpl_utils.simulation.anatomy import load_anatomy
 from rctpl_utils.simulation.cases import Case, Lesion
 from rctpl_utils.simulation.radiograph import render

@@ -18,6 +18,7 @@ from rctpl_utils.baselines.contrastive import (
     CheXzero,
     ConVIRT,
     MedCLIPViT,
+    MedPromptViT,
     convirt_loss,
     masked_words_loss,
     pair_probability,
@@ -34,7 +35,6 @@ from rctpl_utils.baselines.gloria import (
     text_scores,
     without_special_tokens,
 )
-from rctpl_utils.baselines.medprompt import MedPromptViT
 from rctpl_utils.baselines.miniatures import MINIATURES
 from rctpl_utils.baselines.model import Setup
 from rctpl_utils.baselines.queries import MedKLIP, MeDSLIP

@@ -14,7 +14,6 @@ from rctpl_utils.baselines.model import PatchTransformer, Reader, Setup, TextTop
 from rctpl_utils.baselines.training import (
     CountedWords,
     cool_down_begins,
-    finished,
     kept_look,
     rate_factor,
     score_maps,
@@ -32,6 +31,7 @@ from rctpl_utils.encoders.features import MASKED_SHARE, word_states
 from rctpl_utils.encoders.pretraining import store
 from rctpl_utils.encoders.standin import StandIn
 from rctpl_utils.profiles import BaselineTraining
+from rctpl_utils.reporting.common import finished
 from rctpl_utils.text.triplets import report_labels
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS
 

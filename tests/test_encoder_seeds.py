@@ -7,19 +7,19 @@ import pandas as pd
 import pytest
 import torch
 
-from rctpl_utils.baselines.adapters import Competitor, scorers
-from rctpl_utils.baselines.tai_dpt import token_features
+from rctpl_utils.baselines.prompt_learners import token_features
+from rctpl_utils.baselines.registry import Competitor, scorers
 from rctpl_utils.encoders.base import per_encoder
 from rctpl_utils.encoders.features import ImageFeatureFile, text_features
 from rctpl_utils.encoders.standin import StandIn
 from rctpl_utils.evaluation import ablations, grounding, retrieval_sides, table1
 from rctpl_utils.evaluation.ablations import Trial
-from rctpl_utils.evaluation.grounding_methods import dense_similarity, table_grounders
+from rctpl_utils.evaluation.grounding import dense_similarity, table_grounders
 from rctpl_utils.evaluation.table1 import by_encoder, score_runs
-from rctpl_utils.prompts.methods import Method
 from rctpl_utils.prompts.prompts import Prompts
 from rctpl_utils.prompts.training import Learned
 from rctpl_utils.prompts.variants import UNTRAINED, VARIANTS, learn_all, table1_methods
+from rctpl_utils.prompts.zero_shot import Method
 from rctpl_utils.scoring import ClassEmbeddings
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS
 

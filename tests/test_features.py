@@ -12,7 +12,7 @@ import torch
 from filelock import FileLock
 from PIL import Image
 
-from rctpl_utils.datasets import Radiographs
+from rctpl_utils.datasets import ChestXrayDataset
 from rctpl_utils.encoders.features import (
     IMAGE_BATCH,
     TEXT_BATCH,
@@ -24,7 +24,7 @@ from rctpl_utils.encoders.features import (
     text_features,
 )
 from rctpl_utils.errors import InputError
-from rctpl_utils.evaluation.classification import quick_auc
+from rctpl_utils.evaluation.table1 import quick_auc
 from rctpl_utils.prompts.zero_shot import branch_scores, score_images
 from rctpl_utils.scoring import ClassEmbeddings
 
@@ -48,7 +48,7 @@ def films(tmp_path):
     names = [path.name for path in paths]
     records = pd.DataFrame({"image_id": names, "patient_id": names, "path": map(str, paths)})
     records = records.assign(Edema=[1.0, 0, 1, 0, 0], Mass=[0.0, 1, 0, 1, 0])
-    return Radiographs("toy", "test", ("Edema", "Mass"), records)
+    return ChestXrayDataset("toy", "test", ("Edema", "Mass"), records)
 
 
 def test_texts_are_encoded_once_and_other_texts_or_weights_are_other_files(encoder, tmp_path):

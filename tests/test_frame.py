@@ -9,7 +9,7 @@ from released import CASES, loaded
 from torch.nn import functional
 
 from rctpl_utils.encoders.frame import SQUARE, Frame, frame_of, on_film, on_square
-from rctpl_utils.evaluation.heat_maps import peak
+from rctpl_utils.evaluation.grounding_metrics import peak
 from rctpl_utils.prompts.model import RCTPL
 from rctpl_utils.prompts.prompts import Prompts
 

@@ -26,7 +26,8 @@ from rctpl_utils.encoders.pretraining import (
     training_texts,
 )
 from rctpl_utils.profiles import Pretraining
-from rctpl_utils.simulation.pretraining_data import LOOKS, film_texts
+from rctpl_utils.simulation.pretraining_data import LOOKS
+from rctpl_utils.simulation.stand_ins import film_texts
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS
 
 CPU = torch.device("cpu")

@@ -42,7 +42,7 @@ from rctpl_utils.encoders.published import (
 from rctpl_utils.encoders.text_tower import untrained_bert
 from rctpl_utils.errors import InputError
 from rctpl_utils.evaluation.ablations import with_pooling
-from rctpl_utils.evaluation.saliency_sanity import blocks, randomize
+from rctpl_utils.evaluation.prompt_maps import blocks, randomize
 from rctpl_utils.profiles import PROFILES
 from rctpl_utils.prompts.model import RCTPL
 from rctpl_utils.prompts.prompts import Prompts

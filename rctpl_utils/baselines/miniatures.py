@@ -13,9 +13,8 @@ import pandas as pd
 import torch
 
 from rctpl_utils.baselines import training
-from rctpl_utils.baselines.contrastive import BioViL, CheXzero, ConVIRT, MedCLIPViT
+from rctpl_utils.baselines.contrastive import BioViL, CheXzero, ConVIRT, MedCLIPViT, MedPromptViT
 from rctpl_utils.baselines.gloria import GLoRIA
-from rctpl_utils.baselines.medprompt import MedPromptViT
 from rctpl_utils.baselines.model import Baseline, MakeBaseline, Reader, Setup
 from rctpl_utils.baselines.queries import MedKLIP, MeDSLIP
 from rctpl_utils.baselines.training import Trained, Validation, file_stem

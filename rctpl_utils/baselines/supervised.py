@@ -23,9 +23,8 @@ from torch.nn import functional
 from rctpl_utils.baselines import training
 from rctpl_utils.code_hash import code_of
 from rctpl_utils.datasets import ChestXrayDataset
-from rctpl_utils.datasets.availability import present
 from rctpl_utils.datasets.chexpert import COMPETITION
-from rctpl_utils.datasets.splits import open_split
+from rctpl_utils.datasets.splits import open_split, present
 from rctpl_utils.encoders.base import Encoder, autocast, describe_device
 from rctpl_utils.encoders.features import file_stamps
 from rctpl_utils.encoders.pretraining import RECORDS, augment, load_images, rate_at
@@ -39,9 +38,9 @@ from rctpl_utils.encoders.release import (
     released_file,
 )
 from rctpl_utils.encoders.standin import ImageTower, StandIn
-from rctpl_utils.evaluation.grounding_methods import Films, Grounder
-from rctpl_utils.evaluation.retrieval import Pair, standardized, unit
-from rctpl_utils.evaluation.retrieval_sides import DATASET, Side
+from rctpl_utils.evaluation.grounding import Films, Grounder
+from rctpl_utils.evaluation.retrieval import Pair, Side, standardized, unit
+from rctpl_utils.evaluation.retrieval_sides import DATASET
 from rctpl_utils.evaluation.table1 import SUPERVISED, TABLE1_DATASETS, Scorer
 from rctpl_utils.files import hash_of
 from rctpl_utils.profiles import ReferenceTraining

@@ -28,13 +28,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from rctpl_utils.baselines.prompt_learning import PromptModel, PromptSettings
+from rctpl_utils.baselines.learners import PromptModel
+from rctpl_utils.baselines.prompt_learning import PromptSettings
 from rctpl_utils.encoders.base import Encoder, ImageFeatures, per_encoder
 from rctpl_utils.encoders.features import make_arrays, text_features
 from rctpl_utils.encoders.text_tower import MAX_TOKENS, TextTower
 from rctpl_utils.files import hash_of
-from rctpl_utils.prompts.corpus import TextBatch, TextCorpus
-from rctpl_utils.prompts.training import batch_losses
+from rctpl_utils.prompts.training import TextBatch, TextCorpus, batch_losses
 from rctpl_utils.prompts.zero_shot import branch_scores
 from rctpl_utils.scoring import (
     IMAGE_TEMPERATURE,

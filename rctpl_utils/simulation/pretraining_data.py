@@ -26,7 +26,7 @@ from rctpl_utils.encoders.pretraining import (
     training_texts,
 )
 from rctpl_utils.encoders.text_tower import TextTower
-from rctpl_utils.simulation.manifest import DRAWN_TABLE
+from rctpl_utils.simulation.world import DRAWN_TABLE
 from rctpl_utils.text.reports import Report
 
 

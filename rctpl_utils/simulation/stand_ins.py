@@ -34,7 +34,7 @@ from rctpl_utils.encoders.standin import StandIn
 from rctpl_utils.encoders.text_tower import TextTower
 from rctpl_utils.errors import InputError, one_line
 from rctpl_utils.files import atomic_path, hash_of
-from rctpl_utils.simulation.pretraining_data import load_pairs
+from rctpl_utils.simulation.stand_ins import load_pairs
 from rctpl_utils.simulation.world import build_world
 from rctpl_utils.text.concepts.spacy_extractor import SpacyExtractor
 from rctpl_utils.text.reports import Report, run_reports, with_enough_concepts
