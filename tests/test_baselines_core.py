@@ -22,7 +22,12 @@ from rctpl_utils.baselines.training import (
     train,
     validation_auc,
 )
-from rctpl_utils.baselines.training_data import all_cells, backbone, stated_labels, stated_places
+from rctpl_utils.baselines.training_data import (
+    all_cells,
+    backbone,
+    stated_labels,
+    stated_places,
+)
 from rctpl_utils.encoders.features import MASKED_SHARE, word_states
 from rctpl_utils.encoders.pretraining import store
 from rctpl_utils.encoders.release import manifest

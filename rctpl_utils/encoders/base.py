@@ -16,6 +16,7 @@ from rctpl_utils.files import hash_of
 if TYPE_CHECKING:
     from rctpl_utils.encoders.text_tower import TextTower
 
+MAX_TOKENS = 77  # of a text, as MedCLIP's text tower (medclip/dataset.py)
 Made = TypeVar("Made")
 
 
@@ -122,6 +123,12 @@ def check_pixels(pixels: np.ndarray) -> None:
             f"expected a gray image with values in [0, 1], got shape {pixels.shape}{values}",
             "Decode it with rctpl_utils.datasets.",
         )
+
+
+def masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:
+    """The mean of (n, T, W) over the tokens that count, (n, T): (n, W)."""
+    weights = mask.unsqueeze(-1).to(hidden.dtype)  # (n, T, 1)
+    return (hidden * weights).sum(dim=1) / weights.sum(dim=1)
 
 
 def freeze(module: nn.Module) -> nn.Module:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -29,11 +29,20 @@ from torch import Tensor
 from tqdm import tqdm
 
 from rctpl_utils.datasets.base import ChestXrayDataset
-from rctpl_utils.encoders.base import Encoder, ImageFeatures, autocast, fast_dtype
+from rctpl_utils.encoders.base import (
+    MAX_TOKENS,
+    Encoder,
+    ImageFeatures,
+    autocast,
+    fast_dtype,
+    masked_mean,
+)
 from rctpl_utils.encoders.parallel_training import processes
-from rctpl_utils.encoders.text_tower import MAX_TOKENS, TextTower, masked_mean
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import atomic_path, hash_of, read_json, write_json
+
+if TYPE_CHECKING:  # its BERT takes seconds to import
+    from rctpl_utils.encoders.text_tower import TextTower
 
 TEXT_BATCH = 256
 TEXT_SHARD = 16  # batches, 4,096 texts: 8 MB at d = 512
@@ -177,7 +186,7 @@ def gather(array: np.ndarray | Tensor, *rows: np.ndarray) -> Tensor:
 
 @torch.no_grad()
 def word_states(
-    tower: TextTower, texts: Sequence[str], folder: Path, masked_by: int | None = None
+    tower: "TextTower", texts: Sequence[str], folder: Path, masked_by: int | None = None
 ) -> tuple[WordFile, np.ndarray]:
     """Word states of n texts, computed once, and which words were hidden, (n, 77) bool.
 
@@ -212,7 +221,7 @@ def word_states(
     return WordFile(states, ids, lengths), hidden
 
 
-def _tokens(tower: TextTower, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _tokens(tower: "TextTower", texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Token numbers (n, 77), lengths (n,), and which tokens are special or padding, (n, 77) bool.
 
     A batch at a time: the tokenizer's own records of a text take a hundred times its tokens.

@@ -255,7 +255,8 @@ def pretrain(
     history = fit(
         model, loss, settings.learning_rate,
         lambda step, _: rate_at(step, steps) if step < steps else None,
-        look, settings.batch_size, settings.views, device, checkpoint, f"stand-in {seed}",
+        look, settings.batch_size, steps * settings.batch_size, device, checkpoint,
+        f"stand-in {seed}",
     )  # fmt: skip
     names = ("views", "seconds", "global_loss", "local_loss")
     curve = [{name: row[name] for name in names} for row in history]
@@ -313,6 +314,7 @@ def fit(
             seconds = round(earlier + time.perf_counter() - begun, 1)
             mean = torch.stack(losses).mean().item()
             history.append({"views": step * size, "loss": mean, "seconds": seconds, **more})
+            bar.set_postfix(loss=f"{mean:.3f}")
             losses = []
             if checkpoint is not None and seconds - saved > CHECKPOINT_SECONDS:
                 # at rows of the curve, so that no sum is lost

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
-from rctpl_utils.encoders.base import freeze, known_hash
+from rctpl_utils.encoders.base import MAX_TOKENS, freeze, known_hash, masked_mean
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import hash_of, read_json
 from rctpl_utils.given_files import naming, opened
@@ -17,7 +17,6 @@ from rctpl_utils.given_files import naming, opened
 LAST = (-1,)
 TEXT_FILES = ("config.json", "vocab.txt")
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
-MAX_TOKENS = 77  # as MedCLIP's text tower (medclip/dataset.py)
 
 
 class TextTower(nn.Module):
@@ -124,12 +123,6 @@ class TextTower(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.bert.device
-
-
-def masked_mean(hidden: Tensor, mask: Tensor) -> Tensor:
-    """The mean of (n, T, W) over the tokens that count, (n, T): (n, W)."""
-    weights = mask.unsqueeze(-1).to(hidden.dtype)  # (n, T, 1)
-    return (hidden * weights).sum(dim=1) / weights.sum(dim=1)
 
 
 def minilm_folder() -> Path:
