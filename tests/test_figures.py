@@ -140,10 +140,15 @@ def test_figure_1_says_hit_and_miss(workspace, encoder):
 
 
 def test_figure_2(workspace):
-    triplet = {"sentence": "There is biapical pleural thickening, unchanged from prior.",
-               "concept": "Pleural Thickening", "location": "bilateral apices"}  # fmt: skip
-    shapes = method_figures.RunShapes(12, 384, 128, 20, 1640, 565, (16, 16), triplet, "CXR5")
-    fine(method_figures.save_pipeline_figure(workspace, shapes))
+    shapes = {
+        "context": 12, "width": 384, "dimension": 128, "classes": 20, "reports": 1640,
+        "descriptions": 565, "cells": (16, 16), "source": "CXR5", "location": "bilateral apices",
+        "sentence": "There is biapical pleural thickening, unchanged from prior.",
+        "concept": "Pleural Thickening",
+    }  # fmt: skip
+    figure = fine(method_figures.save_pipeline_figure(workspace, shapes))
+    said = [text.get_text() for text in figure.axes[0].texts]
+    assert "$F$: 16 $\\times$ 16\n$\\times$ 128" in said
 
 
 def test_the_baselines_of_figure_3_are_a_bar_with_ends():
@@ -174,9 +179,9 @@ def test_figures_5_and_6(workspace, monkeypatch, draw):
     monkeypatch.setattr(type(boxed.dataset), "pixels", lambda _self, _row: PIXELS)
     monkeypatch.setattr(type(boxed.dataset), "mask", lambda _self, _row, _concept: BOX)
 
-    def look(*args: object) -> dict:
-        heats = {kind: RNG.random((64, 64)) for kind in map_figures.KINDS}
-        return {case: map_figures.Look(heats, 0.14, 0.93, (0.0, 0.2)) for case in args[-1]}
+    def look(*args: object) -> tuple:
+        heats = [RNG.random((64, 64)) for _ in map_figures.KINDS]
+        return dict.fromkeys(args[-1], (heats, "$p'$ = 0.14, above 93%")), (0.0, 0.2)
 
     monkeypatch.setattr(map_figures, "open_split", lambda *_args: boxed.dataset)
     monkeypatch.setattr(map_figures, "look", look)

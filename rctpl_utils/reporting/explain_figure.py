@@ -16,7 +16,7 @@ from rctpl_utils.evaluation.film_places import region
 from rctpl_utils.evaluation.heat_maps import on_scale, stretch
 from rctpl_utils.evaluation.likelihood_ratio import CANNOT_TELL, NO_EVIDENCE, NOT_CALIBRATED
 from rctpl_utils.plots import COLUMN_WIDTH, TEXT, UNSEEN_COLOR
-from rctpl_utils.reporting.common import draw_film, draw_heat
+from rctpl_utils.reporting.common import draw_film
 
 SHOWN = 3  # findings whose regions and knowledge are shown
 _LINE = 0.155  # inches a line of the table
@@ -92,8 +92,8 @@ def _draw_maps(
         above, below = figure.add_subplot(grid[0, k]), figure.add_subplot(grid[1, k])
         above.set_title(f"{finding.concept}\n{finding.grade}", fontsize=TEXT)
         if explanation.scale is not None:
-            draw_heat(above, image, on_scale(cells, explanation.scale)[0].numpy())
-        draw_heat(below, image, stretch(cells)[0].numpy())
+            draw_film(above, image, on_scale(cells, explanation.scale)[0].numpy())
+        draw_film(below, image, stretch(cells)[0].numpy())
         if k == 0:
             below.set_ylabel("own range", fontsize=TEXT)
             if explanation.scale is not None:
