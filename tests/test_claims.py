@@ -18,7 +18,7 @@ from rctpl_utils.evaluation import results
 from rctpl_utils.evaluation.bootstrap_samples import load_draws, save_draws
 from rctpl_utils.evaluation.metrics import paired_p_value, tail_p_value
 from rctpl_utils.evaluation.results import BASELINES
-from rctpl_utils.reporting import claims_report, compare_reported
+from rctpl_utils.reporting import reproduction
 from rctpl_utils.reporting.claims import (
     FLOORS,
     INVALID,
@@ -396,7 +396,7 @@ def workspace(tmp_path_factory) -> Workspace:
 
 
 def test_claims_are_written_summed_up_and_drawn(workspace, monkeypatch):
-    verdicts = claims_report.save_claims(workspace)
+    verdicts = reproduction.save_claims(workspace)
     written = pd.read_csv(workspace.figures / "claims.csv")
     assert written["verdict"].tolist() == verdicts["verdict"].tolist()
     found = written.set_index("claim")["verdict"]
@@ -410,7 +410,7 @@ def test_claims_are_written_summed_up_and_drawn(workspace, monkeypatch):
     assert {line.replace(" | ", "").count("|") for line in rows} == {2}
     assert len(rows) == 1 + len(found)
     counts = found.value_counts()
-    text = claims_report.summary(workspace, verdicts)
+    text = reproduction.summary(workspace, verdicts)
     assert text.startswith(f"{len(found)} claims, {len(found) - counts['not tested']} tested: ")
     assert f"{counts['supported']} supported" in text
     assert f"; {counts['not tested']} not tested, 0 instrument invalid" in text
@@ -418,12 +418,12 @@ def test_claims_are_written_summed_up_and_drawn(workspace, monkeypatch):
     tested = verdicts.index[verdicts["verdict"] != "not tested"]
     verdicts.loc[tested[:2], "verdict"] = [INVALID, UNTRAINED_RIVAL]
     verdicts.loc[tested[2], ["effect", "ci_low", "ci_high"]] = np.nan
-    text = claims_report.summary(workspace, verdicts)
+    text = reproduction.summary(workspace, verdicts)
     assert "1 instrument invalid, 1 rival untrained." in text.splitlines()[0]
     assert f"Instrument invalid: {verdicts['in_words'][tested[0]]}." in text
-    assert set(claims_report.TESTED) < set(VERDICTS)
+    assert set(reproduction.TESTED) < set(VERDICTS)
     monkeypatch.setattr(Figure, "savefig", lambda _self, path, **_style: Path(path).touch())
-    figure = claims_report.claims_figure(workspace, verdicts)  # a line for every tested claim
+    figure = reproduction.claims_figure(workspace, verdicts)  # a line for every tested claim
     labels = [label.get_text() for axes in figure.axes for label in axes.get_yticklabels()]
     drawn = [label.replace("\n", " ") for label in labels]
     assert sorted(drawn) == sorted(verdicts["in_words"][tested[2:]])
@@ -435,13 +435,13 @@ def test_claims_are_written_summed_up_and_drawn(workspace, monkeypatch):
 
 
 def test_ours_stand_beside_the_reported_with_the_difference(workspace, tmp_path, monkeypatch):
-    cells = compare_reported.save_reproduction(workspace)
+    cells = reproduction.save_reproduction(workspace)
     assert len(cells) == 9 * 10 + 5 * 4 + 5 * 3 + 5 * 3 + 5 * 4
     one = cells[(cells["table"] == 1) & (cells["method"] == "RC-TPL")]
     one = one[(one["dataset"] == "chexpert") & (one["metric"] == "auc")].iloc[0]
     bounds = one[["difference", "difference_low", "difference_high"]].tolist()
     assert bounds == pytest.approx([0.5 - 0.8518, 0.4 - 0.8518, 0.7 - 0.8518])
-    last = compare_reported.side_by_side(cells, 5)
+    last = reproduction.side_by_side(cells, 5)
     names = last.index.get_level_values("metric")[:4]
     assert names.tolist() == [f"precision_at_{k}" for k in (1, 2, 5, 10)]
     assert last.iloc[0].tolist() == ["not run", "0.2000", "not run"]
@@ -451,10 +451,10 @@ def test_ours_stand_beside_the_reported_with_the_difference(workspace, tmp_path,
     assert "Simulated radiographs" in page
     assert "| CXR-3" in page
     monkeypatch.setattr(Figure, "savefig", lambda _self, path, **_style: Path(path).touch())
-    figure = compare_reported.reproduction_figure(workspace, cells)
+    figure = reproduction.reproduction_figure(workspace, cells)
     labels = [label.get_text() for axis in figure.axes for label in axis.get_yticklabels()]
     assert len(labels) == 10 + 4 + 3 + 3 + 4  # every cell of RC-TPL
     assert (workspace.figures / "reproduction.png").exists()
     empty = Workspace.open("smoke", output=tmp_path, device="cpu")
     with pytest.raises(InputError, match=r"table1\.csv: the table is not there"):
-        compare_reported.reported_cells(empty)
+        reproduction.save_reproduction(empty)

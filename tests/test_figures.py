@@ -25,9 +25,8 @@ from rctpl_utils.prompts.prompts import Prompts
 from rctpl_utils.reporting import map_figures, method_figures, retrieval_examples
 from rctpl_utils.reporting.ablation_report import figure4, other_ablations
 from rctpl_utils.reporting.claims import FLOORS
-from rctpl_utils.reporting.claims_report import LOOKS, claims_figure
-from rctpl_utils.reporting.compare_reported import METHOD, reproduction_figure
 from rctpl_utils.reporting.method_map import save_method_map, valid_draws
+from rctpl_utils.reporting.reproduction import LOOKS, METHOD, claims_figure, reproduction_figure
 from rctpl_utils.workspace import PROJECT
 
 RNG = np.random.default_rng(0)
