@@ -6,8 +6,7 @@ the pointing game itself; `tests/test_explorer.py` holds its functions against t
 
 import json
 from base64 import b64encode
-from collections.abc import Sequence
-from itertools import groupby
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -35,8 +34,8 @@ FILMS = 12
 STEP = 1 / 32767  # cosines are kept as whole numbers of it, in 16 bits
 NEAREST = 3  # sentences
 
-
 Film = tuple[ChestXrayDataset, int]  # a split and a row of it
+Nearest = Callable[[Tensor], list[list[tuple[int, float]]]]
 
 
 def choose_films(workspace: Workspace) -> tuple[tuple[str, ...], list[Film]]:
@@ -70,7 +69,22 @@ def save_explorable(
     concepts, films = choose_films(workspace)
     by_name = {each.name: each for each in methods}
     runs = {name: by_name[name].embedders[0](concepts) for name in METHODS}
-    sentences = _Sentences(workspace, encoder)
+    lists = pd.read_parquet(workspace.descriptions)["sentences"]
+    texts = list(dict.fromkeys(text for each in lists for text in each))
+    knowledge = torch.tensor(text_features(encoder, texts, workspace.features))
+    used: dict[str, int] = {}  # the sentences that are named, and their places
+
+    def nearest(vectors: Tensor) -> list[list[tuple[int, float]]]:
+        """The nearest sentences of what training reads, by cosine, for unit vectors (n, d)."""
+        found = (vectors.cpu() @ knowledge.T).topk(NEAREST)
+        return [
+            [
+                (used.setdefault(texts[k], len(used)), round(c, 3))
+                for c, k in zip(*pair, strict=True)
+            ]
+            for pair in zip(found.values.tolist(), found.indices.tolist(), strict=True)
+        ]
+
     content = {
         "simulated": True,
         "profile": workspace.profile.name,
@@ -79,9 +93,9 @@ def save_explorable(
         "inverse_temperature": round(1 / IMAGE_TEMPERATURE),
         "concepts": concepts,
         "methods": list(runs),
-        "said": {name: sentences.nearest(run.concept) for name, run in runs.items()},
-        "films": [_record(workspace, encoder, film, concepts, runs, sentences) for film in films],
-        "sentences": sentences.used,
+        "said": {name: nearest(run.concept) for name, run in runs.items()},
+        "films": [_record(workspace, encoder, film, concepts, runs, nearest) for film in films],
+        "sentences": list(used),
     }
     stem = workspace.figures / "explorable" / "films"
     write_text(stem.with_suffix(".json"), json.dumps(content, separators=(",", ":")) + "\n")
@@ -106,65 +120,39 @@ def _record(
     film: Film,
     concepts: tuple[str, ...],
     runs: dict[str, ClassEmbeddings],
-    sentences: "_Sentences",
+    nearest: Nearest,
 ) -> dict:
     """What the page knows of one film; `report` and `concept` are p and p' of each method."""
     dataset, row = film
     file = image_features(encoder, dataset, workspace.features)
     features = file.batch(np.array([row]), encoder.device)
-    scores = {name: branch_scores(features, run) for name, run in runs.items()}
-    maps = {name: cosine_maps(features.dense_features, run.concept) for name, run in runs.items()}
     record = dataset.records.iloc[row]
     labeled = [concept for concept in concepts if concept in dataset.concepts]
     drawn = [concept for concept in labeled if dataset.annotated(concept)[row]]
-    return {
+    told = {
         "dataset": dataset.name,
         "image": record["image_id"],
         "size": dataset.pixels(row).shape,
         "grid": features.dense_features.shape[1:3],
         "labels": {concept: int(record[concept]) for concept in labeled if record[concept] >= 0},
         "lesions": {concept: run_lengths(dataset.mask(row, concept)) for concept in drawn},
-        "cells": {name: packed(each[0]) for name, each in maps.items()},
-        "report": {name: _rounded(report[0]) for name, (report, _) in scores.items()},
-        "concept": {name: _rounded(concept[0]) for name, (_, concept) in scores.items()},
-        "nearest": sentences.nearest(features.global_features)[0],
+        **{key: {} for key in ("cells", "report", "concept")},
     }
-
-
-class _Sentences:
-    """The sentences of knowledge that training reads, by cosine; `used` holds those found."""
-
-    def __init__(self, workspace: Workspace, encoder: Encoder) -> None:
-        lists = pd.read_parquet(workspace.descriptions)["sentences"]
-        self.texts = list(dict.fromkeys(text for each in lists for text in each))
-        self.features = torch.tensor(text_features(encoder, self.texts, workspace.features))
-        self.used: list[str] = []
-
-    def nearest(self, vectors: Tensor) -> list[list[tuple[int, float]]]:
-        """Positions in `used` and cosines, for each unit vector of (n, d)."""
-        found = (vectors.cpu() @ self.features.T).topk(NEAREST)
-        return [
-            [(self._place(self.texts[k]), round(float(c), 3)) for c, k in zip(*pair, strict=True)]
-            for pair in zip(found.values, found.indices, strict=True)
-        ]
-
-    def _place(self, text: str) -> int:
-        if text not in self.used:
-            self.used.append(text)
-        return self.used.index(text)
+    for name, run in runs.items():
+        told["cells"][name] = packed(cosine_maps(features.dense_features, run.concept)[0])
+        for key, scores in zip(("report", "concept"), branch_scores(features, run), strict=True):
+            told[key][name] = [round(value, 6) for value in scores[0].tolist()]
+    return told | {"nearest": nearest(features.global_features)[0]}
 
 
 def run_lengths(mask: np.ndarray) -> list[int]:
     """Lengths of runs in reading order, false and true in turn, false first (maybe 0 long)."""
-    runs = [(value, len(list(run))) for value, run in groupby(mask.ravel().tolist())]
-    return [0] * bool(runs[0][0]) + [length for _, length in runs]
+    flat = mask.ravel()
+    ends = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    return [0] * bool(flat[0]) + np.diff([0, *ends, flat.size]).tolist()
 
 
 def packed(cosines: Tensor) -> str:
     """Cosines (L, h, w) as 16-bit whole numbers of `STEP`, little-endian, in base64."""
     whole = (cosines.cpu().numpy() / STEP).round().clip(-32767, 32767).astype("<i2")
     return b64encode(whole.tobytes()).decode()
-
-
-def _rounded(scores: Tensor) -> list[float]:
-    return [round(value, 6) for value in scores.tolist()]

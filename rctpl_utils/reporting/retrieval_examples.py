@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from textwrap import fill, shorten
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -23,7 +22,7 @@ from rctpl_utils.evaluation.retrieval import (
     unit,
 )
 from rctpl_utils.evaluation.retrieval_sides import DATASET, Side, equal_share
-from rctpl_utils.plots import COLUMN_WIDTH, TEXT
+from rctpl_utils.plots import TEXT, panels
 from rctpl_utils.reporting.common import draw_film, finished
 from rctpl_utils.reporting.tables import IMAGE_TO_TEXT
 from rctpl_utils.workspace import Workspace
@@ -84,16 +83,24 @@ def found_sentences(images: Side, sentences: Side, method: str) -> pd.DataFrame:
     identifier is given.
     """
     pair = represent(images, sentences)[method][0]
-    queries = _first_of_each_class(images)
+    queries, rows = _first_of_each_class(images), []
     found = top(pair.images[queries], pair.sentences, min(len(sentences.records), 40 * SENTENCES))
-    rows = []
     for query, items in zip(queries, found, strict=True):
         film = images.records.iloc[query]
         once = sentences.records.iloc[items].drop_duplicates("sentence").head(SENTENCES)
         for rank, item in enumerate(once.itertuples(), start=1):
-            row = {"film": film["item_id"].split("/", 2)[-1], "shows": film["concept"]}
-            row |= {"rank": rank, "sentence": _quote(item), "class": item.concept}
-            rows.append(row | {"right": item.concept == film["concept"], "source": _source(item)})
+            quote, source = _quote(item)
+            rows.append(
+                {
+                    "film": film["item_id"].split("/", 2)[-1],
+                    "shows": film["concept"],
+                    "rank": rank,
+                    "sentence": quote,
+                    "class": item.concept,
+                    "right": item.concept == film["concept"],
+                    "source": source,
+                }
+            )
     return pd.DataFrame(rows)
 
 
@@ -105,10 +112,7 @@ def found_images(workspace: Workspace, images: Side, sentences: Side, method: st
     pair = represent(images, sentences)[method][0]
     queries = _first_of_each_class(sentences)
     found = top(pair.sentences[queries], pair.images, FILMS)
-    figure, axes = plt.subplots(
-        len(queries), FILMS, figsize=(COLUMN_WIDTH, 1.65 * len(queries)), layout="constrained",
-        squeeze=False,
-    )  # fmt: skip
+    figure, axes = panels(len(queries), FILMS, 1.65 * len(queries))
     for line, query, items in zip(axes, queries, found, strict=True):
         asked = sentences.records.iloc[query]
         for axis, item in zip(line, items, strict=True):
@@ -119,8 +123,9 @@ def found_images(workspace: Workspace, images: Side, sentences: Side, method: st
             for spine in axis.spines.values():
                 spine.set(color=_RIGHT if right else _WRONG, linewidth=2.0)
                 spine.set_linestyle("-" if right else "--")
-        label = f"{asked['concept']}\n{fill(_quote(asked), 24)}\n({_source(asked)})"
-        line[0].set_ylabel(label, fontsize=TEXT, rotation=0, ha="right", va="center")
+        quote, source = _quote(asked)
+        label = f"{asked['concept']}\n{fill(quote, 24)}\n({source})"
+        line[0].set_ylabel(label, rotation=0, ha="right", va="center")
     note = (
         "Left: a sentence, its class in the first line; right: the films found first, from left to "
         "right. Hit (solid frame): the film's own class is the sentence's; miss (dashed): it is "
@@ -133,15 +138,11 @@ def _first_of_each_class(side: Side) -> np.ndarray:
     return np.array([np.flatnonzero(side.classes == k)[0] for k in range(len(COMPETITION))])
 
 
-def _quote(sentence: pd.Series) -> str:
-    """The sentence, shortened where it is long; its identifier where nobody may quote it."""
+def _quote(sentence: pd.Series) -> tuple[str, str]:
+    """The sentence, shortened where it is long, its identifier where nobody may quote it; and its
+    source: the Open-I report, or this project's templates.
+    """
     if not (sentence.source or sentence.templated):
-        return f"[not quoted: {sentence.item_id}]"
-    return shorten(sentence.sentence, LONGEST_QUOTE, placeholder=" ...")
-
-
-def _source(sentence: pd.Series) -> str:
-    """Where a sentence is from: the Open-I report, or this project's templates."""
-    if sentence.templated:
-        return "templated, ours"
-    return f"Open-I {sentence.source}" if sentence.source else sentence.report_id
+        return f"[not quoted: {sentence.item_id}]", sentence.report_id
+    quote = shorten(sentence.sentence, LONGEST_QUOTE, placeholder=" ...")
+    return quote, "templated, ours" if sentence.templated else f"Open-I {sentence.source}"

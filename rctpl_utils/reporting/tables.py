@@ -1,6 +1,7 @@
 """What notebooks 05, 06 and 07 write: Tables 1 to 5 in three formats, paired tests, Figure 3."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -70,26 +71,21 @@ def save_table1(workspace: Workspace, outcomes: Mapping[str, Classification]) ->
     return _save_table(workspace, 1, rows, results.reported_table1(), caption)
 
 
-def paired_tests(workspace: Workspace, outcomes: Mapping[str, Classification]) -> pd.DataFrame:
-    """RC-TPL and RC-TPL+ against each hand-written method on each data set, Holm-corrected."""
-    return _test_auc(outcomes, HANDWRITTEN, workspace.figures / "table1_paired_tests.csv")
-
-
-def competitor_tests(
-    workspace: Workspace, outcomes: Mapping[str, Classification], names: Sequence[str]
+def paired_tests(
+    workspace: Workspace,
+    outcomes: Mapping[str, Classification],
+    competitors: Sequence[str] | None = None,
 ) -> pd.DataFrame:
-    """RC-TPL and RC-TPL+ against each trained competitor on each data set, Holm-corrected."""
-    return _test_auc(outcomes, names, workspace.results / "table1_competitor_tests.csv")
+    """RC-TPL and RC-TPL+ against each hand-written method on each data set, Holm-corrected.
 
-
-def _test_auc(
-    outcomes: Mapping[str, Classification], names: Sequence[str], path: Path
-) -> pd.DataFrame:
+    Where there are `competitors`, against each of those instead, in a file of their own.
+    """
+    path, others = workspace.figures / "table1_paired_tests.csv", HANDWRITTEN
+    if competitors is not None:
+        path, others = workspace.results / "table1_competitor_tests.csv", competitors
     pairs = (
         (outcome.draws, outcome.rows["dataset"].iloc[0], method, other, "auc")
-        for method in OURS
-        for outcome in outcomes.values()
-        for other in names
+        for method, outcome, other in product(OURS, outcomes.values(), others)
     )
     return _save_tests(path, pairs, TEST_COLUMNS)
 
@@ -115,9 +111,8 @@ def save_figure3(workspace: Workspace, outcomes: Mapping[str, Classification]) -
         return None
     rows = pd.concat([outcomes[name].per_class for name in shown])
     outside = set(CHESTXRAY14_CONCEPTS) - set(CHEXPERT_CONCEPTS)
-    methods = ["class names", "descriptions", *OURS, SUPERVISED]
-    methods = [name for name in methods if (rows["method"] == name).any()]
-    rivals = [name for name in results.BASELINES if (rows["method"] == name).any()]
+    there, drawn = set(rows["method"]), ("class names", "descriptions", *OURS, SUPERVISED)
+    methods, rivals = ([k for k in names if k in there] for names in (drawn, results.BASELINES))
     note = (
         "A mark to the right of its gray bar is above every baseline. Colored bars: 95 % intervals "
         "over patients and seeds; those of the baselines are in the results' files. Orange: the "
@@ -139,31 +134,27 @@ def save_grounding_tables(
     rows = results.with_absent(rows, absent(workspace, GROUNDING_TABLES))
     for name, number in GROUNDING_TABLES.items():
         concept, kind = GROUNDING_DATASETS[name]
-        own = rows[rows["dataset"] == name].reset_index(drop=True)
-        outcome = outcomes.get(name)
-        films = "The data set is absent"
-        if outcome is not None:
-            films = f"{len(outcome.films)} films with a drawn lesion"
+        films, vain = "The data set is absent", ""
+        if outcome := outcomes.get(name):
+            films, vain = f"{len(outcome.films)} films with a drawn lesion", _no_grounding(outcome)
+            draws |= outcome.draws
         caption = (
             f"Zero-shot grounding of {concept} ({kind}) on {name}, value [95 % "
             f"interval]. {results.table_note(workspace)} {films}. "
-            f"{results.FLOORS_NOTE} {_no_grounding(outcome)}"
+            f"{results.FLOORS_NOTE} {vain}"
             f"Regions: 8-connected, matched at IoU >= {IOU}; precision, recall and dice_validation "
             "at the threshold with the best Dice on validation films; dice_oracle: threshold "
             f"chosen on the test films. The priors never look at the film. "
             f"{NOT_RERUNS}, not reruns."
         )
-        own_reported = reported[reported["dataset"] == name]
-        shown[number] = _save_table(workspace, number, own, own_reported, caption)[name]
-        draws |= outcome.draws if outcome else {}
+        own = (each[each["dataset"] == name].reset_index(drop=True) for each in (rows, reported))
+        shown[number] = _save_table(workspace, number, *own, caption)[name]
     save_draws(workspace.results, "grounding", draws)
     return shown
 
 
-def _no_grounding(outcome: Grounding | None) -> str:
+def _no_grounding(outcome: Grounding) -> str:
     """Which rows mark so much of the film that a random map's Dice is as good: no grounding."""
-    if outcome is None:
-        return ""
     dices = outcome.rows[outcome.rows["metric"] == "dice_validation"].set_index("method")
     level = dices.loc["random map", "ci_high"]
     vain = [name for name in dices.index[dices["value"] <= level] if name != "random map"]
@@ -174,11 +165,10 @@ def grounding_tests(
     workspace: Workspace, outcomes: Mapping[str, Grounding], competitors: Sequence[str] = ()
 ) -> pd.DataFrame:
     """Pointing game of RC-TPL and RC-TPL+ against floors, hand-written prompts and competitors."""
+    others = (*GROUNDING_RIVALS, *competitors)
     pairs = (
         (outcome.draws, name, method, other, "pointing_game")
-        for name, outcome in outcomes.items()
-        for method in OURS
-        for other in (*GROUNDING_RIVALS, *competitors)
+        for (name, outcome), method, other in product(outcomes.items(), OURS, others)
     )
     return _save_tests(workspace.results / "grounding_paired_tests.csv", pairs, TEST_COLUMNS)
 
@@ -192,21 +182,21 @@ def save_table5(
     encoder's own retrieval, the class scores of RC-TPL, and those of the `others` that retrieve so
     themselves; all other rows are extensions or references of ours.
     """
-    rows = results.stacked([] if outcome is None else [outcome.rows])
-    native = rows["method"].isin(NATIVE_RETRIEVAL)
-    native |= rows["method"].map(dict(others or {})).eq(True)
+    rows, draws = results.stacked([]), {}
     if outcome is not None:
+        rows, draws = outcome.rows, outcome.draws
         results.write_csv(workspace.results / "table5_per_seed.csv", outcome.per_seed)
-    save_draws(workspace.results, "retrieval", {} if outcome is None else outcome.draws)
+    save_draws(workspace.results, "retrieval", draws)
+    native = {name for name, known in (others or {}).items() if known} | set(NATIVE_RETRIEVAL)
     caption = (
         f"Image-text retrieval on CheXpert-5x200, value [95 % interval]. "
         f"{results.table_note(workspace)} Right is what is of the query's class. Class-score rows "
         "compare scores standardized over the pool, as are the baselines' own vectors; 'plain "
         f"cosine' rows do not. {NOT_RERUNS} and sentences, not reruns."
     )
+    rows = rows.assign(native=rows["method"].isin(native))
     names = [f"{metric}{rank}" for metric in DIRECTIONS for rank in RANKS]
     order = [(DATASET, each) for name in names for each in (name, f"{name} reported")]
-    rows = rows.assign(native=native)
     return _save_table(workspace, 5, rows, results.reported_retrieval(), caption, order)[DATASET]
 
 
@@ -214,13 +204,9 @@ def retrieval_tests(
     workspace: Workspace, outcome: Retrieval, competitors: Sequence[str] = ()
 ) -> pd.DataFrame:
     """RC-TPL and RC-TPL+ against raw embeddings, class names and competitors, image to text."""
-    pairs = (
-        (outcome.draws, DATASET, method, other, metric)
-        for method in OURS
-        for other in (*RETRIEVAL_RIVALS, *competitors)
-        for metric in IMAGE_TO_TEXT
-    )
-    return _save_tests(workspace.results / "table5_paired_tests.csv", pairs, TESTED)
+    others = (*RETRIEVAL_RIVALS, *competitors)
+    keys = product([outcome.draws], [DATASET], OURS, others, IMAGE_TO_TEXT)
+    return _save_tests(workspace.results / "table5_paired_tests.csv", keys, TESTED)
 
 
 def retrieval_verdict(tests: pd.DataFrame) -> str:
