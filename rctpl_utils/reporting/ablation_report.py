@@ -7,14 +7,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rctpl_utils.evaluation.ablation_arms import (
-    CLS_POOLED,
-    KNOWLEDGE,
-    LENGTHS,
-    POOLING_REPORTS,
-    REFERENCE,
-    factors,
-)
+from rctpl_utils.evaluation import ablation_arms as arms
+from rctpl_utils.evaluation.ablation_arms import KNOWLEDGE, LENGTHS, REFERENCE
 from rctpl_utils.evaluation.ablations import CLASSIFIED, GROUNDED
 from rctpl_utils.evaluation.bootstrap_samples import Draws, save_draws
 from rctpl_utils.evaluation.metrics import holm, named_interval, paired_p_value
@@ -35,14 +29,14 @@ TITLES = {
     "covidx-pneumonia": "COVID-19 AUC, against pneumonia",
     "covid-rural": "COVID Rural, pointing game",
 }
-_SAMPLE = f"up to {POOLING_REPORTS} reports"
+_SAMPLE = f"up to {arms.POOLING_REPORTS} reports"
 _MADE_OF = (
     *("none: bare name", "general:\na photo of ...", "language model"),
     *(f"knowledge base,\n{form}" for form in ("one clause", "without location", "with location")),
 )
 LABELS = {  # levels that their short names do not explain
     **dict(zip(KNOWLEDGE, _MADE_OF, strict=True)),
-    **{name: f"{name}, {_SAMPLE}" for name in ("pooling: mean", CLS_POOLED)},
+    **{name: f"{name}, {_SAMPLE}" for name in ("pooling: mean", arms.CLS_POOLED)},
 }
 UNSEEN = (*CLASSIFIED[1:], GROUNDED)
 # What a factor cannot change, by construction, is left out of its rows.
@@ -60,7 +54,7 @@ def save_ablations(
     seconds); `available` is the number of training reports.
     """
     rows, there = [], {dataset for dataset, *_ in draws}
-    for factor, labels in factors(available).items():
+    for factor, labels in arms.factors(available).items():
         for dataset, metric in MEASURED:
             if dataset in UNTOUCHED.get(factor, ()):
                 continue

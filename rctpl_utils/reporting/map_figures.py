@@ -22,19 +22,13 @@ from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.encoders.features import IMAGE_BATCH, image_features
 from rctpl_utils.encoders.frame import cosine_maps, frame_of, on_film, on_square
 from rctpl_utils.encoders.gradcam import gradcam_maps
+from rctpl_utils.evaluation import saliency_sanity as checks
 from rctpl_utils.evaluation.grounding import GROUNDING_DATASETS, Grounding
 from rctpl_utils.evaluation.grounding_methods import Films, Grounder
 from rctpl_utils.evaluation.grounding_metrics import THRESHOLDS
 from rctpl_utils.evaluation.heat_maps import on_scale, peak, scale_of, stretch
 from rctpl_utils.evaluation.prompt_maps import DATASET, Boxed
-from rctpl_utils.evaluation.saliency_sanity import (
-    NO_WORD,
-    SAMPLE,
-    SEEDS,
-    SHUFFLED,
-    UNCHANGED,
-    Sanity,
-)
+from rctpl_utils.evaluation.saliency_sanity import SAMPLE, SEEDS, Sanity
 from rctpl_utils.plots import COLUMN_WIDTH, TEXT
 from rctpl_utils.prompts.prompts import Prompts
 from rctpl_utils.reporting.common import OUTLINES, color_bar, draw_film, draw_map, finished, outline
@@ -51,8 +45,6 @@ LEGEND = (
     "films, so that a weak map looks weak. Grad-CAM is drawn by its own range: there noise looks "
     "as sure as a find. The left of a film is the patient's right."
 )
-
-
 Case = tuple[int, int]  # a film and a concept: positions among the boxed
 
 
@@ -281,7 +273,7 @@ def save_saliency_figure(workspace: Workspace, sanity: Sanity, name: str) -> Fig
     figure = plt.figure(figsize=(COLUMN_WIDTH, 4.9), layout="constrained")
     top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.55))
     axes = top.subplots(len(sanity.maps), len(sanity.changes))
-    words = {UNCHANGED: "0", SHUFFLED: "other", NO_WORD: "none"}
+    words = {checks.UNCHANGED: "0", checks.SHUFFLED: "other", checks.NO_WORD: "none"}
     layers = [each for each in sanity.changes if each not in words]  # from the output
     words |= {layer: str(k) for k, layer in enumerate(layers, start=1)}
     labels = [words[each] for each in sanity.changes]
@@ -325,7 +317,7 @@ def _draw_curve(axis: Axes, sanity: Sanity, ticks: list[str], metric: str, label
             color=color,
             label=kind,
         )
-        weights = (one["kind"] == "weights") | (one.index == UNCHANGED)
+        weights = (one["kind"] == "weights") | (one.index == checks.UNCHANGED)
         axis.plot(places[weights], one["value"][weights], color=color, lw=0.6)
     axis.axvline(len(ticks) - 2.5, color="0.7", lw=0.8, ls=":")  # then the words
     axis.axhline(0, color="0.85", lw=0.6, zorder=0)

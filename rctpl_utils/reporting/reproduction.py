@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from rctpl_utils import plots
 from rctpl_utils.datasets import DATASETS
 from rctpl_utils.datasets.availability import absent
 from rctpl_utils.errors import InputError
@@ -21,16 +22,7 @@ from rctpl_utils.evaluation.bootstrap_samples import load_draws
 from rctpl_utils.evaluation.results import NOT_RUN, data_note, intervals_note, write_csv
 from rctpl_utils.evaluation.retrieval import OURS, RANKS
 from rctpl_utils.files import read_json, write_text
-from rctpl_utils.plots import (
-    NAMES,
-    TEXT,
-    caption,
-    legend_above,
-    panels,
-    rule_lines,
-    save_figure,
-    spread,
-)
+from rctpl_utils.plots import NAMES, TEXT, panels, rule_lines
 from rctpl_utils.reporting.claims import VERDICTS, Comparison, evaluate, load_claims
 from rctpl_utils.reporting.common import ALPHA, finished, markdown
 from rctpl_utils.workspace import PACKAGE_DATA, Workspace
@@ -154,7 +146,7 @@ def reproduction_figure(workspace: Workspace, cells: pd.DataFrame) -> Figure:
     )  # fmt: skip
     for (ours, reported), (number, group) in zip(axes, groups.items(), strict=True):
         places, several = range(len(group)), group["dataset"].nunique() > 1
-        ours.errorbar(group["value"], places, xerr=spread(group), fmt="o", ms=3.5, lw=1.2,
+        ours.errorbar(group["value"], places, xerr=plots.spread(group), fmt="o", ms=3.5, lw=1.2,
                       color=sns.color_palette("colorblind")[0])  # fmt: skip
         reported.plot(group["reported"], places, "D", ms=4, mfc="none", color="#D55E00")
         names = group["metric"].map(NAMES)
@@ -263,15 +255,15 @@ def claims_figure(workspace: Workspace, verdicts: pd.DataFrame) -> Figure:
         for verdict, (color, marker) in LOOKS.items()
     ]
     margin = Line2D([], [], color=MARGIN, alpha=0.35, lw=7, label="margin of equivalence")
-    legend_above(figure, [*marks, margin], 4)
+    plots.legend_above(figure, [*marks, margin], 4)
     note = (
         f"{scope(workspace)} Claimed: right of zero, where shaded inside the margin. Bars: the "
         "part that decides the claim, taken alone. A gray bar that clears zero is not a verdict: "
         f"color needs p < {ALPHA} after Holm's correction over the {len(tested)} tested claims "
         "(last column), and a claim of several parts needs all of them."
     )
-    caption(figure, note)
-    save_figure(figure, workspace.figures / "claims")
+    plots.caption(figure, note)
+    plots.save_figure(figure, workspace.figures / "claims")
     return figure
 
 

@@ -10,17 +10,10 @@ from matplotlib.figure import Figure
 
 from rctpl_utils.datasets.chexpert import COMPETITION
 from rctpl_utils.datasets.images import read_image
+from rctpl_utils.evaluation import retrieval
 from rctpl_utils.evaluation.metrics import BOOTSTRAP_SEED
 from rctpl_utils.evaluation.results import wide_table
-from rctpl_utils.evaluation.retrieval import (
-    RANKS,
-    Retrieval,
-    precisions,
-    represent,
-    standardized,
-    top,
-    unit,
-)
+from rctpl_utils.evaluation.retrieval import RANKS, Retrieval, represent, top
 from rctpl_utils.evaluation.retrieval_sides import DATASET, Side, equal_share
 from rctpl_utils.plots import TEXT, panels
 from rctpl_utils.reporting.common import draw_film, finished
@@ -69,8 +62,8 @@ def random_map_precision(films: Side, sentences: Side, widths: Sequence[int]) ->
         for _ in range(MAPS):
             directions = generator.normal(size=(films.embeddings[0].shape[1], width))
             both = (side.embeddings[0] @ directions for side in (films, sentences))
-            best = top(*(unit(standardized(scores)) for scores in both))
-            found.append(precisions(best, films.classes, sentences.classes).mean(axis=0))
+            best = top(*(retrieval.unit(retrieval.standardized(scores)) for scores in both))
+            found.append(retrieval.precisions(best, films.classes, sentences.classes).mean(axis=0))
         rows[width] = np.mean(found, axis=0)
     columns = [f"precision_at_{rank}" for rank in RANKS]
     return pd.DataFrame.from_dict(rows, "index", columns=columns).rename_axis("random directions")

@@ -10,21 +10,13 @@ from matplotlib.figure import Figure
 from rctpl_utils.baselines.registry import why_absent
 from rctpl_utils.datasets.availability import absent, can_run
 from rctpl_utils.datasets.questions import QUESTIONS
-from rctpl_utils.evaluation import results
+from rctpl_utils.evaluation import results, retrieval
 from rctpl_utils.evaluation.bootstrap_samples import Draws, save_draws
 from rctpl_utils.evaluation.classification import TEST_COLUMNS, Classification
 from rctpl_utils.evaluation.grounding import GROUNDING_DATASETS, Grounding
 from rctpl_utils.evaluation.grounding_metrics import IOU
 from rctpl_utils.evaluation.metrics import holm, named_interval, paired_p_value
-from rctpl_utils.evaluation.retrieval import (
-    DIRECTIONS,
-    OURS,
-    PLAIN_SUFFIX,
-    RANKS,
-    RAW,
-    RAW_STANDARDIZED,
-    Retrieval,
-)
+from rctpl_utils.evaluation.retrieval import OURS, Retrieval
 from rctpl_utils.evaluation.retrieval_sides import DATASET
 from rctpl_utils.evaluation.table1 import SUPERVISED
 from rctpl_utils.plots import per_class_auc
@@ -43,10 +35,10 @@ GROUNDING_TABLES = {"rsna": 2, "siim": 3, "covid-rural": 4}
 GROUNDING_RIVALS = ("lung-center prior", "mean-mask prior", "class names", "descriptions")
 # the frozen encoder's own retrieval, and RC-TPL's scores in all their forms
 NATIVE_RETRIEVAL = (
-    RAW, *OURS, *(name + PLAIN_SUFFIX for name in OURS),
+    retrieval.RAW, *OURS, *(name + retrieval.PLAIN_SUFFIX for name in OURS),
     *(f"{OURS[0]}, {branch} branch" for branch in BRANCHES),
 )  # fmt: skip
-RETRIEVAL_RIVALS = (RAW, RAW_STANDARDIZED, "class names")
+RETRIEVAL_RIVALS = (retrieval.RAW, retrieval.RAW_STANDARDIZED, "class names")
 IMAGE_TO_TEXT = ("precision_at_1", "precision_at_10")  # what is tested: the paper's direction
 
 
@@ -174,7 +166,9 @@ def grounding_tests(
 
 
 def save_table5(
-    workspace: Workspace, outcome: Retrieval | None, others: Mapping[str, bool] | None = None
+    workspace: Workspace,
+    outcome: Retrieval | None,
+    others: Mapping[str, bool] | None = None,
 ) -> pd.DataFrame:
     """Write table5.csv, .md and .tex, the per-seed rows and the draws behind the intervals.
 
@@ -195,7 +189,7 @@ def save_table5(
         f"cosine' rows do not. {NOT_RERUNS} and sentences, not reruns."
     )
     rows = rows.assign(native=rows["method"].isin(native))
-    names = [f"{metric}{rank}" for metric in DIRECTIONS for rank in RANKS]
+    names = [f"{metric}{rank}" for metric, rank in product(retrieval.DIRECTIONS, retrieval.RANKS)]
     order = [(DATASET, each) for name in names for each in (name, f"{name} reported")]
     return _save_table(workspace, 5, rows, results.reported_retrieval(), caption, order)[DATASET]
 
