@@ -7,16 +7,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 from matplotlib.figure import Figure
 from scipy.stats import norm
 
 from rctpl_utils.errors import InputError
 from rctpl_utils.evaluation import results
 from rctpl_utils.evaluation.bootstrap_samples import load_draws, save_draws
-from rctpl_utils.evaluation.metrics import paired_p_value, tail_p_value
+from rctpl_utils.evaluation.metrics import tail_p_value
 from rctpl_utils.evaluation.results import BASELINES
 from rctpl_utils.reporting import reproduction
 from rctpl_utils.reporting.claims import (
@@ -120,14 +117,7 @@ def test_an_incomplete_claim_is_refused_by_name(tmp_path, change, says):
         load_claims(path)
 
 
-# --- p-values -------------------------------------------------------------------------------
-
-
-@given(arrays(float, 60, elements=st.floats(-1, 1)))
-def test_counted_tails_are_those_of_the_paired_test(differences):
-    differences = np.r_[differences, [-2.0] * 10, [2.0] * 10]  # ten in either tail: counted
-    both = min(tail_p_value(differences), tail_p_value(-differences))
-    assert both == pytest.approx(paired_p_value(differences))
+# --- verdicts -------------------------------------------------------------------------------
 
 
 def test_a_tail_by_hand_and_an_empty_one_is_the_normal_one():
@@ -138,9 +128,6 @@ def test_a_tail_by_hand_and_an_empty_one_is_the_normal_one():
     spread = differences[1:].std()
     assert tail_p_value(differences) == pytest.approx(2 * norm.sf(0.05 / spread))
     assert tail_p_value(np.full(101, 0.2)) == pytest.approx(2 / 101)  # no spread to go by
-
-
-# --- verdicts -------------------------------------------------------------------------------
 
 
 def draws_of(words: str, dataset: str, metric: str) -> dict:

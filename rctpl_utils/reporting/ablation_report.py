@@ -46,12 +46,11 @@ UNTOUCHED = {"tau_c at test": ("covid-rural",), "unseen disease": ("chexpert",)}
 def save_ablations(
     workspace: Workspace, draws: Draws, seconds: pd.DataFrame, available: int
 ) -> pd.DataFrame:
-    """Write ablations.csv and the draws (`ablations.score_trials`); return the rows.
+    """Write ablations.csv (returned) and the draws (`ablations.score_trials`).
 
-    Differences are those to the factor's reference on the same resamples (empty for the reference
-    itself), with Holm's correction over all comparisons. Rows of a data set without draws are
-    empty. Rows of metric `training_seconds` are this machine's, from `seconds` (label, seed,
-    seconds); `available` is the number of training reports.
+    Differences are to the factor's reference on the same resamples, Holm-corrected over all; rows
+    without draws are empty. `seconds` (label, seed, seconds) are this machine's; `available` is the
+    number of training reports.
     """
     rows, there = [], {dataset for dataset, *_ in draws}
     for factor, labels in arms.factors(available).items():

@@ -59,11 +59,9 @@ Operand = str | dict[str, Any]
 
 @dataclass(frozen=True)
 class Comparison:
-    """Left against right on resampled patients, of the file `draws`.
-
-    Every data set with every metric against every right-hand series is a part. Kinds: "greater"
-    (left - right above 0), "ratio" (left / right - 1 above 0) and "equivalent" (left - right
-    between -margin and +margin, in the metric's unit; the others have no margin).
+    """Left against right on resampled patients, of the file `draws`; each data set, metric and
+    right-hand series is a part. Kinds: "greater" (left - right above 0), "ratio" (left / right - 1
+    above 0), "equivalent" (left - right within the margin, which the others do not have).
     """
 
     draws: str
@@ -96,19 +94,15 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim of the paper, supported only by all parts of all its tests.
-
-    `claim` is what is tested, in a few words, `quote` the paper's own, `why` the reason that the
-    test stands for them, `waits_for` what is missing where the claim cannot be tested yet.
-    """
+    """One claim of the paper, supported only by all parts of all its tests."""
 
     id: str
-    claim: str
+    claim: str  # what is tested, in a few words
     section: str
-    quote: str
-    why: str
+    quote: str  # the paper's own words
+    why: str  # the test stands for them
     tests: tuple[Comparison, ...]
-    waits_for: str | None = None
+    waits_for: str | None = None  # what is missing where the claim cannot be tested yet
 
     def parts(self) -> list[Comparison]:
         """All comparisons that the claim needs."""
@@ -233,10 +227,8 @@ def _gap(claim: Claim, draws: Mapping[str, Draws], absent: Collection[str]) -> s
 
 
 def compare(part: Comparison, draws: Draws) -> dict[str, Any]:
-    """Test one part: effect, ci_low, ci_high, p_for, p_against.
-
-    What is not defined in the sample (a ratio over zero) decides nothing: no interval, and both
-    p-values 1.
+    """Test one part: effect, ci_low, ci_high, p_for, p_against; what is not defined in the sample
+    (a ratio over zero) has no interval, and both p-values are 1.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         left, right = (_series(each, part, draws) for each in (part.left, part.right[0]))

@@ -39,10 +39,8 @@ Nearest = Callable[[Tensor], list[list[tuple[int, float]]]]
 
 
 def choose_films(workspace: Workspace) -> tuple[tuple[str, ...], list[Film]]:
-    """The concepts that have boxes, and films by rule, whatever their maps look like.
-
-    Of `DATASET` the first film of each concept, by image identifier, that is not chosen yet; then
-    of `DRAWN` the first films with a lesion, until there are `FILMS`.
+    """The concepts with boxes; the first film of each, by image identifier, that is not chosen yet,
+    whatever its maps look like, then the first of `DRAWN` with a lesion, until there are `FILMS`.
     """
     boxed = Boxed.of(open_split(workspace, DATASET, "test"))
     chosen: list[int] = []
@@ -61,8 +59,8 @@ def save_explorable(
 ) -> pd.DataFrame:
     """Write both files into the profile's figures, folder `explorable`; return a list of the films.
 
-    Of Table 1's `methods`, `METHODS` are taken, with the `encoder` of the first seed, whose runs
-    are shown. An `InputError` for real films, which are not ours to publish.
+    Shown are `METHODS`, with the `encoder` and the runs of the first seed. An `InputError` for real
+    films, which are not ours to publish.
     """
     if not workspace.profile.simulated:
         raise InputError("the page shows simulated films only", "Use a profile that makes its own.")

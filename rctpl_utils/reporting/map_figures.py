@@ -55,11 +55,8 @@ def save_gallery(
     outcomes: Mapping[str, Grounding],
     methods: Sequence[Grounder],
 ) -> Figure:
-    """Draw `grounding_gallery`: best, median and worst film of each data set, not only the best.
-
-    Cases are chosen by the film's Dice at the validation threshold, first seed. Each is drawn with
-    the region found, as it is measured, and below with its map on one scale for all films; of each
-    method its first maker's.
+    """Draw `grounding_gallery`: best, median and worst film of each data set, not only the best, by
+    Dice at the validation threshold, first seed: the region as it is measured, and the map below.
     """
     titles = [f"{method.name}\n{case}" for method in methods for case in CASES]
     figure, axes = plots.panels(2 * len(outcomes), len(titles), 2.4 * len(outcomes) + 0.6)
@@ -180,9 +177,8 @@ def second_concept(boxed: Boxed) -> str:
 def save_figure5(
     workspace: Workspace, encoder: Encoder, prompts: Prompts, name: str, verdict: str
 ) -> Figure:
-    """Figure 5: one film, several concepts; two films, two maps each, by prompts of one seed.
-
-    The caption has the method's `name` and the `verdict` on both kinds of map (`saliency_sanity`).
+    """Figure 5: one film, several concepts; two films, two maps each, by prompts of one seed. The
+    caption has the method's `name` and the `verdict` on both kinds of map (`saliency_sanity`).
     """
     boxed = Boxed.of(open_split(workspace, DATASET, "test"))
     films = most_boxed_films(boxed, FIGURE5)
@@ -266,10 +262,7 @@ def _draw_outlines(
 
 
 def save_saliency_figure(workspace: Workspace, sanity: Sanity, name: str) -> Figure:
-    """Write `saliency_sanity`: the first film's maps under every change, and the curves.
-
-    `name` is the method's, for the caption.
-    """
+    """Write `saliency_sanity`: the first film's maps under every change, and the curves."""
     figure = plt.figure(figsize=(COLUMN_WIDTH, 4.9), layout="constrained")
     top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.55))
     axes = top.subplots(len(sanity.maps), len(sanity.changes))

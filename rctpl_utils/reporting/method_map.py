@@ -27,10 +27,9 @@ AXES = {"auc": "table1", "pointing_game": "grounding"}  # metric -> its file of 
 def method_map(workspace: Workspace) -> pd.DataFrame:
     """For each method its mean AUC and pointing game over the valid data sets, and its cost.
 
-    A column where the supervised reference itself cannot tell (`claims.invalid_instrument`) takes
-    no part. A resample of the mean takes one resample of each data set; their patients differ, so
-    the sets are independent. Seconds are a seed's, 0 without training; NaN: no such row.
-    An `InputError` where a notebook that leaves draws or costs has not run.
+    A resample of the mean takes one resample of each data set; their patients differ, so the sets
+    are independent. Seconds are a seed's, 0 without training; NaN: no such row. An `InputError`
+    where a notebook that leaves draws or costs has not run.
     """
     costs = training_costs(workspace)
     names = [*HANDWRITTEN, *OURS, *(name for name in costs.index if name not in OURS)]
@@ -61,10 +60,7 @@ def valid_draws(workspace: Workspace) -> dict[str, Draws]:
 
 
 def training_costs(workspace: Workspace) -> pd.DataFrame:
-    """The costs (`baselines.report.save_costs`) of all trained methods, RC-TPL's last.
-
-    An `InputError` where a notebook that writes a part has not run.
-    """
+    """The costs (`baselines.report.save_costs`) of all trained methods, RC-TPL's last."""
     rows = []
     for part, notebook in COSTS.items():
         path = cost_file(workspace, part)
@@ -98,9 +94,8 @@ def _mean_over_sets(draws: Draws, method: str, metric: str) -> dict[str, float]:
 
 
 def save_method_map(workspace: Workspace, table: pd.DataFrame) -> Figure:
-    """Draw `method_map`: a line a method, grouped by what it learns from, the best AUC first.
-
-    Of a learner's rows with different numbers of labels, that with the most (the last) is drawn.
+    """Draw `method_map`: a line a method, grouped by what it learns from, the best AUC first; of a
+    learner's rows with different numbers of labels, that with the most (the last) is drawn.
     """
     learner = table["method"].str.replace(r", \d+ labels? a class$", "", regex=True)
     shown = table[~learner.duplicated(keep="last")]

@@ -91,10 +91,8 @@ def explain_file(
     form: str = "pdf",
     name: str | None = None,
 ) -> tuple[Explanation, Path, Path]:
-    """Explain one picture; return what was found, its page and its numbers, written to `output`.
-
-    The page's `form` is "pdf" or "png", the files' `name` the picture's own by default. An
-    `InputError` for a picture that cannot be read, a folder that cannot be written; as `explain`.
+    """Explain one picture; return what was found, its page (`form` pdf or png) and its numbers,
+    written to `output`. An `InputError` for what cannot be read or written; as `explain`.
     """
     page, numbers = (output / f"{name or path.stem}.{each}" for each in (form, "json"))
     for target in (page, numbers):
@@ -134,11 +132,8 @@ def explain_folder(
 
     Pictures (PNG, JPEG, TIFF, BMP and DICOM) lie in folders of any depth, the pages likewise. An
     `InputError` for no picture, an output folder among them, an unknown concept; as `explain`.
-
-    Returns:
-        one row a picture, as in the file: image, domain ("inside", "OUT OF DOMAIN" or "not
-        measured"), distance (in units of the domain's limit), found (with some evidence), problem
-        (why the picture could not be read, its row being empty then), the score of each concept.
+    Returned is the file: a row a picture, its distance in units of the domain's limit, what was
+    found with some evidence, the problem where it could not be read, the score of each concept.
     """
     if output.resolve().is_relative_to(folder.resolve()):
         raise InputError("the pages would lie among the pictures", _ELSEWHERE, file=output)

@@ -58,12 +58,10 @@ TESTED = tuple(LOOKS)  # verdicts that a test gave; the others say why there was
 
 
 def save_reproduction(workspace: Workspace) -> pd.DataFrame:
-    """Write reproduction.csv and reproduction.md; return the cells.
+    """Write reproduction.csv and reproduction.md; return all cells that the paper prints.
 
-    These are all that the paper's Tables 1 to 5 print, with ours where we have run the method.
     difference is ours minus reported; the reported number is a constant, so that the difference's
-    interval is ours, shifted. Methods keep their order; Precision@K stands by K, as a number. An
-    `InputError` where a table is not there yet.
+    interval is ours, shifted. An `InputError` where a table is not there yet.
     """
     tables = []
     for number in TABLES:

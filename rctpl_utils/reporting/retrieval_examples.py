@@ -27,9 +27,8 @@ _RIGHT, _WRONG = sns.color_palette("colorblind")[0], sns.color_palette("colorbli
 
 
 def other_pools(sentences: Side) -> dict[str, Side]:
-    """Smaller pools: each sentence once with classes of equal size; of held-out reports only.
-
-    A pool with fewer than max(`RANKS`) sentences, as small worlds have, is left out.
+    """Smaller pools: each sentence once with classes of equal size; of held-out reports only. One
+    with fewer than max(`RANKS`) sentences, as small worlds have, is left out.
     """
     held_out = sentences.take(sentences.records["held_out"].to_numpy())
     parts = {"distinct": sentences, "held out, distinct": held_out}
@@ -51,9 +50,8 @@ def compare_pools(outcomes: Mapping[str, Retrieval]) -> pd.DataFrame:
 
 
 def random_map_precision(films: Side, sentences: Side, widths: Sequence[int]) -> pd.DataFrame:
-    """Precision, image to text, by cosine after random linear maps of both embeddings, first seed.
-
-    One row a width (how many random directions stand for class embeddings), one column a K.
+    """Precision, image to text, by cosine after random linear maps of both embeddings, first seed:
+    a row a width (how many random directions stand for class embeddings), a column a K.
     """
     generator = np.random.default_rng(BOOTSTRAP_SEED)
     rows = {}
@@ -70,10 +68,8 @@ def random_map_precision(films: Side, sentences: Side, widths: Sequence[int]) ->
 
 
 def found_sentences(images: Side, sentences: Side, method: str) -> pd.DataFrame:
-    """For the first film of each class by its identifier, the sentences found first (first seed).
-
-    A sentence stands once, whatever its repeats. Where a report must not be quoted, only its
-    identifier is given.
+    """For the first film of each class by its identifier, the sentences found first (first seed),
+    each once; where a report must not be quoted, only its identifier.
     """
     pair = represent(images, sentences)[method][0]
     queries, rows = _first_of_each_class(images), []
@@ -98,9 +94,8 @@ def found_sentences(images: Side, sentences: Side, method: str) -> pd.DataFrame:
 
 
 def found_images(workspace: Workspace, images: Side, sentences: Side, method: str) -> Figure:
-    """For the first sentence of each class by its identifier, the films found first (first seed).
-
-    A title says hit or miss and a film's own class. Writes `retrieval_examples`.
+    """Draw `retrieval_examples`: for the first sentence of each class by its identifier, the films
+    found first (first seed), with hit or miss and their own class.
     """
     pair = represent(images, sentences)[method][0]
     queries = _first_of_each_class(sentences)

@@ -43,9 +43,8 @@ IMAGE_TO_TEXT = ("precision_at_1", "precision_at_10")  # what is tested: the pap
 
 
 def save_table1(workspace: Workspace, outcomes: Mapping[str, Classification]) -> pd.DataFrame:
-    """Write table1.csv, .md and .tex, the per-seed and per-class rows, and the draws.
-
-    `outcomes` are by column, of the data sets that are there. Returned as a reader sees it.
+    """Write table1.csv, .md and .tex (returned), the per-seed and per-class rows, and the draws;
+    `outcomes` are by column, of the data sets that are there.
     """
     rows = results.stacked(outcome.rows for outcome in outcomes.values())
     rows["native"] = rows["method"] != SUPERVISED
@@ -68,9 +67,8 @@ def paired_tests(
     outcomes: Mapping[str, Classification],
     competitors: Sequence[str] | None = None,
 ) -> pd.DataFrame:
-    """RC-TPL and RC-TPL+ against each hand-written method on each data set, Holm-corrected.
-
-    Where there are `competitors`, against each of those instead, in a file of their own.
+    """RC-TPL and RC-TPL+ against each hand-written method on each data set, Holm-corrected; where
+    there are `competitors`, against each of those instead, in a file of their own.
     """
     path, others = workspace.figures / "table1_paired_tests.csv", HANDWRITTEN
     if competitors is not None:
@@ -94,9 +92,8 @@ def verdict(tests: pd.DataFrame) -> str:
 
 
 def save_figure3(workspace: Workspace, outcomes: Mapping[str, Classification]) -> Figure | None:
-    """Figure 3: AUC by class on two sets, the paper's unseen classes in color.
-
-    A set that is absent has no panel; without both there is no figure. That is said.
+    """Figure 3: AUC by class on two sets, the paper's unseen classes in color; an absent set has no
+    panel, without both there is no figure, and that is said.
     """
     shown = [name for name in FIGURE3 if can_run(workspace, f"Figure 3, {name}", name)]
     if not shown:
@@ -117,9 +114,8 @@ def save_figure3(workspace: Workspace, outcomes: Mapping[str, Classification]) -
 def save_grounding_tables(
     workspace: Workspace, outcomes: Mapping[str, Grounding]
 ) -> dict[int, pd.DataFrame]:
-    """Write table2, table3 and table4 (.csv, .md, .tex) and the draws; return them by number.
-
-    `outcomes` are of the data sets that are there; the tables of the others say "not run".
+    """Write table2, table3 and table4 (.csv, .md, .tex) and the draws; return them by number. Those
+    of data sets without an outcome say "not run".
     """
     reported, shown, draws = results.reported_grounding(), {}, {}
     rows = results.stacked(outcome.rows for outcome in outcomes.values())
@@ -170,11 +166,10 @@ def save_table5(
     outcome: Retrieval | None,
     others: Mapping[str, bool] | None = None,
 ) -> pd.DataFrame:
-    """Write table5.csv, .md and .tex, the per-seed rows and the draws behind the intervals.
+    """Write table5.csv, .md and .tex (returned), the per-seed rows and the draws.
 
-    Where the films are absent, `outcome` is None and our cells say "not run". Native are the frozen
-    encoder's own retrieval, the class scores of RC-TPL, and those of the `others` that retrieve so
-    themselves; all other rows are extensions or references of ours.
+    Without an `outcome` our cells say "not run". Native are the frozen encoder's own retrieval,
+    RC-TPL's scores, and those of the `others` that retrieve so themselves.
     """
     rows, draws = results.stacked([]), {}
     if outcome is not None:
@@ -223,9 +218,8 @@ def _save_table(
     caption: str,
     columns: Sequence[tuple[str, str]] | None = None,
 ) -> pd.DataFrame:
-    """Write our rows with the paper's numbers beside them; return one line a method.
-
-    `columns` is the order of (dataset, metric), where it is not that of the rows.
+    """Write our rows with the paper's numbers beside them; return one line a method, where wanted
+    in the order of `columns` (dataset, metric).
     """
     table = results.with_reported(rows, reported)
     stem = workspace.figures / f"table{number}"
@@ -240,9 +234,8 @@ def _save_table(
 def _save_tests(
     path: Path, pairs: Iterable[tuple[Draws, str, str, str, str]], columns: Sequence[str]
 ) -> pd.DataFrame:
-    """Test differences on the same resamples, Holm-corrected over all.
-
-    `pairs` are draws, dataset, method, the other method, metric; `columns` are of `TESTED`.
+    """Test differences on the same resamples, Holm-corrected over all; `pairs` are draws, dataset,
+    method, the other method, metric, and `columns` of `TESTED`.
     """
     rows = []
     for draws, *key in pairs:
