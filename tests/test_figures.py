@@ -22,7 +22,7 @@ from rctpl_utils.evaluation.modality_gap import gap_figure
 from rctpl_utils.evaluation.saliency_sanity import Sanity
 from rctpl_utils.evaluation.table1 import SUPERVISED
 from rctpl_utils.prompts.prompts import Prompts
-from rctpl_utils.reporting import map_figures, method_figures, retrieval_examples
+from rctpl_utils.reporting import map_figures, method_figures, tables
 from rctpl_utils.reporting.ablation_report import figure4, other_ablations
 from rctpl_utils.reporting.claims import FLOORS
 from rctpl_utils.reporting.method_map import save_method_map, valid_draws
@@ -223,9 +223,9 @@ def test_found_films_are_hits_and_misses(workspace, monkeypatch):
                              templated=False, report_id="r", item_id="i")  # fmt: skip
     side = SimpleNamespace(records=records, classes=np.arange(10) % 5)
     pair = SimpleNamespace(images=np.eye(10), sentences=np.eye(10))
-    monkeypatch.setattr(retrieval_examples, "represent", lambda *_args: {"RC-TPL": [pair]})
-    monkeypatch.setattr(retrieval_examples, "read_image", lambda _path: PIXELS)
-    figure = fine(retrieval_examples.found_images(workspace, side, side, "RC-TPL"))
+    monkeypatch.setattr(tables, "represent", lambda *_args: {"RC-TPL": [pair]})
+    monkeypatch.setattr(tables, "read_image", lambda _path: PIXELS)
+    figure = fine(tables.found_images(workspace, side, side, "RC-TPL"))
     for line, axes in enumerate(np.reshape(figure.axes, (5, -1))):
         for axis in axes:
             word, shown = axis.get_title().split(": ")

@@ -218,7 +218,7 @@ def shapes_of_run(workspace: Workspace, encoder: Encoder, prompts: Prompts) -> d
 
 
 def save_pipeline_figure(workspace: Workspace, shapes: Mapping[str, Any]) -> Figure:
-    """Draw `fig2` of `shapes_of_run`: training on text, testing on images (`data/pipeline.json`)."""
+    """Draw `fig2` of `shapes_of_run`: training on text, testing on images."""
     figure, axis = plt.subplots(figsize=(COLUMN_WIDTH, 4.7), layout="constrained")
     axis.set(xlim=(0, 100), ylim=(0, 66))
     axis.set_axis_off()
