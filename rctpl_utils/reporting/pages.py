@@ -77,9 +77,8 @@ def _verdict() -> str:
     """What came out, in sentences and six rows."""
     cells = ["best baseline"]
     for key in README_COLUMNS:
-        rows = _found(key)
-        best = rows[rows["method"].isin(BASELINES)].nlargest(1, "value")
-        cells.append(f"{with_interval(next(best.itertuples()))} ({best['method'].item()})")
+        best = max((row for row in _found(key) if row.method in BASELINES), key=lambda r: r.value)
+        cells.append(f"{with_interval(best)} ({best.method})")
     rows = _table((*HANDWRITTEN[:2], *OURS, SUPERVISED), README_COLUMNS)
     rows.insert(-1, markdown(cells, [])[0])
     compared = [f"{each} against class names: {_against(each, 'class names')}." for each in OURS]
@@ -129,9 +128,8 @@ def _one_claim() -> str:
     sides = []
     for method in (test["left"], *test["right"]):
         key = (test["draws"], test["datasets"][0], test["metrics"][0])
-        shown = next(_found(key, method).itertuples())
         asked = f'trace {key[0]} "{method}" {key[1]} {key[2]}'
-        sides.append(f"{method} {with_interval(shown)} (`python -m rctpl_utils {asked}`)")
+        sides.append(f"{method} {_cell(key, method)} (`python -m rctpl_utils {asked}`)")
     interval = f"{row['effect']:+.4f} [{row['ci_low']:+.4f}, {row['ci_high']:+.4f}]"
     steps = [
         ("the paper's words", f"\u201c{claim['quote']}\u201d (section {claim['section']})"),
@@ -194,19 +192,22 @@ def _table(methods: Sequence[str], columns: Iterable[Column] = COLUMNS) -> list[
     """Values with their intervals, a line a method."""
     lines = []
     for method in methods:
-        rows = [_found(key, method) for key in columns]
-        cells = [with_interval(next(each.itertuples())) if len(each) else "" for each in rows]
+        cells = (_cell(key, method) for key in columns)
         lines.append([f"**{method}**" if method in OURS else method, *cells])
     heads = [COLUMNS[key] for key in columns]
     return markdown(["simulated films, mean of three seeds [95 %]", *heads], lines)
 
 
-def _found(key: Column, method: str | None = None) -> pd.DataFrame:
-    """The rows of (file, data set, metric), and a method, that have a value."""
+def _found(key: Column) -> list[tuple]:
+    """The rows of (file, data set, metric) that have a value."""
     name, dataset, metric = key
-    rows = pd.read_csv(FIGURES / f"{name}.csv").dropna(subset="value")
-    rows = rows[(rows["dataset"] == dataset) & (rows["metric"] == metric)]
-    return rows if method is None else rows[rows["method"] == method]
+    rows = pd.read_csv(FIGURES / f"{name}.csv").dropna(subset="value").itertuples()
+    return [row for row in rows if (row.dataset, row.metric) == (dataset, metric)]
+
+
+def _cell(key: Column, method: str) -> str:
+    """A method's value with its interval; nothing where it has none."""
+    return next((with_interval(row) for row in _found(key) if row.method == method), "")
 
 
 def _against(method: str, other: str) -> str:
