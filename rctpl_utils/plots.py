@@ -12,7 +12,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, FigureBase
 
-from rctpl_utils.files import atomic_path
+from rctpl_utils.files import atomic_path, read_json
+from rctpl_utils.workspace import PACKAGE_DATA
 
 COLUMN_WIDTH = 7.0  # inches: two columns of the paper's layout
 UNSEEN_COLOR = "#D55E00"  # vermillion of the Okabe-Ito palette
@@ -21,15 +22,8 @@ REGION_COLOR = "#F0E442"  # Okabe-Ito yellow: a predicted region
 TEXT = 7  # points: the smallest text, at a width of `COLUMN_WIDTH`
 CAPTION_WIDTH = 130  # characters of `TEXT` points in a line
 MARKERS = "osD^vP"
-NAMES = {  # data sets and metrics as a reader knows them
-    "chestxray14": "ChestX-ray14", "chexpert": "CheXpert", "rsna": "RSNA", "siim": "SIIM",
-    "covidx-normal": "COVIDx against normal", "covidx-pneumonia": "COVIDx against pneumonia",
-    "covid-rural": "COVID Rural", "chexpert5x200": "CheXpert 5x200", "auc": "AUC",
-    "acc_oracle": "accuracy, oracle threshold", "pointing_game": "pointing game",
-    "region_precision": "region precision", "region_recall": "region recall",
-    "dice_oracle": "Dice, oracle threshold",
-    **{f"precision_at_{k}": f"Precision@{k}" for k in (1, 2, 5, 10)},
-}  # fmt: skip
+WORDS = read_json(PACKAGE_DATA / "names.json")  # how a reader knows what tables name shortly
+NAMES = WORDS["names"]  # of data sets and metrics
 
 
 def save_figure(figure: Figure, stem: Path) -> None:

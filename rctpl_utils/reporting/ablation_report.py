@@ -8,12 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rctpl_utils.evaluation import ablation_arms as arms
-from rctpl_utils.evaluation.ablation_arms import KNOWLEDGE, LENGTHS, REFERENCE
+from rctpl_utils.evaluation.ablation_arms import LENGTHS, POOLING_REPORTS, REFERENCE
 from rctpl_utils.evaluation.ablations import CLASSIFIED, GROUNDED
 from rctpl_utils.evaluation.bootstrap_samples import Draws, save_draws
 from rctpl_utils.evaluation.metrics import holm, named_interval, paired_p_value
 from rctpl_utils.evaluation.results import NOT_RUN, write_csv
-from rctpl_utils.plots import COLUMN_WIDTH, TEXT, panels, rule_lines, small, spread
+from rctpl_utils.plots import COLUMN_WIDTH, TEXT, WORDS, panels, rule_lines, small, spread
 from rctpl_utils.reporting.common import ALPHA, finished
 from rctpl_utils.workspace import Workspace
 
@@ -23,21 +23,6 @@ _COLUMNS = (
     "factor", "level", "dataset", "metric", "value", "ci_low", "ci_high", *_DIFFERENCE, "p_value",
     "p_holm",
 )  # fmt: skip
-TITLES = {
-    "chexpert": "CheXpert, macro AUC",
-    "covidx-normal": "COVID-19 AUC, against normal",
-    "covidx-pneumonia": "COVID-19 AUC, against pneumonia",
-    "covid-rural": "COVID Rural, pointing game",
-}
-_SAMPLE = f"up to {arms.POOLING_REPORTS} reports"
-_MADE_OF = (
-    *("none: bare name", "general:\na photo of ...", "language model"),
-    *(f"knowledge base,\n{form}" for form in ("one clause", "without location", "with location")),
-)
-LABELS = {  # levels that their short names do not explain
-    **dict(zip(KNOWLEDGE, _MADE_OF, strict=True)),
-    **{name: f"{name}, {_SAMPLE}" for name in ("pooling: mean", arms.CLS_POOLED)},
-}
 UNSEEN = (*CLASSIFIED[1:], GROUNDED)
 # What a factor cannot change, by construction, is left out of its rows.
 UNTOUCHED = {"tau_c at test": ("covid-rural",), "unseen disease": ("chexpert",)}
@@ -92,7 +77,7 @@ def figure4(workspace: Workspace, table: pd.DataFrame) -> Figure:
     _draw_lengths(axes["auc"], axes["seconds"], table)
     for dataset in UNSEEN:
         part = table[(table["factor"] == "knowledge") & (table["dataset"] == dataset)]
-        _draw_levels(axes[dataset], part.set_index("level").loc[list(KNOWLEDGE)], dataset)
+        _draw_levels(axes[dataset], part.set_index("level").loc[list(arms.KNOWLEDGE)], dataset)
         axes[dataset].invert_yaxis()
         axes[dataset].tick_params(labelleft=dataset == UNSEEN[0])
     note = (
@@ -121,8 +106,8 @@ def other_ablations(workspace: Workspace, table: pd.DataFrame) -> Figure:
     axes[0].invert_yaxis()
     note = (
         "In each group compare with its first line, the reference (hollow): all training reports, "
-        f"but in the group on pooling {_SAMPLE} for both. 95 % intervals over patients and seeds; "
-        "an empty place: what the factor cannot change."
+        f"but in the group on pooling up to {POOLING_REPORTS} reports for both. 95 % intervals "
+        "over patients and seeds; an empty place: what the factor cannot change."
     )
     return finished(workspace, figure, "ablations", note)
 
@@ -147,7 +132,7 @@ def _draw_lengths(axis: Axes, below: Axes, table: pd.DataFrame) -> None:
         label = f"{row['level'].item().removeprefix(f'{REFERENCE}, ')} alone"
         look = {"fmt": marker, "ms": 4, "lw": 0.8, "color": other, "label": label}
         axis.errorbar(at + shift, row["value"], yerr=spread(row), **look)
-    axis.set_ylabel(TITLES["chexpert"])
+    axis.set_ylabel(WORDS["ablations"]["chexpert"])
     axis.legend(fontsize=TEXT, loc="lower left", bbox_to_anchor=(-0.02, 1.0), frameon=False)
     _say_absent(axis, auc)
     times = own[own["metric"] == "training_seconds"].set_index("level")["value"]
@@ -163,11 +148,12 @@ def _draw_levels(axis: Axes, rows: pd.DataFrame, dataset: str) -> None:
     """The levels of factors (the index) below each other; the reference is hollow."""
     look = {"ms": 4, "color": sns.color_palette("colorblind", 1)[0]}
     places, reference = np.arange(len(rows)), rows["difference"].isna().to_numpy()
+    names = (WORDS["levels"].get(level, level) for level in rows.index)
     axis.errorbar(rows["value"], places, xerr=spread(rows), fmt="o", lw=1, zorder=2, **look)
     hollow = rows["value"][reference], places[reference]
     axis.plot(*hollow, "o", mfc="white", zorder=3, **look)
-    axis.set_yticks(places, [LABELS.get(level, level) for level in rows.index])
-    axis.set_xlabel(TITLES[dataset].replace(", ", ",\n"))
+    axis.set_yticks(places, [name.replace("{reports}", str(POOLING_REPORTS)) for name in names])
+    axis.set_xlabel(WORDS["ablations"][dataset].replace(", ", ",\n"))
     rule_lines(axis)
     _say_absent(axis, rows)
 

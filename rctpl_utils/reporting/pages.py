@@ -17,26 +17,16 @@ from rctpl_utils.evaluation.retrieval import OURS
 from rctpl_utils.evaluation.table1 import SUPERVISED
 from rctpl_utils.files import read_json, replace_section, write_text
 from rctpl_utils.options import command
+from rctpl_utils.plots import WORDS
 from rctpl_utils.prompts.variants import HANDWRITTEN, MACHINE_WRITTEN
 from rctpl_utils.reporting.claims import FLOORS
 from rctpl_utils.reporting.common import by_outcome, markdown, with_interval
 from rctpl_utils.workspace import NOTEBOOKS, PACKAGE_DATA, PROJECT
 
 FIGURES = PROJECT / "figures" / "embedded"
-Column = tuple[str, str, str]  # file, data set, metric
-COLUMNS: dict[Column, str] = {  # -> heading
-    ("table1", "chestxray14", "auc"): "AUC ChestX-ray14",
-    ("table1", "chexpert", "auc"): "CheXpert",
-    ("table1", "rsna", "auc"): "RSNA",
-    ("table1", "covidx-normal", "auc"): "COVID, normal",
-    ("table1", "covidx-pneumonia", "auc"): "COVID, pneumonia",
-    ("table2", "rsna", "pointing_game"): "pointing RSNA",
-    ("table3", "siim", "pointing_game"): "SIIM",
-    ("table4", "covid-rural", "pointing_game"): "COVID Rural",
-    ("table5", "chexpert5x200", "precision_at_1"): "P@1 5x200",
-}
-_FEW = ("AUC ChestX-ray14", "CheXpert", "COVID, normal", "pointing RSNA", "P@1 5x200")
-README_COLUMNS = [key for key, heading in COLUMNS.items() if heading in _FEW]
+Column = tuple[str, str, str]  # file, data set, metric; `COLUMNS` has their headings
+COLUMNS: dict[Column, str] = {tuple(key): name for *key, name, _ in WORDS["columns"]}
+README_COLUMNS = [tuple(key) for *key, _, shown in WORDS["columns"] if shown == "README"]
 ROWS = (
     *HANDWRITTEN, MACHINE_WRITTEN, "untrained contexts", *OURS, *BASELINES, "TaI-DPT",
     "CoOp, 16 labels a class", "DualCoOp, 16 labels a class", "lung-center prior", SUPERVISED,

@@ -20,20 +20,14 @@ from rctpl_utils.datasets.availability import absent
 from rctpl_utils.errors import InputError
 from rctpl_utils.evaluation.bootstrap_samples import load_draws
 from rctpl_utils.evaluation.results import NOT_RUN, data_note, intervals_note, write_csv
-from rctpl_utils.evaluation.retrieval import OURS, RANKS
+from rctpl_utils.evaluation.retrieval import OURS
 from rctpl_utils.files import read_json, write_text
-from rctpl_utils.plots import NAMES, TEXT, panels, rule_lines
+from rctpl_utils.plots import NAMES, TEXT, WORDS, panels, rule_lines
 from rctpl_utils.reporting.claims import VERDICTS, Comparison, evaluate, load_claims
 from rctpl_utils.reporting.common import ALPHA, finished, markdown
 from rctpl_utils.workspace import PACKAGE_DATA, Workspace
 
-TABLES = {
-    1: "zero-shot classification",
-    2: "grounding, RSNA pneumonia",
-    3: "grounding, SIIM-ACR pneumothorax",
-    4: "grounding, COVID Rural",
-    5: "image-text retrieval, CheXpert 5x200",
-}
+TABLES = dict(enumerate(WORDS["tables"], start=1))
 METHOD = OURS[0]
 _DIFFERENCE = ("difference", "difference_low", "difference_high")
 LOOKS = {  # Okabe and Ito's palette; shapes differ too, for prints without color
@@ -42,14 +36,6 @@ LOOKS = {  # Okabe and Ito's palette; shapes differ too, for prints without colo
     "undecided": ("#767676", "s"),
 }
 MARGIN = "#56B4E9"
-CENTERED = "centered_cosine"
-UNITS = {  # metric -> what its difference is of
-    "auc": "AUC", "acc_oracle": "accuracy", "pointing_game": "pointing game (share of films)",
-    **dict.fromkeys(
-        ("region_recall", "region_precision", "dice_oracle"), "region recall, precision or Dice"
-    ),
-    **{f"precision_at_{k}": "Precision@K" for k in RANKS}, CENTERED: "centered cosine",
-}  # fmt: skip
 _CELLS = ((4, "left"), (132, "right"), (162, "right"))  # points right of an axis: the numbers
 TESTED = tuple(LOOKS)  # verdicts that a test gave; the others say why there was none
 
@@ -271,9 +257,9 @@ def _unit(part: Comparison | None) -> str:
         return "not defined"
     if part.kind == "ratio" or not isinstance(part.left, str):
         return "ratio, minus 1"
-    if part.kind == "equivalent" and part.metrics[0] == CENTERED:
+    if part.kind == "equivalent" and part.metrics[0] == "centered_cosine":
         return "difference of the share of classes"
-    return f"difference of {UNITS[part.metrics[0]]}"
+    return f"difference of {WORDS['units'][part.metrics[0]]}"
 
 
 def _draw_group(axis: Axes, rows: pd.DataFrame) -> None:
