@@ -6,7 +6,7 @@ the pointing game itself; `tests/test_explorer.py` holds its functions against t
 
 import json
 from base64 import b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rctpl_utils.datasets import ChestXrayDataset
 from rctpl_utils.datasets.splits import open_split
-from rctpl_utils.encoders.base import Encoder
+from rctpl_utils.encoders.base import Encoder, ImageFeatures
 from rctpl_utils.encoders.features import image_features, text_features
 from rctpl_utils.encoders.frame import cosine_maps
 from rctpl_utils.errors import InputError
@@ -35,7 +35,6 @@ STEP = 1 / 32767  # cosines are kept as whole numbers of it, in 16 bits
 NEAREST = 3  # sentences
 
 Film = tuple[ChestXrayDataset, int]  # a split and a row of it
-Nearest = Callable[[Tensor], list[list[tuple[int, float]]]]
 
 
 def choose_films(workspace: Workspace) -> tuple[tuple[str, ...], list[Film]]:
@@ -83,6 +82,12 @@ def save_explorable(
             for pair in zip(found.values.tolist(), found.indices.tolist(), strict=True)
         ]
 
+    said, records = {name: nearest(run.concept) for name, run in runs.items()}, []
+    for dataset, row in films:
+        file = image_features(encoder, dataset, workspace.features)
+        features = file.batch(np.array([row]), encoder.device)
+        own = _record(dataset, row, features, concepts, runs)
+        records.append(own | {"nearest": nearest(features.global_features)[0]})
     content = {
         "simulated": True,
         "profile": workspace.profile.name,
@@ -91,8 +96,8 @@ def save_explorable(
         "inverse_temperature": round(1 / IMAGE_TEMPERATURE),
         "concepts": concepts,
         "methods": list(runs),
-        "said": {name: nearest(run.concept) for name, run in runs.items()},
-        "films": [_record(workspace, encoder, film, concepts, runs, nearest) for film in films],
+        "said": said,
+        "films": records,
         "sentences": list(used),
     }
     stem = workspace.figures / "explorable" / "films"
@@ -107,23 +112,19 @@ def save_explorable(
             "labeled with": ", ".join(name for name, label in film["labels"].items() if label),
             "drawn": ", ".join(film["lesions"]),
         }
-        for film in content["films"]
+        for film in records
     ]
     return pd.DataFrame(shown)
 
 
 def _record(
-    workspace: Workspace,
-    encoder: Encoder,
-    film: Film,
+    dataset: ChestXrayDataset,
+    row: int,
+    features: ImageFeatures,
     concepts: tuple[str, ...],
     runs: dict[str, ClassEmbeddings],
-    nearest: Nearest,
 ) -> dict:
     """What the page knows of one film; `report` and `concept` are p and p' of each method."""
-    dataset, row = film
-    file = image_features(encoder, dataset, workspace.features)
-    features = file.batch(np.array([row]), encoder.device)
     record = dataset.records.iloc[row]
     labeled = [concept for concept in concepts if concept in dataset.concepts]
     drawn = [concept for concept in labeled if dataset.annotated(concept)[row]]
@@ -140,7 +141,7 @@ def _record(
         told["cells"][name] = packed(cosine_maps(features.dense_features, run.concept)[0])
         for key, scores in zip(("report", "concept"), branch_scores(features, run), strict=True):
             told[key][name] = [round(value, 6) for value in scores[0].tolist()]
-    return told | {"nearest": nearest(features.global_features)[0]}
+    return told
 
 
 def run_lengths(mask: np.ndarray) -> list[int]:

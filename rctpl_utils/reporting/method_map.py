@@ -111,23 +111,6 @@ def save_method_map(workspace: Workspace, table: pd.DataFrame) -> Figure:
             axis.errorbar(rows["value"], part.index, xerr=spread(rows), label=group, **looks)
         trained = part[part["seconds"] > 0]
         axes[2].errorbar(trained["seconds"], trained.index, **looks)
-    _finish_axes(axes, shown)
-    legend_above(figure, axes[0].get_legend_handles_labels()[0], 4)
-    sets = "; ".join(
-        f"{NAMES[column]} on {', '.join(dict.fromkeys(NAMES[key[0]] for key in draws)) or 'no set'}"
-        for column, draws in valid_draws(workspace).items()
-    )
-    note = (
-        f"Look for a method far to the right on the left and far to the left on the right. {sets}: "
-        "sets on which the supervised reference cannot tell are left out. Bars: 95 % intervals "
-        "over patients and seeds. Seconds by the clock, other notebooks running beside: "
-        "magnitudes, not benchmarks; without the encoder's pre-training, cached features, and "
-        "the cost of reports, films or labels."
-    )
-    return finished(workspace, figure, "method_map", note)
-
-
-def _finish_axes(axes: np.ndarray, shown: pd.DataFrame) -> None:
     names = ("AUC, mean over sets", "pointing game, mean over sets", "training, s a seed (log)")
     for axis, name in zip(axes, names, strict=True):
         axis.set_xlabel(name)
@@ -143,3 +126,16 @@ def _finish_axes(axes: np.ndarray, shown: pd.DataFrame) -> None:
     for place in np.flatnonzero(shown["seconds"] == 0):
         axes[2].text(0.03, place, "no training", transform=axes[2].get_yaxis_transform(),
                      fontsize=TEXT, va="center", color="0.35")  # fmt: skip
+    legend_above(figure, axes[0].get_legend_handles_labels()[0], 4)
+    sets = "; ".join(
+        f"{NAMES[column]} on {', '.join(dict.fromkeys(NAMES[key[0]] for key in draws)) or 'no set'}"
+        for column, draws in valid_draws(workspace).items()
+    )
+    note = (
+        f"Look for a method far to the right on the left and far to the left on the right. {sets}: "
+        "sets on which the supervised reference cannot tell are left out. Bars: 95 % intervals "
+        "over patients and seeds. Seconds by the clock, other notebooks running beside: "
+        "magnitudes, not benchmarks; without the encoder's pre-training, cached features, and "
+        "the cost of reports, films or labels."
+    )
+    return finished(workspace, figure, "method_map", note)
