@@ -51,7 +51,9 @@ def without_costs(text: str) -> list[str]:
 
 
 def test_each_result_is_traced_to_its_notebook():
-    assert rows_of(atlas.map_table(manifest()))[1:] == ROWS
+    table = atlas.map_table(manifest())
+    assert rows_of(table)[1:] == ROWS
+    assert {line.count("|") for line in table.splitlines()} == {7}  # six cells
 
 
 def test_the_readme_of_the_figures_holds_every_profile(tmp_path):

@@ -21,15 +21,12 @@ OUTLINES = ("#56B4E9", "#E69F00", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#
 BOX_COLOR = OUTLINES[0]
 
 
-def by_outcome(tests: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The tests that are better, worse and undecided; a word without tests is absent."""
+def paired_outcomes(tests: pd.DataFrame) -> pd.Categorical:
+    """What paired tests say: better, worse or undecided, grouped in this order."""
     sure = tests["p_holm"] < ALPHA
-    parts = {
-        "better": tests[sure & (tests["value"] > 0)],
-        "worse": tests[sure & (tests["value"] < 0)],
-        "undecided": tests[~sure],
-    }
-    return {word: part for word, part in parts.items() if len(part)}
+    better, worse = sure & (tests["value"] > 0), sure & (tests["value"] < 0)
+    words = ["better", "worse", "undecided"]
+    return pd.Categorical(np.select([better, worse], words[:2], words[2]), words)
 
 
 def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

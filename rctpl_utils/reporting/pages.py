@@ -20,7 +20,7 @@ from rctpl_utils.options import command
 from rctpl_utils.plots import WORDS
 from rctpl_utils.prompts.variants import HANDWRITTEN, MACHINE_WRITTEN
 from rctpl_utils.reporting.claims import FLOORS
-from rctpl_utils.reporting.common import by_outcome, markdown, with_interval
+from rctpl_utils.reporting.common import markdown, paired_outcomes, with_interval
 from rctpl_utils.workspace import NOTEBOOKS, PACKAGE_DATA, PROJECT
 
 FIGURES = PROJECT / "figures" / "embedded"
@@ -205,7 +205,7 @@ def _against(method: str, other: str) -> str:
     tests = pd.read_csv(FIGURES / "table1_paired_tests.csv")
     part = tests[(tests["method"] == method) & (tests["against"] == other)]
     said = []
-    for word, rows in by_outcome(part).items():
+    for word, rows in part.groupby(paired_outcomes(part), observed=True):
         places = ", ".join(f"{r.dataset} ({r.value:+.3f})" for r in rows.itertuples())
         said.append(f"{word if word == 'undecided' else f'**{word}**'} on {places}")
     return "; ".join(said)

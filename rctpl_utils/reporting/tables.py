@@ -27,7 +27,7 @@ from rctpl_utils.evaluation.table1 import SUPERVISED
 from rctpl_utils.plots import TEXT, panels, per_class_auc
 from rctpl_utils.prompts.training import BRANCHES
 from rctpl_utils.prompts.variants import HANDWRITTEN
-from rctpl_utils.reporting.common import by_outcome, draw_film, finished
+from rctpl_utils.reporting.common import draw_film, finished, paired_outcomes
 from rctpl_utils.vocabulary import CHESTXRAY14_CONCEPTS, CHEXPERT_CONCEPTS
 from rctpl_utils.workspace import Workspace
 
@@ -93,9 +93,8 @@ def verdict(tests: pd.DataFrame) -> str:
     """In plain words, for each of our two methods: where it wins, loses, or neither."""
     lines = []
     for (method, other), part in tests.groupby(["method", "against"], sort=False):
-        said = [
-            f"{word} on {', '.join(rows['dataset'])}" for word, rows in by_outcome(part).items()
-        ]
+        groups = part.groupby(paired_outcomes(part), observed=True)["dataset"]
+        said = [f"{word} on {', '.join(names)}" for word, names in groups]
         lines.append(f"{method} against {other}: {'; '.join(said)}.")
     return "\n".join(lines)
 
@@ -212,10 +211,9 @@ def retrieval_verdict(tests: pd.DataFrame) -> str:
     if tests.empty:
         return ""
     words = {"better": "better than", "worse": "worse than", "undecided": "undecided against"}
-    told = pd.concat([part.assign(word=words[w]) for w, part in by_outcome(tests).items()])
     return "\n".join(
-        f"{row.method}, {row.metric}: {row.word} {row.against} ({row.value:+.3f})."
-        for row in told.sort_index().itertuples()
+        f"{row.method}, {row.metric}: {words[outcome]} {row.against} ({row.value:+.3f})."
+        for row, outcome in zip(tests.itertuples(), paired_outcomes(tests), strict=True)
     )
 
 
