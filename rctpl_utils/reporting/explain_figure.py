@@ -51,7 +51,7 @@ def draw_explanation(image: np.ndarray, explanation: Explanation, title: str = "
     colors = dict(zip([each.concept for each in shown], palette, strict=True))
     _draw_film(figure.add_subplot(grid[0, 0]), image, shown, colors)
     if shown:
-        _draw_maps(figure, grid[0, 1].subgridspec(2, SHOWN), image, explanation, shown)
+        _draw_maps(grid[0, 1].subgridspec(2, SHOWN), image, explanation)
     else:
         axis = figure.add_subplot(grid[0, 1])
         axis.axis("off")
@@ -91,17 +91,11 @@ def _draw_film(axis: Axes, image: np.ndarray, shown: list[Finding], colors: dict
     axis.set_title("outline: region, +: its maximum; R, L: the patient's sides", fontsize=TEXT)
 
 
-def _draw_maps(
-    figure: Figure,
-    grid: GridSpecBase,
-    image: np.ndarray,
-    explanation: Explanation,
-    shown: list[Finding],
-) -> None:
+def _draw_maps(grid: GridSpecBase, image: np.ndarray, explanation: Explanation) -> None:
     """Above on one scale for all films, where a weak map looks weak; below by their own range."""
-    for k, finding in enumerate(shown):
+    for k, finding in enumerate(shown_findings(explanation)):
         cells = torch.from_numpy(film_map(finding, image.shape))[None]
-        above, below = figure.add_subplot(grid[0, k]), figure.add_subplot(grid[1, k])
+        above, below = (grid.figure.add_subplot(grid[line, k]) for line in (0, 1))
         above.set_title(f"{finding.concept}\n{finding.grade}", fontsize=TEXT)
         if explanation.scale is not None:
             draw_film(above, image, on_scale(cells, explanation.scale)[0].numpy())
@@ -145,15 +139,11 @@ def _cells(finding: Finding) -> tuple[str, ...]:
     start = (finding.concept, f"{finding.score:.3f}")
     if of is None:
         return (*start, "-", NOT_CALIBRATED, "-", "-", where)
-    low, high = _short(of.ratio_low), _short(of.ratio_high)
-    ratio = f"{_short(of.likelihood_ratio)} [{low}, {high}]"
+    ratios = (of.likelihood_ratio, of.ratio_low, of.ratio_high)
+    ratio = "{} [{}, {}]".format(*(">100" if r > 100 else f"{r:.1f}" for r in ratios))
     films = f"{of.as_high_present} of {of.as_high} ({of.ppv:.0%}); {of.prevalence:.0%} of all"
     grade = "cannot tell" if finding.grade == CANNOT_TELL else finding.grade
     return (*start, "yes" if finding.found else "no", grade, ratio, films, where)
-
-
-def _short(ratio: float) -> str:
-    return ">100" if ratio > 100 else f"{ratio:.1f}"
 
 
 def _draw_warning(axis: Axes, explanation: Explanation) -> None:
