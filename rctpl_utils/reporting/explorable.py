@@ -74,13 +74,9 @@ def save_explorable(
     def nearest(vectors: Tensor) -> list[list[tuple[int, float]]]:
         """The nearest sentences of what training reads, by cosine, for unit vectors (n, d)."""
         found = (vectors.cpu() @ knowledge.T).topk(NEAREST)
-        return [
-            [
-                (used.setdefault(texts[k], len(used)), round(c, 3))
-                for c, k in zip(*pair, strict=True)
-            ]
-            for pair in zip(found.values.tolist(), found.indices.tolist(), strict=True)
-        ]
+        places = [[used.setdefault(texts[k], len(used)) for k in line] for line in found.indices]
+        cosines = [[round(cosine, 3) for cosine in line] for line in found.values.tolist()]
+        return [list(zip(*pair, strict=True)) for pair in zip(places, cosines, strict=True)]
 
     said, records = {name: nearest(run.concept) for name, run in runs.items()}, []
     for dataset, row in films:
@@ -105,16 +101,11 @@ def save_explorable(
     with atomic_path(stem.with_suffix(".webp")) as temporary:
         pixels = np.hstack([dataset.pixels(row) for dataset, row in films])
         Image.fromarray((255 * pixels).round().astype(np.uint8)).save(temporary, quality=80)
-    shown = [
-        {
-            "data set": film["dataset"],
-            "image": film["image"],
-            "labeled with": ", ".join(name for name, label in film["labels"].items() if label),
-            "drawn": ", ".join(film["lesions"]),
-        }
-        for film in records
-    ]
-    return pd.DataFrame(shown)
+    shown = []
+    for film in records:
+        labels = ", ".join(name for name, label in film["labels"].items() if label)
+        shown.append((film["dataset"], film["image"], labels, ", ".join(film["lesions"])))
+    return pd.DataFrame(shown, columns=["data set", "image", "labeled with", "drawn"])
 
 
 def _record(
