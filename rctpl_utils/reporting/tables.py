@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 
 from rctpl_utils.baselines.registry import why_absent
 from rctpl_utils.datasets.availability import absent, can_run
-from rctpl_utils.datasets.chexpert import COMPETITION
 from rctpl_utils.datasets.images import read_image
 from rctpl_utils.datasets.questions import QUESTIONS
 from rctpl_utils.evaluation import results, retrieval
@@ -305,25 +304,17 @@ def found_sentences(images: Side, sentences: Side, method: str) -> pd.DataFrame:
     each once; where a report must not be quoted, only its identifier.
     """
     pair = represent(images, sentences)[method][0]
-    queries, rows = _first_of_each_class(images), []
+    queries, rows = np.unique(images.classes, return_index=True)[1], []  # the first of each
     found = top(pair.images[queries], pair.sentences, min(len(sentences.records), 40 * SENTENCES))
     for query, items in zip(queries, found, strict=True):
         film = images.records.iloc[query]
         once = sentences.records.iloc[items].drop_duplicates("sentence").head(SENTENCES)
         for rank, item in enumerate(once.itertuples(), start=1):
-            quote, source = _quote(item)
-            rows.append(
-                {
-                    "film": film["item_id"].split("/", 2)[-1],
-                    "shows": film["concept"],
-                    "rank": rank,
-                    "sentence": quote,
-                    "class": item.concept,
-                    "right": item.concept == film["concept"],
-                    "source": source,
-                }
-            )
-    return pd.DataFrame(rows)
+            right, (quote, source) = item.concept == film["concept"], _quote(item)
+            name = film["item_id"].split("/", 2)[-1]
+            rows.append((name, film["concept"], rank, quote, item.concept, right, source))
+    columns = ["film", "shows", "rank", "sentence", "class", "right", "source"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def found_images(workspace: Workspace, images: Side, sentences: Side, method: str) -> Figure:
@@ -331,7 +322,7 @@ def found_images(workspace: Workspace, images: Side, sentences: Side, method: st
     found first (first seed), with hit or miss and their own class.
     """
     pair = represent(images, sentences)[method][0]
-    queries = _first_of_each_class(sentences)
+    queries = np.unique(sentences.classes, return_index=True)[1]  # the first of each
     found = top(pair.sentences[queries], pair.images, FILMS)
     figure, axes = panels(len(queries), FILMS, 1.65 * len(queries))
     for line, query, items in zip(axes, queries, found, strict=True):
@@ -353,10 +344,6 @@ def found_images(workspace: Workspace, images: Side, sentences: Side, method: st
         f"another. {method}, first seed; the first sentence of each class by identifier."
     )
     return finished(workspace, figure, "retrieval_examples", note)
-
-
-def _first_of_each_class(side: Side) -> np.ndarray:
-    return np.array([np.flatnonzero(side.classes == k)[0] for k in range(len(COMPETITION))])
 
 
 def _quote(sentence: pd.Series) -> tuple[str, str]:
