@@ -234,6 +234,8 @@ def claims_figure(workspace: Workspace, verdicts: pd.DataFrame) -> Figure:
         axis.set_xlabel(unit)
     if groups:
         _write_cells(axes[0, 0], -1, ("effect [95 % interval]", "$p$", "Holm"), "black")
+    else:
+        axes[0, 0].tick_params(labelsize="medium")  # an empty axis
     marks = [
         Line2D([], [], color=color, marker=marker, ms=4.5, lw=1.2, label=verdict)
         for verdict, (color, marker) in LOOKS.items()
