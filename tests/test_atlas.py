@@ -8,8 +8,8 @@ import pytest
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import read_json, replace_section, write_json
 from rctpl_utils.run import manifest as atlas
-from rctpl_utils.run.freshness import Marker
 from rctpl_utils.run.manifest import write_manifest
+from rctpl_utils.run.schedule import Marker
 from rctpl_utils.workspace import PROJECT, Workspace
 
 

@@ -11,21 +11,25 @@ from partial_root import write_checkpoint, write_root
 from tiny_world import write
 
 from rctpl_utils.datasets import availability, open_dataset
-from rctpl_utils.datasets.counts import count
-from rctpl_utils.datasets.official import OFFICIAL
+from rctpl_utils.datasets.official import OFFICIAL, count
 from rctpl_utils.datasets.splits import open_split
 from rctpl_utils.errors import InputError
-from rctpl_utils.evaluation.bootstrap_samples import load_draws, save_draws
 from rctpl_utils.evaluation.consistency import measure_consistency
 from rctpl_utils.evaluation.prompt_maps import compare_maps, map_differences
-from rctpl_utils.evaluation.results import stacked, with_absent, with_reported
+from rctpl_utils.evaluation.results import (
+    load_draws,
+    save_draws,
+    stacked,
+    with_absent,
+    with_reported,
+)
 from rctpl_utils.files import read_json
 from rctpl_utils.profiles import PROFILES, Profile
 from rctpl_utils.reporting import reproduction, skipped, tables
 from rctpl_utils.run import command as runner
 from rctpl_utils.run.doctor import check_dataset
-from rctpl_utils.run.freshness import inputs_fingerprint
 from rctpl_utils.run.manifest import write_manifest
+from rctpl_utils.run.schedule import inputs_fingerprint
 from rctpl_utils.simulation.overview import dataset_table
 from rctpl_utils.workspace import Workspace
 

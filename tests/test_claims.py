@@ -12,9 +12,8 @@ from scipy.stats import norm
 
 from rctpl_utils.errors import InputError
 from rctpl_utils.evaluation import results
-from rctpl_utils.evaluation.bootstrap_samples import load_draws, save_draws
 from rctpl_utils.evaluation.metrics import tail_p_value
-from rctpl_utils.evaluation.results import BASELINES
+from rctpl_utils.evaluation.results import BASELINES, load_draws, save_draws
 from rctpl_utils.reporting import reproduction
 from rctpl_utils.reporting.claims import (
     FLOORS,

@@ -19,8 +19,8 @@ from rctpl_utils.evaluation.grounding_metrics import (
     dice,
     pixel_counts,
     pointing_hits,
+    stretch,
 )
-from rctpl_utils.evaluation.heat_maps import stretch
 from rctpl_utils.reporting.explorable import packed, run_lengths, save_explorable
 from rctpl_utils.scoring import aggregate
 from rctpl_utils.workspace import PROJECT

@@ -15,11 +15,10 @@ from test_prompt_maps import made
 from rctpl_utils import plots
 from rctpl_utils.baselines.report import save_curves
 from rctpl_utils.datasets.chexpert import COMPETITION
-from rctpl_utils.evaluation.bootstrap_samples import save_draws
-from rctpl_utils.evaluation.bridges import figure_bridges
+from rctpl_utils.evaluation.bridges import figure_bridges, gap_figure
 from rctpl_utils.evaluation.grounding_metrics import THRESHOLDS
-from rctpl_utils.evaluation.modality_gap import gap_figure
-from rctpl_utils.evaluation.saliency_sanity import Sanity
+from rctpl_utils.evaluation.prompt_maps import Sanity
+from rctpl_utils.evaluation.results import save_draws
 from rctpl_utils.evaluation.table1 import SUPERVISED
 from rctpl_utils.prompts.prompts import Prompts
 from rctpl_utils.reporting import map_figures, method_figures, tables

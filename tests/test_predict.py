@@ -13,8 +13,7 @@ from weights import save_stand_in
 
 from rctpl_utils.datasets.images import read_image
 from rctpl_utils.encoders.standin import StandIn
-from rctpl_utils.evaluation.calibration import Calibration, calibration_path
-from rctpl_utils.evaluation.likelihood_ratio import ConceptCalibration
+from rctpl_utils.evaluation.calibration import Calibration, ConceptCalibration, calibration_path
 from rctpl_utils.profiles import PROFILES
 from rctpl_utils.prompts.prompts import Prompts
 from rctpl_utils.reporting.kept_model import KEPT_FILM, KEPT_PROMPTS, keep_model

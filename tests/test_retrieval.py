@@ -14,16 +14,21 @@ from scipy.stats import zscore
 from rctpl_utils.datasets.chexpert import COMPETITION
 from rctpl_utils.errors import InputError
 from rctpl_utils.evaluation import retrieval, retrieval_sides
-from rctpl_utils.evaluation.retrieval import RANKS, precisions, retrieve, standardized, top, unit
-from rctpl_utils.evaluation.retrieval_sides import (
+from rctpl_utils.evaluation.retrieval import (
+    RANKS,
     Side,
     equal_share,
+    precisions,
+    retrieve,
     select_sentences,
     sentence_counts,
     single_concept_sentences,
+    standardized,
+    top,
+    unit,
 )
 from rctpl_utils.profiles import get_profile
-from rctpl_utils.prompts.methods import Method
+from rctpl_utils.prompts.zero_shot import Method
 from rctpl_utils.reporting.tables import (
     compare_pools,
     found_sentences,

@@ -8,11 +8,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rctpl_utils.evaluation import ablation_arms as arms
-from rctpl_utils.evaluation.ablation_arms import LENGTHS, POOLING_REPORTS, REFERENCE
-from rctpl_utils.evaluation.ablations import CLASSIFIED, GROUNDED
-from rctpl_utils.evaluation.bootstrap_samples import Draws, save_draws
+from rctpl_utils.evaluation.ablations import (
+    CLASSIFIED,
+    GROUNDED,
+    LENGTHS,
+    POOLING_REPORTS,
+    REFERENCE,
+)
 from rctpl_utils.evaluation.metrics import holm, named_interval, paired_p_value
-from rctpl_utils.evaluation.results import NOT_RUN, write_csv
+from rctpl_utils.evaluation.results import NOT_RUN, Draws, save_draws, write_csv
 from rctpl_utils.plots import COLUMN_WIDTH, TEXT, WORDS, panels, rule_lines, small, spread
 from rctpl_utils.reporting.common import ALPHA, finished
 from rctpl_utils.workspace import Workspace

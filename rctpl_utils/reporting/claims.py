@@ -23,11 +23,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rctpl_utils.datasets.availability import absence
+from rctpl_utils.datasets.splits import absence
 from rctpl_utils.errors import InputError
-from rctpl_utils.evaluation.bootstrap_samples import Draws, Key
 from rctpl_utils.evaluation.metrics import holm, interval, tail_p_value
-from rctpl_utils.evaluation.results import BASELINES
+from rctpl_utils.evaluation.results import BASELINES, Draws, Key
 from rctpl_utils.evaluation.table1 import SUPERVISED
 from rctpl_utils.files import read_json
 from rctpl_utils.prompts.variants import MACHINE_WRITTEN

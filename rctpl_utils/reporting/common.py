@@ -9,8 +9,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from rctpl_utils.evaluation.grounding_metrics import pointing_hit
-from rctpl_utils.evaluation.heat_maps import peak
+from rctpl_utils.evaluation.grounding_metrics import peak, pointing_hit
 from rctpl_utils.evaluation.results import data_note
 from rctpl_utils.plots import TEXT, caption, save_figure
 from rctpl_utils.workspace import Workspace

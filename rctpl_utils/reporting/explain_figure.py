@@ -12,10 +12,10 @@ from matplotlib.gridspec import GridSpecBase
 from matplotlib.lines import Line2D
 
 from rctpl_utils.encoders.frame import on_film
+from rctpl_utils.evaluation.calibration import CANNOT_TELL, NO_EVIDENCE, NOT_CALIBRATED
 from rctpl_utils.evaluation.explain import ANY_PICTURE, Explanation, Finding
 from rctpl_utils.evaluation.film_places import region
-from rctpl_utils.evaluation.heat_maps import on_scale, stretch
-from rctpl_utils.evaluation.likelihood_ratio import CANNOT_TELL, NO_EVIDENCE, NOT_CALIBRATED
+from rctpl_utils.evaluation.grounding_metrics import on_scale, stretch
 from rctpl_utils.plots import COLUMN_WIDTH, TEXT, UNSEEN_COLOR
 from rctpl_utils.reporting.common import draw_film
 

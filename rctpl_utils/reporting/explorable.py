@@ -22,8 +22,7 @@ from rctpl_utils.encoders.frame import cosine_maps
 from rctpl_utils.errors import InputError
 from rctpl_utils.evaluation.prompt_maps import DATASET, Boxed
 from rctpl_utils.files import atomic_path, write_text
-from rctpl_utils.prompts.methods import Method
-from rctpl_utils.prompts.zero_shot import branch_scores
+from rctpl_utils.prompts.zero_shot import Method, branch_scores
 from rctpl_utils.reporting.map_figures import first_films
 from rctpl_utils.scoring import IMAGE_TEMPERATURE, ClassEmbeddings
 from rctpl_utils.workspace import Workspace

@@ -23,12 +23,9 @@ from rctpl_utils.encoders.features import IMAGE_BATCH, image_features
 from rctpl_utils.encoders.frame import cosine_maps, frame_of, on_film, on_square
 from rctpl_utils.encoders.gradcam import gradcam_maps
 from rctpl_utils.evaluation import saliency_sanity as checks
-from rctpl_utils.evaluation.grounding import GROUNDING_DATASETS, Grounding
-from rctpl_utils.evaluation.grounding_methods import Films, Grounder
-from rctpl_utils.evaluation.grounding_metrics import THRESHOLDS
-from rctpl_utils.evaluation.heat_maps import on_scale, peak, scale_of, stretch
-from rctpl_utils.evaluation.prompt_maps import DATASET, Boxed
-from rctpl_utils.evaluation.saliency_sanity import SAMPLE, SEEDS, Sanity
+from rctpl_utils.evaluation.grounding import GROUNDING_DATASETS, Films, Grounder, Grounding
+from rctpl_utils.evaluation.grounding_metrics import THRESHOLDS, on_scale, peak, scale_of, stretch
+from rctpl_utils.evaluation.prompt_maps import DATASET, SAMPLE, SEEDS, Boxed, Sanity
 from rctpl_utils.plots import COLUMN_WIDTH, TEXT
 from rctpl_utils.prompts.prompts import Prompts
 from rctpl_utils.reporting.common import OUTLINES, color_bar, draw_film, draw_map, finished, outline

@@ -20,7 +20,7 @@ from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.encoders.features import text_features
 from rctpl_utils.encoders.frame import cosine_maps, frame_of, on_film, on_square
 from rctpl_utils.errors import InputError
-from rctpl_utils.evaluation.heat_maps import peak, stretch
+from rctpl_utils.evaluation.grounding_metrics import peak, stretch
 from rctpl_utils.files import read_json
 from rctpl_utils.plots import COLUMN_WIDTH, TEXT, legend_above, panels
 from rctpl_utils.prompts.prompts import Prompts, classes_of

@@ -8,9 +8,8 @@ from matplotlib.ticker import NullFormatter
 
 from rctpl_utils.baselines.report import COSTS, cost_file
 from rctpl_utils.errors import InputError
-from rctpl_utils.evaluation.bootstrap_samples import Draws, load_draws
 from rctpl_utils.evaluation.metrics import named_interval
-from rctpl_utils.evaluation.results import BASELINES, write_csv
+from rctpl_utils.evaluation.results import BASELINES, Draws, load_draws, write_csv
 from rctpl_utils.evaluation.retrieval import OURS
 from rctpl_utils.files import read_json
 from rctpl_utils.plots import MARKERS, NAMES, TEXT, legend_above, panels, rule_lines, spread

@@ -18,8 +18,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from rctpl_utils.datasets.dicom import is_dicom
-from rctpl_utils.datasets.film_notes import film_notes
-from rctpl_utils.datasets.images import read_image
+from rctpl_utils.datasets.images import film_notes, read_image
 from rctpl_utils.errors import InputError, one_line
 from rctpl_utils.evaluation.calibration import Calibration, calibration_path
 from rctpl_utils.evaluation.explain import ANY_PICTURE, Explanation, explain

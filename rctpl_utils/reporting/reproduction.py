@@ -16,10 +16,9 @@ from matplotlib.lines import Line2D
 
 from rctpl_utils import plots
 from rctpl_utils.datasets import DATASETS
-from rctpl_utils.datasets.availability import absent
+from rctpl_utils.datasets.splits import absent
 from rctpl_utils.errors import InputError
-from rctpl_utils.evaluation.bootstrap_samples import load_draws
-from rctpl_utils.evaluation.results import NOT_RUN, data_note, intervals_note, write_csv
+from rctpl_utils.evaluation.results import NOT_RUN, data_note, intervals_note, load_draws, write_csv
 from rctpl_utils.evaluation.retrieval import OURS
 from rctpl_utils.files import read_json, write_text
 from rctpl_utils.plots import NAMES, TEXT, WORDS, panels, rule_lines

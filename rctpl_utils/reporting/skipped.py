@@ -12,7 +12,7 @@ import pandas as pd
 
 from rctpl_utils.datasets import ChestXrayDataset
 from rctpl_utils.datasets.base import MISSING
-from rctpl_utils.datasets.screening import Skipped
+from rctpl_utils.datasets.tables import Skipped
 from rctpl_utils.evaluation.results import write_csv
 from rctpl_utils.text.reports import MIMIC, Report, read_mimic_reports
 from rctpl_utils.workspace import Workspace

@@ -11,18 +11,25 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from rctpl_utils.baselines.registry import why_absent
-from rctpl_utils.datasets.availability import absent, can_run
 from rctpl_utils.datasets.images import read_image
 from rctpl_utils.datasets.questions import QUESTIONS
+from rctpl_utils.datasets.splits import absent, can_run
 from rctpl_utils.evaluation import results, retrieval
-from rctpl_utils.evaluation.bootstrap_samples import Draws, save_draws
-from rctpl_utils.evaluation.classification import TEST_COLUMNS, Classification
 from rctpl_utils.evaluation.grounding import GROUNDING_DATASETS, Grounding
 from rctpl_utils.evaluation.grounding_metrics import IOU
 from rctpl_utils.evaluation.metrics import BOOTSTRAP_SEED, holm, named_interval, paired_p_value
-from rctpl_utils.evaluation.retrieval import OURS, RANKS, Retrieval, represent, top
-from rctpl_utils.evaluation.retrieval_sides import DATASET, Side, equal_share
-from rctpl_utils.evaluation.table1 import SUPERVISED
+from rctpl_utils.evaluation.results import Draws, save_draws
+from rctpl_utils.evaluation.retrieval import (
+    OURS,
+    RANKS,
+    Retrieval,
+    Side,
+    equal_share,
+    represent,
+    top,
+)
+from rctpl_utils.evaluation.retrieval_sides import DATASET
+from rctpl_utils.evaluation.table1 import SUPERVISED, TEST_COLUMNS, Classification
 from rctpl_utils.plots import TEXT, panels, per_class_auc
 from rctpl_utils.prompts.training import BRANCHES
 from rctpl_utils.prompts.variants import HANDWRITTEN
