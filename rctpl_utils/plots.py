@@ -12,7 +12,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, FigureBase
 
-from rctpl_utils.files import atomic_path
+from rctpl_utils.files import atomic_path, read_json
+from rctpl_utils.workspace import PACKAGE_DATA
 
 COLUMN_WIDTH = 7.0  # inches: two columns of the paper's layout
 UNSEEN_COLOR = "#D55E00"  # vermillion of the Okabe-Ito palette
@@ -20,15 +21,9 @@ MASK_COLOR = "#56B4E9"  # Okabe-Ito sky blue: a drawn lesion on a gray film
 REGION_COLOR = "#F0E442"  # Okabe-Ito yellow: a predicted region
 TEXT = 7  # points: the smallest text, at a width of `COLUMN_WIDTH`
 CAPTION_WIDTH = 130  # characters of `TEXT` points in a line
-NAMES = {  # data sets and metrics as a reader knows them
-    "chestxray14": "ChestX-ray14", "chexpert": "CheXpert", "rsna": "RSNA", "siim": "SIIM",
-    "covidx-normal": "COVIDx against normal", "covidx-pneumonia": "COVIDx against pneumonia",
-    "covid-rural": "COVID Rural", "chexpert5x200": "CheXpert 5x200", "auc": "AUC",
-    "acc_oracle": "accuracy, oracle threshold", "pointing_game": "pointing game",
-    "region_precision": "region precision", "region_recall": "region recall",
-    "dice_oracle": "Dice, oracle threshold",
-    **{f"precision_at_{k}": f"Precision@{k}" for k in (1, 2, 5, 10)},
-}  # fmt: skip
+MARKERS = "osD^vP"
+WORDS = read_json(PACKAGE_DATA / "names.json")  # how a reader knows what tables name shortly
+NAMES = WORDS["names"]  # of data sets and metrics
 
 
 def save_figure(figure: Figure, stem: Path) -> None:
@@ -41,15 +36,31 @@ def save_figure(figure: Figure, stem: Path) -> None:
 
 def caption(figure: Figure, words: str) -> None:
     """Write what a figure shows below it, in lines as wide as `COLUMN_WIDTH`."""
-    figure.supxlabel(
-        fill(words, CAPTION_WIDTH, break_on_hyphens=False), x=0.01, ha="left", fontsize=TEXT
+    lines = fill(words, CAPTION_WIDTH, break_on_hyphens=False)
+    figure.supxlabel(lines, x=0.01, ha="left", fontsize=TEXT)
+
+
+def panels(rows: int, columns: int, height: float, **options: Any) -> tuple[Figure, np.ndarray]:
+    """A figure of `COLUMN_WIDTH` x `height` inches and its axes (rows, columns), made `small`."""
+    size = (COLUMN_WIDTH, height)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=size, layout="constrained", squeeze=False, **options
     )
+    small(*axes.flat)
+    return figure, axes
+
+
+def small(*axes: Axes) -> None:
+    """Labels and numbers of some axes in `TEXT` points."""
+    for axis in axes:
+        axis.tick_params(labelsize=TEXT)
+        axis.xaxis.label.set_size(TEXT)
+        axis.yaxis.label.set_size(TEXT)
 
 
 def spread(rows: pd.DataFrame) -> np.ndarray:
     """How far the intervals of rows reach below and above their values, (2, n)."""
-    ends = rows[["ci_low", "ci_high"]].to_numpy(float).T
-    return np.abs(ends - rows["value"].to_numpy(float))
+    return np.abs(rows[["ci_low", "ci_high"]].sub(rows["value"], axis=0).to_numpy(float).T)
 
 
 def legend_above(figure: FigureBase, handles: Sequence[Any], columns: int) -> None:
@@ -60,8 +71,7 @@ def legend_above(figure: FigureBase, handles: Sequence[Any], columns: int) -> No
 
 
 def rule_lines(axis: Axes) -> None:
-    """A faint line for each row of an axis whose rows have names, its numbers small."""
-    axis.tick_params(axis="x", labelsize=TEXT)
+    """A faint line for each row of an axis whose rows have names."""
     axis.grid(axis="y", color="0.92", lw=0.6)
     axis.set_axisbelow(True)
 
@@ -86,9 +96,6 @@ def learning_curves(curves: pd.DataFrame) -> Figure:
     return grid.figure
 
 
-MARKERS = "osD^vP"
-
-
 def per_class_auc(
     rows: pd.DataFrame, methods: list[str], unseen: dict[str, set], rivals: Sequence[str]
 ) -> Figure:
@@ -96,49 +103,36 @@ def per_class_auc(
 
     Rivals are one gray bar from the lowest to the highest, a tick at the median.
     """
-    datasets = list(dict.fromkeys(rows["dataset"]))
-    heights = [rows.loc[rows["dataset"] == d, "concept"].nunique() for d in datasets]
-    figure, axes = plt.subplots(
-        1, len(datasets), figsize=(COLUMN_WIDTH, 0.36 * max(heights) + 1.4), layout="constrained",
-        squeeze=False,
-    )  # fmt: skip
+    datasets = rows["dataset"].unique()
+    most = rows.groupby("dataset")["concept"].nunique().max()
+    figure, axes = panels(1, len(datasets), 0.36 * most + 1.4)
+    looks = list(zip(sns.color_palette("colorblind", len(methods)), MARKERS, strict=False))
     for axis, dataset in zip(axes[0], datasets, strict=True):
-        part = rows[rows["dataset"] == dataset].pivot(index="concept", columns="method")
-        part = part.loc[list(dict.fromkeys(rows.loc[rows["dataset"] == dataset, "concept"]))]
+        part = rows[rows["dataset"] == dataset]
+        part = part.pivot(index="concept", columns="method").loc[part["concept"].unique()]
+        places = np.arange(len(part))
         if rivals:
-            _draw_rivals(axis, part["value"][list(rivals)])
-        _draw_methods(axis, part, methods)
+            values = part["value"][list(rivals)]
+            low, high = values.min(axis=1), values.max(axis=1)
+            label = f"{len(rivals)} baselines: lowest to highest, median"
+            axis.barh(places, high - low, left=low, height=0.86, color="0.88", label=label)
+            axis.use_sticky_edges = False  # room beyond the lowest
+            axis.vlines(values.median(axis=1), places - 0.43, places + 0.43, color="0.45", lw=1.2)
+        shifts = np.linspace(-0.32, 0.32, len(methods))
+        for method, (color, marker), shift in zip(methods, looks, shifts, strict=False):
+            one = part.xs(method, axis=1, level="method")
+            axis.errorbar(one["value"], places + shift, xerr=spread(one), fmt=marker, ms=2.8,
+                          lw=0.8, color=color, label=method)  # fmt: skip
         axis.axvline(0.5, color="0.4", lw=0.8, ls=":", zorder=0)
-        axis.set_yticks(range(len(part)), part.index, fontsize=TEXT)
+        axis.set_yticks(places, part.index)
         for label in axis.get_yticklabels():
             if label.get_text() in unseen.get(dataset, set()):
                 label.set_color(UNSEEN_COLOR)
         axis.set_ylim(len(part) - 0.5, -0.5)
-        for place in range(1, len(part)):
+        for place in places[1:]:
             axis.axhline(place - 0.5, color="0.9", lw=0.5, zorder=0)
         axis.set_title(NAMES[dataset], fontsize=9)
         axis.set_xlabel("AUC (dotted: 0.5, chance)", fontsize=8)
-        axis.tick_params(axis="x", labelsize=TEXT)
         axis.tick_params(axis="y", length=0)
     legend_above(figure, axes[0, 0].get_legend_handles_labels()[0], 3)
     return figure
-
-
-def _draw_rivals(axis: Axes, values: pd.DataFrame) -> None:
-    """A gray bar a class, from the lowest to the highest of the columns."""
-    low, high = values.min(axis=1), values.max(axis=1)
-    label = f"{len(values.columns)} baselines: lowest to highest, median"
-    axis.barh(range(len(low)), high - low, left=low, height=0.86, color="0.88", label=label)
-    axis.use_sticky_edges = False  # room beyond the lowest
-    places = np.arange(len(low))
-    axis.vlines(values.median(axis=1), places - 0.43, places + 0.43, color="0.45", lw=1.2)
-
-
-def _draw_methods(axis: Axes, part: pd.DataFrame, methods: list[str]) -> None:
-    colors = sns.color_palette("colorblind", len(methods))
-    shifts = np.linspace(-0.32, 0.32, len(methods))
-    for method, color, marker, shift in zip(methods, colors, MARKERS, shifts, strict=False):
-        one = part.xs(method, axis=1, level="method")
-        places = np.arange(len(one)) + shift
-        axis.errorbar(one["value"], places, xerr=spread(one), fmt=marker, ms=2.8, lw=0.8,
-                      color=color, label=method)  # fmt: skip

@@ -12,29 +12,25 @@ from rctpl_utils.run.manifest import write_manifest
 from rctpl_utils.run.schedule import Marker
 from rctpl_utils.workspace import PROJECT, Workspace
 
-MANIFEST = {
-    "profile": {"name": "smoke"},
-    "simulated": True,
-    "device": "cpu",
-    "machine": {"system": "Linux", "cores": 2},
-    "notebooks": {
-        "05_zero_shot_classification": {
-            "seconds": 12.4,
-            "made": [
-                "build/smoke/results/table1_draws.parquet",
-                "figures/smoke/table1.csv",
-                "figures/smoke/table1.md",
-                "figures/smoke/gone.csv",
-            ],
-        },
-        "06_zero_shot_grounding": {
-            "seconds": 3.6,
-            "made": ["figures/smoke/extra/odd.txt", "figures/smoke/table2.csv"],
-        },
-    },
-    "files": {"extra/odd.txt": "", "stray.png": "", "table2.csv": "", "table1.md": "",
-              "table1.csv": ""},
-}  # fmt: skip
+
+def manifest(**changes: object) -> dict:
+    """A run of two notebooks; one file is gone since, one was made by none of them."""
+    made = {
+        "05_zero_shot_classification": ("table1.csv", "table1.md", "gone.csv"),
+        "06_zero_shot_grounding": ("extra/odd.txt", "table2.csv"),
+    }
+    notebooks = {
+        name: {"seconds": seconds, "made": [f"figures/smoke/{each}" for each in made[name]]}
+        for name, seconds in zip(made, (12.4, 3.6), strict=True)
+    }
+    notebooks["05_zero_shot_classification"]["made"].append("build/smoke/results/t1.parquet")
+    files = ("extra/odd.txt", "stray.png", "table2.csv", "table1.md", "table1.csv")
+    return {
+        "profile": {"name": "smoke"}, "simulated": True, "device": "cpu", "notebooks": notebooks,
+        "machine": {"system": "Linux", "cores": 2}, "files": dict.fromkeys(files, ""), **changes,
+    }  # fmt: skip
+
+
 ROWS = [
     "| Table 1 | zero-shot classification | `table1.csv`, `table1.md` "
     "| `05_zero_shot_classification` | `./run_all.sh --only 05` | 12 |",
@@ -54,56 +50,29 @@ def without_costs(text: str) -> list[str]:
     return [row.rsplit("|", 2)[0] for row in rows_of(text)]
 
 
-def replaced(text: str, section: str) -> str:
-    return replace_section(text, section, (atlas.START, atlas.END), "the map")
-
-
 def test_each_result_is_traced_to_its_notebook():
-    assert rows_of(atlas.map_table(MANIFEST))[1:] == ROWS
-
-
-def test_every_row_has_six_cells():
-    for line in atlas.map_table(MANIFEST).splitlines():
-        assert line.count("|") == 7
+    table = atlas.map_table(manifest())
+    assert rows_of(table)[1:] == ROWS
+    assert {line.count("|") for line in table.splitlines()} == {7}  # six cells
 
 
 def test_the_readme_of_the_figures_holds_every_profile(tmp_path):
     assert "## " not in atlas.figures_readme(tmp_path)
     for name in ("smoke", "embedded"):
         (tmp_path / name).mkdir()
-        write_json(tmp_path / name / "manifest.json", {**MANIFEST, "profile": {"name": name}})
+        write_json(tmp_path / name / "manifest.json", manifest(profile={"name": name}))
     text = atlas.figures_readme(tmp_path)
     assert text.index("## `embedded/`") < text.index("## `smoke/`")
     assert text.count("Simulated radiographs: nothing here was measured on patients.") == 2
     assert ROWS[0] in text
+    assert "Real radiographs." in atlas.results_section(manifest(simulated=False))
 
 
-def test_real_films_are_not_called_simulated():
-    assert "Real radiographs." in atlas.results_section({**MANIFEST, "simulated": False})
-    assert "Simulated" in atlas.results_section(MANIFEST)
-
-
-def test_only_the_text_between_the_markers_changes():
-    text = f"before\n\n{atlas.START}\nold\n{atlas.END}\n\nafter\n"
-    once = replaced(text, "new | row")
-    assert once == f"before\n\n{atlas.START}\nnew | row\n{atlas.END}\n\nafter\n"
-    assert replaced(once, "new | row") == once
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "no marker",
-        atlas.START,
-        atlas.END + atlas.START,
-        atlas.END + atlas.START + atlas.END,
-        (atlas.START + atlas.END) * 2,
-        atlas.START * 2 + atlas.END,
-    ],
-)
+@pytest.mark.parametrize("text", ["no marker", "S", "ES", "ESE", "SESE", "SSE"])
 def test_a_readme_without_its_pair_of_markers_is_refused(text):
+    page = text.replace("S", atlas.START).replace("E", atlas.END)
     with pytest.raises(InputError, match="no single pair"):
-        replaced(text, "new")
+        replace_section(page, "new", (atlas.START, atlas.END), "the map")
 
 
 def test_a_run_leaves_the_map_and_touches_no_other_readme_unless_told(tmp_path):
@@ -115,12 +84,12 @@ def test_a_run_leaves_the_map_and_touches_no_other_readme_unless_told(tmp_path):
     text = (tmp_path / "figures" / "README.md").read_text(encoding="utf-8")
     assert "| `table1.csv` | `05_some` | `./run_all.sh --only 05` | 2 |" in text
     readme = tmp_path / "README.md"
-    readme.write_text(f"# Title\n{atlas.START}\n{atlas.END}\n", encoding="utf-8")
-    atlas.write_results_map(workspace, readme)
     section = atlas.results_section(read_json(workspace.figures / "manifest.json"))
-    assert readme.read_text(encoding="utf-8") == (
-        f"# Title\n{atlas.START}\n{section}\n{atlas.END}\n"
-    )
+    for before in ("old", section):  # only the text between the markers changes, and only once
+        readme.write_text(f"# Title\n{atlas.START}\n{before}\n{atlas.END}\n\nafter\n")
+        atlas.write_results_map(workspace, readme)
+        now = readme.read_text(encoding="utf-8")
+        assert now == f"# Title\n{atlas.START}\n{section}\n{atlas.END}\n\nafter\n"
 
 
 def committed(name: str) -> str:
@@ -133,14 +102,14 @@ def test_the_committed_map_of_the_figures_is_what_the_manifests_give():
 
 
 def test_the_committed_readme_has_the_embedded_profiles_map():
-    manifest = json.loads(committed("figures/embedded/manifest.json"))
+    stored = json.loads(committed("figures/embedded/manifest.json"))
     shown = committed("RESULTS.md").split(atlas.START)[1].split(atlas.END)[0]
-    assert without_costs(shown) == without_costs(atlas.map_table(manifest))
+    assert without_costs(shown) == without_costs(atlas.map_table(stored))
 
 
 def test_every_listed_file_is_there():
-    manifest = json.loads(committed("figures/embedded/manifest.json"))
-    stems = {Path(name).stem for name in manifest["files"]}
+    stored = json.loads(committed("figures/embedded/manifest.json"))
+    stems = {Path(name).stem for name in stored["files"]}
     assert stems & set(atlas.ITEMS), "the mapping fits no file of the run"
-    for name in manifest["files"]:
+    for name in stored["files"]:
         assert (PROJECT / "figures" / "embedded" / name).exists(), name

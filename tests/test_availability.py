@@ -25,7 +25,7 @@ from rctpl_utils.evaluation.results import (
 )
 from rctpl_utils.files import read_json
 from rctpl_utils.profiles import PROFILES, Profile
-from rctpl_utils.reporting import claims_report, compare_reported, skipped, tables
+from rctpl_utils.reporting import reproduction, skipped, tables
 from rctpl_utils.run import command as runner
 from rctpl_utils.run.doctor import check_dataset
 from rctpl_utils.run.manifest import write_manifest
@@ -243,12 +243,12 @@ def test_without_any_film_all_tables_say_not_run(tmp_path):
     assert compare_maps(workspace, None, {}).empty
     assert map_differences(load_draws(workspace.results, "prompt_maps")).empty
     save_draws(workspace.results, "ablations", {})  # as where no trial was scored
-    verdicts = claims_report.save_claims(workspace)
+    verdicts = reproduction.save_claims(workspace)
     assert set(verdicts["verdict"]) == {"not tested"}
     assert verdicts["note"].notna().all()
-    cells = compare_reported.save_reproduction(workspace)
+    cells = reproduction.save_reproduction(workspace)
     assert cells["value"].isna().all() and cells["reported"].notna().all()
-    claims_report.claims_figure(workspace, verdicts)
-    compare_reported.reproduction_figure(workspace, cells)
+    reproduction.claims_figure(workspace, verdicts)
+    reproduction.reproduction_figure(workspace, cells)
     plt.close("all")
     assert (workspace.figures / "claims.png").exists()

@@ -84,7 +84,7 @@ def test_word_states_are_the_towers_own_whatever_the_batch(encoder, tmp_path, mo
     assert both.seen.sum(dim=1).tolist() == file.lengths[[1, 2]].tolist()
     read = Reader(encoder.text).words(TEXTS[:1])
     assert torch.allclose(read.pooled(), file.batch(np.array([0]), CPU).pooled(), atol=2e-2)
-    monkeypatch.setattr("rctpl_utils.encoders.word_states.TEXT_BATCH", 2)  # of three texts
+    monkeypatch.setattr("rctpl_utils.encoders.features.TEXT_BATCH", 2)  # of three texts
     found = file.means(np.array([2, 0, 1]))
     assert found.dtype == np.float32
     for row, mean in zip((2, 0, 1), found, strict=True):

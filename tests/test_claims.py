@@ -7,17 +7,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 from matplotlib.figure import Figure
 from scipy.stats import norm
 
 from rctpl_utils.errors import InputError
 from rctpl_utils.evaluation import results
-from rctpl_utils.evaluation.metrics import paired_p_value, tail_p_value
+from rctpl_utils.evaluation.metrics import tail_p_value
 from rctpl_utils.evaluation.results import BASELINES, load_draws, save_draws
-from rctpl_utils.reporting import claims_report, compare_reported
+from rctpl_utils.reporting import reproduction
 from rctpl_utils.reporting.claims import (
     FLOORS,
     INVALID,
@@ -33,17 +30,18 @@ from rctpl_utils.reporting.claims import (
 )
 from rctpl_utils.workspace import Workspace
 
-PAPER_SECTIONS = (
-    "Abstract", "1", "2.2", "3.2", "4.1.5", "4.2.1", "4.2.2", "4.2.3", "4.3.1", "4.3.2", "4.3.3",
-    "5",
-)  # fmt: skip
-LACKING = object()
+CASES = pd.read_csv(Path(__file__).parent / "cases" / "claims.csv", dtype=str).fillna("")
 
 
 def series(value: float, spread: float = 0.01, seed: int = 0, resamples: int = 400) -> np.ndarray:
     """The sample's value, then resamples around it, their mean exactly the value."""
     noise = np.random.default_rng(seed).normal(size=resamples)
     return value + spread * np.r_[0, noise - noise.mean()]
+
+
+def runs(values: list[float], spread: float = 0.01, seed: int = 0) -> np.ndarray:
+    """One series a seed, on the same resamples."""
+    return np.stack([series(value, spread, seed) for value in values])
 
 
 def comparison(kind: str = "greater", left="a", right=("b",), **fields) -> Comparison:
@@ -53,11 +51,6 @@ def comparison(kind: str = "greater", left="a", right=("b",), **fields) -> Compa
 
 def claim(*tests: Comparison, name: str = "one", waits_for: str | None = None) -> Claim:
     return Claim(name, "in words", "1", "quoted", "because", tests, waits_for)
-
-
-def runs(values: list[float], spread: float = 0.01, seed: int = 0) -> np.ndarray:
-    """One series a seed, on the same resamples."""
-    return np.stack([series(value, spread, seed) for value in values])
 
 
 def at(values: dict[str, np.ndarray], dataset: str = "d", metric: str = "m") -> dict:
@@ -76,11 +69,10 @@ def test_the_ledger_holds_the_claims_that_matter():
     claims = load_claims()
     tested = [one for one in claims if one.waits_for is None]
     assert len(tested) >= 14
-    assert {one.section for one in claims} <= set(PAPER_SECTIONS)
+    sections = r"Abstract|1|2\.2|3\.2|4\.1\.5|4\.2\.[123]|4\.3\.[123]|5"
+    assert all(re.fullmatch(sections, one.section) for one in claims)
     assert {"greater", "equivalent", "ratio"} == {t.kind for one in tested for t in one.tests}
-    rivals = {right for one in tested for part in one.parts() for right in part.right
-              if isinstance(right, str)}  # fmt: skip
-    assert set(BASELINES) <= rivals
+    assert set(BASELINES) <= {str(r) for one in tested for t in one.tests for r in t.right}
     for title in (one.claim for one in claims if one.tests):  # names opponent and measure
         assert re.search("above|within|nearer|nearest", title) and ": " in title, title
 
@@ -107,33 +99,24 @@ def test_a_claim_of_several_data_sets_has_a_part_for_each_comparison():
         ({"margin": 0.1}, "a margin above zero belongs to kind 'equivalent'"),
         ({"kind": "equivalent"}, "a margin above zero belongs to kind 'equivalent'"),
         ({"right": [{"worst": ["b"]}]}, "no series: {'worst': ['b']}"),
-        ({"quote": LACKING}, "the claim lacks ['quote']"),
+        ({"quote": ...}, "the claim lacks ['quote']"),
         ({}, "the claim stands twice"),
     ],
 )
 def test_an_incomplete_claim_is_refused_by_name(tmp_path, change, says):
-    test = {
-        "draws": "table1", "datasets": ["d"], "metrics": ["m"], "kind": "greater", "left": "a",
-        "right": ["b"],
-    }  # fmt: skip
-    test |= {key: value for key, value in change.items() if key in ("kind", "margin", "right")}
-    record = {"id": "odd", "claim": "c", "section": "1", "quote": "q", "why": "w", "tests": [test]}
-    record |= {key: value for key, value in change.items() if key not in test}
-    record = {key: value for key, value in record.items() if value is not LACKING}
+    test = {"draws": "t", "datasets": ["d"], "metrics": ["m"], "kind": "greater", "left": "a"}
+    inner = {key: change[key] for key in ("kind", "margin", "right") if key in change}
+    record = {"id": "odd", "claim": "c", "section": "1", "quote": "q", "why": "w"}
+    record |= {"tests": [{**test, "right": ["b"], **inner}]}
+    record |= {key: value for key, value in change.items() if key not in inner}
+    record = {key: value for key, value in record.items() if value is not ...}
     path = tmp_path / "claims.json"
     path.write_text(json.dumps({"claims": [record] * (1 if change else 2)}), encoding="utf-8")
     with pytest.raises(InputError, match=re.escape(f"row odd: {says}")):
         load_claims(path)
 
 
-# --- p-values -------------------------------------------------------------------------------
-
-
-@given(arrays(float, 60, elements=st.floats(-1, 1)))
-def test_counted_tails_are_those_of_the_paired_test(differences):
-    differences = np.r_[differences, [-2.0] * 10, [2.0] * 10]  # ten in either tail: counted
-    both = min(tail_p_value(differences), tail_p_value(-differences))
-    assert both == pytest.approx(paired_p_value(differences))
+# --- verdicts -------------------------------------------------------------------------------
 
 
 def test_a_tail_by_hand_and_an_empty_one_is_the_normal_one():
@@ -146,30 +129,40 @@ def test_a_tail_by_hand_and_an_empty_one_is_the_normal_one():
     assert tail_p_value(np.full(101, 0.2)) == pytest.approx(2 / 101)  # no spread to go by
 
 
-# --- verdicts -------------------------------------------------------------------------------
+def draws_of(words: str, dataset: str, metric: str) -> dict:
+    """Draws of "name value [value ...]; ..."; a floor's are spread evenly, and told by AUC too."""
+    draws = {}
+    for seed, each in enumerate(filter(lambda each: each != "released", words.split("; "))):
+        name, values = re.fullmatch(r"(.*?) ((?:[\d.]+(?: to | |$))+)", each).groups()
+        numbers = [float(value) for value in values.replace("to ", "").split()]
+        found = runs(numbers, seed=seed) if len(numbers) > 1 else series(numbers[0], seed=seed)
+        if name in ("supervised", "floor"):
+            if name == "floor":
+                found = np.r_[np.mean(numbers), np.linspace(*numbers, 201)][None]
+            names = FLOORS if name == "floor" else (SUPERVISED,)
+            draws |= at(dict.fromkeys(names, found), dataset, "auc")
+        else:
+            draws |= at({name: found}, dataset, metric) | at({name: found}, dataset, "auc")
+    return draws
 
 
-@pytest.mark.parametrize(
-    ("kind", "a", "expected"),
-    [
-        ("greater", 0.80, "supported"),
-        ("greater", 0.60, "not supported"),
-        ("greater", 0.705, "undecided"),
-        ("equivalent", 0.705, "supported"),
-        ("equivalent", 0.80, "not supported"),
-        ("equivalent", 0.60, "not supported"),
-        ("equivalent", 0.75, "undecided"),
-        ("ratio", 0.80, "supported"),
-        ("ratio", 0.60, "not supported"),
-    ],
-)
-def test_every_kind_has_its_verdict(kind, a, expected):
-    margin = {"margin": 0.05} if kind == "equivalent" else {}
-    found = verdict(comparison(kind, **margin), {"a": series(a), "b": series(0.7, seed=1)})
-    assert found["verdict"] == expected
-    effect = a / 0.7 - 1 if kind == "ratio" else a - 0.7
-    assert found["effect"] == pytest.approx(effect)
-    assert found["ci_low"] < effect < found["ci_high"]
+@pytest.mark.parametrize("case", list(CASES.itertuples()), ids=CASES["shows"])
+def test_verdicts(case):
+    dataset, metric = case.place.split(": ")
+    right = [{"constant": 0.5} if each == "0.5" else each for each in case.right.split("; ")]
+    margin = {"margin": float(case.margin)} if case.margin else {}
+    test = comparison(case.kind, right=right, datasets=(dataset,), metrics=(metric,), **margin)
+    draws, released = draws_of(case.series, dataset, metric), case.series.startswith("released")
+    verdicts, parts = evaluate([claim(test)], {"table1": draws}, miniatures=not released)
+    found = verdicts.iloc[0]
+    assert found["verdict"] == case.verdict
+    assert (found["note"] or "").endswith(case.note) and bool(found["note"]) == bool(case.note)
+    assert np.isnan(found["p_holm"]) == (not case.effect)
+    if case.effect:
+        assert found["effect"] == pytest.approx(float(case.effect), abs=1e-6)
+        assert found["ci_low"] < found["effect"] < found["ci_high"]
+    if case.verdict in (INVALID, UNTRAINED_RIVAL):
+        assert parts["left_out"].tolist() == [case.verdict]
 
 
 def test_pairing_of_patients_and_of_seeds_counts():
@@ -183,17 +176,6 @@ def test_pairing_of_patients_and_of_seeds_counts():
     assert paired["verdict"] == "supported" and paired["ci_low"] == pytest.approx(0.01)
     values["b"] = values["b"][[1, 2, 0]]
     assert verdict(comparison(), values)["verdict"] == "undecided"
-
-
-def test_one_failing_part_refutes_and_one_open_part_leaves_open():
-    values = {"a": series(0.7), "low": series(0.5, seed=1), "near": series(0.7, seed=2)}
-    values["high"] = series(0.9, seed=3)
-    assert verdict(comparison(right=["low"]), values)["verdict"] == "supported"
-    assert verdict(comparison(right=["low", "near"]), values)["verdict"] == "undecided"
-    refuted = verdict(comparison(right=["low", "near", "high"]), values)
-    assert refuted["verdict"] == "not supported"
-    assert refuted["effect"] == pytest.approx(-0.2)
-    assert refuted["note"] == "part shown: d: m of a > high"
 
 
 def test_the_price_of_many_parts_is_paid_when_one_refutes():
@@ -215,14 +197,6 @@ def test_many_equal_rivals_are_no_evidence_against():
     assert refuted <= 10
 
 
-def test_one_run_meets_every_run_of_another():
-    draws = at({"a": runs([0.6, 0.7, 0.8]), "b": series(0.5)})
-    assert compare(comparison(), draws)["effect"] == pytest.approx(0.2)
-    constant = compare(comparison(right=[{"constant": 0.5}]), draws)
-    assert constant["effect"] == pytest.approx(0.2)
-    assert constant["ci_low"] < 0.1 < 0.3 < constant["ci_high"]  # t of two degrees of freedom
-
-
 def test_the_same_series_differs_by_nothing(tmp_path):
     same = runs([0.6, 0.7, 0.8], 0.05)
     save_draws(tmp_path, "x", at({"a": same, "b": same.copy()}))
@@ -231,85 +205,16 @@ def test_the_same_series_differs_by_nothing(tmp_path):
     assert found["p_for"] == found["p_against"] == 1
 
 
-# --- what decides nothing -------------------------------------------------------------------
-
-
-def column(reference: float, floor: tuple[float, float] = (0.4, 0.6)) -> dict:
-    """Values of one AUC: the supervised reference, the floors, methods a and b."""
-    floors = np.r_[np.mean(floor), np.linspace(*floor, 201)][None]
-    rows = {SUPERVISED: runs([reference] * 3), "a": runs([0.9] * 3), "b": runs([0.6] * 3, seed=1)}
-    return rows | dict.fromkeys(FLOORS, floors)
-
-
-@pytest.mark.parametrize(
-    ("reference", "floor", "expected"),
-    [
-        (0.8, (0.4, 0.6), "supported"),
-        (0.8, (0.2, 0.9), INVALID),  # inside the floor's range
-        (0.7, (0.4, 0.6), INVALID),  # below 0.75
-    ],
-)
-def test_a_column_that_cannot_tell_decides_nothing(reference, floor, expected):
-    values = column(reference, floor)
-    draws = {"table1": at(values, metric="auc") | at(values, metric="acc_oracle")}
-    for metric in ("auc", "acc_oracle"):
-        verdicts, parts = evaluate([claim(comparison(metrics=(metric,)))], draws)
-        assert verdicts["verdict"][0] == expected
-        invalid = expected == INVALID
-        assert parts["left_out"][0] == (INVALID if invalid else "")
-        assert np.isnan(verdicts["p_holm"][0]) == invalid
-        note = f"left out, 1 of 1: d: {metric} of a > b (instrument invalid)"
-        assert verdicts["note"][0] == (note if invalid else "")
-
-
-@pytest.mark.parametrize(
-    ("reference", "described", "expected"),
-    [(0.9, 0.8, ""), (0.8, 0.8, INVALID), (0.9, 0.7, INVALID)],
-)
-def test_an_unseen_disease_needs_films_and_words_that_tell(reference, described, expected):
-    values = column(reference) | {"descriptions": runs([described] * 3)}
-    part = comparison(datasets=("covidx-normal",), metrics=("auc",))
-    assert left_out(part, {"table1": at(values, "covidx-normal", "auc")}) == expected
-    better = at(values | {"descriptions, llm": runs([0.8] * 3)}, "covidx-normal", "auc")
-    assert left_out(part, {"table1": better}) == (INVALID if reference < 0.85 else "")  # the best
-    assert left_out(comparison(metrics=("auc",)), {"table1": at(values, metric="auc")}) == ""
-
-
 def test_other_files_of_draws_are_judged_by_table1s_column():
-    own = at({"a": runs([0.9] * 3), "b": runs([0.6] * 3)}, metric="auc")
-    part = comparison(draws="ablations", metrics=("auc",))
-    draws = {"table1": at(column(0.7), metric="auc"), "ablations": own}
-    assert left_out(part, draws) == INVALID
-
-
-def test_a_rival_below_its_own_start_counts_neither_way():
-    values = {"a": runs([0.7] * 3), "class names": runs([0.8] * 3, seed=1)}
-    values |= {"GLoRIA": runs([0.5] * 3, seed=2), "MedKLIP": runs([0.85] * 3, seed=3)}
-    draws, weak = {"table1": at(values)}, claim(comparison(right=["GLoRIA"]))
-    found, _ = evaluate([weak], draws)
-    assert found["verdict"][0] == UNTRAINED_RIVAL and "GLoRIA (rival untrained)" in found["note"][0]
-    both, parts = evaluate([claim(comparison(right=["GLoRIA", "MedKLIP"]))], draws)
-    assert both["verdict"][0] == "not supported"  # 0.7 against 0.85, the one that counts
-    assert both["note"][0].endswith("left out, 1 of 2: d: m of a > GLoRIA (rival untrained)")
-    assert parts["left_out"].tolist() == [UNTRAINED_RIVAL, ""]
-    released, _ = evaluate([weak], draws, miniatures=False)
-    assert released["verdict"][0] == "supported"  # no stand-in is its starting point
-
-
-def test_prompt_learners_start_from_contexts_without_a_step():
-    part = comparison(right=["CoOp, 1 label a class"])
-    values = {"a": 0.9, "CoOp, 1 label a class": 0.6, "class names": 0.95}
-    draws = at({name: runs([value] * 3) for name, value in values.items()})
-    assert left_out(part, {"table1": draws}) == ""
-    draws["d", "untrained contexts", "m"] = runs([0.65] * 3)
-    assert left_out(part, {"table1": draws}) == UNTRAINED_RIVAL
+    judged = draws_of("supervised 0.7; floor 0.4 to 0.6", "d", "auc")
+    draws = {"table1": judged, "ablations": draws_of("a 0.9; b 0.6", "d", "auc")}
+    assert left_out(comparison(draws="ablations", metrics=("auc",)), draws) == INVALID
 
 
 def test_what_is_left_out_costs_no_correction():
-    draws = at(column(0.7), metric="auc")
-    draws |= at({"a": series(0.72), "b": series(0.69, seed=1)}, "e", "auc")
-    tests = {name: comparison(datasets=(name,), metrics=("auc",)) for name in ("d", "e")}
-    claims = [claim(test, name=name) for name, test in tests.items()]
+    draws = draws_of("a 0.9; b 0.6; supervised 0.7; floor 0.4 to 0.6", "d", "auc")
+    draws |= draws_of("a 0.72; b 0.69", "e", "auc")
+    claims = [claim(comparison(datasets=(n,), metrics=("auc",)), name=n) for n in ("d", "e")]
     verdicts, _ = evaluate(claims, {"table1": draws})
     assert verdicts["verdict"][0] == INVALID
     assert verdicts["p_holm"][1] == verdicts["p_value"][1]
@@ -343,11 +248,9 @@ def test_holm_covers_what_was_tested_and_nothing_else():
     assert evaluate([there], draws)[0]["p_holm"][0] == alone["p_holm"][0]
 
 
-def test_a_claim_without_its_results_is_not_tested_and_says_what_is_missing():
-    found = verdict(comparison(right=["b", "c"]), {"a": series(0.7), "c": series(0.5)})
-    assert (found["verdict"], found["note"]) == ("not tested", "no results of b on d")
+def test_the_results_that_a_gain_misses_are_named():
     gain = verdict(comparison("ratio", {"gain": ["b", "e"]}, ["a"]), {"a": series(0.7)})
-    assert gain["note"] == "no results of b on d, e on d"
+    assert (gain["verdict"], gain["note"]) == ("not tested", "no results of b on d, e on d")
 
 
 def test_on_an_absent_data_set_nothing_is_tested_whatever_an_earlier_run_left():
@@ -395,7 +298,7 @@ def workspace(tmp_path_factory) -> Workspace:
 
 
 def test_claims_are_written_summed_up_and_drawn(workspace, monkeypatch):
-    verdicts = claims_report.save_claims(workspace)
+    verdicts = reproduction.save_claims(workspace)
     written = pd.read_csv(workspace.figures / "claims.csv")
     assert written["verdict"].tolist() == verdicts["verdict"].tolist()
     found = written.set_index("claim")["verdict"]
@@ -409,7 +312,7 @@ def test_claims_are_written_summed_up_and_drawn(workspace, monkeypatch):
     assert {line.replace(" | ", "").count("|") for line in rows} == {2}
     assert len(rows) == 1 + len(found)
     counts = found.value_counts()
-    text = claims_report.summary(workspace, verdicts)
+    text = reproduction.summary(workspace, verdicts)
     assert text.startswith(f"{len(found)} claims, {len(found) - counts['not tested']} tested: ")
     assert f"{counts['supported']} supported" in text
     assert f"; {counts['not tested']} not tested, 0 instrument invalid" in text
@@ -417,12 +320,12 @@ def test_claims_are_written_summed_up_and_drawn(workspace, monkeypatch):
     tested = verdicts.index[verdicts["verdict"] != "not tested"]
     verdicts.loc[tested[:2], "verdict"] = [INVALID, UNTRAINED_RIVAL]
     verdicts.loc[tested[2], ["effect", "ci_low", "ci_high"]] = np.nan
-    text = claims_report.summary(workspace, verdicts)
+    text = reproduction.summary(workspace, verdicts)
     assert "1 instrument invalid, 1 rival untrained." in text.splitlines()[0]
     assert f"Instrument invalid: {verdicts['in_words'][tested[0]]}." in text
-    assert set(claims_report.TESTED) < set(VERDICTS)
+    assert set(reproduction.TESTED) < set(VERDICTS)
     monkeypatch.setattr(Figure, "savefig", lambda _self, path, **_style: Path(path).touch())
-    figure = claims_report.claims_figure(workspace, verdicts)  # a line for every tested claim
+    figure = reproduction.claims_figure(workspace, verdicts)  # a line for every tested claim
     labels = [label.get_text() for axes in figure.axes for label in axes.get_yticklabels()]
     drawn = [label.replace("\n", " ") for label in labels]
     assert sorted(drawn) == sorted(verdicts["in_words"][tested[2:]])
@@ -434,13 +337,13 @@ def test_claims_are_written_summed_up_and_drawn(workspace, monkeypatch):
 
 
 def test_ours_stand_beside_the_reported_with_the_difference(workspace, tmp_path, monkeypatch):
-    cells = compare_reported.save_reproduction(workspace)
+    cells = reproduction.save_reproduction(workspace)
     assert len(cells) == 9 * 10 + 5 * 4 + 5 * 3 + 5 * 3 + 5 * 4
     one = cells[(cells["table"] == 1) & (cells["method"] == "RC-TPL")]
     one = one[(one["dataset"] == "chexpert") & (one["metric"] == "auc")].iloc[0]
     bounds = one[["difference", "difference_low", "difference_high"]].tolist()
     assert bounds == pytest.approx([0.5 - 0.8518, 0.4 - 0.8518, 0.7 - 0.8518])
-    last = compare_reported.side_by_side(cells, 5)
+    last = reproduction.side_by_side(cells, 5)
     names = last.index.get_level_values("metric")[:4]
     assert names.tolist() == [f"precision_at_{k}" for k in (1, 2, 5, 10)]
     assert last.iloc[0].tolist() == ["not run", "0.2000", "not run"]
@@ -450,10 +353,10 @@ def test_ours_stand_beside_the_reported_with_the_difference(workspace, tmp_path,
     assert "Simulated radiographs" in page
     assert "| CXR-3" in page
     monkeypatch.setattr(Figure, "savefig", lambda _self, path, **_style: Path(path).touch())
-    figure = compare_reported.reproduction_figure(workspace, cells)
+    figure = reproduction.reproduction_figure(workspace, cells)
     labels = [label.get_text() for axis in figure.axes for label in axis.get_yticklabels()]
     assert len(labels) == 10 + 4 + 3 + 3 + 4  # every cell of RC-TPL
     assert (workspace.figures / "reproduction.png").exists()
     empty = Workspace.open("smoke", output=tmp_path, device="cpu")
     with pytest.raises(InputError, match=r"table1\.csv: the table is not there"):
-        compare_reported.reported_cells(empty)
+        reproduction.save_reproduction(empty)

@@ -44,29 +44,25 @@ console.log(JSON.stringify(found));
 """
 
 
-@pytest.fixture(scope="module")
-def data() -> dict:
-    return json.loads((FOLDER / "films.json").read_text(encoding="utf-8"))
+def unpacked(cells: str) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(cells), "<i2") / 32767
+
+
+DATA = json.loads((FOLDER / "films.json").read_text(encoding="utf-8"))
+MAPS = [  # each film, method and its cosines (L, h, w), in the order of the driver
+    (film, method, unpacked(film["cells"][method]).reshape(-1, *film["grid"]))
+    for film in DATA["films"]
+    for method in DATA["methods"]
+]
 
 
 @pytest.fixture(scope="module")
-def maps(data) -> list[tuple[dict, str, np.ndarray]]:
-    """Each film, method and its cosines (L, h, w), in the order of the driver."""
-    found = []
-    for film in data["films"]:
-        for method in data["methods"]:
-            whole = np.frombuffer(base64.b64decode(film["cells"][method]), "<i2")
-            found.append((film, method, (whole * data["step"]).reshape(-1, *film["grid"])))
-    return found
-
-
-@pytest.fixture(scope="module")
-def answers(data) -> list[dict]:
+def answers() -> list[dict]:
     """What the page's functions say of each map."""
     if not (node := shutil.which("node")):
         pytest.skip("no Node.js on this machine")
     ran = subprocess.run(
-        [node, "-e", DRIVER, str(SCRIPT)], input=json.dumps({**data, "inverse": INVERSE}),
+        [node, "-e", DRIVER, str(SCRIPT)], input=json.dumps({**DATA, "inverse": INVERSE}),
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
@@ -77,8 +73,9 @@ def mask_of(runs: list[int], size: list[int]) -> np.ndarray:
     return np.repeat(np.arange(len(runs)) % 2, runs).astype(bool).reshape(size)
 
 
-def test_the_data_are_simulated_small_and_whole(data):
-    assert data["simulated"] is True
+def test_the_data_are_simulated_small_and_whole():
+    data = DATA
+    assert data["simulated"] is True and data["step"] == 1 / 32767
     assert sum(path.stat().st_size for path in FOLDER.iterdir()) <= 500_000
     height, width = data["films"][0]["size"]
     with Image.open(FOLDER / "films.webp") as films:
@@ -87,27 +84,27 @@ def test_the_data_are_simulated_small_and_whole(data):
     assert all(film["lesions"] for film in data["films"])
 
 
-def test_its_cells_give_the_scores_that_the_run_found(data, maps):
-    for film, method, cells in maps:
+def test_its_cells_give_the_scores_that_the_run_found():
+    for film, method, cells in MAPS:
         flat = torch.tensor(cells).flatten(1).T[None]
-        found = aggregate(flat, 1 / data["inverse_temperature"])[0]
+        found = aggregate(flat, 1 / DATA["inverse_temperature"])[0]
         assert np.allclose(found, film["concept"][method], atol=1e-4)
 
 
-def test_its_eq_8_is_the_packages(maps, answers):
-    cells = np.concatenate([each for *_, each in maps])
+def test_its_eq_8_is_the_packages(answers):
+    cells = np.concatenate([each for *_, each in MAPS])
     flat = torch.tensor(cells).flatten(1)[..., None]
     expected = torch.cat([aggregate(flat, 1 / inverse) for inverse in INVERSE], dim=1)
     assert np.allclose(expected, [each["scores"] for each in answers], atol=1e-9)
 
 
-def test_its_dice_pointing_and_peak_are_the_packages(data, maps, answers):
+def test_its_dice_pointing_and_peak_are_the_packages(answers):
     told = iter(answers)
     judged, equal = 0, []
-    for film, _, cells in maps:
+    for film, _, cells in MAPS:
         placed = on_film(torch.tensor(cells), film["size"])
         heats = stretch(placed.clone()).numpy()
-        for k, concept in enumerate(data["concepts"]):
+        for k, concept in enumerate(DATA["concepts"]):
             said = next(told)
             row, column = divmod(said["peak"], film["size"][1])
             highest = placed[k].numpy()
@@ -127,7 +124,7 @@ def test_its_dice_pointing_and_peak_are_the_packages(data, maps, answers):
             edges = np.abs(np.diff(padded, axis=0)).sum() + np.abs(np.diff(padded, axis=1)).sum()
             assert said["edges"] == edges
             judged += 1
-    assert judged >= 4 * len(data["films"]) and len(equal) == judged * len(THRESHOLDS)
+    assert judged >= 4 * len(DATA["films"]) and len(equal) == judged * len(THRESHOLDS)
     assert np.mean(equal) > 0.99
 
 
@@ -143,5 +140,4 @@ def test_a_mask_and_cosines_survive_the_packing():
         mask[marked] = True
         assert (mask_of(run_lengths(mask), [4, 5]) == mask).all()
     cosines = torch.linspace(-1, 1, 12).reshape(1, 3, 4)
-    whole = np.frombuffer(base64.b64decode(packed(cosines)), "<i2")
-    assert np.allclose(whole / 32767, cosines.flatten(), atol=2e-5)
+    assert np.allclose(unpacked(packed(cosines)), cosines.flatten(), atol=2e-5)

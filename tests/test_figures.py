@@ -21,12 +21,11 @@ from rctpl_utils.evaluation.prompt_maps import Sanity
 from rctpl_utils.evaluation.results import save_draws
 from rctpl_utils.evaluation.table1 import SUPERVISED
 from rctpl_utils.prompts.prompts import Prompts
-from rctpl_utils.reporting import map_figures, method_figures, retrieval_examples
+from rctpl_utils.reporting import map_figures, method_figures, tables
 from rctpl_utils.reporting.ablation_report import figure4, other_ablations
 from rctpl_utils.reporting.claims import FLOORS
-from rctpl_utils.reporting.claims_report import LOOKS, claims_figure
-from rctpl_utils.reporting.compare_reported import METHOD, reproduction_figure
 from rctpl_utils.reporting.method_map import save_method_map, valid_draws
+from rctpl_utils.reporting.reproduction import LOOKS, METHOD, claims_figure, reproduction_figure
 from rctpl_utils.workspace import PROJECT
 
 RNG = np.random.default_rng(0)
@@ -139,10 +138,15 @@ def test_figure_1_says_hit_and_miss(workspace, encoder):
 
 
 def test_figure_2(workspace):
-    triplet = {"sentence": "There is biapical pleural thickening, unchanged from prior.",
-               "concept": "Pleural Thickening", "location": "bilateral apices"}  # fmt: skip
-    shapes = method_figures.RunShapes(12, 384, 128, 20, 1640, 565, (16, 16), triplet, "CXR5")
-    fine(method_figures.save_pipeline_figure(workspace, shapes))
+    shapes = {
+        "context": 12, "width": 384, "dimension": 128, "classes": 20, "reports": 1640,
+        "descriptions": 565, "cells": (16, 16), "source": "CXR5", "location": "bilateral apices",
+        "sentence": "There is biapical pleural thickening, unchanged from prior.",
+        "concept": "Pleural Thickening",
+    }  # fmt: skip
+    figure = fine(method_figures.save_pipeline_figure(workspace, shapes))
+    said = [text.get_text() for text in figure.axes[0].texts]
+    assert "$F$: 16 $\\times$ 16\n$\\times$ 128" in said
 
 
 def test_the_baselines_of_figure_3_are_a_bar_with_ends():
@@ -173,9 +177,9 @@ def test_figures_5_and_6(workspace, monkeypatch, draw):
     monkeypatch.setattr(type(boxed.dataset), "pixels", lambda _self, _row: PIXELS)
     monkeypatch.setattr(type(boxed.dataset), "mask", lambda _self, _row, _concept: BOX)
 
-    def look(*args: object) -> dict:
-        heats = {kind: RNG.random((64, 64)) for kind in map_figures.KINDS}
-        return {case: map_figures.Look(heats, 0.14, 0.93, (0.0, 0.2)) for case in args[-1]}
+    def look(*args: object) -> tuple:
+        heats = [RNG.random((64, 64)) for _ in map_figures.KINDS]
+        return dict.fromkeys(args[-1], (heats, "$p'$ = 0.14, above 93%")), (0.0, 0.2)
 
     monkeypatch.setattr(map_figures, "open_split", lambda *_args: boxed.dataset)
     monkeypatch.setattr(map_figures, "look", look)
@@ -218,9 +222,9 @@ def test_found_films_are_hits_and_misses(workspace, monkeypatch):
                              templated=False, report_id="r", item_id="i")  # fmt: skip
     side = SimpleNamespace(records=records, classes=np.arange(10) % 5)
     pair = SimpleNamespace(images=np.eye(10), sentences=np.eye(10))
-    monkeypatch.setattr(retrieval_examples, "represent", lambda *_args: {"RC-TPL": [pair]})
-    monkeypatch.setattr(retrieval_examples, "read_image", lambda _path: PIXELS)
-    figure = fine(retrieval_examples.found_images(workspace, side, side, "RC-TPL"))
+    monkeypatch.setattr(tables, "represent", lambda *_args: {"RC-TPL": [pair]})
+    monkeypatch.setattr(tables, "read_image", lambda _path: PIXELS)
+    figure = fine(tables.found_images(workspace, side, side, "RC-TPL"))
     for line, axes in enumerate(np.reshape(figure.axes, (5, -1))):
         for axis in axes:
             word, shown = axis.get_title().split(": ")

@@ -21,6 +21,7 @@ from rctpl_utils.reporting.predict import main
 from rctpl_utils.workspace import Workspace
 
 ASKED = ["--concepts", "Edema", "Pleural Effusion"]
+WARNING = "Research and teaching only. Trained on simulated radiographs. Not a medical device."
 
 
 @pytest.fixture(scope="module")
@@ -51,35 +52,35 @@ def film(pixels, tmp_path) -> Path:
     return tmp_path / "film.png"
 
 
+def run(prompts: Path, picture: Path, *options: object) -> int:
+    """The command, its output beside the picture in `out`."""
+    out = ["--output", picture.parent / "out"]
+    return main([str(each) for each in (picture, "--prompts", prompts, *out, *options)])
+
+
 def strict(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"), parse_constant=pytest.fail)  # NaN
 
 
 @pytest.mark.parametrize(("suffix", "page"), [("png", "pdf"), ("jpg", "png"), ("dcm", "png")])
 def test_each_kind_of_picture(suffix: str, page: str, prompts, pixels, tmp_path, capsys):
-    picture, out = tmp_path / f"film.{suffix}", tmp_path / "reports"
+    picture, out = tmp_path / f"film.{suffix}", tmp_path / "out"
     if suffix == "dcm":
         dicom_films.save(tmp_path, dicom_films.film(pixels, bits=8, BitsAllocated=8))
     else:
         Image.fromarray(pixels).save(picture)
-    command = [str(picture), "--prompts", str(prompts), "--output", str(out), "--format", page]
-    assert main([*command, *ASKED]) == 0
-    assert sorted(path.name for path in out.iterdir()) == sorted([f"film.{page}", "film.json"])
+    assert run(prompts, picture, "--format", page, *ASKED) == 0
+    assert {path.name for path in out.iterdir()} == {f"film.{page}", "film.json"}
     start = (out / f"film.{page}").read_bytes()[:4]
     assert start == {"pdf": b"%PDF", "png": b"\x89PNG"}[page]
     record = strict(out / "film.json")
-    assert record["warning"] == (
-        "Research and teaching only. Trained on simulated radiographs. Not a medical device."
-    )
+    assert (record["warning"], record["size"]) == (WARNING, [60, 50])
     assert record["provenance"]["prompts_key"] == "k1"
-    assert record["size"] == [60, 50]
     first, second = record["findings"]
-    assert (first["concept"], first["grade"], first["evidence"]["ppv"]) == (
-        "Edema", "strong", pytest.approx(45 / 46),
-    )  # fmt: skip
-    assert (second["concept"], second["grade"], second["evidence"]) == (
-        "Pleural Effusion", "not calibrated", None,
-    )  # fmt: skip
+    assert (first["concept"], first["grade"]) == ("Edema", "strong")
+    assert first["evidence"]["ppv"] == pytest.approx(45 / 46)
+    assert (second["concept"], second["grade"]) == ("Pleural Effusion", "not calibrated")
+    assert second["evidence"] is None
     printed = capsys.readouterr().out
     assert "Not a medical device" in printed and "Any picture gets scores" in printed
     assert printed.splitlines()[-1] == f"wrote film.{page} and film.json"
@@ -88,58 +89,48 @@ def test_each_kind_of_picture(suffix: str, page: str, prompts, pixels, tmp_path,
 def test_what_a_picture_tells_against_itself_is_said(prompts, pixels, tmp_path, capsys):
     picture = tmp_path / "photograph.png"
     Image.fromarray(np.stack([pixels, pixels // 2, pixels // 3], -1)).save(picture)
-    command = [str(picture), "--prompts", str(prompts), "--output", str(tmp_path / "out")]
-    assert main([*command, *ASKED]) == 0
+    assert run(prompts, picture, *ASKED) == 0
     (note,) = strict(tmp_path / "out" / "photograph.json")["image"]["notes"]
     assert note.startswith("a picture in color")
     assert f"note: photograph.png: {note}" in capsys.readouterr().err.splitlines()
 
 
-def failure(capsys, arguments: list[str]) -> str:
-    assert main(arguments) == 2
+def failure(capsys, status: int) -> str:
     said = capsys.readouterr().err
-    assert "Traceback" not in said
-    lines = [line for line in said.splitlines() if not line.startswith("note:")]
-    assert len(lines) == 1 and lines[0].startswith("error: ")
-    return lines[0]
+    assert status == 2 and "Traceback" not in said
+    (line,) = (line for line in said.splitlines() if not line.startswith("note:"))
+    assert line.startswith("error: ")
+    return line
 
 
 def test_bad_requests_end_in_one_line(prompts, film, tmp_path, capsys):
-    broken = tmp_path / "broken.png"
+    broken, before = tmp_path / "broken.png", film.read_bytes()
     broken.write_bytes(b"no picture")
     bare = Prompts(torch.zeros(2, 8), torch.zeros(2, 8), {}).save(tmp_path / "bare.safetensors")
-    out, given = ["--output", str(tmp_path / "out")], ["--prompts", str(prompts)]
-    for arguments, says in (
-        ([broken, *out, *given, *ASKED], "not a readable image"),
-        ([tmp_path / "none.png", *out, *given, *ASKED], "missing"),
-        ([film, *out, "--prompts", tmp_path / "p.safetensors"], "run_all.sh"),
-        ([film, *out, "--prompts", bare], "metadata lack"),
-        ([film, *out, *given, "--concepts", "Happiness"], "no concept"),
-        ([film, "--output", film, *given, *ASKED], "cannot be written"),
+    for learned, picture, options, says in (
+        (prompts, broken, ASKED, "not a readable image"),
+        (prompts, tmp_path / "none.png", ASKED, "missing"),
+        (tmp_path / "p.safetensors", film, (), "run_all.sh"),
+        (bare, film, (), "metadata lack"),
+        (prompts, film, ("--concepts", "Happiness"), "no concept"),
+        (prompts, film, ("--output", film, *ASKED), "cannot be written"),
+        (prompts, film, ("--output", tmp_path, "--format", "png"), "overwrite"),
     ):
-        assert says in failure(capsys, [str(each) for each in arguments])
-    assert not (tmp_path / "out").exists()
-
-
-def test_the_picture_is_never_overwritten(prompts, film, tmp_path, capsys):
-    before = film.read_bytes()
-    command = [str(film), "--prompts", str(prompts), "--output", str(tmp_path), "--format", "png"]
-    assert "overwrite" in failure(capsys, command)
-    assert film.read_bytes() == before
+        assert says in failure(capsys, run(learned, picture, *options))
+    assert not (tmp_path / "out").exists() and film.read_bytes() == before
 
 
 def test_calibrations_that_are_foreign_or_absent(prompts, film, tmp_path, capsys):
     learned = Prompts.load(prompts)
     metadata = {**learned.metadata, "encoder_file": str(prompts.parent / "encoder.safetensors")}
     own = replace(learned, metadata=metadata).save(tmp_path / "q-0.safetensors")
-    command = [str(film), "--prompts", str(own), "--output", str(tmp_path / "out"), *ASKED]
-    assert main(command) == 0
+    assert run(own, film, *ASKED) == 0
     assert "no calibration beside q-0.safetensors" in capsys.readouterr().err
     findings = strict(tmp_path / "out" / "film.json")["findings"]
     assert {each["grade"] for each in findings} == {"not calibrated"}
     stored = Calibration.load(calibration_path(prompts))
     replace(stored, prompts_key="k2").save(calibration_path(own))
-    assert "belongs to other prompts" in failure(capsys, command)
+    assert "belongs to other prompts" in failure(capsys, run(own, film, *ASKED))
 
 
 # --- the model that lies with the results

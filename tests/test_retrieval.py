@@ -27,8 +27,13 @@ from rctpl_utils.evaluation.retrieval import (
 )
 from rctpl_utils.profiles import get_profile
 from rctpl_utils.prompts.zero_shot import Method
-from rctpl_utils.reporting.retrieval_examples import compare_pools, found_sentences, other_pools
-from rctpl_utils.reporting.tables import retrieval_tests, save_table5
+from rctpl_utils.reporting.tables import (
+    compare_pools,
+    found_sentences,
+    other_pools,
+    retrieval_tests,
+    save_table5,
+)
 from rctpl_utils.scoring import ClassEmbeddings
 from rctpl_utils.text.reports import Report
 

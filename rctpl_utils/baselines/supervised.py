@@ -29,9 +29,6 @@ from rctpl_utils.encoders import release
 from rctpl_utils.encoders.base import Encoder, autocast, describe_device, freeze
 from rctpl_utils.encoders.features import file_stamps
 from rctpl_utils.encoders.pretraining import RECORDS, augment, fit, load_images, rate_at
-from rctpl_utils.encoders.release import (
-    fit,
-)
 from rctpl_utils.encoders.standin import ImageTower, StandIn
 from rctpl_utils.evaluation.grounding import Films
 from rctpl_utils.evaluation.table1 import TABLE1_DATASETS

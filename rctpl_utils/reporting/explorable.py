@@ -7,7 +7,6 @@ the pointing game itself; `tests/test_explorer.py` holds its functions against t
 import json
 from base64 import b64encode
 from collections.abc import Sequence
-from itertools import groupby
 
 import numpy as np
 import pandas as pd
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from rctpl_utils.datasets import ChestXrayDataset
 from rctpl_utils.datasets.splits import open_split
-from rctpl_utils.encoders.base import Encoder
+from rctpl_utils.encoders.base import Encoder, ImageFeatures
 from rctpl_utils.encoders.features import image_features, text_features
 from rctpl_utils.encoders.frame import cosine_maps
 from rctpl_utils.errors import InputError
@@ -34,15 +33,12 @@ FILMS = 12
 STEP = 1 / 32767  # cosines are kept as whole numbers of it, in 16 bits
 NEAREST = 3  # sentences
 
-
 Film = tuple[ChestXrayDataset, int]  # a split and a row of it
 
 
 def choose_films(workspace: Workspace) -> tuple[tuple[str, ...], list[Film]]:
-    """The concepts that have boxes, and films by rule, whatever their maps look like.
-
-    Of `DATASET` the first film of each concept, by image identifier, that is not chosen yet; then
-    of `DRAWN` the first films with a lesion, until there are `FILMS`.
+    """The concepts with boxes; the first film of each, by image identifier, that is not chosen yet,
+    whatever its maps look like, then the first of `DRAWN` with a lesion, until there are `FILMS`.
     """
     boxed = Boxed.of(open_split(workspace, DATASET, "test"))
     chosen: list[int] = []
@@ -61,15 +57,32 @@ def save_explorable(
 ) -> pd.DataFrame:
     """Write both files into the profile's figures, folder `explorable`; return a list of the films.
 
-    Of Table 1's `methods`, `METHODS` are taken, with the `encoder` of the first seed, whose runs
-    are shown. An `InputError` for real films, which are not ours to publish.
+    Shown are `METHODS`, with the `encoder` and the runs of the first seed. An `InputError` for real
+    films, which are not ours to publish.
     """
     if not workspace.profile.simulated:
         raise InputError("the page shows simulated films only", "Use a profile that makes its own.")
     concepts, films = choose_films(workspace)
     by_name = {each.name: each for each in methods}
     runs = {name: by_name[name].embedders[0](concepts) for name in METHODS}
-    sentences = _Sentences(workspace, encoder)
+    lists = pd.read_parquet(workspace.descriptions)["sentences"]
+    texts = list(dict.fromkeys(text for each in lists for text in each))
+    knowledge = torch.tensor(text_features(encoder, texts, workspace.features))
+    used: dict[str, int] = {}  # the sentences that are named, and their places
+
+    def nearest(vectors: Tensor) -> list[list[tuple[int, float]]]:
+        """The nearest sentences of what training reads, by cosine, for unit vectors (n, d)."""
+        found = (vectors.cpu() @ knowledge.T).topk(NEAREST)
+        places = [[used.setdefault(texts[k], len(used)) for k in line] for line in found.indices]
+        cosines = [[round(cosine, 3) for cosine in line] for line in found.values.tolist()]
+        return [list(zip(*pair, strict=True)) for pair in zip(places, cosines, strict=True)]
+
+    said, records = {name: nearest(run.concept) for name, run in runs.items()}, []
+    for dataset, row in films:
+        file = image_features(encoder, dataset, workspace.features)
+        features = file.batch(np.array([row]), encoder.device)
+        own = _record(dataset, row, features, concepts, runs)
+        records.append(own | {"nearest": nearest(features.global_features)[0]})
     content = {
         "simulated": True,
         "profile": workspace.profile.name,
@@ -78,92 +91,57 @@ def save_explorable(
         "inverse_temperature": round(1 / IMAGE_TEMPERATURE),
         "concepts": concepts,
         "methods": list(runs),
-        "said": {name: sentences.nearest(run.concept) for name, run in runs.items()},
-        "films": [_record(workspace, encoder, film, concepts, runs, sentences) for film in films],
-        "sentences": sentences.used,
+        "said": said,
+        "films": records,
+        "sentences": list(used),
     }
     stem = workspace.figures / "explorable" / "films"
     write_text(stem.with_suffix(".json"), json.dumps(content, separators=(",", ":")) + "\n")
     with atomic_path(stem.with_suffix(".webp")) as temporary:
         pixels = np.hstack([dataset.pixels(row) for dataset, row in films])
         Image.fromarray((255 * pixels).round().astype(np.uint8)).save(temporary, quality=80)
-    shown = [
-        {
-            "data set": film["dataset"],
-            "image": film["image"],
-            "labeled with": ", ".join(name for name, label in film["labels"].items() if label),
-            "drawn": ", ".join(film["lesions"]),
-        }
-        for film in content["films"]
-    ]
-    return pd.DataFrame(shown)
+    shown = []
+    for film in records:
+        labels = ", ".join(name for name, label in film["labels"].items() if label)
+        shown.append((film["dataset"], film["image"], labels, ", ".join(film["lesions"])))
+    return pd.DataFrame(shown, columns=["data set", "image", "labeled with", "drawn"])
 
 
 def _record(
-    workspace: Workspace,
-    encoder: Encoder,
-    film: Film,
+    dataset: ChestXrayDataset,
+    row: int,
+    features: ImageFeatures,
     concepts: tuple[str, ...],
     runs: dict[str, ClassEmbeddings],
-    sentences: "_Sentences",
 ) -> dict:
     """What the page knows of one film; `report` and `concept` are p and p' of each method."""
-    dataset, row = film
-    file = image_features(encoder, dataset, workspace.features)
-    features = file.batch(np.array([row]), encoder.device)
-    scores = {name: branch_scores(features, run) for name, run in runs.items()}
-    maps = {name: cosine_maps(features.dense_features, run.concept) for name, run in runs.items()}
     record = dataset.records.iloc[row]
     labeled = [concept for concept in concepts if concept in dataset.concepts]
     drawn = [concept for concept in labeled if dataset.annotated(concept)[row]]
-    return {
+    told = {
         "dataset": dataset.name,
         "image": record["image_id"],
         "size": dataset.pixels(row).shape,
         "grid": features.dense_features.shape[1:3],
         "labels": {concept: int(record[concept]) for concept in labeled if record[concept] >= 0},
         "lesions": {concept: run_lengths(dataset.mask(row, concept)) for concept in drawn},
-        "cells": {name: packed(each[0]) for name, each in maps.items()},
-        "report": {name: _rounded(report[0]) for name, (report, _) in scores.items()},
-        "concept": {name: _rounded(concept[0]) for name, (_, concept) in scores.items()},
-        "nearest": sentences.nearest(features.global_features)[0],
+        **{key: {} for key in ("cells", "report", "concept")},
     }
-
-
-class _Sentences:
-    """The sentences of knowledge that training reads, by cosine; `used` holds those found."""
-
-    def __init__(self, workspace: Workspace, encoder: Encoder) -> None:
-        lists = pd.read_parquet(workspace.descriptions)["sentences"]
-        self.texts = list(dict.fromkeys(text for each in lists for text in each))
-        self.features = torch.tensor(text_features(encoder, self.texts, workspace.features))
-        self.used: list[str] = []
-
-    def nearest(self, vectors: Tensor) -> list[list[tuple[int, float]]]:
-        """Positions in `used` and cosines, for each unit vector of (n, d)."""
-        found = (vectors.cpu() @ self.features.T).topk(NEAREST)
-        return [
-            [(self._place(self.texts[k]), round(float(c), 3)) for c, k in zip(*pair, strict=True)]
-            for pair in zip(found.values, found.indices, strict=True)
-        ]
-
-    def _place(self, text: str) -> int:
-        if text not in self.used:
-            self.used.append(text)
-        return self.used.index(text)
+    for name, run in runs.items():
+        told["cells"][name] = packed(cosine_maps(features.dense_features, run.concept)[0])
+        for key, scores in zip(("report", "concept"), branch_scores(features, run), strict=True):
+            told[key][name] = [round(value, 6) for value in scores[0].tolist()]
+    return told
 
 
 def run_lengths(mask: np.ndarray) -> list[int]:
     """Lengths of runs in reading order, false and true in turn, false first (maybe 0 long)."""
-    runs = [(value, len(list(run))) for value, run in groupby(mask.ravel().tolist())]
-    return [0] * bool(runs[0][0]) + [length for _, length in runs]
+    flat = mask.ravel()
+    ends = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    return [0] * bool(flat[0]) + np.diff([0, *ends, flat.size]).tolist()
 
 
 def packed(cosines: Tensor) -> str:
     """Cosines (L, h, w) as 16-bit whole numbers of `STEP`, little-endian, in base64."""
     whole = (cosines.cpu().numpy() / STEP).round().clip(-32767, 32767).astype("<i2")
     return b64encode(whole.tobytes()).decode()
-
-
-def _rounded(scores: Tensor) -> list[float]:
-    return [round(value, 6) for value in scores.tolist()]

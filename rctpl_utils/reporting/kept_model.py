@@ -19,9 +19,8 @@ KEPT_FILM = KEPT_PROMPTS.with_name("film.png")
 def keep_model(workspace: Workspace, prompts: Path, film: Path) -> list[Path]:
     """Copy prompts and their calibration to `figures/<profile>/model/`, a film beside them as PNG.
 
-    Returned are the files written. None of real films, which are not ours to publish, nor where the
-    prompts would not find their encoder, whose place they know from where they lie: a run's own,
-    not a released one.
+    Returned are the files written: none of real films, which are not ours to publish, nor where the
+    prompts would not find their encoder, whose place they know from where they lie.
     """
     folder = workspace.figures / KEPT_PROMPTS.parent.name
     found = (folder / Prompts.load(prompts).metadata["encoder_file"]).resolve().is_file()

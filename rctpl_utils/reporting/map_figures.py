@@ -6,44 +6,39 @@ films, and Grad-CAM of its aggregate p' (Eq. 8), which its library stretches to 
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 import torch
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from rctpl_utils import plots
 from rctpl_utils.datasets import ChestXrayDataset
 from rctpl_utils.datasets.splits import open_split
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.encoders.features import IMAGE_BATCH, image_features
 from rctpl_utils.encoders.frame import cosine_maps, frame_of, on_film, on_square
 from rctpl_utils.encoders.gradcam import gradcam_maps
+from rctpl_utils.evaluation import prompt_maps as checks
 from rctpl_utils.evaluation.grounding import GROUNDING_DATASETS, Films, Grounder, Grounding
 from rctpl_utils.evaluation.grounding_metrics import THRESHOLDS, on_scale, peak, scale_of, stretch
 from rctpl_utils.evaluation.prompt_maps import (
     DATASET,
-    NO_WORD,
     SAMPLE,
     SEEDS,
-    SHUFFLED,
-    UNCHANGED,
     Boxed,
     Sanity,
 )
-from rctpl_utils.plots import COLUMN_WIDTH, MASK_COLOR, NAMES, TEXT, legend_above, spread
+from rctpl_utils.plots import COLUMN_WIDTH, TEXT
 from rctpl_utils.prompts.prompts import Prompts
 from rctpl_utils.reporting.common import (
     OUTLINES,
+    color_bar,
     draw_film,
-    draw_heat,
     draw_map,
-    fill_region,
     finished,
     outline,
 )
@@ -60,34 +55,29 @@ LEGEND = (
     "films, so that a weak map looks weak. Grad-CAM is drawn by its own range: there noise looks "
     "as sure as a find. The left of a film is the patient's right."
 )
+Case = tuple[int, int]  # a film and a concept: positions among the boxed
 
 
+@torch.no_grad()
 def save_gallery(
     workspace: Workspace,
     encoder: Encoder,
     outcomes: Mapping[str, Grounding],
     methods: Sequence[Grounder],
 ) -> Figure:
-    """Draw `grounding_gallery`: best, median and worst film of each data set, not only the best.
-
-    Cases are chosen by the film's Dice at the validation threshold, first seed. Each is drawn with
-    the region found, as it is measured, and below with its map on one scale for all films; of each
-    method its first maker's.
+    """Draw `grounding_gallery`: best, median and worst film of each data set, not only the best, by
+    Dice at the validation threshold, first seed: the region as it is measured, and the map below.
     """
-    columns = len(methods) * len(CASES)
-    figure, axes = plt.subplots(
-        2 * len(outcomes), columns, figsize=(COLUMN_WIDTH, 2.4 * len(outcomes) + 0.6),
-        layout="constrained", squeeze=False,
-    )  # fmt: skip
     titles = [f"{method.name}\n{case}" for method in methods for case in CASES]
+    figure, axes = plots.panels(2 * len(outcomes), len(titles), 2.4 * len(outcomes) + 0.6)
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=TEXT)
-    for pair, (name, outcome) in zip(axes.reshape(-1, 2, columns), outcomes.items(), strict=True):
+    pairs = axes.reshape(-1, 2, len(methods), len(CASES))
+    for pair, (name, outcome) in zip(pairs, outcomes.items(), strict=True):
         for m, method in enumerate(methods):
-            part = pair[:, m * len(CASES) :][:, : len(CASES)]
-            _draw_cases(part, workspace, encoder, name, outcome, method)
-        pair[0, 0].set_ylabel(f"{NAMES[name]}\n{GROUNDING_DATASETS[name][0]}", fontsize=TEXT)
-        pair[1, 0].set_ylabel("heat map", fontsize=TEXT)
+            _draw_cases(pair[:, m], workspace, encoder, name, outcome, method)
+        pair[0, 0, 0].set_ylabel(f"{plots.NAMES[name]}\n{GROUNDING_DATASETS[name][0]}")
+        pair[1, 0, 0].set_ylabel("heat map")
     note = (
         "Look how much of the yellow lies inside the blue. Above: yellow is what the method "
         "marks (its map, stretched to its own range, at or above the validation threshold); blue: "
@@ -99,7 +89,6 @@ def save_gallery(
     return finished(workspace, figure, "grounding_gallery", note)
 
 
-@torch.no_grad()
 def _draw_cases(
     axes: np.ndarray,
     workspace: Workspace,
@@ -108,6 +97,7 @@ def _draw_cases(
     outcome: Grounding,
     method: Grounder,
 ) -> None:
+    """The cases of one method on one data set, two panels each."""
     concept, maker = GROUNDING_DATASETS[name][0], method.makers[0]
     dataset, held_out = (open_split(workspace, name, split) for split in ("test", "validation"))
     file, other = (image_features(encoder, d, workspace.features) for d in (dataset, held_out))
@@ -124,44 +114,29 @@ def _draw_cases(
         film = on_film(cells, mask.shape)
         heat = stretch(film)[0].numpy()
         draw_film(above, pixels)
-        fill_region(above, heat >= cut)
-        draw_heat(below, pixels, on_scale(film, scale)[0].numpy())
+        marked = (heat >= cut).astype(float)  # holes in it stay as they are
+        above.contourf(marked, [0.5, 1.5], colors=plots.REGION_COLOR, alpha=0.45)
+        draw_film(below, pixels, on_scale(film, scale)[0].numpy())
         for axis in (above, below):
-            outline(axis, mask, MASK_COLOR)
+            outline(axis, mask, plots.MASK_COLOR)
         down, across = peak(heat)
         below.plot(across, down, "x", color="white", ms=4, mew=1)
-        above.set_xlabel(f"Dice {dices[place]:.2f}", fontsize=TEXT, labelpad=2)
-
-
-class Look(NamedTuple):
-    """One concept on one film: the maps, drawn from 0 to 1, and the score p' of the branch.
-
-    `heats` is kind of map -> (H, W); `above` the share of the split's films that score lower;
-    `scale` the cosines at 0 and 1 of the first kind.
-    """
-
-    heats: dict[str, np.ndarray]
-    score: float
-    above: float
-    scale: tuple[float, float]
+        above.set_xlabel(f"Dice {dices[place]:.2f}", labelpad=2)
 
 
 @torch.no_grad()
 def look(
-    workspace: Workspace,
-    encoder: Encoder,
-    prompts: Prompts,
-    boxed: Boxed,
-    cases: Sequence[tuple[int, int]],
-) -> dict[tuple[int, int], Look]:
-    """Make the maps and the score of each (film, concept), positions in `boxed`; of one seed."""
+    workspace: Workspace, encoder: Encoder, prompts: Prompts, boxed: Boxed, cases: Sequence[Case]
+) -> tuple[dict[Case, tuple[list[np.ndarray], str]], tuple[float, float]]:
+    """Of each film and concept, by prompts of one seed, the maps, drawn from 0 to 1, of `KINDS`
+    and what the branch's score p' is; then the cosines at 0 and 1 of the first kind.
+    """
     embeddings = prompts.embed(encoder, boxed.concepts).concept
     films = sorted({film for film, _ in cases})
     pixels = [boxed.dataset.pixels(int(boxed.rows[film])) for film in films]
     images = torch.stack([encoder.preprocess(each) for each in pixels])
     cams = torch.from_numpy(gradcam_maps(encoder, images, embeddings))  # (n, L, S, S)
-    dense = encoder.encode_image(images).dense_features
-    cosines = cosine_maps(dense, embeddings).cpu()  # (n, L, h, w)
+    cosines = cosine_maps(encoder.encode_image(images).dense_features, embeddings).cpu()
     held_out = open_split(workspace, boxed.dataset.name, "validation")
     scale = scale_of(_cosines(workspace, encoder, held_out, embeddings).numpy())
     every = _cosines(workspace, encoder, boxed.dataset, embeddings)  # (N, h * w, L)
@@ -173,12 +148,11 @@ def look(
             on_film(on_square(each[k, concept][None], size, frame_of(encoder)), size)
             for each in (cosines, cams)
         )
-        maps = (on_scale(cells, scale), stretch(cam))
-        heats = {kind: each[0].numpy() for kind, each in zip(KINDS, maps, strict=True)}
         score = scores[boxed.rows[film], concept]
         above = float((scores[:, concept] < score).mean())
-        looks[film, concept] = Look(heats, float(score), above, scale)
-    return looks
+        maps = [each[0].numpy() for each in (on_scale(cells, scale), stretch(cam))]
+        looks[film, concept] = maps, f"$p'$ = {score:.2f}, above {above:.0%}"
+    return looks, scale
 
 
 def _cosines(
@@ -206,27 +180,24 @@ def first_films(boxed: Boxed, concept: int, count: int) -> list[int]:
 
 def second_concept(boxed: Boxed) -> str:
     """The concept with the most boxed films besides the paper's own."""
-    counts = {name: boxed.drawn[:, k].sum() for k, name in enumerate(boxed.concepts)}
-    counts.pop(PAPER_CONCEPT, None)
-    return max(counts, key=counts.get)
+    counts = dict(zip(boxed.concepts, boxed.drawn.sum(axis=0), strict=True))
+    return max((name for name in counts if name != PAPER_CONCEPT), key=counts.get)
 
 
 def save_figure5(
     workspace: Workspace, encoder: Encoder, prompts: Prompts, name: str, verdict: str
 ) -> Figure:
-    """Figure 5: one film, several concepts; two films, two maps each, by prompts of one seed.
-
-    The caption has the method's `name` and the `verdict` on both kinds of map (`saliency_sanity`).
+    """Figure 5: one film, several concepts; two films, two maps each, by prompts of one seed. The
+    caption has the method's `name` and the `verdict` on both kinds of map (`prompt_maps`).
     """
     boxed = Boxed.of(open_split(workspace, DATASET, "test"))
     films = most_boxed_films(boxed, FIGURE5)
     blocks = [[(film, k) for k in np.flatnonzero(boxed.drawn[film]).tolist()] for film in films]
-    looks = look(workspace, encoder, prompts, boxed, [*chain(*blocks)])
     rule = (
         f"{name}, first seed. Rule: the {len(films)} test films of ChestX-ray14 with the most "
         "concepts boxed, first by image identifier; every boxed concept is shown."
     )
-    return _draw_blocks(workspace, boxed, blocks, looks, f"{rule} {verdict}", by_film=True)
+    return _draw_blocks(workspace, encoder, prompts, boxed, blocks, f"{rule} {verdict}", True)
 
 
 def save_figure6(
@@ -237,89 +208,78 @@ def save_figure6(
     names = [each for each in (PAPER_CONCEPT, second_concept(boxed)) if each in boxed.concepts]
     concepts = [boxed.concepts.index(each) for each in names]
     blocks = [[(film, k) for film in first_films(boxed, k, FIGURE6)] for k in concepts]
-    looks = look(workspace, encoder, prompts, boxed, [*chain(*blocks)])
     rule = (
         f"{name}, first seed. Rule: {PAPER_CONCEPT.lower()} as in the paper, and the other concept "
         "with the most boxed films; the first films by image identifier, one a patient."
     )
-    return _draw_blocks(workspace, boxed, blocks, looks, f"{rule} {verdict}", by_film=False)
+    return _draw_blocks(workspace, encoder, prompts, boxed, blocks, f"{rule} {verdict}", False)
 
 
 def _draw_blocks(
     workspace: Workspace,
+    encoder: Encoder,
+    prompts: Prompts,
     boxed: Boxed,
-    blocks: Sequence[Sequence[tuple[int, int]]],
-    looks: Mapping[tuple[int, int], Look],
+    blocks: Sequence[Sequence[Case]],
     note: str,
     by_film: bool,
 ) -> Figure:
     """Draw a block of rows, one a kind of map, for each film, its outlines first, or concept."""
+    looks, scale = look(workspace, encoder, prompts, boxed, [*chain(*blocks)])
     start = int(by_film)
     rows, columns = len(KINDS) * len(blocks), start + max(map(len, blocks))
-    height = rows * (COLUMN_WIDTH / columns + 0.16) + 1.05
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(COLUMN_WIDTH, height), layout="constrained", squeeze=False
-    )
+    figure, axes = plots.panels(rows, columns, rows * (COLUMN_WIDTH / columns + 0.16) + 1.05)
     figure.get_layout_engine().set(w_pad=0.01, h_pad=0.03, wspace=0.01, hspace=0.01)
     for axis in axes.flat:
         axis.set_axis_off()
     for lines, cases in zip(axes.reshape(-1, len(KINDS), columns), blocks, strict=True):
-        if by_film:
-            _draw_outlines(*lines[:2, 0], boxed, cases[0][0])
         for column, (film, concept) in enumerate(cases, start):
-            one, mask = looks[film, concept], boxed.mask(film, concept)
             pixels = boxed.dataset.pixels(int(boxed.rows[film]))
-            for axis, heat in zip(lines[:, column], one.heats.values(), strict=True):
+            image = str(boxed.dataset.records["image_id"].iloc[boxed.rows[film]])
+            image = image.removesuffix(".png")
+            if by_film and column == start:
+                _draw_outlines(*lines[:2, 0], boxed, film, pixels, image)
+            heats, score = looks[film, concept]
+            for axis, heat in zip(lines[:, column], heats, strict=True):
                 axis.set_axis_on()
-                draw_map(axis, pixels, heat, mask)
-            title = boxed.concepts[concept] if by_film else _image_name(boxed, film)
+                draw_map(axis, pixels, heat, boxed.mask(film, concept))
+            title = boxed.concepts[concept] if by_film else image
             lines[0, column].set_title(title, fontsize=TEXT, pad=3)
-            score = f"$p'$ = {one.score:.2f}, above {one.above:.0%}"
-            lines[-1, column].set_xlabel(score, fontsize=TEXT, labelpad=2)
+            lines[-1, column].set_xlabel(score, labelpad=2)
         named = "" if by_film else f"{boxed.concepts[cases[0][1]]}\n"
         for axis, kind in zip(lines[:, start], KINDS, strict=True):
-            axis.set_ylabel(f"{named}{kind}", fontsize=TEXT, labelpad=2)
-    bar = figure.colorbar(
-        ScalarMappable(Normalize(*next(iter(looks.values())).scale), "inferno"), ax=figure.axes,
+            axis.set_ylabel(f"{named}{kind}", labelpad=2)
+    color_bar(
+        figure, scale, "cosine of cell and prompt (rows cosines)", ax=figure.axes,
         location="bottom", shrink=0.35, aspect=45, pad=0.01, extend="both",
     )  # fmt: skip
-    bar.set_label("cosine of cell and prompt (rows cosines)", fontsize=TEXT)
-    bar.ax.tick_params(labelsize=TEXT)
     above = "$p'$: concept score, and the share of all test films that it is above."
     stem = "fig5" if by_film else "fig6"
     return finished(workspace, figure, stem, f"{note} {LEGEND} {above}")
 
 
-def _draw_outlines(axis: Axes, below: Axes, boxed: Boxed, film: int) -> None:
-    draw_film(axis, boxed.dataset.pixels(int(boxed.rows[film])))
+def _draw_outlines(
+    axis: Axes, below: Axes, boxed: Boxed, film: int, pixels: np.ndarray, title: str
+) -> None:
+    """A film with its boxes, below it what they are of."""
+    draw_film(axis, pixels)
     for concept, color in zip(np.flatnonzero(boxed.drawn[film]), OUTLINES, strict=False):
         outline(axis, boxed.mask(film, concept), color)
         axis.plot([], [], color=color, lw=1.5, label=boxed.concepts[concept])
     handles, labels = axis.get_legend_handles_labels()
-    axis.set_title(_image_name(boxed, film), fontsize=TEXT, pad=3)
+    axis.set_title(title, fontsize=TEXT, pad=3)
     below.legend(handles, labels, loc="upper center", fontsize=TEXT, frameon=False)
 
 
-def _image_name(boxed: Boxed, film: int) -> str:
-    return str(boxed.dataset.records["image_id"].iloc[boxed.rows[film]]).removesuffix(".png")
-
-
 def save_saliency_figure(workspace: Workspace, sanity: Sanity, name: str) -> Figure:
-    """Write `saliency_sanity`: the first film's maps under every change, and the curves.
-
-    `name` is the method's, for the caption.
-    """
+    """Write `saliency_sanity`: the first film's maps under every change, and the curves."""
     figure = plt.figure(figsize=(COLUMN_WIDTH, 4.9), layout="constrained")
     top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.55))
     axes = top.subplots(len(sanity.maps), len(sanity.changes))
-    words = {
-        UNCHANGED: "0",
-        SHUFFLED: "other",
-        NO_WORD: "none",
-    }
-    layers = [each for each in sanity.changes if each not in words]
-    short = words | {layer: str(k) for k, layer in enumerate(layers, start=1)}  # from the output
-    labels = [short[each] for each in sanity.changes]
+    words = {checks.UNCHANGED: "0", checks.SHUFFLED: "other", checks.NO_WORD: "none"}
+    layers = [each for each in sanity.changes if each not in words]  # from the output
+    words |= {layer: str(k) for k, layer in enumerate(layers, start=1)}
+    labels = [words[each] for each in sanity.changes]
     for line, (kind, maps) in zip(axes, sanity.maps.items(), strict=True):
         heats = stretch(on_film(torch.from_numpy(maps), sanity.mask.shape)).numpy()
         for axis, heat in zip(line, heats, strict=True):
@@ -330,7 +290,7 @@ def save_saliency_figure(workspace: Workspace, sanity: Sanity, name: str) -> Fig
     left, right = bottom.subplots(1, 2)
     _draw_curve(left, sanity, labels, "similarity", "rank correlation with the unchanged map")
     _draw_curve(right, sanity, labels, "pointing_game", "pointing game (share of boxes hit)")
-    legend_above(bottom, left.get_legend_handles_labels()[0], 2)
+    plots.legend_above(bottom, left.get_legend_handles_labels()[0], 2)
     note = (
         f"Both maps should fall as layers become random, and differ for other words. {name}, "
         f"first seed; {SAMPLE} test films with boxes, spread evenly by image identifier; the first "
@@ -350,13 +310,20 @@ def _draw_curve(axis: Axes, sanity: Sanity, ticks: list[str], metric: str, label
     for shift, (kind, color) in enumerate(zip(sanity.maps, colors, strict=True)):
         one = rows[rows["map"] == kind].set_index("change").loc[list(sanity.changes)]
         places = np.arange(len(one)) + 0.16 * (shift - 0.5)
-        looks = {"fmt": "o", "ms": 3, "lw": 0.8, "color": color, "label": kind}
-        axis.errorbar(places, one["value"], yerr=spread(one), **looks)
-        chain = (one["kind"] == "weights") | (one.index == UNCHANGED)
-        axis.plot(places[chain], one["value"][chain], color=color, lw=0.6)
+        axis.errorbar(
+            places,
+            one["value"],
+            yerr=plots.spread(one),
+            fmt="o",
+            ms=3,
+            lw=0.8,
+            color=color,
+            label=kind,
+        )
+        weights = (one["kind"] == "weights") | (one.index == checks.UNCHANGED)
+        axis.plot(places[weights], one["value"][weights], color=color, lw=0.6)
     axis.axvline(len(ticks) - 2.5, color="0.7", lw=0.8, ls=":")  # then the words
     axis.axhline(0, color="0.85", lw=0.6, zorder=0)
     axis.set_xticks(range(len(ticks)), ticks)
-    axis.set_xlabel("random layers, from the output | other words", fontsize=TEXT)
-    axis.tick_params(labelsize=TEXT)
-    axis.set_ylabel(label, fontsize=TEXT)
+    axis.set(xlabel="random layers, from the output | other words", ylabel=label)
+    plots.small(axis)

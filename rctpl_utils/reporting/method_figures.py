@@ -2,17 +2,14 @@
 
 import re
 from collections.abc import Mapping
-from functools import partial
 from textwrap import fill
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch
 from scipy import ndimage
@@ -24,19 +21,18 @@ from rctpl_utils.encoders.features import text_features
 from rctpl_utils.encoders.frame import cosine_maps, frame_of, on_film, on_square
 from rctpl_utils.errors import InputError
 from rctpl_utils.evaluation.grounding_metrics import peak, stretch
-from rctpl_utils.plots import COLUMN_WIDTH, TEXT, legend_above
+from rctpl_utils.files import read_json
+from rctpl_utils.plots import COLUMN_WIDTH, TEXT, legend_above, panels
 from rctpl_utils.prompts.prompts import Prompts, classes_of
-from rctpl_utils.reporting.common import OUTLINES, draw_film, draw_overlay, finished
+from rctpl_utils.reporting.common import OUTLINES, color_bar, draw_film, finished
 from rctpl_utils.text.knowledge import describe, describe_triplets
 from rctpl_utils.text.reports import MIMIC, quotable_sources, run_reports, with_enough_concepts
 from rctpl_utils.text.triplets import report_labels
-from rctpl_utils.workspace import Workspace
+from rctpl_utils.workspace import PACKAGE_DATA, Workspace
 
 CONCEPTS = 3  # so many concepts with a place are enough
 REGION = 0.8  # a concept's region: where its stretched map is at least this high, around the peak
-FROZEN, TRAINED, DATA, MATH = "#BFD7EA", "#F7C59F", "#F2F2F2", "#D5E8D4"
-TIMES = "$\\times$"
-LEGEND = {"frozen": FROZEN, "learned": TRAINED, "data": DATA, "computed": MATH}
+COLORS = {"frozen": "#BFD7EA", "learned": "#F7C59F", "data": "#F2F2F2", "computed": "#D5E8D4"}
 
 
 class Study(NamedTuple):
@@ -91,7 +87,23 @@ def save_alignment_figure(
     embeddings = prompts.embed(encoder, study.findings["concept"].tolist()).concept
     maps = cosine_maps(features.dense_features, torch.cat([texts[:1], embeddings]))[0].cpu()
     maps = on_film(on_square(maps, pixels.shape, frame_of(encoder)), pixels.shape)
-    figure = _draw(study, pixels, cosines, maps.numpy())
+    heats = stretch(maps).numpy()
+    figure, ((about, film, bar), (concepts, regions, nothing)) = panels(
+        2, 3, 5.9, width_ratios=(1.2, 1, 0.03)
+    )
+    nothing.set_axis_off()
+    _draw_report(about, study, cosines)
+    _draw_sides(film, pixels, heats[0])
+    ends = float(maps[0].min()), float(maps[0].max())
+    color_bar(figure, ends, "cosine of cell and report", cax=bar)
+    hits = [side_hit(*pair) for pair in zip(heats[1:], study.findings["location"], strict=True)]
+    _draw_concepts(concepts, study, heats[1:], hits)
+    _draw_sides(regions, pixels)
+    for heat, hit, color in zip(heats[1:], hits, OUTLINES, strict=False):
+        down, across = peak(heat)
+        regions.contour(region(heat), [0.5], colors=color, linewidths=1.4)
+        inside = color if hit else "none"
+        regions.plot(across, down, "X", mfc=inside, mec=color, mew=1.2, ms=7)
     source = f"Report: Open-I {study.source}, CC BY-NC-ND 4.0. " if study.source else ""
     note = (
         f"{source}Chosen by rule, whatever the maps show: of the test reports that place most "
@@ -102,30 +114,6 @@ def save_alignment_figure(
         "still lie outside the lung. R, L: the patient's sides."
     )
     return finished(workspace, figure, "fig1", note)
-
-
-def _draw(study: Study, pixels: np.ndarray, cosines: np.ndarray, maps: np.ndarray) -> Figure:
-    """The figure without its caption; maps: the report's, then each concept's, (1 + L, H, W)."""
-    figure, axes = plt.subplots(
-        2, 3, figsize=(COLUMN_WIDTH, 5.9), width_ratios=(1.2, 1, 0.03), layout="constrained"
-    )
-    axes[1, 2].set_axis_off()
-    heats = stretch(torch.from_numpy(maps)).numpy()
-    _draw_report(axes[0, 0], study, cosines)
-    _draw_sides(axes[0, 1], pixels)
-    draw_overlay(axes[0, 1], heats[0])
-    scale = ScalarMappable(Normalize(maps[0].min(), maps[0].max()), "inferno")
-    bar = figure.colorbar(scale, cax=axes[0, 2])
-    bar.set_label("cosine of cell and report", fontsize=TEXT)
-    bar.ax.tick_params(labelsize=TEXT)
-    _draw_concepts(axes[1, 0], study, heats[1:])
-    _draw_sides(axes[1, 1], pixels)
-    for heat, location, color in zip(heats[1:], study.findings["location"], OUTLINES, strict=False):
-        down, across = peak(heat)
-        axes[1, 1].contour(region(heat), [0.5], colors=color, linewidths=1.4)
-        fill_color = color if side_hit(heat, location) else "none"
-        axes[1, 1].plot(across, down, "X", mfc=fill_color, mec=color, mew=1.2, ms=7)
-    return figure
 
 
 def region(heat: np.ndarray) -> np.ndarray:
@@ -145,75 +133,63 @@ def side_hit(heat: np.ndarray, location: str) -> bool | None:
     return side_of(heat) in sides if len(sides) == 1 else None
 
 
-def _draw_sides(axis: Axes, pixels: np.ndarray) -> None:
-    draw_film(axis, pixels)
+def _draw_sides(axis: Axes, pixels: np.ndarray, heat: np.ndarray | None = None) -> None:
+    draw_film(axis, pixels, heat)
+    box = {"facecolor": "black", "alpha": 0.5, "pad": 1, "lw": 0}
     for place, letter in ((0.03, "R"), (0.94, "L")):
-        axis.text(
-            place, 0.05, letter, transform=axis.transAxes, fontsize=8, color="white",
-            bbox={"facecolor": "black", "alpha": 0.5, "pad": 1, "lw": 0},
-        )  # fmt: skip
+        style = {"transform": axis.transAxes, "fontsize": 8, "color": "white", "bbox": box}
+        axis.text(place, 0.05, letter, **style)
 
 
 def _draw_report(axis: Axes, study: Study, cosines: np.ndarray) -> None:
-    axis.set_axis_off()
-    axis.set_title("(a) whole report, whole film", fontsize=9, loc="left")
     sentences = list(dict.fromkeys(study.findings["sentence"]))
     quoted = " [...] ".join(sentences) if study.source else "(this report must not be quoted)"
-    rank = int((cosines > cosines[0]).sum()) + 1
+    closer, others = int((cosines > cosines[0]).sum()), len(cosines) - 1
+    count = (
+        f"one number; {closer} of the {others} other reports of the test split are closer to this "
+        "film"
+    )
     words = [
         (fill(f"[...] {quoted} [...]", 52), {"style": "italic", "color": "0.25"}),
         (f"$\\langle f, h \\rangle$ = {cosines[0]:.2f}", {"fontsize": 11}),
-        (fill(f"one number; {rank - 1} of the {len(cosines) - 1} other reports of the test split "
-              "are closer to this film", 52), {}),
+        (fill(count, 52), {}),
         (fill("color: cosine of each cell of the film with the whole report", 52), {}),
-    ]  # fmt: skip
-    _write(axis, words)
+    ]
+    _write(axis, "(a) whole report, whole film", words)
 
 
-def _draw_concepts(axis: Axes, study: Study, heats: np.ndarray) -> None:
-    axis.set_axis_off()
+def _draw_concepts(axis: Axes, study: Study, heats: np.ndarray, hits: list[bool | None]) -> None:
     words, verdicts = [], {True: "hit", False: "miss", None: "the report names no one side"}
-    hits = [side_hit(*pair) for pair in zip(heats, study.findings["location"], strict=True)]
-    judged = sum(hit is not None for hit in hits)
-    title = f"(b) each concept, its region: {hits.count(True)} of {judged} sides hit"
-    axis.set_title(title, fontsize=9, loc="left")
     rows = zip(study.findings.itertuples(), heats, hits, OUTLINES, strict=False)
     for one, heat, hit, color in rows:
         box = {"facecolor": color, "alpha": 0.35, "pad": 2, "lw": 0}
         stated = f"{one.concept}: {one.location}"
-        words.append((stated, {"fontsize": 8.5, "weight": "bold", "bbox": box}))
         said = f"map's peak: patient's {side_of(heat)}; side: {verdicts[hit]}"
-        words.append((said, {"color": "0.25"}))
-    _write(axis, words)
+        words += [
+            (stated, {"fontsize": 8.5, "weight": "bold", "bbox": box}),
+            (said, {"color": "0.25"}),
+        ]
+    judged = sum(hit is not None for hit in hits)
+    _write(axis, f"(b) each concept, its region: {hits.count(True)} of {judged} sides hit", words)
 
 
-def _write(axis: Axes, words: list[tuple[str, dict]]) -> None:
-    """Paragraphs below each other, evenly, from the top of an empty axis."""
+def _write(axis: Axes, title: str, words: list[tuple[str, dict]]) -> None:
+    """A title, and paragraphs below each other, evenly, from the top of an empty axis."""
+    axis.set_axis_off()
+    axis.set_title(title, fontsize=9, loc="left")
     heights = [1.2 * (1 + text.count("\n")) + 0.8 for text, _ in words]
     tops = 1 - 0.05 - np.r_[0, np.cumsum(heights)[:-1]] * 0.9 / max(sum(heights), 14)
     for (text, style), top in zip(words, tops, strict=True):
         axis.text(0.02, top, text, va="top", transform=axis.transAxes, **{"fontsize": 8, **style})
 
 
-class RunShapes(NamedTuple):
-    """What Figure 2 says of a run."""
+def shapes_of_run(workspace: Workspace, encoder: Encoder, prompts: Prompts) -> dict[str, Any]:
+    """What Figure 2 says of a run, read from its triplets, reports, prompts and encoder.
 
-    context: int  # M
-    width: int  # W
-    dimension: int  # d
-    classes: int  # L
-    reports: int  # training reports that enter the loss
-    descriptions: int  # their distinct texts
-    cells: tuple[int, int]  # of the dense map
-    triplet: Mapping[str, str]  # sentence, concept and location of the run's example
-    source: str | None  # its Open-I identifier, None where it must not be quoted
-
-
-def shapes_of_run(workspace: Workspace, encoder: Encoder, prompts: Prompts) -> RunShapes:
-    """Read them from the run's triplets, reports, prompts and encoder.
-
-    The example is the first present triplet with a place among the training reports, by report
-    identifier; reports that may be quoted are preferred.
+    `context` (M) and `width` (W) of the prompts, `dimension` (d), `classes` (L), training `reports`
+    that enter the loss, their distinct `descriptions`, `cells` (h, w) of the dense map; `sentence`,
+    `concept` and `location` of an example: the first present triplet with a place among those
+    reports, by identifier, reports that may be quoted preferred; its Open-I `source`, or None.
     """
     triplets = pd.read_parquet(workspace.triplets)
     reports = with_enough_concepts(run_reports(workspace), triplets)
@@ -227,125 +203,52 @@ def shapes_of_run(workspace: Workspace, encoder: Encoder, prompts: Prompts) -> R
     located = located.assign(silent=~located["report_id"].isin(sources.index))
     example = located.sort_values(["silent", "report_id"], kind="stable").iloc[0]
     film = encoder.preprocess(np.zeros((64, 64), np.float32))  # any: its shapes are wanted
-    return RunShapes(
-        *prompts.concept.shape,
-        dimension=encoder.dimension,
-        classes=len(classes),
-        reports=len(used),
-        descriptions=len(describe_triplets(own)[0]),
-        cells=tuple(encoder.encode_image(film[None]).dense_features.shape[1:3]),
-        triplet=example[["sentence", "concept", "location"]].to_dict(),
-        source=sources.get(example["report_id"]),
-    )
+    context, width = prompts.concept.shape
+    return {
+        "context": context,
+        "width": width,
+        "dimension": encoder.dimension,
+        "classes": len(classes),
+        "reports": len(used),
+        "descriptions": len(describe_triplets(own)[0]),
+        "cells": tuple(encoder.encode_image(film[None]).dense_features.shape[1:3]),
+        **example[["sentence", "concept", "location"]],
+        "source": sources.get(example["report_id"]),
+    }
 
 
-def save_pipeline_figure(workspace: Workspace, shapes: RunShapes) -> Figure:
-    """Draw `fig2`: training on text to the left, testing on images to the right."""
+def save_pipeline_figure(workspace: Workspace, shapes: Mapping[str, Any]) -> Figure:
+    """Draw `fig2` of `shapes_of_run`: training on text, testing on images."""
     figure, axis = plt.subplots(figsize=(COLUMN_WIDTH, 4.7), layout="constrained")
     axis.set(xlim=(0, 100), ylim=(0, 66))
     axis.set_axis_off()
-    for left, right, title in ((0, 68.5, "Training: text only"), (70, 100, "Testing: an image")):
-        axis.add_patch(
-            FancyBboxPatch((left + 0.6, 0.6), right - left - 1.2, 63.6, boxstyle="round,pad=0.4",
-                           fc="none", ec="0.7", ls="--", lw=0.8)
-        )  # fmt: skip
-        axis.text(left + 1.5, 62, title, fontsize=8.5, weight="bold", va="center")
-    _draw_training(axis, shapes)
-    _draw_testing(axis, shapes)
-    handles = [Patch(fc=color, ec="0.4", label=label) for label, color in LEGEND.items()]
+    source, knowledge = shapes["source"], describe(shapes["concept"], shapes["location"])
+    said = {
+        "sentence": fill(f"“{shapes['sentence']}”" if source else "(not to be quoted)", 25),
+        "knowledge": fill(knowledge[:52].rsplit(" ", 1)[0] + " ...", 27),
+    }
+    for part in read_json(PACKAGE_DATA / "pipeline.json")["parts"]:
+        left, width = part["left"] + 0.6, part["right"] - part["left"] - 1.2
+        frame = {"boxstyle": "round,pad=0.4", "fc": "none", "ec": "0.7", "ls": "--", "lw": 0.8}
+        axis.add_patch(FancyBboxPatch((left, 0.6), width, 63.6, **frame))
+        axis.text(part["left"] + 1.5, 62, part["title"], fontsize=8.5, weight="bold", va="center")
+        for x, y, width, height, kind, text in part["boxes"]:
+            look = {"boxstyle": "round,pad=0,rounding_size=0.8", "ec": "0.35", "lw": 0.7}
+            corner = (x - width / 2, y - height / 2)
+            axis.add_patch(FancyBboxPatch(corner, width, height, fc=COLORS[kind], **look))
+            words = text.format(**{**shapes, **said})
+            axis.text(x, y, words, ha="center", va="center", fontsize=TEXT, linespacing=1.15)
+        for *start, x, y in part["arrows"]:
+            look = {"arrowstyle": "-|>", "mutation_scale": 7, "lw": 0.8, "color": "0.25"}
+            axis.add_patch(FancyArrowPatch(start, (x, y), shrinkA=0, shrinkB=0, **look))
+    words = "$E^R$, $E^C$ from the learned prompts;\nany class name, seen or not"
+    axis.text(85, 5.2, words, ha="center", va="center", fontsize=TEXT)
+    handles = [Patch(fc=color, ec="0.4", label=label) for label, color in COLORS.items()]
     legend_above(figure, handles, 4)
-    quoted = f"Example: Open-I {shapes.source}, CC BY-NC-ND 4.0. " if shapes.source else ""
+    quoted = f"Example: Open-I {source}, CC BY-NC-ND 4.0. " if source else ""
     note = (
         f"{quoted}M context vectors a branch, W wide; d: joint space; "
         "L: training classes; N: descriptions of a report. All shapes are this run's: "
         "follow an arrow to see what each is computed from."
     )
     return finished(workspace, figure, "fig2", note)
-
-
-def _draw_training(axis: Axes, shapes: RunShapes) -> None:
-    s, t = shapes, shapes.triplet
-    sentence = f"“{t['sentence']}”" if s.source else "(not to be quoted)"
-    knowledge = describe(t["concept"], t["location"])
-    prompt = f"$M \\times W$ = {s.context} {TIMES} {s.width}"
-    box, link = partial(_box, axis), partial(_link, axis)
-    box(11.5, 53.5, 20, 10.5, f"{s.reports:,} reports\n{fill(sentence, 25)}", DATA)
-    box(34.5, 53.5, 19, 10.5, f"triplet (Eq. 1)\n{t['concept']},\n{t['location']}, present", DATA)
-    box(
-        56.5, 53.5, 20.5, 10.5,
-        f"{s.descriptions:,} descriptions\n{fill(knowledge[:52].rsplit(' ', 1)[0] + ' ...', 27)}",
-        DATA,
-    )  # fmt: skip
-    box(11.5, 38.5, 14, 6, "$\\mathrm{Enc}_T$, frozen", FROZEN)
-    box(56.5, 38.5, 14, 6, "$\\mathrm{Enc}_T$, frozen", FROZEN)
-    box(11.5, 28.5, 14, 6, f"$h$: {s.dimension}", MATH)
-    box(56.5, 28.5, 14, 6, f"$H$: N {TIMES} {s.dimension}", MATH)
-    box(25.6, 10.5, 17.2, 7.5, f"report prompt (Eq. 2)\n{prompt}", TRAINED)
-    box(43.8, 10.5, 17.2, 7.5, f"concept prompt (Eq. 4)\n{prompt}", TRAINED)
-    box(34.7, 3.4, 24, 4, f"+ names of {s.classes} classes", DATA)
-    box(34.7, 19.5, 31.5, 4.6, "$\\mathrm{Enc}_T$, frozen, once a class", FROZEN)
-    box(26.5, 28.5, 13.5, 6, f"$E^R$: {s.classes} {TIMES} {s.dimension}", MATH)
-    box(41.5, 28.5, 13.5, 6, f"$E^C$: {s.classes} {TIMES} {s.dimension}", MATH)
-    box(26.5, 38.5, 13.5, 6.4, f"$p_i$: {s.classes}\n(Eq. 7)", MATH)
-    box(41.5, 38.5, 13.5, 6.4, f"$p'_i$: {s.classes}\n(Eq. 7, 8)", MATH)
-    box(34, 45.6, 28.5, 3.6, "ranking loss (Eq. 9): $c^+$ above $c^-$", MATH)
-    link((21.5, 53.5), (25, 53.5))
-    link((44, 53.5), (46.2, 53.5))
-    for x in (11.5, 56.5):
-        link((x, 48.2), (x, 41.5))
-        link((x, 35.5), (x, 31.5))
-    for x in (26.5, 41.5):
-        link((x, 21.8), (x, 25.5))
-        link((x, 31.5), (x, 35.3))
-        link((x, 41.7), (x, 43.8))
-    link((18.5, 29.5), (19.7, 36.8))
-    link((49.5, 29.5), (48.3, 36.8))
-    for x in (26.5, 43.4):
-        link((x, 14.3), (x, 17.2))
-    link((34.7, 5.4), (34.7, 17.2))
-    link((34, 48.2), (34, 47.4))
-
-
-def _draw_testing(axis: Axes, shapes: RunShapes) -> None:
-    s = shapes
-    height, width = s.cells
-    box, link = partial(_box, axis), partial(_link, axis)
-    box(85, 54.5, 22, 6, "a radiograph $X$", DATA)
-    box(85, 45, 22, 6, "$\\mathrm{Enc}_I$, frozen (Eq. 10)", FROZEN)
-    box(78, 34.5, 12, 6.4, f"$f$: {s.dimension}", MATH)
-    box(92, 34.5, 13, 6.4, f"$F$: {height} {TIMES} {width}\n{TIMES} {s.dimension}", MATH)
-    box(78, 23.5, 12, 7, "$\\langle f, E^R_i \\rangle$\n(Eq. 7)", MATH)
-    box(92, 23.5, 13, 7, "$\\langle F_j, E^C_i \\rangle$\n(Eq. 7, 8)", MATH)
-    box(78, 13.3, 12, 6, "mean of both:\nclass scores", MATH)
-    box(92, 13.3, 13, 6, "heat map:\nwhere it is", MATH)
-    axis.text(
-        85, 5.2, "$E^R$, $E^C$ from the learned prompts;\nany class name, seen or not",
-        ha="center", va="center", fontsize=TEXT,
-    )  # fmt: skip
-    link((85, 51.5), (85, 48))
-    for x in (78, 92):
-        link((x, 42), (x, 37.7))
-        link((x, 31.3), (x, 27))
-        link((x, 20), (x, 16.3))
-    link((87.5, 20), (83, 16.3))
-
-
-def _box(
-    axis: Axes, x: float, y: float, width: float, height: float, text: str, color: str
-) -> None:
-    """A rounded box around its center, with text."""
-    axis.add_patch(
-        FancyBboxPatch(
-            (x - width / 2, y - height / 2), width, height, fc=color, ec="0.35", lw=0.7,
-            boxstyle="round,pad=0,rounding_size=0.8",
-        )
-    )  # fmt: skip
-    axis.text(x, y, text, ha="center", va="center", fontsize=TEXT, linespacing=1.15)
-
-
-def _link(axis: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
-    """An arrow."""
-    axis.add_patch(
-        FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=7, lw=0.8, color="0.25",
-                        shrinkA=0, shrinkB=0)
-    )  # fmt: skip

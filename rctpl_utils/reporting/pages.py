@@ -17,31 +17,16 @@ from rctpl_utils.evaluation.retrieval import OURS
 from rctpl_utils.evaluation.table1 import SUPERVISED
 from rctpl_utils.files import read_json, replace_section, write_text
 from rctpl_utils.options import command
+from rctpl_utils.plots import WORDS
 from rctpl_utils.prompts.variants import HANDWRITTEN, MACHINE_WRITTEN
 from rctpl_utils.reporting.claims import FLOORS
-from rctpl_utils.reporting.common import by_outcome, markdown, with_interval
+from rctpl_utils.reporting.common import markdown, paired_outcomes, with_interval
 from rctpl_utils.workspace import NOTEBOOKS, PACKAGE_DATA, PROJECT
 
 FIGURES = PROJECT / "figures" / "embedded"
-Column = tuple[str, str, str]  # file, data set, metric
-COLUMNS: dict[Column, str] = {  # -> heading
-    ("table1", "chestxray14", "auc"): "AUC ChestX-ray14",
-    ("table1", "chexpert", "auc"): "CheXpert",
-    ("table1", "rsna", "auc"): "RSNA",
-    ("table1", "covidx-normal", "auc"): "COVID, normal",
-    ("table1", "covidx-pneumonia", "auc"): "COVID, pneumonia",
-    ("table2", "rsna", "pointing_game"): "pointing RSNA",
-    ("table3", "siim", "pointing_game"): "SIIM",
-    ("table4", "covid-rural", "pointing_game"): "COVID Rural",
-    ("table5", "chexpert5x200", "precision_at_1"): "P@1 5x200",
-}
-README_COLUMNS = (
-    ("table1", "chestxray14", "auc"),
-    ("table1", "chexpert", "auc"),
-    ("table1", "covidx-normal", "auc"),
-    ("table2", "rsna", "pointing_game"),
-    ("table5", "chexpert5x200", "precision_at_1"),
-)
+Column = tuple[str, str, str]  # file, data set, metric; `COLUMNS` has their headings
+COLUMNS: dict[Column, str] = {tuple(key): name for *key, name, _ in WORDS["columns"]}
+README_COLUMNS = [tuple(key) for *key, _, shown in WORDS["columns"] if shown == "README"]
 ROWS = (
     *HANDWRITTEN, MACHINE_WRITTEN, "untrained contexts", *OURS, *BASELINES, "TaI-DPT",
     "CoOp, 16 labels a class", "DualCoOp, 16 labels a class", "lung-center prior", SUPERVISED,
@@ -63,7 +48,7 @@ def written() -> dict[Path, str]:
     """The pages as they should be."""
     sections: dict[str, dict[str, Callable[[], str]]] = {  # page -> its sections
         "README.md": {"verdict": _verdict, "first result": _first_result, "costs": _costs},
-        "RESULTS.md": {"results": _headline},
+        "RESULTS.md": {"results": lambda: "\n".join(["", *_table(ROWS), "", *_sentences(), ""])},
         "ARTIFACT.md": {"one claim": _one_claim},
         "docs/model_card.md": {"results": _measured, "weights": _weights},
     }
@@ -80,8 +65,12 @@ def written() -> dict[Path, str]:
 
 def _verdict() -> str:
     """What came out, in sentences and six rows."""
-    rows = [*_table(("class names", "prompt ensemble", *OURS), README_COLUMNS), _best_baseline()]
-    rows += _table((SUPERVISED,), README_COLUMNS)[2:]
+    cells = ["best baseline"]
+    for key in README_COLUMNS:
+        best = max((row for row in _found(key) if row.method in BASELINES), key=lambda r: r.value)
+        cells.append(f"{with_interval(best)} ({best.method})")
+    rows = _table((*HANDWRITTEN[:2], *OURS, SUPERVISED), README_COLUMNS)
+    rows.insert(-1, markdown(cells, [])[0])
     compared = [f"{each} against class names: {_against(each, 'class names')}." for each in OURS]
     said = (
         "On **simulated films** with stand-in encoders, AUC, paired and Holm-corrected: "
@@ -92,15 +81,6 @@ def _verdict() -> str:
         "column, which favors it."
     )
     return "\n".join(["", said, "", *rows, "", best, ""])
-
-
-def _best_baseline() -> str:
-    cells = []
-    for key in README_COLUMNS:
-        rows = _found(key)
-        best = rows[rows["method"].isin(BASELINES)].nlargest(1, "value")
-        cells.append(f"{with_interval(next(best.itertuples()))} ({best['method'].item()})")
-    return markdown(["best baseline", *cells], [])[0]
 
 
 def _first_result() -> str:
@@ -129,10 +109,6 @@ def _costs() -> str:
     )
 
 
-def _headline() -> str:
-    return "\n".join(["", *_table(ROWS), "", *_sentences(), ""])
-
-
 def _one_claim() -> str:
     """The ledger's first claim, from the paper's words to the verdict."""
     claim = read_json(PACKAGE_DATA / "claims.json")["claims"][0]
@@ -142,9 +118,8 @@ def _one_claim() -> str:
     sides = []
     for method in (test["left"], *test["right"]):
         key = (test["draws"], test["datasets"][0], test["metrics"][0])
-        shown = next(_found(key, method).itertuples())
         asked = f'trace {key[0]} "{method}" {key[1]} {key[2]}'
-        sides.append(f"{method} {with_interval(shown)} (`python -m rctpl_utils {asked}`)")
+        sides.append(f"{method} {_cell(key, method)} (`python -m rctpl_utils {asked}`)")
     interval = f"{row['effect']:+.4f} [{row['ci_low']:+.4f}, {row['ci_high']:+.4f}]"
     steps = [
         ("the paper's words", f"\u201c{claim['quote']}\u201d (section {claim['section']})"),
@@ -163,8 +138,7 @@ def _one_claim() -> str:
 
 def _measured() -> str:
     """The model card's: our rows and those that they must beat, the maps' check, real films."""
-    parts = [_table(CARD_ROWS), _sentences(), _checks()]
-    text = "\n".join(line for part in parts for line in ["", *part]) + "\n"
+    text = "\n".join(["", *_table(CARD_ROWS), "", *_sentences(), "", *_checks(), ""])
     return text.replace("](figures/", "](../figures/")
 
 
@@ -176,16 +150,12 @@ def _weights() -> str:
     heads = ("method", "files", "views a seed", "seconds a seed", "device", "trained on")
     cells = []
     for method, rows in table.groupby("method", sort=False):
-        spans = (_span(rows["views"]), _span(rows["seconds"]))
+        ends = (rows[name].agg(["min", "max"]).dropna() for name in ("views", "seconds"))
+        spans = (" to ".join(each.map("{:,.0f}".format).unique()) for each in ends)
         words = ("; ".join(rows[name].dropna().unique()) for name in ("device", "trained_on"))
         cells.append([method, str(len(rows)), *spans, *words])
     total = f"{len(files)} files, {table['bytes'].sum() / 1e6:.0f} MB."
     return "\n".join(["", total, "", *markdown(heads, cells), ""])
-
-
-def _span(values: pd.Series) -> str:
-    ends = [f"{each:,.0f}" for each in (values.min(), values.max()) if pd.notna(each)]
-    return " to ".join(dict.fromkeys(ends))
 
 
 def _checks() -> list[str]:
@@ -212,19 +182,22 @@ def _table(methods: Sequence[str], columns: Iterable[Column] = COLUMNS) -> list[
     """Values with their intervals, a line a method."""
     lines = []
     for method in methods:
-        rows = [_found(key, method) for key in columns]
-        cells = [with_interval(next(each.itertuples())) if len(each) else "" for each in rows]
+        cells = (_cell(key, method) for key in columns)
         lines.append([f"**{method}**" if method in OURS else method, *cells])
     heads = [COLUMNS[key] for key in columns]
     return markdown(["simulated films, mean of three seeds [95 %]", *heads], lines)
 
 
-def _found(key: Column, method: str | None = None) -> pd.DataFrame:
-    """The rows of (file, data set, metric), and a method, that have a value."""
+def _found(key: Column) -> list[tuple]:
+    """The rows of (file, data set, metric) that have a value."""
     name, dataset, metric = key
-    rows = pd.read_csv(FIGURES / f"{name}.csv")
-    rows = rows[(rows["dataset"] == dataset) & (rows["metric"] == metric) & rows["value"].notna()]
-    return rows if method is None else rows[rows["method"] == method]
+    rows = pd.read_csv(FIGURES / f"{name}.csv").dropna(subset="value").itertuples()
+    return [row for row in rows if (row.dataset, row.metric) == (dataset, metric)]
+
+
+def _cell(key: Column, method: str) -> str:
+    """A method's value with its interval; nothing where it has none."""
+    return next((with_interval(row) for row in _found(key) if row.method == method), "")
 
 
 def _against(method: str, other: str) -> str:
@@ -232,7 +205,7 @@ def _against(method: str, other: str) -> str:
     tests = pd.read_csv(FIGURES / "table1_paired_tests.csv")
     part = tests[(tests["method"] == method) & (tests["against"] == other)]
     said = []
-    for word, rows in by_outcome(part).items():
+    for word, rows in part.groupby(paired_outcomes(part), observed=True):
         places = ", ".join(f"{r.dataset} ({r.value:+.3f})" for r in rows.itertuples())
         said.append(f"{word if word == 'undecided' else f'**{word}**'} on {places}")
     return "; ".join(said)

@@ -35,8 +35,28 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".dicom")
 _ELSEWHERE = "Choose another folder with --output FOLDER."
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command line."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status: 0, or 2 for bad input."""
+    options = _parser().parse_args(arguments)
+    concepts = tuple(dict.fromkeys(options.concepts))
+    try:
+        model, calibration = _load(options.prompts)
+        given = (options.image, model, calibration, concepts, options.output, options.format)
+        if options.image.is_dir():
+            read = explain_folder(*given)["problem"].eq("")
+            done = f"wrote {SCORES} and the pages of {read.sum()} of {len(read)} pictures"
+        else:
+            explanation, page, numbers = explain_file(*given)
+            _print(explanation)
+            done = f"wrote {page.name} and {numbers.name}"
+    except (InputError, OSError) as error:
+        print(one_line(error), file=sys.stderr)
+        return 2
+    print(done)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m rctpl_utils predict", description=__doc__)
     parser.add_argument(
         "image", type=Path,
@@ -61,27 +81,6 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit status: 0, or 2 for bad input."""
-    options = build_parser().parse_args(arguments)
-    concepts = tuple(dict.fromkeys(options.concepts))
-    try:
-        model, calibration = _load(options.prompts)
-        given = (options.image, model, calibration, concepts, options.output, options.format)
-        if options.image.is_dir():
-            read = explain_folder(*given)["problem"].eq("")
-            done = f"wrote {SCORES} and the pages of {read.sum()} of {len(read)} pictures"
-        else:
-            explanation, page, numbers = explain_file(*given)
-            _print(explanation)
-            done = f"wrote {page.name} and {numbers.name}"
-    except (InputError, OSError) as error:
-        print(one_line(error), file=sys.stderr)
-        return 2
-    print(done)
-    return 0
-
-
 def explain_file(
     path: Path,
     model: RCTPL,
@@ -91,12 +90,14 @@ def explain_file(
     form: str = "pdf",
     name: str | None = None,
 ) -> tuple[Explanation, Path, Path]:
-    """Explain one picture; return what was found, its page and its numbers, written to `output`.
-
-    The page's `form` is "pdf" or "png", the files' `name` the picture's own by default. An
-    `InputError` for a picture that cannot be read, a folder that cannot be written; as `explain`.
+    """Explain one picture; return what was found, its page (`form` pdf or png) and its numbers,
+    written to `output`. An `InputError` for what cannot be read or written; as `explain`.
     """
-    page, numbers = (_target(path, output / (name or path.stem), each) for each in (form, "json"))
+    page, numbers = (output / f"{name or path.stem}.{each}" for each in (form, "json"))
+    for target in (page, numbers):
+        if target.resolve() == path.resolve():
+            cure = "Choose another folder with --output FOLDER, or --format pdf."
+            raise InputError("the page would overwrite the picture", cure, file=target)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the libraries', about headers
         image = read_image(path)
@@ -130,11 +131,8 @@ def explain_folder(
 
     Pictures (PNG, JPEG, TIFF, BMP and DICOM) lie in folders of any depth, the pages likewise. An
     `InputError` for no picture, an output folder among them, an unknown concept; as `explain`.
-
-    Returns:
-        one row a picture, as in the file: image, domain ("inside", "OUT OF DOMAIN" or "not
-        measured"), distance (in units of the domain's limit), found (with some evidence), problem
-        (why the picture could not be read, its row being empty then), the score of each concept.
+    Returned is the file: a row a picture, its distance in units of the domain's limit, what was
+    found with some evidence, the problem where it could not be read, the score of each concept.
     """
     if output.resolve().is_relative_to(folder.resolve()):
         raise InputError("the pages would lie among the pictures", _ELSEWHERE, file=output)
@@ -153,7 +151,11 @@ def explain_folder(
         there = output / inner.parent
         try:
             of, _, _ = explain_file(path, model, calibration, concepts, there, form, name)
-            row = {**_row(of), "problem": ""}
+            domain = "OUT OF DOMAIN" if of.outside else "inside"
+            found = (f"{each.concept} ({each.grade})" for each in shown_findings(of))
+            row = {each.concept: each.score for each in of.findings}
+            row |= {"distance": of.distance, "found": "; ".join(found), "problem": ""}
+            row["domain"] = "not measured" if of.distance is None else domain
         except InputError as error:
             row = {"domain": "", "problem": str(error)}
         rows.append({"image": inner.as_posix(), **row})
@@ -163,37 +165,18 @@ def explain_folder(
     return table
 
 
-def _row(of: Explanation) -> dict[str, object]:
-    domain = "OUT OF DOMAIN" if of.outside else "inside"
-    return {
-        "domain": "not measured" if of.distance is None else domain,
-        "distance": of.distance,
-        "found": "; ".join(f"{each.concept} ({each.grade})" for each in shown_findings(of)),
-        **{each.concept: each.score for each in of.findings},
-    }
-
-
 def _load(path: Path) -> tuple[RCTPL, Calibration | None]:
     if not path.exists():
         cure = "Run ./run_all.sh, or give others with --prompts FILE."
         raise InputError("no learned prompts there", cure, file=path)
-    beside = calibration_path(path)
-    if not beside.exists():
-        print(
-            f"note: no calibration beside {path.name}: nobody can say how sure one may be of these "
-            "scores (notebook 09 makes it)",
-            file=sys.stderr,
-        )
-    return RCTPL.load(path), Calibration.load(beside) if beside.exists() else None
-
-
-def _target(image: Path, stem: Path, suffix: str) -> Path:
-    """The file to write; never the picture itself."""
-    target = stem.with_name(f"{stem.name}.{suffix}")
-    if target.resolve() == image.resolve():
-        cure = "Choose another folder with --output FOLDER, or --format pdf."
-        raise InputError("the page would overwrite the picture", cure, file=target)
-    return target
+    if (beside := calibration_path(path)).exists():
+        return RCTPL.load(path), Calibration.load(beside)
+    print(
+        f"note: no calibration beside {path.name}: nobody can say how sure one may be of these "
+        "scores (notebook 09 makes it)",
+        file=sys.stderr,
+    )
+    return RCTPL.load(path), None
 
 
 def _print(explanation: Explanation) -> None:

@@ -35,8 +35,9 @@ def omissions(dataset: ChestXrayDataset) -> list[Omission]:
     """What was left out of one split by the options; the paper's own exclusions are not in it."""
     about = dataset.name, dataset.split
     found = [Omission(*about, *each) for each in dataset.skipped]
-    missing = dataset.left_out.get(MISSING, 0)
-    return [*found, *([Omission(*about, "", None, MISSING, missing)] if missing else [])]
+    if missing := dataset.left_out.get(MISSING, 0):
+        found.append(Omission(*about, "", None, MISSING, missing))
+    return found
 
 
 def write_skipped(workspace: Workspace, name: str, found: Sequence[Omission]) -> Path:
