@@ -1,5 +1,6 @@
 """environment.yml, pyproject.toml and requirements.lock agree, and the lock fits every platform."""
 
+import ast
 import os
 import re
 import shutil
@@ -141,3 +142,13 @@ def test_set_up_refuses_the_pythons_that_the_package_does_not_take(tmp_path, mon
     refused = "Python 3.10 to 3.13 is needed" in stopped.stderr
     assert stopped.returncode == 2
     assert refused == (python not in SpecifierSet(project()["requires-python"]))
+
+
+def test_nothing_newer_than_the_oldest_python_is_imported():
+    newer = {"Self", "Never", "LiteralString", "Unpack", "Required", "NotRequired", "override"}
+    newer |= {"TypeVarTuple", "assert_never", "assert_type", "reveal_type", "StrEnum", "batched"}
+    for path in (PROJECT / "rctpl_utils").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = {alias.name for alias in node.names}
+                assert not names & (newer | {"tomllib"}), (path.name, node.lineno)

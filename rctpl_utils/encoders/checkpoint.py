@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from safetensors.torch import load as load_safetensors
@@ -311,7 +311,9 @@ class FromFiles(nn.Module):
         yield self, match_state(self, state, self.layout(state), path)
 
     @classmethod
-    def load(cls, path: str | Path, device: str | torch.device = "cpu", **options: Any) -> Self:
+    def load(
+        cls, path: str | Path, device: str | torch.device = "cpu", **options: Any
+    ) -> "FromFiles":
         """Read the released files: frozen, on the device; `InputError` lists what does not fit."""
         model = cls(path, **options)
         for module, state in model.matched(path):

@@ -15,7 +15,7 @@ authors give two phrases for pneumonia.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple, Protocol, Self
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -68,7 +68,7 @@ class EncoderBaseline:
         self.embed_texts = encoder.encode_text
 
     @classmethod
-    def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> Self:
+    def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> "EncoderBaseline":
         """Read the encoder's files in a folder (`MedCLIP.load`, `BioViL.load`)."""
         return cls(open_encoder(cls.kind, folder, device))
 
