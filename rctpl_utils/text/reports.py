@@ -1,7 +1,7 @@
 """Radiology reports in MIMIC-CXR's layout or a table, and which are used (paper 3.1.1, 4.1.1)."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,12 +61,12 @@ def read_mimic_reports(
     """
     root, skipped = Path(root), [] if skipped is None else skipped
     screen, split_table = Screen(skip_bad), child(root, SPLIT_TABLE)
-    table = read_table(split_table, ["study_id", "subject_id", "split"], dtype="str")
-    table = screen.blank(table, ["study_id", "subject_id"], split_table)
+    columns = ["study_id", "subject_id", "split"]
+    table = screen.read(split_table, columns, cure="Fix the table.", dtype="str")
+    table.named("study_id", "subject_id")
     for column in ("study_id", "subject_id"):
-        elsewhere = table.groupby(column)["split"].transform("first") != table["split"]
-        problem = f"a {column} that is in two splits"
-        table = screen.rows(table, elsewhere, problem, "Fix the table.", split_table, whole=column)
+        elsewhere = table.rows.groupby(column)["split"].transform("first") != table["split"]
+        table.refuse(elsewhere, f"a {column} that is in two splits", whole=column)
     splits = dict(zip("s" + table["study_id"], table["split"], strict=True))
     paths = sorted(root.glob("files/p*/p*/s*.txt"))
     there = {path.stem for path in paths}
@@ -139,17 +139,6 @@ def _read_report(path: Path, split: str) -> Report:
         raise InputError(f"it cannot be read ({error.strerror})", cure, file=path) from error
     findings, impression = parse_sections(text)
     return Report(path.stem, path.parent.name, findings, impression, split)
-
-
-def _splits(path: Path, screen: Screen) -> Mapping[str, str]:
-    """Study identifier ("sNNNNNNNN") -> split."""
-    columns = ["study_id", "subject_id", "split"]
-    table = screen.read(path, columns, cure="Fix the table.", dtype="str")
-    table.named("study_id", "subject_id")
-    for column in ("study_id", "subject_id"):
-        elsewhere = table.rows.groupby(column)["split"].transform("first") != table["split"]
-        table.refuse(elsewhere, f"a {column} that is in two splits", whole=column)
-    return dict(zip("s" + table["study_id"], table["split"], strict=True))
 
 
 def read_reports(
