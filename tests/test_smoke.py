@@ -92,9 +92,8 @@ def test_all_promised_files_are_there_and_recorded_and_no_copy_holds_an_error(fi
 
 
 def test_the_same_run_gives_the_same_bytes_and_a_second_finds_all_up_to_date(figures):
-    """The retrieval is the quickest of those that score, resample and write a table."""
-    before = {name: (figures / name).read_bytes() for name in ("table5.csv", "table5.md")}
-    assert smoke_run("--only", "07", "--force").returncode == 0
+    before = {name: (figures / name).read_bytes() for name in ("table1.csv", "table1.md")}
+    assert smoke_run("--only", "05", "--force").returncode == 0
     assert {name: (figures / name).read_bytes() for name in before} == before
     completed = smoke_run()
     assert completed.returncode == 0
