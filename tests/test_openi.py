@@ -15,15 +15,13 @@ from tiny_world import refused, table_of_cases
 from rctpl_utils.datasets import open_dataset
 from rctpl_utils.datasets.official import count
 from rctpl_utils.datasets.openi import (
-    CONCEPTS,
     OpenIReport,
     mesh_findings,
     openi_archive,
     parse_openi,
-    read_labels,
     read_openi,
-    read_views,
 )
+from rctpl_utils.datasets.openi_films import CONCEPTS, read_labels, read_views
 from rctpl_utils.errors import InputError
 from rctpl_utils.vocabulary import CONCEPTS as VOCABULARY
 

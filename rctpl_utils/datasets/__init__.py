@@ -11,7 +11,7 @@ from rctpl_utils.datasets.base import ChestXrayDataset
 from rctpl_utils.datasets.chexpert import open_chexpert, open_chexpert5x200, open_mimic_cxr
 from rctpl_utils.datasets.covid import open_covid_rural, open_covidx
 from rctpl_utils.datasets.nih import open_chestxray14, open_rsna, open_siim
-from rctpl_utils.datasets.openi import open_openi
+from rctpl_utils.datasets.openi_films import open_openi
 from rctpl_utils.errors import InputError
 
 __all__ = ["DATASETS", "ChestXrayDataset", "open_dataset", "present_datasets"]

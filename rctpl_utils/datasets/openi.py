@@ -1,11 +1,9 @@
 """Open-I: the Indiana University chest X-ray reports, whose MeSH codes are a human gold standard.
 
 Demner-Fushman et al., "Preparing a collection of radiology examinations for distribution and
-retrieval", JAMIA 2016; reports (CC BY-NC-ND 4.0), headers and views by t-SNE are read from what
-torchxrayvision carries. Codes, as "Opacity/lung/base/left/patchy", a heading and qualifiers, name
-what is present only: what is not coded counts as absent, a report coded "No Indexing" as
-unknown. `docs/data/openi.md` says why that package's class is not used, and what is frontal.
-A report is a patient; by a hash 20 % are validation, the rest test.
+retrieval", JAMIA 2016; the reports (CC BY-NC-ND 4.0) are read from what torchxrayvision carries.
+Codes, as "Opacity/lung/base/left/patchy", a heading and qualifiers, name what is present only. What
+reads the films stands in `openi_films`: whoever needs reports needs none of it.
 """
 
 import tarfile
@@ -14,21 +12,13 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-import pandas as pd
 from defusedxml.ElementTree import fromstring
 
-from rctpl_utils.datasets.base import ChestXrayDataset
-from rctpl_utils.datasets.tables import Screen, find_files, hash_split, locate, read_table
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import read_json
-from rctpl_utils.given_files import child, naming
-from rctpl_utils.vocabulary import CONCEPTS as VOCABULARY
-from rctpl_utils.vocabulary import with_parents
+from rctpl_utils.given_files import naming
 from rctpl_utils.workspace import PACKAGE_DATA
 
-IMAGE_FOLDER = "NLMCXR_png"
-HEADERS, TSNE_VIEWS = "nlmcxr_dicom_metadata.csv.gz", "nlmcxr_tsne_pa.csv.gz"
-CONCEPTS = tuple(concept for concept in VOCABULARY if concept != "COVID-19")
 NOT_CODED = "No Indexing"
 
 
@@ -150,48 +140,3 @@ def xrv_file(name: str) -> Path:
         problem, cure = "torchxrayvision does not carry this file", "Install torchxrayvision 1.5.7."
         raise InputError(problem, cure, file=path)
     return path
-
-
-# --- films
-
-
-def open_openi(root: Path, split: str, **options: bool) -> ChestXrayDataset:
-    """Open "validation" (20 % of the reports) or "test" (80 %), frontal films only.
-
-    `records` also has `report` ("CXRn").
-    """
-    screen, folder = Screen(**options), child(root, IMAGE_FOLDER)
-    if not folder.is_dir():
-        raise InputError("no images", f"Put {IMAGE_FOLDER}/ there.", file=folder)
-    views = read_views()
-    views["patient_id"] = views["image_id"].str.split("_").str[0]
-    views = views[hash_split(views["patient_id"]) == split]
-    films = views.loc[views["frontal"], ["image_id", "patient_id"]].reset_index(drop=True)
-    films = locate(films, find_files([folder], (".png",), screen), ".png")
-    films["report"] = films["patient_id"]
-    labels = read_labels().reindex(films["report"]).reset_index(drop=True)
-    records = screen.present(pd.concat([films, labels], axis=1), folder)
-    left_out = {"not known to be a frontal view": int((~views["frontal"]).sum())}
-    return ChestXrayDataset("openi", split, CONCEPTS, records, left_out=left_out, screen=screen)
-
-
-def read_views() -> pd.DataFrame:
-    """Every image of the DICOM header table: image_id, and whether it is known to be frontal."""
-    headers = read_table(xrv_file(HEADERS), ["imageid", "View Position"], dtype="str")
-    tsne = read_table(xrv_file(TSNE_VIEWS), ["imageid", "tsne-view"], dtype="str")
-    guess = headers["imageid"].map(tsne.set_index("imageid")["tsne-view"])
-    said = headers["View Position"]
-    frontal = (said.isin(["AP", "PA"]) | (said.isna() & (guess == "PA"))) & (guess != "L")
-    return pd.DataFrame({"image_id": headers["imageid"], "frontal": frontal.astype(bool)})
-
-
-@cache  # parsing takes seconds, and every split asks
-def read_labels() -> pd.DataFrame:
-    """One row a report, index "CXRn": 1.0, 0.0, or NaN where it was not coded."""
-    reports = read_openi(openi_archive())
-    rows = {}
-    for report in reports:
-        present = with_parents(finding.concept for finding in mesh_findings(report))
-        known = NOT_CODED not in report.mesh
-        rows[report.uid] = [float(c in present) if known else float("nan") for c in CONCEPTS]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=list(CONCEPTS))
