@@ -9,7 +9,7 @@ held to the official ones in full, for the doctor and a run on real data. The em
 from dataclasses import dataclass
 from pathlib import Path
 
-from rctpl_utils.datasets import chexpert, covid, nih, openi
+from rctpl_utils.datasets import chexpert, covid, nih, openi_films
 from rctpl_utils.datasets.masks import NO_RUNS
 from rctpl_utils.datasets.tables import find_files, read_lines, read_table
 from rctpl_utils.errors import InputError
@@ -117,5 +117,5 @@ def _counted(name: str, root: Path) -> tuple[int, ...]:
             table = read_table(child(root, chexpert.SPLIT_TABLE), ["dicom_id"])
             return len(table), sum(1 for _ in root.glob("files/p*/p*/s*.txt"))
         case "openi":
-            return (len(find_files([child(root, openi.IMAGE_FOLDER)], (".png",))),)
+            return (len(find_files([child(root, openi_films.IMAGE_FOLDER)], (".png",))),)
     raise ValueError(name)
