@@ -1,6 +1,8 @@
 """The one error a user meets for bad input: what is wrong, where, and what to do about it."""
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from os import PathLike
 
 _CURES = {
@@ -38,3 +40,17 @@ def one_line(error: InputError | OSError) -> str:
         error = InputError(what, _CURES.get(error.errno, "Mend it, then run the command again."),
                            file=error.filename)  # fmt: skip
     return f"error: {' '.join(str(error).split())}"
+
+
+@contextmanager
+def naming(path: str | PathLike, problem: str, cure: str) -> Iterator[None]:
+    """Turn whatever the block raises into an `InputError` that names the file.
+
+    Damaged bytes make decoders raise many kinds of errors, not all of them documented.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{problem} ({error})", cure, file=path) from error

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, BinaryIO
 
-from rctpl_utils.errors import InputError
+from rctpl_utils.errors import InputError, naming
 
 AGAIN = "Download or copy the file again."
 _UNPACK, _GZIP, _ZIP = "Unpack it.", b"\x1f\x8b", (b"PK\3\4", b"PK\5\6")
@@ -30,20 +30,6 @@ _KINDS = (
     (b"bzh", "a bzip2 archive", _UNPACK),
     (b"\x28\xb5\x2f\xfd", "a zstd archive", _UNPACK),
 )
-
-
-@contextmanager
-def naming(path: str | Path, problem: str, cure: str) -> Iterator[None]:
-    """Turn whatever the block raises into an `InputError` that names the file.
-
-    Damaged bytes make decoders raise many kinds of errors, not all of them documented.
-    """
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(f"{problem} ({error})", cure, file=path) from error
 
 
 def mistaken(head: bytes) -> tuple[str, str] | None:

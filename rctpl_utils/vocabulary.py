@@ -55,7 +55,8 @@ class Frame:
 class Vocabulary:
     """The phrases of `data/vocabulary.json`, in lower case, no patterns."""
 
-    named: Mapping[str, tuple[str, ...]]  # what a phrase names; nothing though it looks so: ()
+    # phrase -> its concepts; () for one that only looks like a concept
+    named: Mapping[str, tuple[str, ...]]
     unlocated: frozenset[str]  # concepts whose place is never stated apart (the heart)
     frames: tuple[Frame, ...]
     places: Mapping[str, Place]

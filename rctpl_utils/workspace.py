@@ -60,20 +60,35 @@ class Workspace:
             folder.mkdir(parents=True, exist_ok=True)
         return workspace
 
-    # Intermediate files of this profile, safe to delete; its tables and figures; and what all
-    # profiles share: unpacked sources, projected anatomy
-    build = property(lambda self: self.output / "build" / self.profile.name)
-    figures = property(lambda self: self.output / "figures" / self.profile.name)
-    cache = property(lambda self: self.output / "build" / "cache")
-    # Executed copies of the notebooks and their completion markers
-    executed = property(lambda self: self.build / "executed")
-    # (concept, location, positive) of the training reports; sentences, a row a distinct text
-    triplets = property(lambda self: self.build / "triplets.parquet")
-    descriptions = property(lambda self: self.build / "descriptions.parquet")
-    # Cached text and image features; learned prompts, a small file a method and seed; tidy rows
-    features = property(lambda self: self.build / "features")
-    prompts = property(lambda self: self.build / "prompts")
-    results = property(lambda self: self.build / "results")
+    @property
+    def build(self) -> Path:
+        """Intermediate files of this profile; safe to delete."""
+        return self.output / "build" / self.profile.name
+
+    @property
+    def figures(self) -> Path:
+        """Tables and figures of this profile."""
+        return self.output / "figures" / self.profile.name
+
+    @property
+    def cache(self) -> Path:
+        """What all profiles share: unpacked sources, projected anatomy."""
+        return self.output / "build" / "cache"
+
+    @property
+    def executed(self) -> Path:
+        """Executed copies of the notebooks and their completion markers."""
+        return self.build / "executed"
+
+    @property
+    def triplets(self) -> Path:
+        """The (concept, location, positive) triplets of the training reports."""
+        return self.build / "triplets.parquet"
+
+    @property
+    def descriptions(self) -> Path:
+        """The knowledge-rich sentences, one row a distinct text."""
+        return self.build / "descriptions.parquet"
 
     @property
     def weights(self) -> Path:
@@ -87,6 +102,21 @@ class Workspace:
     def encoder(self, seed: int) -> Path:
         """The weights of a seed's frozen stand-in."""
         return self.weights / f"standin-{seed}.safetensors"
+
+    @property
+    def features(self) -> Path:
+        """Cached text and image features."""
+        return self.build / "features"
+
+    @property
+    def prompts(self) -> Path:
+        """Learned prompts, one small file a method and seed."""
+        return self.build / "prompts"
+
+    @property
+    def results(self) -> Path:
+        """Tidy result rows, one file a notebook."""
+        return self.build / "results"
 
 
 def choose_device(name: str = "auto") -> "torch.device":

@@ -1,6 +1,6 @@
 """The paper's eight baselines, the prompt learners and a supervised reference (paper 4.1.5).
 
-Here live their models, one training loop, their released checkpoints' formats, and the adapters
+Here live their models, their training, their released checkpoints' formats, and the adapters
 that put them into the tables beside RC-TPL.
 """
 

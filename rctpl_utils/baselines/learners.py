@@ -103,7 +103,7 @@ class PromptModel(nn.Module, ABC):
 
     @abstractmethod
     def scores(self, films: ImageFeatures, concepts: Sequence[str]) -> Tensor:
-        """Scores (n, L), differentiable."""
+        """Scores (n, L); differentiable where `loss` uses them."""
 
     @torch.no_grad()
     def classify(self, films: ImageFeatures, concepts: Sequence[str]) -> Tensor:

@@ -128,8 +128,9 @@ def load_miniature(make: type[Baseline], encoder: StandIn, seed: int, folder: Pa
 def read_miniature(
     make: type[Baseline], encoder: StandIn, path: Path, notes: Mapping[str, Any]
 ) -> tuple[Baseline, np.ndarray]:
-    """A file's frozen baseline, of the shape that notes tell, else an `InputError`; and its answer
-    to a probe of two made-up maps: scores of two concepts and cells of a map, (8,).
+    """A file's frozen baseline (or an `InputError`), and its answer to a probe: (8,).
+
+    `notes` tell its shape; the probe, two made-up maps: scores of two concepts and cells of a map.
     """
     width, grid = encoder.context_width, tuple(notes["grid"])
     blank = torch.zeros(width), torch.ones(width)  # the files have the real ones

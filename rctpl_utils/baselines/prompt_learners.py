@@ -8,7 +8,7 @@ NaN uncertain), the same that RC-TPL's reports carry. Their rows say so: they ar
 import hashlib
 import itertools
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -174,7 +174,7 @@ def _learn(
             "stops": stops,
         }
 
-    key = hash_of(keys, kind.batch_size, kind.learning_rate, limits, code)
+    key = hash_of(keys, TRAINING_CONCEPTS, kind.batch_size, kind.learning_rate, limits, code)
     return kept(workspace.prompts / learner.record, weights, key, make)
 
 
@@ -261,26 +261,29 @@ def draw_films(labels: np.ndarray, concepts: Sequence[str], shots: int, seed: in
 
     A film that shows several classes may be drawn for each, so that there are at most shots x L.
     Draws nest: those of few shots are among those of more, with the same seed; a class's draw does
-    not depend on the other classes. An `InputError` tells of no shot, or of no film with a class.
+    not depend on the other classes.
     """
-    if shots < 1:
-        raise InputError(f"{shots} labeled films a class", "Ask for one at least.")
     rows = []
     for column, concept in enumerate(concepts):
         positive = np.flatnonzero(labels[:, column] == 1)
         generator = np.random.default_rng([seed, *concept.encode()])
         rows.append(generator.permutation(positive)[:shots])
-    if not any(map(len, rows)):
-        raise InputError(
-            f"no film shows any of {', '.join(concepts)}", "Use a training set with labels."
-        )
     return np.unique(np.concatenate(rows))
 
 
 def draw_table(
-    labels: np.ndarray, concepts: Sequence[str], shots: Iterable[int], seeds: Sequence[int]
+    labels: np.ndarray, concepts: Sequence[str], shots: Sequence[int], seeds: Sequence[int]
 ) -> pd.DataFrame:
-    """How many films `draw_films` draws for each class: shots, seed, concept, drawn."""
+    """How many films `draw_films` draws for each class: shots, seed, concept, drawn.
+
+    An `InputError` tells of less than one shot, or that no film shows any class.
+    """
+    if any(each < 1 for each in shots):
+        raise InputError(f"{min(shots)} labeled films a class", "Ask for one at least.")
+    if not (labels == 1).any():
+        raise InputError(
+            f"no film shows any of {', '.join(concepts)}", "Use a training set with labels."
+        )
     there = dict(zip(concepts, (labels == 1).sum(axis=0).tolist(), strict=True))
     return pd.DataFrame([
         {"shots": each, "seed": seed, "concept": concept, "drawn": min(each, count)}
@@ -365,7 +368,7 @@ def token_corpora(
     concepts: tuple[str, ...],
     folder: Path,
 ) -> tuple[TextCorpus, ...]:
-    """The corpus of `corpus_building.build_corpus` by encoder, tokens in place of descriptions.
+    """The corpus of `prompts.encode.build_corpus` by encoder, tokens in place of descriptions.
 
     Only reports with a present concept are taken apart into tokens; the others have no loss.
     """

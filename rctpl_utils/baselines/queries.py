@@ -30,7 +30,10 @@ class QueryLayer(nn.Module):
     def forward(
         self, queries: Tensor, cells: Tensor, blocked: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Queries (B, Q, d), cells (B, T, d): queries, and the heads' mean attention (B, Q, T)."""
+        """Queries (B, Q, d), cells (B, T, d): queries, and the heads' mean attention (B, Q, T).
+
+        `blocked` (Q, Q): which query does not see which.
+        """
         normed = self.norms[0](queries)
         heard, _ = self.among(normed, normed, normed, attn_mask=blocked, need_weights=False)
         queries = queries + heard

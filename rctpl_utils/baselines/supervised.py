@@ -97,7 +97,7 @@ def train_reference(
 ) -> tuple[LabelNetwork, list[dict[str, float]]]:
     """Train on films (n, S, S) uint8 with labels (n, 21): binary cross-entropy, NaN masked.
 
-    `tower`, where training starts, is left as it is. The rest, and the curve, as `training.fit`
+    `tower`, where training starts, is left as it is. The rest, and the curve, as `pretraining.fit`
     has it; the network is returned frozen.
     """
     torch.manual_seed(seed)
@@ -134,12 +134,12 @@ def labeled_films(
     CheXpert table only thirteen. The others are validation films. Half of a batch is of either
     kind, however few films one has.
     """
-    training, *others = sets
-    by_report = report_labels(triplets, list(training.records["study"].unique()), CONCEPTS)
-    labels = [by_report.loc[training.records["study"]].to_numpy(np.float32)]
+    films, *others = sets
+    by_report = report_labels(triplets, list(films.records["study"].unique()), CONCEPTS)
+    labels = [by_report.loc[films.records["study"]].to_numpy(np.float32)]
     labels += [s.records.reindex(columns=list(CONCEPTS)).to_numpy(np.float32) for s in others]
     images = [load_images(each, np.arange(len(each)), size) for each in sets]
-    counts = [len(training), sum(map(len, others))]
+    counts = [len(films), sum(map(len, others))]
     chances = np.concatenate([np.full(count, 0.5 / count) for count in counts if count])
     return np.concatenate(images), np.concatenate(labels), chances / chances.sum()
 

@@ -1,4 +1,4 @@
-"""One loop for all that trains on films: the same batches, seeds, schedule and grid of rates.
+"""How baselines train (`pretraining.fit`): the same batches, seeds, schedule and grid of rates.
 
 A baseline trains at a constant rate (after a warm-up) until its AUC on validation films has stopped
 improving, then cools down to a rate of zero; the model at the end stays, or that of an earlier look

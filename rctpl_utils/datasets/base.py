@@ -25,7 +25,7 @@ BEYOND = "beyond the number asked for"  # another
 class TableMasks:
     """Draws one concept as the table `file` annotates it, a box or a list of runs a row.
 
-    `draw` makes a mask of an annotation and an image's size, with `file` and `row` for errors; the
+    COVID Rural's `file` is the folder, and an annotation the image's own name. `draw` makes a mask of an annotation and an image's size, with `file` and `row` for errors; the
     index of `images` counts the table's rows from 0.
     """
 

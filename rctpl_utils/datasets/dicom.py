@@ -23,8 +23,7 @@ from pydicom.encaps import get_frame
 from pydicom.multival import MultiValue
 from pydicom.pixels import apply_color_lut, apply_rescale, apply_windowing, get_decoder
 
-from rctpl_utils.errors import InputError
-from rctpl_utils.given_files import naming
+from rctpl_utils.errors import InputError, naming
 
 CONVERT = "Save it as an 8- or 16-bit grayscale PNG."
 AGAIN = f"Download or copy the file again; if that does not help: {CONVERT}"
@@ -154,7 +153,10 @@ def _decoder(dicom: Dataset, path: Path) -> str:
 
 
 def _decode_apart(path: Path) -> np.ndarray:
-    """The stored values, decoded in a process of its own: on some streams GDCM aborts all of it."""
+    """The stored values, decoded in a process of its own: on some streams GDCM aborts all of it.
+
+    A `ValueError` where that process dies.
+    """
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "pixels.npy"
         paths = os.pathsep.join(filter(None, sys.path))
@@ -185,8 +187,9 @@ def _stored(dicom: Dataset, whole: np.ndarray) -> np.ndarray:
         return whole
     stored = (whole << unused) >> unused
     if not np.array_equal(whole, stored):
-        steps = (np.diff(each.astype(np.float64), axis=1) for each in (whole, stored))
-        if np.less(*(np.abs(each).sum() for each in steps)):
+        both = (each.astype(np.float64) for each in (whole, stored))
+        rough, cut = (np.abs(np.diff(each, axis=1)).sum() for each in both)
+        if rough < cut:
             problem = f"they need more than the {dicom.BitsStored} bits that the header states"
             raise ValueError(problem)
     return stored
@@ -345,8 +348,8 @@ def _looked_up(
     entries = (words.view(np.uint8) if packed else words)[:count]
     if len(entries) < count:
         raise ValueError(f"{name}: {len(entries)} of {count} entries")
-    values = np.rint(values)
+    values = np.rint(values).astype(np.int64)
     if first >= 2**15 and (values.min() < 0 or values.max() < first):
         first -= 2**16  # the standard lets a signed number stand there as an unsigned one
-    places = np.clip(values.astype(np.int64) - first, 0, len(entries) - 1)
+    places = np.clip(values - first, 0, len(entries) - 1)
     return entries[places], *stored_range(entries, max(1, bits))

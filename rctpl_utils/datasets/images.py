@@ -22,8 +22,7 @@ from rctpl_utils.datasets.dicom import (
     stored_range,
     to_unit,
 )
-from rctpl_utils.errors import InputError
-from rctpl_utils.given_files import naming
+from rctpl_utils.errors import InputError, naming
 
 # Pillow tries no others, some of which call further programs (EPS: Ghostscript).
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000", "PPM")

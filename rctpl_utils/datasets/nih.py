@@ -29,7 +29,7 @@ from rctpl_utils.datasets.tables import (
 from rctpl_utils.given_files import child, folders_in
 from rctpl_utils.vocabulary import CHESTXRAY14_CONCEPTS
 
-FRAME = 1024  # pixels: the size of the official images, which the boxes refer to
+FRAME = 1024  # pixels: the official size, which ChestX-ray14's boxes refer to
 ENTRY_TABLES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
 BOX_TABLES = ("BBox_List_2017.csv", "BBox_List_2017_Official_NIH.csv")
 TEST_LIST = "test_list.txt"
@@ -43,7 +43,7 @@ CANONICAL = {
 }
 BOX_CONCEPTS = CHESTXRAY14_CONCEPTS[:8]  # the only ones that boxes were drawn for
 _PARTIAL = "Complete the table, or accept a part (--allow-partial)."
-RSNA_BOX = ["x", "y", "width", "height"]
+RSNA_BOX = ["x", "y", "width", "height"]  # in the DICOM's own pixels, not those of FRAME
 RSNA_TABLE, RSNA_FOLDER = "stage_2_train_labels.csv", "stage_2_train_images"
 SIIM_TABLES = ("train-rle.csv", "stage_2_train.csv")
 SIIM_FOLDERS = ("dicom-images-train", "dicom-images-test", "stage_2_images")

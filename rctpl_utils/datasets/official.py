@@ -12,9 +12,9 @@ from pathlib import Path
 from rctpl_utils.datasets import chexpert, covid, nih, openi_films
 from rctpl_utils.datasets.masks import NO_RUNS
 from rctpl_utils.datasets.tables import find_files, read_lines, read_table
-from rctpl_utils.errors import InputError
+from rctpl_utils.errors import InputError, naming
 from rctpl_utils.files import read_json
-from rctpl_utils.given_files import child, naming
+from rctpl_utils.given_files import child
 from rctpl_utils.workspace import PACKAGE_DATA
 
 MANIFEST = "manifest.json"  # of the embedded world, in its data root
@@ -81,6 +81,7 @@ def count(name: str, root: Path) -> dict[str, int]:
 
 
 def _counted(name: str, root: Path) -> tuple[int, ...]:
+    """The numbers in the order of `counts` in data/official.json."""
     match name:
         case "chestxray14":
             entries = read_table(child(root, *nih.ENTRY_TABLES), ["Image Index"])

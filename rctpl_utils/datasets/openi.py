@@ -14,9 +14,8 @@ from pathlib import Path
 
 from defusedxml.ElementTree import fromstring
 
-from rctpl_utils.errors import InputError
+from rctpl_utils.errors import InputError, naming
 from rctpl_utils.files import read_json
-from rctpl_utils.given_files import naming
 from rctpl_utils.workspace import PACKAGE_DATA
 
 NOT_CODED = "No Indexing"

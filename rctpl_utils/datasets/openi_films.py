@@ -1,4 +1,4 @@
-"""Films of Open-I, with its MeSH codes as labels.
+"""Films of Open-I, labeled by its coders' ("major") MeSH codes, parents included.
 
 What is not coded counts as absent, a report coded "No Indexing" as unknown; a report is a patient,
 by a hash 20 % are validation, the rest test. `docs/data/openi.md` says why torchxrayvision's class

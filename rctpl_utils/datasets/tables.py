@@ -16,8 +16,8 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import pandas as pd
 
-from rctpl_utils.errors import InputError
-from rctpl_utils.given_files import AGAIN, as_utf8, files_below, naming, opened
+from rctpl_utils.errors import InputError, naming
+from rctpl_utils.given_files import AGAIN, as_utf8, files_below, opened
 
 VALIDATION_SHARE = 0.2  # of the patients, where a data set has no official split
 IMAGES = (".png", ".jpg", ".jpeg")
@@ -79,7 +79,8 @@ class Screen:
         try:
             return work(*arguments)
         except InputError as error:
-            return self.refuse(error)
+            self.refuse(error)
+            return None
 
     def apart(
         self,
@@ -222,9 +223,10 @@ def read_table(path: Path, columns: Sequence[str], **options: Any) -> pd.DataFra
             names = headers[mark]
             options["dtype"] = {names.get(name, name): kind for name, kind in kinds.items()}
         table = pd.read_csv(BytesIO(content), sep=mark, skipinitialspace=True, **options)
-        first, *_, last = content.lstrip().splitlines() * 2
-        short = last.count(mark.encode()) < first.count(mark.encode())
-        if short and b'"' not in last and not content.endswith((b"\n", b"\r")):
+        # a last row with fewer cells than the header, closed by no line end
+        lines = content.lstrip().splitlines()
+        short = lines[-1].count(mark.encode()) < lines[0].count(mark.encode())
+        if short and b'"' not in lines[-1] and not content.endswith((b"\n", b"\r")):
             raise InputError("the last row is cut off", AGAIN, file=path)
     if not isinstance(table.index, pd.RangeIndex):
         raise InputError("rows with more cells than the header", _OFFICIAL_FILE, file=path)

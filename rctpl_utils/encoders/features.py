@@ -310,7 +310,7 @@ class ShardStore:
         return [np.load(path, mmap_mode="r") for path in self.paths]
 
     def whole(self) -> bool:
-        """Whether the finished files are there, all bytes checked, once a process and file."""
+        """Whether the files are there and all shards fit their checksums, once a process each."""
         files = (*self.paths, self.ledger)
         if not all(path.exists() for path in files):
             return False
@@ -339,7 +339,10 @@ class ShardStore:
             save_file(named, temporary, {"sha256": checksum(self.shards[index], arrays)})
 
     def assemble(self) -> None:
-        """Put all shards into the finished files, one at a time; their own files then go."""
+        """Put all shards into the finished files, one at a time; their own files then go.
+
+        A shard that is not what was written (a bad disk) is an `InputError`.
+        """
         sums, files = [], []
         with ExitStack() as stack:
             temporary = [stack.enter_context(atomic_path(path)) for path in self.paths]

@@ -85,7 +85,10 @@ def cosine_maps(dense: Tensor, embeddings: Tensor) -> Tensor:
 
 
 def on_film(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Maps (n, h, w) on the padded square, bilinear, on the film's own H x W pixels: (n, H, W)."""
+    """Maps (n, h, w) on the padded square to the film's own H x W pixels, (n, H, W).
+
+    Bilinear on the square; then the padding is cut away.
+    """
     height, width = size
     side = max(size)
     square = functional.interpolate(

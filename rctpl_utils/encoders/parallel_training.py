@@ -40,8 +40,9 @@ class Processes:
         return items[self.index :: self.count]
 
     def share_of_batch(self, rows: Sequence[Item]) -> tuple[Sequence[Item], float]:
-        """This process's reports of a batch, and the weight of their mean loss in the batch's.
+        """This process's reports of a batch, and the weight of their mean loss.
 
+        The mean over processes of weight x mean loss of the part is the mean loss of the batch.
         Where a last batch has fewer reports than there are processes, those without one take the
         first report with weight 0: they must take part in the exchange.
         """

@@ -77,7 +77,9 @@ def label_vector(findings: Sequence[tuple[str, str | None, str]]) -> np.ndarray:
 def attribute_vector(
     concept: str, side: str | None, zone: str | None, attributes: Iterable[str]
 ) -> np.ndarray:
-    """What a sentence about looks says: its concept at side and zone, `ATTRIBUTES`; (WIDTH,)."""
+    """What a sentence about looks says, (WIDTH,): its concept, with its parents, at side and zone,
+    and `ATTRIBUTES`.
+    """
     vector = np.zeros(WIDTH, np.float32)
     _mark(vector, concept, side, zone)
     for each in attributes:
@@ -385,7 +387,10 @@ class _Data:
 
 
 def balanced_chances(vectors: np.ndarray) -> np.ndarray:
-    """How often to draw each of n: more often, the rarer its rarest entry (square root); sum 1."""
+    """How often to draw each of n: more often, the rarer its rarest entry (square root); sum 1.
+
+    `vectors`: what each shows, or its report says, (n, WIDTH).
+    """
     said = vectors > 0
     rarity = np.where(said, 1 / np.maximum(said.sum(axis=0), 1), 0).max(axis=1)
     return np.sqrt(rarity) / np.sqrt(rarity).sum()
@@ -405,7 +410,10 @@ def spread_texts(projection: nn.Linear, pooled: np.ndarray) -> None:
 
 
 def semantic_matching(logits: Tensor, targets: Tensor) -> Tensor:
-    """Soft cross-entropy in both directions, of (B, T) scaled cosines (MedCLIP, Eq. 5 and 6)."""
+    """Soft cross-entropy in both directions (MedCLIP, Eq. 5 and 6).
+
+    Of scaled cosines of B images and T texts and label similarities over a temperature, (B, T).
+    """
     by_image = -(targets.softmax(dim=1) * logits.log_softmax(dim=1)).sum(dim=1).mean()
     by_text = -(targets.softmax(dim=0) * logits.log_softmax(dim=0)).sum(dim=0).mean()
     return (by_image + by_text) / 2

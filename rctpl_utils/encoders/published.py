@@ -108,7 +108,7 @@ class MedCLIP(Published):
 
     MedCLIP averages the hidden states 1, 2 and last over all tokens of the padded batch, so that a
     text's vector there depends on the longest text beside it (`MedCLIPTextModel.forward`). Here
-    padding takes no part: the vector is MedCLIP's own for a text alone or among its like in length.
+    padding takes no part: the vector is MedCLIP's own for a text alone or among such of its length.
     """
 
     dimension = 512

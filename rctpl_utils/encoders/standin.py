@@ -54,7 +54,7 @@ class ImageTower(nn.Module):
     """Enc_I: a gray image (n, 1, S, S) to features; the map has a cell every 8 pixels.
 
     The global vector is the projection of the mean plus the maximum over cells, so that a small
-    lesion is not averaged away.
+    lesion is not averaged away; it and the cells share one linear layer without bias.
     """
 
     def __init__(self) -> None:
@@ -134,7 +134,10 @@ class StandIn(TwoTowers):
         return self.image.widen
 
     def preprocess(self, pixels: np.ndarray) -> Tensor:
-        """Pad to a square, resize to S, standardize by its own mean and deviation: (1, S, S)."""
+        """Pad to a square, resize to S, standardize by its own mean and deviation.
+
+        (H, W) in [0, 1], else an `InputError`, to (1, S, S) float32.
+        """
         check_pixels(pixels)
         square = square_of(pixels.astype(np.float32), self.image_size)
         return standardize(torch.from_numpy(square)[None, None])[0]

@@ -10,9 +10,9 @@ from torch.nn import functional
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from rctpl_utils.encoders.base import MAX_TOKENS, freeze, known_hash, masked_mean
-from rctpl_utils.errors import InputError
+from rctpl_utils.errors import InputError, naming
 from rctpl_utils.files import hash_of, read_json
-from rctpl_utils.given_files import naming, opened
+from rctpl_utils.given_files import opened
 
 LAST = (-1,)
 TEXT_FILES = ("config.json", "vocab.txt")

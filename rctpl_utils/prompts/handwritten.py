@@ -63,8 +63,9 @@ def pruned_ensemble(encoder: Encoder, concepts: Sequence[str]) -> ClassEmbedding
 def pull_towards(
     target: Tensor, strength: float, branches: Sequence[str] = ("concept",)
 ) -> Callable[[Mapping[str, Tensor]], Tensor]:
-    """A regularizer: `strength` times the mean of 1 - <E_i, A_i>, A the `target`, (L, d) unit
-    vectors; summed over those of the branches that learn.
+    """A regularizer: `strength` times the mean of 1 - <E_i, A_i>, A the `target`.
+
+    All are (L, d) unit vectors; it is summed over those of the branches that learn.
     """
 
     def regularizer(embeddings: Mapping[str, Tensor]) -> Tensor:

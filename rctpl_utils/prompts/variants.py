@@ -81,7 +81,8 @@ def learn_rctpl_plus(
         return {"regularizer": pull, "ranking": report_ranking_loss, "start": "words"}
 
     runs = (workspace, encoders, corpora, validation)
-    return _learn(*runs, VARIANTS[1], code_of(training, handwritten), options, "looks")
+    code = hash_of(handwritten.PULL, code_of(training, handwritten))
+    return _learn(*runs, VARIANTS[1], code, options, "looks")
 
 
 def _learn(
@@ -146,8 +147,15 @@ def learn_all(
     return prompts, pd.concat(curves, ignore_index=True)
 
 
-def _learn_seed(path: Path, metadata: dict, learner: Learner, *run: Any) -> dict[str, Any]:
-    result = learner(*run)
+def _learn_seed(
+    path: Path,
+    metadata: dict[str, str],
+    learner: Learner,
+    encoder: Encoder,
+    corpus: TextCorpus,
+    seed: int,
+) -> dict[str, Any]:
+    result = learner(encoder, corpus, seed)
     Prompts(result.report, result.concept, metadata).save(path)
     return {"history": result.history}
 

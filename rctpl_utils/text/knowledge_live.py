@@ -9,6 +9,7 @@ import json
 import os
 import re
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -46,15 +47,19 @@ class LiveSourceError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class LiveSource:
-    """What both sources share: the check of the concept, the cache, the bounded request.
-
-    A source's `_question` is method, path and body of a request and what else goes on record;
-    its `_read` takes the definition out of the answer.
-    """
+class LiveSource(ABC):
+    """What both sources share: the check of the concept, the cache, the bounded request."""
 
     cache: Path
     base_url: str
+
+    @abstractmethod
+    def _question(self, concept: str) -> tuple[str, str, dict | None, dict[str, str]]:
+        """Method, path and body of a request, and what else goes on record."""
+
+    @abstractmethod
+    def _read(self, answer: Any) -> str:
+        """The definition, out of the answer."""
 
     def __post_init__(self) -> None:
         """Check the address."""

@@ -128,7 +128,10 @@ _BERT_WEIGHTS = (*_BERT, "bioclinicalbert/pytorch_model.bin")
 
 
 class Public(NamedTuple):
-    """A released checkpoint: what reads it, its files (the checkpoint first), their source."""
+    """A released checkpoint: what reads it, its files (the checkpoint first), their source.
+
+    Safetensors of the same names do, where docs/baselines.md says so.
+    """
 
     model: type
     files: tuple[str, ...]

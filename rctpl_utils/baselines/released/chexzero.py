@@ -25,8 +25,8 @@ from rctpl_utils.baselines.base import CLASSIFY, RETRIEVE
 from rctpl_utils.encoders.checkpoint import FromFiles, Layout, released_names
 from rctpl_utils.encoders.frame import Frame
 from rctpl_utils.encoders.published import eight_bits
-from rctpl_utils.errors import InputError
-from rctpl_utils.given_files import naming, opened
+from rctpl_utils.errors import InputError, naming
+from rctpl_utils.given_files import opened
 
 TOKENIZER_FILES = ("vocab.json", "merges.txt")  # of openai/clip-vit-base-patch32
 TEMPLATES = ("{}", "no {}")

@@ -164,6 +164,7 @@ class GLoRIA(FromFiles):
     def preprocess(self, pixels: np.ndarray) -> Tensor:
         """The longer side to 256 (area), black to a square, its center of 224; to [-1, 1].
 
+        (H, W) in [0, 1], else an `InputError`, to (1, 224, 224) float32.
         As `process_img` of `gloria_model.py` with `norm: half`.
         """
         gray = eight_bits(pixels)

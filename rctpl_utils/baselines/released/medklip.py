@@ -81,9 +81,10 @@ class MedKLIP(FromFiles):
     def layout(self, state: Mapping[str, Tensor]) -> Layout:
         """How `MedKLIP.state_dict` names what the model holds (`models/model_MedKLIP.py`)."""
         # the projection of answers to the texts of places: for the loss only
-        return self._layout(("cl_fc",), "disease_embedding_layer")
+        return self.parts_layout(("cl_fc",), "disease_embedding_layer")
 
-    def _layout(self, unused: Sequence[str], enter: str, stream: str = "") -> Layout:
+    @staticmethod
+    def parts_layout(unused: Sequence[str], enter: str, stream: str = "") -> Layout:
         """Names of a file whose parts have the suffix `stream`; `enter` is where texts come in."""
         parts = {
             "trunk": "res_features",
@@ -104,7 +105,8 @@ class MedKLIP(FromFiles):
     def preprocess(self, pixels: np.ndarray) -> Tensor:
         """As the authors' `dataset.py` for ChestX-ray14: stretched to 224 x 224, ImageNet's mean.
 
-        For RSNA they equalize the histogram first (`dataset_RSNA.py`); here all films are alike.
+        (H, W) in [0, 1], else an `InputError`, to (3, 224, 224) float32. For
+        RSNA they equalize the histogram first (`dataset_RSNA.py`); here all films are alike.
         """
         gray = Image.fromarray(eight_bits(pixels))
         small = gray.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
@@ -117,7 +119,10 @@ class MedKLIP(FromFiles):
         return functional.relu(self.wide(features))
 
     def ask(self, films: Tensor, unseen: Sequence[str] = ()) -> tuple[Tensor, Tensor]:
-        """Logits (n, Q) and maps (n, Q, 14, 14) of all 75 entities and of concepts beside them."""
+        """Logits (n, Q) and maps (n, Q, 14, 14) of all 75 entities and of concepts beside them.
+
+        A logit is that of "present" less that of "absent".
+        """
         added = [self.texts.of_concept(concept)[None] for concept in unseen]
         vectors = torch.cat([self.texts.vectors, *added]).to(self.device)
         features = self.trunk(films.to(self.device)).flatten(2).transpose(1, 2)
@@ -190,7 +195,7 @@ class MeDSLIP(MedKLIP):
             *(f"{part}_{other}" for part in ("res_l1", "res_l2", "decoder", "classifier")),
             *(f"cl_fc_{stream}" for stream in (ours, other)),
         ]
-        return self._layout(unused, enter, f"_{ours}")
+        return self.parts_layout(unused, enter, f"_{ours}")
 
     def cells(self, features: Tensor) -> Tensor:
         """The pathologies' share of the cells (n, T, 1024), the same shape."""
@@ -202,7 +207,11 @@ def _about_mean(scores: Tensor) -> Tensor:
 
 
 class EntityTexts:
-    """Frozen BioClinicalBERT and the 75 texts; `vectors`: the entities', (75, 768), on the CPU."""
+    """Frozen BioClinicalBERT and the 75 texts; `vectors`: the entities', (75, 768), on the CPU.
+
+    A folder holds `observation explanation.json` and `bioclinicalbert/` (`config.json`,
+    `vocab.txt`, `pytorch_model.bin` or safetensors).
+    """
 
     def __init__(self, folder: str | Path) -> None:
         """Read and encode a folder's texts; `InputError` where they are not the 75 entities'."""

@@ -27,8 +27,8 @@ from typing import Any, NamedTuple
 import spacy
 from spacy.language import Language
 
-from rctpl_utils.errors import InputError
-from rctpl_utils.given_files import naming, opened
+from rctpl_utils.errors import InputError, naming
+from rctpl_utils.given_files import opened
 from rctpl_utils.text.concepts.sites import add_places, combine, location_names, sites_of
 from rctpl_utils.text.reports import Report
 from rctpl_utils.text.triplets import Assertion, Triplet

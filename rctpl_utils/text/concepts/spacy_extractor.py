@@ -178,6 +178,7 @@ class Spelling:
         known = self._known | _WORDS["no slip of a name"]
         if {word, word.removesuffix("s")} & known or not word.isalpha():
             return None
+        # slips spare the first letter
         near = [w for w in self._long if w[0] == word[0] and abs(len(w) - len(word)) <= 1]
         return next(iter(get_close_matches(word, near, n=1, cutoff=_ALIKE)), None)
 
