@@ -8,18 +8,7 @@ import gdcm
 import numpy as np
 import pydicom
 import pytest
-from dicom_films import (
-    CASES,
-    EXPECTED,
-    RAMP,
-    as_described,
-    encapsulated,
-    film,
-    lut,
-    packed,
-    save,
-    stream,
-)
+from dicom_films import CASES, EXPECTED, as_described, encapsulated, film, lut, packed, save, stream
 from PIL import Image
 from pydicom import uid
 from pydicom.dataset import Dataset
@@ -217,7 +206,7 @@ def test_overlays_other_widths_and_files_packed_or_with_something_behind(tmp_pat
     one, wide = film(np.array([range(8)]), bits=1), film(bits=32)
     one.BitsAllocated, one.PixelData = 1, b"\xaa\0"
     reads_as(tmp_path, one, [[0, 1] * 4])
-    wide.BitsAllocated, wide.PixelData = 32, RAMP.astype("<u4").tobytes()
+    wide.BitsAllocated, wide.PixelData = 32, (EXPECTED * 4095).round().astype("<u4").tobytes()
     reads_as(tmp_path, wide, EXPECTED)
     deflated = film()
     deflated.file_meta.TransferSyntaxUID = uid.DeflatedExplicitVRLittleEndian

@@ -311,29 +311,28 @@ def as_image(kind: str) -> bytes:
     return stream(GRAY, PILLOW.get(kind, kind))
 
 
+TAGS = {
+    "tables": {"VOILUTSequence": lut(np.arange(4096) // 16, 8), "PixelPaddingValue": 7,
+               "ModalityLUTSequence": lut(np.arange(4096), 12)},
+    "signed": {"PixelRepresentation": 1, "RescaleSlope": 2, "RescaleIntercept": 3,
+               "WindowCenter": 9, "WindowWidth": 999, "VOILUTFunction": "SIGMOID"},
+}  # fmt: skip
+PACKED = {"lossless": gdcm.TransferSyntax.JPEGLosslessProcess14_1}
+PACKED["ls"] = gdcm.TransferSyntax.JPEGLSLossless
+
+
 def as_dicom(kind: str) -> bytes:
-    data = film(NOISE)
-    if kind == "tables":
-        data = film(NOISE, VOILUTSequence=lut(np.arange(4096) // 16, 8),
-                    ModalityLUTSequence=lut(np.arange(4096), 12), PixelPaddingValue=7)  # fmt: skip
-    elif kind == "signed":
-        data = film(NOISE - 2048.0, PixelRepresentation=1, RescaleSlope=2, RescaleIntercept=3,
-                    WindowCenter=9, WindowWidth=999, VOILUTFunction="SIGMOID")  # fmt: skip
-    elif kind == "rle":
+    data, buffer = film(NOISE - 2048.0 * (kind == "signed"), **TAGS.get(kind, {})), io.BytesIO()
+    if kind == "rle":
         data.compress(RLELossless, generate_instance_uid=False)
     elif kind == "jpeg":
-        eight = film(GRAY, bits=8, BitsAllocated=8)
-        data = encapsulated(eight, as_image("jpg"), JPEGBaseline8Bit)
+        data = encapsulated(film(GRAY, bits=8, BitsAllocated=8), as_image("jpg"), JPEGBaseline8Bit)
     elif kind == "jp2 in dicom":
         data = encapsulated(data, stream(NOISE, "JPEG2000"), JPEG2000Lossless)
-    elif kind == "lossless":
-        data = packed(data, gdcm.TransferSyntax.JPEGLosslessProcess14_1)
-    elif kind == "ls":
-        data = packed(data, gdcm.TransferSyntax.JPEGLSLossless)
-    buffer = io.BytesIO()
+    elif kind in PACKED:
+        data = packed(data, PACKED[kind])
     data.save_as(buffer, enforce_file_format=True)
-    whole = buffer.getvalue()
-    return whole[132:] if kind == "bare" else whole
+    return buffer.getvalue()[132 if kind == "bare" else 0 :]
 
 
 WHOLE = cache(lambda kind: as_dicom(kind) if kind in DICOM else as_image(kind))
