@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 from released import medclip_shapes, random_state, write_base_model
-from tiny_world import FIVE, case, chexpert_path, film, hashed, write
+from tiny_world import FIVE, case, chexpert_path, film, hashed, write, write_mimic_tables
 
 from rctpl_utils.simulation.layouts import write_image
 from rctpl_utils.vocabulary import CHEXPERT_CONCEPTS
@@ -19,8 +19,6 @@ SENTENCES = {
     "Pneumothorax": "There is a right apical pneumothorax.",
 }
 SPLITS = ("train",) * 6 + ("validate", "test")
-
-
 FILMS = [("COVID-19",), ("Pneumonia",), ()]
 CASES = {
     "chexpert": [
@@ -70,11 +68,7 @@ def write_mimic(root: Path, studies: int) -> None:
         marks = {concept: float(concept in shown) for concept in CHEXPERT_CONCEPTS}
         labels.append({"subject_id": patient, "study_id": study, **marks})
     columns = ["dicom_id", "study_id", "subject_id", "split", "ViewPosition"]
-    table = pd.DataFrame(rows, columns=columns)
-    split, metadata = table.drop(columns="ViewPosition"), table.drop(columns="split")
-    tables = {"split": split, "metadata": metadata, "chexpert": pd.DataFrame(labels)}
-    for name, each in tables.items():
-        each.to_csv(root / f"mimic-cxr-2.0.0-{name}.csv.gz", index=False)
+    write_mimic_tables(root, pd.DataFrame(rows, columns=columns), pd.DataFrame(labels))
 
 
 def write_checkpoint(folder: Path) -> Path:

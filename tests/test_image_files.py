@@ -1,6 +1,7 @@
 """Image files as people have them: depths, palettes, alpha, color, turned, foreign, damaged."""
 
 import io
+import json
 import struct
 import zlib
 from functools import cache
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, RLELossless
-from tiny_world import foreign_files
+from tiny_world import foreign_files, table_of_cases
 
 from rctpl_utils.datasets.images import film_notes, image_size, read_image
 from rctpl_utils.errors import InputError
@@ -24,7 +25,6 @@ RAMP = np.array([[0, 51, 102], [153, 204, 255]], dtype=np.uint8)  # EXPECTED, in
 DEEP = RAMP.astype(np.uint16) * 257
 TWELVE = np.array([[0, 819, 1638], [2457, 3276, 4095]], dtype=np.uint16)
 WIDE = np.kron(RAMP, np.ones((8, 8), np.uint8))  # survives JPEG
-TURNED_OVER = {"photometric": "miniswhite"}
 PILLOW = {"jpg": "JPEG", "jp2": "JPEG2000", "tif": "TIFF", "pgm": "PPM"}  # suffix -> its format
 
 
@@ -54,33 +54,31 @@ def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def png(bits: int, color: int, rows: list[bytes], *, before=b"", after=b"", size=(3, 2)) -> bytes:
-    """A PNG with the given stored rows and further chunks."""
+def png(bits: int, color: int, data: bytes, *, before=b"", after=b"", size=(3, 2)) -> bytes:
+    """A PNG of two rows as stored, with further chunks."""
     header = struct.pack(">IIBBBBB", *size, bits, color, 0, 0, 0)
-    data = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows)))
+    half = len(data) // 2
+    data = chunk(b"IDAT", zlib.compress(b"\0" + data[:half] + b"\0" + data[half:]))
     start = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
     return start + before + data + after + chunk(b"IEND", b"")
 
 
-def rows(values: np.ndarray, kind: str) -> list[bytes]:
-    return [row.astype(kind).tobytes() for row in values]
-
-
-def bare_tiff(bits: int, photometric: int, data: bytes, *more: tuple) -> bytes:
+def bare_tiff(bits: int, photometric: int, data: bytes, more: tuple = ()) -> bytes:
     """A TIFF of 3 x 2 pixels as it stands in the file."""
     tags = [(256, 3), (257, 2), (258, bits), (259, 1), (262, photometric), (273, 8), (277, 1)]
-    tags = sorted([*tags, (278, 2), (279, len(data)), *more])
+    tags = sorted([*tags, (278, 2), (279, len(data)), *map(tuple, more)])
     data += b"\0" * (len(data) % 2)
     entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in tags)
     head = b"II*\0" + struct.pack("<I", 8 + len(data))
     return head + data + struct.pack("<H", len(tags)) + entries + bytes(4)
 
 
-def bmp(bits: int, data: bytes, *, height: int = 2, packed: int = 0, palette: bytes = b"") -> bytes:
-    place = 54 + len(palette)
+def bmp(bits: int, data: bytes, *, height: int = 2, packed: int = 0, palette: str = "") -> bytes:
+    colors = bytes.fromhex(palette)
+    place = 54 + len(colors)
     head = b"BM" + struct.pack("<IHHI", place + len(data), 0, 0, place)
-    info = (40, 3, height, 1, bits, packed, len(data), 0, 0, len(palette) // 4, 0)
-    return head + struct.pack("<IiiHHIIiiII", *info) + palette + data
+    info = (40, 3, height, 1, bits, packed, len(data), 0, 0, len(colors) // 4, 0)
+    return head + struct.pack("<IiiHHIIiiII", *info) + colors + data
 
 
 def tiff(stored: np.ndarray, **options: object) -> bytes:
@@ -89,64 +87,24 @@ def tiff(stored: np.ndarray, **options: object) -> bytes:
     return buffer.getvalue()
 
 
-UP, DOWN = (b"".join(bytes([v, v, v, 0]) for v in row) for row in RAMP.tolist())
-THIRDS, BITS = [[0, 1 / 3, 2 / 3], [1, 0, 0]], [[0, 1, 0], [1, 0, 1]]
-MIRRORED = bytes(int(f"{v:08b}"[::-1], 2) for v in RAMP.ravel())
-# a file, and the gray where it is not the ramp
-READ = {
-    "PNG, 2 bits": (png(2, 0, [b"\x18", b"\xc0"]), THIRDS),
-    "PNG, 4 bits": (png(4, 0, [b"\x03\x60", b"\x9c\xf0"]),),
-    "PNG, 16 bits": (png(16, 0, rows(DEEP, ">u2")),),
-    "PNG, 16 bits and opaque alpha": (
-        png(16, 4, rows(np.stack([DEEP, np.full_like(DEEP, 65535)], -1), ">u2")),
-    ),
-    "PNG, 16 bits of color": (png(16, 2, rows(np.stack([DEEP] * 3, -1), ">u2")),),
-    "PNG, 1 bit": (png(1, 0, [b"\x40", b"\xa0"]), BITS),
-    "PNM, ASCII": (b"P2 3 2 255 0 51 102 153 204 255",),
-    "PNM, white is 100": (b"P5 3 2 100 " + bytes([0, 20, 40, 60, 80, 100]),),
-    "PNM, white is 4095": (b"P5 3 2 4095 " + TWELVE.astype(">u2").tobytes(),),
-    "PNM, dark, white is 4095": (b"P5 2 1 4095 \0\0\1\x2c", [[0, 300 / 4095]]),
-    "PNM, dark, white is 1023": (b"P2 2 1 1023 0 255", [[0, 255 / 1023]]),
-    "PNM, bits": (b"P1 3 1 0 1 0", [[1, 0, 1]]),
-    "PNM, color, white is 4095": (b"P3 2 1 4095 0 0 0 819 819 819", [[0, 0.2]]),
-    "PNM, red, green, blue": (  # ITU-R BT.601
-        b"P3 3 1 255 255 0 0 0 255 0 0 0 255", [[0.299, 0.587, 0.114]],
-    ),
-    "PNM, float": (b"Pf\n3 2\n-1.0\n" + EXPECTED[::-1].astype(np.float32).tobytes(),),
-    "TIFF, 1 bit": (bare_tiff(1, 1, b"\x40\xa0"), BITS),
-    "TIFF, 1 bit, white is 0": (bare_tiff(1, 0, b"\xa0\x40"), BITS),
-    "TIFF, 2 bits": (bare_tiff(2, 1, b"\x18\xc0"), THIRDS),
-    "TIFF, 4 bits, white is 0": (bare_tiff(4, 0, b"\xfc\x90\x63\0"),),
-    "TIFF, 12 bits": (bare_tiff(12, 1, b"\0\x03\x33\x66\x60\x99\x9c\xcc\xff\xf0"),),
-    "TIFF, 12 bits in 16, white is 0": (bare_tiff(16, 0, (4095 - TWELVE).tobytes()),),
-    "TIFF, 16 bits, upside down": (bare_tiff(16, 1, DEEP[::-1].tobytes(), (274, 4)),),
-    "TIFF, bits in the other order": (bare_tiff(8, 1, MIRRORED, (266, 2)),),
-    "TIFF, 8 bits, white is 0": (tiff(255 - RAMP, **TURNED_OVER),),
-    "TIFF, 16 bits": (tiff(DEEP),),
-    "TIFF, 16 bits, white is 0": (tiff(65535 - DEEP, **TURNED_OVER),),
-    "TIFF, 16 bits, big-endian": (tiff(DEEP, byteorder=">"),),
-    "TIFF, 16 bits, signed": (tiff(TWELVE.astype(np.int16)),),
-    "TIFF, 32 bits": (tiff(TWELVE.astype(np.uint32)),),
-    "TIFF, float": (tiff(EXPECTED.astype(np.float32)),),
-    "TIFF, float, white is 0": (tiff(1 - EXPECTED.astype(np.float32), **TURNED_OVER),),
-    "BigTIFF": (tiff(DEEP, bigtiff=True),),
-    "TIFF, deflated": (tiff(DEEP, compression="zlib", predictor=True),),
-    "TIFF, color in planes": (
-        tiff(np.stack([RAMP] * 3), photometric="rgb", planarconfig="separate"),
-    ),
-    "BMP, 32 bits": (bmp(32, DOWN + UP),),
-    "BMP, 32 bits, from the top": (bmp(32, UP + DOWN, height=-2),),
-    "BMP, a palette": (bmp(8, bytes([3, 4, 5, 0, 0, 1, 2, 0]), palette=UP + DOWN),),
-    "BMP, run lengths": (
-        bmp(8, bytes([1, 3, 1, 4, 1, 5, 0, 0, 1, 0, 1, 1, 1, 2, 0, 1]), packed=1,
-            palette=UP + DOWN),
-    ),
-}  # fmt: skip
+def made(by: str, given: str, content: str, gray: str) -> tuple[bytes, object]:
+    """A file of `cases/image_films.csv`, and the gray that it holds."""
+    options, expected = json.loads(given or "{}"), json.loads(gray) if gray else EXPECTED
+    if by == "pnm":
+        return content.encode().decode("unicode_escape").encode("latin-1"), expected
+    data = bytes.fromhex(content)
+    if by == "tiff":
+        stored = np.frombuffer(data, options.pop("kind")).reshape(options.pop("shape", (2, 3)))
+        return tiff(stored, **options), expected
+    return {"png": png, "bare_tiff": bare_tiff, "bmp": bmp}[by](data=data, **options), expected
+
+
+READ = {name: made(*row) for name, *row in table_of_cases("image_films")}
 
 
 @pytest.mark.parametrize("name", READ)
 def test_what_stands_in_the_file_becomes_gray(tmp_path, name):
-    reads_as(save(tmp_path, READ[name][0]), *READ[name][1:], atol=2e-3 if "PNM" in name else 1e-6)
+    reads_as(save(tmp_path, READ[name][0]), READ[name][1], atol=2e-3 if "PNM" in name else 1e-6)
 
 
 @pytest.mark.parametrize(
@@ -205,7 +163,7 @@ def test_gray_without_a_known_white_is_refused(tmp_path, stored):
 def test_color_of_16_bits_of_which_few_are_used_is_refused(tmp_path):
     color, clear = np.stack([TWELVE] * 3, -1), np.full_like(TWELVE, 65535)[..., None]
     stored = {2: color, 6: np.append(color, clear, -1), 4: np.append(color[..., :1], clear, -1)}
-    contents = [png(16, kind, rows(each, ">u2")) for kind, each in stored.items()]
+    contents = [png(16, kind, each.astype(">u2").tobytes()) for kind, each in stored.items()]
     contents.append(b"P6 3 2 65535 " + color.astype(">u2").tobytes())
     for more in ({}, {"compression": "zlib"}, {"byteorder": ">"}):
         contents.append(tiff(color, photometric="rgb", **more))
@@ -241,26 +199,22 @@ def test_the_orientation_may_follow_the_pixels(tmp_path):
     tags = Image.Exif()
     tags[0x0112] = 3
     turned, late = RAMP[::-1, ::-1], chunk(b"eXIf", tags.tobytes().removeprefix(b"Exif\0\0"))
-    reads_as(save(tmp_path, png(8, 0, rows(turned, "u1"), after=late)))
+    reads_as(save(tmp_path, png(8, 0, turned.tobytes(), after=late)))
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "P", "I;16", "RGBA", "LA"])
 def test_transparency_counts_only_where_it_is_used(tmp_path, mode):
-    see_through, opaque = tmp_path / "film.png", tmp_path / "opaque.png"
-    if mode in ("RGBA", "LA"):
-        image = Image.fromarray(RAMP).convert(mode)
-        image.save(opaque)
-        image.putpixel((0, 0), (9, 9, 9, 254) if mode == "RGBA" else (9, 254))
-        image.save(see_through)
-    elif mode == "I;16":
-        for file, value in ((see_through, 0), (opaque, 7)):
+    opaque, see_through = tmp_path / "opaque.png", tmp_path / "film.png"
+    image = None if mode == "I;16" else Image.fromarray(RAMP).convert(mode)
+    for file, value in ((opaque, 7), (see_through, 0)):  # black occurs in the film, 7 does not
+        if mode == "I;16":
             clear = chunk(b"tRNS", struct.pack(">H", value))
-            file.write_bytes(png(16, 0, rows(DEEP, ">u2"), before=clear))
-    else:
-        image = Image.fromarray(RAMP).convert(mode)
-        black, none = ((0, 0, 0), (7, 7, 7)) if mode == "RGB" else (0, 7)
-        image.save(see_through, transparency=black)
-        image.save(opaque, transparency=none)
+            file.write_bytes(png(16, 0, DEEP.astype(">u2").tobytes(), before=clear))
+        elif mode in ("RGBA", "LA"):
+            image.save(file)
+            image.putpixel((0, 0), (9, 9, 9, 254)[-len(mode) :])
+        else:
+            image.save(file, transparency=(value,) * 3 if mode == "RGB" else value)
     refused(see_through, "transparent.*grayscale")
     reads_as(opaque)
 
@@ -305,7 +259,7 @@ FOREIGN = [(content, said) for content, _, said in foreign_files()] + [
     (bytes(128) + b"DICM", "DICOM without an image"),
     (b"", r"the image is empty \(0 bytes\)\. Download"),
     # a bomb: a small file that claims 100,000 x 100,000 pixels
-    (png(8, 0, [bytes(1000)], size=(100_000, 100_000)), "not a readable image"),
+    (png(8, 0, bytes(1000), size=(100_000, 100_000)), "not a readable image"),
 ]
 
 
@@ -324,36 +278,23 @@ def test_a_name_that_is_too_long_is_missing(tmp_path):
         read_image(tmp_path / ("film" * 100))
 
 
-@pytest.fixture(scope="module")
-def pixels() -> np.ndarray:
-    """A made-up film: gray values all over, up to its edges."""
-    return np.random.default_rng(0).random((60, 50)).astype(np.float32)
+def test_what_is_said_of_a_film(tmp_path):
+    """Of gray values all over, up to the edges, nothing."""
+    pixels = np.random.default_rng(0).random((60, 50)).astype(np.float32)
 
+    def notes(stored: np.ndarray) -> list[str]:
+        file = save(tmp_path, np.round(stored * 255).astype(np.uint8))
+        return film_notes(file, read_image(file))
 
-def notes(tmp_path: Path, stored: np.ndarray) -> list[str]:
-    file = save(tmp_path, np.round(stored * 255).astype(np.uint8))
-    return film_notes(file, read_image(file))
-
-
-def test_of_a_film_nothing_is_said(tmp_path, pixels):
-    assert notes(tmp_path, pixels) == []
-    assert notes(tmp_path, np.stack([pixels] * 3, -1)) == []
-    assert notes(tmp_path, np.pad(pixels, 1, constant_values=1)) == []
-
-
-@pytest.mark.parametrize("border", [0, 0.5, 1])
-def test_a_border_is_named(tmp_path, pixels, border):
-    framed = np.pad(pixels, ((6, 4), (0, 0)), constant_values=border)
-    assert notes(tmp_path, framed) == ["14% of the picture are an even border: crop it"]
-    framed = np.pad(pixels, 10, constant_values=border)  # 60 x 50 of 80 x 70
-    assert notes(tmp_path, framed) == ["46% of the picture are an even border: crop it"]
-
-
-def test_a_photograph_and_a_poor_export_are_named(tmp_path, pixels):
-    bluish = np.stack([pixels * 0.8, pixels * 0.9, pixels], -1)
-    (note,) = notes(tmp_path, bluish)
+    for sound in (pixels, np.stack([pixels] * 3, -1), np.pad(pixels, 1, constant_values=1)):
+        assert notes(sound) == []
+    for border in (0, 0.5, 1):
+        for width, share in ((((6, 4), (0, 0)), 14), (10, 46)):  # 60 x 50 of 70 x 50, of 80 x 70
+            framed = np.pad(pixels, width, constant_values=border)
+            assert notes(framed) == [f"{share}% of the picture are an even border: crop it"]
+    (note,) = notes(np.stack([pixels * 0.8, pixels * 0.9, pixels], -1))
     assert note.startswith("a picture in color, perhaps a photograph of a film")
-    clipped, few = notes(tmp_path, pixels > 0.5)
+    clipped, few = notes(pixels > 0.5)
     assert clipped.startswith("100% of the picture are pure black or white: see the window")
     assert few.startswith("only 2 gray values: see the window")
 
@@ -370,29 +311,28 @@ def as_image(kind: str) -> bytes:
     return stream(GRAY, PILLOW.get(kind, kind))
 
 
+TAGS = {
+    "tables": {"VOILUTSequence": lut(np.arange(4096) // 16, 8), "PixelPaddingValue": 7,
+               "ModalityLUTSequence": lut(np.arange(4096), 12)},
+    "signed": {"PixelRepresentation": 1, "RescaleSlope": 2, "RescaleIntercept": 3,
+               "WindowCenter": 9, "WindowWidth": 999, "VOILUTFunction": "SIGMOID"},
+}  # fmt: skip
+PACKED = {"lossless": gdcm.TransferSyntax.JPEGLosslessProcess14_1}
+PACKED["ls"] = gdcm.TransferSyntax.JPEGLSLossless
+
+
 def as_dicom(kind: str) -> bytes:
-    data = film(NOISE)
-    if kind == "tables":
-        data = film(NOISE, VOILUTSequence=lut(np.arange(4096) // 16, 8),
-                    ModalityLUTSequence=lut(np.arange(4096), 12), PixelPaddingValue=7)  # fmt: skip
-    elif kind == "signed":
-        data = film(NOISE - 2048.0, PixelRepresentation=1, RescaleSlope=2, RescaleIntercept=3,
-                    WindowCenter=9, WindowWidth=999, VOILUTFunction="SIGMOID")  # fmt: skip
-    elif kind == "rle":
+    data, buffer = film(NOISE - 2048.0 * (kind == "signed"), **TAGS.get(kind, {})), io.BytesIO()
+    if kind == "rle":
         data.compress(RLELossless, generate_instance_uid=False)
     elif kind == "jpeg":
-        eight = film(GRAY, bits=8, BitsAllocated=8)
-        data = encapsulated(eight, as_image("jpg"), JPEGBaseline8Bit)
+        data = encapsulated(film(GRAY, bits=8, BitsAllocated=8), as_image("jpg"), JPEGBaseline8Bit)
     elif kind == "jp2 in dicom":
         data = encapsulated(data, stream(NOISE, "JPEG2000"), JPEG2000Lossless)
-    elif kind == "lossless":
-        data = packed(data, gdcm.TransferSyntax.JPEGLosslessProcess14_1)
-    elif kind == "ls":
-        data = packed(data, gdcm.TransferSyntax.JPEGLSLossless)
-    buffer = io.BytesIO()
+    elif kind in PACKED:
+        data = packed(data, PACKED[kind])
     data.save_as(buffer, enforce_file_format=True)
-    whole = buffer.getvalue()
-    return whole[132:] if kind == "bare" else whole
+    return buffer.getvalue()[132 if kind == "bare" else 0 :]
 
 
 WHOLE = cache(lambda kind: as_dicom(kind) if kind in DICOM else as_image(kind))

@@ -1,7 +1,6 @@
-"""The image files that the simulation writes: read back, conformant, the same every time."""
+"""The image files that the simulation writes: read back and conformant."""
 
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -11,27 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from rctpl_utils.datasets.images import image_size, read_image, read_mask
-from rctpl_utils.errors import InputError
 from rctpl_utils.simulation.layouts import to_bytes, uid_of, write_dicom, write_image
 
 UIDS = ("1.2.3.1", "1.2.3.2", "1.2.3.3")
-
-
-@pytest.mark.parametrize("name", ["film.png", "film.jpg", "film.dcm"])
-def test_truncated_files(tmp_path, name):
-    pixels = np.random.default_rng(0).random((64, 64), dtype=np.float32)
-    file = write(tmp_path / name, pixels)
-    file.write_bytes(file.read_bytes()[:-1500])
-    with pytest.raises(InputError, match=rf"{name}: .*damaged|not a readable"):
-        read_image(file)
-
-
-def write(file: Path, pixels: np.ndarray) -> Path:
-    if file.suffix == ".dcm":
-        write_dicom(file, pixels, UIDS, "patient", inverted=False)
-    else:
-        write_image(file, pixels)
-    return file
 
 
 @settings(max_examples=25, deadline=None)
@@ -61,14 +42,14 @@ def test_pixels_out_of_range_are_not_written(tmp_path):
 
 def test_mask_file(tmp_path):
     mask = np.random.default_rng(0).random((7, 5)) > 0.5
-    write_image(tmp_path / "mask.png", mask)
-    assert (read_mask(tmp_path / "mask.png") == mask).all()
-    Image.fromarray(mask.astype(np.uint8) * 255).save(tmp_path / "mask.png")
-    assert (read_mask(tmp_path / "mask.png") == mask).all()
+    write_image(tmp_path / "ours.png", mask)
+    Image.fromarray(mask.astype(np.uint8) * 255).save(tmp_path / "gray.png")
+    for name in ("ours.png", "gray.png"):
+        assert (read_mask(tmp_path / name) == mask).all()
 
 
 def test_dicom_file_is_conformant_and_says_that_it_is_simulated(tmp_path):
-    write(tmp_path / "film.dcm", np.zeros((3, 3), np.float32))
+    write_dicom(tmp_path / "film.dcm", np.zeros((3, 3)), UIDS, "patient", inverted=False)
     raw = (tmp_path / "film.dcm").read_bytes()
     assert raw[128:132] == b"DICM"
     data = pydicom.dcmread(tmp_path / "film.dcm")
@@ -78,10 +59,3 @@ def test_dicom_file_is_conformant_and_says_that_it_is_simulated(tmp_path):
     assert len(data.PixelData) % 2 == 0
     assert not data.StudyDate and not data.PatientSex and "PatientAge" not in data
     assert all(pydicom.uid.UID(uid_of(name)).is_valid for name in ("a", "b"))
-
-
-def test_the_same_film_gives_the_same_bytes(tmp_path):
-    pixels = np.random.default_rng(0).random((9, 9), dtype=np.float32)
-    for name in ("film.png", "film.jpg", "film.dcm"):
-        one, two = (write(tmp_path / k / name, pixels).read_bytes() for k in "ab")
-        assert one == two

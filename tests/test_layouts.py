@@ -5,7 +5,7 @@ import pandas as pd
 import pydicom
 import pytest
 import torchxrayvision as xrv
-from tiny_world import CASES, FIVE, MIMIC_CASES, SIZE, case, film, write
+from tiny_world import CASES, FIVE, MIMIC_CASES, SIZE, case, chexpert_path, film, write
 
 from rctpl_utils.datasets import open_dataset
 from rctpl_utils.datasets.masks import polygon_mask
@@ -211,17 +211,13 @@ def test_a_positive_film_must_show_its_lesion(tmp_path, name, concept):
         write_film(name, tmp_path, positive, blank)
 
 
-def test_no_finding_of_chexpert(data_root):
+def test_no_finding_and_5x200_of_chexpert(data_root):
     home = data_root / "chexpert" / "CheXpert-v1.0-small"
-    train = pd.read_csv(home / "train.csv").set_index("Path")
-    valid = pd.read_csv(home / "valid.csv")
-    device = train.loc["CheXpert-v1.0-small/train/patient70011/study1/view1_frontal.jpg"]
+    train, valid = (pd.read_csv(home / f"{name}.csv") for name in ("train", "valid"))
+    device = train.set_index("Path").loc[chexpert_path("train", 70011)]
     assert device["No Finding"] == 1 and device["Support Devices"] == 1
     assert device.isna().sum() == 14  # Sex, Age and twelve findings that no one mentions
     assert valid["No Finding"].tolist() == [0, 1] and not valid.iloc[:, 5:].isna().any().any()
-
-
-def test_5x200_and_validation_share_no_patient(data_root):
     five = open_dataset("chexpert5x200", data_root, "test", per_class=1)
     rest = open_dataset("chexpert", data_root, "validation", per_class=1)
     assert five.records["patient_id"].tolist() == [f"patient{70001 + k}" for k in range(5)]

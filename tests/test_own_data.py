@@ -207,9 +207,8 @@ def test_real_films_in_an_own_table_are_those_of_their_own_layout(
     table.insert(1, "patient", official.records["patient_id"])
     own = read_films(written(table.assign(split="test"), tmp_path))
     assert own.concepts == official.concepts and len(own) == len(official)
-    for concept in own.concepts:
-        np.testing.assert_array_equal(own.records[concept], official.records[concept])
-    assert own.records["patient_id"].tolist() == official.records["patient_id"].tolist()
+    for column in ("patient_id", *own.concepts):
+        np.testing.assert_array_equal(own.records[column], official.records[column])
     for k in range(3):
         np.testing.assert_array_equal(own.pixels(k), official.pixels(k))
     hashed = table.assign(patient="own-" + table["patient"].astype(str))  # RSNA's split is the hash
@@ -220,7 +219,7 @@ def test_real_films_in_an_own_table_are_those_of_their_own_layout(
 # --- reports
 
 
-def test_reports_become_triplets(reports, tmp_path):
+def test_reports_become_triplets_and_are_split_for_training_and_validation(reports, tmp_path):
     found = read_reports(written(reports, tmp_path))
     assert [each.split for each in found][::2] == ["train", "validate", "test"]
     assert found[0].text == "Small left pleural effusion, no edema. Cardiomegaly 0."
@@ -230,12 +229,10 @@ def test_reports_become_triplets(reports, tmp_path):
         ("Pleural Effusion", "present"), ("Edema", "absent"), ("Cardiomegaly", "present"),
     }  # fmt: skip
 
-
-def test_without_a_split_reports_are_for_training_and_validation(reports, tmp_path):
     many = pd.concat([reports] * 10, ignore_index=True).drop(columns="split")
     names = [f"{k}" for k in range(60)]
     found = read_reports(written(many.assign(report=names, patient=names), tmp_path))
-    assert {each.split for each in found} == {"train", "validate"}
+    assert {each.split for each in found} == {"train", "validate"}  # where no split is given
 
 
 # --- a folder of films, a new concept
@@ -271,14 +268,12 @@ def test_a_folder_becomes_a_table_and_a_page_each(prompts, tmp_path, capsys):
     record = json.loads((out / "0.json").read_text(encoding="utf-8"))
     of = {each["concept"]: each for each in record["findings"]}
     assert of["Heart Failure"]["sentence"] == "Heart Failure refers to a heart that fails."
-    assert of["Heart Failure"]["score"] == pytest.approx(
-        float(sound["Heart Failure"]["0.png"]), abs=1e-6
-    )
+    score = float(sound["Heart Failure"]["0.png"])
+    assert of["Heart Failure"]["score"] == pytest.approx(score, abs=1e-6)
 
 
-def test_a_request_for_a_folder_is_refused_as_a_whole(
-    prompts, table, tmp_path, monkeypatch, capsys
-):
+@pytest.mark.usefixtures("table")
+def test_a_request_for_a_folder_is_refused_as_a_whole(prompts, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     for request, message in (
@@ -334,8 +329,6 @@ def test_the_notebooks_encoder_keeps_the_protocol_in_few_lines(encoder, prompts)
     assert features.global_features.shape == (1, own.dimension)
     torch.testing.assert_close(features.dense_features.norm(dim=-1), torch.ones(1, 8, 8))
     learned = Prompts.load(prompts)
-    scores = RCTPL(own, learned).classify([film], ["Edema", "Mass"])
-    np.testing.assert_allclose(
-        scores, RCTPL(encoder, learned).classify([film], ["Edema", "Mass"]), atol=1e-3
-    )
+    ours, theirs = (RCTPL(e, learned).classify([film], ["Edema", "Mass"]) for e in (own, encoder))
+    np.testing.assert_allclose(ours, theirs, atol=1e-3)
     assert own.image_key != encoder.image_key

@@ -11,11 +11,7 @@ from sklearn.metrics import roc_auc_score
 from toy_films import feature_file, masks_of, radiographs
 
 from rctpl_utils.evaluation import real_samples, table1
-from rctpl_utils.evaluation.real_samples import (
-    sample_auc,
-    sample_pointing,
-    save_samples,
-)
+from rctpl_utils.evaluation.real_samples import sample_auc, sample_pointing, save_samples
 from rctpl_utils.prompts.zero_shot import Method
 from rctpl_utils.scoring import ClassEmbeddings
 
@@ -45,22 +41,18 @@ def sample(monkeypatch):
 
 def method(direction: int) -> Method:
     def embedder(concepts):
-        embedding = torch.zeros(len(concepts), 4)
-        embedding[:, direction] = 1
+        embedding = torch.eye(4)[[direction] * len(concepts)]
         return ClassEmbeddings(embedding, embedding)
 
-    return Method("toy", (embedder, lambda concepts: embedder(concepts)), "report")
+    return Method("toy", (embedder, embedder), "report")
 
 
 WORKSPACE = SimpleNamespace(features=None, profile=SimpleNamespace(bootstrap=50))
 
 
-def test_a_class_without_enough_films_is_not_scored(sample):
-    assert real_samples.scored_concepts(sample[0]) == ("Pneumonia",)
-
-
-def test_the_auc_is_scikit_learns(encoder, sample):
+def test_the_auc_is_scikit_learns_of_classes_with_enough_films(encoder, sample):
     dataset, features = sample
+    assert real_samples.scored_concepts(dataset) == ("Pneumonia",)
     rows = sample_auc(WORKSPACE, (encoder, encoder), [method(0)], {"rsna-mini": dataset})
     expected = roc_auc_score(dataset.records["Pneumonia"], features[:, 0])
     assert rows["value"].tolist() == [pytest.approx(expected)]

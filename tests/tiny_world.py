@@ -78,22 +78,21 @@ def write_mimic(data_root: Path) -> Path:
     for each, study in zip(MIMIC_CASES, FILMS[FILMS["study"] != ""]["study"], strict=True):
         path = root / "files/p10" / each.patient_id / study / f"{each.image_id}.jpg"
         write_image(path, film(each).pixels)
-    names = "Edema,Fracture,Pneumonia"
-    others = [c for c in CHEXPERT_CONCEPTS if c not in names.split(",")]
-    blanks = "," * len(others)
-    tables = {
-        "split": "dicom_id,study_id,subject_id,split\n"
-        "d0,50000001,10000001,train\nd1,50000001,10000001,train\n"
-        "d2,50000002,10000002,validate\nd3,50000003,10000003,test\n",
-        "metadata": "dicom_id,ViewPosition\nd0,PA\nd1,LATERAL\nd2,AP\nd3,PA\n",
-        "chexpert": f"subject_id,study_id,{names},{','.join(others)}\n"
-        f"10000001,50000001,1.0,0.0,-1.0{blanks}\n"
-        f"10000002,50000002,,,{blanks}\n10000003,50000003,,1.0,{blanks}\n",
-    }
-    for name, text in tables.items():
-        packed = gzip.compress(text.encode(), mtime=0)
-        (root / f"mimic-cxr-2.0.0-{name}.csv.gz").write_bytes(packed)
+    columns = {"image": "dicom_id", "study": "study_id", "patient": "subject_id", "split": "split"}
+    films = FILMS[FILMS["set"] == "mimic-cxr"].rename(columns=columns)[[*columns.values()]]
+    films = films.replace(r"^[ps](?=\d)", "", regex=True).replace("validation", "validate")
+    labels = films.groupby("study_id", as_index=False)[["subject_id"]].first()
+    labels = labels.reindex(columns=["subject_id", "study_id", *CHEXPERT_CONCEPTS])
+    labels[["Edema", "Fracture", "Pneumonia"]] = [[1, 0, -1], [None] * 3, [None, 1, None]]
+    write_mimic_tables(root, films.assign(ViewPosition=["PA", "LATERAL", "AP", "PA"]), labels)
     return root
+
+
+def write_mimic_tables(root: Path, films: pd.DataFrame, labels: pd.DataFrame) -> None:
+    """The official tables: of the films their splits and views, of the studies their labels."""
+    split, views = films.drop(columns="ViewPosition"), films[["dicom_id", "ViewPosition"]]
+    for name, table in {"split": split, "metadata": views, "chexpert": labels}.items():
+        table.to_csv(root / f"mimic-cxr-2.0.0-{name}.csv.gz", index=False)
 
 
 def table_of_cases(name: str) -> list[tuple[str, ...]]:
