@@ -15,17 +15,15 @@ def chest() -> Volume:
     axes = [(np.arange(n) - (n - 1) / 2) * s for n, s in zip(SHAPE, SPACING, strict=True)]
     z, y, x = np.meshgrid(*axes, indexing="ij")  # mm from the isocenter
 
-    def ball(center: tuple[float, float, float], half: tuple[float, float, float]) -> np.ndarray:
-        parts = ((z - center[0]) / half[0], (y - center[1]) / half[1], (x - center[2]) / half[2])
-        return sum(part**2 for part in parts) < 1
+    def ball(center: tuple[float, ...], half: tuple[float, ...]) -> np.ndarray:
+        return sum(((p - c) / h) ** 2 for p, c, h in zip((z, y, x), center, half, strict=True)) < 1
 
     body = (y / 105) ** 2 + (x / 165) ** 2 < 1
     heart = ball((-30, 30, 25), (50, 45, 50))
     abdomen = (z < -70) & ((y / 95) ** 2 + (x / 150) ** 2 < 1)
     spine = ((y + 75) / 18) ** 2 + (x / 18) ** 2 < 1
     free = body & ~heart & ~abdomen & ~spine
-    right = ball((15, 0, -75), (120, 85, 55)) & free
-    left = ball((15, 0, 75), (120, 85, 55)) & free
+    right, left = (ball((15, 0, across), (120, 85, 55)) & free for across in (-75, 75))
     ribs = body & (np.abs(z % 40 - 20) < 6)
     channels = {
         "heart": MU_WATER * heart,

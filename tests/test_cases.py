@@ -29,16 +29,13 @@ def training():
     return films.training_films(SIZE)
 
 
-def test_the_same_seed_draws_the_same_cases_and_another_others(sets):
-    assert {name: cases_of(name, SIZE) for name in SETS} == sets
-    assert cases_of("covidx", replace(SIZE, seed=1)) != sets["covidx"]
-
-
-def test_no_patient_is_on_two_sides_and_no_identifier_comes_twice(sets, training):
+def test_seeds_repeat_no_patient_is_on_two_sides_and_no_identifier_comes_twice(sets, training):
     for drawn in [*sets.values(), [case for _, case in training]]:
         splits = {(case.patient_id, case.split) for case in drawn}
         assert len(splits) == len({patient for patient, _ in splits})
         assert len({case.image_id for case in drawn}) == len(drawn)
+    assert {name: cases_of(name, SIZE) for name in SETS} == sets
+    assert cases_of("covidx", replace(SIZE, seed=1)) != sets["covidx"]
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -53,12 +50,11 @@ def test_every_set_has_validation_and_test_films_and_lesions_within_bounds(sets,
 
 
 def test_only_labels_of_the_set_are_drawn_and_rare_ones_reach_their_quota(sets):
-    for name, known in (("chestxray14", CHESTXRAY14_CONCEPTS), ("chexpert", CHEXPERT_CONCEPTS)):
+    # the one with a quota comes last
+    for name, known in (("chexpert", CHEXPERT_CONCEPTS), ("chestxray14", CHESTXRAY14_CONCEPTS)):
         test = [case for case in sets[name] if case.split == "test"]
         counts = Counter(concept for case in test for concept in case.concepts)
         assert set(counts) <= set(known)
-    test = [case for case in sets["chestxray14"] if case.split == "test"]
-    counts = Counter(concept for case in test for concept in case.concepts)
     assert len(test) == 240 and min(counts[c] for c in CHESTXRAY14_CONCEPTS) >= 8  # a thirtieth
 
 
@@ -113,7 +109,7 @@ def test_reports_that_cannot_be_drawn_are_left_out(findings, indication, code, r
     assert len(real_studies([report])) == (not reason)
 
 
-def test_training_films_show_what_the_report_says_where_it_says_it(training):
+def test_training_films_show_what_the_report_says_and_templates_fill_up_and_are_marked(training):
     for study, case in training:
         said = [(f.concept, f.side, f.zone) for f in study.reported]
         assert [(x.concept, x.side, x.zone) for x in case.lesions] == said
@@ -121,9 +117,6 @@ def test_training_films_show_what_the_report_says_where_it_says_it(training):
             center = lesion.box[0] + lesion.box[2] / 2 if lesion.box else None
             if center is not None and lesion.side:  # a box is jittered by a tenth of itself
                 assert center < 0.55 if lesion.side == "right" else center > 0.45
-
-
-def test_training_concepts_are_filled_up_and_the_templates_are_marked(training):
     studies = {study.study_id: study for study, _ in training}.values()
     train = [study for study in studies if study.split == "train"]
     counts = Counter(concept for study in train for concept in study.concepts)
@@ -156,18 +149,15 @@ def test_codes_that_name_one_lesion_twice_are_merged(findings, kept):
     assert [(f.concept, f.side, f.zone) for f in result] == kept
 
 
-def test_drawn_kinds_leave_out_what_another_label_implies():
-    assert films.drawn_kinds({"Mass", "Lung Lesion", "Lung Opacity"}) == {"Mass"}
-    assert films.drawn_kinds({"Lung Opacity", "Fracture"}) == {"Lung Opacity", "Fracture"}
-
-
-def test_draw_patients_meets_size_and_quota_and_returns_the_rest():
+def test_draw_patients_meets_size_and_quota_and_drawn_kinds_leave_out_what_is_implied():
     rare, common, clear = frozenset({"Hernia"}), frozenset({"Edema"}), frozenset()
     pool = [(clear, clear)] * 50 + [(common,)] * 20 + [(rare, clear, common)] * 3
     drawn, rest = films.draw_patients(pool, 21, np.random.default_rng(0), quota=2)
     labels = [image for patient in drawn for image in patient]
     assert len(labels) == 21 and labels.count(rare) >= 2
     assert len(drawn) + len(rest) == len(pool)
+    assert films.drawn_kinds({"Mass", "Lung Lesion", "Lung Opacity"}) == {"Mass"}
+    assert films.drawn_kinds({"Lung Opacity", "Fracture"}) == {"Lung Opacity", "Fracture"}
 
 
 def test_run_length_boxes_by_hand_and_by_the_loaders_decoder():
@@ -178,22 +168,17 @@ def test_run_length_boxes_by_hand_and_by_the_loaders_decoder():
     assert cases.run_length_box(" -1") is None
     rng = np.random.default_rng(3)
     for _ in range(5):
-        text = " ".join(
-            map(str, np.stack([rng.integers(1, 5000, 6), rng.integers(1, 900, 6)], 1).ravel())
-        )
+        text = " ".join(map(str, rng.integers(1, (5000, 900), (6, 2)).ravel()))
         rows, columns = np.nonzero(decode_runs(text, (1024, 1024)))
         x, y, width, height = (round(v * 1024) for v in cases.run_length_box(text))
         assert (x, x + width - 1) == (columns.min(), columns.max())
         assert y <= rows.min() and y + height - 1 >= rows.max()
 
 
-def test_in_box_a_box_names_the_patients_side():
+def test_a_box_names_the_patients_side_and_geometry_pools_share_none():
     assert cases.in_box("Nodule", (0.2, 0.2, 0.1, 0.1)).side == "right"
     assert cases.in_box("Nodule", (0.7, 0.7, 0.1, 0.1)).zone == "lower"
     assert cases.in_box("Cardiomegaly", (0.3, 0.5, 0.4, 0.3)).side is None
-
-
-def test_geometry_pools_share_no_box():
     pools = cases.annotated_sites()
     for concept in ("Nodule", "Pneumonia", "Pneumothorax"):
         train, test = ({s.box for g in pools[concept, k] for s in g} for k in ("train", "test"))
@@ -217,7 +202,7 @@ def test_a_templated_report_states_its_findings_and_denies_none_of_them():
         text = " ".join(films.write_report([mass], rng)).lower()
         assert "large" in text and "mass" in text and "left upper" in text
         assert "no suspicious nodule" not in text
-    assert films.place_phrase("bilateral", "apex", rng) == "in both lung apices"
-    assert films.place_phrase("left", None, rng) == "on the left"
-    assert films.place_phrase(None, None, rng) == ""
+    places = (("bilateral", "apex"), ("left", None), (None, None))
+    phrases = [films.place_phrase(*place, rng) for place in places]
+    assert phrases == ["in both lung apices", "on the left", ""]
     assert films.place_phrase("right", "upper", rng, lobes=False) == "in the right upper lung zone"

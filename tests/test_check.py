@@ -8,16 +8,8 @@ from rctpl_utils.run import check
 from rctpl_utils.run.check import CLOCK, COMPARED, compare, main
 from rctpl_utils.workspace import Workspace
 
-TABLE = pd.DataFrame(
-    {
-        "dataset": ["a", "a", "b"],
-        "method": ["x", "y", "x"],
-        "metric": "auc",
-        "value": [0.5, 0.6, 0.7],
-        "p_value": [0.2, None, 0.3],
-        "n": [10, 10, 20],
-        "seconds": [1.0, 2.0, 3.0],
-    }
+TABLE = pd.DataFrame({"dataset": [*"aab"], "method": [*"xyx"], "metric": "auc"}).assign(
+    value=[0.5, 0.6, 0.7], p_value=[0.2, None, 0.3], n=[10, 10, 20], seconds=[1.0, 2.0, 3.0]
 )
 WIDE = TABLE.assign(ci_low=[0.3, 0.59, 0.5], ci_high=[0.7, 0.61, None])
 TIMED = pd.concat([TABLE, TABLE.iloc[:1].assign(metric=CLOCK, value=5.0)], ignore_index=True)

@@ -14,20 +14,8 @@ from rctpl_utils.errors import InputError
 from rctpl_utils.evaluation import results
 from rctpl_utils.evaluation.metrics import tail_p_value
 from rctpl_utils.evaluation.results import BASELINES, load_draws, save_draws
+from rctpl_utils.reporting import claims as ledger
 from rctpl_utils.reporting import reproduction
-from rctpl_utils.reporting.claims import (
-    FLOORS,
-    INVALID,
-    SUPERVISED,
-    UNTRAINED_RIVAL,
-    VERDICTS,
-    Claim,
-    Comparison,
-    compare,
-    evaluate,
-    left_out,
-    load_claims,
-)
 from rctpl_utils.workspace import Workspace
 
 CASES = pd.read_csv(Path(__file__).parent / "cases" / "claims.csv", dtype=str).fillna("")
@@ -44,13 +32,13 @@ def runs(values: list[float], spread: float = 0.01, seed: int = 0) -> np.ndarray
     return np.stack([series(value, spread, seed) for value in values])
 
 
-def comparison(kind: str = "greater", left="a", right=("b",), **fields) -> Comparison:
+def comparison(kind: str = "greater", left="a", right=("b",), **fields) -> ledger.Comparison:
     known = {"draws": "table1", "datasets": ("d",), "metrics": ("m",), **fields}
-    return Comparison(kind=kind, left=left, right=tuple(right), **known)
+    return ledger.Comparison(kind=kind, left=left, right=tuple(right), **known)
 
 
-def claim(*tests: Comparison, name: str = "one", waits_for: str | None = None) -> Claim:
-    return Claim(name, "in words", "1", "quoted", "because", tests, waits_for)
+def claim(*tests: ledger.Comparison, name="one", waits_for=None) -> ledger.Claim:
+    return ledger.Claim(name, "in words", "1", "quoted", "because", tests, waits_for)
 
 
 def at(values: dict[str, np.ndarray], dataset: str = "d", metric: str = "m") -> dict:
@@ -58,15 +46,12 @@ def at(values: dict[str, np.ndarray], dataset: str = "d", metric: str = "m") -> 
     return {(dataset, name, metric): value for name, value in values.items()}
 
 
-def verdict(test: Comparison, values: dict[str, np.ndarray]) -> pd.Series:
-    return evaluate([claim(test)], {"table1": at(values)})[0].iloc[0]
-
-
-# --- the ledger -----------------------------------------------------------------------------
+def verdict(test: ledger.Comparison, values: dict[str, np.ndarray]) -> pd.Series:
+    return ledger.evaluate([claim(test)], {"table1": at(values)})[0].iloc[0]
 
 
 def test_the_ledger_holds_the_claims_that_matter():
-    claims = load_claims()
+    claims = ledger.load_claims()
     tested = [one for one in claims if one.waits_for is None]
     assert len(tested) >= 14
     sections = r"Abstract|1|2\.2|3\.2|4\.1\.5|4\.2\.[123]|4\.3\.[123]|5"
@@ -113,10 +98,7 @@ def test_an_incomplete_claim_is_refused_by_name(tmp_path, change, says):
     path = tmp_path / "claims.json"
     path.write_text(json.dumps({"claims": [record] * (1 if change else 2)}), encoding="utf-8")
     with pytest.raises(InputError, match=re.escape(f"row odd: {says}")):
-        load_claims(path)
-
-
-# --- verdicts -------------------------------------------------------------------------------
+        ledger.load_claims(path)
 
 
 def test_a_tail_by_hand_and_an_empty_one_is_the_normal_one():
@@ -139,7 +121,7 @@ def draws_of(words: str, dataset: str, metric: str) -> dict:
         if name in ("supervised", "floor"):
             if name == "floor":
                 found = np.r_[np.mean(numbers), np.linspace(*numbers, 201)][None]
-            names = FLOORS if name == "floor" else (SUPERVISED,)
+            names = ledger.FLOORS if name == "floor" else (ledger.SUPERVISED,)
             draws |= at(dict.fromkeys(names, found), dataset, "auc")
         else:
             draws |= at({name: found}, dataset, metric) | at({name: found}, dataset, "auc")
@@ -153,7 +135,7 @@ def test_verdicts(case):
     margin = {"margin": float(case.margin)} if case.margin else {}
     test = comparison(case.kind, right=right, datasets=(dataset,), metrics=(metric,), **margin)
     draws, released = draws_of(case.series, dataset, metric), case.series.startswith("released")
-    verdicts, parts = evaluate([claim(test)], {"table1": draws}, miniatures=not released)
+    verdicts, parts = ledger.evaluate([claim(test)], {"table1": draws}, miniatures=not released)
     found = verdicts.iloc[0]
     assert found["verdict"] == case.verdict
     assert (found["note"] or "").endswith(case.note) and bool(found["note"]) == bool(case.note)
@@ -161,11 +143,11 @@ def test_verdicts(case):
     if case.effect:
         assert found["effect"] == pytest.approx(float(case.effect), abs=1e-6)
         assert found["ci_low"] < found["effect"] < found["ci_high"]
-    if case.verdict in (INVALID, UNTRAINED_RIVAL):
+    if case.verdict in (ledger.INVALID, ledger.UNTRAINED_RIVAL):
         assert parts["left_out"].tolist() == [case.verdict]
 
 
-def test_pairing_of_patients_and_of_seeds_counts():
+def test_pairing_of_patients_and_seeds_counts_and_the_same_series_differs_by_nothing(tmp_path):
     shared = series(0, 0.1)  # the same patients are hard for both
     values = {"a": 0.71 + shared, "b": 0.70 + shared + series(0, 0.001, seed=2)}
     assert verdict(comparison(), values)["verdict"] == "supported"
@@ -176,81 +158,66 @@ def test_pairing_of_patients_and_of_seeds_counts():
     assert paired["verdict"] == "supported" and paired["ci_low"] == pytest.approx(0.01)
     values["b"] = values["b"][[1, 2, 0]]
     assert verdict(comparison(), values)["verdict"] == "undecided"
-
-
-def test_the_price_of_many_parts_is_paid_when_one_refutes():
-    values = {"a": series(0.7), "b": series(0.72, seed=1)}
-    one, three = (verdict(comparison(right=["b"] * n), values)["p_value"] for n in (1, 3))
-    assert three == pytest.approx(min(1, 3 * one))
-
-
-def test_many_equal_rivals_are_no_evidence_against():
-    """The best of eight equal rivals beats a ninth equal; one test a rival does not say so."""
-    generator, rivals = np.random.default_rng(5), [f"r{k}" for k in range(8)]
-    refuted = 0
-    for _ in range(100):
-        values = {
-            name: series(0.7 + generator.normal(0, 0.01), seed=k)
-            for k, name in enumerate([*rivals, "a"])
-        }
-        refuted += verdict(comparison(right=rivals), values)["verdict"] == "not supported"
-    assert refuted <= 10
-
-
-def test_the_same_series_differs_by_nothing(tmp_path):
     same = runs([0.6, 0.7, 0.8], 0.05)
     save_draws(tmp_path, "x", at({"a": same, "b": same.copy()}))
-    found = compare(comparison(), load_draws(tmp_path, "x"))
+    found = ledger.compare(comparison(), load_draws(tmp_path, "x"))
     assert (found["effect"], found["ci_low"], found["ci_high"]) == (0, 0, 0)
     assert found["p_for"] == found["p_against"] == 1
 
 
-def test_other_files_of_draws_are_judged_by_table1s_column():
-    judged = draws_of("supervised 0.7; floor 0.4 to 0.6", "d", "auc")
-    draws = {"table1": judged, "ablations": draws_of("a 0.9; b 0.6", "d", "auc")}
-    assert left_out(comparison(draws="ablations", metrics=("auc",)), draws) == INVALID
+def test_many_parts_have_their_price_and_many_equal_rivals_are_no_evidence_against():
+    values = {"a": series(0.7), "b": series(0.72, seed=1)}
+    one, three = (verdict(comparison(right=["b"] * n), values)["p_value"] for n in (1, 3))
+    assert three == pytest.approx(min(1, 3 * one))
+    # the best of eight equal rivals beats a ninth equal; one test a rival does not say so
+    generator, refuted = np.random.default_rng(5), 0
+    names = [*(f"r{k}" for k in range(8)), "a"]
+    for _ in range(100):
+        means = 0.7 + generator.normal(0, 0.01, len(names))
+        values = {name: series(means[k], seed=k) for k, name in enumerate(names)}
+        refuted += verdict(comparison(right=names[:-1]), values)["verdict"] == "not supported"
+    assert refuted <= 10
 
 
-def test_what_is_left_out_costs_no_correction():
+def test_what_is_left_out_by_table1s_column_costs_no_correction():
     draws = draws_of("a 0.9; b 0.6; supervised 0.7; floor 0.4 to 0.6", "d", "auc")
     draws |= draws_of("a 0.72; b 0.69", "e", "auc")
     claims = [claim(comparison(datasets=(n,), metrics=("auc",)), name=n) for n in ("d", "e")]
-    verdicts, _ = evaluate(claims, {"table1": draws})
-    assert verdicts["verdict"][0] == INVALID
+    verdicts, _ = ledger.evaluate(claims, {"table1": draws})
+    assert verdicts["verdict"][0] == ledger.INVALID
     assert verdicts["p_holm"][1] == verdicts["p_value"][1]
+    judged = draws_of("supervised 0.7; floor 0.4 to 0.6", "d", "auc")
+    draws = {"table1": judged, "ablations": draws_of("a 0.9; b 0.6", "d", "auc")}
+    assert ledger.left_out(comparison(draws="ablations", metrics=("auc",)), draws) == ledger.INVALID
 
 
-def test_gains_are_compared_across_data_sets():
+def test_gains_are_compared_across_data_sets_and_what_they_miss_is_named():
     draws = at({"with": series(0.6), "without": series(0.4, seed=1)})
     draws |= at({"with": series(0.9, seed=2), "without": series(0.75, seed=3)}, "e", "n")
     gain = {"gain": ["with", "without"]}
     part = comparison("ratio", gain, [{**gain, "dataset": "e", "metric": "n"}])
-    assert compare(part, draws)["effect"] == pytest.approx(1.5 / 1.2 - 1)
+    assert ledger.compare(part, draws)["effect"] == pytest.approx(1.5 / 1.2 - 1)
     draws["d", "without", "m"] = np.zeros(401)
-    undefined = compare(part, draws)
+    undefined = ledger.compare(part, draws)
     assert np.isnan(undefined["effect"])
     assert undefined["p_for"] == undefined["p_against"] == 1
+    gain = verdict(comparison("ratio", {"gain": ["b", "e"]}, ["a"]), {"a": series(0.7)})
+    assert (gain["verdict"], gain["note"]) == ("not tested", "no results of b on d, e on d")
 
 
 def test_holm_covers_what_was_tested_and_nothing_else():
     draws = {"table1": at({"a": series(0.72), "b": series(0.69, seed=1)})}
     one = claim(comparison())
-    alone, _ = evaluate([one], draws)
+    alone, _ = ledger.evaluate([one], draws)
     waiting = claim(comparison(right=["absent"]), name="later", waits_for="a rival")
-    with_waiting, _ = evaluate([one, waiting], draws)
+    with_waiting, _ = ledger.evaluate([one, waiting], draws)
     assert with_waiting["p_holm"].tolist()[0] == alone["p_holm"][0] == alone["p_value"][0]
-    assert with_waiting["verdict"][1] == "not tested"
-    assert with_waiting["note"][1] == "a rival"
-    twice, parts = evaluate([one, claim(comparison(), name="b")], draws)
+    assert (with_waiting["verdict"][1], with_waiting["note"][1]) == ("not tested", "a rival")
+    twice, parts = ledger.evaluate([one, claim(comparison(), name="b")], draws)
     assert twice["p_holm"].tolist() == pytest.approx([2 * alone["p_value"][0]] * 2)
     assert parts["claim"].tolist() == ["one", "b"]
     there = claim(comparison(right=["b"]), waits_for="a rival")  # it has come: it is tested
-    assert evaluate([there], draws)[0]["p_holm"][0] == alone["p_holm"][0]
-
-
-def test_the_results_that_a_gain_misses_are_named():
-    gain = verdict(comparison("ratio", {"gain": ["b", "e"]}, ["a"]), {"a": series(0.7)})
-    assert (gain["verdict"], gain["note"]) == ("not tested", "no results of b on d, e on d")
+    assert ledger.evaluate([there], draws)[0]["p_holm"][0] == alone["p_holm"][0]
 
 
 def test_on_an_absent_data_set_nothing_is_tested_whatever_an_earlier_run_left():
@@ -263,14 +230,11 @@ def test_on_an_absent_data_set_nothing_is_tested_whatever_an_earlier_run_left():
         claim(comparison(), name="there"),
         claim(comparison(datasets=("x",), right=["rival"]), name="later", waits_for="a rival"),
     ]
-    verdicts, parts = evaluate(claims, draws, absent=["x", "y"])
+    verdicts, parts = ledger.evaluate(claims, draws, absent=["x", "y"])
     assert verdicts["verdict"].tolist() == ["not tested", "not tested", "supported", "not tested"]
     assert [verdicts["note"][k] for k in (0, 1, 3)] == ["data set x absent"] * 3
     assert set(parts["claim"]) == {"there"}
-    assert (evaluate(claims, draws)[0]["verdict"][:2] != "not tested").all()
-
-
-# --- what notebook 10 writes ----------------------------------------------------------------
+    assert (ledger.evaluate(claims, draws)[0]["verdict"][:2] != "not tested").all()
 
 
 @pytest.fixture(scope="module")
@@ -278,7 +242,8 @@ def workspace(tmp_path_factory) -> Workspace:
     """A run whose draws hold every series that the ledger compares, RC-TPL's the best."""
     found = Workspace.open("smoke", output=tmp_path_factory.mktemp("out"), device="cpu")
     draws: dict[str, dict] = {}
-    for part in (part for one in load_claims() if one.waits_for is None for part in one.parts()):
+    tested = [one for one in ledger.load_claims() if one.waits_for is None]
+    for part in (part for one in tested for part in one.parts()):
         kept = draws.setdefault(part.draws, {})
         for key in part.series():
             value = 0.8 if key[1] in ("RC-TPL", "M=12") else 0.6
@@ -318,12 +283,12 @@ def test_claims_are_written_summed_up_and_drawn(workspace, monkeypatch):
     assert f"; {counts['not tested']} not tested, 0 instrument invalid" in text
 
     tested = verdicts.index[verdicts["verdict"] != "not tested"]
-    verdicts.loc[tested[:2], "verdict"] = [INVALID, UNTRAINED_RIVAL]
+    verdicts.loc[tested[:2], "verdict"] = [ledger.INVALID, ledger.UNTRAINED_RIVAL]
     verdicts.loc[tested[2], ["effect", "ci_low", "ci_high"]] = np.nan
     text = reproduction.summary(workspace, verdicts)
     assert "1 instrument invalid, 1 rival untrained." in text.splitlines()[0]
     assert f"Instrument invalid: {verdicts['in_words'][tested[0]]}." in text
-    assert set(reproduction.TESTED) < set(VERDICTS)
+    assert set(reproduction.TESTED) < set(ledger.VERDICTS)
     monkeypatch.setattr(Figure, "savefig", lambda _self, path, **_style: Path(path).touch())
     figure = reproduction.claims_figure(workspace, verdicts)  # a line for every tested claim
     labels = [label.get_text() for axes in figure.axes for label in axes.get_yticklabels()]

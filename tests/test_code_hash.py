@@ -1,38 +1,17 @@
 """A key follows the code that a result is made by: what it imports, and nothing else."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from rctpl_utils import code_hash
 from rctpl_utils.code_hash import code_of, kept
+from rctpl_utils.files import read_json
 from rctpl_utils.prompts import handwritten, training
 
-START = '''"""Says something."""
-from typing import TYPE_CHECKING
-from rctpl_utils import direct
-from rctpl_utils.group import shared
-from rctpl_utils.profiles import SEEDS
-if TYPE_CHECKING:
-    from rctpl_utils.typed import T
-def work():
-    """Do it."""
-    from rctpl_utils.group.late import value  # here, to start fast
-    return value, "texts.json"
-'''
-TOY = {
-    "__init__.py": '"""A package."""\n',
-    "start.py": START,
-    "direct.py": "from .relative import x\n",
-    "relative.py": "x = 1\n",
-    "group/__init__.py": "shared = 1\n",
-    "group/late.py": "import rctpl_utils.start\nvalue = 1\n",  # a circle
-    "profiles.py": "SEEDS = 1\n",
-    "typed.py": "T = int\n",
-    "figure.py": "from rctpl_utils import start\n",
-    "data/texts.json": "{}",
-    "data/other.json": "{}",
-}
+TOY = read_json(Path(__file__).parent / "cases" / "toy_package.json")  # with a circle of imports
+START = TOY["start.py"]
 
 
 @pytest.fixture
@@ -86,21 +65,20 @@ def test_an_edit_counts_where_a_result_may_change(source, name, text, counts):
     assert (collected() != before) == counts
 
 
-@pytest.mark.parametrize(
-    ("source_text", "bare"),
-    [
-        ('def f(): "doc"\n', "def f():"),
-        ('x = "# no comment"  # one\n', 'x = "# no comment"'),
-        ('x = """kept\n\n# too"""\n', 'x = """kept\n# too"""'),
-    ],
-)
-def test_what_remains_of_a_source(source_text, bare):
-    assert code_hash._bare(source_text, code_hash.ast.parse(source_text)) == bare
+REMAINS = {
+    'def f(): "doc"\n': "def f():",
+    'x = "# no comment"  # one\n': 'x = "# no comment"',
+    'x = """kept\n\n# too"""\n': 'x = """kept\n# too"""',
+}
+
+
+@pytest.mark.parametrize("text", REMAINS)
+def test_what_remains_of_a_source(text):
+    assert code_hash._bare(text, code_hash.ast.parse(text)) == REMAINS[text]
 
 
 def test_parts_count_as_a_set_and_functions_as_their_modules():
-    parts = training, handwritten
-    assert code_of(*parts) == code_of(*reversed(parts))
+    assert code_of(training, handwritten) == code_of(handwritten, training)
     assert code_of(training.learn_prompts) == code_of(training) != code_of(handwritten)
 
 
@@ -116,7 +94,7 @@ def test_training_follows_its_loss_and_no_figure(copied):
     assert found and not [name for name in found if ".datasets" in name or "image" in name]
 
 
-def test_a_result_is_made_once_for_a_key(tmp_path):
+def test_a_result_is_made_once_for_a_key_and_again_if_it_was_stopped(tmp_path):
     record, file, calls = tmp_path / "r.json", tmp_path / "weights", []
 
     def make():
@@ -131,10 +109,6 @@ def test_a_result_is_made_once_for_a_key(tmp_path):
     assert kept(record, [file], "b", make)["rate"] == 3
     record.unlink()
     assert kept(record, [file], "b", make)["rate"] == 4
-
-
-def test_a_result_that_was_stopped_is_made_again(tmp_path):
-    record, file = tmp_path / "r.json", tmp_path / "weights"
 
     def full():
         raise OSError("disk full")

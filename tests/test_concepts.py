@@ -9,24 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score, precision_recall_fscore_support
+from tiny_world import table_of_cases
 
 from rctpl_utils.datasets.openi import OpenIReport
 from rctpl_utils.errors import InputError
-from rctpl_utils.text.concepts import spacy_extractor
-from rctpl_utils.text.concepts.evaluation import (
-    agreement,
-    choose_extractor,
-    cohen_kappa,
-    common_errors,
-    development_half,
-    example_triplets,
-    extract_openi,
-    extraction_scores,
-    gold_concepts,
-    mention_counts,
-    mention_figure,
-    predicted_concepts,
-)
+from rctpl_utils.text.concepts import evaluation, spacy_extractor
 from rctpl_utils.text.concepts.spacy_extractor import SpacyExtractor, read_state
 from rctpl_utils.text.reports import Report
 from rctpl_utils.text.triplets import Triplet, merge_mentions, report_labels, triplets_frame
@@ -41,11 +28,6 @@ def report(findings, impression="", number=1):
 
 def triplets_of(text):
     return list(EXTRACTOR.extract([report(text)]))
-
-
-def said(text):
-    """{(concept, location, positive)} of a text."""
-    return {(t.concept, t.location, t.positive) for t in triplets_of(text)}
 
 
 # Sentences as radiologists write them, by kind, with what a reader would take from them: expected
@@ -89,7 +71,7 @@ FINDING = st.sampled_from(["pneumothorax", "consolidation", "pulmonary edema", "
 @settings(max_examples=25)
 def test_a_denied_list_is_denied_as_a_whole(findings):
     text = "There is no " + ", ".join(findings[:-1]) + (" or " if findings[:-1] else "")
-    assert {positive for *_, positive in said(text + findings[-1] + ".")} == {"absent"}
+    assert {t.positive for t in triplets_of(text + findings[-1] + ".")} == {"absent"}
 
 
 @given(
@@ -99,8 +81,9 @@ def test_a_denied_list_is_denied_as_a_whole(findings):
 )
 @settings(max_examples=25)
 def test_a_site_is_found_before_and_after(side, place, template):
-    text = template.format(site=f"{side} {place}")
-    assert said(text) == {("Lung Opacity", f"{side} {place}", "present")}
+    found = triplets_of(template.format(site=f"{side} {place}"))
+    expected = {("Lung Opacity", f"{side} {place}", "present")}
+    assert {(t.concept, t.location, t.positive) for t in found} == expected
 
 
 def test_remembering_sentences_changes_nothing(monkeypatch):
@@ -142,35 +125,27 @@ def frame(*rows):
     )
 
 
+def triplets_for(test):
+    """Those of `cases/triplets.csv`."""
+    rows = [row[1:5] for row in table_of_cases("triplets") if row[0] == test]
+    return frame(*((name, concept, place or None, said) for name, concept, place, said in rows))
+
+
 def test_mentions_merge_present_then_absent_then_uncertain():
-    said = {"a": ("uncertain", "present", "absent"), "b": ("uncertain", "absent")}
-    said["c"] = ("uncertain",)
-    merged = merge_mentions(frame(*((r, "Edema", None, p) for r in said for p in said[r])))
+    said = {"a": "uncertain present absent", "b": "uncertain absent", "c": "uncertain"}
+    merged = merge_mentions(frame(*((r, "Edema", None, p) for r in said for p in said[r].split())))
     expected = {"a": "present", "b": "absent", "c": "uncertain"}
     assert merged.droplevel("concept").to_dict() == expected
     with pytest.raises(InputError, match="maybe"):
         merge_mentions(frame(("a", "Edema", None, "maybe")))
 
 
-def test_labels_close_upwards_and_keep_uncertain_apart():
+def test_labels_close_upwards_and_keep_uncertain_apart(tmp_path):
     concepts = ["Lung Opacity", "Lung Lesion", "Mass", "Pneumonia", "Hernia"]
-    labels = report_labels(
-        frame(
-            ("a", "Mass", None, "present"),
-            ("a", "Pneumonia", None, "uncertain"),
-            ("a", "Hernia", None, "absent"),
-            ("b", "Pneumonia", None, "uncertain"),
-            ("other", "Mass", None, "present"),
-        ),
-        ["a", "b", "c"],
-        concepts,
-    )
+    labels = report_labels(triplets_for("labels"), ["a", "b", "c"], concepts)
     expected = [[1, 1, 1, np.nan, 0], [np.nan, 0, 0, np.nan, 0], [0, 0, 0, 0, 0]]
     np.testing.assert_array_equal(labels.to_numpy(), expected)
     assert list(labels.index) == ["a", "b", "c"] and list(labels.columns) == concepts
-
-
-def test_an_empty_frame_keeps_its_columns(tmp_path):
     empty = triplets_frame([])
     assert list(empty.columns)[:3] == ["report_id", "sentence", "concept"]
     assert report_labels(empty, ["a"], ["Edema"]).to_numpy() == [[0]]
@@ -184,43 +159,30 @@ def test_examples_and_counts():
         report("Left basilar opacity. Right apical nodule.", "No effusion.", 2),
     ]
     found = triplets_frame(EXTRACTOR.extract(reports))
-    assert mention_counts(found).to_dict("index") == {
-        "Lung Opacity": {"present": 2, "absent": 0, "uncertain": 0},
-        "Pleural Effusion": {"present": 0, "absent": 2, "uncertain": 0},
-        "Nodule": {"present": 1, "absent": 0, "uncertain": 0},
-    }
-    examples = example_triplets(found, pd.Series({"s2": "CXR9"}))
+    expected = {"Lung Opacity": [2, 0, 0], "Pleural Effusion": [0, 2, 0], "Nodule": [1, 0, 0]}
+    counted = evaluation.mention_counts(found)
+    assert list(counted) == ["present", "absent", "uncertain"]
+    assert counted.T.to_dict("list") == expected
+    examples = evaluation.example_triplets(found, pd.Series({"s2": "CXR9"}))
     assert examples.values.tolist() == [
         ["Left basilar opacity.", "Lung Opacity", "left base", "present", "CXR9"],
         ["Right apical nodule.", "Nodule", "right apex", "present", "CXR9"],
     ]
-    assert example_triplets(found, pd.Series(dtype=str)).empty
-    assert len(mention_figure(mention_counts(found)).axes[0].patches) == 9  # 3 concepts x 3
+    assert evaluation.example_triplets(found, pd.Series(dtype=str)).empty
+    assert len(evaluation.mention_figure(counted).axes[0].patches) == 9  # 3 concepts x 3
 
 
 def test_radgraph_is_read_where_it_lies(tmp_path):
-    assert choose_extractor(tmp_path).name == "spacy"
+    assert evaluation.choose_extractor(tmp_path).name == "spacy"
     (tmp_path / "MIMIC-CXR_graphs.json").write_text("{}")
-    assert choose_extractor(tmp_path).name == "radgraph"
+    assert evaluation.choose_extractor(tmp_path).name == "radgraph"
 
 
-FIRST = frame(
-    ("s1", "Edema", None, "present"),
-    ("s1", "Edema", None, "absent"),  # merges to present
-    ("s2", "Edema", "left base", "present"),
-    ("s3", "Edema", None, "absent"),
-    ("s1", "Mass", None, "present"),
-)
-SECOND = frame(
-    ("s1", "Edema", None, "present"),
-    ("s2", "Edema", "right base", "present"),
-    ("s3", "Edema", None, "present"),
-    ("s4", "Edema", None, "uncertain"),
-)
+FIRST, SECOND = triplets_for("first"), triplets_for("second")
 
 
 def test_agreement_by_hand():
-    table = agreement(FIRST, SECOND, ["s1", "s2", "s3", "s4", "s5"])
+    table = evaluation.agreement(FIRST, SECOND, ["s1", "s2", "s3", "s4", "s5"])
     assert table.index.tolist() == ["Edema", "Mass"]
     counts = ["both", "first_only", "second_only", "neither"]
     assert table.loc["Edema", counts].tolist() == [2, 0, 1, 2]
@@ -231,13 +193,13 @@ def test_agreement_by_hand():
     assert table.loc["Edema", "kappa_assertion"] == pytest.approx(cohen_kappa_score(*said))
     assert table.loc["Edema", "same_location"] == 0.5 and np.isnan(table["same_location"]["Mass"])
 
-    table = agreement(FIRST, FIRST, ["s1", "s2", "s3"])
+    table = evaluation.agreement(FIRST, FIRST, ["s1", "s2", "s3"])
     assert (table[["first_only", "second_only"]] == 0).all(axis=None)
-    assert table["kappa"].tolist() == [1, 1] and table["kappa_assertion"].tolist() == [1, 1]
-    assert table["same_location"].tolist() == [1, 1]
-    assert np.isnan(agreement(FIRST, FIRST, ["s1"])["kappa"]).all()
+    assert (table[["kappa", "kappa_assertion", "same_location"]] == 1).all(axis=None)
+    assert len(table) == 2
+    assert np.isnan(evaluation.agreement(FIRST, FIRST, ["s1"])["kappa"]).all()
     with pytest.raises(InputError, match="no report that both"):
-        agreement(FIRST, SECOND, [])
+        evaluation.agreement(FIRST, SECOND, [])
 
 
 @given(st.lists(st.tuples(st.sampled_from("paun"), st.sampled_from("paun")), min_size=2))
@@ -247,12 +209,9 @@ def test_kappa_is_scikit_learns(pairs):
     counts = pd.crosstab(pd.Series(first), pd.Series(second))
     counts = counts.reindex(index=list("paun"), columns=list("paun"), fill_value=0).to_numpy()
     if len(set(first) | set(second)) == 1:
-        assert np.isnan(cohen_kappa(counts))
+        assert np.isnan(evaluation.cohen_kappa(counts))
     else:
-        assert cohen_kappa(counts) == pytest.approx(cohen_kappa_score(first, second))
-
-
-# --- against the human codes of Open-I
+        assert evaluation.cohen_kappa(counts) == pytest.approx(cohen_kappa_score(first, second))
 
 
 def coded(number, *codes, findings=""):
@@ -264,16 +223,7 @@ REPORTS = [
     coded(2, "Cardiomegaly", "Pleural Effusion/bilateral"),
     coded(3, "normal"),
 ]
-TRIPLETS = frame(
-    ("CXR1", "Cardiomegaly", None, "present"),
-    ("CXR1", "Lung Opacity", "left base", "present"),
-    ("CXR1", "Lung Opacity", "left", "present"),  # implied by the line above
-    ("CXR2", "Cardiomegaly", None, "uncertain"),  # no prediction
-    ("CXR2", "Pleural Effusion", "left", "present"),
-    ("CXR3", "Cardiomegaly", None, "present"),  # spurious
-    ("CXR3", "Edema", None, "absent"),  # no prediction
-    ("CXR9", "Edema", None, "present"),  # a report that is not scored
-)
+TRIPLETS = triplets_for("scored")
 
 
 def row(scores, task, concept):
@@ -281,8 +231,8 @@ def row(scores, task, concept):
     return chosen[["precision", "recall", "f1", "support"]].iloc[0].tolist()
 
 
-def test_hand_computed_scores():
-    scores = extraction_scores(TRIPLETS, REPORTS)
+def test_hand_computed_scores_and_errors():
+    scores = evaluation.extraction_scores(TRIPLETS, REPORTS)
     assert list(scores.columns) == ["concept", "task", "precision", "recall", "f1", "support"]
     assert row(scores, "concept", "Cardiomegaly") == [1 / 2, 1 / 2, 1 / 2, 2]
     assert row(scores, "concept", "Lung Opacity") == [1, 1, 1, 1]
@@ -290,10 +240,18 @@ def test_hand_computed_scores():
     assert row(scores, "located concept", "Pleural Effusion") == pytest.approx([1, 1 / 2, 2 / 3, 2])
     assert row(scores, "located concept", "micro") == pytest.approx([1, 2 / 3, 4 / 5, 3])
     assert "Edema" not in set(scores["concept"])
-    precision, *others = row(extraction_scores(frame(), REPORTS), "concept", "Cardiomegaly")
+    none = evaluation.extraction_scores(frame(), REPORTS)
+    precision, *others = row(none, "concept", "Cardiomegaly")
     assert math.isnan(precision) and others == [0, 0, 2], "it is never predicted"
     with pytest.raises(InputError, match="no report"):
-        extraction_scores(TRIPLETS, [])
+        evaluation.extraction_scores(TRIPLETS, [])
+    errors = evaluation.common_errors(TRIPLETS, REPORTS)
+    assert errors.values.tolist() == [
+        ["missed", "Cardiomegaly", 1, "CXR2", "Cardiomegaly"],
+        ["spurious", "Cardiomegaly", 1, "CXR3", "About Cardiomegaly."],
+    ]
+    assert list(errors.columns) == ["error", "concept", "count", "report_id", "said"]
+    assert len(evaluation.common_errors(TRIPLETS, REPORTS, top=1)) == 1
 
 
 NAMES = ("Cardiomegaly", "Consolidation", "Pneumothorax")
@@ -311,7 +269,7 @@ def test_scores_equal_scikit_learns(pairs):
         np.array([[name in pair[i] for name in NAMES] for pair in pairs]) for i in (0, 1)
     )
     expected = precision_recall_fscore_support(gold, predicted, average="micro", zero_division=0)
-    found = np.nan_to_num(row(extraction_scores(said, reports), "concept", "micro")[:3])
+    found = np.nan_to_num(row(evaluation.extraction_scores(said, reports), "concept", "micro")[:3])
     np.testing.assert_allclose(found, expected[:3])
 
 
@@ -324,30 +282,21 @@ def test_scores_equal_scikit_learns(pairs):
     ],
 )
 def test_located_items_are_one_a_side_in_the_codes_zones(concept, location, items):
-    found = predicted_concepts(frame(("CXR1", concept, location, "present")), located=True)
+    one = frame(("CXR1", concept, location, "present"))
+    found = evaluation.predicted_concepts(one, located=True)
     assert found == {"CXR1": {(concept, *each) for each in items}}
-    lingula = gold_concepts([coded(1, "Opacity/lung/lingula")], located=True)
+    lingula = evaluation.gold_concepts([coded(1, "Opacity/lung/lingula")], located=True)
     assert lingula == {"CXR1": {("Lung Opacity", "left", "middle")}}
 
 
-def test_errors_are_counted_with_an_example():
-    errors = common_errors(TRIPLETS, REPORTS)
-    assert errors.values.tolist() == [
-        ["missed", "Cardiomegaly", 1, "CXR2", "Cardiomegaly"],
-        ["spurious", "Cardiomegaly", 1, "CXR3", "About Cardiomegaly."],
-    ]
-    assert list(errors.columns) == ["error", "concept", "count", "report_id", "said"]
-    assert len(common_errors(TRIPLETS, REPORTS, top=1)) == 1
-
-
 def test_the_halves_are_fixed():
-    halves = [development_half(f"CXR{n}") for n in range(1, 4000)]
+    halves = [evaluation.development_half(f"CXR{n}") for n in range(1, 4000)]
     assert halves[:6] == [True, True, False, False, False, False]
     assert 0.47 < sum(halves) / len(halves) < 0.53
 
 
 def test_reports_without_text_give_no_triplets():
     reports = [coded(1), coded(2, findings="There is a small left effusion.")]
-    triplets = extract_openi(EXTRACTOR, reports)
+    triplets = evaluation.extract_openi(EXTRACTOR, reports)
     found = triplets[["report_id", "concept", "location"]].values.tolist()
     assert found == [["CXR2", "Pleural Effusion", "left"]]

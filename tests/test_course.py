@@ -17,7 +17,6 @@ from rctpl_utils.workspace import NOTEBOOKS, PROJECT
 GLOSSARY = PROJECT / "docs" / "glossary.md"
 TEACHING = PROJECT / "docs" / "teaching.md"
 CHAPTERS = find_notebooks(NOTEBOOKS)
-LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)\s]+)\)")
 # What is no running text: fences, formulas, code, links, headings, rows of tables.
 _NO_PROSE = re.compile(
     r"```.*?```|\$\$.*?\$\$|\$[^$\n]+\$|`[^`\n]*`|(?<!!)\[[^\]]+\]\([^)\s]+\)|^#[^\n]*$|^\|[^\n]*$",
@@ -31,11 +30,15 @@ def opened(notebook: Path) -> nbformat.NotebookNode:
     return nbformat.read(notebook, as_version=4)
 
 
+def tags(cell) -> list[str]:
+    return cell.metadata.get("tags", [])
+
+
 def cells(notebook: Path, tag: str | None = None, kind: str | None = None) -> list:
     return [
         cell
         for cell in opened(notebook).cells
-        if tag in (None, *cell.metadata.get("tags", [])) and kind in (None, cell.cell_type)
+        if tag in (None, *tags(cell)) and kind in (None, cell.cell_type)
     ]
 
 
@@ -66,27 +69,10 @@ def term_uses(text: str) -> list[re.Match]:
 
 def reading_minutes(notebook: Path) -> int:
     """200 words of prose and 20 lines of code a minute, solutions not counted; fives, up."""
-    read = [cell for cell in cells(notebook) if "solution" not in cell.metadata.get("tags", [])]
+    read = [cell for cell in cells(notebook) if "solution" not in tags(cell)]
     words = sum(len(cell.source.split()) for cell in read if cell.cell_type == "markdown")
     lines = sum(len(cell.source.splitlines()) for cell in read if cell.cell_type == "code")
     return 5 * math.ceil((words / 200 + lines / 20) / 5)
-
-
-def broken_links(text: str, page: Path) -> list[str]:
-    """Relative links of a page that lead nowhere, to a file or to a heading in it."""
-    broken = []
-    for _, target in LINK.findall(text):
-        if re.match(r"[a-z]+:", target):
-            continue
-        name, _, anchor = target.partition("#")
-        file = (page.parent / name).resolve() if name else page
-        there = file.exists() and re.findall(r"^#+ (.+)$", prose(file), re.M) if anchor else ()
-        if not file.exists() or (anchor and anchor not in map(slug, there)):
-            broken.append(target)
-    return broken
-
-
-# --- a chapter ---
 
 
 @pytest.fixture(params=CHAPTERS, ids=lambda path: path.stem)
@@ -99,19 +85,18 @@ def only(chapter: Path, tag: str) -> str:
     return cell.source
 
 
-def tags(cell) -> list[str]:
-    return cell.metadata.get("tags", [])
-
-
 def shown_as(cell) -> str:
     return cell.metadata.get("slideshow", {}).get("slide_type", "-")
 
 
-def test_it_states_goals_and_a_reading_time_that_is_counted(chapter):
+def test_it_states_goals_a_counted_reading_time_and_an_equation_and_begins_with_a_slide(chapter):
     goals = only(chapter, "goals")
     assert len(re.findall(r"^- ", goals, re.MULTILINE)) == 3
     assert f"**Reading time**: {reading_minutes(chapter)} minutes" in goals
     assert "goals" in tags(cells(chapter)[1]), "they stand below the title"
+    assert re.search(r"\$\$.+?\$\$", prose(chapter), re.DOTALL)
+    assert shown_as(cells(chapter)[0]) == "slide"
+    assert {shown_as(cell) for cell in cells(chapter, "parameters")} == {"skip"}
 
 
 def test_each_prediction_is_asked_right_before_its_result(chapter):
@@ -124,21 +109,12 @@ def test_each_prediction_is_asked_right_before_its_result(chapter):
         assert (shown_as(asked), shown_as(following)) == ("subslide", "fragment")
 
 
-def test_an_equation_stands_in_it_and_its_first_cell_is_a_slide(chapter):
-    assert re.search(r"\$\$.+?\$\$", prose(chapter), re.DOTALL)
-    assert shown_as(cells(chapter)[0]) == "slide"
-    assert {shown_as(cell) for cell in cells(chapter, "parameters")} == {"skip"}
-
-
-def test_it_ends_with_three_exercises_of_three_kinds_and_an_idea_to_try(chapter):
+def test_it_ends_with_three_exercises_an_idea_and_folded_solutions_that_a_run_checks(chapter):
     exercises = only(chapter, "exercises")
     assert re.findall(r"^\d\. \*\*(.+?)\*\*", exercises, re.MULTILINE) == KINDS
     assert re.findall(r"^## (.*)", prose(chapter), re.MULTILINE)[-3:] == [
         "Exercises", "What to change to try your own idea", "Solutions",
     ]  # fmt: skip
-
-
-def test_each_exercise_has_a_folded_solution_that_a_run_checks_and_no_slide_shows(chapter):
     solutions = cells(chapter, "solution")
     assert cells(chapter)[-3:] == solutions, "below everything else, not beside the question"
     for cell in solutions:
@@ -164,13 +140,9 @@ def test_a_glossary_word_is_linked_at_its_first_use(chapter):
 
 
 def test_every_glossary_word_is_used_and_told_once():
-    everything = "\n".join(map(prose, CHAPTERS))
-    assert set(re.findall(r"glossary\.md#([\w-]+)", everything)) == set(terms().values())
-    words = re.findall(r"^### (.+)$", prose(GLOSSARY), re.MULTILINE)
-    assert len(set(terms().values())) == len(words)
-
-
-# --- the teaching guide leads to what is there, and its slides can be made ---
+    everything, anchors = "\n".join(map(prose, CHAPTERS)), set(terms().values())
+    assert set(re.findall(r"glossary\.md#([\w-]+)", everything)) == anchors
+    assert len(re.findall(r"^### .+$", prose(GLOSSARY), re.MULTILINE)) == len(anchors)
 
 
 def section(heading: str) -> str:
@@ -178,23 +150,13 @@ def section(heading: str) -> str:
     return re.search(rf"^#+ {re.escape(heading)}\n(.*?)(?=^#+ |\Z)", text, re.DOTALL | re.M)[1]
 
 
-@pytest.mark.parametrize("page", [*CHAPTERS, TEACHING, GLOSSARY], ids=lambda path: path.stem)
-def test_the_links_of_a_page_lead_somewhere(page):
-    assert broken_links(prose(page), page) == []
+PLANS = {"90 minutes: text in place of images": 90, "Half a day: can you believe it?": 230}
 
 
-def test_a_wrong_link_is_found():
-    bad = "[a](glossary.md#no-such-word) [b](no_such_page.md) [c](glossary.md#film)"
-    assert broken_links(bad, TEACHING) == ["glossary.md#no-such-word", "no_such_page.md"]
-
-
-@pytest.mark.parametrize(
-    ("plan", "length"),
-    [("90 minutes: text in place of images", 90), ("Half a day: can you believe it?", 230)],
-)
-def test_the_minutes_of_a_plan_add_up(plan, length):
-    minutes = [int(each) for each in re.findall(r"^\| (\d+) \|", section(plan), re.MULTILINE)]
-    assert sum(minutes) == length
+@pytest.mark.parametrize("plan", PLANS)
+def test_the_minutes_of_a_plan_add_up(plan):
+    minutes = re.findall(r"^\| (\d+) \|", section(plan), re.MULTILINE)
+    assert sum(map(int, minutes)) == PLANS[plan]
 
 
 def test_the_week_visits_every_chapter_and_the_quiz_has_an_answer_a_question():

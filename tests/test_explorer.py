@@ -13,13 +13,8 @@ from PIL import Image
 
 from rctpl_utils.encoders.frame import on_film
 from rctpl_utils.errors import InputError
-from rctpl_utils.evaluation.grounding_metrics import (
-    THRESHOLDS,
-    dice,
-    pixel_counts,
-    pointing_hits,
-    stretch,
-)
+from rctpl_utils.evaluation import grounding_metrics
+from rctpl_utils.evaluation.grounding_metrics import THRESHOLDS, dice, pixel_counts, pointing_hits
 from rctpl_utils.reporting.explorable import packed, run_lengths, save_explorable
 from rctpl_utils.scoring import aggregate
 from rctpl_utils.workspace import PROJECT
@@ -73,37 +68,28 @@ def mask_of(runs: list[int], size: list[int]) -> np.ndarray:
     return np.repeat(np.arange(len(runs)) % 2, runs).astype(bool).reshape(size)
 
 
-def test_the_data_are_simulated_small_and_whole():
-    data = DATA
-    assert data["simulated"] is True and data["step"] == 1 / 32767
+def test_the_data_are_simulated_small_whole_and_of_the_run():
+    films = DATA["films"]
+    assert DATA["simulated"] is True and DATA["step"] == 1 / 32767
     assert sum(path.stat().st_size for path in FOLDER.iterdir()) <= 500_000
-    height, width = data["films"][0]["size"]
-    with Image.open(FOLDER / "films.webp") as films:
-        assert films.size == (width * len(data["films"]), height)
-    assert {len(film["report"][name]) for film in data["films"] for name in data["methods"]} == {8}
-    assert all(film["lesions"] for film in data["films"])
-
-
-def test_its_cells_give_the_scores_that_the_run_found():
+    height, width = films[0]["size"]
+    with Image.open(FOLDER / "films.webp") as image:
+        assert image.size == (width * len(films), height)
+    assert all(film["lesions"] for film in films)
+    assert {len(film["report"][name]) for film in films for name in DATA["methods"]} == {8}
+    # the cells give the scores that the run found
     for film, method, cells in MAPS:
         flat = torch.tensor(cells).flatten(1).T[None]
         found = aggregate(flat, 1 / DATA["inverse_temperature"])[0]
         assert np.allclose(found, film["concept"][method], atol=1e-4)
 
 
-def test_its_eq_8_is_the_packages(answers):
-    cells = np.concatenate([each for *_, each in MAPS])
-    flat = torch.tensor(cells).flatten(1)[..., None]
-    expected = torch.cat([aggregate(flat, 1 / inverse) for inverse in INVERSE], dim=1)
-    assert np.allclose(expected, [each["scores"] for each in answers], atol=1e-9)
-
-
-def test_its_dice_pointing_and_peak_are_the_packages(answers):
+def test_its_eq_8_dice_pointing_and_peak_are_the_packages(answers):
     told = iter(answers)
     judged, equal = 0, []
     for film, _, cells in MAPS:
         placed = on_film(torch.tensor(cells), film["size"])
-        heats = stretch(placed.clone()).numpy()
+        heats = grounding_metrics.stretch(placed.clone()).numpy()
         for k, concept in enumerate(DATA["concepts"]):
             said = next(told)
             row, column = divmod(said["peak"], film["size"][1])
@@ -126,18 +112,19 @@ def test_its_dice_pointing_and_peak_are_the_packages(answers):
             judged += 1
     assert judged >= 4 * len(DATA["films"]) and len(equal) == judged * len(THRESHOLDS)
     assert np.mean(equal) > 0.99
+    cells = np.concatenate([each for *_, each in MAPS])
+    flat = torch.tensor(cells).flatten(1)[..., None]
+    expected = torch.cat([aggregate(flat, 1 / inverse) for inverse in INVERSE], dim=1)
+    assert np.allclose(expected, [each["scores"] for each in answers], atol=1e-9)
 
 
-def test_real_films_are_not_published():
-    real = SimpleNamespace(profile=SimpleNamespace(simulated=False))
-    with pytest.raises(InputError, match="simulated films only"):
-        save_explorable(real, None, ())
-
-
-def test_a_mask_and_cosines_survive_the_packing():
+def test_a_mask_and_cosines_survive_the_packing_and_real_films_are_not_published():
     mask = np.zeros((4, 5), bool)
     for marked in ((0, 0), (1, 3), (1, 4), (3, 4)):
         mask[marked] = True
         assert (mask_of(run_lengths(mask), [4, 5]) == mask).all()
     cosines = torch.linspace(-1, 1, 12).reshape(1, 3, 4)
     assert np.allclose(unpacked(packed(cosines)), cosines.flatten(), atol=2e-5)
+    real = SimpleNamespace(profile=SimpleNamespace(simulated=False))
+    with pytest.raises(InputError, match="simulated films only"):
+        save_explorable(real, None, ())

@@ -1,5 +1,6 @@
 """Every figure, drawn from its committed table or on made input: all its text can be read."""
 
+import itertools
 from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
@@ -49,9 +50,6 @@ def fine(figure: plt.Figure) -> plt.Figure:
     assert_readable(figure)
     assert "imulated" in figure.get_supxlabel()
     return figure
-
-
-# --- from committed tables
 
 
 def test_ablations_and_bridges(workspace):
@@ -110,11 +108,7 @@ def test_the_sanity_check_counts_layers_and_names_none_from_the_code(workspace):
     sanity = Sanity(rows, VERDICT, changes, maps, PIXELS, BOX, "Infiltration")
     figure = fine(map_figures.save_saliency_figure(workspace, sanity, "RC-TPL"))
     words = " ".join(text.get_text() for text, _ in drawn_texts(figure))
-    layers = rows.loc[rows["kind"] == "weights", "change"].unique()
-    assert not [name for name in layers if name in words.split()]
-
-
-# --- on made input
+    assert not {*rows.loc[rows["kind"] == "weights", "change"]} & {*words.split()}
 
 
 def test_figure_1_says_hit_and_miss(workspace, encoder):
@@ -151,14 +145,10 @@ def test_figure_2(workspace):
 
 def test_the_baselines_of_figure_3_are_a_bar_with_ends():
     concepts, methods = ("Edema", "Enlarged Cardiomediastinum", "Mass"), ("RC-TPL", "class names")
-    rows = [
-        (dataset, method, concept, value, value - 0.02, value + 0.02)
-        for dataset in ("chestxray14", "chexpert")
-        for concept in concepts
-        for method, value in zip((*methods, "A", "B", "C"), RNG.uniform(0.4, 0.98, 5), strict=True)
-    ]
-    columns = ["dataset", "method", "concept", "value", "ci_low", "ci_high"]
-    rows = pd.DataFrame(rows, columns=columns)
+    places = itertools.product(("chestxray14", "chexpert"), concepts, (*methods, *"ABC"))
+    rows = pd.DataFrame(places, columns=["dataset", "concept", "method"])
+    rows["value"] = RNG.uniform(0.4, 0.98, len(rows))
+    rows = rows.assign(ci_low=rows["value"] - 0.02, ci_high=rows["value"] + 0.02)
     figure = plots.per_class_auc(rows, list(methods), {"chestxray14": {"Mass"}}, list("ABC"))
     plots.caption(figure, "A.")
     assert_readable(figure)
@@ -188,32 +178,24 @@ def test_figures_5_and_6(workspace, monkeypatch, draw):
 
 
 def test_the_gallery_tints_what_is_marked_and_leaves_holes(workspace, monkeypatch):
-    split = SimpleNamespace(
-        annotated=lambda _concept: np.ones(3, bool), mask=lambda _row, _concept: BOX,
-        pixels=lambda _row: PIXELS,
-    )  # fmt: skip
+    split = SimpleNamespace(mask=lambda *_args: BOX, pixels=lambda _row: PIXELS)
+    split.annotated = lambda _concept: np.ones(3, bool)
     monkeypatch.setattr(map_figures, "open_split", lambda *_args: split)
     monkeypatch.setattr(map_figures, "image_features", lambda *_args: None)
     ring = torch.zeros(8, 8)
     ring[1:7, 1:7], ring[3:5, 3:5] = 1, 0
-    method = SimpleNamespace(
-        name="RC-TPL+", makers=[lambda films: ring.expand(len(films.rows), 8, 8)]
-    )
-    measured = SimpleNamespace(dice=RNG.random((3, len(THRESHOLDS))))
-    outcome = SimpleNamespace(
-        thresholds={"RC-TPL+": [THRESHOLDS[20]]}, measured={"RC-TPL+": [measured]},
-        films=np.arange(3),
-    )  # fmt: skip
+    makers = [lambda films: ring.expand(len(films.rows), 8, 8)]
+    method = SimpleNamespace(name="RC-TPL+", makers=makers)
+    measured = {"RC-TPL+": [SimpleNamespace(dice=RNG.random((3, len(THRESHOLDS))))]}
+    cut = {"RC-TPL+": [THRESHOLDS[20]]}
+    outcome = SimpleNamespace(thresholds=cut, measured=measured, films=np.arange(3))
     outcomes = dict.fromkeys(("rsna", "covid-rural"), outcome)
     figure = fine(map_figures.save_gallery(workspace, None, outcomes, [method, method]))
     FigureCanvasAgg(figure).draw()
     image = np.asarray(figure.canvas.buffer_rgba()).astype(int)
-    reds = {}
-    for name, point in {"marked": (50, 31), "hole": (31, 31)}.items():
-        across, up = figure.axes[0].transData.transform(point).astype(int)
-        red, _, blue, _ = image[len(image) - up, across]
-        reds[name] = red - blue
-    assert reds["marked"] > 20 and reds["hole"] == 0  # yellow over gray, and gray
+    points = figure.axes[0].transData.transform([(50, 31), (31, 31)]).astype(int)
+    marked, hole = (image[len(image) - up, across] for across, up in points)
+    assert marked[0] - marked[2] > 20 and hole[0] == hole[2]  # yellow over gray, and gray
 
 
 def test_found_films_are_hits_and_misses(workspace, monkeypatch):

@@ -9,13 +9,12 @@ import nbformat
 import pytest
 import yaml
 from nbclient import NotebookClient
+from test_course import CHAPTERS, prose, slug
 
 from rctpl_utils.workspace import NOTEBOOKS, PROJECT
 
-PAGES = [
-    *(PROJECT / name for name in ("README.md", "RESULTS.md", "ARTIFACT.md", "CONTRIBUTING.md")),
-    *sorted((PROJECT / "docs").rglob("*.md")),
-]
+PAGES = [PROJECT / f"{name}.md" for name in ("README", "RESULTS", "ARTIFACT", "CONTRIBUTING")]
+PAGES += [*sorted((PROJECT / "docs").rglob("*.md")), *CHAPTERS]
 GENERATED = re.compile(r"<!-- ([\w ]+):.*?<!-- end of \1 -->|<!-- map:start.*?map:end -->", re.S)
 TYPED = {  # numbers that no result file has, and why they may stand there
     "3.10": "Python's versions, tested against pyproject.toml below", "3.13": "the same",
@@ -33,22 +32,31 @@ def test_readme_is_short_and_names_the_versions_that_install():
 @pytest.mark.parametrize("page", PAGES[:2], ids=lambda page: page.name)
 def test_every_number_is_generated_or_known(page):
     written = GENERATED.sub("", page.read_text(encoding="utf-8"))
-    prose = re.sub(r"`[^`]*`|\[[^]]*\]\([^)]*\)", "", written)
-    assert set(re.findall(r"\d+(?:\.\d+)?", prose)) <= set(TYPED)
+    words = re.sub(r"`[^`]*`|\[[^]]*\]\([^)]*\)", "", written)
+    assert set(re.findall(r"\d+(?:\.\d+)?", words)) <= set(TYPED)
 
 
 def anchors(page: Path) -> set[str]:
-    heads = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+    return {slug(head) for head in re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)}
+
+
+def broken_links(text: str, page: Path) -> list[str]:
+    """Relative links of a page that lead nowhere, to a file or to a heading in it."""
+    broken = []
+    for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", text):
+        name, _, anchor = target.partition("#")
+        there = (page.parent / name).resolve() if name else page
+        if not there.exists() or (anchor and anchor not in anchors(there)):
+            broken.append(target)
+    return broken
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(PROJECT).as_posix())
 def test_every_link_leads_somewhere(page):
-    for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text(encoding="utf-8")):
-        name, _, anchor = target.partition("#")
-        there = (page.parent / name).resolve() if name else page
-        assert there.exists(), target
-        assert not anchor or anchor in anchors(there), target
+    assert broken_links(prose(page), page) == []
+    bad = "[a](glossary.md#no-such-word) [b](no_such_page.md) [c](glossary.md#film)"
+    found = broken_links(bad, PROJECT / "docs" / "teaching.md")
+    assert found == ["glossary.md#no-such-word", "no_such_page.md"]
 
 
 def test_the_quickstart_runs_from_a_clone_and_prints_what_it_shows():

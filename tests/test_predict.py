@@ -41,14 +41,12 @@ def prompts(encoder: StandIn, tmp_path_factory) -> Path:
     return path
 
 
-@pytest.fixture
-def pixels() -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (60, 50)).astype(np.uint8)
+PIXELS = np.random.default_rng(0).integers(0, 256, (60, 50)).astype(np.uint8)
 
 
 @pytest.fixture
-def film(pixels, tmp_path) -> Path:
-    Image.fromarray(pixels).save(tmp_path / "film.png")
+def film(tmp_path) -> Path:
+    Image.fromarray(PIXELS).save(tmp_path / "film.png")
     return tmp_path / "film.png"
 
 
@@ -63,12 +61,12 @@ def strict(path: Path) -> dict:
 
 
 @pytest.mark.parametrize(("suffix", "page"), [("png", "pdf"), ("jpg", "png"), ("dcm", "png")])
-def test_each_kind_of_picture(suffix: str, page: str, prompts, pixels, tmp_path, capsys):
+def test_each_kind_of_picture(suffix: str, page: str, prompts, tmp_path, capsys):
     picture, out = tmp_path / f"film.{suffix}", tmp_path / "out"
     if suffix == "dcm":
-        dicom_films.save(tmp_path, dicom_films.film(pixels, bits=8, BitsAllocated=8))
+        dicom_films.save(tmp_path, dicom_films.film(PIXELS, bits=8, BitsAllocated=8))
     else:
-        Image.fromarray(pixels).save(picture)
+        Image.fromarray(PIXELS).save(picture)
     assert run(prompts, picture, "--format", page, *ASKED) == 0
     assert {path.name for path in out.iterdir()} == {f"film.{page}", "film.json"}
     start = (out / f"film.{page}").read_bytes()[:4]
@@ -86,9 +84,9 @@ def test_each_kind_of_picture(suffix: str, page: str, prompts, pixels, tmp_path,
     assert printed.splitlines()[-1] == f"wrote film.{page} and film.json"
 
 
-def test_what_a_picture_tells_against_itself_is_said(prompts, pixels, tmp_path, capsys):
+def test_what_a_picture_tells_against_itself_is_said(prompts, tmp_path, capsys):
     picture = tmp_path / "photograph.png"
-    Image.fromarray(np.stack([pixels, pixels // 2, pixels // 3], -1)).save(picture)
+    Image.fromarray(np.stack([PIXELS, PIXELS // 2, PIXELS // 3], -1)).save(picture)
     assert run(prompts, picture, *ASKED) == 0
     (note,) = strict(tmp_path / "out" / "photograph.json")["image"]["notes"]
     assert note.startswith("a picture in color")
@@ -133,10 +131,7 @@ def test_calibrations_that_are_foreign_or_absent(prompts, film, tmp_path, capsys
     assert "belongs to other prompts" in failure(capsys, run(own, film, *ASKED))
 
 
-# --- the model that lies with the results
-
-
-def test_the_model_is_copied_only_where_its_encoder_is_shipped(tmp_path):
+def test_the_model_is_copied_only_where_its_encoder_is_shipped_and_a_real_film_never(tmp_path):
     metadata = Prompts.load(KEPT_PROMPTS).metadata
     assert Calibration.load(calibration_path(KEPT_PROMPTS)).prompts_key == metadata["key"]
     assert (KEPT_PROMPTS.parent / metadata["encoder_file"]).is_file()
@@ -151,9 +146,6 @@ def test_the_model_is_copied_only_where_its_encoder_is_shipped(tmp_path):
     assert prompts.read_bytes() == KEPT_PROMPTS.read_bytes()
     assert calibration.read_bytes() == calibration_path(KEPT_PROMPTS).read_bytes()
     assert np.array_equal(read_image(film), read_image(KEPT_FILM))
-
-
-def test_a_real_film_is_never_copied():
     shipped = Workspace.open("embedded", device="cpu")
     workspace = replace(shipped, profile=PROFILES["paper"])
     assert workspace.figures != shipped.figures

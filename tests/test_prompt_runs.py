@@ -52,11 +52,18 @@ def run(encoder, tmp_path, monkeypatch):
 RCTPL, PLUS = ([(variant, seed) for seed in (0, 1)] for variant in variants.VARIANTS)
 
 
-def test_prompts_are_learned_once(run):
+def test_prompts_are_learned_once_for_their_settings_and_texts_and_again_without_their_record(run):
     assert run() == RCTPL + PLUS
     assert run() == []
     stored = Prompts.load(run.folder / "rc-tpl-1.safetensors")
     assert stored.report[0, 0] == 2 and stored.metadata["seed"] == "1"
+    assert run(epochs=2) == RCTPL + PLUS
+    assert run("mass", epochs=2) == RCTPL + PLUS
+    assert run() == RCTPL + PLUS
+    (run.folder / "rc-tpl-1.history.json").unlink()
+    assert run() == RCTPL[1:]
+    (run.folder / "rc-tpl-plus-0.history.json").write_text('[{"seconds": 1.0}]')  # an old version's
+    assert run() == PLUS[:1]
 
 
 LINE = ("\nimport ", "\nimport this\nimport ")
@@ -80,17 +87,3 @@ def test_an_edit_reaches_the_variants_that_use_it(run, copied, file):
     copied(file, *edit)
     assert run() == relearned
     assert run() == []
-
-
-def test_settings_and_texts_count(run):
-    run()
-    assert run(epochs=2) == RCTPL + PLUS
-    assert run("mass", epochs=2) == RCTPL + PLUS
-
-
-def test_prompts_without_their_record_are_learned_again(run):
-    run()
-    (run.folder / "rc-tpl-1.history.json").unlink()
-    assert run() == RCTPL[1:]
-    (run.folder / "rc-tpl-plus-0.history.json").write_text('[{"seconds": 1.0}]')  # an old version's
-    assert run() == PLUS[:1]

@@ -12,17 +12,10 @@ from figure_checks import assert_readable
 from phantom import small_anatomy
 
 from rctpl_utils.errors import InputError
+from rctpl_utils.simulation import radiograph
 from rctpl_utils.simulation.cases import Case, Lesion
 from rctpl_utils.simulation.overview import contact_sheet
-from rctpl_utils.simulation.radiograph import (
-    PAINTERS,
-    STYLES,
-    Style,
-    develop,
-    expose,
-    render,
-    set_up,
-)
+from rctpl_utils.simulation.radiograph import PAINTERS, STYLES, Style, develop, expose, render
 from rctpl_utils.simulation.scene import Scene
 from rctpl_utils.simulation.world import NAMES
 
@@ -55,7 +48,7 @@ def case(*lesions: Lesion, seed: int = 5, split: str = "test", style: str = "sii
 
 def scene_of(case: Case, anatomy) -> Scene:
     stream = np.random.default_rng(case.seed).spawn(4)[0]
-    return set_up(case, anatomy, STYLES[case.style], SIZE, stream)
+    return radiograph.set_up(case, anatomy, STYLES[case.style], SIZE, stream)
 
 
 @pytest.mark.parametrize("concept", PAINTERS)
@@ -111,11 +104,11 @@ def test_masks_are_on_the_side_of_the_lesion(anatomy, exposed, concept, side):
 
 @pytest.mark.parametrize("concept", ["Nodule", "Consolidation", "Pneumonia", "Lung Opacity"])
 def test_zones_are_honored(exposed, concept):
-    rows = {}
-    for zone in ("upper", "lower"):
+    def row(zone):
         masks = [exposed(concept, 0.5, s, "right", zone).masks[concept] for s in range(8)]
-        rows[zone] = np.mean([np.nonzero(mask)[0].mean() for mask in masks])
-    assert rows["upper"] < rows["lower"] - 0.12 * SIZE
+        return np.mean([np.nonzero(mask)[0].mean() for mask in masks])
+
+    assert row("upper") < row("lower") - 0.12 * SIZE
 
 
 def test_a_box_positions_and_sizes_a_mass_and_one_outside_moves_into_a_lung(anatomy):
@@ -128,10 +121,9 @@ def test_a_box_positions_and_sizes_a_mass_and_one_outside_moves_into_a_lung(anat
     rows, columns = np.nonzero(mask)
     assert abs(rows.mean() - row) < 6 and abs(columns.mean() - column) < 6
     assert 0.08 < np.sqrt(mask.mean()) < 0.25
-    outside = Lesion("Nodule", None, None, 0.7, (0.0, 0.0, 0.05, 0.05))
-    one = case(outside)  # it moves into a lung
-    mask = expose(one, anatomy, SIZE).masks["Nodule"]
-    lung = scene_of(one, anatomy).lungs["right"].mask
+    outside = case(Lesion("Nodule", None, None, 0.7, (0.0, 0.0, 0.05, 0.05)))
+    mask = expose(outside, anatomy, SIZE).masks["Nodule"]
+    lung = scene_of(outside, anatomy).lungs["right"].mask
     assert (mask & lung).sum() > 0.5 * mask.sum()
 
 
@@ -146,13 +138,6 @@ def test_severity_grows_the_effect(exposed, concept):
     assert mild < middling < gross
 
 
-def test_the_patient_without_the_lesion_is_the_same_patient(anatomy):
-    sick = expose(case(Lesion("Nodule", "left", "upper", 0.9)), anatomy, SIZE)
-    well = expose(case(), anatomy, SIZE)
-    np.testing.assert_array_equal(sick.attenuation, well.attenuation)
-    assert not well.change.any() and not well.masks
-
-
 def test_an_effusion_fills_no_more_than_the_lung(anatomy):
     one = case(Lesion("Pleural Effusion", "left", None, 1.0))
     scene, exposure = scene_of(one, anatomy), expose(one, anatomy, SIZE)
@@ -160,24 +145,28 @@ def test_an_effusion_fills_no_more_than_the_lung(anatomy):
     assert np.all(exposure.change <= limit + 1e-3)
 
 
-def test_two_lesions_of_one_concept_share_a_mask(anatomy):
+def test_two_lesions_share_a_mask_and_without_one_the_patient_is_the_same(anatomy):
     both = case(Lesion("Nodule", "left", None, 0.8), Lesion("Nodule", "right", None, 0.8))
     mask = expose(both, anatomy, SIZE).masks["Nodule"]
     middle = scene_of(both, anatomy).lungs["left"].hilum[0]
     assert mask[:, int(middle) :].any() and mask[:, : int(middle)].any()
+    sick = expose(case(Lesion("Nodule", "left", "upper", 0.9)), anatomy, SIZE)
+    well = expose(case(), anatomy, SIZE)
+    np.testing.assert_array_equal(sick.attenuation, well.attenuation)
+    assert not well.change.any() and not well.masks
 
 
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"lesions": (Lesion("Pneumomediastinum"),)}, "cannot draw 'Pneumomediastinum'"),
-        ({"split": "dev"}, "no split 'dev'"),
-        ({"style": "padchest"}, "no acquisition style 'padchest'"),
-    ],
-)
-def test_what_is_unknown_is_refused(anatomy, wrong, message):
+UNKNOWN = {
+    "cannot draw 'Pneumomediastinum'": {"lesions": (Lesion("Pneumomediastinum"),)},
+    "no split 'dev'": {"split": "dev"},
+    "no acquisition style 'padchest'": {"style": "padchest"},
+}
+
+
+@pytest.mark.parametrize("message", UNKNOWN)
+def test_what_is_unknown_is_refused(anatomy, message):
     with pytest.raises(InputError, match=message):
-        render(replace(case(), **wrong), anatomy, 64)
+        render(replace(case(), **UNKNOWN[message]), anatomy, 64)
 
 
 def test_splits_use_their_own_poses(anatomy):
@@ -208,8 +197,14 @@ def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def test_the_seven_data_sets_have_a_style():
+def test_the_seven_data_sets_have_styles_that_overlap_the_training_style_but_differ():
     assert set(STYLES) == set(NAMES) and len(set(map(astuple, STYLES.values()))) == 7
+    train, mean = STYLES["mimic-cxr"], {}
+    for name, style in STYLES.items():
+        low, high = style.gamma
+        assert max(low, train.gamma[0]) < min(high, train.gamma[1]), name
+        mean[name] = np.mean([develop(ramp(64), style, rng(k)).mean() for k in range(60)])
+    assert mean["chestxray14"] > mean["mimic-cxr"] + 0.01 > mean["chexpert"] + 0.02
 
 
 @pytest.mark.parametrize("name", STYLES)
@@ -228,7 +223,7 @@ def test_more_attenuation_is_whiter_and_gamma_above_one_darkens():
     assert develop(ramp(), dark, rng()).mean() < develop(ramp(), PLAIN, rng()).mean() - 0.05
 
 
-def test_scatter_lowers_contrast():
+def test_scatter_lowers_contrast_and_noise_has_the_stated_size_in_the_log_signal():
     disk = np.full((96, 96), 1.2, np.float32)
     disk[:, 48:] = 4.5
     disk[40:56, 64:80] += 0.4
@@ -236,9 +231,6 @@ def test_scatter_lowers_contrast():
     films = [develop(disk, style, rng()) for style in (veil, PLAIN)]
     veiled, plain = (film[48, 72] - film[20, 72] for film in films)
     assert 0 < veiled < plain
-
-
-def test_noise_has_the_stated_size_in_the_log_signal():
     flat = np.full((96, 96), -np.log(0.06), np.float32)  # where the noise is the stated one
     flat[:, :8], flat[:, -8:] = 0.8, 6.0
     noisy = replace(PLAIN, noise=(0.02, 0.02))
@@ -266,15 +258,6 @@ def test_collimation_darkens_the_border_only():
         assert np.abs(change[12:-12, 12:-12]).max() < 0.02
         found += np.abs(change).max() > 0.1
     assert found >= 8
-
-
-def test_test_styles_overlap_the_training_style_but_differ():
-    train, mean = STYLES["mimic-cxr"], {}
-    for name, style in STYLES.items():
-        low, high = style.gamma
-        assert max(low, train.gamma[0]) < min(high, train.gamma[1]), name
-        mean[name] = np.mean([develop(ramp(64), style, rng(k)).mean() for k in range(60)])
-    assert mean["chestxray14"] > mean["mimic-cxr"] + 0.01 > mean["chexpert"] + 0.02
 
 
 def _grown(mask: np.ndarray, pixels: int) -> np.ndarray:

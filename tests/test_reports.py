@@ -11,32 +11,11 @@ from hypothesis import strategies as st
 
 from rctpl_utils.errors import InputError
 from rctpl_utils.files import read_json
-from rctpl_utils.text.reports import (
-    METADATA_TABLE,
-    SPLIT_TABLE,
-    Report,
-    quotable_sources,
-    read_mimic_reports,
-    with_enough_concepts,
-)
+from rctpl_utils.text import reports as module
+from rctpl_utils.text.reports import SPLIT_TABLE, Report, read_mimic_reports
 from rctpl_utils.text.sections import parse_sections
 
-FULL = """                                 FINAL REPORT
- EXAMINATION:  CHEST (PA AND LAT)
-
- INDICATION:  ___F with cough  // ? pneumonia
-
- COMPARISON:  None.
-
- FINDINGS:
-
- There is a small left
- effusion.
-
- IMPRESSION:
-
- 1. Small left effusion.
-"""
+FULL = "FINAL REPORT\n FINDINGS:\n\n A small\n effusion.\n\n IMPRESSION: Small effusion.\n"
 
 
 def tree(root, texts, splits=None):
@@ -54,16 +33,13 @@ def tree(root, texts, splits=None):
     return table
 
 
-def test_the_tree_is_read_with_its_splits(tmp_path):
+def test_the_tree_is_read_with_its_splits_and_omissions_are_counted(tmp_path, caplog):
     tree(tmp_path, {1: FULL, 2: FULL}, {2: "test"})
     first, second = read_mimic_reports(tmp_path)
-    said = "There is a small left effusion.", "1. Small left effusion."
+    said = "A small effusion.", "Small effusion."
     assert first == Report("s50000001", "p10000001", *said, "train")
     assert second.split == "test"
     assert first.text == " ".join(said)
-
-
-def test_omissions_are_counted(tmp_path, caplog):
     table = tree(tmp_path, {1: FULL, 2: "FINAL REPORT\n INDICATION: x", 3: FULL})
     table.iloc[:2].to_csv(tmp_path / SPLIT_TABLE, index=False)
     with caplog.at_level(logging.WARNING):
@@ -72,15 +48,12 @@ def test_omissions_are_counted(tmp_path, caplog):
     assert "1 of 3 reports have neither findings nor impression" in caplog.text
 
 
-def test_an_empty_corpus_is_refused(tmp_path):
+def test_an_empty_corpus_and_a_damaged_split_table_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"split\.csv\.gz: the file is missing"):
         read_mimic_reports(tmp_path)
     tree(tmp_path, {})
     with pytest.raises(InputError, match="among 0 files"):
         read_mimic_reports(tmp_path)
-
-
-def test_a_damaged_split_table_is_refused(tmp_path):
     table = tree(tmp_path, {1: FULL, 2: FULL})
     table.drop(columns="split").to_csv(tmp_path / SPLIT_TABLE, index=False)
     with pytest.raises(InputError, match="no column 'split'"):
@@ -104,20 +77,20 @@ def test_reports_with_fewer_than_two_concepts_are_left_out():
         [("s0", "Edema"), ("s0", "Mass"), ("s1", "Edema"), ("s1", "Edema")],
         columns=["report_id", "concept"],
     )
-    assert with_enough_concepts(reports, triplets) == reports[:1]
+    assert module.with_enough_concepts(reports, triplets) == reports[:1]
     with pytest.raises(InputError, match="none of 2 reports mentions 2 concepts"):
-        with_enough_concepts(reports[1:], triplets)
+        module.with_enough_concepts(reports[1:], triplets)
 
 
 def test_only_real_reports_of_the_embedded_world_may_be_quoted(tmp_path):
-    assert quotable_sources(tmp_path).empty
+    assert module.quotable_sources(tmp_path).empty
     table = pd.DataFrame(
         {"study_id": ["1", "1", "2"], "source": ["CXR8", "CXR8", "templated"]}, dtype=str
     )
-    table.to_csv(tmp_path / METADATA_TABLE, index=False)
-    assert quotable_sources(tmp_path).to_dict() == {"s1": "CXR8"}
-    table.drop(columns="source").to_csv(tmp_path / METADATA_TABLE, index=False)
-    assert quotable_sources(tmp_path).empty
+    table.to_csv(tmp_path / module.METADATA_TABLE, index=False)
+    assert module.quotable_sources(tmp_path).to_dict() == {"s1": "CXR8"}
+    table.drop(columns="source").to_csv(tmp_path / module.METADATA_TABLE, index=False)
+    assert module.quotable_sources(tmp_path).empty
 
 
 def test_rows_without_their_report_are_an_error_or_counted(tmp_path):
@@ -133,8 +106,6 @@ def test_rows_without_their_report_are_an_error_or_counted(tmp_path):
     assert [each.row for each in skipped] == ["of study s50000002", None]
     assert skipped[1].file.endswith("s50000003.txt")
 
-
-# --- sections
 
 CASES = read_json(Path(__file__).parent / "cases" / "report_sections.json")
 

@@ -67,7 +67,7 @@ def test_weighted_parts_make_the_mean_of_the_batch(values, count):
     assert sorted(seen) == sorted(values)
 
 
-def test_one_process_changes_no_bit():
+def test_without_a_launcher_there_is_one_process_which_changes_no_bit(monkeypatch):
     alone, rows = Processes(), np.arange(7)
     part, weight = alone.share_of_batch(rows)
     assert part.tolist() == rows.tolist() and weight == 1.0
@@ -77,9 +77,6 @@ def test_one_process_changes_no_bit():
     alone.average_gradients([value])
     assert alone.mean(value) is value and torch.equal(value.grad, before)
     assert alone.first and not Processes(1, 2).first
-
-
-def test_without_a_launcher_there_is_one_process(monkeypatch):
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     monkeypatch.setattr(parallel_training, "_state", lambda: pytest.fail("accelerate was asked"))
     assert processes() == Processes(0, 1)
@@ -106,28 +103,27 @@ def test_stages_run_and_growth_is_the_exponent(tmp_path):
     assert row["reports"] == 60 and row["triplets"] >= row["distinct sentences with a finding"] > 10
     assert 0 < row["reports in the epoch"] <= 60 and len(list(tmp_path.glob("text-*.npy"))) == 2
     assert all(row[stage] > 0 for stage in growth.STAGES)
-    rows = pd.DataFrame(
-        [
-            {**row, "reports": n, "extraction": n, "encoding": n**2, "peak GB": 0.5}
-            for n in (10, 20, 40)
-        ]
-    )
-    lines = dict(line.split(maxsplit=1) for line in growth.growth_table(rows).splitlines())
+    sizes = np.array([10, 20, 40])
+    made = {"reports": sizes, "extraction": sizes, "encoding": sizes**2, "peak GB": 0.5}
+    table = growth.growth_table(pd.DataFrame([row] * 3).assign(**made))
+    lines = dict(line.split(maxsplit=1) for line in table.splitlines())
     assert lines["extraction"].endswith("growth 1.00") and "40:    40.0 s" in lines["extraction"]
     assert lines["encoding"].endswith("growth 2.00") and lines["description"].endswith("0.00")
 
 
-@pytest.mark.parametrize("command", [encode, learn])
-def test_bad_input_is_one_line_and_exit_2(command, tmp_path, capsys):
-    assert command.main(["--output", str(tmp_path), "--profile", "smoke"]) == 2
-    assert "run notebooks 03" in capsys.readouterr().err
-    assert command.main(["--output", str(tmp_path), "--profile", "none"]) == 2
-    assert "no profile" in capsys.readouterr().err
-
-
-def test_an_unknown_thing_to_encode_is_refused(tmp_path, capsys):
-    assert encode.main(["nih", "--output", str(tmp_path), "--profile", "smoke"]) == 2
-    assert "nothing is called 'nih'" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("command", "arguments", "says"),
+    [
+        (encode, ["--profile", "smoke"], "run notebooks 03"),
+        (learn, ["--profile", "smoke"], "run notebooks 03"),
+        (encode, ["--profile", "none"], "no profile"),
+        (learn, ["--profile", "none"], "no profile"),
+        (encode, ["nih", "--profile", "smoke"], "nothing is called 'nih'"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(command, arguments, says, tmp_path, capsys):
+    assert command.main([*arguments, "--output", str(tmp_path)]) == 2
+    assert says in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

@@ -86,11 +86,8 @@ def test_independent_notebooks_run_at_the_same_time_and_keep_their_files_apart(p
     assert set(statuses(printed).values()) == {"done"}
     assert "3 notebooks done in " in printed
     cores = schedule.available_cores()
-    share = max(cores // 2, 1)
-    assert {
-        name: (record["threads"], *record["made"])
-        for name, record in manifest_of(project)["notebooks"].items()
-    } == {
+    share, records = max(cores // 2, 1), manifest_of(project)["notebooks"]
+    assert {name: (r["threads"], *r["made"]) for name, r in records.items()} == {
         "00_first": (cores, "figures/smoke/first.csv"),
         "01_second": (share, "figures/smoke/a"),
         "02_third": (share, "figures/smoke/b"),
@@ -102,9 +99,8 @@ def test_one_job_keeps_the_order(project, in_process, capsys):
     for name in ("01_second", "02_third"):
         write_notebook(project, name, THIRD, needs=["00_first"])
     assert start(project, "--jobs", "1") == 0
-    lines = [
-        line.split(":")[0][6:] for line in capsys.readouterr().out.splitlines() if ": " in line
-    ]
+    printed = capsys.readouterr().out.splitlines()
+    lines = [line.split(":")[0][6:] for line in printed if ": " in line]
     assert lines[:6] == ["00_first"] * 2 + ["01_second"] * 2 + ["02_third"] * 2
 
 

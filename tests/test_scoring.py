@@ -1,20 +1,14 @@
 """Eq. 7-9 against hand-computed values and literal loops."""
 
 import math
+from itertools import product
 
 import pytest
 import torch
 from torch.nn.functional import normalize
 
-from rctpl_utils.scoring import (
-    aggregate,
-    concept_scores,
-    fuse,
-    ranking_loss,
-    report_ranking_loss,
-    report_scores,
-    similarity_maps,
-)
+from rctpl_utils import scoring
+from rctpl_utils.scoring import aggregate, concept_scores, ranking_loss, report_ranking_loss
 
 
 @pytest.mark.parametrize(
@@ -40,12 +34,11 @@ def test_aggregate_matches_a_loop():
     similarities = torch.randn(2, 5, 3, generator=generator)
     mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]], dtype=torch.bool)
     expected = torch.zeros(2, 3)
-    for n in range(2):
-        for i in range(3):
-            kept = [similarities[n, j, i].item() for j in range(5) if mask[n, j]]
-            weights = [math.exp(value / 0.3) for value in kept]
-            total = sum(weights)
-            expected[n, i] = sum(w / total * v for w, v in zip(weights, kept, strict=True))
+    for n, i in product(range(2), range(3)):
+        kept = [similarities[n, j, i].item() for j in range(5) if mask[n, j]]
+        weights = [math.exp(value / 0.3) for value in kept]
+        total = sum(weights)
+        expected[n, i] = sum(w / total * v for w, v in zip(weights, kept, strict=True))
     assert torch.allclose(aggregate(similarities, 0.3, mask), expected, atol=1e-5)
 
 
@@ -65,15 +58,15 @@ def test_padding_does_not_change_a_report():
 
 def test_scores_are_cosines_and_fuse_is_their_mean():
     unit = torch.eye(3)
-    assert torch.equal(report_scores(unit, unit), unit)
-    assert similarity_maps(unit.expand(2, 3, 3), unit[:2]).shape == (2, 3, 2)
-    assert torch.equal(fuse(unit, torch.zeros(3, 3)), unit / 2)
+    assert torch.equal(scoring.report_scores(unit, unit), unit)
+    assert scoring.similarity_maps(unit.expand(2, 3, 3), unit[:2]).shape == (2, 3, 2)
+    assert torch.equal(scoring.fuse(unit, torch.zeros(3, 3)), unit / 2)
 
 
-def test_report_ranking_by_hand():
+def test_report_ranking_by_hand_and_that_it_sees_what_eq_9_cannot():
     scores = torch.tensor([[0.5, 0.0], [0.2, 0.3], [0.9, 0.1]])
-    present = torch.tensor([[True, False], [False, False], [False, False]])
-    absent = torch.tensor([[False, True], [True, True], [True, False]])
+    present = torch.tensor([[1, 0], [0, 0], [0, 0]]).bool()
+    absent = torch.tensor([[0, 1], [1, 1], [1, 0]]).bool()
     # class 0: report 0 against 1 and 2; class 1 has no report with it and so no pair
     expected = (max(0, 1 - 0.5 + 0.2) + max(0, 1 - 0.5 + 0.9)) / 2
     assert report_ranking_loss(scores, present, absent, 1.0).item() == pytest.approx(expected)
@@ -82,9 +75,6 @@ def test_report_ranking_by_hand():
     loss = report_ranking_loss(scores, nothing, ~nothing, 1.0)  # a batch without pairs
     loss.backward()
     assert loss.item() == 0 and not scores.grad.any()
-
-
-def test_report_ranking_sees_what_eq_9_cannot():
     torch.manual_seed(0)
     scores, present = torch.randn(6, 4), torch.rand(6, 4) > 0.5
     shifted = scores + torch.randn(6, 1)  # one number a report, the same for all its classes

@@ -125,7 +125,7 @@ def test_a_single_series_and_a_constant(workspace):
     assert constant["seeds"] == ["no resamples: it is a constant"]
 
 
-def test_files_of_different_runs_are_told(workspace):
+def test_other_runs_files_are_told_and_a_lone_table_traced_as_far_as_it_goes(workspace, tmp_path):
     write_draws(workspace, SERIES + 0.01)
     (workspace.figures / "manifest.json").write_text('{"files": {"table1.csv": "another"}}')
     assert told(workspace)[""] == [
@@ -134,10 +134,6 @@ def test_files_of_different_runs_are_told(workspace):
     ]
     (workspace.figures / "manifest.json").unlink()
     assert "did not end" in told(workspace)[""][0]
-
-
-def test_a_table_alone_is_traced_as_far_as_it_goes(workspace, tmp_path):
-    """A fresh clone has the committed tables and no build folder."""
     (workspace.results / "table1_draws.parquet").unlink()
     lines = told(dataclasses.replace(workspace, data_root=tmp_path / "nowhere"))
     assert "not here; run it again" in lines["seeds"][0]

@@ -159,21 +159,18 @@ def test_the_loaders_find_what_the_manifest_counts_and_no_patient_on_two_sides(b
             assert not set(five.records["patient_id"]) & sides[0]
 
 
-def test_packed_tables_hold_no_time_and_no_name_of_a_temporary_file(built):
-    packed = sorted((built.data_root / "mimic-cxr").glob("*.csv.gz"))
-    assert len(packed) == 3
-    for path in packed:
-        header = path.read_bytes()[:8]  # RFC 1952: byte 3 are flags, bytes 4 to 7 the time
-        assert header[3] == 0 and header[4:] == bytes(4), path.name
-
-
-def test_labels_are_closed_upwards(built):
+def test_labels_are_closed_upwards_and_packed_tables_hold_no_time_and_no_name(built):
     records = open_dataset("chexpert", built.data_root, "test").records
     assert (records["Enlarged Cardiomediastinum"] >= records["Cardiomegaly"]).all()
     assert (records["Lung Opacity"] >= records[["Atelectasis", "Edema"]].max(axis=1)).all()
     table = pd.read_csv(built.data_root / "mimic-cxr" / "mimic-cxr-2.0.0-chexpert.csv.gz")
     assert (table["Lung Opacity"].fillna(0) >= table["Pneumonia"].fillna(0)).all()
     assert not (table["No Finding"].eq(1) & table["Lung Opacity"].eq(1)).any()
+    packed = sorted((built.data_root / "mimic-cxr").glob("*.csv.gz"))
+    assert len(packed) == 3
+    for path in packed:
+        header = path.read_bytes()[:8]  # RFC 1952: byte 3 are flags, bytes 4 to 7 the time
+        assert header[3] == 0 and header[4:] == bytes(4), path.name
 
 
 def test_templated_reports_are_marked_and_counted_and_covid19_is_nowhere_in_training(built):
@@ -190,16 +187,13 @@ def test_templated_reports_are_marked_and_counted_and_covid19_is_nowhere_in_trai
     assert counts["test"]["templated"] == 0
 
 
-def test_tables_of_the_manifest(built):
+def test_tables_of_the_manifest_and_that_real_data_have_no_world(built):
     manifest, root = read_json(built.data_root / "manifest.json"), built.data_root
     images = [path for s in ("dcm", "jpg", "png") for path in root.rglob(f"*.{s}")]
     films = [path for path in images if path.parent.name != "pngs_masks"]
     assert dataset_table(built, manifest)["images"].sum() == len(films)
     assert finding_table(manifest).loc["COVID-19", "mimic-cxr"] == 0
     assert all(source["licence"] and source["sha256"] for source in manifest["sources"])
-
-
-def test_a_profile_with_real_data_has_no_world(built):
     paper = replace(built, profile=PROFILES["paper"])
     with pytest.raises(InputError, match="uses real data"):
         build_world(paper)
