@@ -7,7 +7,7 @@ not those of the installed ones. `CASES` has every model that is read from such 
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +29,7 @@ VOCABULARY = (
 WORDS = VOCABULARY.split()
 WIDTH = 768
 CONFIGS = Path(__file__).parent / "cases"
+TABLE = json.loads((CONFIGS / "released_shapes.json").read_text("utf-8"))
 Shapes = dict[str, tuple[int, ...]]
 State = dict[str, Tensor]
 
@@ -43,9 +44,15 @@ def stripped(prefix: str, values: dict) -> dict:
     return {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)}
 
 
-def pair(name: str, *shape: int) -> Shapes:
-    """A weight and its bias."""
-    return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+def listed(part: str, **given: Any) -> Shapes:
+    """A part of `cases/released_shapes.json`, for these sizes, layers and names."""
+    shapes: Shapes = {}
+    for name, sizes in TABLE[part].items():
+        factors = ([given.get(each) or int(each) for each in s.split("*")] for s in sizes.split())
+        shape, own = tuple(map(math.prod, factors)), name.format(**given)
+        both = [own[:-1] + "weight", own[:-1] + "bias"] if own.endswith(".*") else [own]
+        shapes |= dict(zip(both, (shape, shape[:1]), strict=False))
+    return shapes
 
 
 def random_state(shapes: Shapes, seed: int) -> State:
@@ -90,26 +97,15 @@ def reference_bert(state: State, prefix: str, folder: Path) -> tuple[BertModel, 
 
 def bert_shapes(layers: int, intermediate: int = 256) -> Shapes:
     """BERT without its pooler."""
-    shapes: Shapes = {
-        "embeddings.word_embeddings.weight": (len(WORDS), WIDTH),
-        "embeddings.position_embeddings.weight": (512, WIDTH),
-        "embeddings.token_type_embeddings.weight": (2, WIDTH),
-        **pair("embeddings.LayerNorm", WIDTH),
-    }
+    shapes = listed("bert", words=len(WORDS))
     for k in range(layers):
-        layer = f"encoder.layer.{k}"
-        for name in ("self.query", "self.key", "self.value", "output.dense"):
-            shapes |= pair(f"{layer}.attention.{name}", WIDTH, WIDTH)
-        shapes |= pair(f"{layer}.attention.output.LayerNorm", WIDTH)
-        shapes |= pair(f"{layer}.intermediate.dense", intermediate, WIDTH)
-        shapes |= pair(f"{layer}.output.dense", WIDTH, intermediate)
-        shapes |= pair(f"{layer}.output.LayerNorm", WIDTH)
+        shapes |= listed("bert layer", k=k, intermediate=intermediate)
     return shapes
 
 
 def pooler(prefix: str) -> Shapes:
     """BERT's pooler, which files hold and no model calls."""
-    return pair(f"{prefix}pooler.dense", WIDTH, WIDTH)
+    return {f"{prefix}pooler.dense.weight": (WIDTH, WIDTH), f"{prefix}pooler.dense.bias": (WIDTH,)}
 
 
 # --- image towers
@@ -117,26 +113,13 @@ def pooler(prefix: str) -> Shapes:
 
 def swin_shapes() -> Shapes:
     """Swin-tiny as transformers 4 names it, without the stored index."""
-    shapes = {
-        **pair("embeddings.patch_embeddings.projection", 96, 3, 4, 4),
-        **pair("embeddings.norm", 96),
-        **pair("layernorm", 768),
-    }
+    shapes = listed("swin")
     for stage, (depth, heads) in enumerate(zip((2, 2, 6, 2), (3, 6, 12, 24), strict=True)):
-        width = 96 * 2**stage
+        size = {"stage": stage, "width": 96 * 2**stage}
         for k in range(depth):
-            block = f"encoder.layers.{stage}.blocks.{k}"
-            for name in ("self.query", "self.key", "self.value", "output.dense"):
-                shapes |= pair(f"{block}.attention.{name}", width, width)
-            shapes[f"{block}.attention.self.relative_position_bias_table"] = (169, heads)
-            shapes |= pair(f"{block}.layernorm_before", width)
-            shapes |= pair(f"{block}.layernorm_after", width)
-            shapes |= pair(f"{block}.intermediate.dense", 4 * width, width)
-            shapes |= pair(f"{block}.output.dense", width, 4 * width)
+            shapes |= listed("swin block", k=k, heads=heads, **size)
         if stage < 3:
-            merge = f"encoder.layers.{stage}.downsample"
-            shapes[f"{merge}.reduction.weight"] = (2 * width, 4 * width)
-            shapes |= pair(f"{merge}.norm", 4 * width)
+            shapes |= listed("swin merge", **size)
     return shapes
 
 
@@ -177,72 +160,29 @@ def medclip_constants(tower: str) -> State:
 
 def biovil_text_shapes(layers: int, intermediate: int = 256) -> Shapes:
     """`CXRBertModel.state_dict`."""
-    head = "cls_projection_head"
-    return {
-        **prefixed("bert.", bert_shapes(layers, intermediate)),
-        **pair(f"{head}.dense_to_hidden", 128, WIDTH),
-        **pair(f"{head}.LayerNorm", 128),
-        **pair(f"{head}.dense_to_output", 128, 128),
-        "cls.predictions.bias": (9,),
-        "cls.predictions.transform.dense.weight": (WIDTH, WIDTH),
-    }
+    return prefixed("bert.", bert_shapes(layers, intermediate)) | listed("biovil text")
 
 
 def biovil_image_shapes() -> Shapes:
     """`ImageModel.state_dict` of hi-ml-multimodal, ImageNet's classifier and all."""
-    normalization = ("weight", "bias", "running_mean", "running_var")
-    return {
-        **prefixed("encoder.encoder.", resnet_shapes(head=True)),
-        "projector.model.0.weight": (128, 2048, 1, 1),
-        **{f"projector.model.1.{name}": (128,) for name in normalization},
-        "projector.model.1.num_batches_tracked": (),
-        **pair("projector.model.3", 128, 128, 1, 1),
-    }
+    return prefixed("encoder.encoder.", resnet_shapes(head=True)) | listed("biovil image")
 
 
 def gloria_shapes(layers: int, intermediate: int = 256) -> Shapes:
     """`PretrainModel.state_dict` of marshuang80/gloria."""
-    text, image = "gloria.text_encoder.model.", "gloria.img_encoder."
-    return {
-        **prefixed(text, bert_shapes(layers, intermediate)),
-        **pooler(text),
-        **prefixed(f"{image}model.", resnet_shapes(head=False)),
-        **pair(f"{image}global_embedder", 768, 2048),
-        f"{image}local_embedder.weight": (768, 1024, 1, 1),
-    }
+    text, image = "gloria.text_encoder.model.", "gloria.img_encoder.model."
+    shapes = prefixed(text, bert_shapes(layers, intermediate)) | pooler(text)
+    return shapes | prefixed(image, resnet_shapes(head=False)) | listed("gloria image")
 
 
 def clip_shapes(size: chexzero.ClipSize) -> Shapes:
     """`CLIP.state_dict` of openai/CLIP with a vision transformer."""
-
-    def transformer(name: str, width: int, layers: int) -> Shapes:
-        found = {}
-        for k in range(layers):
-            block = f"{name}.resblocks.{k}"
-            found[f"{block}.attn.in_proj_weight"] = (3 * width, width)
-            found[f"{block}.attn.in_proj_bias"] = (3 * width,)
-            found |= pair(f"{block}.attn.out_proj", width, width)
-            found |= pair(f"{block}.mlp.c_fc", 4 * width, width)
-            found |= pair(f"{block}.mlp.c_proj", width, 4 * width)
-            found |= pair(f"{block}.ln_1", width) | pair(f"{block}.ln_2", width)
-        return found
-
-    vision, text, cells = size.vision_width, size.text_width, (size.image_side // size.patch) ** 2
-    return {
-        "positional_embedding": (size.tokens, text),
-        "text_projection": (text, size.dimension),
-        "logit_scale": (),
-        "visual.class_embedding": (vision,),
-        "visual.positional_embedding": (cells + 1, vision),
-        "visual.proj": (vision, size.dimension),
-        "visual.conv1.weight": (vision, 3, size.patch, size.patch),
-        **pair("visual.ln_pre", vision),
-        **transformer("visual.transformer", vision, size.vision_layers),
-        **pair("visual.ln_post", vision),
-        **transformer("transformer", text, size.text_layers),
-        "token_embedding.weight": (size.vocabulary, text),
-        **pair("ln_final", text),
-    }
+    shapes = listed("clip", places=(size.image_side // size.patch) ** 2 + 1, **asdict(size))
+    for k in range(size.vision_layers):
+        shapes |= listed("clip block", tower="visual.transformer", k=k, width=size.vision_width)
+    for k in range(size.text_layers):
+        shapes |= listed("clip block", tower="transformer", k=k, width=size.text_width)
+    return shapes
 
 
 STAGES = {"conv1": 0, "bn1": 1, "layer1": 4, "layer2": 5, "layer3": 6}  # places in a Sequential
@@ -251,17 +191,15 @@ NEWER, OLDER = ("pathology", "anatomy"), ("e", "p")  # the streams' names in fil
 
 def medklip_shapes() -> Shapes:
     """`MedKLIP.state_dict`."""
-    more = {**pair("disease_embedding_layer", 256, 768), **pair("cl_fc", 768, 256)}
-    return {**_trunk_shapes(), **_stream_shapes("", more)}
+    entrance = listed("entrance", name="disease_embedding_layer")
+    return _trunk_shapes() | entrance | _stream_shapes("")
 
 
 def medslip_shapes(streams: tuple[str, str]) -> Shapes:
     """`MeDSLIP.state_dict` with the streams of newer or of older files."""
     enter = "pathology_embedding_layer" if streams == NEWER else "disease_embedding_layer"
-    shapes = {**_trunk_shapes(), **pair("mask_generator", 1024, 1024), **pair(enter, 256, 768)}
-    for stream in streams:
-        shapes |= _stream_shapes(f"_{stream}", pair(f"cl_fc_{stream}", 768, 256))
-    return shapes
+    shapes = _trunk_shapes() | listed("medslip") | listed("entrance", name=enter)
+    return shapes | _stream_shapes(f"_{streams[0]}") | _stream_shapes(f"_{streams[1]}")
 
 
 def _trunk_shapes() -> Shapes:
@@ -274,20 +212,12 @@ def _trunk_shapes() -> Shapes:
     }
 
 
-def _stream_shapes(stream: str, more: Shapes) -> Shapes:
+def _stream_shapes(stream: str) -> Shapes:
     """Four layers of 256, four heads, 1024 hidden (`models/transformer.py`), and what is around."""
-    shapes = pair(f"res_l1{stream}", 1024, 1024) | pair(f"res_l2{stream}", 256, 1024)
-    shapes |= more | pair(f"decoder{stream}.norm", 256)
+    shapes = listed("stream", stream=stream)
     for k in range(4):
-        layer = f"decoder{stream}.layers.{k}"
-        for attention in ("self_attn", "multihead_attn"):
-            shapes[f"{layer}.{attention}.in_proj_weight"] = (768, 256)
-            shapes[f"{layer}.{attention}.in_proj_bias"] = (768,)
-            shapes |= pair(f"{layer}.{attention}.out_proj", 256, 256)
-        shapes |= pair(f"{layer}.linear1", 1024, 256) | pair(f"{layer}.linear2", 256, 1024)
-        for norm in ("norm1", "norm2", "norm3"):
-            shapes |= pair(f"{layer}.{norm}", 256)
-    return shapes | pair(f"classifier{stream}", 2, 256)
+        shapes |= listed("stream layer", stream=stream, k=k)
+    return shapes
 
 
 # --- what lies beside a checkpoint
@@ -385,17 +315,10 @@ def loaded(case: Case, folders: pytest.TempPathFactory) -> Loaded:
 def lightning(state: object, **more: object) -> dict[str, object]:
     """A checkpoint as PyTorch Lightning 1.1 writes it."""
     optimizer = {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{}]}
-    return {
-        "epoch": 12,
-        "global_step": 30000,
-        "pytorch-lightning_version": "1.1.4",
-        "callbacks": {},
-        "optimizer_states": [optimizer],
-        "lr_schedulers": [{"best": 1.5, "patience": 5}],
-        "state_dict": state,
-        "hyper_parameters": {"model": {"vision": {"model_name": "resnet_50"}}},
-        **more,
-    }
+    parameters = {"model": {"vision": {"model_name": "resnet_50"}}}
+    about = {"epoch": 12, "global_step": 30000, "pytorch-lightning_version": "1.1.4"}
+    loops = {"callbacks": {}, "optimizer_states": [optimizer], "lr_schedulers": [{"best": 1.5}]}
+    return {**about, **loops, "state_dict": state, "hyper_parameters": parameters, **more}
 
 
 def trained(state: State, prefix: str = "module.") -> dict[str, object]:
@@ -430,8 +353,13 @@ def _medclip(tower: str) -> Case:
 
 
 def _medklip(make: type, shapes: Shapes, unused: tuple[str, ...]) -> Case:
-    beside = lambda folder, full: write_entities(folder)  # noqa: E731
-    return Case(make, lambda full: (shapes,), beside, unused, wrap=trained)
+    return Case(
+        make,
+        lambda full: (shapes,),
+        lambda folder, full: write_entities(folder),
+        unused,
+        wrap=trained,
+    )
 
 
 def _medslip(ours: str, other: str) -> Case:

@@ -3,9 +3,9 @@
 from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
+from toy_films import feature_file, radiographs
 
 from rctpl_utils.baselines.prompt_learners import token_features
 from rctpl_utils.baselines.registry import Competitor, scorers
@@ -23,32 +23,33 @@ from rctpl_utils.prompts.zero_shot import Method
 from rctpl_utils.scoring import ClassEmbeddings
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS
 
-CPU = torch.device("cpu")
 TEXTS = ["edema", "a much longer text about the pleura and the lungs", "mass"]
 
 
 class Numbered:
     """An encoder by its number; hashable by identity, with features of its own."""
 
-    device, dimension = CPU, 4
+    device, dimension = torch.device("cpu"), 4
 
     def __init__(self, number: int) -> None:
         self.name, self.text_key, self.image_key = (f"{k}{number}" for k in ("e", "text", "image"))
         self.cell = number
 
 
-def films_of(encoder) -> ImageFeatureFile:
+def films_of(encoder, *_) -> ImageFeatureFile:
     """Three films that point along the axis of their encoder's number, in the cell of it."""
-    whole = np.zeros((3, 4), np.float32)
-    whole[:, encoder.cell] = 1
-    dense = np.zeros((3, 2, 2, 4), np.float16)
-    dense.reshape(3, 4, 4)[:, encoder.cell, encoder.cell] = 1
-    return ImageFeatureFile(whole, dense)
+    axis = np.eye(4)[encoder.cell]
+    dense = np.tile(np.outer(axis, axis).reshape(2, 2, 4), (3, 1, 1, 1))
+    return feature_file(np.tile(axis, (3, 1)), dense)
 
 
 def along(axis: int):
-    vectors = torch.nn.functional.one_hot(torch.tensor([axis]), 4).float()
+    vectors = torch.eye(4)[[axis]]
     return lambda concepts: ClassEmbeddings(*(vectors.expand(len(concepts), 4),) * 2)
+
+
+FIXED, RUNS = along(0), tuple(along(k) for k in range(3))
+NO_FILES = SimpleNamespace(features=None)  # as much of a workspace as is asked for
 
 
 @pytest.fixture
@@ -56,21 +57,17 @@ def encoders():
     return tuple(Numbered(number) for number in range(3))
 
 
-def test_what_is_made_of_a_shared_encoder_is_made_once(encoders):
-    asked = []
-    made = per_encoder((*encoders, encoders[0]), lambda each: asked.append(each) or len(asked))
-    assert made == (1, 2, 3, 1) and asked == list(encoders)
-
-
 def test_run_k_belongs_to_encoder_k_and_a_single_run_to_the_first(encoders):
-    fixed, runs = along(0), tuple(along(k) for k in range(3))
-    methods = [Method("fixed", (fixed,)), Method("runs", runs), Method("branch", runs, "report")]
+    methods = [Method("fixed", (FIXED,)), Method("runs", RUNS), Method("branch", RUNS, "report")]
     found = by_encoder(encoders, methods)
-    assert list(found.values()) == [[fixed, runs[0]], [runs[1]], [runs[2]]]
+    assert list(found.values()) == [[FIXED, RUNS[0]], [RUNS[1]], [RUNS[2]]]
     shared = by_encoder(encoders[:1] * 3, methods)  # a checkpoint serves all seeds
-    assert shared == {encoders[0]: [fixed, *runs]}
+    assert shared == {encoders[0]: [FIXED, *RUNS]}
     with pytest.raises(ValueError, match="3 runs, but 2 encoders"):
         by_encoder(encoders[:2], methods)
+    asked = []  # what is made of a shared encoder is made once
+    made = per_encoder((*encoders, encoders[0]), lambda each: asked.append(each) or len(asked))
+    assert made == (1, 2, 3, 1) and asked == list(encoders)
 
 
 def test_each_run_is_scored_on_its_own_encoders_films_opened_once(encoders, monkeypatch):
@@ -81,64 +78,43 @@ def test_each_run_is_scored_on_its_own_encoders_films_opened_once(encoders, monk
     assert all((found[each].report == 0).all() for each in wrong)
     opened = []
     monkeypatch.setattr(table1, "image_features", lambda encoder, *_: opened.append(encoder))
-    films = table1.film_features(SimpleNamespace(features=None), Squares())
+    films = table1.film_features(NO_FILES, squares())
     for encoder in (*encoders, *encoders):
         films(encoder)
     assert opened == list(encoders)
 
 
-class Squares:
+def squares(cell: int = 0):
     """Three films; the lesion of all is the given quarter."""
-
-    name, split, concepts = "covid-rural", "test", ("COVID-19",)
-
-    def __init__(self, cell: int = 0) -> None:
-        names = ["a", "b", "c"]
-        self.records = pd.DataFrame({"image_id": names, "patient_id": names, "path": ""})
-        self.cell = cell
-
-    def __len__(self):
-        return 3
-
-    def annotated(self, concept):
-        return np.ones(3, bool)
-
-    def mask(self, index, concept):
-        quarter = np.zeros(4, bool)
-        quarter[self.cell] = True
-        return np.kron(quarter.reshape(2, 2), np.ones((8, 8), bool))
+    quarter = np.kron(np.arange(4).reshape(2, 2) == cell, np.ones((8, 8), bool))
+    films = radiographs({"COVID-19": [1.0] * 3}, "covid-rural")
+    films.annotated = lambda concept: np.ones(3, bool)
+    films.mask = lambda index, concept: quarter
+    return films
 
 
-def test_maps_of_a_run_are_those_of_its_encoder(encoders, monkeypatch):
-    monkeypatch.setattr(grounding, "image_features", lambda encoder, *_: films_of(encoder))
-    makers = tuple(dense_similarity(along(k)) for k in range(3))
+def test_maps_and_pointing_of_a_run_are_those_of_its_encoder(encoders, monkeypatch):
+    monkeypatch.setattr(grounding, "image_features", films_of)
+    makers = tuple(map(dense_similarity, RUNS))
     rows = [grounding.Grounder("runs", makers), grounding.Grounder("fixed", makers[:1])]
-    workspace = SimpleNamespace(features=None)
-    found = grounding.measure(workspace, encoders, Squares(1), "COVID-19", rows)
+    found = grounding.measure(NO_FILES, encoders, squares(1), "COVID-19", rows)
     assert [run.hits.mean() for run in found["runs"]] == [0, 1, 0]
     assert len(found["fixed"]) == 1
-
-
-def test_trials_point_on_their_encoders_maps(encoders):
-    trials = [Trial(tuple(along(k) for k in range(3))), Trial((along(0),))]
-    found = grounding.pointing_of_runs(encoders, Squares(2), films_of, "COVID-19", trials)
+    trials = [Trial(RUNS), Trial((FIXED,))]
+    found = grounding.pointing_of_runs(encoders, squares(2), films_of, "COVID-19", trials)
     assert found[0].mean(axis=1).tolist() == [0, 0, 1] and found[1].shape == (1, 3)
-    shared = grounding.pointing_of_runs(encoders[:1] * 3, Squares(0), films_of, "COVID-19", trials)
+    shared = grounding.pointing_of_runs(encoders[:1] * 3, squares(0), films_of, "COVID-19", trials)
     assert shared[0].mean(axis=1).tolist() == [1, 0, 0]  # the others look along empty axes
 
 
 def test_sides_hold_every_encoders_embeddings(encoders, monkeypatch):
-    records = pd.DataFrame({"image_id": ["b", "a", "c"], "patient_id": ["p"] * 3})
     names = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
-    for name in names:
-        records[name] = float(name == "Edema")
-    dataset = SimpleNamespace(records=records)
+    labels = {name: [float(name == "Edema")] * 3 for name in names}
+    dataset = radiographs(labels, patients=["p"] * 3)
     monkeypatch.setattr(retrieval, "open_split", lambda *_: dataset)
-    monkeypatch.setattr(table1, "image_features", lambda encoder, *_: films_of(encoder))
-    methods = [Method("runs", tuple(along(k) for k in range(3)))]
-    classes = retrieval.embed_classes(methods)
-    workspace = SimpleNamespace(features=None)
-    side = retrieval.image_side(workspace, encoders, methods, classes)
+    monkeypatch.setattr(table1, "image_features", films_of)
+    methods = [Method("runs", RUNS)]
+    side = retrieval.image_side(NO_FILES, encoders, methods, retrieval.embed_classes(methods))
     assert [each.argmax(axis=1).tolist() for each in side.embeddings] == [[0] * 3, [1] * 3, [2] * 3]
     assert len(side.scores["runs"]) == 3 and len(side.take(np.array([1])).embeddings[2]) == 1
 
@@ -147,15 +123,11 @@ def test_model_k_reads_the_films_of_encoder_k():
     def reader(number):
         return lambda dataset: lambda rows: torch.full((len(rows), 1), float(number))
 
-    class Model:
-        def classify(self, films, concepts):
-            return films
-
-    dataset = Squares()
-    dataset.concepts = ("Edema",)
-    competitor = Competitor("m", (Model(), Model()), (reader(5), reader(6)))
-    first, second = scorers([competitor])["m"]
-    assert (first(dataset, ("Edema",)) == 5).all() and (second(dataset, ("Edema",)) == 6).all()
+    model = SimpleNamespace(classify=lambda films, concepts: films)
+    competitor = Competitor("m", (model, model), (reader(5), reader(6)))
+    dataset = radiographs({"Edema": [1.0] * 3})
+    for scorer, number in zip(scorers([competitor])["m"], (5, 6), strict=True):
+        assert (scorer(dataset, ("Edema",)) == number).all()
 
 
 # texts are read once for all stand-ins
@@ -220,11 +192,10 @@ def test_seed_k_learns_on_encoder_k(encoders, tmp_path):
 
 
 def test_rows_have_a_run_an_encoder_and_untrained_contexts_are_the_drawn_ones(standins):
-    seeds = (3, 4)
-    drawn = {
-        seed: [torch.randn(2, 384, generator=g) * 0.02 for _ in "rc"]
-        for seed, g in ((s, torch.Generator().manual_seed(s)) for s in seeds)
-    }
+    seeds, drawn = (3, 4), {}
+    for seed in seeds:
+        generator = torch.Generator().manual_seed(seed)
+        drawn[seed] = [torch.randn(2, 384, generator=generator) * 0.02 for _ in "rc"]
     learned = {seed: Prompts(torch.ones(2, 384), torch.ones(2, 384), {}) for seed in seeds}
     prompts = dict.fromkeys(VARIANTS, learned)
     rows = {each.name: each for each in table1_methods(standins, prompts)}

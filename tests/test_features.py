@@ -41,10 +41,9 @@ class Refusing:
 
 @pytest.fixture
 def films(tmp_path):
-    generator, paths = np.random.default_rng(0), []
-    for number in range(5):
-        paths.append(tmp_path / f"{number}.png")
-        Image.fromarray(generator.integers(0, 255, (64, 64), np.uint8)).save(paths[-1])
+    generator, paths = np.random.default_rng(0), [tmp_path / f"{number}.png" for number in range(5)]
+    for path in paths:
+        Image.fromarray(generator.integers(0, 255, (64, 64), np.uint8)).save(path)
     names = [path.name for path in paths]
     records = pd.DataFrame({"image_id": names, "patient_id": names, "path": map(str, paths)})
     records = records.assign(Edema=[1.0, 0, 1, 0, 0], Mass=[0.0, 1, 0, 1, 0])
@@ -66,36 +65,29 @@ def test_texts_are_encoded_once_and_other_texts_or_weights_are_other_files(encod
     assert not list(tmp_path.glob(".*"))  # and leaves nothing half-written
 
 
-def test_images_are_encoded_once_and_again_when_a_file_changes(encoder, films, tmp_path):
+def test_images_are_encoded_once_scored_in_batches_and_again_when_a_file_changes(
+    encoder, films, tmp_path
+):
     stored = image_features(encoder, films, tmp_path)
-    direct = encoder.encode_image(
-        torch.stack([encoder.preprocess(films.pixels(k)) for k in range(5)])
-    )
+    pixels = torch.stack([encoder.preprocess(films.pixels(k)) for k in range(5)])
+    direct = encoder.encode_image(pixels)
     assert len(stored) == 5
     assert np.allclose(stored.global_features, direct.global_features, atol=1e-2)
     assert np.allclose(stored.dense_features, direct.dense_features, atol=2e-2)
+    embedded = encoder.encode_text(["edema", "mass"])
+    two, one = ClassEmbeddings(embedded, embedded), ClassEmbeddings(embedded[:1], embedded[1:])
+    scores = score_images(stored, {"two": two, "one": one})
+    whole = branch_scores(stored.batch(slice(None), torch.device("cpu")), two)
+    for branch, of, column in zip(("report", "concept"), whole, (0, 1), strict=True):
+        assert np.allclose(getattr(scores["two"], branch), of, atol=1e-6)
+        assert np.allclose(getattr(scores["one"], branch)[:, 0], of[:, column], atol=1e-6)
+    table = quick_auc(films, scores["two"])
+    assert table.index.tolist() == ["Edema", "Mass", "mean"]
+    assert table.to_numpy().min() >= 0 and table.to_numpy().max() <= 1
     image_features(Refusing(encoder), films, tmp_path)
     Image.fromarray(np.zeros((65, 64), np.uint8)).save(films.records["path"][0])
     with pytest.raises(AttributeError):
         image_features(Refusing(encoder), films, tmp_path)
-
-
-def test_scoring_in_batches_is_scoring_at_once(encoder, films, tmp_path):
-    stored = image_features(encoder, films, tmp_path)
-    embedded = encoder.encode_text(["edema", "mass"])
-    methods = {
-        "two": ClassEmbeddings(embedded, embedded),
-        "one": ClassEmbeddings(embedded[:1], embedded[1:]),
-    }
-    scores = score_images(stored, methods)
-    whole = branch_scores(stored.batch(slice(None), torch.device("cpu")), methods["two"])
-    assert np.allclose(scores["two"].report, whole[0], atol=1e-6)
-    assert np.allclose(scores["two"].concept, whole[1], atol=1e-6)
-    assert np.allclose(scores["one"].report[:, 0], whole[0][:, 0], atol=1e-6)
-    assert np.allclose(scores["one"].concept[:, 0], whole[1][:, 1], atol=1e-6)
-    table = quick_auc(films, scores["two"])
-    assert table.index.tolist() == ["Edema", "Mass", "mean"]
-    assert table.to_numpy().min() >= 0 and table.to_numpy().max() <= 1
 
 
 class Counting:
@@ -131,12 +123,13 @@ SIZE = {"batch": 2, "shard": 2}
 
 
 class Maker:
-    """Makes two arrays of ten rows, notes which rows it was asked for, and may fail."""
+    """Makes two arrays of ten rows, notes which rows it was asked for, and may fail or dawdle."""
 
-    def __init__(self, fails_at=None):
-        self.asked, self.sizes, self.fails_at = [], [], fails_at
+    def __init__(self, fails_at=None, seconds=0.0):
+        self.asked, self.sizes, self.fails_at, self.seconds = [], [], fails_at, seconds
 
     def __call__(self, rows):
+        time.sleep(self.seconds)
         if self.fails_at in rows.tolist():
             raise KeyboardInterrupt
         self.asked += rows.tolist()
@@ -144,17 +137,26 @@ class Maker:
         return rows.astype(np.float32)[:, None] * [1, 10], (rows[:, None, None] * 2).astype("f2")
 
 
-def make(folder, maker):
+def make(folder, maker, **size):
     paths = [folder / "a-g.npy", folder / "a-d.npy"]
-    return make_arrays(paths, ORDER, maker, **SIZE, label="making", unit="row")
+    return make_arrays(paths, ORDER, maker, **SIZE | size, label="making", unit="row")
 
 
-def right(arrays):
-    first, second = arrays
+def made_right(folder, maker=None, **size):
+    """Both arrays have their values whatever went before; returns the rows asked for."""
+    maker = maker or Maker()
+    first, second = arrays = make(folder, maker, **size)
     rows = np.arange(10)
     assert first.tolist() == [[row, 10 * row] for row in rows]
     assert second.dtype == np.float16 and second.ravel().tolist() == (2 * rows).tolist()
     assert all(isinstance(array, np.memmap) for array in arrays)
+    return maker.asked
+
+
+def interrupt(folder, row):
+    with pytest.raises(KeyboardInterrupt):
+        make(folder, Maker(fails_at=row))
+    assert not (folder / "a-g.npy").exists()
 
 
 def flip(path, position):
@@ -164,38 +166,22 @@ def flip(path, position):
 
 
 def test_rows_come_in_order_and_are_made_once(tmp_path):
-    maker = Maker()
-    right(make(tmp_path, maker))
-    assert maker.asked == ORDER.tolist()
+    assert made_right(tmp_path) == ORDER.tolist()
     with FileLock(tmp_path / "a-g.lock"):  # whole arrays wait for nobody
-        right(make(tmp_path, Maker(fails_at=0)))  # asked for nothing
+        assert made_right(tmp_path) == []
     left = {path.name for path in tmp_path.iterdir()} - {"a-g.lock"}  # which may stay behind
     assert left == {"a-d.npy", "a-g.json", "a-g.npy"}
 
 
 def test_an_interrupted_run_goes_on_at_the_shard_where_it_stopped(tmp_path):
-    with pytest.raises(KeyboardInterrupt):
-        make(tmp_path, Maker(fails_at=8))  # in the second shard's second batch
-    assert not (tmp_path / "a-g.npy").exists()
-    maker = Maker()
-    right(make(tmp_path, maker))
-    assert maker.asked == [7, 1, 8, 2, 6, 4]
-
-
-class Slow(Maker):
-    """Takes its time, so that two programs would surely make the same rows."""
-
-    def __call__(self, rows):
-        time.sleep(0.05)
-        return super().__call__(rows)
+    interrupt(tmp_path, 8)  # in the second shard's second batch
+    assert made_right(tmp_path) == [7, 1, 8, 2, 6, 4]
 
 
 def program(folder, start, told):
-    """What one of two programs does at the same time as the other."""
-    maker = Slow()
+    """What one of two programs does, slow enough that both would surely make the same rows."""
     start.wait(120)
-    right(make(folder, maker))
-    told.put(maker.asked)
+    told.put(made_right(folder, Maker(seconds=0.05)))
 
 
 def test_of_two_programs_one_makes_the_arrays_and_the_other_waits(tmp_path):
@@ -212,37 +198,30 @@ def test_of_two_programs_one_makes_the_arrays_and_the_other_waits(tmp_path):
 
 @pytest.mark.parametrize("damage", ["flip data", "flip header", "truncate", "empty", "other shard"])
 def test_a_damaged_shard_is_made_again(tmp_path, damage):
-    with pytest.raises(KeyboardInterrupt):
-        make(tmp_path, Maker(fails_at=6))
+    interrupt(tmp_path, 6)
     first, second = sorted((tmp_path / "a-g.shards").iterdir())
     if damage.startswith("flip"):
         flip(first, -1 if damage == "flip data" else 3)
     else:
         data = {"truncate": first.read_bytes()[:-3], "other shard": second.read_bytes()}
         first.write_bytes(data.get(damage, b""))
-    maker = Maker()
-    right(make(tmp_path, maker))
-    assert maker.asked == [5, 0, 9, 3, 6, 4]
+    assert made_right(tmp_path) == [5, 0, 9, 3, 6, 4]
 
 
 @pytest.mark.parametrize("name, size, row", [("a-g.npy", 16, 9), ("a-d.npy", 2, 2)])
 def test_damage_in_the_finished_file_costs_its_shard_only(tmp_path, name, size, row):
-    right(make(tmp_path, Maker()))
+    made_right(tmp_path)
     flip(tmp_path / name, -size * (10 - row))
-    maker = Maker()
-    right(make(tmp_path, maker))
-    assert maker.asked == ([5, 0, 9, 3] if row == 9 else [7, 1, 8, 2])
+    assert made_right(tmp_path) == ([5, 0, 9, 3] if row == 9 else [7, 1, 8, 2])
 
 
 @pytest.mark.parametrize("lost", ["a-g.json", "a-d.npy", "half of a-d.npy", "words in a-g.json"])
 def test_what_cannot_be_checked_is_made_again(tmp_path, lost):
-    right(make(tmp_path, Maker()))
+    made_right(tmp_path)
     path = tmp_path / lost.split()[-1]
     content = {"half": path.read_bytes()[:-5], "words": b"words"}.get(lost.split()[0])
     path.unlink() if content is None else path.write_bytes(content)
-    maker = Maker()
-    right(make(tmp_path, maker))
-    assert maker.asked == ORDER.tolist()
+    assert made_right(tmp_path) == ORDER.tolist()
 
 
 def test_a_disk_that_forgets_is_told(tmp_path, monkeypatch):
@@ -275,14 +254,11 @@ def test_the_checksum_is_sha256_of_rows_type_shape_and_bytes():
 
 @pytest.mark.parametrize("batch, shard", [(2, 1), (1, 1), (3, 2), (4, 3), (10, 1), (64, 8)])
 def test_another_plan_changes_no_value_and_takes_up_no_shard(tmp_path, batch, shard):
-    paths = [tmp_path / "a-g.npy", tmp_path / "a-d.npy"]
-    with pytest.raises(KeyboardInterrupt):
-        make(tmp_path, Maker(fails_at=6))  # leaves two shards of four rows
+    interrupt(tmp_path, 6)  # leaves two shards of four rows
     maker = Maker()
-    size = {"batch": batch, "shard": shard}
-    right(make_arrays(paths, ORDER, maker, **size, label="making", unit="row"))
-    assert maker.asked == ORDER.tolist() and max(maker.sizes) <= batch
-    shards = ShardStore(paths, ORDER, batch * shard).shards
+    asked = made_right(tmp_path, maker, batch=batch, shard=shard)
+    assert asked == ORDER.tolist() and max(maker.sizes) <= batch
+    shards = ShardStore([tmp_path / "a-g.npy", tmp_path / "a-d.npy"], ORDER, batch * shard).shards
     assert np.concatenate(shards).tolist() == ORDER.tolist()  # every row once, in its order
     assert all(0 < len(rows) <= batch * shard for rows in shards)
 

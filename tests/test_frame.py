@@ -49,14 +49,12 @@ def test_maps_of_the_padded_square_stay_as_they_are(height, width):
 def test_other_frames_are_set_into_the_square_by_hand():
     maps = torch.tensor([[[1.0, 2.0], [3.0, 4.0]]])
     # a film of 4 x 8 covers the middle rows of its square; each of 2 x 2 cells 2 x 4 pixels
-    wanted = torch.tensor(
-        [[1.0, 1.0, 1.0, 1.0], [1.0, 1.25, 1.75, 2.0], [3.0, 3.25, 3.75, 4.0], [1.0, 1.0, 1.0, 1.0]]
-    )
-    assert torch.allclose(on_square(maps, (4, 8), Frame("film"), 4)[0], wanted)
+    film = [[1, 1, 1, 1], [1, 1.25, 1.75, 2], [3, 3.25, 3.75, 4], [1, 1, 1, 1]]
     # the square on the shorter side is 4 x 4 pixels in the middle: exactly the 2 x 2 middle cells
-    wanted = torch.ones(4, 4)
-    wanted[1:3, 1:3] = maps[0]
-    assert torch.allclose(on_square(maps, (4, 8), Frame("short"), 4)[0], wanted)
+    short = [[1, 1, 1, 1], [1, 1, 2, 1], [1, 3, 4, 1], [1, 1, 1, 1]]
+    for shape, wanted in (("film", film), ("short", short)):
+        found = on_square(maps, (4, 8), Frame(shape), 4)[0]
+        assert torch.allclose(found, torch.tensor(wanted, dtype=torch.float32))
 
 
 # BioViL sees 15/16 of the shorter side
@@ -67,18 +65,15 @@ def biovil(tmp_path_factory):
     return loaded(CASES["biovil"], tmp_path_factory).model
 
 
-@given(
-    size=st.tuples(st.integers(150, 500), st.integers(150, 500)),
-    place=st.tuples(st.floats(0.12, 0.88), st.floats(0.12, 0.88)),
-)
+lengths, shares = st.integers(150, 500), st.floats(0.12, 0.88)
+
+
+@given(size=st.tuples(lengths, lengths), place=st.tuples(shares, shares))
 @settings(max_examples=15)
 def test_a_cell_lands_on_the_film_where_its_pixels_came_from(biovil, size, place):
-    height, width = size
-    short, middle = min(size), (height / 2, width / 2)
+    (height, width), short = size, min(size)
     # a bright spot at a share of the crop, 15/16 of the shorter side around the film's center
-    row, column = (
-        m + (share - 0.5) * 15 / 16 * short for m, share in zip(middle, place, strict=True)
-    )
+    row, column = np.array(size) / 2 + (np.array(place) - 0.5) * 15 / 16 * short
     down, across = np.mgrid[:height, :width] + 0.5
     spot = np.exp(-((down - row) ** 2 + (across - column) ** 2) / (2 * (short / 20) ** 2))
     seen = biovil.preprocess(spot.astype(np.float32))  # (1, 480, 480), resized and cropped
@@ -94,8 +89,7 @@ def test_outside_the_crop_a_map_has_its_minimum(biovil):
     side = 400 * 15 / 16
     assert frame_of(biovil) == Frame("short", 15 / 16)
     inside = np.flatnonzero((heat[200] > cells.min() + 1e-6).numpy())
-    assert inside[0] == pytest.approx(400 - side / 2, abs=8)
-    assert inside[-1] == pytest.approx(400 + side / 2, abs=8)
+    assert inside[[0, -1]] == pytest.approx([400 - side / 2, 400 + side / 2], abs=8)
     assert torch.equal(heat[:, :190], torch.full((400, 190), float(cells.min())))
 
 

@@ -30,8 +30,7 @@ class TinyTower(nn.Module):
 
 
 def stretched(maps: Tensor) -> Tensor:
-    low = maps.amin(dim=(-2, -1), keepdim=True)
-    high = maps.amax(dim=(-2, -1), keepdim=True)
+    low, high = (end(dim=(-2, -1), keepdim=True) for end in (maps.amin, maps.amax))
     return (maps - low) / (high - low + 1e-7)
 
 
@@ -52,9 +51,8 @@ def by_hand(tower: TinyTower, image: Tensor, embedding: Tensor) -> Tensor:
 def tiny() -> SimpleNamespace:
     """As much of an encoder as Grad-CAM asks for."""
     torch.manual_seed(3)
-    tower = freeze(TinyTower())
-    layer = tower.convolution
-    return SimpleNamespace(device=torch.device("cpu"), image_module=tower, saliency_layer=layer)
+    tower, device = freeze(TinyTower()), torch.device("cpu")
+    return SimpleNamespace(device=device, image_module=tower, saliency_layer=tower.convolution)
 
 
 CLASSES = functional.normalize(torch.randn(3, 6, generator=torch.Generator().manual_seed(5)), dim=1)
@@ -62,19 +60,16 @@ IMAGES = torch.randn(5, 1, 16, 16, generator=torch.Generator().manual_seed(4))
 
 
 @pytest.mark.parametrize("pairs", [1, 7, 128])  # one image at a time, two, all
-def test_maps_are_grad_cam_by_hand(tiny, pairs, monkeypatch):
+def test_maps_are_grad_cam_by_hand_and_empty_where_nothing_speaks(tiny, pairs, monkeypatch):
     monkeypatch.setattr(gradcam, "PAIRS", pairs)
     monkeypatch.setattr(gradcam, "IMAGE_TEMPERATURE", TEMPERATURE)
     maps = gradcam_maps(tiny, IMAGES, CLASSES)
-    wanted = [[by_hand(tiny.image_module, image, c) for c in CLASSES] for image in IMAGES]
-    wanted = np.array([[each.numpy() for each in row] for row in wanted])
+    wanted = [[by_hand(tiny.image_module, image, c).numpy() for c in CLASSES] for image in IMAGES]
+    wanted = np.array(wanted)
     assert maps.shape == (5, 3, 16, 16)
     assert wanted.max(axis=(2, 3)).min() > 0.9, "the example must have no empty map"
     np.testing.assert_allclose(maps, wanted, atol=1e-4)
-
-
-def test_a_class_that_no_channel_speaks_for_has_an_empty_map(tiny):
-    freeze(tiny.image_module).projection.weight.zero_()
+    tiny.image_module.projection.weight.zero_()  # no channel speaks for a class: an empty map
     assert not gradcam_maps(tiny, IMAGES, CLASSES).any()
 
 

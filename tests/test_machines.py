@@ -18,16 +18,17 @@ def test_notebooks_run_in_the_runners_own_interpreter(tmp_path, monkeypatch):
     """Another kernel of the same name stands in front of ours."""
     foreign = tmp_path / "kernels" / "python3"
     foreign.mkdir(parents=True)
-    spec = {"argv": ["/nonexistent/python3"], "display_name": "Python 3", "language": "python"}
+    spec = {"argv": ["/no/python3"], "display_name": "Python 3", "language": "python"}
     (foreign / "kernel.json").write_text(json.dumps(spec))
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
-    assert KernelSpecManager().get_kernel_spec("python3").argv[0] == "/nonexistent/python3"
+    program = lambda: KernelSpecManager().get_kernel_spec("python3").argv[0]  # noqa: E731
+    assert program() == "/no/python3"
     with own_kernel():
-        assert KernelSpecManager().get_kernel_spec("python3").argv[0] == sys.executable
+        assert program() == sys.executable
     assert os.environ["JUPYTER_PATH"] == str(tmp_path)
 
 
-def test_a_full_disk_is_one_line_that_names_the_file(tmp_path):
+def test_an_error_is_one_line_and_a_full_disk_names_its_file(tmp_path):
     target = tmp_path / "table.csv"
     target.write_text("before")
     with pytest.raises(OSError, match="No space left") as caught, atomic_path(target) as part:
@@ -37,12 +38,8 @@ def test_a_full_disk_is_one_line_that_names_the_file(tmp_path):
     assert said.startswith(f"error: {target}: no space left on device. Free some space")
     assert "\n" not in said and target.read_text() == "before"
     assert list(tmp_path.iterdir()) == [target], "no part of a file is left"
-
-
-def test_other_errors_keep_their_own_words():
-    assert one_line(InputError("no\nfilm", "Look again.", file="a.png")) == (
-        "error: a.png: no film. Look again."
-    )
+    own = InputError("no\nfilm", "Look again.", file="a.png")
+    assert one_line(own) == "error: a.png: no film. Look again."
     assert "permission denied" in one_line(PermissionError(errno.EACCES, "Permission denied", "/x"))
 
 
@@ -51,10 +48,8 @@ def test_no_home_no_utf8_and_a_folder_of_umlauts(tmp_path):
     project = tmp_path / "Gr\u00f6\u00dfe und Ma\u00df \u80ba" / "notebooks"
     project.parent.mkdir()
     write_notebook(project, "00_first", FIRST, SECOND, "print('l\u00e4sst sich drucken \u80ba')")
-    nowhere = "/dev/null/home"  # a folder that cannot be, for root neither
-    status, said = finish(
-        begin(project, HOME=nowhere, XDG_CACHE_HOME=nowhere, LC_ALL="C", LANG="C")
-    )
+    nowhere = dict.fromkeys(("HOME", "XDG_CACHE_HOME"), "/dev/null/home")  # for root neither
+    status, said = finish(begin(project, **nowhere, LC_ALL="C", LANG="C"))
     assert status == 0, said
     assert (project.parent / "out" / "build" / "smoke" / "second.txt").read_text() == "a,b\n1,2\n"
 

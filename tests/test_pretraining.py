@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
+from rctpl_utils.encoders import pretraining
 from rctpl_utils.encoders.pretraining import (
     ATTRIBUTE_ENTRIES,
     ATTRIBUTES,
@@ -69,25 +70,23 @@ def test_the_text_bank_holds_reports_sentences_and_phrases_then_come_impressions
 
 
 def test_semantic_matching_matches_a_loop():
-    generator = torch.Generator().manual_seed(0)
-    logits, targets = torch.randn(2, 3, 4, generator=generator)
+    logits, targets = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
     total = 0.0
     for rows, wanted in ((logits, targets), (logits.T, targets.T)):
         for row, want in zip(rows.tolist(), wanted.tolist(), strict=True):
-            z = sum(math.exp(v) for v in row)
-            y = sum(math.exp(v) for v in want)
-            terms = (
-                math.exp(w) / y * math.log(math.exp(v) / z) for v, w in zip(row, want, strict=True)
-            )
-            total -= sum(terms) / len(rows) / 2
+            z, y = (sum(map(math.exp, values)) for values in (row, want))
+            for v, w in zip(row, want, strict=True):
+                total -= math.exp(w) / y * math.log(math.exp(v) / z) / len(rows) / 2
     assert semantic_matching(logits, targets).item() == pytest.approx(total, rel=1e-5)
 
 
-def test_rare_entries_are_drawn_more_often():
-    vectors = np.array([[1.0, 0], [1, 0], [1, 0], [1, 0], [0, 1]])
-    chances = balanced_chances(vectors)
+def test_rare_entries_are_drawn_more_often_and_texts_from_each_ones_own_list():
+    chances = balanced_chances(np.array([[1.0, 0], [1, 0], [1, 0], [1, 0], [0, 1]]))
     assert chances.sum() == pytest.approx(1)
     assert chances[4] == pytest.approx(2 * chances[0])
+    lists = TextLists.of([np.array([3, 4]), np.array([], int), np.array([7])])
+    drawn = lists.draw(np.array([0, 1, 2, 2]), 50, np.random.default_rng(0))
+    assert set(drawn[:50]) == {3, 4} and set(drawn[50:]) == {7} and len(drawn) == 150
 
 
 def test_whitened_texts_are_uncorrelated():
@@ -106,12 +105,6 @@ def test_augmented_images_are_standardized_differ_and_repeat():
     assert not torch.allclose(one, other) and torch.equal(one, again)
 
 
-def test_texts_are_drawn_from_each_ones_own_list():
-    lists = TextLists.of([np.array([3, 4]), np.array([], int), np.array([7])])
-    drawn = lists.draw(np.array([0, 1, 2, 2]), 50, np.random.default_rng(0))
-    assert set(drawn[:50]) == {3, 4} and set(drawn[50:]) == {7} and len(drawn) == 150
-
-
 def test_the_rate_warms_up_and_falls_to_zero():
     rates = [rate_at(step, 100) for step in range(100)]
     assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
@@ -121,11 +114,9 @@ def test_the_rate_warms_up_and_falls_to_zero():
 
 def toy_pairs(count: int = 64) -> Pairs:
     """Two kinds of films, each with a text of its own; random vectors for MiniLM's."""
-    kinds = np.arange(count) % 2
+    kinds, vectors = np.arange(count) % 2, np.eye(2, WIDTH, dtype=np.float32)
     images = np.zeros((count, 32, 32), np.uint8)
-    images[kinds == 0, :16] = 200
-    images[kinds == 1, 16:] = 200
-    vectors = np.eye(2, WIDTH, dtype=np.float32)
+    images[kinds == 0, :16] = images[kinds == 1, 16:] = 200
     pooled = np.random.default_rng(0).normal(size=(200, 140)).astype(np.float16)
     said = np.tile(vectors, (100, 1))
     own = TextLists.of([np.arange(k, 200, 2) for k in kinds])
@@ -152,9 +143,8 @@ def test_it_learns_a_toy_problem_and_repeats_itself(trained):
 
 
 def test_a_killed_training_goes_on_and_ends_as_an_undisturbed_one(trained, tmp_path, monkeypatch):
-    undisturbed, curve = trained
-    part = tmp_path / "part"
-    monkeypatch.setattr("rctpl_utils.encoders.pretraining.CHECKPOINT_SECONDS", -1.0)
+    (undisturbed, curve), part = trained, tmp_path / "part"
+    monkeypatch.setattr(pretraining, "CHECKPOINT_SECONDS", -1.0)
 
     def killed(checkpoint, state):
         store(checkpoint, state)
@@ -162,28 +152,24 @@ def test_a_killed_training_goes_on_and_ends_as_an_undisturbed_one(trained, tmp_p
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("rctpl_utils.encoders.pretraining.store", killed)
+        patched.setattr(pretraining, "store", killed)
         with pytest.raises(KeyboardInterrupt):
             pretrain(toy_pairs(), TOY, 0, CPU, part)
     assert part.exists()
     resumed, again = pretrain(toy_pairs(), TOY, 0, CPU, part)
     assert all(torch.equal(undisturbed[name], resumed[name]) for name in undisturbed)
-    timeless = [[{**row, "seconds": 0} for row in rows] for rows in (curve, again)]
-    assert timeless[0] == timeless[1]
-    assert not part.exists()
+    timeless, other = ([{**row, "seconds": 0} for row in rows] for rows in (curve, again))
+    assert timeless == other and not part.exists()
 
 
 def test_attribute_sentences_say_what_is_drawn_and_where():
     words = " ".join(phrase for look in LOOKS.values() for phrase in look.phrases).lower()
     assert set(TRAINING_CONCEPTS) <= set(LOOKS)
     assert not any(word in words for word in ("covid", "corona", "sars"))
-    drawn = pd.DataFrame(
-        [
-            ("a", "train", "Lung Opacity", "left", "lower", 0.9, np.nan, np.nan),
-            ("b", "train", "Pneumonia", np.nan, np.nan, 0.5, 0.1, 0.8),
-        ],
-        columns=["image", "split", "concept", "side", "zone", "severity", "x", "y"],
-    )
+    columns = ["image", "split", "concept", "side", "zone", "severity", "x", "y"]
+    opacity = ("a", "train", "Lung Opacity", "left", "lower", 0.9, np.nan, np.nan)
+    pneumonia = ("b", "train", "Pneumonia", np.nan, np.nan, 0.5, 0.1, 0.8)
+    drawn = pd.DataFrame([opacity, pneumonia], columns=columns)
     found = film_texts(drawn, ["b", "clear", "a"])
     texts = [[found.texts[row] for row in rows] for rows in found.rows]
     assert "extensive hazy ground-glass opacity in the left lower zone" in texts[2]

@@ -24,21 +24,10 @@ from torchvision import transforms
 from transformers import BertConfig, BertModel, BertTokenizerFast, SwinConfig, SwinModel
 
 from rctpl_utils.baselines.supervised import load_references
+from rctpl_utils.encoders import loading, published
 from rctpl_utils.encoders.gradcam import gradcam_maps
-from rctpl_utils.encoders.loading import (
-    check_checkpoint,
-    check_encoder,
-    encoder_notes,
-    load_encoders,
-    open_encoder,
-)
-from rctpl_utils.encoders.published import (
-    IMAGE_WEIGHTS,
-    SWIN_NAMES,
-    eight_bits,
-    relative_position_index,
-    stretched,
-)
+from rctpl_utils.encoders.loading import check_checkpoint, check_encoder
+from rctpl_utils.encoders.published import IMAGE_WEIGHTS, eight_bits, stretched
 from rctpl_utils.encoders.text_tower import untrained_bert
 from rctpl_utils.errors import InputError
 from rctpl_utils.evaluation.ablations import with_pooling
@@ -48,7 +37,6 @@ from rctpl_utils.prompts.model import RCTPL
 from rctpl_utils.prompts.prompts import Prompts
 from rctpl_utils.workspace import Workspace
 
-TOWERS = ("resnet50", "vit")
 KINDS = ("medclip-resnet50", "medclip-vit", "biovil")
 TEXTS = ["Edema", "a photo of pleural effusion in both lungs, no mass", "no evidence of mass."]
 FILM = torch.randn(2, 1, 480, 480, generator=torch.Generator().manual_seed(1))
@@ -59,14 +47,9 @@ def models(tmp_path_factory) -> dict[str, Loaded]:
     return {kind: loaded(CASES[kind], tmp_path_factory) for kind in KINDS}
 
 
-@pytest.fixture(params=TOWERS)
-def tower(request) -> str:
-    return request.param
-
-
-@pytest.fixture
-def medclip(models, tower) -> Loaded:
-    return models[f"medclip-{tower}"]
+@pytest.fixture(params=KINDS[:2])
+def medclip(models, request) -> Loaded:
+    return models[request.param]
 
 
 @pytest.fixture
@@ -103,9 +86,8 @@ def reference_cells(kind: str, loaded: Loaded, folder) -> tuple[Tensor, Tensor, 
         return pooled, cells.permute(0, 2, 3, 1) @ own["fc.weight"].T, 2048
     s = stripped("projector.model.", state)
     x = functional.conv2d(cells, s["0.weight"])
-    x = functional.batch_norm(
-        x, s["1.running_mean"], s["1.running_var"], s["1.weight"], s["1.bias"]
-    )
+    normalization = (s[f"1.{name}"] for name in ("running_mean", "running_var", "weight", "bias"))
+    x = functional.batch_norm(x, *normalization)
     x = functional.conv2d(x.relu(), s["3.weight"], s["3.bias"])
     return x.mean(dim=(2, 3)), x.permute(0, 2, 3, 1), 2048
 
@@ -127,18 +109,13 @@ def test_images_are_encoded_as_by_torchvision_and_transformers(models, kind, tmp
     assert (found.dense_features[0, 2, 3] - found.dense_features[0, 5, 5]).abs().max() > 1e-3
 
 
-def test_the_position_index_is_torchvisions():
-    block = torchvision.models.swin_t(weights=None).features[1][0]
-    assert torch.equal(relative_position_index().flatten(), block.attn.relative_position_index)
-
-
 def test_grad_cam_reads_the_map(medclip):
     embeddings = medclip.model.encode_text(["edema", "mass"])
     maps = gradcam_maps(medclip.model, FILM[:1, :, :224, :224], embeddings)
     assert maps.shape == (1, 2, 224, 224) and np.isfinite(maps).all() and maps.max() > 0
 
 
-def test_blocks_for_the_sanity_check_go_stage_by_stage(models):
+def test_blocks_go_stage_by_stage_and_the_position_index_is_torchvisions(models):
     stages = [f"trunk.layer{s}.{k}" for s, n in enumerate((3, 4, 6, 3), 1) for k in range(n)]
     resnet = ["trunk.conv1", "trunk.bn1", *stages, "projection"]
     layers = [f"trunk.model.encoder.layers.{k}" for k in range(4)]
@@ -146,10 +123,12 @@ def test_blocks_for_the_sanity_check_go_stage_by_stage(models):
     for kind, wanted in zip(KINDS, (resnet, swin, resnet), strict=True):
         assert list(blocks(models[kind].model.image_module)) == wanted
     tower = models["medclip-vit"].model.image
-    other = deepcopy(tower)
-    randomize(other)  # every parameter of every block is drawn anew
-    parameters = zip(other.parameters(), tower.parameters(), strict=True)
-    assert not any(torch.equal(one, other) for one, other in parameters)
+    randomize(other := deepcopy(tower))  # every parameter of every block is drawn anew
+    assert not any(map(torch.equal, other.parameters(), tower.parameters()))
+    block = torchvision.models.swin_t(weights=None).features[1][0]
+    assert torch.equal(
+        published.relative_position_index().flatten(), block.attn.relative_position_index
+    )
 
 
 # --- texts
@@ -172,8 +151,8 @@ def projected(pooled: Tensor, loaded: Loaded) -> Tensor:
 
 def test_a_vector_is_a_mean_of_three_states_without_padding_unlike_medclips(models):
     medclip = models["medclip-resnet50"]
-    found = medclip.model.encode_text(TEXTS)
-    hidden, mask = bert_states(medclip, TEXTS)
+    model = medclip.model
+    found, (hidden, mask) = model.encode_text(TEXTS), bert_states(medclip, TEXTS)
     per_token = hidden.mean(dim=0)  # (n, T, 768), over the three
     theirs = projected(per_token.mean(dim=1), medclip)  # padding included
     ours = torch.stack([per_token[k][mask[k].bool()].mean(dim=0) for k in range(len(TEXTS))])
@@ -181,7 +160,6 @@ def test_a_vector_is_a_mean_of_three_states_without_padding_unlike_medclips(mode
     longest, short = int(mask.sum(dim=1).argmax()), int(mask.sum(dim=1).argmin())
     assert torch.allclose(found[longest], theirs[longest], atol=1e-5)
     assert (found[short] - theirs[short]).abs().max() > 1e-3
-    model = medclip.model
     other = with_pooling(model, "cls")  # an option of the ablation
     assert with_pooling(model, "mean") is model and other.text_key != model.text_key
     assert torch.allclose(other.encode_text(TEXTS), projected(hidden[2][:, 0], medclip), atol=1e-5)
@@ -191,9 +169,8 @@ def test_texts_are_lowercased_and_cut_after_77_tokens(models):
     model = models["medclip-vit"].model
     assert torch.equal(model.encode_text(["EDEMA"]), model.encode_text(["edema"]))
     long = " ".join(["mass"] * 75)
-    assert torch.allclose(
-        model.encode_text([long]), model.encode_text([f"{long} edema"]), atol=1e-6
-    )
+    found, longer = model.encode_text([long]), model.encode_text([f"{long} edema"])
+    assert torch.allclose(found, longer, atol=1e-6)
     assert model.text.tokenize([f"{long} edema"])["input_ids"].shape == (1, 77)
 
 
@@ -214,7 +191,8 @@ def test_biovils_texts_are_encoded_as_by_hand_without_their_last_mark(biovil):
     wanted = cls_vectors([text.rstrip(".") for text in TEXTS])
     assert torch.allclose(model.encode_text(TEXTS), wanted, atol=1e-5)  # whatever the batch
     assert (cls_vectors(TEXTS[2:]) - wanted[2:]).abs().max() > 1e-3
-    # both arms of the pooling ablation are its own
+    # both arms of the pooling ablation are its own, and it has no supervised reference
+    assert load_references(None, (model,)) == (), "the row is left out"
     assert with_pooling(model, "cls") is model and with_pooling(model, "mean") is model
 
 
@@ -259,34 +237,24 @@ def test_biovils_preprocessing_by_hand(biovil):
 # --- files (their tensors: `test_released_files`)
 
 
-@pytest.mark.parametrize(
-    ("kind", "name", "says"),
-    [
-        ("resnet50", "vision_model.projection_head.weight", "Swin-tiny, where ResNet-50 is wanted"),
-        ("vit", "vision_model.model.fc.weight", "choose the encoder medclip-resnet50"),
-    ],
-)
-def test_the_other_tower_is_named(tmp_path, kind, name, says):
+def test_the_other_tower_and_absent_files_are_named(biovil, tmp_path):
+    def refused(kind: str, says: str) -> None:
+        with pytest.raises(InputError, match=says):
+            check_checkpoint(kind, tmp_path)
+
     write_base_model(tmp_path / "bioclinicalbert", 3)
-    torch.save({name: torch.zeros(1)}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(InputError, match=says):
-        check_checkpoint(f"medclip-{kind}", tmp_path)
-
-
-def test_biovils_absent_files_are_named(biovil, tmp_path):
+    other = "Swin-tiny, where ResNet-50 is wanted", "choose the encoder medclip-resnet50"
+    names = "projection_head.weight", "model.fc.weight"
+    for kind, name, says in zip(KINDS[:2], names, other, strict=True):
+        torch.save({f"vision_model.{name}": torch.zeros(1)}, tmp_path / "pytorch_model.bin")
+        refused(kind, says)
     for name in ("config.json", "vocab.txt", "pytorch_model.bin"):
         shutil.copy(biovil.folder / name, tmp_path)
-    with pytest.raises(InputError, match="none of biovil_image_resnet50"):
-        check_checkpoint("biovil", tmp_path)
+    refused("biovil", "none of biovil_image_resnet50")
     shutil.copy(biovil.folder / IMAGE_WEIGHTS[0], tmp_path)
     check_checkpoint("biovil", tmp_path)
     (tmp_path / "vocab.txt").unlink()
-    with pytest.raises(InputError, match=r"vocab\.txt: the text model's file is missing"):
-        check_checkpoint("biovil", tmp_path)
-
-
-def test_the_supervised_reference_is_for_the_stand_in(biovil):
-    assert load_references(None, (biovil.model,)) == (), "the row is left out"
+    refused("biovil", r"vocab\.txt: the text model's file is missing")
 
 
 @pytest.fixture
@@ -348,15 +316,15 @@ def test_what_is_no_vocabulary_is_not_read_as_words(tmp_path, name, content, mes
 
 def test_a_copy_in_the_cache_of_transformers_serves(models, tmp_path, monkeypatch):
     """The hub's cache layout: models--owner--name/snapshots/<commit>/, refs/main."""
-    repository = tmp_path / "models--emilyalsentzer--Bio_ClinicalBERT"
+    repository, commit = tmp_path / "models--emilyalsentzer--Bio_ClinicalBERT", "0" * 40
     (repository / "refs").mkdir(parents=True)
-    (repository / "refs" / "main").write_text("0" * 40)
-    folder = models["medclip-vit"].folder
-    shutil.copytree(folder / "bioclinicalbert", repository / "snapshots" / ("0" * 40))
+    (repository / "refs" / "main").write_text(commit)
+    folder, weights = models["medclip-vit"].folder, tmp_path / "weights"
+    shutil.copytree(folder / "bioclinicalbert", repository / "snapshots" / commit)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    (tmp_path / "weights").mkdir()
-    os.link(folder / "pytorch_model.bin", tmp_path / "weights" / "pytorch_model.bin")
-    check_checkpoint("medclip-vit", tmp_path / "weights")
+    weights.mkdir()
+    os.link(folder / "pytorch_model.bin", weights / "pytorch_model.bin")
+    check_checkpoint("medclip-vit", weights)
 
 
 def test_the_paper_profile_loads_its_checkpoint_and_prompts_name_it(models, tmp_path):
@@ -367,11 +335,11 @@ def test_the_paper_profile_loads_its_checkpoint_and_prompts_name_it(models, tmp_
         "paper", output=tmp_path, data_root=tmp_path / "data", checkpoint=checkpoint, device="cpu"
     )
     check_encoder(workspace)
-    encoder = load_encoders(workspace)[0]
+    encoder = loading.load_encoders(workspace)[0]
     assert encoder.text_key == medclip.model.text_key
     assert encoder.image_key == medclip.model.image_key != models["medclip-vit"].model.image_key
     assert encoder.name == "MedCLIP (ResNet-50, BioClinicalBERT)"
-    metadata = {"text_key": encoder.text_key, **encoder_notes(workspace, 0)}
+    metadata = {"text_key": encoder.text_key, **loading.encoder_notes(workspace, 0)}
     assert metadata["encoder_file"] == "../../../weights"
     context = torch.randn(4, 768, generator=torch.Generator().manual_seed(0))
     path = Prompts(context, -context, metadata).save(workspace.prompts / "p.safetensors")
@@ -389,7 +357,7 @@ def test_what_cannot_be_opened_is_refused_at_the_start(paper, tmp_path):
         check_encoder(replace(paper, checkpoint=None))
     check_encoder(replace(paper, profile=PROFILES["embedded"], checkpoint=None))
     with pytest.raises(InputError, match="no encoder 'clip'"):
-        open_encoder("clip", tmp_path)
+        loading.open_encoder("clip", tmp_path)
     with pytest.raises(InputError, match="'standin' has no checkpoint"):
         check_checkpoint("standin", tmp_path)
     biovil = replace(PROFILES["paper"], encoder="biovil")
@@ -401,7 +369,7 @@ def test_what_cannot_be_opened_is_refused_at_the_start(paper, tmp_path):
 
 
 @pytest.fixture
-def theirs(medclip, monkeypatch, tower):
+def theirs(medclip, monkeypatch):
     """PyPI's `medclip` 0.0.3, its towers built without a download and filled with our weights.
 
     It imports a name that transformers 5 no longer has, for its processor, which takes no part.
@@ -424,11 +392,12 @@ def theirs(medclip, monkeypatch, tower):
     tokenizer = BertTokenizerFast.from_pretrained(folder)
     monkeypatch.setattr(package.AutoModel, "from_pretrained", from_pretrained)
     monkeypatch.setattr(package.AutoTokenizer, "from_pretrained", lambda name: tokenizer)
-    vision = {"resnet50": package.MedCLIPVisionModel, "vit": package.MedCLIPVisionModelViT}[tower]
+    swin = "vision_model.projection_head.weight" in medclip.states[0]
+    vision = package.MedCLIPVisionModelViT if swin else package.MedCLIPVisionModel
     model, state = package.MedCLIPModel(vision_cls=vision), {}
     for name, value in medclip.states[0].items():
         if name.startswith("vision_model") and name not in model.state_dict():
-            for renamed, old in SWIN_NAMES.items():
+            for renamed, old in published.SWIN_NAMES.items():
                 name = name.replace(old, renamed)
         if not name.endswith(("position_ids", "relative_position_index")):
             state[name] = value

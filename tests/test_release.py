@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from weights import save_stand_in
 
 from rctpl_utils.baselines.miniatures import MINIATURES, load_miniature, weights_name
@@ -32,46 +32,37 @@ def change(folder, **notes):
     write_json(folder / MANIFEST, about)
 
 
+def refused(path, says):
+    with pytest.raises(InputError, match=says):
+        StandIn.load(path)
+
+
 def test_without_a_manifest_there_is_no_release(tmp_path):
-    with pytest.raises(InputError, match="no weights"):
-        StandIn.load(tmp_path / NAME)
+    refused(tmp_path / NAME, "no weights")
     (tmp_path / MANIFEST).write_text("{")
     with pytest.raises(InputError, match="not a release"):
         manifest(tmp_path)
 
 
-def test_an_absent_file_a_truncated_one_and_one_of_another_hash_are_named(folder):
-    with pytest.raises(InputError, match="the release has no standin-9"):
-        StandIn.load(folder / "standin-9.safetensors")
+def test_an_absent_a_truncated_a_changed_and_an_unfit_file_are_named(folder):
     path, whole = folder / NAME, (folder / NAME).read_bytes()
+    state, answer = load(whole), read_json(folder / MANIFEST)["files"][NAME]["probe"]
+    refused(folder / "standin-9.safetensors", "the release has no standin-9")
     path.write_bytes(whole[:-10])
-    with pytest.raises(InputError, match=f"truncated: {len(whole) - 10} of {len(whole)} bytes"):
-        StandIn.load(path)
+    refused(path, f"truncated: {len(whole) - 10} of {len(whole)} bytes")
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    with pytest.raises(InputError, match="SHA-256"):
-        StandIn.load(path)
-    path.unlink()
-    with pytest.raises(InputError, match="not there"):
-        StandIn.load(path)
-
-
-def test_other_weights_and_other_files_are_refused(folder):
-    state, path = load_file(folder / NAME), folder / NAME
+    refused(path, "SHA-256")
+    path.write_bytes(whole)
+    change(folder, probe=[answer[0] + 0.01, *answer[1:]])
+    refused(path, "made for other code")
     save_file(state | {"text.projection.weight": torch.zeros(3, 384)}, path)
     change(folder, sha256=sha256_file(path), bytes=path.stat().st_size)
-    with pytest.raises(InputError, match="another architecture"):
-        StandIn.load(path)
+    refused(path, "another architecture")
     path.write_bytes(b"not safetensors")
     change(folder, sha256=sha256_file(path), bytes=15)
-    with pytest.raises(InputError, match="not a file of weights"):
-        StandIn.load(path)
-
-
-def test_weights_that_answer_otherwise_were_made_for_other_code(folder):
-    answer = read_json(folder / MANIFEST)["files"][NAME]["probe"]
-    change(folder, probe=[answer[0] + 0.01, *answer[1:]])
-    with pytest.raises(InputError, match="made for other code"):
-        StandIn.load(folder / NAME)
+    refused(path, "not a file of weights")
+    path.unlink()
+    refused(path, "not there")
 
 
 def test_what_is_current_depends_on_key_and_bytes(folder):
@@ -84,9 +75,10 @@ def test_what_is_current_depends_on_key_and_bytes(folder):
 
 def test_publishing_replaces_the_release_whole_or_not_at_all(folder, tmp_path, monkeypatch):
     target = tmp_path / "release"
+    hashes = lambda: {path.name: sha256_file(path) for path in target.iterdir()}  # noqa: E731
     publish(folder, target)
-    assert {path.name for path in target.iterdir()} == {NAME, MANIFEST}
-    before = {path.name: sha256_file(path) for path in target.iterdir()}
+    before = hashes()
+    assert set(before) == {NAME, MANIFEST}
 
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -95,11 +87,11 @@ def test_publishing_replaces_the_release_whole_or_not_at_all(folder, tmp_path, m
         patched.setattr(shutil, "copyfile", full)
         with pytest.raises(OSError, match="No space"):
             publish(folder, target)
-    assert {path.name: sha256_file(path) for path in target.iterdir()} == before
+    assert hashes() == before
     (folder / NAME).write_bytes(b"damaged")
     with pytest.raises(InputError):
         publish(folder, target)
-    assert {path.name: sha256_file(path) for path in target.iterdir()} == before
+    assert hashes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["made", "release"]
 
 

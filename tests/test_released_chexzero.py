@@ -38,6 +38,9 @@ TRANSFORMERS_NAMES = {
 }  # fmt: skip
 
 
+FILMS = torch.randn(3, 1, 224, 224, generator=torch.Generator().manual_seed(1))
+
+
 @pytest.fixture(scope="module")
 def chexzero_files(tmp_path_factory):
     return loaded(CASES["chexzero"], tmp_path_factory)
@@ -53,19 +56,12 @@ def state(chexzero_files):
     return chexzero_files.states[0]
 
 
-@pytest.fixture(scope="module")
-def films():
-    return torch.randn(3, 1, 224, 224, generator=torch.Generator().manual_seed(1))
-
-
 def ids_by_hand(text: str) -> list[int]:
     """Byte pairs of a text of the small vocabulary, merged in the order of the merges."""
     found = ["<|startoftext|>"]
-    words = text.lower().replace(",", " , ").replace(":", " : ").split()
-    for word in words:
+    for word in text.lower().replace(",", " , ").replace(":", " : ").split():
         parts = [*word[:-1], word[-1] + "</w>"]
-        for merge in MERGES:
-            first, second = merge.split()
+        for first, second in map(str.split, MERGES):
             for k in range(len(parts) - 2, -1, -1):
                 if parts[k : k + 2] == [first, second]:
                     parts[k : k + 2] = [first + second]
@@ -110,22 +106,22 @@ def rows(texts: list[str]) -> torch.Tensor:
 
 
 @torch.no_grad()
-def test_vectors_are_those_of_transformers_clip(model, state, films):
+def test_vectors_are_those_of_transformers_clip(model, state):
     theirs = transformers_clip(state)
-    vision = theirs.vision_model(films.expand(-1, 3, -1, -1)).last_hidden_state
+    vision = theirs.vision_model(FILMS.expand(-1, 3, -1, -1)).last_hidden_state
     tokens = theirs.visual_projection(theirs.vision_model.post_layernorm(vision))
     tokens = functional.normalize(tokens, dim=-1)  # (n, 1 + 49, d)
-    assert torch.allclose(model.embed_images(films), tokens[:, 0], atol=1e-5)
+    assert torch.allclose(model.embed_images(FILMS), tokens[:, 0], atol=1e-5)
     hidden = theirs.text_model(rows(TEXTS)).pooler_output
     texts = functional.normalize(theirs.text_projection(hidden), dim=-1)
     assert torch.allclose(model.embed_texts(TEXTS), texts, atol=1e-5)
     maps = (tokens[:, 1:] @ texts[0]).reshape(3, 7, 7)
-    assert torch.allclose(model.ground(films, "Edema"), maps, atol=1e-5)
+    assert torch.allclose(model.ground(FILMS, "Edema"), maps, atol=1e-5)
     assert maps.std() > 0.01
 
 
 @torch.no_grad()
-def test_vectors_are_those_of_open_clip(model, state, films):
+def test_vectors_are_those_of_open_clip(model, state):
     package = pytest.importorskip("open_clip.model", reason=REASON)
     theirs = package.CLIP(
         32,
@@ -137,8 +133,8 @@ def test_vectors_are_those_of_open_clip(model, state, films):
         quick_gelu=True,
     ).eval()  # fmt: skip
     theirs.load_state_dict(state)  # the very names
-    images = theirs.encode_image(films.expand(-1, 3, -1, -1), normalize=True)
-    assert torch.allclose(model.embed_images(films), images, atol=1e-5)
+    images = theirs.encode_image(FILMS.expand(-1, 3, -1, -1), normalize=True)
+    assert torch.allclose(model.embed_images(FILMS), images, atol=1e-5)
     texts = theirs.encode_text(rows(TEXTS), normalize=True)
     assert torch.allclose(model.embed_texts(TEXTS), texts, atol=1e-5)
 
@@ -154,9 +150,9 @@ def test_names_are_those_of_open_clips_vit_b_32():
 
 
 @torch.no_grad()
-def test_scores_are_the_softmax_over_a_pair(model, films):
-    found = model.classify(films, ["Edema", "Mass"])
-    image = model.embed_images(films).double().numpy()
+def test_scores_are_the_softmax_over_a_pair(model):
+    found = model.classify(FILMS, ["Edema", "Mass"])
+    image = model.embed_images(FILMS).double().numpy()
     for column, name in enumerate(("Edema", "Mass")):
         positive, negative = model.embed_texts([name, f"no {name}"]).double().numpy()
         for row in range(3):
@@ -164,18 +160,17 @@ def test_scores_are_the_softmax_over_a_pair(model, films):
             assert found[row, column].item() == pytest.approx(up / (up + down), abs=1e-6)
 
 
-def test_a_text_does_not_depend_on_its_batch_and_case(model):
+def test_a_text_depends_on_neither_batch_nor_case_and_is_cut_before_its_end_mark(model, state):
     alone = torch.cat([model.embed_texts([text.upper()]) for text in TEXTS])
     assert torch.allclose(model.embed_texts(TEXTS), alone, atol=1e-5)
-
-
-def test_a_long_text_is_cut_before_the_end_mark(model, state):
-    ids = ids_by_hand("mass " * 100)
+    long = "mass " * 100
+    ids = ids_by_hand(long)
     cut = torch.tensor([[*ids[:76], ids[-1]]])
     with torch.no_grad():
         wanted = transformers_clip(state).text_model(cut).pooler_output @ state["text_projection"]
-    found = model.embed_texts(["mass " * 100])
-    assert torch.allclose(found, functional.normalize(wanted, dim=-1), atol=1e-5)
+    assert torch.allclose(
+        model.embed_texts([long]), functional.normalize(wanted, dim=-1), atol=1e-5
+    )
 
 
 # --- preparation
@@ -216,8 +211,7 @@ def bicubic_by_hand(image: np.ndarray) -> np.ndarray:
 
 def test_texts_are_split_as_by_open_clip_with_the_real_vocabulary(tmp_path):
     package = pytest.importorskip("open_clip.tokenizer", reason=REASON)
-    packed = Path(package.default_bpe()).read_bytes()
-    lines = gzip.decompress(packed).decode().split("\n")
+    lines = gzip.decompress(Path(package.default_bpe()).read_bytes()).decode().split("\n")
     merges = lines[1 : 49152 - 256 - 2 + 1]
     letters = list(package.bytes_to_unicode().values())
     tokens = [*letters, *(each + "</w>" for each in letters)]

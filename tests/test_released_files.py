@@ -14,11 +14,11 @@ from rctpl_utils.encoders.checkpoint import SHOWN, Layout, released_names
 from rctpl_utils.errors import InputError
 
 
-def layouts(model, names) -> list[tuple[torch.nn.Module, Layout]]:
+def layouts(model, states) -> list[tuple[torch.nn.Module, Layout]]:
     """What each file fills, and how it names that."""
     if hasattr(model, "parts"):
         return [(module, layout) for module, _, layout in model.parts()]
-    return [(model, model.layout(names))]
+    return [(model, model.layout(states[0]))]
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -37,7 +37,7 @@ def test_names_and_shapes_of_the_full_model_are_those_of_the_released_file(case,
     with contextlib.nullcontext() if reads_texts else torch.device("meta"):
         model = case.make(tmp_path, **case.options)
     full = case.shapes(True)
-    for (module, layout), shapes in zip(layouts(model, full[0]), full, strict=True):
+    for (module, layout), shapes in zip(layouts(model, full), full, strict=True):
         own = {layout.released(k): tuple(v.shape) for k, v in module.state_dict().items()}
         assert own == {k: shape for k, shape in shapes.items() if not layout.is_unused(k)}
         unused = {k for k in shapes if layout.is_unused(k)}
@@ -45,9 +45,8 @@ def test_names_and_shapes_of_the_full_model_are_those_of_the_released_file(case,
 
 
 def test_every_tensor_is_the_stored_one_and_frozen(found):
-    for (module, layout), state in zip(
-        layouts(found.model, found.states[0]), found.states, strict=True
-    ):
+    filled = layouts(found.model, found.states)
+    for (module, layout), state in zip(filled, found.states, strict=True):
         for name, value in module.state_dict().items():
             assert torch.equal(value, state[layout.released(name)])
     assert not found.model.training
@@ -63,7 +62,7 @@ def test_safetensors_give_the_same_model(case, found, tmp_path):
 
 
 def test_missing_unexpected_and_wrong_tensors_are_listed(case, found, tmp_path):
-    own = zip(layouts(found.model, found.states[0]), case.shapes(False), strict=True)
+    own = zip(layouts(found.model, found.states), case.shapes(False), strict=True)
     for k, ((_, layout), shapes) in enumerate(own):
         used = [name for name in shapes if not layout.is_unused(name)]
         kept = {*used[-2:], *(name for name in used if name.endswith("embedding_layer.weight"))}
@@ -94,9 +93,8 @@ def test_bert_files_with_the_older_names_of_a_normalization(tmp_path):
     folder, ids = tmp_path / "bioclinicalbert", torch.tensor([[2, 8, 9, 3]])
     wanted = pretrained_bert(folder)[0](ids).last_hidden_state
     names = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
-    old = bert
-    for new, older in names.items():
-        old = {name.replace(new, older): value for name, value in old.items()}
+    renamed = lambda name: re.sub("|".join(names), lambda found: names[found[0]], name)  # noqa: E731
+    old = {renamed(name): value for name, value in bert.items()}
     torch.save(old, folder / "pytorch_model.bin")
     assert torch.equal(pretrained_bert(folder)[0](ids).last_hidden_state, wanted)
     torch.save({k: v for k, v in bert.items() if "query" not in k}, folder / "pytorch_model.bin")

@@ -6,16 +6,9 @@ from released import CASES, loaded
 from scipy.ndimage import gaussian_filter
 from torch.nn import functional
 
+from rctpl_utils.baselines import released as models
 from rctpl_utils.baselines.base import CLASSIFY, GROUND, RETRIEVE
-from rctpl_utils.baselines.released import (
-    NO_PUBLIC_WEIGHTS,
-    PUBLIC,
-    ReleasedBioViL,
-    ReleasedMedCLIP,
-    is_provided,
-    load_released,
-    weights_folder,
-)
+from rctpl_utils.baselines.released import NO_PUBLIC_WEIGHTS, PUBLIC, is_provided, load_released
 from rctpl_utils.errors import InputError
 from rctpl_utils.evaluation.results import reported_table1
 from rctpl_utils.text.knowledge import ensemble
@@ -25,7 +18,7 @@ CONCEPTS = ["Edema", "Pleural Effusion"]
 
 @torch.no_grad()
 def test_medclip_scores_by_the_mean_of_cosines(tmp_path_factory):
-    model = ReleasedMedCLIP.load(loaded(CASES["medclip-vit"], tmp_path_factory).folder)
+    model = models.ReleasedMedCLIP.load(loaded(CASES["medclip-vit"], tmp_path_factory).folder)
     films = torch.randn(2, 1, 224, 224)
     images = functional.normalize(model.encoder.image.project(films).global_features, dim=1)
     found = model.classify(films, CONCEPTS)
@@ -41,14 +34,12 @@ def test_medclip_scores_by_the_mean_of_cosines(tmp_path_factory):
 
 @torch.no_grad()
 def test_biovil_scores_by_the_mean_vector_and_blurs_its_map(tmp_path_factory):
-    model = ReleasedBioViL.load(loaded(CASES["biovil"], tmp_path_factory).folder)
+    model = models.ReleasedBioViL.load(loaded(CASES["biovil"], tmp_path_factory).folder)
     films = torch.rand(1, 1, 480, 480)
-    text = model.encoder.text
-    vectors = []
+    text, features, vectors = model.encoder.text, model.encoder.encode_image(films), []
     for concept in CONCEPTS:
         raw = [text.projection(text.pooled([prompt]))[0] for prompt in ensemble(concept)]
         vectors.append(functional.normalize(torch.stack(raw).mean(dim=0), dim=0))
-    features = model.encoder.encode_image(films)
     wanted = features.global_features @ torch.stack(vectors).T
     assert torch.allclose(model.classify(films, CONCEPTS), wanted, atol=1e-5)
     cosines = (features.dense_features @ vectors[0]).numpy()
@@ -75,15 +66,14 @@ def test_every_model_offers_the_protocol_and_what_is_absent_is_told(name, tmp_pa
     assert kind.name == name and CLASSIFY in kind.published
     assert kind.published <= {CLASSIFY, GROUND, RETRIEVE}
     assert kind.frame.shape in ("square", "short", "film") and 0 < kind.frame.share <= 1
-    for part in ("load", "classify", "ground", "embed_images"):
-        assert hasattr(kind, part)
+    assert {"load", "classify", "ground", "embed_images"} <= set(dir(kind))
     assert not is_provided(name, tmp_path)
     with pytest.raises(InputError) as caught:
         load_released(name, tmp_path)
     folder = tmp_path / "weights" / name.lower()
     for part in (*PUBLIC[name].files, PUBLIC[name].source, str(folder)):
         assert part in str(caught.value)
-    assert weights_folder(name, tmp_path) == folder
+    assert models.weights_folder(name, tmp_path) == folder
     folder.mkdir(parents=True)
     assert is_provided(name, tmp_path)
     with pytest.raises(InputError):  # of an empty folder each loader says what it misses

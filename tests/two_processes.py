@@ -51,26 +51,16 @@ def one_epoch(folder: Path) -> tuple[np.ndarray, Learned, list[str]]:
     encoder = ToyEncoder()
     found = features.text_features(encoder, TEXTS, folder)
     asked, kinds = list(encoder.asked), np.arange(22) % 3
-    corpus = TextCorpus(
-        np.array(found),
-        np.array(found[:6]),
-        [np.arange(1 + kind) + kind for kind in kinds],
-        np.eye(3, dtype=np.float32)[kinds],
-    )
+    rows = [np.arange(1 + kind) + kind for kind in kinds]
+    labels = np.eye(3, dtype=np.float32)[kinds]
+    corpus = TextCorpus(np.array(found), np.array(found[:6]), rows, labels)
     target = encoder.encode_text(list(CONCEPTS))
-    learned = learn_prompts(
-        encoder,
-        corpus,
-        CONCEPTS,
-        SETTINGS,
-        0,
-        validation=corpus,
-        regularizer=lambda embedded: sum(
-            (1 - (each * target).sum(-1)).mean() for each in embedded.values()
-        ),
-        progress=False,
-    )
-    return found, learned, asked
+
+    def drift(embedded):
+        return sum((1 - (each * target).sum(-1)).mean() for each in embedded.values())
+
+    options = {"validation": corpus, "regularizer": drift, "progress": False}
+    return found, learn_prompts(encoder, corpus, CONCEPTS, SETTINGS, 0, **options), asked
 
 
 def worker(index: int, port: int, folder: Path) -> None:
@@ -83,14 +73,12 @@ def worker(index: int, port: int, folder: Path) -> None:
     torch.set_num_threads(1)
     found, learned, asked = one_epoch(folder)
     group = processes()
-    torch.save(
-        {
-            "group": (group.index, group.count),
-            "features": torch.from_numpy(np.array(found)),
-            "contexts": (learned.report, learned.concept),
-            "losses": [row["report_loss"] for row in learned.history],
-            "asked": asked,
-        },
-        folder / f"{index}.pt",
-    )
+    said = {
+        "group": (group.index, group.count),
+        "features": torch.from_numpy(np.array(found)),
+        "contexts": (learned.report, learned.concept),
+        "losses": [row["report_loss"] for row in learned.history],
+        "asked": asked,
+    }
+    torch.save(said, folder / f"{index}.pt")
     group.leave()
