@@ -30,7 +30,7 @@ from rctpl_utils.prompts.prompts import Prompts
 from rctpl_utils.prompts.zero_shot import score_images
 from rctpl_utils.reporting.predict import main
 from rctpl_utils.text.concepts.spacy_extractor import SpacyExtractor
-from rctpl_utils.text.reports import read_reports
+from rctpl_utils.text.own_reports import read_reports
 from rctpl_utils.text.triplets import triplets_frame
 from rctpl_utils.vocabulary import CONCEPTS
 from rctpl_utils.workspace import NOTEBOOKS

@@ -24,11 +24,7 @@ from rctpl_utils.baselines.learners import CoCoOp, CoOp, DualCoOp, PromptModel, 
 from rctpl_utils.code_hash import code_of, kept
 from rctpl_utils.datasets import DATASETS, ChestXrayDataset
 from rctpl_utils.datasets.chexpert import open_mimic_cxr
-from rctpl_utils.datasets.splits import (
-    REPORTS,
-    can_run_on_training_films,
-    open_split,
-)
+from rctpl_utils.datasets.splits import REPORTS, can_run_on_training_films, open_split
 from rctpl_utils.encoders.base import Encoder, ImageFeatures, per_encoder
 from rctpl_utils.encoders.features import (
     ImageFeatureFile,

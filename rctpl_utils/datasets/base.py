@@ -25,8 +25,9 @@ BEYOND = "beyond the number asked for"  # another
 class TableMasks:
     """Draws one concept as the table `file` annotates it, a box or a list of runs a row.
 
-    COVID Rural's `file` is the folder, and an annotation the image's own name. `draw` makes a mask of an annotation and an image's size, with `file` and `row` for errors; the
-    index of `images` counts the table's rows from 0.
+    `draw` makes a mask of an annotation and an image's size, with `file` and `row` for errors; the
+    index of `images` counts the table's rows from 0. COVID Rural's `file` is the folder, and an
+    annotation the image's own name.
     """
 
     def __init__(

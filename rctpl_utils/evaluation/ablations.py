@@ -29,9 +29,7 @@ from rctpl_utils.prompts import handwritten, training
 from rctpl_utils.prompts.encode import Labeler, build_corpus
 from rctpl_utils.prompts.handwritten import Written
 from rctpl_utils.prompts.prompts import Prompts
-from rctpl_utils.prompts.training import (
-    TextCorpus,
-)
+from rctpl_utils.prompts.training import TextCorpus
 from rctpl_utils.prompts.variants import learn_all
 from rctpl_utils.prompts.zero_shot import Embedder
 from rctpl_utils.scoring import IMAGE_TEMPERATURE, TEXT_TEMPERATURE, ClassEmbeddings, ranking_loss

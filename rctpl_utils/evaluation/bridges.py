@@ -21,13 +21,7 @@ from rctpl_utils.datasets.splits import open_split
 from rctpl_utils.encoders.base import Encoder
 from rctpl_utils.encoders.features import image_features
 from rctpl_utils.evaluation import ablations
-from rctpl_utils.evaluation.ablations import (
-    Arm,
-    Reader,
-    Runs,
-    Trial,
-    asked,
-)
+from rctpl_utils.evaluation.ablations import Arm, Reader, Runs, Trial, asked
 from rctpl_utils.evaluation.metrics import named_interval
 from rctpl_utils.evaluation.results import data_note, write_csv
 from rctpl_utils.plots import COLUMN_WIDTH, TEXT, caption, save_figure, spread

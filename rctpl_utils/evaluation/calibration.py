@@ -263,7 +263,7 @@ def calibrate(workspace: Workspace, model: RCTPL) -> Calibration:
     """Calibrate all concepts that the validation films of `SOURCES` label; films are pooled.
 
     A film counts once; the AUC compares films of the same data set only (`stratified_auc`): to tell
-    one hospital's films from another's is no merit.
+    one hospital's films from another's is no merit. Data sets that are absent calibrate nothing.
     """
     parts: dict[str, list[tuple]] = {}  # concept -> data set, labels, scores, weights
     cosines, films, patients = [], [], []

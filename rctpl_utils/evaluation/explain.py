@@ -194,7 +194,8 @@ def explain(
     """Explain one radiograph, float (H, W) in [0, 1], for concepts seen in training or not.
 
     `source` is the knowledge's (`knowledge.SOURCES`). InputError: an unknown concept or source, an
-    image of another kind, a calibration of other prompts or of another encoder.
+    image of another kind, a calibration of other prompts or of another encoder. Of a picture out of
+    its films' domain the calibration tells nothing.
     """
     if calibration is not None:
         calibration.check(model.prompts.metadata.get("key"), model.encoder.image_key)

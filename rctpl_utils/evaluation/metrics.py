@@ -35,7 +35,8 @@ def resampled_means(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 def weighted_auc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """The area under the ROC curve of one class in every resample, ties one half: (R,), NaN where
-    one lacks a label. Labels (n,), 1, 0 or NaN (left out); scores (n,); weights (R, n).
+    one lacks a label. Labels (n,), 1, 0 or NaN (left out); scores (n,); weights (R, n), fastest in
+    Fortran order (sums of whole numbers are exact).
     """
     positives, negatives = (np.flatnonzero(labels == value) for value in (1, 0))
     steps, own = np.unique(scores[positives], return_inverse=True)  # K distinct scores
@@ -137,7 +138,10 @@ def interval(
 
 
 def variances(series: np.ndarray) -> tuple[float, float, float]:
-    """Of (K, 1 + R), K > 1: the mean in the sample, its variance over patients and over seeds."""
+    """Of (K, 1 + R), K > 1: the mean in the sample, its variance over patients and over seeds.
+
+    Resamples that are not finite are left out.
+    """
     runs, resampled = series[:, 0], series[:, 1:].mean(axis=0)
     resampled = resampled[np.isfinite(resampled)]
     patients = resampled.var(ddof=1) if len(resampled) > 1 else 0.0

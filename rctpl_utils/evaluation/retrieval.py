@@ -303,7 +303,10 @@ def top(queries: np.ndarray, candidates: np.ndarray, count: int = max(RANKS)) ->
 def precisions(
     found: np.ndarray, query_classes: np.ndarray, candidate_classes: np.ndarray
 ) -> np.ndarray:
-    """Precision@K of each query for each K of `RANKS`, (n, ranks); `found` is from `top`."""
+    """Precision@K of each query for each K of `RANKS`, (n, ranks); `found` is from `top`.
+
+    The share of a query's own class among its first K candidates.
+    """
     right = candidate_classes[found] == query_classes[:, None]
     return np.stack([right[:, :rank].mean(axis=1) for rank in RANKS], axis=1)
 

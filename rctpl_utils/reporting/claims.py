@@ -99,7 +99,7 @@ class Claim:
     claim: str  # what is tested, in a few words
     section: str
     quote: str  # the paper's own words
-    why: str  # the test stands for them
+    why: str  # why the test stands for them
     tests: tuple[Comparison, ...]
     waits_for: str | None = None  # what is missing where the claim cannot be tested yet
 

@@ -17,7 +17,7 @@ KEPT_FILM = KEPT_PROMPTS.with_name("film.png")
 
 
 def keep_model(workspace: Workspace, prompts: Path, film: Path) -> list[Path]:
-    """Copy prompts and their calibration to `figures/<profile>/model/`, a film beside them as PNG.
+    """Copy a run's prompts and calibration to `figures/<profile>/model/`, a film beside them (PNG).
 
     Returned are the files written: none of real films, which are not ours to publish, nor where the
     prompts would not find their encoder, whose place they know from where they lie.

@@ -197,7 +197,9 @@ def save_figure5(
         f"{name}, first seed. Rule: the {len(films)} test films of ChestX-ray14 with the most "
         "concepts boxed, first by image identifier; every boxed concept is shown."
     )
-    return _draw_blocks(workspace, encoder, prompts, boxed, blocks, f"{rule} {verdict}", True)
+    return _draw_blocks(
+        workspace, encoder, prompts, boxed, blocks, f"{rule} {verdict}", by_film=True
+    )
 
 
 def save_figure6(
@@ -212,7 +214,9 @@ def save_figure6(
         f"{name}, first seed. Rule: {PAPER_CONCEPT.lower()} as in the paper, and the other concept "
         "with the most boxed films; the first films by image identifier, one a patient."
     )
-    return _draw_blocks(workspace, encoder, prompts, boxed, blocks, f"{rule} {verdict}", False)
+    return _draw_blocks(
+        workspace, encoder, prompts, boxed, blocks, f"{rule} {verdict}", by_film=False
+    )
 
 
 def _draw_blocks(

@@ -82,8 +82,9 @@ def paired_tests(
     outcomes: Mapping[str, Classification],
     competitors: Sequence[str] | None = None,
 ) -> pd.DataFrame:
-    """RC-TPL and RC-TPL+ against each hand-written method on each data set, Holm-corrected; where
-    there are `competitors`, against each of those instead, in a file of their own.
+    """RC-TPL and RC-TPL+ against each hand-written method on each data set, Holm-corrected.
+
+    Where `competitors` are given, against each of those instead, in a file of their own.
     """
     path, others = workspace.figures / "table1_paired_tests.csv", HANDWRITTEN
     if competitors is not None:

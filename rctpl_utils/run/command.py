@@ -27,10 +27,7 @@ from rctpl_utils.files import write_json, write_text
 from rctpl_utils.options import run_of, runner
 from rctpl_utils.run import execution, manifest, schedule
 from rctpl_utils.run.execution import NotebookFailure
-from rctpl_utils.run.schedule import (
-    Marker,
-    Step,
-)
+from rctpl_utils.run.schedule import Marker, Step
 from rctpl_utils.workspace import NOTEBOOKS, PROJECT, Workspace
 
 

@@ -223,10 +223,10 @@ class Diagnosis:
         """Whether nothing that `RUNS` needs is missing."""
         needed = {DATASETS[name][0] for *_, name in RUNS if name} | {TEXTS}
         whole = all(each.state in WHOLE for each in self.datasets if each.name in needed)
-        return whole and self.weighed
+        return whole and self.has_weights
 
     @property
-    def weighed(self) -> bool:
+    def has_weights(self) -> bool:
         """Whether there are weights: a checkpoint, or an embedded world, which makes its own."""
         simulated = any(each.state == SIMULATED for each in self.datasets)
         return simulated or self.checkpoint.state == COMPLETE
@@ -242,7 +242,7 @@ class Diagnosis:
         for notebooks, makes, other in RUNS:
             names = [TEXTS, other] if other else [TEXTS]
             missing = [name for name in names if name not in states]
-            if encoding & set(notebooks.split(", ")) and not self.weighed:
+            if encoding & set(notebooks.split(", ")) and not self.has_weights:
                 missing.append("checkpoint")
             in_part = [name for name in names if states.get(name) == PARTIAL]
             verdict = f"not run: needs {', '.join(missing)}" if missing else "yes"

@@ -178,6 +178,7 @@ def run_notebook(
     os.environ.update(environment)
     start = time.perf_counter()
     try:
+        cells = nbformat.read(notebook, as_version=4).cells  # before anything is injected
         with peak_memory() as memory, own_kernel():
             execute_notebook(
                 notebook,
@@ -191,7 +192,7 @@ def run_notebook(
     except SystemExit as request:  # the kernel has gone by now; the pool would keep the process
         os._exit(request.code)
     except PapermillExecutionError as error:
-        raise _failure(notebook, copy, error) from error
+        raise _failure(notebook, cells, copy, error) from error
     except DeadKernelError as error:
         cure = "Most often the memory ran out: close other programs, or use a smaller profile."
         used = f"{memory.bytes / 1e9:.1f} GB"
@@ -204,7 +205,7 @@ def run_notebook(
     return time.perf_counter() - start, memory.bytes
 
 
-def _failure(notebook: Path, copy: Path, error: Any) -> NotebookFailure:
+def _failure(notebook: Path, cells: list, copy: Path, error: Any) -> NotebookFailure:
     trace = _ANSI.sub("", "\n".join(error.traceback)).strip().splitlines()
     source = "\n".join(f"    {line}" for line in error.source.strip().splitlines()[:10])
     if not trace or not trace[-1].startswith(error.ename):
@@ -214,7 +215,6 @@ def _failure(notebook: Path, copy: Path, error: Any) -> NotebookFailure:
         "run the same command again: what was computed is kept, and the run continues here."
     )
     lines = "\n".join([source, "    ...", *trace[-8:]])
-    cells = nbformat.read(notebook, as_version=4).cells  # numbered without what was injected
     number = next((i for i, each in enumerate(cells) if each.source == error.source), None)
     place = "" if number is None else f", cell {number}"
     return NotebookFailure(f"{notebook.name}{place}", lines, cure)

@@ -53,7 +53,7 @@ class Case:
     patient_id: str  # of all the patient's images; no patient is on two sides of a split
     lesions: tuple[Lesion, ...]  # the drawn findings; labels are their upward closure
     split: str  # which pool of poses and outlines is drawn from
-    style: str  # a key of `styles.STYLES`
+    style: str  # a key of `radiograph.STYLES`
     seed: int  # of this image's own random generator
 
     @property

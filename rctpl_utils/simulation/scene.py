@@ -107,7 +107,7 @@ class Lung:
         return -1 if self.side == "right" else 1
 
     def zone(self, name: str | None) -> np.ndarray:
-        """How much a place belongs to a zone: (H, W) float32, 0 outside the self."""
+        """How much a place belongs to a zone: (H, W) float32, 0 outside the lung."""
         anywhere = (None, 1, None, 1)
         u0, su, v0, sv = next((place for key, *place in ZONES if name and key in name), anywhere)
         weight = self.mask.astype(np.float32)

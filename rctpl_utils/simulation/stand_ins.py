@@ -51,7 +51,8 @@ from rctpl_utils.encoders.standin import StandIn
 from rctpl_utils.encoders.text_tower import TextTower
 from rctpl_utils.errors import InputError, one_line
 from rctpl_utils.files import atomic_path, hash_of, read_json
-from rctpl_utils.simulation.world import DRAWN_TABLE, build_world
+from rctpl_utils.simulation.summary import DRAWN_TABLE
+from rctpl_utils.simulation.world import build_world
 from rctpl_utils.text.concepts.spacy_extractor import SpacyExtractor
 from rctpl_utils.text.reports import Report, run_reports, with_enough_concepts
 from rctpl_utils.text.triplets import triplets_frame
@@ -195,12 +196,13 @@ def frozen_encoders(
         make_release(Workspace.open("release", **where))
     if workspace.profile.encoder != "standin":
         return load_encoders(workspace), pd.DataFrame()
+    encoders = load_encoders(workspace)  # which checks that all is there
     files = manifest(workspace.weights)["files"]
     curves = [
         pd.DataFrame(files[stand_in_name(seed)]["curve"]).assign(seed=seed)
         for seed in workspace.profile.seeds
     ]
-    return load_encoders(workspace), pd.concat(curves, ignore_index=True)
+    return encoders, pd.concat(curves, ignore_index=True)
 
 
 def train_stand_ins(

@@ -5,10 +5,8 @@ python -m rctpl_utils world --profile smoke
 
 import argparse
 import errno
-import hashlib
 import shutil
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -18,28 +16,26 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import pandas as pd
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from rctpl_utils.code_hash import code_of
 from rctpl_utils.errors import InputError
-from rctpl_utils.files import hash_of, note_written, read_json, sha256_file, write_json, write_text
+from rctpl_utils.files import hash_of, note_written, read_json, write_json
 from rctpl_utils.profiles import WorldSize
 from rctpl_utils.simulation.anatomy import load_anatomy
-from rctpl_utils.simulation.cases import SPLITS, Case, openi_reports, why_left_out
+from rctpl_utils.simulation.cases import Case
 from rctpl_utils.simulation.ct import SOURCES
-from rctpl_utils.simulation.films import SETS, STATEMENTS, Study, cases_of, training_films
+from rctpl_utils.simulation.films import SETS, STATEMENTS, cases_of, training_films
 from rctpl_utils.simulation.layouts import Film, write_film, write_studies, write_tables
 from rctpl_utils.simulation.radiograph import Radiograph, render
-from rctpl_utils.vocabulary import with_parents
+from rctpl_utils.simulation.summary import report_counts, summary, write_drawn
 from rctpl_utils.workspace import Workspace
 
 CHUNK = 32  # films a task; a worker holds one film at a time
 TRAINING = "mimic-cxr"
 NAMES = (TRAINING, *SETS)
 MANIFEST = "manifest.json"
-DRAWN_TABLE = "drawn.csv"
 _MARKERS, _UNFINISHED = ".complete", ".unfinished"
 # name -> its field in `WorldSize`, where the name differs; chexpert has two
 _FIELDS = {TRAINING: ("studies", "pretraining"), "chexpert": ("chexpert", "chexpert_5x200")}
@@ -97,7 +93,7 @@ def code_hash(renderer: Renderer = render) -> str:
 
     It follows imports, so no reader of `datasets/` may be among them but Open-I's reports.
     """
-    return hash_of(code_of(build_world, renderer), renderer.__qualname__)
+    return hash_of(code_of(training_films, write_film, summary, renderer), renderer.__qualname__)
 
 
 def _write_dataset(name: str, root: Path, key: str, size: WorldSize, draw: Callable) -> None:
@@ -116,72 +112,14 @@ def _write_dataset(name: str, root: Path, key: str, size: WorldSize, draw: Calla
         else:
             cases, extra = cases_of(name, size), {}
             write_tables(name, unfinished, draw(name, cases, unfinished))
-        _write_drawn(unfinished, cases)
-        summary = _summary(unfinished, cases) | extra
+        write_drawn(unfinished, cases)
+        about = summary(unfinished, cases) | extra
         shutil.rmtree(final, ignore_errors=True)
         unfinished.replace(final)
         note_written(path for path in final.rglob("*") if path.is_file())
-        write_json(marker, {"key": key, "summary": summary})
+        write_json(marker, {"key": key, "summary": about})
     finally:
         shutil.rmtree(root / _UNFINISHED, ignore_errors=True)
-
-
-def _write_drawn(folder: Path, cases: Iterable[Case]) -> None:
-    """Write `drawn.csv`, no part of a layout: each lesion asked for, its real box's center."""
-    rows = []
-    for case in cases:
-        for lesion in case.lesions:
-            x, y, width, height = lesion.box or [None] * 4
-            center = (round(x + width / 2, 3), round(y + height / 2, 3)) if lesion.box else ("", "")
-            place = (lesion.concept, lesion.side, lesion.zone, round(lesion.severity, 4))
-            rows.append((case.image_id, case.split, *place, *center))
-    columns = ["image", "split", "concept", "side", "zone", "severity", "x", "y"]
-    table = pd.DataFrame(rows, columns=columns)
-    write_text(folder / DRAWN_TABLE, table.to_csv(index=False, lineterminator="\n"))
-
-
-def _summary(folder: Path, cases: Sequence[Case]) -> dict[str, Any]:
-    """One data set in the manifest: counts a split and a concept, hashes of tables and images."""
-    counts = {}
-    for split in SPLITS:
-        if films := [case for case in cases if case.split == split]:
-            concepts = Counter(name for case in films for name in with_parents(case.concepts))
-            counts[split] = {
-                "images": len(films),
-                "patients": len({case.patient_id for case in films}),
-                "without_finding": sum(not case.lesions for case in films),
-                "concepts": dict(sorted(concepts.items())),
-            }
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    sums = {path.relative_to(folder).as_posix(): sha256_file(path) for path in paths}
-    images = (".jpg", ".png", ".dcm")
-    return {
-        "counts": counts,
-        "images_sha256": _hash_files({k: v for k, v in sums.items() if k.endswith(images)}),
-        "files_sha256": _hash_files(sums),
-        "tables_sha256": {k: v for k, v in sums.items() if "/" not in k or k.endswith(".csv")},
-    }
-
-
-def _hash_files(sums: Mapping[str, str]) -> str:
-    """One hash of names and bytes."""
-    lines = "".join(f"{name} {digest}\n" for name, digest in sums.items())
-    return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def report_counts(studies: Iterable[Study]) -> dict[str, Any]:
-    """Reports a split, real and templated; what the templated ones fill up; those left out."""
-    studies = list(studies)
-    split = Counter((study.split, study.templated) for study in studies)
-    filled = Counter(concept for s in studies if s.templated for concept in s.concepts)
-    left_out = Counter(reason for report in openi_reports() if (reason := why_left_out(report)))
-    return {
-        "reports": {
-            name: {"real": split[name, False], "templated": split[name, True]} for name in SPLITS
-        },
-        "templated_reports_by_concept": dict(sorted(filled.items())),
-        "reports_left_out": dict(sorted(left_out.items())),
-    }
 
 
 def _finished(root: Path, name: str, key: str) -> Mapping[str, Any] | None:

@@ -1,4 +1,4 @@
-"""Radiology reports in MIMIC-CXR's layout or a table, and which are used (paper 3.1.1, 4.1.1)."""
+"""Radiology reports in MIMIC-CXR's layout, and which of them are used (paper 3.1.1, 4.1.1)."""
 
 import logging
 from collections.abc import Sequence
@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from rctpl_utils.datasets.own_films import CONTRACT, check_split, own_cure
 from rctpl_utils.datasets.tables import Screen, Skipped, read_table
 from rctpl_utils.errors import InputError
 from rctpl_utils.given_files import child
@@ -18,7 +17,6 @@ MIMIC = "mimic-cxr"  # its folder below the data root
 SPLIT_TABLE = "mimic-cxr-2.0.0-split.csv.gz"
 METADATA_TABLE = "mimic-cxr-2.0.0-metadata.csv.gz"
 MINIMUM_CONCEPTS = 2  # paper 4.1.1: reports with fewer than two concepts are left out
-_SPLITS = {"train": "train", "validation": "validate", "test": "test"}  # MIMIC-CXR's words
 _log = logging.getLogger(__name__)
 
 
@@ -139,35 +137,3 @@ def _read_report(path: Path, split: str) -> Report:
         raise InputError(f"it cannot be read ({error.strerror})", cure, file=path) from error
     findings, impression = parse_sections(text)
     return Report(path.stem, path.parent.name, findings, impression, split)
-
-
-def read_reports(
-    file: str | Path, *, skip_bad: bool = False, skipped: list[Skipped] | None = None
-) -> list[Report]:
-    """Read a researcher's own reports, a CSV table; of a text findings and impression are kept.
-
-    Columns: `report`, its identifier; `patient`; `text`, the whole report with its headings and
-    line breaks, in quotes; if wanted `split`, as in a table of films (`datasets.own_films`).
-
-    Without a column `split`, 20 % of the patients (by a hash) are for validation, and the rest is
-    for training, since prompts are learned from reports. `skip_bad` leaves bad rows out instead of
-    raising: with a blank cell, a report that is listed twice, a text without findings and
-    impression, an unknown split or a patient in two; `skipped` takes them.
-    """
-    file, screen, columns = Path(file), Screen(skip_bad), ("report", "patient", "text")
-    with own_cure():
-        dtype = dict.fromkeys((*columns, "split"), "str")
-        table = screen.read(file, columns, cure=CONTRACT, dtype=dtype)
-        table.named(*columns)
-        table.distinct("report")
-        given = "split" in table.rows.columns
-        check_split(table)
-    if not given:
-        table.rows = table.rows.assign(split=table["split"].replace("test", "train"))
-    table.rows = table.rows.assign(parts=table["text"].map(parse_sections))
-    silent = [not any(each) for each in table["parts"]]
-    table.refuse(silent, "a text with neither findings nor impression")
-    if skipped is not None:
-        skipped += screen.skipped
-    rows = table[["report", "patient", "parts", "split"]].itertuples(index=False)
-    return [Report(report, patient, *both, _SPLITS[split]) for report, patient, both, split in rows]
