@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import toy_baselines as toy
 from safetensors.torch import load_file
 from torch.nn.functional import normalize
-from toy_baselines import CONCEPTS, CPU, WIDTH, ToyReader, batch_of, toy_material, toy_validation
+from toy_baselines import CONCEPTS, CPU, ToyReader, batch_of, untrained
 
 from rctpl_utils.baselines import miniatures, training
 from rctpl_utils.baselines import model as base_model
@@ -32,7 +33,7 @@ COLUMNS = ["report_id", "concept", "location", "positive"]
 
 @pytest.fixture(scope="module")
 def material():
-    return toy_material(64)
+    return toy.toy_material(64)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def setup(material):
 
 @pytest.fixture(scope="module")
 def given(material, setup):
-    return material, setup, toy_validation(40)[0], QUICK
+    return material, setup, toy.toy_validation(40)[0], QUICK
 
 
 def test_the_encoder_is_the_backbone_and_its_last_two_layers(encoder):
@@ -145,8 +146,7 @@ def test_places_are_those_that_reports_name_often_enough():
 
 
 def test_the_transformer_knows_where_a_cell_was(material, setup):
-    torch.manual_seed(0)
-    tower = PatchTransformer(setup).eval()
+    tower = untrained(PatchTransformer, setup)
     cells, places = all_cells(torch.from_numpy(material.maps[:2]))
     order = torch.randperm(16, generator=torch.Generator().manual_seed(0))
     plain, shuffled = tower(cells, places), tower(cells[:, order], places[:, order])
@@ -157,8 +157,7 @@ def test_the_transformer_knows_where_a_cell_was(material, setup):
 
 @torch.no_grad()
 def test_a_transformer_sees_a_whole_film_as_four_views(material, setup):
-    torch.manual_seed(0)
-    model = CheXzero(setup).eval()
+    model = untrained(CheXzero, setup)
     films = torch.from_numpy(material.maps[:3])  # (3, 4, 4, 8)
     whole, local = model.film_vectors(films)
     for film, vector, cells in zip(films, whole, local, strict=True):
@@ -223,8 +222,7 @@ def test_a_killed_training_goes_on_and_ends_as_an_undisturbed_one(given, tmp_pat
 
 
 def test_validation_does_not_depend_on_the_part_it_is_made_in(given, setup, monkeypatch):
-    torch.manual_seed(0)
-    model, validation = ConVIRT(setup).eval(), given[2]
+    model, validation = untrained(ConVIRT, setup), given[2]
     whole = validation_auc(model, validation, CPU)
     monkeypatch.setattr(training, "SCORED", 7)
     assert validation_auc(model, validation, CPU) == pytest.approx(whole, abs=1e-5)
@@ -241,29 +239,22 @@ def test_the_first_seed_tries_every_rate_and_others_take_its_best(given, tmp_pat
         auc = {"auc": 0.7 if rate == 3e-3 else 0.6}
         return whole._replace(history=[row | auc for row in whole.history])
 
-    held_out = SimpleNamespace(
-        records=pd.DataFrame(validation.labels, columns=CONCEPTS), concepts=CONCEPTS
-    )
-    for name, value in {
-        "MINIATURES": (BioViL,),
-        "Reader": lambda tower: ToyReader(),
-        "build_material": lambda *_: material,
-        "backbone_maps": lambda *_: validation.maps,
-        "open_split": lambda *_: held_out,
-    }.items():
-        monkeypatch.setattr(miniatures, name, value)
+    labels = pd.DataFrame(validation.labels, columns=CONCEPTS)
+    held_out = SimpleNamespace(records=labels, concepts=CONCEPTS)
+    monkeypatch.setattr(miniatures, "MINIATURES", (BioViL,))
+    made = {"Reader": ToyReader(), "build_material": material, "open_split": held_out}
+    for name, value in {**made, "backbone_maps": validation.maps}.items():
+        monkeypatch.setattr(miniatures, name, lambda *_, value=value: value)
     monkeypatch.setattr(training, "train", trained)
-    encoder = SimpleNamespace(text=None, context_width=WIDTH, device=CPU)
-    workspace = SimpleNamespace(
-        profile=SimpleNamespace(baselines=settings, weights="self", seeds=(4, 5)),
-        device=CPU, features=None, build=tmp_path, weights=tmp_path,
-    )  # fmt: skip
+    encoder = SimpleNamespace(text=None, context_width=toy.WIDTH, device=CPU)
+    profile = SimpleNamespace(baselines=settings, weights="self", seeds=(4, 5))
+    folders = {"features": None, "build": tmp_path, "weights": tmp_path}
+    workspace = SimpleNamespace(profile=profile, device=CPU, **folders)
     run = miniatures.train_miniatures(workspace, [encoder] * 2, [], None)["BioViL"]
     assert tried == [(4, 1e-3), (4, 3e-3), (5, 3e-3)]
     assert run["rate"] == 3e-3 and run["kept"] == [0.7, 0.7]
-    assert run["rates"] == [
-        {"learning_rate": 1e-3, "auc": 0.6}, {"learning_rate": 3e-3, "auc": 0.7}
-    ]  # fmt: skip
+    rates = [{"learning_rate": 1e-3, "auc": 0.6}, {"learning_rate": 3e-3, "auc": 0.7}]
+    assert run["rates"] == rates
     assert {row["seed"] for row in run["history"]} == {4, 5}
     assert miniatures.train_miniatures(workspace, [encoder] * 2, [], None)["BioViL"] == run
     assert len(tried) == 3 and "rates" not in manifest(tmp_path)["files"]["biovil-5.safetensors"]

@@ -142,15 +142,13 @@ def test_the_cross_entropy_over_names_is_its_formula():
     labels[3] = 0  # no finding: no target
     labels[4] = math.nan
     terms = []
-    for logit, label in zip(logits.tolist(), labels.tolist(), strict=True):
-        total = sum(math.exp(z) for z, y in zip(logit, label, strict=True) if not math.isnan(y))
-        present = [math.exp(z) for z, y in zip(logit, label, strict=True) if y == 1]
-        if present:
-            terms.append(-np.mean([math.log(each / total) for each in present]))
+    for logit, label in zip(logits.numpy(), labels.numpy(), strict=True):
+        total = np.exp(logit[~np.isnan(label)]).sum()
+        if (label == 1).any():
+            terms.append(-np.log(np.exp(logit[label == 1]) / total).mean())
     assert len(terms) < 11
-    assert learners.names_cross_entropy(logits, labels).item() == pytest.approx(
-        np.mean(terms), rel=1e-5
-    )
+    loss = learners.names_cross_entropy(logits, labels).item()
+    assert loss == pytest.approx(np.mean(terms), rel=1e-5)
     target = torch.arange(12) % 5  # with one present class it is CoOp's own
     own = functional.cross_entropy(logits, target)
     assert torch.allclose(learners.names_cross_entropy(logits, torch.eye(5)[target]), own)
@@ -186,8 +184,7 @@ def test_tai_dpts_loss_is_its_formula_over_tokens(tiny, corpus):
     labels = {0: [1, 0], 1: [1, 0], 2: [0, 1], 3: [None, 1], 5: [1, 0]}  # 4: no present class
     losses = []
     for number, label in labels.items():
-        text = SAID[number]
-        states, feature = own_tokens(tiny.text, text), tiny.encode_text([text])[0]
+        states, feature = own_tokens(tiny.text, SAID[number]), tiny.encode_text([SAID[number]])[0]
         branches = [[4 * float(feature @ each) for each in whole], []]
         for each in local:
             cosines = np.array([float(state @ each) for state in states])
@@ -199,9 +196,7 @@ def test_tai_dpts_loss_is_its_formula_over_tokens(tiny, corpus):
     assert loss == pytest.approx(np.mean(losses), abs=2e-3)  # cached tokens are float16
 
 
-def test_a_corpus_has_rc_tpls_reports_and_labels_and_each_texts_tokens_made_once(
-    tiny, corpus, tmp_path, monkeypatch
-):
+def test_a_corpus_is_rc_tpls_with_each_texts_tokens_made_once(tiny, corpus, tmp_path, monkeypatch):
     ours = build_corpus(tiny, REPORTS, TRIPLETS, CONCEPTS, tmp_path)
     assert np.array_equal(corpus.labels, ours.labels, equal_nan=True)
     assert np.allclose(corpus.report_features, ours.report_features, atol=1e-6)
@@ -210,9 +205,8 @@ def test_a_corpus_has_rc_tpls_reports_and_labels_and_each_texts_tokens_made_once
     assert states.shape == (4, 77, WIDTH) and states.dtype == np.float16
     for text, found, count in zip(texts, states, counts, strict=True):
         alone = own_tokens(tiny.text, text)
-        assert count == len(alone)
+        assert count == len(alone) and not found[count:].any()
         assert np.allclose(found[:count], alone, atol=2e-3)
-        assert not found[count:].any()
     assert counts[-1] == 77
     monkeypatch.setattr(TextTower, "tokenize", None)
     again = token_features((tiny,), texts, tmp_path)[tiny]
@@ -242,9 +236,7 @@ def test_two_contexts_or_one_of_the_published_lengths(tiny, kind, contexts):
 
 
 @pytest.mark.parametrize("kind", ON_FILMS)
-def test_it_learns_from_films_survives_a_file_and_scores_each_film_alone(
-    tiny, learned, unseen, kind, tmp_path
-):
+def test_it_learns_survives_a_file_and_scores_films_alone(tiny, learned, unseen, kind, tmp_path):
     model, history = learned[kind]
     beginner = kind(tiny, 0, CONCEPTS)
     beginner.settle(toy_films(0))
@@ -266,9 +258,7 @@ def test_it_learns_from_films_survives_a_file_and_scores_each_film_alone(
     (5, 2, 3, (), [0, 2, 4, 5], (5, 5, 4.0, False)),  # meets its limit, on no plateau
     (40, 1, 2, (0.9, 0.8, 0.7), [0, 1, 2], (2, 0, 0.9, True)),  # steps that only harm are undone
 ])  # fmt: skip
-def test_a_run_ends_on_its_plateau_or_limit_and_keeps_the_best_state(
-    tiny, steps, every, patience, values, looks, end
-):
+def test_a_run_ends_and_keeps_its_best_state(tiny, steps, every, patience, values, looks, end):
     """Of equal looks the earlier one is the best."""
     limits = PromptLearnerTraining(steps=steps, every=every, patience=patience)
     judge = Judge(*values)
@@ -303,9 +293,7 @@ def test_a_seed_repeats_itself_and_names_say_how_many_labels_were_used(tiny, lea
     assert not torch.equal(other.context, again.context)
 
 
-def test_another_learners_tensors_are_refused_and_own_ones_replace_what_was_encoded(
-    tiny, learned, unseen
-):
+def test_tensors_replace_what_was_encoded_but_another_learners_do_not(tiny, learned, unseen):
     with pytest.raises(InputError, match="another prompt learner"):
         CoOp(tiny, 0).load(learned[DualCoOp][0].state())
     model = CoOp(tiny, 0, CONCEPTS).eval()

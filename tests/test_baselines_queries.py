@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from toy_baselines import ToyReader, batch_of, toy_material
+from toy_baselines import ToyReader, batch_of, toy_material, untrained
 
 from rctpl_utils.baselines import queries
 from rctpl_utils.baselines.model import WIDTH, Setup
@@ -32,8 +32,7 @@ def rng():
 
 @pytest.mark.parametrize("make", [MedKLIP, MeDSLIP])
 def test_an_answer_depends_on_nothing_else_that_is_asked(make, setup, material):
-    torch.manual_seed(0)
-    model = make(setup).eval()
+    model = untrained(make, setup)
     films = torch.from_numpy(material.maps[:3])
     asked = ["COVID-19", "Edema", "No Finding", "Pneumothorax"]
     together = model.classify(films, asked)
@@ -165,8 +164,7 @@ def test_the_prototype_is_a_mean_of_text_states(rng):
 
 def test_medklips_loss_is_existence_and_one_of_the_named_places(setup, material):
     """The toy names one place a present concept, and there are two: no chance is involved."""
-    torch.manual_seed(0)
-    model, batch = MedKLIP(setup).eval(), batch_of(material)
+    model, batch = untrained(MedKLIP, setup), batch_of(material)
     answers, _ = model.answers(batch.cells, batch.places, model.book)
     stated, named = material.stated[:8], material.positions[:8]
     products = (answers @ model.where(model.spots).T / math.sqrt(QUERY)).detach().numpy()
@@ -179,8 +177,7 @@ def test_medklips_loss_is_existence_and_one_of_the_named_places(setup, material)
 
 def test_medslip_streams_are_a_mask_and_its_complement(setup, material):
     """With a mask of one everywhere the anatomy stream sees nothing of the film."""
-    torch.manual_seed(0)
-    model = MeDSLIP(setup)
+    model = untrained(MeDSLIP, setup).train()
     torch.nn.init.zeros_(model.mask.weight)
     torch.nn.init.ones_(model.mask.bias)
     seen = []

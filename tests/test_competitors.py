@@ -11,13 +11,7 @@ from PIL import Image
 
 from rctpl_utils.baselines import registry, released
 from rctpl_utils.baselines.base import CLASSIFY, GROUND
-from rctpl_utils.baselines.registry import (
-    Competitor,
-    grounders,
-    retrieval_pairs,
-    scorers,
-    why_absent,
-)
+from rctpl_utils.baselines.registry import Competitor, grounders, retrieval_pairs, scorers
 from rctpl_utils.baselines.report import cost_file, curve, rate_table, save_costs, save_curves
 from rctpl_utils.encoders.frame import Frame
 from rctpl_utils.errors import InputError
@@ -141,9 +135,7 @@ def test_retrieval_vectors_follow_the_order_of_the_sides(monkeypatch):
 def test_references_are_a_row_more_in_each_table(monkeypatch):
     """Retrieval compares a film's logits with the class that its sentence is given."""
     logits = FILMS[:, [0, 1, 2, 0, 1]]
-    reference = SimpleNamespace(
-        scores=lambda dataset, concepts: logits[:, : len(concepts)], activation_map=len
-    )
+    reference = SimpleNamespace(scores=lambda _, asked: logits[:, : len(asked)], activation_map=len)
     monkeypatch.setattr(registry, "open_split", lambda *_: Films())
     assert list(scorers([COMPETITOR], [reference])) == ["model", SUPERVISED]
     *_, row = grounders([COMPETITOR], [reference])
@@ -155,9 +147,9 @@ def test_references_are_a_row_more_in_each_table(monkeypatch):
 
 
 def test_a_profile_with_its_own_training_lacks_no_baseline(tmp_path):
-    assert why_absent(SimpleNamespace(profile=get_profile("smoke"))) == {}
+    assert registry.why_absent(SimpleNamespace(profile=get_profile("smoke"))) == {}
     (tmp_path / "weights" / "gloria").mkdir(parents=True)
-    found = why_absent(SimpleNamespace(profile=get_profile("paper"), data_root=tmp_path))
+    found = registry.why_absent(SimpleNamespace(profile=get_profile("paper"), data_root=tmp_path))
     assert found["ConVIRT"] == found["MedPrompt-ViT"] == "no public weights"
     assert found["CheXzero"] == "weights not there" and "GLoRIA" not in found
 
@@ -198,12 +190,9 @@ def test_captions_say_what_the_baselines_are_where_this_run_trained_them(smoke):
 
 
 def test_rates_and_curves_show_what_was_kept(smoke):
-    run = {
-        "unit": "views",
-        "rate": 1e-3,
-        "rates": [{"learning_rate": 1e-3, "auc": 0.7}, {"learning_rate": 3e-3, "auc": 0.6}],
-        "history": [{"seed": 0, "views": 64 * k, "loss": 1 / k} for k in (1, 2, 3)],
-    }
+    run = {"unit": "views", "rate": 1e-3}
+    run["rates"] = [{"learning_rate": 1e-3, "auc": 0.7}, {"learning_rate": 3e-3, "auc": 0.6}]
+    run["history"] = [{"seed": 0, "views": 64 * k, "loss": 1 / k} for k in (1, 2, 3)]
     table = rate_table({"a": run, "b": {**run, "rates": []}})
     assert table.loc["a"].tolist() == [0.7, 0.6] and list(table.index) == ["a"]
     (line,) = curve({"a": run}, "a").axes[0].lines

@@ -95,12 +95,12 @@ def test_grades(changes, score, grade):
     assert calibrated(**changes).judge(score).grade == grade
 
 
-@given(
-    arrays(float, 40, elements=st.floats(-1, 1, width=16)),
-    st.lists(st.sampled_from([0.0, 1.0, np.nan]), min_size=40, max_size=40),
-)
-def test_counts_equal_a_plain_count(scores: np.ndarray, marks: list[float]):
-    labels = np.array([0.0, 1.0, *marks[2:]])
+MARKS = arrays(float, 38, elements=st.sampled_from([0.0, 1.0, np.nan]))
+
+
+@given(arrays(float, 40, elements=st.floats(-1, 1, width=16)), MARKS)
+def test_counts_equal_a_plain_count(scores: np.ndarray, marks: np.ndarray):
+    labels = np.array([0.0, 1.0, *marks])
     found = calibration.count_films(labels, scores, ("any",), (0.5, 0.5, 0.5))
     for k, cut in enumerate(found.cuts):
         assert found.present[k] == sum(scores[labels == 1] >= cut)
@@ -120,28 +120,31 @@ def test_auc_compares_films_of_one_set_only():
     assert calibration.stratified_auc(parts)[0] == pytest.approx(expected)
 
 
-@pytest.fixture(scope="module")
-def films() -> np.ndarray:
-    generator = np.random.default_rng(0)
-    return generator.normal(size=(2000, 3)) @ np.diag([1.0, 2.0, 0.5]) + [5.0, 0.0, -1.0]
+def normal_films(count: int, seed: int) -> np.ndarray:
+    drawn = np.random.default_rng(seed).normal(size=(count, 3))
+    return drawn * [1.0, 2.0, 0.5] + [5.0, 0.0, -1.0]
 
 
-@pytest.fixture(scope="module")
-def domain(films: np.ndarray) -> Domain:
-    return Domain.fit(films, names(films))
+FILMS = normal_films(2000, 0)
+DOMAIN = Domain.fit(FILMS, names(FILMS))
 
 
-def test_a_films_distance_is_scipys_and_one_in_a_hundred_is_beyond_the_limit(films, domain):
-    """A film is described by mean and deviation over its cells."""
+def test_a_films_distance_is_scipys_and_one_in_a_hundred_is_beyond_the_limit():
+    """A film is described by mean and deviation over its cells; a domain survives its text."""
     cells = torch.tensor([[[[1.0, 0.0], [3.0, 0.0]], [[5.0, 4.0], [7.0, 0.0]]]])  # (1, 2, 2, 2)
     found = calibration.descriptors(ImageFeatures(torch.zeros(1, 2), cells))
     assert found[0] == pytest.approx([4.0, 1.0, (20 / 3) ** 0.5, 2.0])
-    inverse = LedoitWolf().fit(films).precision_
-    expected = [mahalanobis(film, films.mean(axis=0), inverse) for film in films[:20]]
-    assert domain.distance(films[:20]) * domain.limit == pytest.approx(expected)
-    others = np.random.default_rng(1).normal(size=(20000, 3)) * [1.0, 2.0, 0.5] + [5.0, 0.0, -1.0]
-    assert (domain.distance(others) > 1).mean() == pytest.approx(1 - calibration.KEPT, abs=0.01)
-    assert domain.distance(np.array([[5.0, 20.0, -1.0]]))[0] > 2
+    inverse = LedoitWolf().fit(FILMS).precision_
+    expected = [mahalanobis(film, FILMS.mean(axis=0), inverse) for film in FILMS[:20]]
+    assert DOMAIN.distance(FILMS[:20]) * DOMAIN.limit == pytest.approx(expected)
+    beyond = (DOMAIN.distance(normal_films(20000, 1)) > 1).mean()
+    assert beyond == pytest.approx(1 - calibration.KEPT, abs=0.01)
+    assert DOMAIN.distance(np.array([[5.0, 20.0, -1.0]]))[0] > 2
+    again = Domain.from_text(DOMAIN.as_text())
+    assert again.distance(FILMS) == pytest.approx(DOMAIN.distance(FILMS), rel=1e-4)
+    for damaged in ("", "AAAA", DOMAIN.as_text()[:40], "no base64!"):
+        with pytest.raises(ValueError, match="damaged"):
+            Domain.from_text(damaged)
 
 
 def test_a_film_is_measured_from_those_of_other_patients():
@@ -153,19 +156,10 @@ def test_a_film_is_measured_from_those_of_other_patients():
     assert Domain.fit(films, patients).limit > 1.02 * Domain.fit(films, names(films)).limit
 
 
-def test_a_domain_survives_its_text(films, domain):
-    again = Domain.from_text(domain.as_text())
-    assert again.distance(films) == pytest.approx(domain.distance(films), rel=1e-4)
-    for damaged in ("", "AAAA", domain.as_text()[:40], "no base64!"):
-        with pytest.raises(ValueError, match="damaged"):
-            Domain.from_text(damaged)
-
-
 def seen(model: RCTPL, noise: np.ndarray) -> calibration.Calibration:
     """Of a model that has seen noise of one kind, and finds edema in everything."""
-    edema = calibration.ConceptCalibration(
-        ("x",), (-1.0, -0.9), (50, 45), (90, 1), -0.9, 0.9, 0.8, 0.95
-    )
+    counts = {"cuts": (-1.0, -0.9), "present": (50, 45), "absent": (90, 1), "threshold": -0.9}
+    edema = calibrated(**counts, auc=0.9, auc_low=0.8, auc_high=0.95)
     domain = Domain.fit(calibration.described(model.encoder, list(noise)), names(noise))
     key = model.encoder.image_key
     return calibration.Calibration("k1", key, "Noise.", {"Edema": edema}, (-0.25, 0.75), domain)
@@ -181,10 +175,9 @@ def test_a_calibration_survives_its_file(model, tmp_path):
     assert (again.scale, again.concepts) == (of.scale, of.concepts)
     films = calibration.described(model.encoder, list(noise))
     assert again.domain.distance(films) == pytest.approx(of.domain.distance(films), rel=1e-3)
-    for damaged, said in (
-        (path.read_text().replace(of.domain.as_text(), "AAAA"), "domain is damaged"),
-        ('{"concepts": {"Edema": {}}}', "not a calibration"),
-    ):
+    changed = path.read_text().replace(of.domain.as_text(), "AAAA")
+    other = '{"concepts": {"Edema": {}}}'
+    for damaged, said in ((changed, "domain is damaged"), (other, "not a calibration")):
         path.write_text(damaged)
         with pytest.raises(InputError, match=said):
             calibration.Calibration.load(path)
@@ -261,10 +254,8 @@ def lesions(split: str, corners: list[tuple[int, int]], masks: bool = True):
 
 def test_places_against_drawn_lesions(model: RCTPL, tmp_path, monkeypatch):
     """Six lesions on the film's left half, four on its right; the map always points left, up."""
-    splits = {
-        "test": lesions("test", [(2, 2)] * 6 + [(50, 50)] * 4),
-        "validation": lesions("validation", [(50, 50)] * 2 + [(2, 2)]),
-    }
+    splits = {"test": lesions("test", [(2, 2)] * 6 + [(50, 50)] * 4)}
+    splits["validation"] = lesions("validation", [(50, 50)] * 2 + [(2, 2)])
     target = model.prompts.embed(model.encoder, ["Edema"]).concept[0].numpy()
     dense = np.zeros((10, 8, 8, len(target)))
     dense[:, 0:2, 0:2] = target
@@ -349,11 +340,10 @@ def test_bad_requests_are_refused_and_the_warning_says_what_the_model_was_traine
         assert said in warning({"profile": profile})
     image = np.zeros((8, 8), np.float32)
     own = model.encoder.image_key
-    for match, *asked in (
-        ("no concept", image, None, ["Happiness"]),
-        ("gray image", image + 2),
-        ("belongs to other prompts", image, calibration.Calibration("k2", own, "", {})),
-        ("belongs to other prompts", image, calibration.Calibration("k1", "other", "", {})),
-    ):
+    requests = [("no concept", image, None, ["Happiness"]), ("gray image", image + 2)]
+    for keys in (("k2", own), ("k1", "other")):
+        of_others = calibration.Calibration(*keys, "", {})
+        requests.append(("belongs to other prompts", image, of_others))
+    for match, *asked in requests:
         with pytest.raises(InputError, match=match):
             explain(model, *asked)
