@@ -38,8 +38,13 @@ def corpus(encoder) -> TextCorpus:
     return TextCorpus(features, features, [np.array([0]), np.array([1])], labels)
 
 
-def prompts(encoder, value: float = 0.01, **metadata: str) -> Prompts:
-    context = torch.full((3, encoder.context_width), value)
+def learn(encoder, settings: PromptLearning, **options: object) -> Prompts:
+    given = encoder, corpus(encoder), TRAINING_CONCEPTS, settings, 0
+    return training.learn_prompts(*given, progress=False, **options)
+
+
+def prompts(encoder, **metadata: str) -> Prompts:
+    context = torch.full((3, encoder.context_width), 0.01)
     return Prompts(context, context.clone(), metadata)
 
 
@@ -54,6 +59,10 @@ def test_every_arm_but_one_changes_one_thing_of_its_kin():
             assert changed == ["ranking", "pull"], "the pull in place of the ranking"
         else:
             assert len(changed) == (arm is not kin), label
+    scores = torch.randn(4, 3, requires_grad=True)
+    loss = no_ranking(scores, torch.ones(4, 3).bool(), torch.zeros(4, 3).bool(), 1.0)
+    loss.backward()
+    assert loss.item() == 0 and not scores.grad.any()
 
 
 def test_the_arm_rctpl_plus_is_what_notebook_04_learns(encoder, monkeypatch):
@@ -73,36 +82,29 @@ def test_the_arm_rctpl_plus_is_what_notebook_04_learns(encoder, monkeypatch):
 def test_the_pull_is_a_mean_distance_of_the_branches_that_are_named():
     target = torch.eye(2, 3)
     embedded = {"report": torch.eye(2, 3), "concept": torch.tensor([[1.0, 0, 0], [0, 0, 1.0]])}
-    assert handwritten.pull_towards(target, 4.0)(embedded).item() == pytest.approx(4 * (1 - 0.5))
     both = handwritten.pull_towards(target, 4.0, ("report", "concept"))
-    assert both(embedded).item() == pytest.approx(4 * (1 - 0.5))
+    for pull in (handwritten.pull_towards(target, 4.0), both):
+        assert pull(embedded).item() == pytest.approx(4 * (1 - 0.5))
     assert both({"report": -embedded["report"]}).item() == pytest.approx(4 * 2)
 
 
-def test_contexts_start_from_the_words_own_embeddings(encoder):
+def test_contexts_start_from_the_words_own_embeddings_or_from_the_names(encoder):
     table = encoder.text.bert.get_input_embeddings().weight
     tokens = encoder.text.tokenizer(training.WORDS, add_special_tokens=False)["input_ids"]
     assert len(tokens) == 12
     assert torch.equal(word_context(encoder, 12), table[tokens])
     assert torch.equal(word_context(encoder, 14)[12:], table[tokens[:2]])
     settings = replace(SETTINGS, learning_rate=0.0)
-    options = {"start": "words", "ranking": report_ranking_loss, "progress": False}
-    found = training.learn_prompts(
-        encoder, corpus(encoder), TRAINING_CONCEPTS, settings, 0, **options
-    )
+    found = learn(encoder, settings, start="words", ranking=report_ranking_loss)
     assert torch.equal(found.report, word_context(encoder, 3))
     assert found.report.data_ptr() != found.concept.data_ptr(), "two contexts, not one"
-
-
-def test_contexts_may_start_from_the_names(encoder):
-    table = encoder.text.bert.get_input_embeddings().weight
     tokens = encoder.text.tokenizer(["mass", "pleural effusion"], add_special_tokens=False)
     means = [table[each].mean(dim=0) for each in tokens["input_ids"]]
     found = training.name_context(encoder, ["mass", "pleural effusion"], 3)
     assert torch.allclose(found, ((means[0] + means[1]) / 2).expand(3, -1))
 
 
-def test_keepers_by_hand():
+def test_a_run_keeps_what_its_keeper_says(encoder):
     contexts = [{"report": torch.full((1, 2), value)} for value in (0.0, 3.0, 6.0)]
     embedded = [{"report": torch.tensor([[c, (1 - c * c) ** 0.5]])} for c in (0.2, 0.9, 0.5)]
     mean, nearest = MeanOfSteps(), NearestTo(torch.tensor([[1.0, 0.0]]))
@@ -111,22 +113,13 @@ def test_keepers_by_hand():
         nearest.see(context, embedding)
     assert mean.kept()["report"].tolist() == [[3.0, 3.0]]
     assert nearest.kept()["report"].tolist() == [[3.0, 3.0]], "the second step has cosine 0.9"
-
-
-def test_a_run_keeps_what_its_keeper_says(encoder):
-    texts, options = corpus(encoder), {"progress": False}
-    settings = replace(SETTINGS, epochs=1, batch_size=len(texts))  # one step
+    settings = replace(SETTINGS, epochs=1, batch_size=2)  # one step over both texts
     start = training.initial_contexts(3, encoder.context_width, torch.Generator().manual_seed(0))
-    for keeper in (
-        MeanOfSteps(),
-        NearestTo(handwritten.class_names(encoder, TRAINING_CONCEPTS).report),
-    ):
-        found = training.learn_prompts(
-            encoder, texts, TRAINING_CONCEPTS, settings, 0, keeper=keeper, **options
-        )
+    names = handwritten.class_names(encoder, TRAINING_CONCEPTS).report
+    for keeper in (MeanOfSteps(), NearestTo(names)):
+        found = learn(encoder, settings, keeper=keeper)
         assert torch.equal(found.report, start["report"]), "the only step it saw is the start"
-    last = training.learn_prompts(encoder, texts, TRAINING_CONCEPTS, settings, 0, **options)
-    assert not torch.equal(last.report, start["report"])
+    assert not torch.equal(learn(encoder, settings).report, start["report"])
 
 
 def test_an_outlying_phrasing_is_pruned(encoder, monkeypatch):
@@ -150,13 +143,6 @@ def test_own_labels_by_hand():
     assert found.index.tolist() == ["b", "a", "c"] and tuple(found.columns) == concepts
     parents = report_labels(triplets, ["a"], concepts)
     assert parents.to_numpy().tolist() == [[1, 1, 0, 0]], "what the paper's arm has"
-
-
-def test_mapping_names_onto_descriptions_ranks_nothing():
-    scores = torch.randn(4, 3, requires_grad=True)
-    loss = no_ranking(scores, torch.ones(4, 3).bool(), torch.zeros(4, 3).bool(), 1.0)
-    loss.backward()
-    assert loss.item() == 0 and not scores.grad.any()
 
 
 def test_the_unseen_disease_is_asked_for_by_its_looks_where_the_file_says_so(encoder):
@@ -195,7 +181,7 @@ def test_the_text_memory_by_hand():
     assert read.dense_features is file.dense_features, "the map is left alone"
 
 
-def test_all_rows_can_be_asked(encoder):
+def test_all_rows_can_be_asked_and_a_branch_that_an_arm_does_not_train_is_its_bases(encoder):
     texts = corpus(encoder)
     learned = {label: {0: prompts(encoder, unseen=arm.unseen)} for label, arm in ARMS.items()}
     trials = bridges.bridge_trials([encoder], learned, [texts])
@@ -203,9 +189,6 @@ def test_all_rows_can_be_asked(encoder):
     asked = (trials[label].embedders[0] for label in (PLUS, f"{PLUS}, unseen by name"))
     by_looks, by_name = (embed(["COVID-19"]).concept for embed in asked)
     assert not torch.allclose(by_looks, by_name, atol=1e-3)
-
-
-def test_a_branch_that_an_arm_does_not_train_comes_from_its_base():
     base = Prompts(torch.ones(2, 3), torch.ones(2, 3), {})
     run = Prompts(torch.zeros(2, 3), torch.zeros(2, 3), {"seed": "0"})
     for branch, other in (("report", "concept"), ("concept", "report")):
@@ -215,12 +198,10 @@ def test_a_branch_that_an_arm_does_not_train_comes_from_its_base():
 
 
 def test_the_wide_table_keeps_the_order_of_arms_and_measures():
-    rows = [
-        {"arm": arm, "source": "", "dataset": name, "metric": metric, "value": value}
-        for arm, value in (("b", 0.5), ("a", 0.25))
-        for name, metric in (("rsna", "auc"), ("rsna", "pointing_game"), ("siim", "pointing_game"))
-    ]
-    wide = bridges.wide_bridges(pd.DataFrame(rows))
+    measured = [("rsna", "auc"), ("rsna", "pointing_game"), ("siim", "pointing_game")]
+    rows = [(a, "", *of, value) for a, value in (("b", 0.5), ("a", 0.25)) for of in measured]
+    columns = ["arm", "source", "dataset", "metric", "value"]
+    wide = bridges.wide_bridges(pd.DataFrame(rows, columns=columns))
     assert wide.index.tolist() == ["b", "a"]
     assert wide.columns.tolist() == ["source", "AUC rsna", "pointing rsna", "pointing siim"]
     assert wide.loc["a", "AUC rsna"] == 0.25
@@ -234,31 +215,29 @@ def test_energy_is_the_share_in_the_cells_main_directions():
     inside[:, :2], outside[:, 2:] = generator.normal(size=(2, 3, 2))
     assert bridges.energy(inside, cells, 2) == pytest.approx(1)
     assert bridges.energy(outside, cells, 2) == pytest.approx(0, abs=1e-12)
-    assert bridges.energy(inside + 5, cells, 2) == pytest.approx(1), (
-        "what all classes share is left out"
-    )
+    assert bridges.energy(inside + 5, cells, 2) == pytest.approx(1), "what all share is left out"
     table = bridges.gap_table([({"f": cells, "cells (F)": -cells}, {"random": inside})])
     assert table.loc["cosine of means: f, cells (F)", "seed 0"] == pytest.approx(-1)
 
 
 # --- the paper's ablations ---
 
+TRAINED = training_arms(SETTINGS, 5000)
+OF_PAPER = {arm.label: arm for arm in TRAINED}
+MENTIONS = [
+    (f"r{k}", concept, None, ("present", "absent", "uncertain")[(k + j) % 3])
+    for k in range(6)
+    for j, concept in enumerate(("Edema", "Mass", "Fracture"))
+]
+TRIPLETS = pd.DataFrame(MENTIONS, columns=["report_id", "concept", "location", "positive"])
 
-def triplets(count: int = 6) -> pd.DataFrame:
-    kinds = ("present", "absent", "uncertain")
-    rows = [
-        {"report_id": f"r{k}", "concept": concept, "location": None, "positive": kinds[(k + j) % 3]}
-        for k in range(count)
-        for j, concept in enumerate(("Edema", "Mass", "Fracture"))
-    ]
-    return pd.DataFrame(rows)
 
-
-def test_labels_are_distinct_and_the_reference_comes_first():
-    arms = training_arms(SETTINGS, 5000)
-    assert arms[0].label == REFERENCE
-    assert len({arm.label for arm in arms}) == len(arms)
-    assert {arm.settings.context_length for arm in arms} == set(LENGTHS)
+def test_labels_are_distinct_the_reference_comes_first_and_every_profile_has_the_schedule():
+    assert TRAINED[0].label == REFERENCE and len(OF_PAPER) == len(TRAINED)
+    assert {arm.settings.context_length for arm in TRAINED} == set(LENGTHS)
+    for profile in PROFILES.values():
+        assert profile.ablations.context_length == 12
+        assert profile.ablations.epochs <= profile.prompts.epochs
 
 
 @pytest.mark.parametrize("available", [50, 200, 5000])
@@ -273,42 +252,30 @@ def test_every_level_of_every_factor_can_be_scored(encoder, available):
 
 
 @pytest.mark.parametrize(
-    ("label", "kinds"),
-    [
-        ("negated: out", {"present", "uncertain"}),
-        ("uncertain: positive", {"present", "absent"}),
-        ("uncertain: negative", {"present", "absent"}),
-    ],
+    ("label", "dropped"),
+    [("negated: out", "absent"), ("uncertain: positive", ""), ("uncertain: negative", "uncertain")],
 )
-def test_mentions_are_dropped_or_raised(label, kinds):
-    arms = {arm.label: arm for arm in training_arms(SETTINGS, 5000)}
-    expected = triplets()["positive"]
+def test_mentions_are_dropped_or_raised(label, dropped):
+    expected = TRIPLETS["positive"]
     if label == "uncertain: positive":
         expected = expected.replace("uncertain", "present")
-    found = arms[label].mentions(triplets())["positive"].tolist()
-    assert found == [kind for kind in expected if kind in kinds]
+    found = OF_PAPER[label].mentions(TRIPLETS)["positive"].tolist()
+    assert found == [kind for kind in expected if kind != dropped]
 
 
 @pytest.fixture
 def made(encoder, tmp_path):
     """From an arm's label and what is changed of it to its corpus."""
-    workspace = SimpleNamespace(features=tmp_path)
-    arms = {arm.label: arm for arm in training_arms(SETTINGS, 5000)}
+    given = SimpleNamespace(features=tmp_path), encoder
     reports = [Report(f"r{k}", f"p{k}", f"Film number {k}.", "", "train") for k in range(6)]
-
-    def corpus_of(label, **changes):
-        arm = replace(arms[label], **changes)
-        return ablations.arm_corpus(workspace, encoder, reports, triplets(), arm)
-
-    return corpus_of
+    return lambda label, **changes: ablations.arm_corpus(
+        *given, reports, TRIPLETS, replace(OF_PAPER[label], **changes)
+    )
 
 
-def test_smaller_samples_are_parts_of_larger_ones(made):
+def test_smaller_samples_are_parts_of_larger_ones_and_labels_stay_without_negatives(made):
     few, more = (made(REFERENCE, reports=count).report_features.round(5) for count in (2, 4))
     assert len(few) == 2 and set(map(tuple, few)) <= set(map(tuple, more))
-
-
-def test_labels_stay_when_only_descriptions_of_absent_findings_go(made):
     kept, out = made(REFERENCE), made("negated: out")
     assert np.array_equal(kept.labels, out.labels, equal_nan=True)
     assert sum(map(len, out.description_rows)) < sum(map(len, kept.description_rows))
@@ -326,8 +293,7 @@ def test_pooling_changes_the_text_and_its_key_and_leaves_the_original(encoder):
         assert torch.allclose(other.encode_text(text), other.text.project(first), atol=1e-6)
 
 
-@pytest.fixture
-def table(tmp_path):
+def test_levels_are_compared_with_their_reference_and_figures_show_them_all(tmp_path):
     base = np.random.default_rng(0).normal(0.7, 0.02, 101)
     draws = {
         (dataset, label, metric): base * (0.8 if label == "M=1" else 1.0)
@@ -338,32 +304,18 @@ def table(tmp_path):
     seconds = pd.DataFrame({"label": [f"M={m}" for m in LENGTHS], "seed": 0, "seconds": 2.0})
     profile = SimpleNamespace(name="toy", simulated=True, ablations=SETTINGS, seeds=SEEDS)
     workspace = SimpleNamespace(profile=profile, results=tmp_path, figures=tmp_path)
-    return workspace, ablation_report.save_ablations(workspace, draws, seconds, 5000)
-
-
-def test_references_compare_with_nothing_and_others_with_them(table):
-    workspace, rows = table
+    rows = ablation_report.save_ablations(workspace, draws, seconds, 5000)
     scored = rows[rows["metric"] != "training_seconds"]
     first = scored[scored["level"].isin([labels[0] for labels in factors(5000).values()])]
     assert first["difference"].isna().all()
     others = scored.drop(first.index)
     assert others["difference"].notna().all() and (others["p_holm"] >= others["p_value"]).all()
     assert set(ablation_report.effects(rows)["level"]) == {"M=1"}
-    assert (workspace.figures / "ablations.csv").exists()
-
-
-def test_the_figures_show_every_level(table):
-    workspace, rows = table
     figure = ablation_report.figure4(workspace, rows)
     assert [t.get_text() for t in figure.axes[4].get_xticklabels()] == [str(m) for m in LENGTHS]
     assert "Simulated" in figure.get_supxlabel()
     other = ablation_report.other_ablations(workspace, rows)
     shown = {t.get_text() for t in other.axes[0].get_yticklabels()}
     assert {"negated: out", "pooling: [CLS], up to 300 reports", "asked by looks"} <= shown
-    assert all((workspace.figures / name).exists() for name in ("fig4.pdf", "ablations.png"))
-
-
-def test_the_short_schedule_serves_every_profile():
-    for profile in PROFILES.values():
-        assert profile.ablations.context_length == 12
-        assert profile.ablations.epochs <= profile.prompts.epochs
+    made = {path.name for path in tmp_path.iterdir()}
+    assert {"ablations.csv", "fig4.pdf", "ablations.png"} <= made

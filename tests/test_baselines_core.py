@@ -7,27 +7,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import toy_baselines as toy
 from safetensors.torch import load_file
 from torch.nn.functional import normalize
-from toy_baselines import CONCEPTS, CPU, WIDTH, ToyReader, batch_of, toy_material, toy_validation
+from toy_baselines import CONCEPTS, CPU, ToyReader, batch_of, untrained
 
 from rctpl_utils.baselines import miniatures, training
 from rctpl_utils.baselines import model as base_model
 from rctpl_utils.baselines.contrastive import BioViL, CheXzero, ConVIRT
 from rctpl_utils.baselines.model import PatchTransformer, Reader, Setup
-from rctpl_utils.baselines.training import (
-    cool_down_begins,
-    kept_look,
-    rate_share,
-    train,
-    validation_auc,
-)
-from rctpl_utils.baselines.training_data import (
-    all_cells,
-    backbone,
-    stated_labels,
-    stated_places,
-)
+from rctpl_utils.baselines.training import cool_down_begins, kept_look, rate_share, validation_auc
+from rctpl_utils.baselines.training_data import all_cells, backbone, stated_labels, stated_places
 from rctpl_utils.encoders.features import MASKED_SHARE, word_states
 from rctpl_utils.encoders.pretraining import store
 from rctpl_utils.encoders.release import manifest
@@ -35,16 +25,15 @@ from rctpl_utils.encoders.standin import StandIn
 from rctpl_utils.profiles import BaselineTraining
 from rctpl_utils.vocabulary import TRAINING_CONCEPTS
 
-QUICK = BaselineTraining(
-    views=64, look_every=16, patience=3, cool_down=32, batch_size=16, rates=(1e-3, 3e-3)
-)
+BUDGET = {"views": 64, "look_every": 16, "patience": 3, "cool_down": 32}
+QUICK = BaselineTraining(**BUDGET, batch_size=16, rates=(1e-3, 3e-3))
 TEXTS = ["left pleural effusion.", "no pneumothorax", "heart size is normal. " * 5]
 COLUMNS = ["report_id", "concept", "location", "positive"]
 
 
 @pytest.fixture(scope="module")
 def material():
-    return toy_material(64)
+    return toy.toy_material(64)
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +43,7 @@ def setup(material):
 
 @pytest.fixture(scope="module")
 def given(material, setup):
-    return material, setup, toy_validation(40)[0], QUICK
-
-
-# frozen features
+    return material, setup, toy.toy_validation(40)[0], QUICK
 
 
 def test_the_encoder_is_the_backbone_and_its_last_two_layers(encoder):
@@ -118,9 +104,6 @@ def test_hidden_words_are_a_share_of_real_words_and_unknown_to_their_states(enco
     assert torch.allclose(states[0], states[1], atol=2e-3)
 
 
-# material and views
-
-
 def test_a_view_is_one_cell_of_every_block(material):
     batch = batch_of(material, 5)
     places = batch.places.numpy()
@@ -141,14 +124,10 @@ def test_a_batch_counts_the_tokens_that_are_read_from_it(material):
 
 
 def test_what_is_not_mentioned_is_not_stated():
-    said = [
-        ("a", "Edema", None, "present"),
-        ("a", "Pneumothorax", None, "absent"),
-        ("a", "Mass", None, "uncertain"),
-        ("b", "Edema", None, "absent"),
-        ("b", "Edema", None, "present"),
-    ]
-    triplets = pd.DataFrame([*said, ("z", "Mass", None, "absent")], columns=COLUMNS)
+    said = ["a Edema present", "a Pneumothorax absent", "a Mass uncertain", "b Edema absent"]
+    said += ["b Edema present", "z Mass absent"]
+    columns = ["report_id", "concept", "positive"]
+    triplets = pd.DataFrame([each.split() for each in said], columns=columns)
     found = pd.DataFrame(stated_labels(triplets, ["a", "b"]), ["a", "b"], TRAINING_CONCEPTS)
     assert found.loc["a", ["Edema", "Lung Opacity", "Pneumothorax"]].tolist() == [1, 1, 0]
     assert np.isnan(found.loc["a", ["Mass", "Hernia"]]).all()
@@ -166,12 +145,8 @@ def test_places_are_those_that_reports_name_often_enough():
     assert not positions[:, mass].any()
 
 
-# models
-
-
 def test_the_transformer_knows_where_a_cell_was(material, setup):
-    torch.manual_seed(0)
-    tower = PatchTransformer(setup).eval()
+    tower = untrained(PatchTransformer, setup)
     cells, places = all_cells(torch.from_numpy(material.maps[:2]))
     order = torch.randperm(16, generator=torch.Generator().manual_seed(0))
     plain, shuffled = tower(cells, places), tower(cells[:, order], places[:, order])
@@ -182,8 +157,7 @@ def test_the_transformer_knows_where_a_cell_was(material, setup):
 
 @torch.no_grad()
 def test_a_transformer_sees_a_whole_film_as_four_views(material, setup):
-    torch.manual_seed(0)
-    model = CheXzero(setup).eval()
+    model = untrained(CheXzero, setup)
     films = torch.from_numpy(material.maps[:3])  # (3, 4, 4, 8)
     whole, local = model.film_vectors(films)
     for film, vector, cells in zip(films, whole, local, strict=True):
@@ -205,37 +179,28 @@ def test_class_vectors_average_the_phrases(setup, monkeypatch):
     assert torch.allclose(model.class_vectors(["Edema"])[0], normalize(one + two, dim=-1))
 
 
-# the loop
-
-
 def looks(*values: float, every: int = 16) -> list[dict[str, float]]:
     return [{"views": (k + 1) * every, "auc": value} for k, value in enumerate(values)]
 
 
-def test_the_cool_down_begins_at_the_plateau_or_at_the_limit():
+def test_the_rate_falls_from_the_plateau_or_limit_and_an_overfitted_model_gives_way():
     settings = replace(QUICK, views=96, patience=2, tolerance=0.01)
     assert cool_down_begins(looks(0.5, 0.6, 0.605), settings) == np.inf  # one stale look
     assert cool_down_begins(looks(0.5, 0.6, 0.605, 0.609, 0.9), settings) == 64
     assert cool_down_begins(looks(0.5, 0.6, 0.7, 0.8, 0.9, 0.95), settings) == 96
-
-
-def test_the_rate_warms_up_stays_falls_and_ends():
     settings = replace(QUICK, views=96, patience=2, batch_size=4)
     assert [rate_share(v, [], settings) for v in (0, 4, 12, 40)] == [0.25, 0.5, 1, 1]
     over = looks(0.5, 0.5, 0.5)
     assert [rate_share(v, over, settings) for v in (48, 64, 76)] == [1, 0.5, 0.125]
     assert rate_share(80, looks(0.5, 0.5, 0.5, 0.5), settings) == 0
     assert rate_share(80, looks(0.5, 0.5, 0.5, 0.5, 0.5), settings) is None
-
-
-def test_an_overfitted_model_gives_way_to_the_best_look():
     settings = replace(QUICK, overfit=0.05)
     assert kept_look(looks(0.5, 0.7, 0.66), settings) == 2
     assert kept_look(looks(0.5, 0.7, 0.64), settings) == 1
 
 
 def test_a_killed_training_goes_on_and_ends_as_an_undisturbed_one(given, tmp_path, monkeypatch):
-    undisturbed = train(ConVIRT, *given, 1e-3, 0, CPU)
+    undisturbed = training.train(ConVIRT, *given, 1e-3, 0, CPU)
     assert undisturbed.history[-1]["views"] <= QUICK.views + QUICK.cool_down
     monkeypatch.setattr("rctpl_utils.encoders.pretraining.CHECKPOINT_SECONDS", -1.0)
     part = tmp_path / "part"
@@ -247,19 +212,17 @@ def test_a_killed_training_goes_on_and_ends_as_an_undisturbed_one(given, tmp_pat
     with monkeypatch.context() as patched:
         patched.setattr("rctpl_utils.encoders.pretraining.store", killed)
         with pytest.raises(KeyboardInterrupt):
-            train(ConVIRT, *given, 1e-3, 0, CPU, part)
-    resumed = train(ConVIRT, *given, 1e-3, 0, CPU, part)
+            training.train(ConVIRT, *given, 1e-3, 0, CPU, part)
+    resumed = training.train(ConVIRT, *given, 1e-3, 0, CPU, part)
     for one, other in zip(undisturbed.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(one, other)
-    for column in ("auc", "tokens"):
-        both = ([row[column] for row in run.history] for run in (undisturbed, resumed))
-        assert next(both) == next(both)
+    for one, other in zip(undisturbed.history, resumed.history, strict=True):
+        assert (one["auc"], one["tokens"]) == (other["auc"], other["tokens"])
     assert not list(tmp_path.iterdir())
 
 
 def test_validation_does_not_depend_on_the_part_it_is_made_in(given, setup, monkeypatch):
-    torch.manual_seed(0)
-    model, validation = ConVIRT(setup).eval(), given[2]
+    model, validation = untrained(ConVIRT, setup), given[2]
     whole = validation_auc(model, validation, CPU)
     monkeypatch.setattr(training, "SCORED", 7)
     assert validation_auc(model, validation, CPU) == pytest.approx(whole, abs=1e-5)
@@ -268,7 +231,7 @@ def test_validation_does_not_depend_on_the_part_it_is_made_in(given, setup, monk
 def test_the_first_seed_tries_every_rate_and_others_take_its_best(given, tmp_path, monkeypatch):
     """A file holds what inference needs, is verified, and is made once."""
     material, _, validation, settings = given
-    tried, whole = [], train(BioViL, *given, 1e-3, 0, CPU)
+    tried, whole = [], training.train(BioViL, *given, 1e-3, 0, CPU)
 
     def trained(make, *rest):
         rate, seed = rest[4:6]
@@ -276,29 +239,22 @@ def test_the_first_seed_tries_every_rate_and_others_take_its_best(given, tmp_pat
         auc = {"auc": 0.7 if rate == 3e-3 else 0.6}
         return whole._replace(history=[row | auc for row in whole.history])
 
-    held_out = SimpleNamespace(
-        records=pd.DataFrame(validation.labels, columns=CONCEPTS), concepts=CONCEPTS
-    )
-    for name, value in {
-        "MINIATURES": (BioViL,),
-        "Reader": lambda tower: ToyReader(),
-        "build_material": lambda *_: material,
-        "backbone_maps": lambda *_: validation.maps,
-        "open_split": lambda *_: held_out,
-    }.items():
-        monkeypatch.setattr(miniatures, name, value)
+    labels = pd.DataFrame(validation.labels, columns=CONCEPTS)
+    held_out = SimpleNamespace(records=labels, concepts=CONCEPTS)
+    monkeypatch.setattr(miniatures, "MINIATURES", (BioViL,))
+    made = {"Reader": ToyReader(), "build_material": material, "open_split": held_out}
+    for name, value in {**made, "backbone_maps": validation.maps}.items():
+        monkeypatch.setattr(miniatures, name, lambda *_, value=value: value)
     monkeypatch.setattr(training, "train", trained)
-    encoder = SimpleNamespace(text=None, context_width=WIDTH, device=CPU)
-    workspace = SimpleNamespace(
-        profile=SimpleNamespace(baselines=settings, weights="self", seeds=(4, 5)),
-        device=CPU, features=None, build=tmp_path, weights=tmp_path,
-    )  # fmt: skip
+    encoder = SimpleNamespace(text=None, context_width=toy.WIDTH, device=CPU)
+    profile = SimpleNamespace(baselines=settings, weights="self", seeds=(4, 5))
+    folders = {"features": None, "build": tmp_path, "weights": tmp_path}
+    workspace = SimpleNamespace(profile=profile, device=CPU, **folders)
     run = miniatures.train_miniatures(workspace, [encoder] * 2, [], None)["BioViL"]
     assert tried == [(4, 1e-3), (4, 3e-3), (5, 3e-3)]
     assert run["rate"] == 3e-3 and run["kept"] == [0.7, 0.7]
-    assert run["rates"] == [
-        {"learning_rate": 1e-3, "auc": 0.6}, {"learning_rate": 3e-3, "auc": 0.7}
-    ]  # fmt: skip
+    rates = [{"learning_rate": 1e-3, "auc": 0.6}, {"learning_rate": 3e-3, "auc": 0.7}]
+    assert run["rates"] == rates
     assert {row["seed"] for row in run["history"]} == {4, 5}
     assert miniatures.train_miniatures(workspace, [encoder] * 2, [], None)["BioViL"] == run
     assert len(tried) == 3 and "rates" not in manifest(tmp_path)["files"]["biovil-5.safetensors"]

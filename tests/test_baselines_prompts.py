@@ -12,22 +12,9 @@ from torch import nn
 from torch.nn import functional
 from transformers import BertConfig, BertModel
 
-from rctpl_utils.baselines.learners import (
-    CoCoOp,
-    CoOp,
-    DualCoOp,
-    TaIDPT,
-    asymmetric_loss,
-    logit_scale,
-    names_cross_entropy,
-)
-from rctpl_utils.baselines.prompt_learners import (
-    LabeledFilms,
-    learn,
-    stop,
-    token_corpora,
-    token_features,
-)
+from rctpl_utils.baselines import learners, prompt_learners
+from rctpl_utils.baselines.learners import CoCoOp, CoOp, DualCoOp, TaIDPT
+from rctpl_utils.baselines.prompt_learners import token_features
 from rctpl_utils.datasets.chexpert import COMPETITION
 from rctpl_utils.encoders.base import ImageFeatures, freeze
 from rctpl_utils.encoders.features import ImageFeatureFile
@@ -89,7 +76,7 @@ def toy_films(seed, count=64, width=WIDTH):
     dense = functional.normalize(dense, dim=-1)
     whole = functional.normalize(dense.mean(dim=(1, 2)), dim=-1)
     features = ImageFeatureFile(whole.numpy(), dense.half().numpy())
-    return LabeledFilms(features, labels)
+    return prompt_learners.LabeledFilms(features, labels)
 
 
 def everything(films):
@@ -125,7 +112,7 @@ def learn_on(encoder, kind, data, size=64, rate=3e-2, seed=0, limits=LIMITS, jud
     """A model that has learned to its end, and its history."""
     model = kind(encoder, seed, CONCEPTS, None if kind is TaIDPT else 32)
     model.batch_size, model.learning_rate = size, rate
-    return model, learn(model, data, limits, seed, judge or Judge())
+    return model, prompt_learners.learn(model, data, limits, seed, judge or Judge())
 
 
 @pytest.fixture(scope="module")
@@ -138,8 +125,7 @@ def learned(tiny):
 @pytest.fixture(scope="module")
 def corpus(tiny, tmp_path_factory):
     given = REPORTS, TRIPLETS, CONCEPTS, tmp_path_factory.mktemp("tokens")
-    (made,) = token_corpora((tiny,), *given)
-    return made
+    return prompt_learners.token_corpora((tiny,), *given)[0]
 
 
 @torch.no_grad()
@@ -149,9 +135,6 @@ def own_tokens(tower, text):
     return functional.normalize(tower.projection(hidden), dim=-1)
 
 
-# losses against literal versions
-
-
 def test_the_cross_entropy_over_names_is_its_formula():
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(12, 5, generator=generator)
@@ -159,18 +142,18 @@ def test_the_cross_entropy_over_names_is_its_formula():
     labels[3] = 0  # no finding: no target
     labels[4] = math.nan
     terms = []
-    for logit, label in zip(logits.tolist(), labels.tolist(), strict=True):
-        total = sum(math.exp(z) for z, y in zip(logit, label, strict=True) if not math.isnan(y))
-        present = [math.exp(z) for z, y in zip(logit, label, strict=True) if y == 1]
-        if present:
-            terms.append(-np.mean([math.log(each / total) for each in present]))
+    for logit, label in zip(logits.numpy(), labels.numpy(), strict=True):
+        total = np.exp(logit[~np.isnan(label)]).sum()
+        if (label == 1).any():
+            terms.append(-np.log(np.exp(logit[label == 1]) / total).mean())
     assert len(terms) < 11
-    assert names_cross_entropy(logits, labels).item() == pytest.approx(np.mean(terms), rel=1e-5)
+    loss = learners.names_cross_entropy(logits, labels).item()
+    assert loss == pytest.approx(np.mean(terms), rel=1e-5)
     target = torch.arange(12) % 5  # with one present class it is CoOp's own
     own = functional.cross_entropy(logits, target)
-    assert torch.allclose(names_cross_entropy(logits, torch.eye(5)[target]), own)
+    assert torch.allclose(learners.names_cross_entropy(logits, torch.eye(5)[target]), own)
     logits.requires_grad_()  # films without a target leave a loss of zero, with a gradient
-    loss = names_cross_entropy(logits[:2], torch.tensor([[0] * 5, [math.nan] * 5]))
+    loss = learners.names_cross_entropy(logits[:2], torch.tensor([[0] * 5, [math.nan] * 5]))
     loss.backward()
     assert loss == 0 and torch.equal(logits.grad, torch.zeros(12, 5))
 
@@ -188,9 +171,9 @@ def test_the_asymmetric_loss_is_its_formula_and_its_focus_has_no_gradient():
         elif label == 0:
             shifted = max(p - 0.05, 0)
             total -= shifted**2 * math.log(1 - shifted)
-    assert asymmetric_loss(logits, labels).item() == pytest.approx(total / 10, rel=1e-4)
+    assert learners.asymmetric_loss(logits, labels).item() == pytest.approx(total / 10, rel=1e-4)
     logit = torch.tensor([[0.3]], requires_grad=True)
-    asymmetric_loss(logit, torch.ones(1, 1)).backward()
+    learners.asymmetric_loss(logit, torch.ones(1, 1)).backward()
     assert logit.grad.item() == pytest.approx(-((1 - torch.tensor(0.3).sigmoid().item()) ** 2))
 
 
@@ -201,50 +184,33 @@ def test_tai_dpts_loss_is_its_formula_over_tokens(tiny, corpus):
     labels = {0: [1, 0], 1: [1, 0], 2: [0, 1], 3: [None, 1], 5: [1, 0]}  # 4: no present class
     losses = []
     for number, label in labels.items():
-        text = SAID[number]
-        states, feature = own_tokens(tiny.text, text), tiny.encode_text([text])[0]
+        states, feature = own_tokens(tiny.text, SAID[number]), tiny.encode_text([SAID[number]])[0]
         branches = [[4 * float(feature @ each) for each in whole], []]
         for each in local:
             cosines = np.array([float(state @ each) for state in states])
             weights = np.exp(50 * cosines)
             branches[1].append(4 * float(weights / weights.sum() @ cosines))
-        losses.append(
-            sum(
-                max(0.0, 1 - scores[i] + scores[j])
-                for scores in branches
-                for i, j in ((0, 1), (1, 0))
-                if label[i] == 1 and label[j] == 0
-            )
-        )
+        pairs = [(i, 1 - i) for i in (0, 1) if label[i] == 1 and label[1 - i] == 0]
+        losses.append(sum(max(0.0, 1 - of[i] + of[j]) for of in branches for i, j in pairs))
     loss = model.loss(corpus.batch(np.arange(5), CPU)).item()
     assert loss == pytest.approx(np.mean(losses), abs=2e-3)  # cached tokens are float16
 
 
-# tokens of reports
-
-
-def test_tokens_are_those_of_each_text_alone_and_made_once(tiny, tmp_path, monkeypatch):
+def test_a_corpus_is_rc_tpls_with_each_texts_tokens_made_once(tiny, corpus, tmp_path, monkeypatch):
+    ours = build_corpus(tiny, REPORTS, TRIPLETS, CONCEPTS, tmp_path)
+    assert np.array_equal(corpus.labels, ours.labels, equal_nan=True)
+    assert np.allclose(corpus.report_features, ours.report_features, atol=1e-6)
     texts = ["mass", *WET, "a " * 100]
     states, counts = token_features((tiny,), texts, tmp_path)[tiny]
     assert states.shape == (4, 77, WIDTH) and states.dtype == np.float16
     for text, found, count in zip(texts, states, counts, strict=True):
         alone = own_tokens(tiny.text, text)
-        assert count == len(alone)
+        assert count == len(alone) and not found[count:].any()
         assert np.allclose(found[:count], alone, atol=2e-3)
-        assert not found[count:].any()
     assert counts[-1] == 77
     monkeypatch.setattr(TextTower, "tokenize", None)
     again = token_features((tiny,), texts, tmp_path)[tiny]
     assert np.array_equal(states, again[0]) and np.array_equal(counts, again[1])
-
-
-def test_reports_and_labels_are_those_of_rc_tpl(tiny, corpus, tmp_path):
-    ours = build_corpus(tiny, REPORTS, TRIPLETS, CONCEPTS, tmp_path)
-    assert np.array_equal(corpus.labels, ours.labels, equal_nan=True)
-    assert np.allclose(corpus.report_features, ours.report_features, atol=1e-6)
-
-
-# what learns, and what does not
 
 
 @pytest.mark.parametrize("kind", [TaIDPT, *ON_FILMS])
@@ -270,7 +236,7 @@ def test_two_contexts_or_one_of_the_published_lengths(tiny, kind, contexts):
 
 
 @pytest.mark.parametrize("kind", ON_FILMS)
-def test_it_learns_from_films_and_survives_a_file(tiny, learned, unseen, kind, tmp_path):
+def test_it_learns_survives_a_file_and_scores_films_alone(tiny, learned, unseen, kind, tmp_path):
     model, history = learned[kind]
     beginner = kind(tiny, 0, CONCEPTS)
     beginner.settle(toy_films(0))
@@ -283,6 +249,8 @@ def test_it_learns_from_films_and_survives_a_file(tiny, learned, unseen, kind, t
     copy = kind(tiny, 9, CONCEPTS, 32).load(load_file(tmp_path / "learned.safetensors"))
     assert torch.equal(copy.classify(unseen, CONCEPTS), model.classify(unseen, CONCEPTS))
     assert copy.name == model.name and not copy.training
+    alone = model.classify(ImageFeatures(*(each[3:4] for each in unseen)), CONCEPTS)
+    assert torch.allclose(alone[0], model.classify(unseen, CONCEPTS)[3], atol=1e-4)
 
 
 @pytest.mark.parametrize("steps, every, patience, values, looks, end", [
@@ -290,16 +258,14 @@ def test_it_learns_from_films_and_survives_a_file(tiny, learned, unseen, kind, t
     (5, 2, 3, (), [0, 2, 4, 5], (5, 5, 4.0, False)),  # meets its limit, on no plateau
     (40, 1, 2, (0.9, 0.8, 0.7), [0, 1, 2], (2, 0, 0.9, True)),  # steps that only harm are undone
 ])  # fmt: skip
-def test_a_run_ends_on_its_plateau_or_limit_and_keeps_the_best_state(
-    tiny, steps, every, patience, values, looks, end
-):
+def test_a_run_ends_and_keeps_its_best_state(tiny, steps, every, patience, values, looks, end):
     """Of equal looks the earlier one is the best."""
     limits = PromptLearnerTraining(steps=steps, every=every, patience=patience)
     judge = Judge(*values)
     model, history = learn_on(tiny, CoOp, toy_films(0), limits=limits, judge=judge)
     assert [row["step"] for row in history if "validation_auc" in row] == looks
     ended = dict(zip(("steps", "best_step", "validation_auc", "plateau"), end, strict=True))
-    assert stop(history, limits) == ended and not model.training
+    assert prompt_learners.stop(history, limits) == ended and not model.training
     same = [torch.equal(model.context, each["context"]) for each in judge.states]
     assert [looks[k] for k, kept in enumerate(same) if kept] == [ended["best_step"]]
 
@@ -317,12 +283,9 @@ def test_tai_dpt_learns_from_captions_and_sees_films(tiny, corpus, unseen):
     assert found[5, 1, 0] == pytest.approx(float(unseen.dense_features[5, 1, 0] @ local), abs=1e-5)
 
 
-def test_names_say_how_many_labels_were_used(tiny):
+def test_a_seed_repeats_itself_and_names_say_how_many_labels_were_used(tiny, learned):
     names = [CoOp(tiny, 0, CONCEPTS, shots).name for shots in (None, 1, 16)]
     assert names == ["CoOp", "CoOp, 1 label a class", "CoOp, 16 labels a class"]
-
-
-def test_a_seed_repeats_itself(tiny, learned):
     again, history = learn_on(tiny, CoOp, toy_films(0))
     assert torch.equal(again.context, learned[CoOp][0].context)
     assert [r["loss"] for r in history[1:]] == [r["loss"] for r in learned[CoOp][1][1:]]
@@ -330,12 +293,9 @@ def test_a_seed_repeats_itself(tiny, learned):
     assert not torch.equal(other.context, again.context)
 
 
-def test_tensors_of_another_learner_are_refused(tiny, learned):
+def test_tensors_replace_what_was_encoded_but_another_learners_do_not(tiny, learned, unseen):
     with pytest.raises(InputError, match="another prompt learner"):
         CoOp(tiny, 0).load(learned[DualCoOp][0].state())
-
-
-def test_what_was_encoded_is_forgotten_when_tensors_change(tiny, learned, unseen):
     model = CoOp(tiny, 0, CONCEPTS).eval()
     before = model.classify(unseen, CONCEPTS)
     assert model.encoded(CONCEPTS)[0] is model.encoded(CONCEPTS)[0], "encoded once"
@@ -343,20 +303,11 @@ def test_what_was_encoded_is_forgotten_when_tensors_change(tiny, learned, unseen
     assert not torch.allclose(before, after)
 
 
-# scores
-
-
-def test_scores_of_one_film_do_not_depend_on_the_others(learned, unseen):
-    for model, _ in learned.values():
-        alone = model.classify(ImageFeatures(*(each[3:4] for each in unseen)), CONCEPTS)
-        assert torch.allclose(alone[0], model.classify(unseen, CONCEPTS)[3], atol=1e-4)
-
-
 def test_coops_scores_are_cosines_and_retrieval_goes_by_them(tiny, learned, unseen):
     model = learned[CoOp][0]
     scores = unseen.global_features @ tiny.encode_prompts(model.context, NAMES).T
     assert torch.allclose(model.classify(unseen, CONCEPTS), scores, atol=1e-5)
-    assert logit_scale(tiny) == pytest.approx(10)
+    assert learners.logit_scale(tiny) == pytest.approx(10)
     images, texts = model.embed_images(unseen), model.embed_texts(WET)
     assert images.shape == (64, 5) and texts.shape == (2, 5)
     assert torch.equal(images, model.classify(unseen, COMPETITION))
@@ -368,6 +319,8 @@ def test_coops_scores_are_cosines_and_retrieval_goes_by_them(tiny, learned, unse
 def test_cocoop_shifts_every_context_vector_by_the_films_own_bias(tiny, learned, unseen):
     """Parabolas go through their points; a map is the cosine with the film's own embedding."""
     model, features = learned[CoCoOp][0], unseen.global_features[:3]
+    with pytest.raises(ValueError, match="after it has learned"):
+        CoCoOp(tiny, 0).classify(unseen, CONCEPTS)
     embedded = model.prompted(model.activations(features), NAMES)
     for film, feature in enumerate(features):
         context = model.context + model.expand(torch.relu(model.squeeze(feature)))
@@ -401,18 +354,13 @@ def test_cocoops_parabolas_stand_for_the_text_encoder(encoder):
     assert (found - exact).abs().max() < 5e-3
 
 
-def test_cocoop_that_has_not_learned_does_not_score(tiny, unseen):
-    with pytest.raises(ValueError, match="after it has learned"):
-        CoCoOp(tiny, 0).classify(unseen, CONCEPTS)
-
-
 def test_dualcoops_scores_are_log_odds_and_rank_as_its_probability(tiny, learned, unseen):
     model = learned[DualCoOp][0]
     positive, negative = model.encoded(CONCEPTS)
     cells = unseen.dense_features.flatten(1, 2)
     weights = (20 * cells @ positive.T).softmax(dim=1)
     pair = torch.stack([(weights * (cells @ each.T)).sum(dim=1) for each in (positive, negative)])
-    p = (logit_scale(tiny) * pair).softmax(dim=0)[0]
+    p = (learners.logit_scale(tiny) * pair).softmax(dim=0)[0]
     assert torch.allclose(model.classify(unseen, CONCEPTS).sigmoid(), p, atol=1e-4)
 
 

@@ -5,23 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from toy_baselines import ToyReader, batch_of, toy_material
+from toy_baselines import ToyReader, batch_of, toy_material, untrained
 
+from rctpl_utils.baselines import queries
 from rctpl_utils.baselines.model import WIDTH, Setup
-from rctpl_utils.baselines.queries import (
-    QUERY,
-    MedKLIP,
-    MeDSLIP,
-    QueryDecoder,
-    contrast_loss,
-    draw_negatives,
-    draw_positive,
-    exist_loss,
-    inner,
-    pair_labels,
-    place_labels,
-    prototype_loss,
-)
+from rctpl_utils.baselines.queries import QUERY, MedKLIP, MeDSLIP
 from rctpl_utils.errors import InputError
 
 NAN = float("nan")
@@ -44,8 +32,7 @@ def rng():
 
 @pytest.mark.parametrize("make", [MedKLIP, MeDSLIP])
 def test_an_answer_depends_on_nothing_else_that_is_asked(make, setup, material):
-    torch.manual_seed(0)
-    model = make(setup).eval()
+    model = untrained(make, setup)
     films = torch.from_numpy(material.maps[:3])
     asked = ["COVID-19", "Edema", "No Finding", "Pneumothorax"]
     together = model.classify(films, asked)
@@ -62,9 +49,10 @@ def test_an_answer_depends_on_nothing_else_that_is_asked(make, setup, material):
 def test_the_decoder_is_attention_written_out():
     """One layer of one query by hand: softmax of scaled products a head, means over heads."""
     torch.manual_seed(0)
-    decoder, cells, queries = QueryDecoder().eval(), torch.randn(2, 5, WIDTH), torch.randn(3, QUERY)
-    found_answers, maps = decoder(queries, cells, 3)
-    answers, seen = queries.expand(2, -1, -1), decoder.narrow(cells)
+    decoder, cells = queries.QueryDecoder().eval(), torch.randn(2, 5, WIDTH)
+    asks = torch.randn(3, QUERY)
+    found_answers, maps = decoder(asks, cells, 3)
+    answers, seen = asks.expand(2, -1, -1), decoder.narrow(cells)
     total, size = torch.zeros(2, 3, 5), QUERY // 4
     for layer in decoder.layers:
         normed = layer.norms[0](answers)
@@ -100,29 +88,29 @@ def test_exist_loss_masks_what_is_not_stated(rng):
     q, a = rng.normal(size=(2, 3, QUERY)), rng.normal(size=(2, 4, QUERY))
     labels = rng.choice([0.0, 1.0, NAN], (2, 3, 4))
     products = np.einsum("bqd,bkd->bqk", q, a) / math.sqrt(QUERY)
-    found = inner(torch.from_numpy(q), torch.from_numpy(a).transpose(1, 2))
-    value = exist_loss(found, torch.from_numpy(labels))
+    found = queries.inner(torch.from_numpy(q), torch.from_numpy(a).transpose(1, 2))
+    value = queries.exist_loss(found, torch.from_numpy(labels))
     assert value.item() == pytest.approx(literal_bce(products, labels), rel=1e-6)
-    assert exist_loss(found, torch.full_like(found, NAN)).item() == 0
+    assert queries.exist_loss(found, torch.full_like(found, NAN)).item() == 0
 
 
 def test_contrast_loss_is_one_positive_against_the_drawn_negatives(rng):
     logits = rng.normal(size=(4, 12))
     named = rng.random((4, 12)) < 0.3
     named[:, 0] = True
-    for positives in (draw_positive(named, rng), named):  # MedKLIP's, MeDSLIP's
-        negatives = draw_negatives(named, rng)
+    for positives in (queries.draw_positive(named, rng), named):  # MedKLIP's, MeDSLIP's
+        negatives = queries.draw_negatives(named, rng)
         total = 0.0
         for row, own, others in zip(logits, positives, negatives, strict=True):
             positive = math.exp(row[own].mean())
             total -= math.log(positive / (positive + np.exp(row[others]).sum()))
-        value = contrast_loss(*map(torch.from_numpy, (logits, positives, negatives)))
+        value = queries.contrast_loss(*map(torch.from_numpy, (logits, positives, negatives)))
         assert value.item() == pytest.approx(total / 4, rel=1e-6)
     nothing = torch.zeros(0, 12)
-    assert contrast_loss(nothing, nothing.bool(), nothing.bool()).item() == 0
+    assert queries.contrast_loss(nothing, nothing.bool(), nothing.bool()).item() == 0
     logits = torch.randn(3, 5, generator=torch.Generator().manual_seed(0), requires_grad=True)
     positives = torch.eye(5, dtype=torch.bool)[:3]
-    contrast_loss(logits, positives, torch.eye(5, dtype=torch.bool)[2:]).backward()
+    queries.contrast_loss(logits, positives, torch.eye(5, dtype=torch.bool)[2:]).backward()
     assert torch.isfinite(logits.grad).all()  # where logits are left out too
     assert logits.grad[0].nonzero().flatten().tolist() == [0, 2]
 
@@ -130,12 +118,12 @@ def test_contrast_loss_is_one_positive_against_the_drawn_negatives(rng):
 def test_draws_respect_what_is_named(rng):
     named = rng.random((200, 12)) < 0.3
     named[:, 0] = True
-    positive, negative = draw_positive(named, rng), draw_negatives(named, rng)
+    positive, negative = queries.draw_positive(named, rng), queries.draw_negatives(named, rng)
     assert (positive.sum(axis=1) == 1).all() and not (positive & ~named).any()
     assert not (negative & named).any()
     assert (negative.sum(axis=1) == np.minimum(7, (~named).sum(axis=1))).all()
     many = np.repeat(named[:1], 400, axis=0)
-    for draw, open_to in ((draw_positive, many[0]), (draw_negatives, ~many[0])):
+    for draw, open_to in ((queries.draw_positive, many[0]), (queries.draw_negatives, ~many[0])):
         assert (draw(many, rng).any(axis=0) == open_to).all()  # each gets its turn
 
 
@@ -143,12 +131,12 @@ def test_pairs_and_places_are_labeled_as_far_as_reports_tell():
     stated = torch.tensor([[1.0, 0.0, NAN, 1.0], [NAN, NAN, 1.0, NAN]])
     positions = torch.zeros(2, 4, 3, dtype=torch.bool)
     positions[0, 0, 1] = True  # concept 0 lies at place 1; concept 3 is present, nobody says where
-    pairs = pair_labels(stated, positions)
+    pairs = queries.pair_labels(stated, positions)
     unknown = [NAN] * 3
     expected = torch.tensor([[[0.0, 1, 0], [0.0, 0, 0], unknown, unknown], [unknown] * 4])
-    torch.testing.assert_close(pairs, expected, equal_nan=True)
     places = torch.tensor([[0.0, 1, 0], unknown])
-    torch.testing.assert_close(place_labels(pairs), places, equal_nan=True)
+    for found, labels in ((pairs, expected), (queries.place_labels(pairs), places)):
+        torch.testing.assert_close(found, labels, equal_nan=True)
 
 
 def test_the_prototype_is_a_mean_of_text_states(rng):
@@ -167,17 +155,16 @@ def test_the_prototype_is_a_mean_of_text_states(rng):
         return np.mean(losses)
 
     given = torch.from_numpy(answers), torch.from_numpy(states @ linear)
-    value = prototype_loss(*given, named, rng)
+    value = queries.prototype_loss(*given, named, rng)
     assert value.item() == pytest.approx(literal(lambda each: each.mean(axis=0)), rel=1e-6)
     named = np.eye(5, dtype=bool)[:3][None].repeat(2, axis=0)  # one name each: nothing to choose
-    value = prototype_loss(*given, named, rng, single=True)
+    value = queries.prototype_loss(*given, named, rng, single=True)
     assert value.item() == pytest.approx(literal(lambda each: each[0]), rel=1e-6)
 
 
 def test_medklips_loss_is_existence_and_one_of_the_named_places(setup, material):
     """The toy names one place a present concept, and there are two: no chance is involved."""
-    torch.manual_seed(0)
-    model, batch = MedKLIP(setup).eval(), batch_of(material)
+    model, batch = untrained(MedKLIP, setup), batch_of(material)
     answers, _ = model.answers(batch.cells, batch.places, model.book)
     stated, named = material.stated[:8], material.positions[:8]
     products = (answers @ model.where(model.spots).T / math.sqrt(QUERY)).detach().numpy()
@@ -190,13 +177,12 @@ def test_medklips_loss_is_existence_and_one_of_the_named_places(setup, material)
 
 def test_medslip_streams_are_a_mask_and_its_complement(setup, material):
     """With a mask of one everywhere the anatomy stream sees nothing of the film."""
-    torch.manual_seed(0)
-    model = MeDSLIP(setup)
+    model = untrained(MeDSLIP, setup).train()
     torch.nn.init.zeros_(model.mask.weight)
     torch.nn.init.ones_(model.mask.bias)
     seen = []
-    model.anatomy.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
-    model.pathology.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    for stream in (model.anatomy, model.pathology):
+        stream.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     batch = batch_of(material, 4)
     model.loss(batch)
     torch.testing.assert_close(seen[0], model.enter_mask(batch.cells))

@@ -18,22 +18,18 @@ def outcome():
     labels[:, 2] = 0  # a class without positives
     good = labels + generator.normal(0, 0.7, labels.shape)
     noise = [generator.normal(size=labels.shape) for _ in range(3)]
-    scores = {"good": [good], "noise": noise}
-    split = Split(labels, scores)
+    split = Split(labels, {"good": [good], "noise": noise})
     weights = patient_weights(pd.Series(range(120)), 200, generator)
     return split, evaluate("toy", ("A", "B", "C"), split, split, weights)
 
 
-def test_macro_auc_is_scikit_learns_over_scorable_classes(outcome):
+def test_macro_auc_is_scikit_learns_and_several_seeds_give_their_mean(outcome):
     split, found = outcome
     rows = found.rows.set_index(["method", "metric"])["value"]
     aucs = [roc_auc_score(split.labels[:, k], split.scores["good"][0][:, k]) for k in (0, 1)]
     assert rows["good", "auc"] == pytest.approx(np.mean(aucs))
     assert set(found.per_class["concept"]) == {"A", "B"}
 
-
-def test_several_seeds_give_their_mean_and_intervals_hold_values(outcome):
-    _, found = outcome
     shown = "method == 'noise' and metric == 'auc'"
     seeds, row = found.per_seed.query(shown), found.rows.query(shown)
     assert seeds["seed"].tolist() == [0, 1, 2] and row["seeds"].tolist() == [3]
@@ -46,22 +42,15 @@ def test_several_seeds_give_their_mean_and_intervals_hold_values(outcome):
 
 def test_a_paired_test_sees_a_clear_difference(outcome):
     _, found = outcome
+    assert holm(np.array([0.01, 0.04, 0.03])).tolist() == pytest.approx([0.03, 0.06, 0.06])
     tests = compare(found, "good", ["noise"])
     assert tests["value"].iloc[0] > 0.2 and tests["p_value"].iloc[0] < 0.02
     assert "good against noise: better on toy" in verdict(tests.assign(p_holm=tests["p_value"]))
 
 
-def test_holm_by_hand():
-    assert holm(np.array([0.01, 0.04, 0.03])).tolist() == pytest.approx([0.03, 0.06, 0.06])
-
-
 def test_the_papers_numbers_stand_beside_ours_and_missing_rows_say_so(tmp_path):
-    rows = pd.DataFrame(
-        {
-            "dataset": ["rsna"], "method": ["RC-TPL"], "metric": ["auc"], "value": [0.5],
-            "ci_low": [0.4], "ci_high": [0.6], "seeds": [3], "n": [10], "native": [True],
-        }
-    )  # fmt: skip
+    row = {"dataset": "rsna", "method": "RC-TPL", "metric": "auc", "value": 0.5, "ci_low": 0.4}
+    rows = pd.DataFrame([{**row, "ci_high": 0.6, "seeds": 3, "n": 10, "native": True}])
     assert len(results.reported_table1()) == 9 * 5 * 2, "nine methods in five columns"
     table = results.with_reported(rows, results.reported_table1())
     own = table[(table["method"] == "RC-TPL") & (table["dataset"] == "rsna")]

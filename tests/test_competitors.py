@@ -11,14 +11,7 @@ from PIL import Image
 
 from rctpl_utils.baselines import registry, released
 from rctpl_utils.baselines.base import CLASSIFY, GROUND
-from rctpl_utils.baselines.registry import (
-    Competitor,
-    grounders,
-    published,
-    retrieval_pairs,
-    scorers,
-    why_absent,
-)
+from rctpl_utils.baselines.registry import Competitor, grounders, retrieval_pairs, scorers
 from rctpl_utils.baselines.report import cost_file, curve, rate_table, save_costs, save_curves
 from rctpl_utils.encoders.frame import Frame
 from rctpl_utils.errors import InputError
@@ -35,6 +28,7 @@ from rctpl_utils.workspace import Workspace
 FILMS = np.random.default_rng(0).normal(size=(300, 3)).astype(np.float32)  # more than a batch
 NAMES = [f"film{k:03d}" for k in range(len(FILMS))]
 ASKED = ("Edema", "Mass")
+ORDER = np.random.default_rng(1).permutation(len(FILMS))[:50]
 
 
 class Model:
@@ -76,6 +70,7 @@ def asked_of(dataset, rows):
 
 
 COMPETITOR = Competitor("model", (Model(), Model()), (reader(FILMS),) * 2)
+IMAGES = Side(pd.DataFrame({"item_id": [NAMES[k] for k in ORDER]}), [], {})
 
 
 @pytest.fixture
@@ -127,41 +122,34 @@ def test_a_map_of_the_whole_film_is_set_into_the_padded_square(tmp_path):
 
 def test_retrieval_vectors_follow_the_order_of_the_sides(monkeypatch):
     monkeypatch.setattr(registry, "open_split", lambda *_: Films())
-    order = np.random.default_rng(1).permutation(len(FILMS))[:50]
-    images = Side(pd.DataFrame({"item_id": [NAMES[k] for k in order]}), [], {})
     said = ["an edema", "no", "an edema", "a mass at a base"]
     sentences = Side(pd.DataFrame({"sentence": said}), [], {})
-    (first, second) = retrieval_pairs(None, [COMPETITOR], images, sentences)["model"]
-    assert first.images == pytest.approx(unit(standardized(FILMS[order])), abs=1e-5)
+    (first, second) = retrieval_pairs(None, [COMPETITOR], IMAGES, sentences)["model"]
+    assert first.images == pytest.approx(unit(standardized(FILMS[ORDER])), abs=1e-5)
     vectors = np.array([[len(t), t.count("a"), 1.0] for t in said], np.float32)
     assert first.sentences == pytest.approx(unit(standardized(vectors)), abs=1e-5)
     assert (first.sentences == second.sentences).all()
-    assert published([COMPETITOR]) == {"model": False}
+    assert registry.published([COMPETITOR]) == {"model": False}
 
 
 def test_references_are_a_row_more_in_each_table(monkeypatch):
     """Retrieval compares a film's logits with the class that its sentence is given."""
     logits = FILMS[:, [0, 1, 2, 0, 1]]
-    reference = SimpleNamespace(
-        scores=lambda dataset, concepts: logits[:, : len(concepts)], activation_map=len
-    )
+    reference = SimpleNamespace(scores=lambda _, asked: logits[:, : len(asked)], activation_map=len)
     monkeypatch.setattr(registry, "open_split", lambda *_: Films())
     assert list(scorers([COMPETITOR], [reference])) == ["model", SUPERVISED]
     *_, row = grounders([COMPETITOR], [reference])
     assert (row.name, row.makers, row.native) == (SUPERVISED, (len,), False)
-    order = np.random.default_rng(1).permutation(len(FILMS))[:50]
-    images = Side(pd.DataFrame({"item_id": [NAMES[k] for k in order]}), [], {})
     shown = pd.DataFrame({"sentence": ["a", "b"], "concept": ["Edema", "Atelectasis"]})
-    given = images, Side(shown, [], {}), [reference]
-    (pair,) = retrieval_pairs(None, [], *given)[SUPERVISED]
-    assert pair.images == pytest.approx(unit(standardized(logits[order])))
+    (pair,) = retrieval_pairs(None, [], IMAGES, Side(shown, [], {}), [reference])[SUPERVISED]
+    assert pair.images == pytest.approx(unit(standardized(logits[ORDER])))
     assert pair.sentences.argmax(axis=1).tolist() == [3, 0]
 
 
 def test_a_profile_with_its_own_training_lacks_no_baseline(tmp_path):
-    assert why_absent(SimpleNamespace(profile=get_profile("smoke"))) == {}
+    assert registry.why_absent(SimpleNamespace(profile=get_profile("smoke"))) == {}
     (tmp_path / "weights" / "gloria").mkdir(parents=True)
-    found = why_absent(SimpleNamespace(profile=get_profile("paper"), data_root=tmp_path))
+    found = registry.why_absent(SimpleNamespace(profile=get_profile("paper"), data_root=tmp_path))
     assert found["ConVIRT"] == found["MedPrompt-ViT"] == "no public weights"
     assert found["CheXzero"] == "weights not there" and "GLoRIA" not in found
 
@@ -202,12 +190,9 @@ def test_captions_say_what_the_baselines_are_where_this_run_trained_them(smoke):
 
 
 def test_rates_and_curves_show_what_was_kept(smoke):
-    run = {
-        "unit": "views",
-        "rate": 1e-3,
-        "rates": [{"learning_rate": 1e-3, "auc": 0.7}, {"learning_rate": 3e-3, "auc": 0.6}],
-        "history": [{"seed": 0, "views": 64 * k, "loss": 1 / k} for k in (1, 2, 3)],
-    }
+    run = {"unit": "views", "rate": 1e-3}
+    run["rates"] = [{"learning_rate": 1e-3, "auc": 0.7}, {"learning_rate": 3e-3, "auc": 0.6}]
+    run["history"] = [{"seed": 0, "views": 64 * k, "loss": 1 / k} for k in (1, 2, 3)]
     table = rate_table({"a": run, "b": {**run, "rates": []}})
     assert table.loc["a"].tolist() == [0.7, 0.6] and list(table.index) == ["a"]
     (line,) = curve({"a": run}, "a").axes[0].lines
@@ -219,11 +204,8 @@ def test_rates_and_curves_show_what_was_kept(smoke):
 
 def a_run(seconds: float, parameters: int, **seen: int) -> dict:
     """Two seeds of two steps; the last step counts."""
-    history = [
-        {"seed": seed, "step": step, "seconds": step * seconds + seed} | seen
-        for seed in (0, 1)
-        for step in (1, 2)
-    ]
+    steps = [(0, 1), (0, 2), (1, 1), (1, 2)]
+    history = [{"seed": k, "step": step, "seconds": step * seconds + k} | seen for k, step in steps]
     return {"parameters": parameters, "history": history}
 
 
@@ -236,10 +218,8 @@ def test_costs_are_whole_whichever_notebook_ran_first(smoke, first, second):
             curve = {"history": [{"seconds": 1}, {"seconds": seconds}]}
             write_json(path.with_suffix(".history.json"), curve)
     learners = {"TaI-DPT": a_run(2.0, 5), "CoOp, 4": a_run(3.0, 6)}
-    given = [
-        ("baselines", {"ConVIRT": a_run(1.0, 7, views=64, tokens=9)}),
-        ("prompt_learners", learners, {"CoOp, 4": 4}),
-    ]
+    miniatures = {"ConVIRT": a_run(1.0, 7, views=64, tokens=9)}
+    given = ("baselines", miniatures), ("prompt_learners", learners, {"CoOp, 4": 4})
     save_costs(smoke, *given[first])
     before = cost_file(smoke, given[first][0]).read_bytes()
     with pytest.raises(InputError, match=r"Run notebook 04[bc] first"):
@@ -257,19 +237,13 @@ def test_costs_are_whole_whichever_notebook_ran_first(smoke, first, second):
 
 
 def test_the_map_of_methods_groups_and_averages():
-    costs = pd.DataFrame(
-        {"labeled images a class": [0, 0, 16]}, index=["GLoRIA", "TaI-DPT", "CoOp, 16"]
-    )
-    groups = {
-        "class names": "written by hand", "GLoRIA": "films with reports",
-        "TaI-DPT": "learned from text alone", "CoOp, 16": "labeled films",
-    }  # fmt: skip
-    assert {name: _group(name, costs) for name in groups} == groups
-    draws = {
-        ("a", "m", "auc"): np.array([0.6, 0.5, 0.7]),
-        ("b", "m", "auc"): np.array([0.8, 0.8, 0.8]),
-        ("b", "m", "acc"): np.zeros(3),
-    }
+    names = ["GLoRIA", "TaI-DPT", "CoOp, 16"]
+    costs = pd.DataFrame({"labeled images a class": [0, 0, 16]}, index=names)
+    groups = ["written by hand", "films with reports", "learned from text alone", "labeled films"]
+    assert [_group(name, costs) for name in ("class names", *costs.index)] == groups
+    values = {"a": [0.6, 0.5, 0.7], "b": [0.8, 0.8, 0.8]}
+    draws = {(name, "m", "auc"): np.array(each) for name, each in values.items()}
+    draws["b", "m", "acc"] = np.zeros(3)
     found = _mean_over_sets(draws, "m", "auc")
     assert found["value"] == pytest.approx(0.7)
     assert found["ci_low"] == pytest.approx(0.6525) and found["ci_high"] == pytest.approx(0.7475)

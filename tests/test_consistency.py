@@ -9,13 +9,7 @@ import torch
 from toy_films import feature_file, radiographs
 
 from rctpl_utils.evaluation import consistency, table1
-from rctpl_utils.evaluation.consistency import (
-    NEAREST,
-    OTHERS,
-    OWN,
-    agreement,
-    class_cosines,
-)
+from rctpl_utils.evaluation.consistency import NEAREST, OTHERS, OWN, agreement, class_cosines
 from rctpl_utils.evaluation.results import load_draws
 from rctpl_utils.scoring import ClassEmbeddings
 
@@ -23,7 +17,7 @@ ONES = np.ones((1, 4))
 LABELS = np.array([[1, 0], [1, 0], [0, 1], [0, 1]], float)
 
 
-def test_cosines_by_hand():
+def test_cosines_by_hand_and_centering_takes_the_gap_away():
     films = np.array([[2, 0], [0, 0], [3, 4], [3, 4]], float)
     found = class_cosines(films, LABELS, np.array([[1.0, 0], [0, 5]]), ONES, centered=False)
     np.testing.assert_allclose(found, [[[1, 0], [0.6, 0.8]]])
@@ -31,8 +25,6 @@ def test_cosines_by_hand():
     assert said[OWN] == pytest.approx([0.9]) and said[OTHERS] == pytest.approx([0.3])
     assert said[NEAREST] == pytest.approx([1])
 
-
-def test_centering_takes_the_gap_away():
     gap = np.array([0, 0, 50.0])
     films = np.array([[1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 1, 0]]) + gap
     texts = np.array([[1, 0, 0], [0, 1, 0]]) - gap
@@ -70,8 +62,7 @@ def test_sets_and_seeds_are_measured_and_written(tmp_path, monkeypatch):
     dataset = radiographs({"Edema": edema, "Mass": 1 - edema, "Fracture": [0] * 40})
     features = np.random.default_rng(1).normal(size=(40, 8))
     features[:, :2] += 3 * np.stack([edema, 1 - edema], axis=1)
-    file = feature_file(features)
-    monkeypatch.setattr(table1, "image_features", lambda *_: file)
+    monkeypatch.setattr(table1, "image_features", lambda *_: feature_file(features))
     monkeypatch.setattr(consistency, "open_split", lambda *_: dataset)
     monkeypatch.setattr(consistency, "present", lambda *_: ("chexpert",))
 
@@ -81,9 +72,8 @@ def test_sets_and_seeds_are_measured_and_written(tmp_path, monkeypatch):
         return ClassEmbeddings(texts, texts)
 
     monkeypatch.setattr(consistency, "TEXTS", {"class names": embed})
-    workspace = SimpleNamespace(
-        features=None, profile=SimpleNamespace(bootstrap=50), results=tmp_path, figures=tmp_path
-    )
+    folders = {"results": tmp_path, "figures": tmp_path, "features": None}
+    workspace = SimpleNamespace(profile=SimpleNamespace(bootstrap=50), **folders)
     table = consistency.measure_consistency(workspace, ("right", "swapped"))
     draws = load_draws(tmp_path, "consistency")
     own = draws["chexpert", f"class names, {OWN}", "centered_cosine"]

@@ -3,6 +3,7 @@
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -77,14 +78,12 @@ def test_only_films_with_a_lesion_take_part_and_better_maps_score_better(outcome
     assert set(wide.columns) == pairs | {"pointing_game", "dice_oracle", "dice_validation"}
 
 
-def test_every_series_holds_its_value_first(outcome):
+def test_every_series_holds_its_value_first_and_patients_are_drawn_with_all_films(outcome, squares):
     for row in outcome.rows.itertuples():
         series = outcome.draws["rsna", row.method, row.metric]
         assert series.shape == (row.seeds, 101)
         assert series[:, 0].mean() == pytest.approx(row.value)
 
-
-def test_resampling_counts_patients_twice(outcome, squares):
     run = outcome.measured["random map"][0]
     patients = squares.records["patient_id"][:11]
     weights = patient_weights(patients, 3, np.random.default_rng(0))
@@ -92,9 +91,7 @@ def test_resampling_counts_patients_twice(outcome, squares):
     films = np.repeat(np.arange(11), weights[2].astype(int))
     assert found[2] == pytest.approx(run.hits[films].mean())
 
-
-def test_one_threshold_serves_the_whole_set(outcome):
-    run = outcome.measured["truth"][0]
+    run = outcome.measured["truth"][0]  # one threshold serves the whole set
     means = run.dice.mean(axis=0)
     assert means[grounding.best_threshold(run)] == means.max()
 
@@ -102,9 +99,9 @@ def test_one_threshold_serves_the_whole_set(outcome):
 def test_random_maps_repeat_and_differ_by_film_and_seed(encoder, squares):
     films = Films(encoder, squares, FEATURES, np.array([0, 1]), "Pneumonia")
     (first, second) = grounding.floors(np.zeros((4, 4)), (0, 1))[0].makers
-    assert torch.equal(first(films), first(films))
-    assert not torch.equal(first(films)[0], first(films)[1])
-    assert not torch.equal(first(films), second(films))
+    drawn = first(films)
+    assert torch.equal(drawn, first(films)) and not torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn, second(films))
 
 
 @pytest.mark.parametrize("held", [1, 3000, 2**18])
@@ -123,17 +120,12 @@ def test_maps_measured_together_are_those_of_each_alone(monkeypatch, held):
 
 
 def test_a_class_is_embedded_once_for_all_batches(encoder, squares):
-    asked = []
-
-    def embedder(concepts):
-        asked.append(concepts)
-        return ClassEmbeddings(*(torch.eye(4)[1:2],) * 2)
-
+    embedder = Mock(return_value=ClassEmbeddings(*(torch.eye(4)[1:2],) * 2))
     maker = grounding.dense_similarity(embedder)
     for rows in ([0, 1], [2]):
         films = Films(encoder, squares, FEATURES, np.array(rows), "Pneumonia")
         assert maker(films).shape == (len(rows), 8, 8)
-    assert asked == [["Pneumonia"]]
+    embedder.assert_called_once_with(["Pneumonia"])
 
 
 def test_the_mean_mask_is_the_mean_of_the_masks(squares):
@@ -143,7 +135,7 @@ def test_the_mean_mask_is_the_mean_of_the_masks(squares):
     assert prior[:, 32:].max() == 0, "no lesion lies on the right half"
 
 
-def test_the_lung_centers_are_those_of_real_outlines():
+def test_the_lung_prior_peaks_in_both_lungs_whose_centers_are_those_of_real_outlines():
     archive = Path(torchxrayvision.__file__).parent / "data" / "semantic_masks_v7labs_lungs.zip"
     centers, spreads = [], []
     with zipfile.ZipFile(archive) as stored:
@@ -158,8 +150,6 @@ def test_the_lung_centers_are_those_of_real_outlines():
     assert np.mean(centers, axis=0) == pytest.approx(np.array(grounding.LUNG_CENTERS), abs=0.01)
     assert np.mean(spreads, axis=(0, 1)) == pytest.approx(grounding.LUNG_SPREAD, abs=0.01)
 
-
-def test_the_lung_prior_peaks_in_both_lungs():
     prior = grounding.lung_centers()
     assert prior[:, :32].max() == pytest.approx(prior[:, 32:].max(), abs=0.02)
     assert prior[29, 18] > 0.95 and prior[29, 32] < 0.2

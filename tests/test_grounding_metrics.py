@@ -10,23 +10,12 @@ from scipy import ndimage
 
 from rctpl_utils.encoders.frame import on_film
 from rctpl_utils.evaluation import grounding_metrics
-from rctpl_utils.evaluation.grounding_metrics import (
-    IOU,
-    THRESHOLDS,
-    levels,
-    peak,
-    pointing_hits,
-    stretch,
-)
+from rctpl_utils.evaluation.grounding_metrics import IOU, THRESHOLDS, levels, peak, stretch
 
-MASK = np.zeros((8, 10), bool)
+NOTHING, MASK = np.zeros((2, 8, 10), bool)
 MASK[2:5, 3:7] = True
-
-
-def heat_at(*places, size=(8, 10)):
-    heat = np.zeros(size)
-    heat[tuple(zip(*places, strict=True))] = 1
-    return heat
+POINT = NOTHING.copy()
+POINT[5, 5] = True
 
 
 def regions_of(region, mask, iou=IOU):
@@ -35,16 +24,12 @@ def regions_of(region, mask, iou=IOU):
 
 @pytest.mark.parametrize(
     ("heat", "mask", "found"),
-    [
-        (heat_at((5, 5)), heat_at((5, 5)) > 0, 1),  # a lesion of one pixel
-        (np.zeros(MASK.shape), np.zeros_like(MASK), 1),  # two empty regions agree
-        (np.zeros(MASK.shape), MASK, 0),
-    ],
+    [(POINT, POINT, 1), (NOTHING, NOTHING, 1), (NOTHING, MASK, 0)],
+    ids=["a lesion of one pixel", "two empty regions agree", "no region"],
 )
 def test_dice_by_hand(heat, mask, found):
-    assert grounding_metrics.dice(grounding_metrics.pixel_counts(heat[None], mask)).tolist() == [
-        [found] * len(THRESHOLDS)
-    ]
+    counts = grounding_metrics.pixel_counts(heat[None].astype(float), mask)
+    assert grounding_metrics.dice(counts).tolist() == [[found] * len(THRESHOLDS)]
 
 
 def test_regions_match_by_a_tenth():
@@ -72,7 +57,8 @@ SOME = arrays(np.float32, (3, 5, 7), elements=st.sampled_from([0, 0.25, 0.5, 1, 
 
 @given(SOME, arrays(bool, (5, 7)))
 def test_several_maps_are_counted_as_each_alone(heats, mask):
-    hits, pixels = pointing_hits(heats, mask), grounding_metrics.pixel_counts(heats, mask)
+    hits = grounding_metrics.pointing_hits(heats, mask)
+    pixels = grounding_metrics.pixel_counts(heats, mask)
     for heat, hit, found in zip(heats, hits, pixels, strict=True):
         assert hit == (heat.min() < heat.max() and mask[heat == heat.max()].any())
         region = heat[None] >= THRESHOLDS[:, None, None]
@@ -82,14 +68,12 @@ def test_several_maps_are_counted_as_each_alone(heats, mask):
 
 @given(arrays(bool, (6, 6)), arrays(bool, (6, 6)), st.sampled_from([0.1, 0.3, 0.5]))
 def test_regions_are_the_literal_ones(region, mask, iou):
-    regions, lesions = (
-        [labels == k for k in range(1, count + 1)]
-        for labels, count in (ndimage.label(each, np.ones((3, 3))) for each in (region, mask))
-    )
+    labeled = [ndimage.label(each, np.ones((3, 3))) for each in (region, mask)]
+    regions, lesions = ([found == k + 1 for k in range(count)] for found, count in labeled)
     match = np.zeros((len(regions), len(lesions)), bool)
-    for i, one in enumerate(regions):
-        for j, other in enumerate(lesions):
-            match[i, j] = (one & other).sum() >= iou * (one | other).sum()
+    for i, j in np.ndindex(match.shape):
+        shared, either = regions[i] & lesions[j], regions[i] | lesions[j]
+        match[i, j] = shared.sum() >= iou * either.sum()
     right, found = match.any(axis=1).sum(), match.any(axis=0).sum()
     expected = (right, len(regions) - right, found, len(lesions) - found)
     assert regions_of(region, mask, iou) == expected

@@ -19,12 +19,10 @@ LABELS = arrays(float, 9, elements=st.sampled_from([0.0, 1.0, np.nan]))
 SCORES = arrays(np.float32, 9, elements=st.sampled_from([-1.0, 0.0, 0.25, 0.5, 2.0]))
 
 
-@given(
-    LABELS,
-    SCORES,
-    arrays(np.float32, (4, 9), elements=st.integers(0, 3).map(float)),
-    st.sampled_from("CF"),
-)
+WEIGHTS = arrays(np.float32, (4, 9), elements=st.integers(0, 3).map(float))
+
+
+@given(LABELS, SCORES, WEIGHTS, st.sampled_from("CF"))
 def test_weighted_auc_is_the_literal_one_bit_by_bit(labels, scores, weights, layout):
     found = metrics.weighted_auc(labels, scores, np.asarray(weights, order=layout))
     for row, value in zip(weights.astype(float), found, strict=True):
@@ -69,14 +67,12 @@ def test_patients_are_drawn_whole():
     assert np.array_equal(weights, expected) and weights.dtype == np.float32
 
 
-def test_interval_and_p_value():
+def test_one_run_and_several_by_hand():
     values = np.r_[0.5, np.linspace(0, 1, 101)]
     assert interval(values) == pytest.approx((0.5, 0.025, 0.975))
     assert paired_p_value(np.r_[0.1, np.full(99, 0.1)]) == pytest.approx(2 / 100)
     assert paired_p_value(np.r_[0.0, np.linspace(-1, 1, 99)]) == 1
 
-
-def test_several_runs_by_hand():
     runs = np.array([[0.5, 0.4, 0.6], [0.6, 0.5, 0.7], [0.7, 0.6, 0.8]])
     patients, seeds = np.var([0.5, 0.7], ddof=1), 0.01 / 3
     assert metrics.variances(runs) == pytest.approx((0.6, patients, seeds))
@@ -103,16 +99,11 @@ def test_the_interval_excludes_zero_where_p_is_below_its_level(runs):
         assert (paired_p_value(runs) < 0.05) == (not low < 0 < high)
 
 
-def test_a_difference_far_beyond_chance_has_a_small_p_value_and_no_error():
+def test_extremes_are_no_error():
+    """A difference far beyond chance, resamples that are not finite, equal runs."""
     assert 0 < paired_p_value(np.array([[1, 1, 1], [1, 1 + 1e-9, 1]])) < 1e-6
-
-
-def test_resamples_that_are_not_finite_are_left_out():
     runs = np.array([[0.5, 0.4, 0.6, np.nan], [0.6, 0.5, 0.7, 0.9]])
     assert interval(runs) == interval(runs[:, :3])
-
-
-def test_equal_runs_have_no_difference():
     runs = np.random.default_rng(0).random((3, 101))
     assert interval(runs - runs, None) == (0, 0, 0)
     assert paired_p_value(runs - runs) == 1
@@ -120,17 +111,14 @@ def test_equal_runs_have_no_difference():
 
 PATIENTS = 60
 DRAWN = np.random.default_rng(4).multinomial(PATIENTS, np.full(PATIENTS, 1 / PATIENTS), size=200)
-WEIGHTS = np.vstack([np.ones(PATIENTS), DRAWN]).T / PATIENTS
+DRAWS = np.vstack([np.ones(PATIENTS), DRAWN]).T / PATIENTS
 
 
 def experiment(generator, patients, seeds, noise):
     """K = 3 runs: a metric whose true value is zero, in the sample and in 200 resamples."""
-    each = (
-        generator.normal(0, patients, (1, PATIENTS))
-        + generator.normal(0, seeds, (3, 1))
-        + generator.normal(0, noise, (3, PATIENTS))
-    )
-    return each @ WEIGHTS
+    parts = ((patients, (1, PATIENTS)), (seeds, (3, 1)), (noise, (3, PATIENTS)))
+    each = sum(generator.normal(0, deviation, shape) for deviation, shape in parts)
+    return each @ DRAWS
 
 
 @pytest.mark.parametrize(
@@ -151,14 +139,11 @@ def test_the_interval_covers_the_truth(patients, seeds, noise):
     assert np.mean([paired_p_value(each) < 0.001 for each in drawn]) <= 0.003
 
 
-@pytest.mark.parametrize(("labels", "found"), [([0, 1, np.nan], True), ([0, np.nan], False)])
-def test_scorable(labels, found):
-    assert metrics.scorable(np.array(labels)) == found
-
-
 def test_the_macro_auc_leaves_out_classes_without_both_labels():
     labels = np.array([[1, 0, 1], [0, 0, np.nan], [1, 0, 0], [0, 0, 1]], float)
     scores = np.array([[0.9, 1, 0.2], [0.1, 2, 9.0], [0.4, 3, 0.5], [0.6, 4, 0.8]])
     known = ~np.isnan(labels)
     aucs = [roc_auc_score(labels[known[:, k], k], scores[known[:, k], k]) for k in (0, 2)]
     assert metrics.macro_auc(labels, scores) == pytest.approx(np.mean(aucs))
+    assert metrics.scorable(np.array([0, 1, np.nan]))
+    assert not metrics.scorable(np.array([0, np.nan]))

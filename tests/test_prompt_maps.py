@@ -18,26 +18,17 @@ from rctpl_utils.datasets.base import ChestXrayDataset
 from rctpl_utils.encoders.base import state_hash
 from rctpl_utils.errors import InputError
 from rctpl_utils.evaluation import prompt_maps
-from rctpl_utils.evaluation.prompt_maps import (
-    Boxed,
-    Case,
-    concept_pairs,
-    film_pairs,
-    hits,
-)
+from rctpl_utils.evaluation.prompt_maps import Boxed, Case, concept_pairs, film_pairs, hits
 from rctpl_utils.reporting import map_figures
 from rctpl_utils.reporting.method_figures import region, side_of
 
 CONCEPTS = ("Edema", "Mass", "Nodule")
-boxes = st.tuples(st.integers(1, 8), st.integers(1, 4)).flatmap(
-    lambda shape: arrays.arrays(bool, shape)
-)
+boxes = arrays.arrays(bool, st.tuples(st.integers(1, 8), st.integers(1, 4)))
 
 
 def made(drawn, images, masks=None, path="unread.png") -> Boxed:
     """A split whose masks are given a concept, the same for all its films."""
     records = pd.DataFrame({"image_id": images, "patient_id": images, "path": path})
-
     of = {
         name: masks_of(compress(images, column), lambda *_, name=name: masks[name])
         for name, column in drawn.items()
@@ -52,15 +43,12 @@ def film(tmp_path: Path) -> str:
     return str(tmp_path / "film.png")
 
 
-def test_boxed_films_are_in_the_order_of_their_identifiers():
+def test_boxed_films_are_in_the_order_of_their_identifiers_and_none_is_refused():
     boxed = made({"Mass": [True, False, True], "Nodule": [False, False, True]}, ["c", "b", "a"])
     assert boxed.rows.tolist() == [2, 0]
     assert boxed.concepts == ("Mass", "Nodule")
     assert boxed.drawn.tolist() == [[True, True], [True, False]]
     assert boxed.patients.tolist() == ["a", "c"]
-
-
-def test_a_split_without_boxes_is_refused():
     with pytest.raises(InputError, match="has a box"):
         made({}, ["a"])
 
@@ -115,8 +103,7 @@ def test_a_map_covers_the_padded_square(film):
     cells = torch.zeros(1, 2, 1, 4, 4)
     cells[0, 0, 0, 1, 0] = 1  # pixels 0 and 1 of the film's 4 rows
     cells[0, 1, 0, 2, 0] = 1  # pixels 2 and 3
-    own, other = hits(boxed, [Case(0, 0, 1, 0)], cells)
-    assert own.tolist() == [[True]] and other.tolist() == [[False]]
+    assert [found.tolist() for found in hits(boxed, [Case(0, 0, 1, 0)], cells)] == [[[1]], [[0]]]
 
 
 def test_differences_are_paired():
@@ -131,7 +118,7 @@ def test_differences_are_paired():
     np.testing.assert_allclose(table["p_value"], 2 / 101)
 
 
-def test_the_films_of_figures_5_and_6_follow_their_rules():
+def test_the_films_of_figures_5_and_6_and_of_the_sample_follow_their_rules():
     drawn = {"Edema": [True, True, True], "Mass": [False, True, True], "Nodule": [False, False, 1]}
     boxed = made(drawn, ["b", "c", "a"])  # in order of identifiers: a (3), b (1), c (2 concepts)
     assert map_figures.most_boxed_films(boxed, 2) == [0, 2]
@@ -140,9 +127,7 @@ def test_the_films_of_figures_5_and_6_follow_their_rules():
     assert map_figures.second_concept(boxed) == "Edema"
     equals = made({"Mass": [True, True, True]}, ["b", "c", "a"])
     assert map_figures.most_boxed_films(equals, 2) == [0, 1], "in order of identifiers"
-
-
-def test_the_sample_is_spread_evenly():
+    # the sample is spread evenly
     boxed = made({"Edema": [False] * 4 + [True] * 5, "Mass": [True] * 9}, list("abcdefghi"))
     films, concepts = prompt_maps.sample_boxes(boxed, 3)
     assert films.tolist() == [0, 4, 8]
@@ -150,22 +135,19 @@ def test_the_sample_is_spread_evenly():
     assert len(prompt_maps.sample_boxes(boxed, 100)[0]) == 9
 
 
-@given(
-    arrays.arrays(float, (2, 3, 5), elements=st.integers(0, 4).map(float))
-)  # few values, so that there are ties and constant maps
+FEW = st.integers(0, 4).map(float)  # so that there are ties and constant maps
+
+
+@given(arrays.arrays(float, (2, 3, 5), elements=FEW))
 def test_rank_correlation_is_scipys(pair):
-    got = prompt_maps.rank_correlation(pair[0], pair[1])
-    for first, second, value in zip(*pair, got, strict=True):
-        if np.ptp(first) == 0 or np.ptp(second) == 0:
-            assert value == 0
-        else:
-            assert value == pytest.approx(spearmanr(first, second).statistic)
+    for first, second, value in zip(*pair, prompt_maps.rank_correlation(*pair), strict=True):
+        varied = np.ptp(first) > 0 and np.ptp(second) > 0
+        assert value == pytest.approx(spearmanr(first, second).statistic if varied else 0)
 
 
 def test_the_cascade_randomizes_from_the_last_layer_to_the_first(encoder):
     before = state_hash(encoder)
     generator = torch.random.get_rng_state()
-    order = ["projection", "widen", "stages.2", "stages.1", "stages.0", "stem"]
     own, done = prompt_maps.blocks(encoder.image_module), []
     for name, changed in prompt_maps.cascade(encoder, seed=0):
         done.append(name)
@@ -173,7 +155,7 @@ def test_the_cascade_randomizes_from_the_last_layer_to_the_first(encoder):
         differ = [each for each in own if state_hash(own[each]) != state_hash(theirs[each])]
         assert sorted(differ) == sorted(done)
         assert state_hash(changed.text) == state_hash(encoder.text)
-    assert done == order
+    assert done == ["projection", "widen", "stages.2", "stages.1", "stages.0", "stem"]
     assert state_hash(encoder) == before
     assert torch.equal(torch.random.get_rng_state(), generator)
 
@@ -181,11 +163,10 @@ def test_the_cascade_randomizes_from_the_last_layer_to_the_first(encoder):
 def test_a_region_is_the_part_around_the_peak():
     heat = np.zeros((6, 8))
     heat[1:4, 1:4] = 0.9
+    wanted = heat > 0
     heat[2, 2] = 0.1  # a hole
     heat[1, 1] = 1.0
     heat[5, 7] = 0.95  # as high, but elsewhere
-    wanted = np.zeros((6, 8), bool)
-    wanted[1:4, 1:4] = True
     assert np.array_equal(region(heat), wanted)
     assert side_of(heat) == "right"  # the left half of a film is the patient's right
     assert side_of(heat[:, ::-1]) == "left"

@@ -15,25 +15,11 @@ from scipy.stats import zscore
 from rctpl_utils.datasets.chexpert import COMPETITION
 from rctpl_utils.errors import InputError
 from rctpl_utils.evaluation import retrieval
-from rctpl_utils.evaluation.retrieval import (
-    RANKS,
-    Side,
-    precisions,
-    retrieve,
-    select_sentences,
-    standardized,
-    top,
-    unit,
-)
+from rctpl_utils.evaluation.retrieval import RANKS, Side, retrieve, select_sentences, top, unit
 from rctpl_utils.profiles import get_profile
 from rctpl_utils.prompts.zero_shot import Method
-from rctpl_utils.reporting.tables import (
-    compare_pools,
-    found_sentences,
-    other_pools,
-    retrieval_tests,
-    save_table5,
-)
+from rctpl_utils.reporting import tables
+from rctpl_utils.reporting.tables import other_pools
 from rctpl_utils.scoring import ClassEmbeddings
 from rctpl_utils.text.reports import Report
 
@@ -74,17 +60,12 @@ def test_which_sentences_qualify(others, qualifies):
     assert found["sentence_id"].tolist() == ["s1-5"] * qualifies
 
 
-def test_sentences_without_a_class_are_left_out():
-    rows = [
-        ("s1", 0, "Perhaps edema.", EDEMA, "uncertain"), ("s1", 20, "No edema.", EDEMA, "absent"),
-        ("s1", 40, "Fracture.", "Fracture", "present"),
-        ("s9", 0, "Edema.", EDEMA, "present"),  # a report that is not listed
-    ]  # fmt: skip
-    assert select(rows, s1="train").empty
-
-
-def test_best_candidates_come_first():
+def test_best_candidates_come_first_and_sentences_without_a_class_are_left_out():
     """Held-out before training, real before templated, then report and place."""
+    rows = [("s1", 0, "Perhaps edema.", EDEMA, "uncertain"), ("s1", 20, "No.", EDEMA, "absent")]
+    rows += [("s1", 40, "Fracture.", "Fracture", "present")]
+    rows += [("s9", 0, "Edema.", EDEMA, "present")]  # a report that is not listed
+    assert select(rows, s1="train").empty
     rows = [(f"s{k}", 3, f"Edema {k}.", EDEMA, "present") for k in range(6)]
     rows.append(("s4", 1, "Edema earlier.", EDEMA, "present"))
     kinds = ("train", "train", "test", "validate", "test", "train")
@@ -103,13 +84,10 @@ def test_best_candidates_come_first():
 
 def small_candidates() -> pd.DataFrame:
     """Edema twice (once in other spelling), three distinct effusions, one of each other class."""
-    said = [
-        ("a", "Mild edema.", EDEMA), ("b", "MILD  edema", EDEMA), ("c", "Severe edema.", EDEMA),
-        ("a", "Effusion.", EFFUSION), ("b", "Effusion left.", EFFUSION),
-        ("c", "Effusion right.", EFFUSION), ("a", "Atelectasis.", ATELECTASIS),
-        ("b", "Big heart.", CARDIOMEGALY), ("c", "Consolidation.", CONSOLIDATION),
-    ]  # fmt: skip
-    rows = [(name, k, text, concept, "present") for k, (name, text, concept) in enumerate(said)]
+    said = ["Mild edema.", "MILD  edema", "Severe edema.", "Effusion.", "Effusion left."]
+    said += ["Effusion right.", "Atelectasis.", "Big heart.", "Consolidation."]
+    concepts = [EDEMA] * 3 + [EFFUSION] * 3 + [ATELECTASIS, CARDIOMEGALY, CONSOLIDATION]
+    rows = [("abc"[k % 3], k, text, concepts[k], "present") for k, text in enumerate(said)]
     return select(rows, {"a": "CXR1", "b": "CXR2"}, a="test", b="train", c="train")
 
 
@@ -144,9 +122,6 @@ def test_counts_and_equal_shares_of_the_pool():
     assert not share(pool[pool["concept"] != EDEMA]).any()  # no edema, so nothing of any
 
 
-# --- ranking and precision ---
-
-
 def test_ranking_with_ties_by_hand():
     queries = np.array([[1.0, 0.0], [0.0, 1.0]])
     candidates = np.array([[0.0, 1.0], [0.6, 0.8], [0.6, -0.8], [1.0, 0.0], [0.6, 0.8 + 1e-9]])
@@ -154,6 +129,7 @@ def test_ranking_with_ties_by_hand():
     assert top(queries, candidates, 2).tolist() == [[3, 1], [0, 1]]
     with pytest.raises(InputError, match="3 candidates, but the first 10"):
         top(np.eye(3), np.eye(3))
+    assert unit(np.array([[3.0, 4.0], [0.0, 0.0]])).tolist() == [[0.6, 0.8], [0.0, 0.0]]
 
 
 @given(
@@ -165,7 +141,7 @@ def test_precision_is_that_of_a_slow_literal_version(seed, n, m, block):
     query_classes, classes = generator.integers(5, size=n), generator.integers(5, size=m)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(retrieval, "QUERY_BLOCK", block)
-        found = precisions(top(queries, candidates), query_classes, classes)
+        found = retrieval.precisions(top(queries, candidates), query_classes, classes)
     for i in range(n):
         scores = [round(float(np.dot(queries[i], c)), 6) for c in candidates]
         ranked = sorted(range(m), key=lambda j, s=scores: (-s[j], j))
@@ -178,21 +154,13 @@ def test_precision_is_that_of_a_slow_literal_version(seed, n, m, block):
 def test_standardizing_is_scipys_except_for_constant_columns(vectors):
     constant = np.ptp(vectors, axis=0) == 0
     expected = zscore(vectors[:, ~constant], axis=0)
-    np.testing.assert_allclose(standardized(vectors)[:, ~constant], expected, atol=1e-12)
-    assert not standardized(vectors)[:, constant].any()
+    np.testing.assert_allclose(retrieval.standardized(vectors)[:, ~constant], expected, atol=1e-12)
+    assert not retrieval.standardized(vectors)[:, constant].any()
 
 
-def test_unit_leaves_zero_rows():
-    assert unit(np.array([[3.0, 4.0], [0.0, 0.0]])).tolist() == [[0.6, 0.8], [0.0, 0.0]]
-
-
-# --- both directions ---
-
-
-def side(generator, name: str, size: int, noise: float, seeds: int = 2) -> Side:
+def side(generator, name: str, size: int, noise: float) -> Side:
     """`size` items a class; scores are the class with noise, embeddings are noise only."""
-    classes = np.repeat(np.arange(5), size)
-    count = len(classes)
+    classes, count = np.repeat(np.arange(5), size), 5 * size
     records = pd.DataFrame({
         "item_id": [f"{name}{k:04d}" for k in range(count)],
         "patient_id": [f"p{k // 2}" for k in range(count)],
@@ -202,7 +170,7 @@ def side(generator, name: str, size: int, noise: float, seeds: int = 2) -> Side:
     })  # fmt: skip
     scores = {
         method: [np.eye(5)[classes] + noise * generator.normal(size=(count, 5))] * runs
-        for method, runs in {"class names": 1, "RC-TPL": seeds, "RC-TPL+": seeds}.items()
+        for method, runs in (("class names", 1), ("RC-TPL", 2), ("RC-TPL+", 2))
     }
     return Side(records, [unit(generator.normal(size=(count, 8)))], scores)
 
@@ -224,20 +192,17 @@ def values(outcome: retrieval.Retrieval) -> pd.DataFrame:
 def test_random_scores_are_at_chance_and_class_scores_are_right(pools):
     outcome = retrieve(*pools, resamples=50)
     table = values(outcome)
-    assert (table["chance"] == 0.2).all()
+    assert (table["chance"] == 0.2).all() and (table["RC-TPL"] == 1).all()
     rows = outcome.rows.set_index(["method", "metric"])
     random = rows.loc[("raw embeddings", "precision_at_10")]
     assert random["ci_low"] < 0.2 < random["ci_high"]
-    assert (table["RC-TPL"] == 1).all()
-    assert set(outcome.rows["metric"]) == {
-        f"{direction}precision_at_{rank}" for direction in ("", "text_to_image_") for rank in RANKS
-    }
+    names = [f"precision_at_{rank}" for rank in RANKS]
+    assert set(outcome.rows["metric"]) == {*names, *(f"text_to_image_{name}" for name in names)}
     counts = outcome.rows.groupby("metric")["n"].first()
     assert counts["precision_at_1"] == 150 and counts["text_to_image_precision_at_1"] == 200
     assert rows.loc[("RC-TPL", "precision_at_1"), "seeds"] == 2
     series = outcome.draws["chexpert5x200", "raw embeddings", "precision_at_10"]
-    assert series.shape == (1, 51) and series[0, 0] == random["value"]
-    assert np.ptp(series) > 0
+    assert series.shape == (1, 51) and series[0, 0] == random["value"] and np.ptp(series) > 0
 
 
 def test_text_to_image_is_image_to_text_with_sides_exchanged():
@@ -264,10 +229,9 @@ def test_an_offset_of_the_modality_changes_plain_cosine_only():
 def test_resamples_draw_patients_of_queries():
     """Two patients, one always right and one always wrong: a resample is 0, 1/2 or 1."""
     films, sentences = two_sides(3, 10, 10, 0.0)
-    classes = films.classes
-    patients = np.where(classes < 2, "right", "wrong")
-    wrong = np.eye(5)[np.where(classes < 2, classes, (classes - 1) % 3 + 2)]
-    records = films.records.assign(patient_id=patients)
+    right = films.classes < 2
+    wrong = np.eye(5)[np.where(right, films.classes, (films.classes - 1) % 3 + 2)]
+    records = films.records.assign(patient_id=right)
     films = replace(films, records=records, scores={"RC-TPL": [wrong, wrong]})
     sentences = replace(sentences, scores={"RC-TPL": sentences.scores["RC-TPL"]})
     draws = retrieve(films, sentences, 200).draws["chexpert5x200", "RC-TPL", "precision_at_10"]
@@ -277,17 +241,12 @@ def test_resamples_draw_patients_of_queries():
     assert {round(value, 6) for value in draws[0, 1:]} == {1.0, 0.4, 0.0}
 
 
-# --- scoring of sentences, tables, examples ---
-
-
 def test_a_sentence_is_its_own_only_region(encoder, tmp_path):
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randn(2, 5, encoder.dimension, generator=generator)
     report, concept = torch.nn.functional.normalize(drawn, dim=-1)
-    methods = [
-        Method(branch, (lambda names: ClassEmbeddings(report, concept),), branch)
-        for branch in ("report", "concept", "both")
-    ]
+    embed = (lambda names: ClassEmbeddings(report, concept),)
+    methods = [Method(branch, embed, branch) for branch in ("report", "concept", "both")]
     pool = select_sentences(small_candidates(), 2)
     workspace = SimpleNamespace(features=tmp_path)
     classes = retrieval.embed_classes(methods)
@@ -299,29 +258,25 @@ def test_a_sentence_is_its_own_only_region(encoder, tmp_path):
     for branch, vectors in expected.items():
         np.testing.assert_allclose(scored.scores[branch][0], text @ vectors.T, atol=1e-5)
     equal = scored.records.groupby("sentence").indices.values()
-    repeated = [rows for rows in equal if len(rows) > 1]
-    assert repeated  # and a repeat scores exactly as the first one
-    for rows in repeated:
-        assert np.ptp(scored.scores["both"][0][rows], axis=0).max() == 0
+    spreads = [np.ptp(scored.scores["both"][0][rows], axis=0) for rows in equal if len(rows) > 1]
+    assert spreads and np.max(spreads) == 0  # a repeat scores exactly as the first one
 
 
 def test_table_and_tests(pools, tmp_path):
     workspace = SimpleNamespace(figures=tmp_path, results=tmp_path, profile=get_profile("smoke"))
     outcome = retrieve(*pools, resamples=20)
-    wide = save_table5(workspace, outcome)
-    assert wide.columns[:3].tolist() == [
-        "precision_at_1", "precision_at_1 reported", "precision_at_2"
-    ]  # fmt: skip
+    wide = tables.save_table5(workspace, outcome)
+    first = ["precision_at_1", "precision_at_1 reported", "precision_at_2"]
+    assert wide.columns[:3].tolist() == first
     assert wide.loc["GLoRIA", "precision_at_1"] == "not run"
     assert wide.loc["RC-TPL", "precision_at_10 reported"] == "0.6100"
     table = pd.read_csv(tmp_path / "table5.csv")
     native = table.dropna(subset="value").groupby("method")["native"].first()
-    assert set(native[native.astype(bool)].index) == {
-        "RC-TPL", "RC-TPL+", "RC-TPL, plain cosine", "RC-TPL+, plain cosine", "raw embeddings"
-    }  # fmt: skip
+    plain = ["RC-TPL, plain cosine", "RC-TPL+, plain cosine", "raw embeddings"]
+    assert set(native[native.astype(bool)].index) == {"RC-TPL", "RC-TPL+", *plain}
     written = (tmp_path / "table5.md").read_text()
     assert "Simulated" in written and "| chexpert5x200 precision_at_1 |" in written
-    tests = retrieval_tests(workspace, outcome).set_index(["method", "against", "metric"])
+    tests = tables.retrieval_tests(workspace, outcome).set_index(["method", "against", "metric"])
     won = tests.loc[("RC-TPL", "raw embeddings", "precision_at_1")]
     lost = outcome.draws["chexpert5x200", "raw embeddings", "precision_at_1"][0, 0]
     assert won["value"] == pytest.approx(1 - lost) and won["p_holm"] >= won["p_value"]
@@ -333,10 +288,9 @@ def test_smaller_pools(pools):
     records = sentences.records.assign(held_out=sentences.records.index % 40 < 3)
     changed = replace(sentences, records=records)
     names = ["distinct (200)", "held out, distinct (15)"]
-    smaller = other_pools(changed)
-    assert list(smaller) == names
-    outcomes = {name: retrieve(pools[0], part, 5) for name, part in smaller.items()}
-    assert compare_pools(outcomes).columns.get_level_values(0).unique().tolist() == names
+    outcomes = {name: retrieve(pools[0], part, 5) for name, part in other_pools(changed).items()}
+    assert list(outcomes) == names
+    assert tables.compare_pools(outcomes).columns.get_level_values(0).unique().tolist() == names
     none = replace(sentences, records=records.assign(held_out=False))
     assert list(other_pools(none)) == ["distinct (200)"]
 
@@ -352,8 +306,7 @@ def test_smaller_pools(pools):
 def test_found_sentences_quote_only_what_may_be_quoted(pools, change, quote, source):
     films, sentences = pools
     changed = replace(sentences, records=sentences.records.assign(**change))
-    shown = found_sentences(films, changed, "RC-TPL")
+    shown = tables.found_sentences(films, changed, "RC-TPL")
     assert shown["shows"].tolist() == [concept for concept in COMPETITION for _ in range(3)]
-    assert shown["right"].all()
     assert shown["sentence"].str.startswith(quote).all()
-    assert (shown["source"] == source).all()
+    assert shown["right"].all() and (shown["source"] == source).all()

@@ -97,6 +97,11 @@ def toy_material(count: int = 256, seed: int = 0) -> Material:
     )
 
 
+def untrained(make, setup):
+    torch.manual_seed(0)
+    return make(setup).eval()
+
+
 def batch_of(material: Material, count: int = 8, seed: int = 0) -> Batch:
     """A view of each of the first films."""
     return draw_batch(material, np.arange(count), np.random.default_rng(seed), CPU)

@@ -21,9 +21,8 @@ def radiographs(
     count = len(next(iter(labels.values())))
     names = {"image_id": [f"f{k}" for k in range(count)], "path": "unread"}
     names["patient_id"] = patients or [f"p{k}" for k in range(count)]
-    return ChestXrayDataset(
-        name, split, tuple(labels), pd.DataFrame({**names, **labels}), masks=masks
-    )
+    records = pd.DataFrame({**names, **labels})
+    return ChestXrayDataset(name, split, tuple(labels), records, masks=masks)
 
 
 def masks_of(images: Sequence[str], draw: Callable[[str, tuple[int, int]], np.ndarray]):
