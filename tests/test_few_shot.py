@@ -8,15 +8,17 @@ import pytest
 import torch
 from PIL import Image
 
-from rctpl_utils.baselines import prompt_learners
-from rctpl_utils.baselines.prompt_learners import draw_films, few_shot_films, film_labels
+from rctpl_utils.baselines.prompt_learners import (
+    draw_films,
+    draw_table,
+    few_shot_films,
+    film_labels,
+)
 from rctpl_utils.datasets import ChestXrayDataset
 from rctpl_utils.encoders.features import image_features
 from rctpl_utils.errors import InputError
 
 CONCEPTS = ("Edema", "Mass", "Hernia")
-
-
 GENERATOR = np.random.default_rng(3)
 LABELS = (GENERATOR.random((80, 3)) < 0.3).astype(np.float32)
 LABELS[GENERATOR.random((80, 3)) < 0.1] = np.nan
@@ -28,7 +30,7 @@ TRIPLETS = pd.DataFrame(MENTIONS, columns=["report_id", "concept", "positive"])
 
 def test_as_many_films_a_class_as_asked_for():
     rows = draw_films(LABELS, CONCEPTS, 4, 0)
-    counts = prompt_learners.draw_table(LABELS, CONCEPTS, (1, 4), (0, 7))
+    counts = draw_table(LABELS, CONCEPTS, (1, 4), (0, 7))
     counts = counts.set_index(["shots", "seed", "concept"])
     assert counts.loc[(4, 7), "drawn"].tolist() == [4, 4, 2]  # all the hernias there are
     assert counts.loc[(1, 0), "drawn"].tolist() == [1, 1, 1] and len(counts) == 12
@@ -47,9 +49,9 @@ def test_draws_repeat_and_nest_a_class_at_a_time_and_nothing_to_draw_is_refused(
     alone = draw_films(LABELS[:, :1], CONCEPTS[:1], 4, 0)
     assert len(alone) == 4 and set(alone) <= set(more)
     with pytest.raises(InputError, match="0 labeled films"):
-        draw_films(LABELS, CONCEPTS, 0, 0)
+        draw_table(LABELS, CONCEPTS, (1, 0), (0,))
     with pytest.raises(InputError, match="no film shows any of Edema, Mass, Hernia"):
-        draw_films(np.zeros((5, 3)), CONCEPTS, 1, 0)
+        draw_table(np.zeros((5, 3)), CONCEPTS, (1,), (0,))
 
 
 @pytest.fixture
