@@ -68,7 +68,9 @@ def write_mimic(root: Path, studies: int) -> None:
         marks = {concept: float(concept in shown) for concept in CHEXPERT_CONCEPTS}
         labels.append({"subject_id": patient, "study_id": study, **marks})
     columns = ["dicom_id", "study_id", "subject_id", "split", "ViewPosition"]
-    write_mimic_tables(root, pd.DataFrame(rows, columns=columns), pd.DataFrame(labels))
+    films = pd.DataFrame(rows, columns=columns)
+    split, metadata = films.drop(columns="ViewPosition"), films.drop(columns="split")
+    write_mimic_tables(root, split, metadata, pd.DataFrame(labels))
 
 
 def write_checkpoint(folder: Path) -> Path:

@@ -84,14 +84,16 @@ def write_mimic(data_root: Path) -> Path:
     labels = films.groupby("study_id", as_index=False)[["subject_id"]].first()
     labels = labels.reindex(columns=["subject_id", "study_id", *CHEXPERT_CONCEPTS])
     labels[["Edema", "Fracture", "Pneumonia"]] = [[1, 0, -1], [None] * 3, [None, 1, None]]
-    write_mimic_tables(root, films.assign(ViewPosition=["PA", "LATERAL", "AP", "PA"]), labels)
+    views = films[["dicom_id"]].assign(ViewPosition=["PA", "LATERAL", "AP", "PA"])
+    write_mimic_tables(root, films, views, labels)
     return root
 
 
-def write_mimic_tables(root: Path, films: pd.DataFrame, labels: pd.DataFrame) -> None:
-    """The official tables: of the films their splits and views, of the studies their labels."""
-    split, views = films.drop(columns="ViewPosition"), films[["dicom_id", "ViewPosition"]]
-    for name, table in {"split": split, "metadata": views, "chexpert": labels}.items():
+def write_mimic_tables(
+    root: Path, split: pd.DataFrame, metadata: pd.DataFrame, labels: pd.DataFrame
+) -> None:
+    """The official tables: the films' splits, their views, the studies' labels."""
+    for name, table in {"split": split, "metadata": metadata, "chexpert": labels}.items():
         table.to_csv(root / f"mimic-cxr-2.0.0-{name}.csv.gz", index=False)
 
 
