@@ -69,7 +69,11 @@ def test_save_and_load(encoder, tmp_path):
 
 def test_a_known_hash_is_read_once_and_anew_after_a_write(monkeypatch):
     read, layer = [], torch.nn.Linear(3, 2)
-    hashed = lambda module: read.append(module) or state_hash(module)  # noqa: E731
+
+    def hashed(module):
+        read.append(module)
+        return state_hash(module)
+
     monkeypatch.setattr(base, "state_hash", hashed)
     assert known_hash(layer) == known_hash(layer) == state_hash(layer) and len(read) == 1
     writes = (

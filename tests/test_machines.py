@@ -21,7 +21,10 @@ def test_notebooks_run_in_the_runners_own_interpreter(tmp_path, monkeypatch):
     spec = {"argv": ["/no/python3"], "display_name": "Python 3", "language": "python"}
     (foreign / "kernel.json").write_text(json.dumps(spec))
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
-    program = lambda: KernelSpecManager().get_kernel_spec("python3").argv[0]  # noqa: E731
+
+    def program():
+        return KernelSpecManager().get_kernel_spec("python3").argv[0]
+
     assert program() == "/no/python3"
     with own_kernel():
         assert program() == sys.executable

@@ -75,7 +75,10 @@ def test_what_is_current_depends_on_key_and_bytes(folder):
 
 def test_publishing_replaces_the_release_whole_or_not_at_all(folder, tmp_path, monkeypatch):
     target = tmp_path / "release"
-    hashes = lambda: {path.name: sha256_file(path) for path in target.iterdir()}  # noqa: E731
+
+    def hashes():
+        return {path.name: sha256_file(path) for path in target.iterdir()}
+
     publish(folder, target)
     before = hashes()
     assert set(before) == {NAME, MANIFEST}

@@ -93,8 +93,8 @@ def test_bert_files_with_the_older_names_of_a_normalization(tmp_path):
     folder, ids = tmp_path / "bioclinicalbert", torch.tensor([[2, 8, 9, 3]])
     wanted = pretrained_bert(folder)[0](ids).last_hidden_state
     names = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
-    renamed = lambda name: re.sub("|".join(names), lambda found: names[found[0]], name)  # noqa: E731
-    old = {renamed(name): value for name, value in bert.items()}
+    pattern = re.compile("|".join(names))
+    old = {pattern.sub(lambda found: names[found[0]], name): value for name, value in bert.items()}
     torch.save(old, folder / "pytorch_model.bin")
     assert torch.equal(pretrained_bert(folder)[0](ids).last_hidden_state, wanted)
     torch.save({k: v for k, v in bert.items() if "query" not in k}, folder / "pytorch_model.bin")
